@@ -1,0 +1,95 @@
+"""One point of a search space, readable and canonical: blocks that depth switches off do not exist in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from apq_tune.errors import CandidateError
+
+
+class Block(NamedTuple):
+    """The choices of one inverted bottleneck; bits are of the inputs (a) and weights (w) of its convolutions."""
+
+    kernel_size: int
+    channels: int  # between the two pointwise convolutions
+    pw_w_bits: int
+    pw_a_bits: int
+    dw_w_bits: int
+    dw_a_bits: int
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network and its bit policy; equal networks are equal objects.
+
+    Attributes:
+        stages: the active blocks of each stage, so a stage's depth is its length.
+    """
+
+    stages: tuple[tuple[Block, ...], ...]
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Number of blocks in each stage."""
+        return tuple(len(stage) for stage in self.stages)
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """All blocks in the order of the forward pass."""
+        return tuple(block for stage in self.stages for block in stage)
+
+    def with_bits(self, bits: int) -> Candidate:
+        """The same network with every searched layer at ``bits``."""
+        return Candidate(
+            tuple(tuple(Block(b.kernel_size, b.channels, bits, bits, bits, bits) for b in stage) for stage in self.stages)
+        )
+
+    def to_dict(self) -> dict[str, list[int]]:
+        """``depths`` and, for each field of ``Block``, its values over all blocks, as plain lists."""
+        columns = zip(*self.blocks, strict=True)
+        return {"depths": list(self.depths)} | {f: list(v) for f, v in zip(Block._fields, columns, strict=True)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Candidate:
+        """Inverse of ``to_dict``.
+
+        Raises:
+            CandidateError: for missing or unknown keys, or lists whose length is not ``sum(depths)``.
+        """
+        expected = {"depths", *Block._fields}
+        if not isinstance(data, Mapping) or set(data) != expected:
+            keys = sorted(data) if isinstance(data, Mapping) else type(data).__name__
+            raise CandidateError(f"a candidate has the keys {sorted(expected)}, got {keys}")
+        depths = list(data["depths"])
+        for field in Block._fields:
+            if len(data[field]) != sum(depths):
+                raise CandidateError(
+                    f"{field}: {len(data[field])} values for depths {depths}; give {sum(depths)}, one for each block"
+                )
+        blocks = iter([Block(*map(int, values)) for values in zip(*(data[f] for f in Block._fields), strict=True)])
+        return cls(tuple(tuple(next(blocks) for _ in range(depth)) for depth in depths))
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_json(cls, text: str) -> Candidate:
+        """Inverse of ``to_json``."""
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise CandidateError(f"a candidate is one JSON object, got {text[:40]!r} ({error})") from None
+        return cls.from_dict(data)
+
+    def __str__(self) -> str:
+        """Compact form, a block as ``k3c48w42a84``: kernel, middle channels, weight bits pw/dw, activation bits pw/dw."""
+        return " | ".join(
+            " ".join(
+                f"k{b.kernel_size}c{b.channels}w{b.pw_w_bits}{b.dw_w_bits}a{b.pw_a_bits}{b.dw_a_bits}" for b in stage
+            )
+            for stage in self.stages
+        )

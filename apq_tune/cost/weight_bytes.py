@@ -1,0 +1,27 @@
+"""Flash: what the parameters of the integer network take, packed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from apq_tune.cost.model import CostModel
+from apq_tune.encoding import Encoding
+from apq_tune.ops import Op, fixed_ops
+
+BYTES_PER_CHANNEL = 8  # an int32 bias and a 32-bit rescaling factor for each output channel (Jacob 2018)
+
+
+def op_weight_bytes(op: Op) -> Any:
+    """Packed weights at ``w_bits`` and the per-channel constants of one convolution, in bytes."""
+    return op.n_weights * op.w_bits / 8 + op.out_channels * BYTES_PER_CHANNEL
+
+
+def weight_bytes(encoding: Encoding) -> CostModel:
+    """Bytes of all parameters, batch norm folded."""
+    return CostModel(
+        "weight_bytes",
+        "bytes",
+        encoding,
+        lambda ops, _: sum(op_weight_bytes(op) for op in ops),
+        sum(op_weight_bytes(op) for op in fixed_ops(encoding.space)),
+    )

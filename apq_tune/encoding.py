@@ -1,0 +1,259 @@
+"""Candidates as arrays: the one place that knows which gene, and which feature, stands where.
+
+A genome is ``(n_genes,)`` small integers, each an index into a choice: first the depth of each stage, then for every
+field of ``Block`` one gene for each slot. Genes of slots beyond the depth are inert and canonically zero.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apq_tune.candidate import Block, Candidate
+from apq_tune.errors import CandidateError, SpaceError
+from apq_tune.space import SearchSpace
+
+Genomes = NDArray[np.int16]
+
+MAX_REPAIRS = 100
+"""Rounds of redrawing forbidden combinations; each leaves at most the share of them that is forbidden."""
+
+
+class Encoding:
+    """The genome and feature layout of one search space.
+
+    Attributes:
+        space: the search space.
+        names: ``(n_genes,)`` readable gene names, such as ``"depth 2"`` or ``"1.2 kernel_size"``.
+        n_choices: ``(n_genes,)`` number of values of each gene.
+        n_arch_features: columns that describe the network.
+        n_bit_features: columns that describe its bits; they follow the former.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.space = space
+        slots, self._n_stages = space.slots, len(space.stages)
+        self._values: list[tuple[int, ...]] = [stage.depth for stage in space.stages]
+        self._values += [slot.kernel_sizes for slot in slots] + [slot.channels for slot in slots]
+        self._values += [bits for bits in space.bit_choices() for _ in slots]
+        self.names = tuple(f"depth {i + 1}" for i in range(self._n_stages)) + tuple(
+            f"{slot.name} {field}" for field in Block._fields for slot in slots
+        )
+        self.n_choices = np.array([len(values) for values in self._values], np.int16)
+        self._position = np.array([slot.position for slot in slots])
+        self._stage = np.array([slot.stage for slot in slots])
+        padded = np.zeros((len(self._values), self.n_choices.max()), np.int64)
+        for row, values in zip(padded, self._values, strict=True):
+            row[: len(values)] = values
+        self._lookup = padded
+        self._allowed_shape = (max(len(s.kernel_sizes) for s in slots), *(len(bits) for bits in space.bit_choices()))
+        allowed = np.zeros((len(slots), *self._allowed_shape), bool)
+        for table, slot in zip(allowed, slots, strict=True):
+            table[: len(slot.kernel_sizes)] = space.allowed(slot)
+        self._allowed = allowed
+        columns = np.concatenate([[0], np.cumsum(self.n_choices[self._n_stages :])])
+        self._first_column = columns[:-1]
+        self.n_arch_features = int(columns[2 * len(slots)])
+        self.n_bit_features = int(columns[-1]) - self.n_arch_features
+
+    @property
+    def n_genes(self) -> int:
+        """Length of a genome."""
+        return len(self.n_choices)
+
+    @property
+    def n_slots(self) -> int:
+        """Number of blocks of the deepest network."""
+        return len(self._position)
+
+    def block_genes(self, genomes: Genomes) -> NDArray[np.int16]:
+        """``(n, n_genes) -> (n, 6, n_slots)``: the genes of ``Block``'s fields, in their order."""
+        return genomes[:, self._n_stages :].reshape(len(genomes), len(Block._fields), self.n_slots)
+
+    def active(self, genomes: Genomes) -> NDArray[np.bool_]:
+        """``(n, n_genes) -> (n, n_slots)``: which slots the depths leave switched on."""
+        depths = self._lookup[np.arange(self._n_stages), genomes[:, : self._n_stages]]
+        return self._position < depths[:, self._stage]
+
+    def _inert(self, genomes: Genomes) -> NDArray[np.bool_]:
+        off = np.tile(~self.active(genomes), (1, len(Block._fields)))
+        return np.concatenate([np.zeros((len(genomes), self._n_stages), bool), off], axis=1)
+
+    def canonicalise(self, genomes: Genomes) -> Genomes:
+        """Set inert genes to zero, so that equal networks have equal genomes."""
+        return np.where(self._inert(genomes), np.int16(0), genomes)
+
+    def fill_inert(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
+        """Draw inert genes at random, so that a block which variation switches on is not always the smallest."""
+        return np.where(self._inert(genomes), self._draw(len(genomes), rng), genomes)
+
+    def _draw(self, n: int, rng: np.random.Generator) -> Genomes:
+        return rng.integers(0, self.n_choices, (n, self.n_genes), dtype=np.int16)
+
+    def _slot_index(self, genes: NDArray[np.int16]) -> NDArray[np.intp]:
+        """``(n, 6, n_slots) -> (n, n_slots)``: position of each block's kernel and bits in ``_allowed``."""
+        shape = (self.n_slots, *self._allowed_shape)
+        return np.ravel_multi_index((np.arange(self.n_slots), genes[:, 0], *np.moveaxis(genes[:, 2:], 1, 0)), shape)
+
+    def _offences(self, genomes: Genomes) -> NDArray[np.bool_]:
+        """``(n, n_slots)``: active blocks with a forbidden combination."""
+        index = self._slot_index(self.block_genes(genomes))
+        return self.active(genomes) & ~self._allowed.take(index)
+
+    def is_allowed(self, genomes: Genomes) -> NDArray[np.bool_]:
+        """``(n, n_genes) -> (n,)``: whether no forbidden rule of the space is broken."""
+        return ~self._offences(genomes).any(axis=1)
+
+    def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
+        """Redraw the kernel and bits of blocks with a forbidden combination until there is none.
+
+        Raises:
+            SpaceError: if that does not succeed, because the rules leave next to nothing.
+        """
+        if self._allowed.all():
+            return genomes
+        fields = len(Block._fields)
+        redrawn = np.array([field != "channels" for field in Block._fields])
+        for _ in range(MAX_REPAIRS):
+            offences = self._offences(genomes)
+            if not offences.any():
+                return genomes
+            bad = np.zeros(genomes.shape, bool)
+            bad[:, self._n_stages :] = (offences[:, None] & redrawn[:, None]).reshape(len(genomes), fields * self.n_slots)
+            genomes = np.where(bad, self._draw(len(genomes), rng), genomes)
+        raise SpaceError(f"{self.space.name}: forbidden combinations remain after {MAX_REPAIRS} redraws; relax the rules")
+
+    def sample(self, n: int, rng: np.random.Generator) -> Genomes:
+        """``n`` canonical, allowed genomes, each gene uniform over its choices: ``(n, n_genes)``."""
+        return self.canonicalise(self.repair(self._draw(n, rng), rng))
+
+    def at_largest(self, genomes: Genomes, fields: Sequence[str]) -> Genomes:
+        """Set the genes of some fields (``"depth"`` or of ``Block``) to their last choice; not checked for rules."""
+        genomes = genomes.copy()
+        for field in fields:
+            first = 0 if field == "depth" else self._n_stages + Block._fields.index(field) * self.n_slots
+            genes = slice(first, first + (self._n_stages if field == "depth" else self.n_slots))
+            genomes[:, genes] = self.n_choices[genes] - 1
+        return self.canonicalise(genomes)
+
+    def extremes(self) -> tuple[Candidate, Candidate]:
+        """The smallest and the largest network, both at the most bits (forbidden rules are not consulted)."""
+        genome = np.zeros((2, self.n_genes), np.int16)
+        genome[1] = self.n_choices - 1
+        first_bit_gene = self._n_stages + 2 * self.n_slots
+        genome[0, first_bit_gene:] = self.n_choices[first_bit_gene:] - 1
+        smallest, largest = self.decode(self.canonicalise(genome))
+        return smallest, largest
+
+    def uniform_policies(self) -> Genomes:
+        """The smallest and the largest network at every bit-width that all layers can take, where allowed."""
+        common = set(self.space.bit_choices()[0]).intersection(*self.space.bit_choices())
+        genomes = self.encode([network.with_bits(b) for network in self.extremes() for b in sorted(common)], check=False)
+        return genomes[self.is_allowed(genomes)]
+
+    def enumerate(self, limit: int = 1_000_000) -> Genomes:
+        """Every canonical, allowed genome of a small space, ``(size, n_genes)``.
+
+        Raises:
+            SpaceError: if there are more than ``limit``.
+        """
+        size = round(10 ** self.space.log10_size())
+        if size > limit:
+            raise SpaceError(f"{self.space.name}: {size:.3g} candidates are too many to enumerate (limit {limit})")
+        bits = self.space.bit_choices()
+        blocks = [
+            [
+                Block(slot.kernel_sizes[k], channels, *(values[i] for values, i in zip(bits, indices, strict=True)))
+                for k, *indices in np.argwhere(self.space.allowed(slot))
+                for channels in slot.channels
+            ]
+            for slot in self.space.slots
+        ]
+        stages = []
+        for number, stage in enumerate(self.space.stages):
+            own = [b for b, slot in zip(blocks, self.space.slots, strict=True) if slot.stage == number]
+            stages.append([chosen for depth in stage.depth for chosen in itertools.product(*own[:depth])])
+        return self.encode([Candidate(chosen) for chosen in itertools.product(*stages)])
+
+    def decode(self, genomes: Genomes) -> list[Candidate]:
+        """``(n, n_genes)`` -> ``n`` candidates."""
+        active = self.active(genomes)
+        values = self._lookup[np.arange(self.n_genes), genomes]
+        fields = self.block_genes(values)
+        candidates = []
+        for i in range(len(genomes)):
+            stages: list[tuple[Block, ...]] = []
+            for stage in range(self._n_stages):
+                on = np.flatnonzero(active[i] & (self._stage == stage))
+                stages.append(tuple(Block(*map(int, fields[i, :, slot])) for slot in on))
+            candidates.append(Candidate(tuple(stages)))
+        return candidates
+
+    def encode(self, candidates: Sequence[Candidate], *, check: bool = True) -> Genomes:
+        """``n`` candidates -> canonical ``(n, n_genes)``.
+
+        Args:
+            candidates: points of this space.
+            check: also refuse candidates that break a forbidden rule.
+
+        Raises:
+            CandidateError: naming the candidate's position, the gene, its value and its choices.
+        """
+        genomes = np.zeros((len(candidates), self.n_genes), np.int16)
+        for i, candidate in enumerate(candidates):
+            if len(candidate.stages) != self._n_stages:
+                raise CandidateError(
+                    f"candidate {i}: {len(candidate.stages)} stages; {self.space.name} has {self._n_stages}"
+                )
+            for stage, depth in enumerate(candidate.depths):
+                genomes[i, stage] = self._index(i, stage, depth)
+            for slot, (stage, position) in enumerate(zip(self._stage, self._position, strict=True)):
+                if position < candidate.depths[stage]:
+                    for number, value in enumerate(candidate.stages[stage][position]):
+                        gene = self._n_stages + number * self.n_slots + slot
+                        genomes[i, gene] = self._index(i, gene, value)
+        if check and not (allowed := self.is_allowed(genomes)).all():
+            first = int(np.argmin(allowed))
+            raise CandidateError(f"candidate {first}: {candidates[first]} has a combination that the space forbids")
+        return genomes
+
+    def _index(self, i: int, gene: int, value: int) -> int:
+        try:
+            return self._values[gene].index(value)
+        except ValueError:
+            choices = list(self._values[gene])
+            raise CandidateError(f"candidate {i}: {self.names[gene]} is {value}; choose one of {choices}") from None
+
+    def features(self, genomes: Genomes) -> NDArray[np.float32]:
+        """One-hot columns of every gene but the depths; blocks beyond the depth are all zero (APQ's layout).
+
+        Returns:
+            ``(n, n_arch_features + n_bit_features)`` of 0 and 1: kernel sizes of all slots, their channels, then each
+            kind of bits.
+        """
+        out = np.zeros((len(genomes), self.n_arch_features + self.n_bit_features), np.float32)
+        columns = self._first_column + genomes[:, self._n_stages :]
+        on = np.tile(self.active(genomes), (1, len(Block._fields)))
+        np.put_along_axis(out, columns, on.astype(np.float32), axis=1)
+        return out
+
+    def from_features(self, features: NDArray[np.float32]) -> Genomes:
+        """Inverse of ``features``: ``(n, n_features)`` -> canonical ``(n, n_genes)``.
+
+        Raises:
+            CandidateError: if a row's active blocks are no depth that the space offers.
+        """
+        genomes = np.zeros((len(features), self.n_genes), np.int16)
+        for gene, first in enumerate(self._first_column, start=self._n_stages):
+            genomes[:, gene] = features[:, first : first + self.n_choices[gene]].argmax(axis=1)
+        ends = self._first_column[: self.n_slots] + self.n_choices[self._n_stages : self._n_stages + self.n_slots]
+        on = np.stack(
+            [features[:, a:b].any(axis=1) for a, b in zip(self._first_column, ends, strict=False)], axis=1
+        )
+        for stage in range(self._n_stages):
+            for i, depth in enumerate(on[:, self._stage == stage].sum(axis=1)):
+                genomes[i, stage] = self._index(i, stage, int(depth))
+        return genomes

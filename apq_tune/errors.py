@@ -1,0 +1,21 @@
+"""What can go wrong, by whose fault. Every message names the thing, its value and the remedy in one line."""
+
+
+class ApqError(Exception):
+    """Anything a user can cause and mend; the command line prints it as one line and exits with 1."""
+
+
+class SpaceError(ApqError):
+    """A search space that cannot be read or cannot be built."""
+
+
+class CandidateError(ApqError):
+    """A candidate that is not in its search space."""
+
+
+class ProblemError(ApqError):
+    """An objective or a constraint that makes no sense, or that nothing can meet."""
+
+
+class RunError(ApqError):
+    """A run directory, a checkpoint or a setting that cannot be used."""

@@ -1,0 +1,152 @@
+"""What a search found: the non-dominated candidates with their raw metrics, saved, loaded, plotted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from apq_tune.candidate import Candidate
+from apq_tune.encoding import Genomes
+from apq_tune.errors import RunError
+from apq_tune.pareto import hypervolume, is_non_dominated
+from apq_tune.problem import Evaluation, Problem
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FORMAT = 1
+
+
+class Axis(NamedTuple):
+    """An objective as a front remembers it."""
+
+    name: str
+    unit: str
+    direction: str
+
+
+@dataclass(frozen=True)
+class Front:
+    """Feasible candidates none of which is worse than another in every objective.
+
+    Attributes:
+        candidates: ordered by the first objective, best first.
+        metrics: one row for each candidate, one column for each metric, raw values.
+        objectives: names, units and directions.
+        provenance: where it came from: space, constraints, evaluations, seed and the like.
+    """
+
+    candidates: tuple[Candidate, ...]
+    metrics: pd.DataFrame
+    objectives: tuple[Axis, ...]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_evaluation(
+        cls, problem: Problem, genomes: Genomes, evaluation: Evaluation, provenance: Mapping[str, Any]
+    ) -> Front:
+        """Keep the feasible non-dominated rows.
+
+        Args:
+            problem: that was evaluated.
+            genomes: ``(n, n_genes)`` canonical.
+            evaluation: of these genomes.
+            provenance: to remember.
+        """
+        feasible = np.flatnonzero(evaluation.feasible)
+        best = feasible[is_non_dominated(evaluation.F[feasible])]
+        _, first = np.unique(genomes[best], axis=0, return_index=True)
+        best = best[np.sort(first)]
+        best = best[np.lexsort(evaluation.F[best].T[::-1])]
+        return cls(
+            tuple(problem.encoding.decode(genomes[best])),
+            pd.DataFrame(evaluation.metrics[best], columns=[m.name for m in problem.metrics]),
+            tuple(Axis(o.metric.name, o.metric.unit, o.direction) for o in problem.objectives),
+            dict(provenance),
+        )
+
+    def __len__(self) -> int:
+        return len(self.candidates)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row for each candidate: metrics, ``candidate`` (compact) and ``candidate_json``."""
+        described = {"candidate": map(str, self.candidates), "candidate_json": [c.to_json() for c in self.candidates]}
+        return self.metrics.assign(**{name: list(values) for name, values in described.items()})
+
+    def hypervolume(self, reference: Mapping[str, float]) -> float:
+        """Volume dominated below a reference point, in raw units.
+
+        Args:
+            reference: a value for the name of each objective.
+
+        Raises:
+            KeyError: if an objective has no value.
+        """
+        signs = np.array([1.0 if axis.direction == "minimize" else -1.0 for axis in self.objectives])
+        names = [axis.name for axis in self.objectives]
+        return hypervolume(self.metrics[names].to_numpy() * signs, np.array([reference[n] for n in names]) * signs)
+
+    def plot(self, ax: Axes | None = None, **style: Any) -> Axes:
+        """Draw the first two objectives, the second along x.
+
+        Args:
+            ax: where to draw; a new figure if not given.
+            style: for matplotlib's ``plot``.
+
+        Raises:
+            ValueError: if there is only one objective.
+        """
+        if len(self.objectives) < 2:
+            raise ValueError(f"a plot needs two objectives, this front has only {self.objectives[0].name}")
+        from matplotlib.figure import Figure
+
+        y, x = self.objectives[:2]
+        ax = Figure().subplots() if ax is None else ax
+        rows = self.metrics.sort_values(x.name)
+        ax.plot(rows[x.name], rows[y.name], **({"marker": "o", "linestyle": "-"} | style))
+        ax.set_xlabel(f"{x.name} ({x.unit})")
+        ax.set_ylabel(f"{y.name} ({y.unit})")
+        return ax
+
+    def to_json(self) -> str:
+        """All of it as one JSON document."""
+        return json.dumps(
+            {
+                "format": FORMAT,
+                "objectives": [axis._asdict() for axis in self.objectives],
+                "provenance": dict(self.provenance),
+                "metrics": self.metrics.to_dict(orient="list"),
+                "candidates": [candidate.to_dict() for candidate in self.candidates],
+            },
+            indent=1,
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write the front to one JSON file."""
+        Path(path).write_text(self.to_json(), "utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Front:
+        """Inverse of ``save``.
+
+        Raises:
+            RunError: if the file cannot be read or is no front of this version.
+        """
+        try:
+            data = json.loads(Path(path).read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path}: is no readable front ({error})") from None
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise RunError(f"{path}: is no front of format {FORMAT}; make it with Front.save of this version")
+        return cls(
+            tuple(map(Candidate.from_dict, data["candidates"])),
+            pd.DataFrame(data["metrics"]),
+            tuple(Axis(**axis) for axis in data["objectives"]),
+            data["provenance"],
+        )

@@ -1,0 +1,144 @@
+"""Ray Tune as the host of expensive work: one trial is a batch of candidates, a whole search or a whole finetuning.
+
+The only file that knows Ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ray
+from ray import tune
+
+from apq_tune.errors import RunError
+
+MAX_FAILURES = 2
+"""How often a trial whose worker died is tried again."""
+
+
+class Result(NamedTuple):
+    """What one trial hands back."""
+
+    metrics: dict[str, Any]  # plain data
+    files: dict[str, bytes] = {}  # name -> content; they travel as a Tune checkpoint
+
+
+Work = Callable[[Any, Any], Result]
+"""From one item and what all items share to a result; a function of a module, so that it pickles by name."""
+
+
+@contextlib.contextmanager
+def cluster(address: str | None, num_cpus: int | None) -> Iterator[int]:
+    """Join the cluster at ``address``, or start one on this machine and stop it at the end.
+
+    Args:
+        address: as for ``ray.init``; ``None`` starts a local cluster.
+        num_cpus: of the local cluster; most trials at once on a joined one. ``None`` takes all there are.
+
+    Yields:
+        How many one-CPU trials to run at once.
+
+    Raises:
+        RunError: if no cluster can be reached or started.
+    """
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C raises KeyboardInterrupt here, as anywhere
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "0")
+    try:
+        ray.init(
+            address=address,
+            num_cpus=None if address else num_cpus,
+            include_dashboard=None if address else False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = f"the Ray cluster at {address!r}" if address else "a local Ray cluster"
+        raise RunError(f"cannot reach {where} ({_first_line(error)}); check --address, or leave it out") from None
+    try:
+        available = int(ray.cluster_resources().get("CPU", 1))
+        yield max(1, min(available, num_cpus or available))
+    finally:
+        ray.shutdown()
+
+
+def run_trials(
+    work: Work,
+    shared: Any,
+    items: Mapping[str, Any],
+    on_result: Callable[[str, Result], None],
+    *,
+    directory: Path,
+    concurrency: int,
+) -> None:
+    """Run every item as a trial of one Tune experiment.
+
+    Args:
+        work: what a trial does.
+        shared: second argument of ``work``; travels once, through the object store.
+        items: trial key -> first argument of ``work``.
+        on_result: called in this process with key and result as soon as a trial ends; save them there.
+        directory: for Tune's own files; on several machines it must be a file system that all of them see.
+        concurrency: trials at once.
+
+    Raises:
+        RunError: naming the first trial that failed and why; results of the others have been handed over.
+    """
+    if not items:
+        return
+    tuner = tune.Tuner(
+        tune.with_parameters(_trainable, work=work, shared=shared, items=dict(items)),
+        param_space={"key": tune.grid_search(list(items))},
+        tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=concurrency),
+        run_config=tune.RunConfig(
+            name=directory.name,
+            storage_path=str(directory.parent.resolve()),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+            callbacks=[_Hand(on_result)],
+        ),
+    )
+    results = tuner.fit()
+    for result in results:
+        if result.error is not None:
+            key = (result.config or {}).get("key", "?")
+            raise RunError(f"trial {key} failed: {_last_line(result.error)}; see {result.path}")
+
+
+def _trainable(config: dict[str, Any], work: Work, shared: Any, items: Mapping[str, Any]) -> None:
+    metrics, files = work(items[config["key"]], shared)
+    if not files:
+        tune.report({"result": metrics})
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            Path(folder, name).write_bytes(content)
+        tune.report({"result": metrics}, checkpoint=tune.Checkpoint.from_directory(folder))
+
+
+class _Hand(tune.Callback):
+    """Hands results over while the experiment runs, so that an interruption loses only unfinished trials."""
+
+    def __init__(self, on_result: Callable[[str, Result], None]) -> None:
+        self._on_result = on_result
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        files: dict[str, bytes] = {}
+        if trial.checkpoint is not None:
+            with trial.checkpoint.as_directory() as folder:
+                files = {path.name: path.read_bytes() for path in Path(folder).iterdir() if not path.name.startswith(".")}
+        self._on_result(trial.config["key"], Result(trial.last_result["result"], files))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _last_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]

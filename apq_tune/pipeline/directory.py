@@ -1,0 +1,170 @@
+"""A run directory: plain files, written atomically, that say what is done and what it was done from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from apq_tune.errors import RunError
+from apq_tune.space import SearchSpace
+
+FORMAT = 1
+"""Of run directories; raise it when an older run cannot be resumed."""
+
+PACKAGES = ("apq-tune", "torch", "ray", "optuna", "numpy", "scikit-learn", "moocore")
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader, or a run that resumes after a crash, sees all of it or nothing.
+
+    Raises:
+        RunError: if it cannot be written (no permission, disk full), with the reason.
+    """
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RunError(f"cannot write {path}: {error.strerror}; mend that or choose another --out") from None
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        RunError: if it is missing or damaged, naming the file and the remedy.
+    """
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read ({error}); delete {path.parent} to have that stage done again") from None
+
+
+def to_json(data: Any) -> str:
+    """Readable JSON."""
+    return json.dumps(data, indent=1) + "\n"
+
+
+class StageDirectory:
+    """Where one stage keeps its product, and its unfinished part.
+
+    Attributes:
+        path: the folder.
+        stale: why an earlier product was dropped, or ``None``.
+    """
+
+    def __init__(self, path: Path, basis: Mapping[str, Any]) -> None:
+        """Open, or start afresh if what the stage depends on has changed.
+
+        Args:
+            path: the folder.
+            basis: all that the product depends on, as plain data.
+        """
+        self.path, self._basis = path, json.loads(json.dumps(basis))
+        self.stale: str | None = None
+        self._record = path / "stage.json"
+        if self._record.exists():
+            before = read_json(self._record).get("basis", {})
+            if before != self._basis:
+                self.stale = _difference(before, self._basis)
+                shutil.rmtree(path)
+        if not self._record.exists():
+            write_atomically(self._record, to_json({"status": "started", "basis": self._basis}))
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the basis; later stages name it in theirs."""
+        return hashlib.sha256(json.dumps(self._basis, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def done(self) -> bool:
+        """Whether the product is complete."""
+        return read_json(self._record)["status"] == "done"
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the stage, all of its attempts together."""
+        return float(read_json(self._record).get("seconds", 0.0))
+
+    def add_seconds(self, seconds: float, *, done: bool) -> None:
+        """Record time spent and whether the stage is complete."""
+        status = "done" if done else "started"
+        record = {"status": status, "seconds": round(self.seconds + seconds, 2), "basis": self._basis}
+        write_atomically(self._record, to_json(record))
+
+    def finished_items(self) -> dict[str, Any]:
+        """Key -> result of the parts of the stage that are done."""
+        return {path.stem: read_json(path) for path in sorted((self.path / "items").glob("*.json"))}
+
+    def finish_item(self, key: str, result: Any) -> None:
+        """Keep the result of one part."""
+        write_atomically(self.path / "items" / f"{key}.json", to_json(result))
+
+
+class RunDirectory:
+    """One run of one search space.
+
+    Attributes:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path, space: SearchSpace, settings: Mapping[str, Any], command: str) -> None:
+        """Open or create.
+
+        Raises:
+            RunError: if it cannot be written, or holds a run of another space or of another version.
+        """
+        self.path = path
+        record = path / "run.json"
+        if record.exists():
+            before = read_json(record)
+            if before.get("format") != FORMAT:
+                raise RunError(
+                    f"{path}: is a run of format {before.get('format')}, this version writes {FORMAT}; choose another --out"
+                )
+            if before.get("space") != space.name:
+                raise RunError(f"{path}: is a run of space {before.get('space')!r}, not {space.name!r}; choose another --out")
+        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunError(f"{path}: exists and is no run directory; choose another --out")
+        versions = {package: metadata.version(package) for package in PACKAGES}
+        content = {
+            "format": FORMAT,
+            "space": space.name,
+            "command": command,
+            "settings": dict(settings),
+            "versions": versions,
+        }
+        write_atomically(record, to_json(content))
+        write_atomically(path / "space.yaml", space.to_yaml())
+
+
+def _difference(before: Any, after: Any) -> str:
+    """Which settings changed, and how, in one line."""
+    changed = []
+    old, new = _flat(before.get("settings", {})), _flat(after.get("settings", {}))
+    for name in sorted({*old, *new}):
+        if old.get(name) != new.get(name):
+            changed.append(f"{name} {old.get(name)} -> {new.get(name)}")
+    changed += [f"stage {name} changed" for name, value in after["needs"].items() if before["needs"].get(name) != value]
+    if before.get("space") != after["space"]:
+        changed.append("the search space changed")
+    return ", ".join(changed)
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat

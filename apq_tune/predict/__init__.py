@@ -1,0 +1,25 @@
+"""Learned metrics: cross-entropy from a genome, in full precision and quantized, by several forms under one interface."""
+
+from apq_tune.predict.forms import fit_fp32, forms
+from apq_tune.predict.mlp import MLPPredictor, MLPSettings, fit_mlp
+from apq_tune.predict.pairs import Fit, Floats, Pairs, Predictor
+from apq_tune.predict.ridge import RidgePredictor, fit_residual, fit_ridge
+from apq_tune.predict.scores import Agreement, agreement, held_out
+
+__all__ = [
+    "Agreement",
+    "Fit",
+    "Floats",
+    "MLPPredictor",
+    "MLPSettings",
+    "Pairs",
+    "Predictor",
+    "RidgePredictor",
+    "agreement",
+    "fit_fp32",
+    "fit_mlp",
+    "fit_residual",
+    "fit_ridge",
+    "forms",
+    "held_out",
+]

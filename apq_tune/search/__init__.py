@@ -1,0 +1,8 @@
+"""The inner search: select, vary, and the loop that holds them together."""
+
+from apq_tune.search.algorithms import NSGA2, Algorithm, Evolution, RandomSearch, State
+from apq_tune.search.loop import search
+from apq_tune.search.select import select
+from apq_tune.search.vary import vary
+
+__all__ = ["NSGA2", "Algorithm", "Evolution", "RandomSearch", "State", "search", "select", "vary"]

@@ -1,0 +1,326 @@
+"""A search space: a network skeleton and the choices that are open in it, read from YAML and checked on load.
+
+The file format is documented in ``search_spaces/README.md``.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+
+from apq_tune.errors import SpaceError
+from apq_tune.geometry import out_size, ratio_channels, stepped_channels
+
+Number = TypeVar("Number", int, float)
+
+BIT_FIELDS = ("pw_w_bits", "pw_a_bits", "dw_w_bits", "dw_a_bits")
+
+
+def _ascending(values: tuple[Number, ...]) -> tuple[Number, ...]:
+    if not values:
+        raise ValueError("has no values; give at least one")
+    if list(values) != sorted(set(values)):
+        raise ValueError(f"{list(values)} is not strictly ascending; write {sorted(set(values))}")
+    return values
+
+
+def _odd(kernel_size: int) -> int:
+    if kernel_size % 2 == 0:
+        raise ValueError(f"{kernel_size} is even; kernels are odd, so that padding is symmetric")
+    return kernel_size
+
+
+Kernel = Annotated[PositiveInt, AfterValidator(_odd)]
+Bits = Annotated[int, Field(ge=2, le=8)]
+KernelChoice = Annotated[tuple[Kernel, ...], AfterValidator(_ascending)]
+BitChoice = Annotated[tuple[Bits, ...], AfterValidator(_ascending)]
+DepthChoice = Annotated[tuple[PositiveInt, ...], AfterValidator(_ascending)]
+RatioChoice = Annotated[tuple[Annotated[float, Field(gt=0)], ...], AfterValidator(_ascending)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Input(_Model):
+    """Shape of one image: ``channels x size x size``."""
+
+    channels: PositiveInt
+    size: PositiveInt
+
+
+class Stem(_Model):
+    """The first convolution, never searched."""
+
+    channels: PositiveInt
+    kernel_size: Kernel = 3
+    stride: PositiveInt = 1
+
+
+class Head(_Model):
+    """The last pointwise convolution, before pooling and the classifier, never searched."""
+
+    channels: PositiveInt
+
+
+class ExpandRange(_Model):
+    """Middle channels from ``min_ratio`` to ``max_ratio`` times the block's input channels, ``step`` channels apart."""
+
+    min_ratio: Annotated[float, Field(gt=0)]
+    max_ratio: Annotated[float, Field(gt=0)]
+    step: PositiveInt = 8
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ExpandRange:
+        if self.min_ratio > self.max_ratio:
+            raise ValueError(f"min_ratio {self.min_ratio} is above max_ratio {self.max_ratio}; swap them")
+        return self
+
+
+class Choices(_Model):
+    """The values open to every block, where its stage does not say otherwise."""
+
+    kernel_size: KernelChoice
+    expand_ratio: ExpandRange | RatioChoice
+    divisor: PositiveInt = 8
+    pw_w_bits: BitChoice
+    pw_a_bits: BitChoice
+    dw_w_bits: BitChoice
+    dw_a_bits: BitChoice
+
+
+class Stage(_Model):
+    """Blocks of one resolution; the first has the stage's stride and changes the channels."""
+
+    channels: PositiveInt
+    stride: PositiveInt = 1
+    depth: DepthChoice
+    kernel_size: KernelChoice | None = None
+    expand_ratio: ExpandRange | RatioChoice | None = None
+
+
+class Forbidden(_Model):
+    """Values that one block may not take together."""
+
+    kernel_size: int | None = None
+    pw_w_bits: int | None = None
+    pw_a_bits: int | None = None
+    dw_w_bits: int | None = None
+    dw_a_bits: int | None = None
+
+    @property
+    def rule(self) -> dict[str, int]:
+        """Field name -> value, of the fields that are given."""
+        return self.model_dump(exclude_none=True)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Forbidden:
+        if not self.rule:
+            raise ValueError("is empty; name at least one field, or drop the rule")
+        return self
+
+
+class Slot(NamedTuple):
+    """The place of one block: everything about it that no choice changes, and the choices that it has."""
+
+    stage: int
+    position: int  # within the stage; active when position < depth
+    in_channels: int
+    out_channels: int
+    in_size: int
+    out_size: int
+    stride: int
+    kernel_sizes: tuple[int, ...]
+    channels: tuple[int, ...]  # middle channels
+
+    @property
+    def has_shortcut(self) -> bool:
+        """Whether the block adds its input to its output (Sandler 2018)."""
+        return self.stride == 1 and self.in_channels == self.out_channels
+
+    @property
+    def name(self) -> str:
+        """``stage.block``, counted from 1, as people read it."""
+        return f"{self.stage + 1}.{self.position + 1}"
+
+
+class SearchSpace(_Model):
+    """Named choices in a skeleton of inverted bottleneck blocks (MBConv, Sandler 2018)."""
+
+    format: Literal[1]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+    data: str | None = None
+    input: Input
+    classes: PositiveInt
+    stem: Stem
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    head: Head
+    fixed_bits: Bits = 8
+    choices: Choices
+    forbidden: tuple[Forbidden, ...] = ()
+
+    @functools.cached_property
+    def slots(self) -> tuple[Slot, ...]:
+        """The blocks of the deepest network, in order."""
+        slots = []
+        in_channels, size = self.stem.channels, out_size(self.input.size, self.stem.stride)
+        for number, stage in enumerate(self.stages):
+            expand = self.choices.expand_ratio if stage.expand_ratio is None else stage.expand_ratio
+            kernel_sizes = self.choices.kernel_size if stage.kernel_size is None else stage.kernel_size
+            for position in range(stage.depth[-1]):
+                stride = stage.stride if position == 0 else 1
+                if isinstance(expand, ExpandRange):
+                    channels = stepped_channels(in_channels, expand.min_ratio, expand.max_ratio, expand.step)
+                else:
+                    channels = ratio_channels(in_channels, expand, self.choices.divisor)
+                slots.append(
+                    Slot(
+                        stage=number,
+                        position=position,
+                        in_channels=in_channels,
+                        out_channels=stage.channels,
+                        in_size=size,
+                        out_size=out_size(size, stride),
+                        stride=stride,
+                        kernel_sizes=kernel_sizes,
+                        channels=channels,
+                    )
+                )
+                in_channels, size = stage.channels, out_size(size, stride)
+        return tuple(slots)
+
+    def bit_choices(self) -> tuple[tuple[int, ...], ...]:
+        """The values of ``pw_w_bits``, ``pw_a_bits``, ``dw_w_bits`` and ``dw_a_bits``."""
+        return tuple(getattr(self.choices, field) for field in BIT_FIELDS)
+
+    def allowed(self, slot: Slot) -> NDArray[np.bool_]:
+        """Which combinations no rule forbids for the block in ``slot``.
+
+        Returns:
+            ``(n_kernel_size, n_pw_w_bits, n_pw_a_bits, n_dw_w_bits, n_dw_a_bits)``.
+        """
+        fields = ("kernel_size", *BIT_FIELDS)
+        axes = dict(zip(fields, np.ix_(slot.kernel_sizes, *self.bit_choices()), strict=True))
+        allowed = np.ones([axis.size for axis in axes.values()], bool)
+        for forbidden in self.forbidden:
+            allowed &= ~np.logical_and.reduce(
+                np.broadcast_arrays(*(axes[field] == value for field, value in forbidden.rule.items()))
+            )
+        return allowed
+
+    def log10_size(self, *, bits: bool = True) -> float:
+        """Number of different networks (with ``bits``: of networks and bit policies), as a power of ten."""
+        per_slot = []
+        for slot in self.slots:
+            allowed = self.allowed(slot)
+            n_allowed = allowed.sum() if bits else allowed.any(axis=(1, 2, 3, 4)).sum()
+            per_slot.append(len(slot.channels) * int(n_allowed))
+        total = 1
+        for number, stage in enumerate(self.stages):
+            counts = [n for n, slot in zip(per_slot, self.slots, strict=True) if slot.stage == number]
+            total *= sum(math.prod(counts[:depth]) for depth in stage.depth)
+        return math.log10(total)
+
+    @model_validator(mode="after")
+    def _possible(self) -> SearchSpace:
+        if self.stem.kernel_size > self.input.size:
+            raise ValueError(f"stem.kernel_size {self.stem.kernel_size} is larger than the {self.input.size} pixel input")
+        for slot in self.slots:
+            where = f"stages[{slot.stage}], block {slot.position + 1}"
+            if slot.kernel_sizes[-1] > slot.in_size:
+                fits = [k for k in slot.kernel_sizes if k <= slot.in_size]
+                raise ValueError(
+                    f"{where}: kernel_size {slot.kernel_sizes[-1]} is larger than its {slot.in_size}x{slot.in_size} "
+                    f"feature map; give that stage kernel_size: {fits or [1]} or lower the strides before it"
+                )
+            if not self.allowed(slot).any():
+                raise ValueError(f"{where}: the forbidden rules leave no combination at all; drop one of them")
+        kernel_sizes = {k for slot in self.slots for k in slot.kernel_sizes}
+        for number, rule in enumerate(self.forbidden):
+            for field, value in rule.rule.items():
+                values = kernel_sizes if field == "kernel_size" else set(getattr(self.choices, field))
+                if value not in values:
+                    raise ValueError(f"forbidden[{number}].{field}: {value} is not a choice; it is one of {sorted(values)}")
+        return self
+
+    @classmethod
+    def from_dict(cls, data: Any, source: str = "search space") -> SearchSpace:
+        """Build from plain data.
+
+        Raises:
+            SpaceError: naming ``source``, the key, what is wrong with it and what would be right.
+        """
+        if not isinstance(data, dict):
+            raise SpaceError(f"{source}: holds {type(data).__name__}, not a mapping; see search_spaces/README.md")
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise SpaceError(f"{source}: {_first_complaint(error)}") from None
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> SearchSpace:
+        """Read a shipped space by name (``"digits"``) or any YAML file by path.
+
+        Raises:
+            SpaceError: for an unknown name (lists the known ones) or a faulty file (names file, key and remedy).
+        """
+        text = str(name_or_path)
+        if text in known_spaces():
+            source, content = f"{text}.yaml", (_shipped() / f"{text}.yaml").read_text("utf-8")
+        elif Path(text).suffix in {".yaml", ".yml"}:
+            source = text
+            try:
+                content = Path(text).read_text("utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise SpaceError(f"{text}: cannot be read ({error}); give a readable YAML file") from None
+        else:
+            known = ", ".join(known_spaces())
+            raise SpaceError(f"unknown search space {text!r}; known: {known}; or give the path of a .yaml file")
+        try:
+            data = yaml.safe_load(content)
+        except yaml.YAMLError as error:
+            place = " ".join(str(error).split())
+            raise SpaceError(f"{source}: is not valid YAML: {place}") from None
+        return cls.from_dict(data, source)
+
+    def to_yaml(self) -> str:
+        """The space as YAML; ``from_dict(yaml.safe_load(...))`` gives an equal space."""
+        return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False)
+
+
+def known_spaces() -> tuple[str, ...]:
+    """Names of the search spaces that are shipped with the package."""
+    return tuple(sorted(Path(entry.name).stem for entry in _shipped().iterdir() if entry.name.endswith(".yaml")))
+
+
+def _shipped() -> Any:
+    return resources.files("apq_tune.search_spaces")
+
+
+def _first_complaint(error: ValidationError) -> str:
+    """One line for the first thing that pydantic found: the key, the value, the remedy."""
+    problems = error.errors()
+    first = problems[0]
+    key = ""
+    for part in first["loc"]:
+        if isinstance(part, int):
+            key += f"[{part}]"
+        elif not part.startswith(("ExpandRange", "function-", "tuple[")):
+            key += f".{part}" if key else part
+    if first["type"] == "extra_forbidden":
+        said = "unknown key; remove it or correct its spelling"
+    elif first["type"] == "missing":
+        said = "is missing; add it"
+    else:
+        said = first["msg"].removeprefix("Value error, ")
+        if not isinstance(first["input"], dict | list | tuple) and first["type"] != "value_error":
+            said += f", got {first['input']!r}"
+    return f"{key}: {said}" if key else said

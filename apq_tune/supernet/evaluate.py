@@ -1,0 +1,87 @@
+"""Run candidates on images: what the predictors learn from and what the user is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from apq_tune.candidate import Candidate
+from apq_tune.data import Split
+from apq_tune.supernet.network import Subnet, Supernet
+from apq_tune.supernet.quantize import ActivationQuantizer
+
+EVALUATION_BATCH = 128  # fits the cache; batches of 512 cost more per image
+
+
+class Score(NamedTuple):
+    """How a network does on a split; the halves are the even and the odd images, for the noise floor."""
+
+    loss: float  # mean cross-entropy, nats
+    loss_even: float
+    loss_odd: float
+    accuracy: float  # fraction, 0 to 1
+
+
+def tensors(split: Split) -> tuple[Tensor, Tensor]:
+    """``(n, channels, size, size)`` images and ``(n,)`` labels."""
+    return torch.from_numpy(split.images), torch.from_numpy(split.labels)
+
+
+@torch.no_grad()
+def score(network: Callable[[Tensor], Tensor], split: Split) -> Score:
+    """Loss and accuracy of a function from images to logits."""
+    images, labels = tensors(split)
+    logits = torch.cat([network(batch) for batch in images.split(EVALUATION_BATCH)])
+    losses = functional.cross_entropy(logits, labels, reduction="none").double()
+    right = (logits.argmax(dim=1) == labels).double()
+    return Score(losses.mean().item(), losses[::2].mean().item(), losses[1::2].mean().item(), right.mean().item())
+
+
+def score_candidate(supernet: Supernet, candidate: Candidate, calibration: Tensor, split: Split, *, quantize: bool) -> Score:
+    """Recalibrate batch norm on ``calibration`` images, then score one candidate of the supernet."""
+    statistics = supernet.recalibrate(calibration, candidate, quantize=quantize)
+    return score(lambda x: supernet(x, candidate, quantize=quantize, statistics=statistics), split)
+
+
+def calibrate_quantizers(network: nn.Module, runs: Sequence[Callable[[], object]], limit: int = 16_000) -> None:
+    """Set the clip values of all activation quantizers from what they see in full precision (PTQ).
+
+    Args:
+        network: whose quantizers to set; one that no run reaches keeps its clip values.
+        runs: calls that send images through the network at full precision.
+        limit: values kept for each quantizer, evenly spaced.
+    """
+    seen: dict[ActivationQuantizer, list[Tensor]] = {}
+
+    def keep(module: nn.Module, inputs: tuple[Tensor, int | None]) -> None:
+        assert isinstance(module, ActivationQuantizer)
+        values = inputs[0].detach().flatten()
+        seen.setdefault(module, []).append(values[:: max(1, len(values) * len(runs) // limit)])
+
+    quantizers = [m for m in network.modules() if isinstance(m, ActivationQuantizer)]
+    hooks = [quantizer.register_forward_pre_hook(keep) for quantizer in quantizers]
+    try:
+        with torch.no_grad():
+            for run in runs:
+                run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for quantizer, samples in seen.items():
+        quantizer.calibrate(torch.cat(samples))
+
+
+def subnet_from(supernet: Supernet, candidate: Candidate, calibration: Tensor, *, quantize: bool) -> Subnet:
+    """The stand-alone network of one candidate, its batch norm recalibrated and folded.
+
+    Args:
+        supernet: source of weights and clip values.
+        candidate: which network.
+        calibration: ``(n, channels, size, size)`` images for batch norm.
+        quantize: whether batch norm sees the candidate's bits, as it should after quantization-aware training.
+    """
+    return supernet.extract(candidate, supernet.recalibrate(calibration, candidate, quantize=quantize))

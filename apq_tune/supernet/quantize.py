@@ -1,0 +1,102 @@
+"""Fake quantization as small pure functions; bits are arguments, gradients go straight through (Bengio 2013).
+
+Weights: symmetric, per output channel, narrow range ``[-qmax, qmax]``. The step is a constant times the channel's root
+mean square, so it scales with the channel and quantization commutes with folding batch norm: quantizing before or after
+gives the same network (Jacob 2018).
+Activations: per tensor, ``[0, 2^b - 1]`` after ReLU6, ``[-2^(b-1), 2^(b-1) - 1]`` in the residual stream. The range is a
+learned clip value in real units, its gradient that of LSQ (Esser 2020).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+# Step over standard deviation that minimises the mean squared error of a Gaussian quantized uniformly to 2^b - 1 levels;
+# tests/supernet/test_quantize.py finds them again by minimisation.
+GAUSSIAN_STEP = {2: 1.2240, 3: 0.6508, 4: 0.3534, 5: 0.1932, 6: 0.1055, 7: 0.05726, 8: 0.03087}
+
+CLIP_GRID = 40
+"""Clip values tried for each range by calibration, evenly spaced up to the largest magnitude seen."""
+
+
+def weight_step(weight: Tensor, bits: int) -> Tensor:
+    """``(out, in, k, k) -> (out, 1, 1, 1)``: distance of neighbouring levels in each output channel."""
+    mean_square = weight.detach().square().mean(dim=tuple(range(1, weight.ndim)), keepdim=True)
+    return GAUSSIAN_STEP[bits] * mean_square.sqrt().clamp_min(1e-12)
+
+
+def quantize_weight(weight: Tensor, bits: int | None) -> Tensor:
+    """Round a weight to its levels, in real units; the gradient is passed on unchanged.
+
+    Args:
+        weight: ``(out, in, k, k)`` or ``(out, in)``.
+        bits: 2 to 8, or ``None`` for full precision.
+    """
+    if bits is None:
+        return weight
+    step, qmax = weight_step(weight, bits), 2 ** (bits - 1) - 1
+    levels = (weight.detach() / step).round_().clamp_(-qmax, qmax)
+    return weight + (levels * step - weight.detach())
+
+
+def activation_levels(bits: int, signed: bool) -> tuple[int, int]:
+    """Smallest and largest integer of an activation."""
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+
+
+class _FakeQuantize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, clip: Tensor, low: int, high: int) -> Tensor:
+        step = clip / high
+        scaled = x / step
+        levels = scaled.round().clamp_(low, high)
+        ctx.save_for_backward(scaled, levels)
+        ctx.low, ctx.high = low, high
+        return levels * step
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        (grad,) = grads
+        scaled, levels = ctx.saved_tensors
+        # d output / d step is levels - scaled inside the range and levels outside it.
+        grad_x = torch.ops.aten.hardtanh_backward(grad, scaled, ctx.low, ctx.high)
+        grad_step = (grad * levels).sum() - (grad_x * scaled).sum()
+        return grad_x, grad_step / ctx.high, None, None
+
+
+class ActivationQuantizer(nn.Module):
+    """One place where activations are quantized, with a clip value for each bit-width that may be asked for.
+
+    Attributes:
+        bits: the bit-widths.
+        signed: residual stream (signed) or after ReLU6 (unsigned).
+        clip: ``(len(bits),)`` largest representable value at each of them.
+    """
+
+    def __init__(self, bits: tuple[int, ...], *, signed: bool) -> None:
+        super().__init__()
+        self.bits, self.signed = bits, signed
+        self.clip = nn.Parameter(torch.full((len(bits),), 6.0))
+
+    def forward(self, x: Tensor, bits: int | None) -> Tensor:
+        """Quantize to ``bits``; ``None`` is full precision: ReLU6 where unsigned, nothing where signed."""
+        if bits is None:
+            return x if self.signed else functional.relu6(x)
+        clip = self.clip[self.bits.index(bits)].clamp_min(1e-3)
+        return _FakeQuantize.apply(x, clip, *activation_levels(bits, self.signed))  # type: ignore[no-any-return,no-untyped-call]
+
+    @torch.no_grad()
+    def calibrate(self, x: Tensor) -> None:
+        """Set every clip value to the one that minimises the mean squared error on a sample of inputs."""
+        x = x.flatten() if self.signed else functional.relu6(x.flatten())
+        largest = x.abs().max().clamp_min(1e-3)
+        clips = largest * torch.linspace(1 / CLIP_GRID, 1, CLIP_GRID, device=x.device)[:, None]
+        for i, bits in enumerate(self.bits):
+            low, high = activation_levels(bits, self.signed)
+            step = clips / high
+            error = ((x / step).round_().clamp_(low, high) * step - x).square_().mean(dim=1)
+            self.clip[i] = clips[error.argmin(), 0]
