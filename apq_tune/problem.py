@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -85,6 +85,21 @@ class Constraint:
         excess = values - self.bound if self.sense == "<=" else self.bound - values
         return excess / (abs(self.bound) or 1.0)
 
+    def check_reachable(self) -> None:
+        """Refuse a bound that no candidate meets, if the metric knows its range.
+
+        Raises:
+            ProblemError: with the smallest and the largest reachable value.
+        """
+        if not isinstance(self.metric, Bounded):
+            return
+        low, high = self.metric.reachable()
+        if (self.bound < low) if self.sense == "<=" else (self.bound > high):
+            raise ProblemError(
+                f"no candidate reaches {self}: {self.metric.name} goes from {low:.6g} to {high:.6g} {self.metric.unit}; "
+                "give a bound in that range"
+            )
+
 
 class Evaluation(NamedTuple):
     """What a problem says of ``n`` candidates."""
@@ -138,7 +153,7 @@ class Problem:
                 raise ProblemError(f"two different metrics are called {metric.name!r}; rename one")
         self.metrics = tuple(by_name.values())
         for constraint in self.constraints:
-            _check_reachable(constraint)
+            constraint.check_reachable()
 
     def evaluate(self, genomes: Genomes) -> Evaluation:
         """Score canonical genomes ``(n, n_genes)``.
@@ -165,20 +180,13 @@ class Problem:
         )
 
 
-def _check_reachable(constraint: Constraint) -> None:
-    metric = constraint.metric
-    if not isinstance(metric, Bounded):
-        return
-    low, high = metric.reachable()
-    if (constraint.bound < low) if constraint.sense == "<=" else (constraint.bound > high):
-        raise ProblemError(
-            f"no candidate reaches {constraint}: {metric.name} goes from {low:.6g} to {high:.6g} {metric.unit}; "
-            f"give a bound in that range"
-        )
+def parse_constraint(text: str, metrics: Sequence[Metric], reference: Mapping[str, float] | None = None) -> Constraint:
+    """Read ``"bit_ops <= 2e6"`` or ``"bit_ops <= 25%"``.
 
-
-def parse_constraint(text: str, metrics: Sequence[Metric]) -> Constraint:
-    """Read ``"bit_ops <= 2e6"``.
+    Args:
+        text: metric, ``<=`` or ``>=``, number.
+        metrics: those that may be named.
+        reference: metric name -> what 100% is; without it percentages are refused.
 
     Raises:
         ProblemError: if it is no comparison, its number is none, or its metric is unknown (lists the known ones).
@@ -190,8 +198,9 @@ def parse_constraint(text: str, metrics: Sequence[Metric]) -> Constraint:
     by_name = {metric.name: metric for metric in metrics}
     if name not in by_name:
         raise ProblemError(f"unknown metric {name!r} in {text!r}; known: {', '.join(by_name)}")
+    percent = number.endswith("%") and reference is not None
     try:
-        bound = float(number)
+        bound = float(number[:-1]) / 100 * reference[name] if percent and reference is not None else float(number)
     except ValueError:
         raise ProblemError(f"{number!r} in {text!r} is not a number; write for instance {name}{sense}2e6") from None
     return Constraint(by_name[name], bound, "<=" if sense == "<=" else ">=")

@@ -128,6 +128,9 @@ class _Hand(tune.Callback):
     def __init__(self, on_result: Callable[[str, Result], None]) -> None:
         self._on_result = on_result
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its callbacks to restore them; we resume from our own files and never restore
+
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         files: dict[str, bytes] = {}
         if trial.checkpoint is not None:

@@ -28,8 +28,7 @@ class Settings(BaseModel):
         constraints: on cost models, such as ``bit_ops<=25%`` (of the largest network at its most bits) or
             ``weight_bytes<=20000``.
         n_evaluations: candidates that each search scores.
-        n_best: finalists from the constrained search.
-        n_front: finalists from the front.
+        n_front: finalists spread over the front, beside the best under the constraints.
         final: training of the finalists and the baselines.
         n_calibration: training images for batch norm statistics.
         batch: candidates in a trial of cheap evaluations.
@@ -49,8 +48,7 @@ class Settings(BaseModel):
     predictor: str = "ladder"
     constraints: tuple[str, ...] = ("bit_ops<=25%",)
     n_evaluations: PositiveInt = 10_000
-    n_best: PositiveInt = 2
-    n_front: PositiveInt = 4
+    n_front: PositiveInt = 5
     final: Training = Training(epochs=10, batch_size=32, learning_rate=5e-3)
     n_calibration: PositiveInt = 256
     batch: PositiveInt = 20

@@ -1,0 +1,119 @@
+"""What trials do: functions of one item and of what all items share, free of Ray and of files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from apq_tune.candidate import Candidate
+from apq_tune.cost import CostModel, cost_models
+from apq_tune.data import Data
+from apq_tune.encoding import Encoding
+from apq_tune.integrations.ray import Result
+from apq_tune.pipeline.settings import Settings
+from apq_tune.predict import Predictor
+from apq_tune.problem import Constraint, Objective, Problem, parse_constraint
+from apq_tune.search import RandomSearch, search
+from apq_tune.space import SearchSpace
+from apq_tune.supernet.evaluate import score, score_candidate, subnet_from
+from apq_tune.supernet.network import Subnet, Supernet
+from apq_tune.supernet.train import finetune
+
+PAIRS, FINALISTS = 3, 4
+"""Second words of the seeds of these stages; supernet training has 1 and 2."""
+
+
+class Networks(NamedTuple):
+    """What trials that run networks share."""
+
+    space: SearchSpace
+    weights: dict[str, Tensor]  # of the supernet
+    quantize: bool
+    data: Data
+    settings: Settings
+
+    def supernet(self) -> tuple[Supernet, Tensor]:
+        """The supernet and the images that recalibrate its batch norm."""
+        torch.set_num_threads(1)
+        supernet = Supernet(self.space)
+        supernet.load_state_dict(self.weights)
+        return supernet, torch.from_numpy(self.data.train.images[: self.settings.n_calibration])
+
+
+def score_batch(item: dict[str, Any], shared: Networks) -> Result:
+    """Score candidates of the supernet on the search split."""
+    supernet, calibration = shared.supernet()
+    candidates = map(Candidate.from_dict, item["candidates"])
+    scores = [score_candidate(supernet, c, calibration, shared.data.search, quantize=shared.quantize) for c in candidates]
+    return Result({"scores": [s._asdict() for s in scores]})
+
+
+def pair_batch(item: dict[str, Any], shared: Networks) -> Result:
+    """Finetune candidates briefly (QAT), each from the supernet's weights, and score them on the search split."""
+    supernet, calibration = shared.supernet()
+    scores = []
+    for number, data in enumerate(item["candidates"], start=item["first"]):
+        subnet = subnet_from(supernet, Candidate.from_dict(data), calibration, quantize=True)
+        finetune(subnet, shared.data.train, shared.settings.pair, (shared.settings.seed, PAIRS, number))
+        scores.append(score(subnet, shared.data.search)._asdict())
+    return Result({"scores": scores})
+
+
+def final_training(item: dict[str, Any], shared: Networks) -> Result:
+    """Finetune one finalist at full length; hands back its scores and its weights."""
+    supernet, calibration = shared.supernet()
+    subnet: Subnet = subnet_from(supernet, Candidate.from_dict(item["candidate"]), calibration, quantize=True)
+    finetune(subnet, shared.data.train, shared.settings.final, (shared.settings.seed, FINALISTS))
+    buffer = io.BytesIO()
+    torch.save(subnet.state_dict(), buffer)
+    scores = {name: score(subnet, getattr(shared.data, name))._asdict() for name in ("search", "test")}
+    return Result(scores, {"weights.pt": buffer.getvalue()})
+
+
+def read_constraints(encoding: Encoding, costs: Sequence[CostModel], texts: Sequence[str]) -> list[Constraint]:
+    """Read constraints on cost models; a percentage is of the largest network at its most bits.
+
+    Raises:
+        ProblemError: if one cannot be read, names no cost model, or is out of reach.
+    """
+    largest = encoding.encode([encoding.extremes()[1]], check=False)
+    reference = {cost.name: float(cost(largest)[0]) for cost in costs}
+    constraints = [parse_constraint(text, costs, reference) for text in texts]
+    for constraint in constraints:
+        constraint.check_reachable()
+    return constraints
+
+
+class Question(NamedTuple):
+    """What the searches share."""
+
+    space: SearchSpace
+    predictor: Predictor
+    settings: Settings
+
+    def problems(self) -> dict[str, Problem]:
+        """``best``: least predicted loss under all constraints. ``front``: the same against BitOps, unconstrained there."""
+        encoding = Encoding(self.space)
+        costs = cost_models(encoding)
+        constraints = read_constraints(encoding, costs, self.settings.constraints)
+        (bit_ops,) = (m for m in costs if m.name == "bit_ops")
+        others = [c for c in constraints if c.metric.name != bit_ops.name]
+        loss = Objective(self.predictor)
+        return {
+            "best": Problem(encoding, [loss], constraints, costs),
+            "front": Problem(encoding, [loss, Objective(bit_ops)], others, costs),
+        }
+
+
+def run_search(item: str, shared: Question) -> Result:
+    """One whole inner search: ``best``, ``front``, or ``random``, which answers the front's question at random."""
+    torch.set_num_threads(1)
+    settings = shared.settings
+    problem = shared.problems()["front" if item == "random" else item]
+    algorithm = RandomSearch() if item == "random" else None
+    front = search(problem, algorithm, n_evaluations=settings.n_evaluations, seed=settings.seed)
+    return Result({"front": front.to_json()})

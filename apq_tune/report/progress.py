@@ -1,0 +1,73 @@
+"""Progress on the terminal."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+TITLES = {
+    "supernet": "train the supernet",
+    "fp32_losses": "measure full-precision networks",
+    "fp32_predictor": "fit the full-precision predictor",
+    "quantized_supernet": "train the supernet with random bits",
+    "proxy_losses": "measure quantized networks",
+    "qat_pairs": "finetune quantized samples (QAT)",
+    "predictors": "transfer and compare predictors",
+    "search": "search",
+    "finalists": "finetune finalists and baselines (QAT)",
+}
+
+
+class RichListener:
+    """Shows one bar for the running stage, and a line for each that is done; lines alone if no terminal listens.
+
+    Attributes:
+        console: where it writes.
+    """
+
+    def __init__(self) -> None:
+        self.console = Console(highlight=False)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self._task: TaskID | None = None
+        self._label = ""
+
+    def __enter__(self) -> RichListener:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def stage(self, name: str, number: int, total: int) -> None:
+        """Begin a bar."""
+        self._label = f"[{number}/{total}] {TITLES.get(name, name)}"
+        self._task = self._progress.add_task(_escaped(self._label), total=None)
+
+    def advance(self, done: int, total: int) -> None:
+        """Move the bar."""
+        if self._task is not None:
+            self._progress.update(self._task, completed=done, total=total)
+
+    def finished(self, name: str, seconds: float, note: str) -> None:  # noqa: ARG002
+        """Replace the bar by a line."""
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+            self._task = None
+        said = note if note == "already done" else f"{seconds:.1f} s" + (f" ({note})" if note else "")
+        self.console.print(f"{self._label}: {said}", markup=False)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", r"\[")

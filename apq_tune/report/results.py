@@ -1,0 +1,108 @@
+"""The end of a run: tables on the terminal, ``results.csv``, ``summary.json`` and ``front.png`` in the run directory."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from apq_tune.front import Front
+from apq_tune.pipeline.directory import to_json, write_atomically
+from apq_tune.pipeline.run import Outcome
+
+
+def write_report(outcome: Outcome, path: Path, console: Console) -> None:
+    """Write the files and print the tables."""
+    write_atomically(path / "results.csv", outcome.table.to_csv(index=False))
+    write_atomically(path / "front.png", front_picture(outcome))
+    for name, front in outcome.fronts.items():
+        write_atomically(path / f"{name}.json", front.to_json())
+    hypervolumes = search_hypervolumes(outcome.fronts)
+    summary = {"predictors": outcome.predictors, "hypervolume": hypervolumes, "seconds": outcome.seconds}
+    write_atomically(path / "summary.json", to_json(summary))
+    console.print()
+    console.print(predictor_table(outcome))
+    console.print(results_table(outcome.table))
+    evaluations = outcome.fronts["front"].provenance["n_evaluations"]
+    console.print(
+        f"{evaluations} candidates scored in each search; NSGA-II covers {hypervolumes['front']:.3f} of the "
+        f"predicted loss x BitOps plane, random search {hypervolumes['random']:.3f}."
+    )
+    console.print(
+        "train fits weights, search makes every choice, test only reports; accuracies are after equal QAT."
+    )
+    console.print(f"Files: {path}/results.csv, front.png, front.json, summary.json, */weights", soft_wrap=True)
+
+
+def search_hypervolumes(fronts: dict[str, Front]) -> dict[str, float]:
+    """Share of the box from 0 to the worst values of both fronts that each of ``front`` and ``random`` dominates."""
+    both = [fronts["front"], fronts["random"]]
+    names = [axis.name for axis in both[0].objectives]
+    reference = {name: max(float(front.metrics[name].max()) for front in both) for name in names}
+    box = 1.0
+    for value in reference.values():
+        box *= value
+    return {name: fronts[name].hypervolume(reference) / box for name in ("front", "random")}
+
+
+def predictor_table(outcome: Outcome) -> Table:
+    """How well the forms predict QAT losses they have not seen."""
+    report = outcome.predictors
+    n = report["held_out"]["scratch"]["n"]
+    table = Table(title=f"Predictors of QAT loss on {n} held-out pairs (cross-validated)", title_justify="left")
+    table.add_column("form")
+    for column in ("Kendall tau", "pairwise accuracy", "RMSE of log loss"):
+        table.add_column(column, justify="right")
+    rows = {name + (" (used)" if name == report["chosen"] else ""): s for name, s in report["held_out"].items()}
+    rows["noise floor: even against odd images"] = report["noise_floor"]["qat pairs"]
+    for name, scores in rows.items():
+        values = (f"{scores[key]:.3f}" for key in ("kendall_tau", "pairwise_accuracy", "rmse_log"))
+        table.add_row(name, *values)
+    return table
+
+
+def results_table(results: pd.DataFrame) -> Table:
+    """The front and the baselines, real accuracies beside predicted ones."""
+    table = Table(title="Found together, beside uniform bits on the largest network", title_justify="left")
+    for column in ("", "predicted\nacc. %", "test\nacc. %", "BitOps", "weight\nbytes"):
+        table.add_column(column, justify="left" if not column else "right")
+    table.add_column("blocks: kernel, channels, weight bits pw/dw, activation bits pw/dw; | ends a stage")
+    largest = results["bit_ops"].max()
+    for row in results.itertuples():
+        table.add_row(
+            row.name,
+            f"{100 * row.predicted_accuracy:.1f}",
+            f"{100 * row.test_accuracy:.1f}",
+            f"{row.bit_ops / 1e6:.2f} M\n({100 * row.bit_ops / largest:.0f}%)",
+            f"{row.weight_bytes:.0f}",
+            row.candidate,
+            style="dim" if row.name.startswith("largest") else "",
+        )
+    return table
+
+
+def front_picture(outcome: Outcome) -> bytes:
+    """PNG: predicted front, random front, and what real QAT confirmed."""
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    predicted, real = figure.subplots(1, 2)
+    outcome.fronts["random"].plot(predicted, marker=".", linestyle="", color="0.7", label="random search")
+    outcome.fronts["front"].plot(predicted, marker=".", color="C0", label="NSGA-II")
+    predicted.set(title="predicted by the search", yscale="log", xscale="log")
+    predicted.legend()
+    baseline = outcome.table["name"].str.startswith("largest")
+    for rows, style, label in (
+        (outcome.table[~baseline], {"marker": "o", "color": "C0"}, "found together"),
+        (outcome.table[baseline], {"marker": "s", "color": "C1"}, "largest network, uniform bits"),
+    ):
+        real.scatter(rows["bit_ops"], 100 * rows["test_accuracy"], label=label, **style)
+        for row in rows.itertuples():
+            real.annotate(row.name, (row.bit_ops, 100 * row.test_accuracy), (4, 4), textcoords="offset points", size=7)
+    real.set(title="after real QAT, on test images", xlabel="bit_ops (BitOps)", ylabel="test accuracy (%)", xscale="log")
+    real.legend()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
