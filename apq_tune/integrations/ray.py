@@ -27,6 +27,7 @@ class Result(NamedTuple):
 
     metrics: dict[str, Any]  # plain data
     files: dict[str, bytes] = {}  # name -> content; they travel as a Tune checkpoint
+    seconds: float = 0.0  # wall time of the trial; filled in by ``run_trials``
 
 
 Work = Callable[[Any, Any], Result]
@@ -49,7 +50,7 @@ def cluster(address: str | None, num_cpus: int | None) -> Iterator[int]:
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C raises KeyboardInterrupt here, as anywhere
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "0")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints tables even when told to be silent
     try:
         ray.init(
             address=address,
@@ -112,7 +113,7 @@ def run_trials(
 
 
 def _trainable(config: dict[str, Any], work: Work, shared: Any, items: Mapping[str, Any]) -> None:
-    metrics, files = work(items[config["key"]], shared)
+    metrics, files, _ = work(items[config["key"]], shared)
     if not files:
         tune.report({"result": metrics})
         return
@@ -136,7 +137,7 @@ class _Hand(tune.Callback):
         if trial.checkpoint is not None:
             with trial.checkpoint.as_directory() as folder:
                 files = {path.name: path.read_bytes() for path in Path(folder).iterdir() if not path.name.startswith(".")}
-        self._on_result(trial.config["key"], Result(trial.last_result["result"], files))
+        self._on_result(trial.config["key"], Result(trial.last_result["result"], files, trial.last_result["time_total_s"]))
 
 
 def _first_line(error: BaseException) -> str:

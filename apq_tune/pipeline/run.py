@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -17,11 +17,12 @@ from apq_tune.cost import cost_models
 from apq_tune.data import load_data
 from apq_tune.encoding import Encoding
 from apq_tune.front import Front
-from apq_tune.integrations.ray import Result, Work, cluster, run_trials
+from apq_tune.integrations.ray import Result, cluster, run_trials
 from apq_tune.pipeline.directory import RunDirectory, StageDirectory, read_json
 from apq_tune.pipeline.settings import Settings
-from apq_tune.pipeline.stages import STAGES, Stage
-from apq_tune.pipeline.work import read_constraints
+from apq_tune.pipeline.stage import Parts, Stage
+from apq_tune.pipeline.stages import STAGES
+from apq_tune.pipeline.work import of_its_stage, read_constraints
 from apq_tune.predict.files import load_predictor
 from apq_tune.space import SearchSpace
 
@@ -33,11 +34,11 @@ class Listener(Protocol):
     """Who wants to know how the run goes."""
 
     def stage(self, name: str, number: int, total: int) -> None:
-        """A stage begins."""
+        """A stage begins; several may run at once."""
         ...
 
-    def advance(self, done: int, total: int) -> None:
-        """The stage has done some of its parts."""
+    def advance(self, stage: str, done: int, total: int) -> None:
+        """A stage has done some of its parts."""
         ...
 
     def finished(self, name: str, seconds: float, note: str) -> None:
@@ -103,54 +104,79 @@ class PipelineRun:
         """The directory of a stage that is done or running."""
         return self._directories[stage]
 
-    def trials(
-        self, stage: str, work: Work, shared: Any, items: Mapping[str, Any], on_result: Callable[[str, Result], None]
-    ) -> None:
-        """Run items as Tune trials; the cluster is joined when the first stage needs it."""
-        if not items:
-            return
-        if self._concurrency is None:
-            self._concurrency = self._stack.enter_context(cluster(self._address, self._num_cpus))
-        folder = self.directory(stage).path / TUNE_FILES
-        run_trials(work, shared, items, on_result, directory=folder, concurrency=self._concurrency)
-
-    def advance(self, done: int, total: int) -> None:
-        """Pass on how far the stage is."""
+    def advance(self, stage: str, done: int, total: int) -> None:
+        """Pass on how far a stage is."""
         if self._listener is not None:
-            self._listener.advance(done, total)
+            self._listener.advance(stage, done, total)
 
     def run(self) -> Outcome:
         """Do every stage that is not done."""
         with self._stack:
-            for number, stage in enumerate(STAGES, start=1):
-                self._do(stage, number)
+            for group in _groups(STAGES):
+                self._do(group)
         return self.outcome()
 
-    def _do(self, stage: Stage, number: int) -> None:
-        values = self.settings.model_dump(mode="json", include=set(stage.settings))
+    def _do(self, group: Sequence[Stage]) -> None:
+        """Do stages that do not need each other; if they are measured by trials, all in one experiment."""
+        pending = [stage for stage in group if not self._open(stage).done]
+        start = time.monotonic()
+        shares = dict.fromkeys((stage.name for stage in pending), 0.0)  # of the time that the group takes
+        finished: set[str] = set()
+        try:
+            parts = {stage.name: stage.measure(self) for stage in pending if stage.measure is not None}
+            self._measure(parts, shares)
+            for stage in pending:
+                if stage.run is not None:
+                    stage.run(self)
+                else:
+                    parts[stage.name].finish()
+                finished.add(stage.name)
+        finally:
+            elapsed, known = time.monotonic() - start, sum(shares.values())
+            for stage in pending:
+                share = shares[stage.name] / known if known else 1 / len(pending)
+                self.directory(stage.name).add_seconds(elapsed * share, done=stage.name in finished)
+        for stage in group:
+            directory = self.directory(stage.name)
+            shutil.rmtree(directory.path / TUNE_FILES, ignore_errors=True)
+            if self._listener is not None:
+                note = f"done again: {directory.stale}" if directory.stale else ""
+                self._listener.finished(stage.name, directory.seconds, note if stage in pending else "already done")
+
+    def _open(self, stage: Stage) -> StageDirectory:
         basis = {
-            "settings": values,
+            "settings": self.settings.model_dump(mode="json", include=set(stage.settings)),
             "needs": {name: self._directories[name].fingerprint for name in stage.needs},
             "space": self.encoding.space.model_dump(mode="json"),
         }
+        number = STAGES.index(stage) + 1
         directory = StageDirectory(self.files.path / f"{number}_{stage.name}", basis)
         self._directories[stage.name] = directory
         if self._listener is not None:
             self._listener.stage(stage.name, number, len(STAGES))
-        note = f"done again: {directory.stale}" if directory.stale else ""
-        if directory.done:
-            note = "already done"
-        else:
-            start = time.monotonic()
-            done = False
-            try:
-                stage.run(self)
-                done = True
-            finally:
-                directory.add_seconds(time.monotonic() - start, done=done)
-            shutil.rmtree(directory.path / TUNE_FILES, ignore_errors=True)
-        if self._listener is not None:
-            self._listener.finished(stage.name, directory.seconds, note)
+        return directory
+
+    def _measure(self, parts: Mapping[str, Parts], shares: dict[str, float]) -> None:
+        """Run what is left of several stages as trials of one experiment: each experiment costs seconds to start."""
+        items = {f"{name}-{key}": (name, key) for name, part in parts.items() for key in part.items}
+        if not items:
+            return
+        if self._concurrency is None:
+            self._concurrency = self._stack.enter_context(cluster(self._address, self._num_cpus))
+
+        def on_result(trial_key: str, result: Result) -> None:
+            name, key = items[trial_key]
+            parts[name].on_result(key, result)
+            shares[name] += result.seconds
+
+        run_trials(
+            of_its_stage,
+            {name: (part.work, part.shared) for name, part in parts.items()},
+            {trial_key: (name, parts[name].items[key]) for trial_key, (name, key) in items.items()},
+            on_result,
+            directory=self.directory(next(iter(parts))).path / TUNE_FILES,
+            concurrency=self._concurrency,
+        )
 
     def outcome(self) -> Outcome:
         """Read the results of a run whose stages are all done."""
@@ -186,3 +212,15 @@ class PipelineRun:
         columns |= {"candidate": list(map(str, candidates)), "candidate_json": [c.to_json() for c in candidates]}
         return pd.DataFrame(columns).sort_values("bit_ops", ascending=False, ignore_index=True)
 
+
+def _groups(stages: Sequence[Stage]) -> list[list[Stage]]:
+    """Runs of consecutive measuring stages that do not need each other; every other stage alone."""
+    groups: list[list[Stage]] = []
+    for stage in stages:
+        before = groups[-1] if groups else []
+        joins = before and stage.measure is not None and before[-1].measure is not None
+        if joins and not any(other.name in stage.needs for other in before):
+            before.append(stage)
+        else:
+            groups.append([stage])
+    return groups

@@ -13,7 +13,7 @@ from apq_tune.candidate import Candidate
 from apq_tune.cost import CostModel, cost_models
 from apq_tune.data import Data
 from apq_tune.encoding import Encoding
-from apq_tune.integrations.ray import Result
+from apq_tune.integrations.ray import Result, Work
 from apq_tune.pipeline.settings import Settings
 from apq_tune.predict import Predictor
 from apq_tune.problem import Constraint, Objective, Problem, parse_constraint
@@ -117,3 +117,10 @@ def run_search(item: str, shared: Question) -> Result:
     algorithm = RandomSearch() if item == "random" else None
     front = search(problem, algorithm, n_evaluations=settings.n_evaluations, seed=settings.seed)
     return Result({"front": front.to_json()})
+
+
+def of_its_stage(item: tuple[str, Any], shared: dict[str, tuple[Work, Any]]) -> Result:
+    """Do a part of any of the stages that are measured together."""
+    stage, part = item
+    work, own = shared[stage]
+    return work(part, own)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import kendalltau
 
 from apq_tune.encoding import Encoding
 from apq_tune.predict.pairs import Fit, Floats, Pairs
@@ -22,6 +21,8 @@ class Agreement(NamedTuple):
 
 def agreement(predicted: Floats, measured: Floats) -> Agreement:
     """Compare two ``(n,)`` arrays of positive losses."""
+    from scipy.stats import kendalltau
+
     i, j = np.triu_indices(len(measured), 1)
     same = np.sign(predicted[i] - predicted[j]) * np.sign(measured[i] - measured[j])
     rmse = float(np.sqrt(np.mean((np.log(predicted) - np.log(measured)) ** 2)))

@@ -21,7 +21,7 @@ TITLES = {
 
 
 class RichListener:
-    """Shows one bar for the running stage, and a line for each that is done; lines alone if no terminal listens.
+    """Shows one bar for each running stage, and a line for each that is done; lines alone if no terminal listens.
 
     Attributes:
         console: where it writes.
@@ -38,8 +38,8 @@ class RichListener:
             transient=True,
             disable=not self.console.is_terminal,
         )
-        self._task: TaskID | None = None
-        self._label = ""
+        self._tasks: dict[str, TaskID] = {}
+        self._labels: dict[str, str] = {}
 
     def __enter__(self) -> RichListener:
         self._progress.start()
@@ -52,22 +52,15 @@ class RichListener:
 
     def stage(self, name: str, number: int, total: int) -> None:
         """Begin a bar."""
-        self._label = f"[{number}/{total}] {TITLES.get(name, name)}"
-        self._task = self._progress.add_task(_escaped(self._label), total=None)
+        self._labels[name] = f"[{number}/{total}] {TITLES.get(name, name)}"
+        self._tasks[name] = self._progress.add_task(self._labels[name].replace("[", r"\["), total=None)
 
-    def advance(self, done: int, total: int) -> None:
+    def advance(self, stage: str, done: int, total: int) -> None:
         """Move the bar."""
-        if self._task is not None:
-            self._progress.update(self._task, completed=done, total=total)
+        self._progress.update(self._tasks[stage], completed=done, total=total)
 
-    def finished(self, name: str, seconds: float, note: str) -> None:  # noqa: ARG002
+    def finished(self, name: str, seconds: float, note: str) -> None:
         """Replace the bar by a line."""
-        if self._task is not None:
-            self._progress.remove_task(self._task)
-            self._task = None
+        self._progress.remove_task(self._tasks.pop(name))
         said = note if note == "already done" else f"{seconds:.1f} s" + (f" ({note})" if note else "")
-        self.console.print(f"{self._label}: {said}", markup=False)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", r"\[")
+        self.console.print(f"{self._labels[name]}: {said}", markup=False)

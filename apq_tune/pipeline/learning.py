@@ -1,0 +1,71 @@
+"""Stages that fit and compare predictors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from apq_tune.candidate import Candidate
+from apq_tune.errors import RunError
+from apq_tune.pipeline.directory import to_json, write_atomically
+from apq_tune.pipeline.stage import Run
+from apq_tune.predict import Agreement, Fit, Pairs, agreement, fit_fp32, fit_mlp, forms, held_out
+from apq_tune.predict.files import load_predictor, predictor_bytes
+from apq_tune.predict.mlp import MLPPredictor
+
+
+def _measured(run: Run, stage: str) -> tuple[Pairs, pd.DataFrame]:
+    table = pd.read_csv(run.directory(stage).path / "losses.csv", float_precision="round_trip")
+    genomes = run.encoding.encode([Candidate.from_json(text) for text in table["candidate"]])
+    return Pairs(genomes, table["loss"].to_numpy()), table
+
+
+def fit_fp32_predictor(run: Run) -> None:
+    """Learn full-precision loss from architecture."""
+    pairs, table = _measured(run, "fp32_losses")
+    report = {
+        "noise_floor": _noise_floor(table),
+        "held_out": _held_out(run, fit_fp32, pairs),
+    }
+    path = run.directory("fp32_predictor").path
+    write_atomically(path / "predictor.npz", predictor_bytes(fit_fp32(run.encoding, pairs, run.settings.seed)))
+    write_atomically(path / "report.json", to_json(report))
+
+
+def fit_predictors(run: Run) -> None:
+    """Transfer to the quantized supernet's losses, then to QAT; compare with other forms on held-out pairs."""
+    fp32 = load_predictor(run.directory("fp32_predictor").path / "predictor.npz", run.encoding)
+    assert isinstance(fp32, MLPPredictor)
+    proxy_pairs, proxy_table = _measured(run, "proxy_losses")
+    pairs, table = _measured(run, "qat_pairs")
+    seed = run.settings.seed
+    proxy = fit_mlp(run.encoding, proxy_pairs, seed, bits=True, start=fp32)
+    fits = forms(fp32, proxy)
+    if run.settings.predictor not in fits:
+        raise RunError(f"setting predictor: unknown form {run.settings.predictor!r}; known: {', '.join(fits)}")
+    scores = {}
+    for number, (name, fit) in enumerate(fits.items()):
+        run.advance("predictors", number, len(fits) + 1)
+        scores[name] = _held_out(run, fit, pairs)
+    report = {
+        "noise_floor": {"quantized supernet": _noise_floor(proxy_table), "qat pairs": _noise_floor(table)},
+        "held_out": scores,
+        "proxy alone": agreement(proxy(pairs.genomes), pairs.loss)._asdict(),
+        "chosen": run.settings.predictor,
+        "accuracy_of_log_loss": list(np.polyfit(np.log(pairs.loss), table["accuracy"], 1)),
+    }
+    path = run.directory("predictors").path
+    chosen = fits[run.settings.predictor](run.encoding, pairs, seed)
+    write_atomically(path / "predictor.npz", predictor_bytes(chosen))
+    write_atomically(path / "report.json", to_json(report))
+
+
+def _held_out(run: Run, fit: Fit, pairs: Pairs) -> dict[str, float]:
+    predicted = held_out(fit, run.encoding, pairs, run.settings.seed, folds=run.settings.folds)
+    return agreement(predicted, pairs.loss)._asdict()
+
+
+def _noise_floor(table: pd.DataFrame) -> dict[str, float]:
+    """How well the losses on even and on odd images agree: what even a perfect predictor could not much exceed."""
+    halves: Agreement = agreement(table["loss_even"].to_numpy(), table["loss_odd"].to_numpy())
+    return halves._asdict()

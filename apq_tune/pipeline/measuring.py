@@ -1,0 +1,129 @@
+"""Stages whose parts are trials: losses of many candidates, whole searches, whole finetunings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from apq_tune.candidate import Candidate
+from apq_tune.encoding import Encoding
+from apq_tune.front import Front
+from apq_tune.integrations.ray import Result, Work
+from apq_tune.pipeline.directory import write_atomically
+from apq_tune.pipeline.stage import Parts, Run, weights
+from apq_tune.pipeline.work import Networks, Question, final_training, pair_batch, run_search, score_batch
+from apq_tune.predict.files import load_predictor
+
+PAIR_BATCH = 4
+"""Candidates in a trial of brief QAT."""
+
+SEARCHES = ("best", "front", "random")
+
+
+def measure_fp32_losses(run: Run) -> Parts:
+    """Random networks in full precision."""
+    return _losses(run, "fp32_losses", "supernet", score_batch, run.settings.n_fp32, run.settings.batch, quantize=False)
+
+
+def measure_proxy_losses(run: Run) -> Parts:
+    """Random candidates in the quantized supernet."""
+    n, batch = run.settings.n_proxy, run.settings.batch
+    return _losses(run, "proxy_losses", "quantized_supernet", score_batch, n, batch, quantize=True)
+
+
+def measure_pairs(run: Run) -> Parts:
+    """Random candidates after brief QAT: the few quantized samples of the method."""
+    return _losses(run, "qat_pairs", "quantized_supernet", pair_batch, run.settings.n_pairs, PAIR_BATCH, quantize=True)
+
+
+def _losses(run: Run, stage: str, source: str, work: Work, n: int, batch: int, *, quantize: bool) -> Parts:
+    """Sample candidates, say which are not yet measured; in the end write ``losses.csv``."""
+    directory = run.directory(stage)
+    rng = np.random.default_rng((run.settings.seed, *stage.encode()))
+    candidates = run.encoding.decode(run.encoding.sample(n, rng))
+    batches = {f"{first:05d}": candidates[first : first + batch] for first in range(0, n, batch)}
+    finished = directory.finished_items()
+
+    def advance() -> None:
+        run.advance(stage, sum(len(batches[key]) for key in finished), n)
+
+    def on_result(key: str, result: Result) -> None:
+        directory.finish_item(key, result.metrics)
+        finished[key] = result.metrics
+        advance()
+
+    def finish() -> None:
+        scores = [score for key in batches for score in finished[key]["scores"]]
+        table = pd.DataFrame(scores).assign(candidate=[c.to_json() for c in candidates])
+        write_atomically(directory.path / "losses.csv", table.to_csv(index=False))
+
+    advance()
+    items = {
+        key: {"first": int(key), "candidates": [c.to_dict() for c in part]}
+        for key, part in batches.items()
+        if key not in finished
+    }
+    shared = Networks(run.encoding.space, weights(run, source), quantize, run.data, run.settings)
+    return Parts(work, shared, items, on_result, finish)
+
+
+def measure_searches(run: Run) -> Parts:
+    """The constrained question and the front, each search one trial, and the front at random beside it."""
+    path = run.directory("search").path
+    predictor = load_predictor(run.directory("predictors").path / "predictor.npz", run.encoding)
+
+    def missing() -> list[str]:
+        return [name for name in SEARCHES if not (path / f"{name}.json").exists()]
+
+    def on_result(key: str, result: Result) -> None:
+        write_atomically(path / f"{key}.json", result.metrics["front"])
+        run.advance("search", len(SEARCHES) - len(missing()), len(SEARCHES))
+
+    question = Question(run.encoding.space, predictor, run.settings)
+    return Parts(run_search, question, {name: name for name in missing()}, on_result, lambda: None)
+
+
+def measure_finalists(run: Run) -> Parts:
+    """The chosen candidates and the baselines, trained at full length on equal terms."""
+    directory = run.directory("finalists")
+    chosen = finalists(run)
+    finished = directory.finished_items()
+
+    def on_result(key: str, result: Result) -> None:
+        write_atomically(directory.path / f"{key}.pt", result.files["weights.pt"])
+        directory.finish_item(key, result.metrics | {"candidate": chosen[key].to_dict()})
+        finished[key] = result.metrics
+        run.advance("finalists", len(finished), len(chosen))
+
+    run.advance("finalists", len(finished), len(chosen))
+    items: dict[str, Any] = {key: {"candidate": c.to_dict()} for key, c in chosen.items() if key not in finished}
+    shared = Networks(run.encoding.space, weights(run, "quantized_supernet"), True, run.data, run.settings)
+    return Parts(final_training, shared, items, on_result, lambda: None)
+
+
+def finalists(run: Run) -> dict[str, Candidate]:
+    """Name -> candidate: the baselines, the best under the constraints, and points spread over the front."""
+    path = run.directory("search").path
+    largest = run.encoding.extremes()[1]
+    chosen = {f"largest_{bits}bit": largest.with_bits(bits) for bits in baseline_bits(run.encoding)}
+    chosen["best"] = Front.load(path / "best.json").candidates[0]
+    front = Front.load(path / "front.json")
+    for number, index in enumerate(spread(np.log(front.metrics["bit_ops"].to_numpy()), run.settings.n_front), start=1):
+        if front.candidates[index] != chosen["best"]:
+            chosen[f"front_{number}"] = front.candidates[index]
+    return chosen
+
+
+def baseline_bits(encoding: Encoding) -> list[int]:
+    """The widest bit-width that all layers can take, and half of it if they can."""
+    common = sorted(set(encoding.space.bit_choices()[0]).intersection(*encoding.space.bit_choices()), reverse=True)
+    return [bits for bits in common[:1] + [b for b in common[1:] if b == common[0] // 2]]
+
+
+def spread(values: NDArray[np.float64], n: int) -> list[int]:
+    """Indices of the values nearest to ``n`` evenly spaced points between the smallest and the largest, both excluded."""
+    targets = np.linspace(values.min(), values.max(), n + 2)[1:-1]
+    return sorted({int(np.abs(values - target).argmin()) for target in targets}, key=lambda i: values[i])

@@ -1,0 +1,97 @@
+"""What a stage is: it either works in this process, or hands out parts that are measured by trials."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+
+from apq_tune.data import Data
+from apq_tune.encoding import Encoding
+from apq_tune.errors import RunError
+from apq_tune.integrations.ray import Result, Work
+from apq_tune.pipeline.directory import StageDirectory
+from apq_tune.pipeline.settings import Settings
+
+
+class Run(Protocol):
+    """What a stage may use."""
+
+    encoding: Encoding
+    settings: Settings
+    data: Data
+
+    def directory(self, stage: str) -> StageDirectory:
+        """Of any stage that is done, or of the one that runs."""
+        ...
+
+    def advance(self, stage: str, done: int, total: int) -> None:
+        """Tell the user how far a stage is."""
+        ...
+
+
+class Parts(NamedTuple):
+    """What is left to measure in a stage.
+
+    Attributes:
+        work: what a trial does with a part.
+        shared: second argument of ``work``.
+        items: key -> part, of the parts that are not done.
+        on_result: keeps a part's result, at once.
+        finish: makes the stage's product when all parts are done.
+    """
+
+    work: Work
+    shared: Any
+    items: Mapping[str, Any]
+    on_result: Callable[[str, Result], None]
+    finish: Callable[[], None]
+
+
+class Stage(NamedTuple):
+    """One step of a run.
+
+    Attributes:
+        name: of the stage and of its directory.
+        needs: stages whose products it reads.
+        settings: names of the settings it depends on.
+        run: does it in this process, or ...
+        measure: ... says what trials have to do.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    settings: tuple[str, ...]
+    run: Callable[[Run], None] | None = None
+    measure: Callable[[Run], Parts] | None = None
+
+
+def torch_bytes(state: Mapping[str, Any]) -> bytes:
+    """A checkpoint of tensors and plain values."""
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    return buffer.getvalue()
+
+
+def torch_load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint, tensors and plain values only.
+
+    Raises:
+        RunError: if it is missing or damaged, naming the file and the remedy.
+    """
+    try:
+        loaded: dict[str, Any] = torch.load(path, weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"{path}: damaged checkpoint ({reason}); delete {path.parent} to have that stage done again") from None
+    return loaded
+
+
+def weights(run: Run, stage: str) -> dict[str, Any]:
+    """The supernet's weights after a training stage."""
+    return torch_load(run.directory(stage).path / "weights.pt")

@@ -1,0 +1,59 @@
+"""Stages that train the supernet, in this process, with a checkpoint after each epoch."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from apq_tune.pipeline.directory import write_atomically
+from apq_tune.pipeline.stage import Run, torch_bytes, torch_load, weights
+from apq_tune.supernet.evaluate import calibrate_quantizers
+from apq_tune.supernet.network import Supernet
+from apq_tune.supernet.train import Training, optimizer_for, supernet_loss, train_epochs
+
+N_QUANTIZER_CANDIDATES = 8
+"""Random candidates, beside the largest, that initial clip values are calibrated on."""
+
+
+def train_supernet(run: Run) -> None:
+    """Train the weight-shared network in full precision."""
+    torch.manual_seed(run.settings.seed)
+    supernet = Supernet(run.encoding.space)
+    _train(run, "supernet", supernet, run.settings.supernet, quantize=False)
+
+
+def train_quantized_supernet(run: Run) -> None:
+    """Go on training the same weights with random bits in every layer."""
+    supernet = Supernet(run.encoding.space)
+    supernet.load_state_dict(weights(run, "supernet"))
+    rng = np.random.default_rng((run.settings.seed, 2))
+    candidates = [*run.encoding.decode(run.encoding.sample(N_QUANTIZER_CANDIDATES, rng)), run.encoding.extremes()[1]]
+    images = torch.from_numpy(run.data.train.images[: run.settings.n_calibration])
+    calibrate_quantizers(supernet, [lambda c=c: supernet.recalibrate(images, c) for c in candidates])  # type: ignore[misc]
+    _train(run, "quantized_supernet", supernet, run.settings.quantized, quantize=True)
+
+
+def _train(run: Run, stage: str, supernet: Supernet, training: Training, *, quantize: bool) -> None:
+    torch.set_num_threads(1)
+    path = run.directory(stage).path
+    optimizer, checkpoint = optimizer_for(supernet, training), path / "checkpoint.pt"
+    first_epoch = 0
+    if checkpoint.exists():
+        state = torch_load(checkpoint)
+        supernet.load_state_dict(state["supernet"])
+        optimizer.load_state_dict(state["optimizer"])
+        first_epoch = state["epoch"]
+
+    def after_epoch(epoch: int) -> None:
+        state = {"supernet": supernet.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}
+        write_atomically(checkpoint, torch_bytes(state))
+        run.advance(stage, epoch, training.epochs)
+
+    run.advance(stage, first_epoch, training.epochs)
+    loss = supernet_loss(supernet, run.encoding, run.settings.strategy, quantize=quantize)
+    seed = (run.settings.seed, 2 if quantize else 1)
+    train_epochs(
+        supernet, loss, optimizer, run.data.train, training, seed, first_epoch=first_epoch, after_epoch=after_epoch
+    )
+    write_atomically(path / "weights.pt", torch_bytes(supernet.state_dict()))
+    checkpoint.unlink(missing_ok=True)
