@@ -44,7 +44,9 @@ class Candidate:
     def with_bits(self, bits: int) -> Candidate:
         """The same network with every searched layer at ``bits``."""
         return Candidate(
-            tuple(tuple(Block(b.kernel_size, b.channels, bits, bits, bits, bits) for b in stage) for stage in self.stages)
+            tuple(
+                tuple(Block(b.kernel_size, b.channels, bits, bits, bits, bits) for b in stage) for stage in self.stages
+            )
         )
 
     def to_dict(self) -> dict[str, list[int]]:
@@ -86,7 +88,7 @@ class Candidate:
         return cls.from_dict(data)
 
     def __str__(self) -> str:
-        """Compact form, a block as ``k3c48w42a84``: kernel, middle channels, weight bits pw/dw, activation bits pw/dw."""
+        """Compact form, a block as ``k3c48w42a84``: kernel, channels, weight bits pw/dw, activation bits pw/dw."""
         return " | ".join(
             " ".join(
                 f"k{b.kernel_size}c{b.channels}w{b.pw_w_bits}{b.dw_w_bits}a{b.pw_a_bits}{b.dw_a_bits}" for b in stage

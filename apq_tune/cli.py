@@ -32,7 +32,9 @@ def cli() -> None:
 )
 @click.option("--num-cpus", type=click.IntRange(min=1), help="Trials at once.  [default: all processors]")
 @click.option("--address", help="Ray cluster to join, such as 'auto'.  [default: this machine alone]")
-@click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Change a setting, such as final.epochs=20.")
+@click.option(
+    "--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Change a setting, such as final.epochs=20."
+)
 def run(
     space: str,
     out: Path | None,

@@ -105,7 +105,7 @@ class Encoding:
 
     def is_allowed(self, genomes: Genomes) -> NDArray[np.bool_]:
         """``(n, n_genes) -> (n,)``: whether no forbidden rule of the space is broken."""
-        return ~self._offences(genomes).any(axis=1)
+        return np.asarray(~self._offences(genomes).any(axis=1))
 
     def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
         """Redraw the kernel and bits of blocks with a forbidden combination until there is none.
@@ -122,9 +122,13 @@ class Encoding:
             if not offences.any():
                 return genomes
             bad = np.zeros(genomes.shape, bool)
-            bad[:, self._n_stages :] = (offences[:, None] & redrawn[:, None]).reshape(len(genomes), fields * self.n_slots)
+            bad[:, self._n_stages :] = (offences[:, None] & redrawn[:, None]).reshape(
+                len(genomes), fields * self.n_slots
+            )
             genomes = np.where(bad, self._draw(len(genomes), rng), genomes)
-        raise SpaceError(f"{self.space.name}: forbidden combinations remain after {MAX_REPAIRS} redraws; relax the rules")
+        raise SpaceError(
+            f"{self.space.name}: forbidden combinations remain after {MAX_REPAIRS} redraws; relax the rules"
+        )
 
     def sample(self, n: int, rng: np.random.Generator) -> Genomes:
         """``n`` canonical, allowed genomes, each gene uniform over its choices: ``(n, n_genes)``."""
@@ -151,7 +155,9 @@ class Encoding:
     def uniform_policies(self) -> Genomes:
         """The smallest and the largest network at every bit-width that all layers can take, where allowed."""
         common = set(self.space.bit_choices()[0]).intersection(*self.space.bit_choices())
-        genomes = self.encode([network.with_bits(b) for network in self.extremes() for b in sorted(common)], check=False)
+        genomes = self.encode(
+            [network.with_bits(b) for network in self.extremes() for b in sorted(common)], check=False
+        )
         return genomes[self.is_allowed(genomes)]
 
     def enumerate(self, limit: int = 1_000_000) -> Genomes:
@@ -250,9 +256,7 @@ class Encoding:
         for gene, first in enumerate(self._first_column, start=self._n_stages):
             genomes[:, gene] = features[:, first : first + self.n_choices[gene]].argmax(axis=1)
         ends = self._first_column[: self.n_slots] + self.n_choices[self._n_stages : self._n_stages + self.n_slots]
-        on = np.stack(
-            [features[:, a:b].any(axis=1) for a, b in zip(self._first_column, ends, strict=False)], axis=1
-        )
+        on = np.stack([features[:, a:b].any(axis=1) for a, b in zip(self._first_column, ends, strict=False)], axis=1)
         for stage in range(self._n_stages):
             for i, depth in enumerate(on[:, self._stage == stage].sum(axis=1)):
                 genomes[i, stage] = self._index(i, stage, int(depth))

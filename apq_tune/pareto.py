@@ -21,7 +21,7 @@ def is_non_dominated(F: Floats) -> NDArray[np.bool_]:
     if len(F) == 0:
         return np.zeros(0, bool)
     if F.shape[1] == 1:
-        return F[:, 0] == F[:, 0].min()
+        return np.asarray(F[:, 0] == F[:, 0].min())
     return np.asarray(moocore.is_nondominated(F, keep_weakly=True), bool)
 
 
@@ -40,9 +40,7 @@ def constrained_rank(F: Floats, G: Floats) -> NDArray[np.intp]:
     rank = np.zeros(len(F), np.intp)
     if feasible.any():
         own = F[feasible]
-        rank[feasible] = (
-            np.unique(own[:, 0], return_inverse=True)[1] if own.shape[1] == 1 else moocore.pareto_rank(own)
-        )
+        rank[feasible] = np.unique(own[:, 0], return_inverse=True)[1] if own.shape[1] == 1 else moocore.pareto_rank(own)
     if not feasible.all():
         first = rank[feasible].max() + 1 if feasible.any() else 0
         rank[~feasible] = first + np.unique(violation[~feasible], return_inverse=True)[1]

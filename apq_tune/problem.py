@@ -21,8 +21,15 @@ Floats = NDArray[np.float64]
 class Metric(Protocol):
     """A number for each candidate: learned (predictor), counted (cost model) or run (evaluator)."""
 
-    name: str
-    unit: str
+    @property
+    def name(self) -> str:
+        """Of the metric, its unit included where it has one."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """Of its values, for people."""
+        ...
 
     def __call__(self, genomes: Genomes, /) -> Floats:
         """``(n, n_genes) -> (n,)`` in ``unit``; never NaN."""
@@ -96,8 +103,8 @@ class Constraint:
         low, high = self.metric.reachable()
         if (self.bound < low) if self.sense == "<=" else (self.bound > high):
             raise ProblemError(
-                f"no candidate reaches {self}: {self.metric.name} goes from {low:.6g} to {high:.6g} {self.metric.unit}; "
-                "give a bound in that range"
+                f"no candidate reaches {self}: {self.metric.name} goes from {low:.6g} to {high:.6g} "
+                f"{self.metric.unit}; give a bound in that range"
             )
 
 
@@ -111,7 +118,7 @@ class Evaluation(NamedTuple):
     @property
     def feasible(self) -> NDArray[np.bool_]:
         """``(n,)``: which candidates keep all constraints."""
-        return (self.G <= 0).all(axis=1)
+        return np.asarray((self.G <= 0).all(axis=1))
 
 
 class Problem:
@@ -165,7 +172,9 @@ class Problem:
         for metric in self.metrics:
             values = np.asarray(metric(genomes), np.float64)
             if values.shape != (len(genomes),):
-                raise ProblemError(f"{metric.name} returned shape {values.shape} for {len(genomes)} genomes; return (n,)")
+                raise ProblemError(
+                    f"{metric.name} returned shape {values.shape} for {len(genomes)} genomes; return (n,)"
+                )
             if not np.isfinite(values).all():
                 worst = int(np.argmin(np.isfinite(values)))
                 (candidate,) = self.encoding.decode(genomes[worst : worst + 1])

@@ -232,7 +232,9 @@ class SearchSpace(_Model):
     @model_validator(mode="after")
     def _possible(self) -> SearchSpace:
         if self.stem.kernel_size > self.input.size:
-            raise ValueError(f"stem.kernel_size {self.stem.kernel_size} is larger than the {self.input.size} pixel input")
+            raise ValueError(
+                f"stem.kernel_size {self.stem.kernel_size} is larger than the {self.input.size} pixel input"
+            )
         for slot in self.slots:
             where = f"stages[{slot.stage}], block {slot.position + 1}"
             if slot.kernel_sizes[-1] > slot.in_size:
@@ -248,7 +250,9 @@ class SearchSpace(_Model):
             for field, value in rule.rule.items():
                 values = kernel_sizes if field == "kernel_size" else set(getattr(self.choices, field))
                 if value not in values:
-                    raise ValueError(f"forbidden[{number}].{field}: {value} is not a choice; it is one of {sorted(values)}")
+                    raise ValueError(
+                        f"forbidden[{number}].{field}: {value} is not a choice; it is one of {sorted(values)}"
+                    )
         return self
 
     @classmethod

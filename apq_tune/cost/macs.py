@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from apq_tune.cost.model import CostModel
 from apq_tune.encoding import Encoding
-from apq_tune.ops import fixed_ops
+from apq_tune.ops import Op, fixed_ops
+
+
+def op_macs(op: Op) -> Any:
+    """Multiply-accumulates of one convolution."""
+    return op.macs
 
 
 def macs(encoding: Encoding) -> CostModel:
@@ -13,6 +20,6 @@ def macs(encoding: Encoding) -> CostModel:
         "macs",
         "MACs",
         encoding,
-        lambda ops, _: sum(op.macs for op in ops),
-        sum(op.macs for op in fixed_ops(encoding.space)),
+        lambda ops, _: sum(op_macs(op) for op in ops),
+        sum(op_macs(op) for op in fixed_ops(encoding.space)),
     )

@@ -12,7 +12,7 @@ from apq_tune.encoding import Encoding, Genomes
 from apq_tune.ops import BlockOps, all_choices
 from apq_tune.space import Slot
 
-BlockCost = Callable[[BlockOps, Slot], NDArray[Any]]
+BlockCost = Callable[[BlockOps, Slot], Any]
 
 
 class CostModel:
@@ -62,7 +62,9 @@ class CostModel:
         """``(n, n_genes) -> (n,)``."""
         index = self._starts + (self._encoding.block_genes(genomes) * self._strides).sum(axis=1)
         blocks = self._table.take(np.where(self._encoding.active(genomes), index, 0))
-        return self._fixed + blocks.sum(axis=1) if self._reduce == "sum" else np.maximum(self._fixed, blocks.max(axis=1))
+        if self._reduce == "sum":
+            return np.asarray(self._fixed + blocks.sum(axis=1))
+        return np.maximum(self._fixed, blocks.max(axis=1))
 
     def reachable(self) -> tuple[float, float]:
         """Exact smallest and largest value over the space: blocks do not interact, so each is set on its own."""

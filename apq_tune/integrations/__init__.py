@@ -1,0 +1,1 @@
+"""Hosts: each library that runs our work is known to one file here alone."""

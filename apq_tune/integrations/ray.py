@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import ray
@@ -26,7 +27,7 @@ class Result(NamedTuple):
     """What one trial hands back."""
 
     metrics: dict[str, Any]  # plain data
-    files: dict[str, bytes] = {}  # name -> content; they travel as a Tune checkpoint
+    files: Mapping[str, bytes] = MappingProxyType({})  # name -> content; they travel as a Tune checkpoint
     seconds: float = 0.0  # wall time of the trial; filled in by ``run_trials``
 
 
@@ -63,7 +64,7 @@ def cluster(address: str | None, num_cpus: int | None) -> Iterator[int]:
         where = f"the Ray cluster at {address!r}" if address else "a local Ray cluster"
         raise RunError(f"cannot reach {where} ({_first_line(error)}); check --address, or leave it out") from None
     try:
-        available = int(ray.cluster_resources().get("CPU", 1))
+        available = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
         yield max(1, min(available, num_cpus or available))
     finally:
         ray.shutdown()
@@ -106,7 +107,8 @@ def run_trials(
         ),
     )
     results = tuner.fit()
-    for result in results:
+    for index in range(len(results)):
+        result = results[index]
         if result.error is not None:
             key = (result.config or {}).get("key", "?")
             raise RunError(f"trial {key} failed: {_last_line(result.error)}; see {result.path}")
@@ -132,12 +134,16 @@ class _Hand(tune.Callback):
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks to restore them; we resume from our own files and never restore
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:  # noqa: ARG002
         files: dict[str, bytes] = {}
         if trial.checkpoint is not None:
             with trial.checkpoint.as_directory() as folder:
-                files = {path.name: path.read_bytes() for path in Path(folder).iterdir() if not path.name.startswith(".")}
-        self._on_result(trial.config["key"], Result(trial.last_result["result"], files, trial.last_result["time_total_s"]))
+                files = {
+                    path.name: path.read_bytes() for path in Path(folder).iterdir() if not path.name.startswith(".")
+                }
+        self._on_result(
+            trial.config["key"], Result(trial.last_result["result"], files, trial.last_result["time_total_s"])
+        )
 
 
 def _first_line(error: BaseException) -> str:

@@ -49,7 +49,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read ({error}); delete {path.parent} to have that stage done again") from None
+        raise RunError(
+            f"{path}: cannot be read ({error}); delete {path.parent} to have that stage done again"
+        ) from None
 
 
 def to_json(data: Any) -> str:
@@ -91,7 +93,7 @@ class StageDirectory:
     @property
     def done(self) -> bool:
         """Whether the product is complete."""
-        return read_json(self._record)["status"] == "done"
+        return bool(read_json(self._record)["status"] == "done")
 
     @property
     def seconds(self) -> float:
@@ -132,10 +134,13 @@ class RunDirectory:
             before = read_json(record)
             if before.get("format") != FORMAT:
                 raise RunError(
-                    f"{path}: is a run of format {before.get('format')}, this version writes {FORMAT}; choose another --out"
+                    f"{path}: is a run of format {before.get('format')}, this version writes {FORMAT}; "
+                    "choose another --out"
                 )
             if before.get("space") != space.name:
-                raise RunError(f"{path}: is a run of space {before.get('space')!r}, not {space.name!r}; choose another --out")
+                raise RunError(
+                    f"{path}: is a run of space {before.get('space')!r}, not {space.name!r}; choose another --out"
+                )
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RunError(f"{path}: exists and is no run directory; choose another --out")
         versions = {package: metadata.version(package) for package in PACKAGES}
@@ -152,11 +157,9 @@ class RunDirectory:
 
 def _difference(before: Any, after: Any) -> str:
     """Which settings changed, and how, in one line."""
-    changed = []
     old, new = _flat(before.get("settings", {})), _flat(after.get("settings", {}))
-    for name in sorted({*old, *new}):
-        if old.get(name) != new.get(name):
-            changed.append(f"{name} {old.get(name)} -> {new.get(name)}")
+    names = sorted({*old, *new})
+    changed = [f"{name} {old.get(name)} -> {new.get(name)}" for name in names if old.get(name) != new.get(name)]
     changed += [f"stage {name} changed" for name, value in after["needs"].items() if before["needs"].get(name) != value]
     if before.get("space") != after["space"]:
         changed.append("the search space changed")

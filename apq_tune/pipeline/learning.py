@@ -9,7 +9,7 @@ from apq_tune.candidate import Candidate
 from apq_tune.errors import RunError
 from apq_tune.pipeline.directory import to_json, write_atomically
 from apq_tune.pipeline.stage import Run
-from apq_tune.predict import Agreement, Fit, Pairs, agreement, fit_fp32, fit_mlp, forms, held_out
+from apq_tune.predict import Agreement, Fit, Floats, Pairs, agreement, fit_fp32, fit_mlp, forms, held_out
 from apq_tune.predict.files import load_predictor, predictor_bytes
 from apq_tune.predict.mlp import MLPPredictor
 
@@ -52,12 +52,28 @@ def fit_predictors(run: Run) -> None:
         "held_out": scores,
         "proxy alone": agreement(proxy(pairs.genomes), pairs.loss)._asdict(),
         "chosen": run.settings.predictor,
-        "accuracy_of_log_loss": list(np.polyfit(np.log(pairs.loss), table["accuracy"], 1)),
+        "error_law": error_law(pairs.loss, table["accuracy"].to_numpy(), len(run.data.search.labels)),
     }
     path = run.directory("predictors").path
     chosen = fits[run.settings.predictor](run.encoding, pairs, seed)
     write_atomically(path / "predictor.npz", predictor_bytes(chosen))
     write_atomically(path / "report.json", to_json(report))
+
+
+def error_law(loss: Floats, accuracy: Floats, n_images: int) -> list[float]:
+    """Fit ``1 - accuracy = exp(intercept) * loss ** slope``, to tell people an accuracy where a loss was predicted.
+
+    Args:
+        loss: ``(n,)`` cross-entropy.
+        accuracy: ``(n,)`` fractions of ``n_images`` images; half an image is added, so that no error is zero.
+        n_images: behind each accuracy.
+
+    Returns:
+        Slope and intercept.
+    """
+    error = ((1 - accuracy) * n_images + 0.5) / (n_images + 1)
+    slope, intercept = np.polyfit(np.log(loss), np.log(error), 1)
+    return [float(slope), float(intercept)]
 
 
 def _held_out(run: Run, fit: Fit, pairs: Pairs) -> dict[str, float]:

@@ -120,10 +120,10 @@ def finalists(run: Run) -> dict[str, Candidate]:
 def baseline_bits(encoding: Encoding) -> list[int]:
     """The widest bit-width that all layers can take, and half of it if they can."""
     common = sorted(set(encoding.space.bit_choices()[0]).intersection(*encoding.space.bit_choices()), reverse=True)
-    return [bits for bits in common[:1] + [b for b in common[1:] if b == common[0] // 2]]
+    return common[:1] + [bits for bits in common[1:] if bits == common[0] // 2]
 
 
 def spread(values: NDArray[np.float64], n: int) -> list[int]:
-    """Indices of the values nearest to ``n`` evenly spaced points between the smallest and the largest, both excluded."""
+    """Indices of the values nearest to ``n`` evenly spaced points strictly between the smallest and the largest."""
     targets = np.linspace(values.min(), values.max(), n + 2)[1:-1]
     return sorted({int(np.abs(values - target).argmin()) for target in targets}, key=lambda i: values[i])

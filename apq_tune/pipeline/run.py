@@ -185,23 +185,23 @@ class PipelineRun:
         search = self.directory("search").path
         fronts = {name: Front.load(search / f"{name}.json") for name in ("best", "front", "random")}
         return Outcome(
-            self._table(report["accuracy_of_log_loss"]),
+            self._table(report["error_law"]),
             fronts,
             report,
             {name: directory.seconds for name, directory in self._directories.items()},
         )
 
-    def _table(self, accuracy_of_log_loss: list[float]) -> pd.DataFrame:
+    def _table(self, error_law: list[float]) -> pd.DataFrame:
         items = self.directory("finalists").finished_items()
         candidates = [Candidate.from_dict(item["candidate"]) for item in items.values()]
         genomes = self.encoding.encode(candidates, check=False)
         predictor = load_predictor(self.directory("predictors").path / "predictor.npz", self.encoding)
         loss = predictor(genomes)
-        slope, intercept = accuracy_of_log_loss
+        slope, intercept = error_law
         columns = {
             "name": list(items),
             "predicted_loss": loss,
-            "predicted_accuracy": np.clip(slope * np.log(loss) + intercept, 0, 1),
+            "predicted_accuracy": np.clip(1 - np.exp(intercept) * loss**slope, 0, 1),
         }
         columns |= {
             f"{split}_{kind}": [item[split][kind] for item in items.values()]

@@ -65,7 +65,7 @@ class Settings(BaseModel):
         data = self.model_dump(mode="json")
         for name, value in assignments.items():
             *parents, last = name.split(".")
-            place = data
+            place: Any = data
             for part in parents:
                 place = place.get(part) if isinstance(place, dict) else None
             if not isinstance(place, dict) or last not in place:

@@ -88,7 +88,9 @@ def torch_load(path: Path) -> dict[str, Any]:
         loaded: dict[str, Any] = torch.load(path, weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0]
-        raise RunError(f"{path}: damaged checkpoint ({reason}); delete {path.parent} to have that stage done again") from None
+        raise RunError(
+            f"{path}: damaged checkpoint ({reason}); delete {path.parent} to have that stage done again"
+        ) from None
     return loaded
 
 

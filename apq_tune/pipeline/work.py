@@ -48,7 +48,9 @@ def score_batch(item: dict[str, Any], shared: Networks) -> Result:
     """Score candidates of the supernet on the search split."""
     supernet, calibration = shared.supernet()
     candidates = map(Candidate.from_dict, item["candidates"])
-    scores = [score_candidate(supernet, c, calibration, shared.data.search, quantize=shared.quantize) for c in candidates]
+    scores = [
+        score_candidate(supernet, c, calibration, shared.data.search, quantize=shared.quantize) for c in candidates
+    ]
     return Result({"scores": [s._asdict() for s in scores]})
 
 
@@ -96,7 +98,7 @@ class Question(NamedTuple):
     settings: Settings
 
     def problems(self) -> dict[str, Problem]:
-        """``best``: least predicted loss under all constraints. ``front``: the same against BitOps, unconstrained there."""
+        """``best``: least predicted loss under all constraints; ``front``: the same against BitOps, unlimited there."""
         encoding = Encoding(self.space)
         costs = cost_models(encoding)
         constraints = read_constraints(encoding, costs, self.settings.constraints)

@@ -1,4 +1,4 @@
-"""Learned metrics: cross-entropy from a genome, in full precision and quantized, by several forms under one interface."""
+"""Learned metrics: cross-entropy from a genome, full precision or quantized, several forms under one interface."""
 
 from apq_tune.predict.forms import fit_fp32, forms
 from apq_tune.predict.mlp import MLPPredictor, MLPSettings, fit_mlp

@@ -56,7 +56,11 @@ def _arrays(predictor: Predictor, prefix: str = "") -> dict[str, Any]:
 
 
 def _predictor(arrays: dict[str, Any], prefix: str, encoding: Encoding) -> Predictor:
-    own = {name[len(prefix) :]: a for name, a in arrays.items() if name.startswith(prefix) and "." not in name[len(prefix) :]}
+    own = {
+        name[len(prefix) :]: a
+        for name, a in arrays.items()
+        if name.startswith(prefix) and "." not in name[len(prefix) :]
+    }
     kind, scale = str(own.pop("kind")), Scale(*map(float, own.pop("scale")))
     if kind == "mlp":
         shapes = [("W0", encoding.n_arch_features), ("Wq", encoding.n_bit_features)]

@@ -7,9 +7,7 @@ from functools import partial
 from apq_tune.encoding import Encoding
 from apq_tune.predict.mlp import MLPPredictor, fit_mlp
 from apq_tune.predict.pairs import Fit, Pairs
-
 from apq_tune.predict.ridge import fit_residual, fit_ridge
-
 
 
 def fit_fp32(encoding: Encoding, pairs: Pairs, seed: int) -> MLPPredictor:

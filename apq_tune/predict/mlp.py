@@ -1,12 +1,13 @@
 """The accuracy predictor of APQ (Wang 2020): a full-precision MLP on architectures, transferred to one on bits as well.
 
-``h = relu(W0 x_arch + b0) + (Wq x_bits + bq)``, then relu layers, then a linear output. Without the second term it is the
-full-precision predictor; transfer starts from that one's weights with the second term at zero. torch trains it, NumPy
-evaluates it.
+``h = relu(W0 x_arch + b0) + (Wq x_bits + bq)``, then relu layers, then a linear output. Without the second term it is
+the full-precision predictor; transfer starts from that one's weights with the second term at zero. torch trains it,
+NumPy evaluates it.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -102,7 +103,7 @@ def fit_mlp(
     if start is None:
         sizes = [encoding.n_arch_features, *[settings.hidden] * 3, 1]
         weights = {}
-        for layer, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        for layer, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
             weights[f"W{layer}"], weights[f"b{layer}"] = _initial(n_in, n_out, rng)
     else:
         weights = dict(start.weights)
@@ -114,9 +115,8 @@ def fit_mlp(
     w = {name: torch.tensor(value, requires_grad=True) for name, value in weights.items()}
     scale = Scale.of(pairs.loss)
     target = torch.tensor(scale.standardise(pairs.loss), dtype=torch.float32)
-    x_arch, x_bits = torch.from_numpy(encoding.features(pairs.genomes)).split(
-        [encoding.n_arch_features, encoding.n_bit_features], dim=1
-    )
+    features = torch.from_numpy(encoding.features(pairs.genomes))
+    x_arch, x_bits = features[:, : encoding.n_arch_features], features[:, encoding.n_arch_features :]
     optimizer = torch.optim.AdamW(
         list(w.values()), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )

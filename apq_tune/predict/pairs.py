@@ -27,8 +27,15 @@ class Pairs(NamedTuple):
 class Predictor(Protocol):
     """A metric that was fitted to pairs; it works in the logarithm, where losses spread evenly."""
 
-    name: str
-    unit: str
+    @property
+    def name(self) -> str:
+        """Of the metric."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """Of the predictions."""
+        ...
 
     def __call__(self, genomes: Genomes, /) -> Floats:
         """``(n, n_genes) -> (n,)`` cross-entropy in nats, positive."""

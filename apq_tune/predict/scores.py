@@ -26,7 +26,9 @@ def agreement(predicted: Floats, measured: Floats) -> Agreement:
     i, j = np.triu_indices(len(measured), 1)
     same = np.sign(predicted[i] - predicted[j]) * np.sign(measured[i] - measured[j])
     rmse = float(np.sqrt(np.mean((np.log(predicted) - np.log(measured)) ** 2)))
-    return Agreement(float(kendalltau(predicted, measured).statistic), float((same + 1).mean() / 2), rmse, len(measured))
+    return Agreement(
+        float(kendalltau(predicted, measured).statistic), float((same + 1).mean() / 2), rmse, len(measured)
+    )
 
 
 def held_out(fit: Fit, encoding: Encoding, pairs: Pairs, seed: int, *, folds: int = 5) -> Floats:

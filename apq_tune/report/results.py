@@ -1,4 +1,4 @@
-"""The end of a run: tables on the terminal, ``results.csv``, ``summary.json`` and ``front.png`` in the run directory."""
+"""The end of a run: tables on the terminal; ``results.csv``, ``summary.json`` and ``front.png`` in the directory."""
 
 from __future__ import annotations
 
@@ -32,10 +32,8 @@ def write_report(outcome: Outcome, path: Path, console: Console) -> None:
         f"{evaluations} candidates scored in each search; NSGA-II covers {hypervolumes['front']:.3f} of the "
         f"predicted loss x BitOps plane, random search {hypervolumes['random']:.3f}."
     )
-    console.print(
-        "train fits weights, search makes every choice, test only reports; accuracies are after equal QAT."
-    )
-    console.print(f"Files: {path}/results.csv, front.png, front.json, summary.json, */weights", soft_wrap=True)
+    console.print("train fits weights, search makes every choice, test only reports; accuracies are after equal QAT.")
+    console.print(f"Files in {path}: results.csv, front.png, front.json, summary.json, 9_finalists/*.pt", soft_wrap=True)
 
 
 def search_hypervolumes(fronts: dict[str, Front]) -> dict[str, float]:
@@ -101,7 +99,9 @@ def front_picture(outcome: Outcome) -> bytes:
         real.scatter(rows["bit_ops"], 100 * rows["test_accuracy"], label=label, **style)
         for row in rows.itertuples():
             real.annotate(row.name, (row.bit_ops, 100 * row.test_accuracy), (4, 4), textcoords="offset points", size=7)
-    real.set(title="after real QAT, on test images", xlabel="bit_ops (BitOps)", ylabel="test accuracy (%)", xscale="log")
+    real.set(
+        title="after real QAT, on test images", xlabel="bit_ops (BitOps)", ylabel="test accuracy (%)", xscale="log"
+    )
     real.legend()
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)

@@ -44,11 +44,11 @@ class RandomSearch:
 
     batch: int = 100
 
-    def ask(self, state: State | None, n: int, encoding: Encoding, rng: np.random.Generator) -> Genomes:
+    def ask(self, state: State | None, n: int, encoding: Encoding, rng: np.random.Generator) -> Genomes:  # noqa: ARG002
         """Sample afresh."""
         return encoding.sample(n, rng)
 
-    def tell(self, state: State | None, genomes: Genomes, evaluation: Evaluation) -> State:
+    def tell(self, state: State | None, genomes: Genomes, evaluation: Evaluation) -> State:  # noqa: ARG002
         """Remember nothing but the last batch."""
         return State(genomes, evaluation.F, evaluation.G)
 

@@ -74,7 +74,9 @@ def search(
         closest = evaluation.metrics[np.clip(evaluation.G, 0, None).sum(axis=1).argmin()]
         reached = ", ".join(f"{m.name} {v:.6g}" for m, v in zip(problem.metrics, closest, strict=True))
         limits = " and ".join(map(str, problem.constraints))
-        raise ProblemError(f"no candidate with {limits} in {len(genomes)} tries; the closest has {reached}; relax a bound")
+        raise ProblemError(
+            f"no candidate with {limits} in {len(genomes)} tries; the closest has {reached}; relax a bound"
+        )
     provenance = {
         "space": encoding.space.name,
         "constraints": [str(c) for c in problem.constraints],
@@ -104,7 +106,7 @@ def _fresh_batch(proposed: Genomes, wanted: int, seen: set[bytes], resample: Cal
 
 
 def _unseen(genomes: Genomes, limit: int, seen: set[bytes]) -> Genomes:
-    rows = []
+    rows: list[int] = []
     for row, genome in enumerate(genomes):
         if len(rows) == limit:
             break

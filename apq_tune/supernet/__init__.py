@@ -1,0 +1,1 @@
+"""Networks that really run: weight sharing, quantization, training, evaluation. Needs torch."""

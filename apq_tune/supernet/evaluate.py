@@ -35,13 +35,16 @@ def tensors(split: Split) -> tuple[Tensor, Tensor]:
 def score(network: Callable[[Tensor], Tensor], split: Split) -> Score:
     """Loss and accuracy of a function from images to logits."""
     images, labels = tensors(split)
-    logits = torch.cat([network(batch) for batch in images.split(EVALUATION_BATCH)])
+    starts = range(0, len(images), EVALUATION_BATCH)
+    logits = torch.cat([network(images[start : start + EVALUATION_BATCH]) for start in starts])
     losses = functional.cross_entropy(logits, labels, reduction="none").double()
     right = (logits.argmax(dim=1) == labels).double()
     return Score(losses.mean().item(), losses[::2].mean().item(), losses[1::2].mean().item(), right.mean().item())
 
 
-def score_candidate(supernet: Supernet, candidate: Candidate, calibration: Tensor, split: Split, *, quantize: bool) -> Score:
+def score_candidate(
+    supernet: Supernet, candidate: Candidate, calibration: Tensor, split: Split, *, quantize: bool
+) -> Score:
     """Recalibrate batch norm on ``calibration`` images, then score one candidate of the supernet."""
     statistics = supernet.recalibrate(calibration, candidate, quantize=quantize)
     return score(lambda x: supernet(x, candidate, quantize=quantize, statistics=statistics), split)

@@ -91,7 +91,9 @@ class ElasticConv(nn.Module):
     A smaller depthwise kernel is the centre of the next larger one, multiplied by a learned matrix (Cai 2020).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_sizes: Sequence[int] = (1,), *, depthwise: bool) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_sizes: Sequence[int] = (1,), *, depthwise: bool
+    ) -> None:
         super().__init__()
         self.kernel_sizes, self.depthwise = tuple(kernel_sizes), depthwise
         largest = self.kernel_sizes[-1]
@@ -238,7 +240,7 @@ class Supernet(nn.Module):
     def sort_channels(self) -> None:
         """Sort the middle channels of every block by importance; the largest network's output does not change."""
         for block in self.blocks:
-            block.sort_channels()  # type: ignore[operator]
+            block.sort_channels()
 
     @torch.no_grad()
     def extract(self, candidate: Candidate, statistics: Statistics) -> Subnet:
@@ -276,7 +278,8 @@ class FoldedConv(nn.Conv2d):
 
     def forward(self, x: Tensor, w_bits: int | None = None) -> Tensor:
         """Convolve with weights at ``w_bits`` (``None``: full precision)."""
-        return self._conv_forward(x, quantize_weight(self.weight, w_bits), self.bias)
+        y: Tensor = self._conv_forward(x, quantize_weight(self.weight, w_bits), self.bias)
+        return y
 
 
 class FoldedLinear(nn.Linear):
@@ -312,7 +315,9 @@ class Subnet(nn.Module):
         self.space, self.candidate = space, candidate
         stem, last = space.stem, space.slots[-1].out_channels
         self._slots = active_slots(space, candidate)
-        self.stem = FoldedConv(space.input.channels, stem.channels, stem.kernel_size, stem.stride, stem.kernel_size // 2)
+        self.stem = FoldedConv(
+            space.input.channels, stem.channels, stem.kernel_size, stem.stride, stem.kernel_size // 2
+        )
         self.blocks = nn.ModuleList(
             [FoldedBlock(space, slot, block) for slot, block in zip(self._slots, candidate.blocks, strict=True)]
         )

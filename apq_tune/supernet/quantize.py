@@ -1,10 +1,10 @@
 """Fake quantization as small pure functions; bits are arguments, gradients go straight through (Bengio 2013).
 
 Weights: symmetric, per output channel, narrow range ``[-qmax, qmax]``. The step is a constant times the channel's root
-mean square, so it scales with the channel and quantization commutes with folding batch norm: quantizing before or after
-gives the same network (Jacob 2018).
-Activations: per tensor, ``[0, 2^b - 1]`` after ReLU6, ``[-2^(b-1), 2^(b-1) - 1]`` in the residual stream. The range is a
-learned clip value in real units, its gradient that of LSQ (Esser 2020).
+mean square, so it scales with the channel and quantization commutes with folding batch norm: quantizing before or
+after gives the same network (Jacob 2018).
+Activations: per tensor, ``[0, 2^b - 1]`` after ReLU6, ``[-2^(b-1), 2^(b-1) - 1]`` in the residual stream. The range is
+a learned clip value in real units, its gradient that of LSQ (Esser 2020).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-# Step over standard deviation that minimises the mean squared error of a Gaussian quantized uniformly to 2^b - 1 levels;
-# tests/supernet/test_quantize.py finds them again by minimisation.
+# Step over standard deviation that minimises the mean squared error of a Gaussian quantized uniformly to 2^b - 1
+# levels; tests/supernet/test_quantize.py finds them again by minimisation.
 GAUSSIAN_STEP = {2: 1.2240, 3: 0.6508, 4: 0.3534, 5: 0.1932, 6: 0.1055, 7: 0.05726, 8: 0.03087}
 
 CLIP_GRID = 40
@@ -87,7 +87,7 @@ class ActivationQuantizer(nn.Module):
         if bits is None:
             return x if self.signed else functional.relu6(x)
         clip = self.clip[self.bits.index(bits)].clamp_min(1e-3)
-        return _FakeQuantize.apply(x, clip, *activation_levels(bits, self.signed))  # type: ignore[no-any-return,no-untyped-call]
+        return _FakeQuantize.apply(x, clip, *activation_levels(bits, self.signed))  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def calibrate(self, x: Tensor) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -47,7 +47,7 @@ def optimizer_for(network: nn.Module, training: Training) -> torch.optim.AdamW:
     """AdamW that decays weights and leaves biases, batch norm and clip values alone."""
     decayed = [p for p in network.parameters() if p.ndim > 1]
     rest = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed}, {"params": rest, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": rest, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=training.learning_rate, weight_decay=training.weight_decay, fused=True)
 
 
@@ -104,9 +104,7 @@ def train_epochs(
             after_epoch(epoch + 1)
 
 
-def supernet_loss(
-    supernet: Supernet, encoding: Encoding, strategy: Strategy, *, quantize: bool
-) -> Loss:
+def supernet_loss(supernet: Supernet, encoding: Encoding, strategy: Strategy, *, quantize: bool) -> Loss:
     """The loss of one batch: which candidates are trained on it, and towards what.
 
     Args:
@@ -117,7 +115,6 @@ def supernet_loss(
             whose kernels, then depths, then channels are opened, a third of the training each (Cai 2020).
         quantize: whether candidates come with random bits.
     """
-
     smallest, largest = encoding.extremes()
 
     def single_path(x: Tensor, y: Tensor, rng: np.random.Generator, _: float) -> Tensor:
@@ -141,7 +138,11 @@ def supernet_loss(
 
 
 def finetune(
-    subnet: Subnet, split: Split, training: Training, seed: tuple[int, ...], after_epoch: Callable[[int], None] | None = None
+    subnet: Subnet,
+    split: Split,
+    training: Training,
+    seed: tuple[int, ...],
+    after_epoch: Callable[[int], None] | None = None,
 ) -> None:
     """Quantization-aware training of one candidate at its own bits, batch norm folded.
 

@@ -1,0 +1,24 @@
+.DEFAULT_GOAL := help
+.PHONY: help check format test quick bench
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+check: ## lint, formatting, types, layers
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+
+format: ## format and mend what can be mended
+	ruff format .
+	ruff check --fix .
+
+test: ## all tests
+	pytest
+
+quick: ## the tests that neither start Ray nor train a network
+	pytest -m 'not ray and not slow'
+
+bench: ## every benchmark; each prints its figures and says what it answers
+	for script in benchmarks/*.py; do echo "== $$script"; python $$script || exit 1; done
