@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 
 from apq_tune.candidate import Candidate
-from apq_tune.errors import RunError
 from apq_tune.pipeline.directory import to_json, write_atomically
 from apq_tune.pipeline.stage import Run
 from apq_tune.predict import Agreement, Fit, Floats, Pairs, agreement, fit_fp32, fit_mlp, forms, held_out
@@ -41,8 +40,6 @@ def fit_predictors(run: Run) -> None:
     seed = run.settings.seed
     proxy = fit_mlp(run.encoding, proxy_pairs, seed, bits=True, start=fp32)
     fits = forms(fp32, proxy)
-    if run.settings.predictor not in fits:
-        raise RunError(f"setting predictor: unknown form {run.settings.predictor!r}; known: {', '.join(fits)}")
     scores = {}
     for number, (name, fit) in enumerate(fits.items()):
         run.advance("predictors", number, len(fits) + 1)

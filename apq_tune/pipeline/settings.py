@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from apq_tune.errors import RunError
+from apq_tune.predict import Form
 from apq_tune.supernet.train import Strategy, Training
 
 
@@ -45,7 +46,7 @@ class Settings(BaseModel):
     n_pairs: Annotated[int, Field(ge=10)] = 40
     pair: Training = Training(epochs=1, batch_size=32, learning_rate=2e-3)
     folds: Annotated[int, Field(ge=2, le=10)] = 5
-    predictor: str = "ladder"
+    predictor: Form = "ladder"
     constraints: tuple[str, ...] = ("bit_ops<=25%",)
     n_evaluations: PositiveInt = 10_000
     n_front: PositiveInt = 4

@@ -1,6 +1,6 @@
 """Learned metrics: cross-entropy from a genome, full precision or quantized, several forms under one interface."""
 
-from apq_tune.predict.forms import fit_fp32, forms
+from apq_tune.predict.forms import Form, fit_fp32, forms
 from apq_tune.predict.mlp import MLPPredictor, MLPSettings, fit_mlp
 from apq_tune.predict.pairs import Fit, Floats, Pairs, Predictor
 from apq_tune.predict.ridge import RidgePredictor, fit_residual, fit_ridge
@@ -9,6 +9,7 @@ from apq_tune.predict.scores import Agreement, agreement, held_out
 __all__ = [
     "Agreement",
     "Fit",
+    "Form",
     "Floats",
     "MLPPredictor",
     "MLPSettings",

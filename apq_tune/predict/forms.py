@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Literal
 
 from apq_tune.encoding import Encoding
 from apq_tune.predict.mlp import MLPPredictor, fit_mlp
@@ -15,7 +16,11 @@ def fit_fp32(encoding: Encoding, pairs: Pairs, seed: int) -> MLPPredictor:
     return fit_mlp(encoding, pairs, seed, bits=False)
 
 
-def forms(fp32: MLPPredictor, proxy: MLPPredictor) -> dict[str, Fit]:
+Form = Literal["scratch", "transferred", "ridge", "ladder"]
+"""Names of the forms that ``forms`` offers."""
+
+
+def forms(fp32: MLPPredictor, proxy: MLPPredictor) -> dict[Form, Fit]:
     """Ways to learn from quantized pairs.
 
     Args:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from apq_tune.front import Front
 from apq_tune.pipeline.directory import to_json, write_atomically
 from apq_tune.pipeline.run import Outcome
+
+STYLE: dict[str, Any] = {"title_justify": "left", "title_style": "bold", "box": SIMPLE_HEAD}
 
 
 def write_report(outcome: Outcome, path: Path, console: Console) -> None:
@@ -33,7 +39,9 @@ def write_report(outcome: Outcome, path: Path, console: Console) -> None:
         f"predicted loss x BitOps plane, random search {hypervolumes['random']:.3f}."
     )
     console.print("train fits weights, search makes every choice, test only reports; accuracies are after equal QAT.")
-    console.print(f"Files in {path}: results.csv, front.png, front.json, summary.json, 9_finalists/*.pt", soft_wrap=True)
+    console.print(
+        f"Files in {path}: results.csv, front.png, front.json, summary.json, 9_finalists/*.pt", soft_wrap=True
+    )
 
 
 def search_hypervolumes(fronts: dict[str, Front]) -> dict[str, float]:
@@ -51,12 +59,12 @@ def predictor_table(outcome: Outcome) -> Table:
     """How well the forms predict QAT losses they have not seen."""
     report = outcome.predictors
     n = report["held_out"]["scratch"]["n"]
-    table = Table(title=f"Predictors of QAT loss on {n} held-out pairs (cross-validated)", title_justify="left")
+    table = Table(title=f"Predictors of QAT loss on {n} held-out pairs (cross-validated)", **STYLE)
     table.add_column("form")
     for column in ("Kendall tau", "pairwise accuracy", "RMSE of log loss"):
         table.add_column(column, justify="right")
     rows = {name + (" (used)" if name == report["chosen"] else ""): s for name, s in report["held_out"].items()}
-    rows["noise floor: even against odd images"] = report["noise_floor"]["qat pairs"]
+    rows["noise floor (even against odd images)"] = report["noise_floor"]["qat pairs"]
     for name, scores in rows.items():
         values = (f"{scores[key]:.3f}" for key in ("kendall_tau", "pairwise_accuracy", "rmse_log"))
         table.add_row(name, *values)
@@ -65,10 +73,11 @@ def predictor_table(outcome: Outcome) -> Table:
 
 def results_table(results: pd.DataFrame) -> Table:
     """The front and the baselines, real accuracies beside predicted ones."""
-    table = Table(title="Found together, beside uniform bits on the largest network", title_justify="left")
+    table = Table(title="Found together, beside uniform bits on the largest network", **STYLE)
+    table.caption = "k kernel, c channels, w weight bits pw/dw, a activation bits pw/dw"
     for column in ("", "predicted\nacc. %", "test\nacc. %", "BitOps", "weight\nbytes"):
         table.add_column(column, justify="left" if not column else "right")
-    table.add_column("blocks: kernel, channels, weight bits pw/dw, activation bits pw/dw; | ends a stage")
+    table.add_column("blocks, each stage\non a new line")
     largest = results["bit_ops"].max()
     for row in results.itertuples():
         table.add_row(
@@ -77,7 +86,7 @@ def results_table(results: pd.DataFrame) -> Table:
             f"{100 * row.test_accuracy:.1f}",
             f"{row.bit_ops / 1e6:.2f} M\n({100 * row.bit_ops / largest:.0f}%)",
             f"{row.weight_bytes:.0f}",
-            row.candidate,
+            row.candidate.replace(" | ", "\n"),
             style="dim" if row.name.startswith("largest") else "",
         )
     return table
@@ -91,6 +100,7 @@ def front_picture(outcome: Outcome) -> bytes:
     outcome.fronts["front"].plot(predicted, marker=".", color="C0", label="NSGA-II")
     predicted.set(title="predicted by the search", yscale="log", xscale="log")
     predicted.legend()
+    _engineering(predicted)
     baseline = outcome.table["name"].str.startswith("largest")
     for rows, style, label in (
         (outcome.table[~baseline], {"marker": "o", "color": "C0"}, "found together"),
@@ -102,7 +112,16 @@ def front_picture(outcome: Outcome) -> bytes:
     real.set(
         title="after real QAT, on test images", xlabel="bit_ops (BitOps)", ylabel="test accuracy (%)", xscale="log"
     )
-    real.legend()
+    real.margins(x=0.2, y=0.15)
+    real.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, frameon=False)
+    _engineering(real)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()
+
+
+def _engineering(ax: Axes) -> None:
+    """Label a logarithmic x axis at 1, 2 and 5 times powers of ten, as ``5 M``."""
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.xaxis.set_major_formatter(EngFormatter())

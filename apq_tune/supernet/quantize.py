@@ -40,7 +40,7 @@ def quantize_weight(weight: Tensor, bits: int | None) -> Tensor:
         return weight
     step, qmax = weight_step(weight, bits), 2 ** (bits - 1) - 1
     levels = (weight.detach() / step).round_().clamp_(-qmax, qmax)
-    return weight + (levels * step - weight.detach())
+    return levels * step + (weight - weight.detach())  # the second term is exactly zero and carries the gradient
 
 
 def activation_levels(bits: int, signed: bool) -> tuple[int, int]:

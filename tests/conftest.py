@@ -1,0 +1,90 @@
+"""What every test shares: two search spaces, a generator and the way to the published data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+from apq_tune import Encoding, SearchSpace
+
+settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=40)
+settings.load_profile("repeatable")
+
+TINY = {
+    "format": 1,
+    "name": "tiny",
+    "input": {"channels": 3, "size": 8},
+    "classes": 4,
+    "stem": {"channels": 8, "kernel_size": 3, "stride": 1},
+    "stages": [
+        {"channels": 8, "stride": 1, "depth": [1, 2], "kernel_size": [3, 5]},
+        {"channels": 16, "stride": 2, "depth": [1]},
+    ],
+    "head": {"channels": 24},
+    "choices": {
+        "kernel_size": [3],
+        "expand_ratio": [1, 3],
+        "pw_w_bits": [2, 8],
+        "pw_a_bits": [8],
+        "dw_w_bits": [4, 8],
+        "dw_a_bits": [2, 8],
+    },
+    "forbidden": [{"kernel_size": 5, "dw_a_bits": 2}],
+}
+"""A block of stage 1 has 2 * 2 * 8 combinations less the 8 that are forbidden, the one of stage 2 has 2 * 8."""
+
+TINY_SIZE = (24 + 24 * 24) * 16
+
+
+@pytest.fixture(scope="session")
+def space() -> SearchSpace:
+    return SearchSpace.load("digits")
+
+
+@pytest.fixture(scope="session")
+def tiny_space() -> SearchSpace:
+    return SearchSpace.from_dict(TINY)
+
+
+@pytest.fixture(scope="session")
+def encoding(space: SearchSpace) -> Encoding:
+    return Encoding(space)
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_space: SearchSpace) -> Encoding:
+    return Encoding(tiny_space)
+
+
+@pytest.fixture(scope="session")
+def everything(tiny: Encoding) -> np.ndarray:
+    """Every genome of the tiny space."""
+    return tiny.enumerate()
+
+
+@pytest.fixture(scope="session", params=["digits", "tiny"])
+def either(request: pytest.FixtureRequest, encoding: Encoding, tiny: Encoding) -> Encoding:
+    """One space without forbidden rules, then one with them."""
+    return encoding if request.param == "digits" else tiny
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Callable[[str], Path]:
+    """Path of a published file by its name under shared/data; skips the test where it is absent."""
+
+    def find(name: str) -> Path:
+        path = Path(__file__).parents[2] / "shared" / "data" / name
+        if not path.exists():
+            pytest.skip(f"published data are not here: {path}")
+        return path
+
+    return find

@@ -1,0 +1,63 @@
+import json
+
+import pytest
+
+from apq_tune.errors import RunError
+from apq_tune.pipeline.directory import RunDirectory, StageDirectory, write_atomically
+
+
+def basis(**settings):
+    return {"settings": settings, "needs": {"earlier": "abc"}, "space": {"name": "s"}}
+
+
+def test_a_stage_resumes_what_it_was_and_starts_afresh_when_a_setting_changed(tmp_path):
+    stage = StageDirectory(tmp_path / "stage", basis(n=3, training={"epochs": 2}))
+    stage.finish_item("000", {"loss": 0.5})
+    stage.add_seconds(2.0, done=False)
+    again = StageDirectory(tmp_path / "stage", basis(n=3, training={"epochs": 2}))
+    assert again.stale is None
+    assert again.finished_items() == {"000": {"loss": 0.5}}
+    assert (again.seconds, again.done) == (2.0, False)
+    changed = StageDirectory(tmp_path / "stage", basis(n=3, training={"epochs": 4}))
+    assert changed.stale == "training.epochs 2 -> 4"
+    assert changed.finished_items() == {}
+    assert changed.fingerprint != again.fingerprint
+
+
+def test_a_changed_earlier_stage_is_named(tmp_path):
+    StageDirectory(tmp_path / "stage", basis(n=3))
+    changed = StageDirectory(tmp_path / "stage", basis(n=3) | {"needs": {"earlier": "xyz"}})
+    assert changed.stale == "stage earlier changed"
+
+
+def test_writing_replaces_whole_files_and_leaves_nothing_behind(tmp_path):
+    path = tmp_path / "sub" / "file.txt"
+    write_atomically(path, "one")
+    write_atomically(path, b"two")
+    assert path.read_text() == "two"
+    assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_an_unwritable_place_is_one_clear_error(tmp_path):
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    with pytest.raises(RunError, match=r"cannot write .*choose another --out"):
+        write_atomically(blocker / "below" / "file.txt", "x")
+
+
+def test_runs_of_another_space_or_format_or_no_runs_at_all_are_refused(tmp_path, space):
+    RunDirectory(tmp_path / "run", space, {}, "cmd")
+    RunDirectory(tmp_path / "run", space, {}, "cmd")
+    with pytest.raises(RunError, match="is a run of space 'digits', not 'other'"):
+        RunDirectory(tmp_path / "run", space.model_copy(update={"name": "other"}), {}, "cmd")
+    record = tmp_path / "run" / "run.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"format": 0}))
+    with pytest.raises(RunError, match="format 0, this version writes 1"):
+        RunDirectory(tmp_path / "run", space, {}, "cmd")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("")
+    with pytest.raises(RunError, match="is no run directory"):
+        RunDirectory(tmp_path / "mine", space, {}, "cmd")
+    record.write_text("{")
+    with pytest.raises(RunError, match=r"run\.json: cannot be read"):
+        RunDirectory(tmp_path / "run", space, {}, "cmd")

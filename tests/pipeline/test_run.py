@@ -1,0 +1,148 @@
+"""The whole command, killed and resumed, on settings that make it quick."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from apq_tune.front import Front
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+QUICK = {
+    "supernet.epochs": 6,
+    "quantized.epochs": 4,
+    "n_fp32": 24,
+    "n_proxy": 24,
+    "batch": 6,
+    "n_pairs": 12,
+    "final.epochs": 1,
+    "n_evaluations": 2000,
+    "n_front": 2,
+}
+STAGES = [
+    "1_supernet",
+    "2_quantized_supernet",
+    "3_fp32_losses",
+    "4_proxy_losses",
+    "5_qat_pairs",
+    "6_fp32_predictor",
+    "7_predictors",
+    "8_search",
+    "9_finalists",
+]
+
+
+def command(out, **changes):
+    settings = [f"--set={name}={value}" for name, value in (QUICK | changes).items()]
+    program = str(Path(sys.executable).with_name("apq-tune"))
+    return [program, "run", "digits", "--seed=3", f"--out={out}", "--num-cpus=2", *settings]
+
+
+def run(out, **changes):
+    return subprocess.run(command(out, **changes), capture_output=True, text=True, check=False, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "undisturbed"
+    result = run(out)
+    assert result.returncode == 0, result.stderr
+    return out, result
+
+
+def test_a_run_leaves_the_table_the_picture_and_every_stages_product(undisturbed):
+    out, result = undisturbed
+    assert "largest_8bit" in result.stdout
+    assert "transferred" in result.stdout
+    assert result.stderr == ""
+    assert (out / "front.png").read_bytes().startswith(b"\x89PNG")
+    table = pd.read_csv(out / "results.csv")
+    assert {"largest_8bit", "largest_4bit", "best"} <= set(table["name"])
+    assert table["test_accuracy"].between(0, 1).all()
+    limit = 0.25 * table["bit_ops"].max()
+    assert table.set_index("name").loc["best", "bit_ops"] <= limit
+    front = Front.load(out / "front.json")
+    assert len(front) > 3
+    assert front.provenance["n_evaluations"] == QUICK["n_evaluations"]
+    for stage in STAGES:
+        record = json.loads((out / stage / "stage.json").read_text())
+        assert record["status"] == "done"
+        assert not (out / stage / "tune").exists()
+    summary = json.loads((out / "summary.json").read_text())
+    assert set(summary["predictors"]["held_out"]) == {"scratch", "transferred", "ridge", "ladder"}
+    assert summary["predictors"]["held_out"]["ladder"]["n"] == QUICK["n_pairs"]
+    run_record = json.loads((out / "run.json").read_text())
+    assert run_record["settings"]["seed"] == 3
+    assert "torch" in run_record["versions"]
+    assert "apq-tune run digits" in run_record["command"]
+
+
+def test_killed_in_every_stage_the_same_command_ends_with_the_same_front(undisturbed, tmp_path):
+    out = tmp_path / "killed"
+    interrupted = [stage for stage in STAGES if kill_in(out, stage)]
+    assert len(interrupted) == len(STAGES), f"only interrupted {interrupted}"
+    result = run(out)
+    assert result.returncode == 0, result.stderr
+    expected = undisturbed[0]
+    for name in ("results.csv", "front.json", "best.json", "3_fp32_losses/losses.csv", "5_qat_pairs/losses.csv"):
+        assert (out / name).read_bytes() == (expected / name).read_bytes(), name
+
+
+def kill_in(out, stage):
+    """Start the command, kill -9 it inside ``stage``; True if the stage was begun and not done."""
+    process = subprocess.Popen(command(out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    record = out / stage / "stage.json"
+    parts = {"1": "checkpoint.pt", "2": "checkpoint.pt", "8": "*.json"}.get(stage[0], "items/*.json")
+    wanted = 2 if stage[0] == "8" else 1  # stage.json is there from the start
+    while process.poll() is None:
+        begun = record.exists() if stage[0] in "67" else len(list((out / stage).glob(parts))) >= wanted
+        if begun:
+            os.kill(process.pid, signal.SIGKILL)
+            break
+        time.sleep(0.002)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, f"ended before {stage} was reached"
+    return json.loads(record.read_text())["status"] == "started"
+
+
+def test_a_changed_setting_redoes_what_depends_on_it_and_says_so(undisturbed, tmp_path):
+    out = tmp_path / "copy"
+    shutil.copytree(undisturbed[0], out)
+    result = run(out, n_front=1)
+    assert result.returncode == 0, result.stderr
+    lines = {line.split("]")[0][1:]: line for line in result.stdout.splitlines() if line.startswith("[")}
+    assert all("already done" in lines[f"{number}/9"] for number in range(1, 9))
+    assert "done again: n_front 2 -> 1" in lines["9/9"]
+
+
+def test_a_damaged_checkpoint_is_one_line_and_loses_nothing(undisturbed, tmp_path):
+    out = tmp_path / "copy"
+    shutil.copytree(undisturbed[0], out)
+    weights = out / "2_quantized_supernet" / "weights.pt"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    shutil.rmtree(out / "9_finalists")
+    result = run(out)
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert "weights.pt: damaged checkpoint" in result.stderr
+    assert "delete" in result.stderr
+    assert (out / "8_search" / "front.json").exists()
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    process = subprocess.Popen(command(tmp_path / "run"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list((tmp_path / "run").glob("3_fp32_losses/items/*.json")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted; the same command goes on where it stopped" in err
+    assert "Traceback" not in err

@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+import torch
+
+from apq_tune.data import load_data
+from apq_tune.errors import RunError
+from apq_tune.supernet.evaluate import calibrate_quantizers, score, score_candidate, subnet_from
+from apq_tune.supernet.network import Supernet
+from apq_tune.supernet.train import Training, finetune, optimizer_for, supernet_loss, train_epochs
+
+
+@pytest.fixture(scope="module")
+def data():
+    from apq_tune.space import SearchSpace
+
+    return load_data(SearchSpace.load("digits"))
+
+
+def trained(space, encoding, data, epochs, *, stop=None, strategy="single_path", quantize=False, rate=1e-2):
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    supernet = Supernet(space)
+    training = Training(epochs=epochs, batch_size=64, learning_rate=rate)
+    optimizer = optimizer_for(supernet, training)
+    loss = supernet_loss(supernet, encoding, strategy, quantize=quantize)
+
+    class Stop(Exception):  # noqa: N818
+        pass
+
+    def after(epoch):
+        if epoch == stop:
+            raise Stop
+
+    try:
+        train_epochs(supernet, loss, optimizer, data.train, training, (0, 1), after_epoch=after)
+    except Stop:
+        state = (supernet.state_dict(), optimizer.state_dict())
+        supernet = Supernet(space)
+        supernet.load_state_dict(state[0])
+        optimizer = optimizer_for(supernet, training)
+        optimizer.load_state_dict(state[1])
+        loss = supernet_loss(supernet, encoding, strategy, quantize=quantize)
+        train_epochs(supernet, loss, optimizer, data.train, training, (0, 1), first_epoch=stop)
+    return supernet
+
+
+def test_digits_are_split_into_disjoint_balanced_parts(data):
+    sizes = [len(part.labels) for part in data]
+    assert sum(sizes) == 1797
+    seen = {image.tobytes() for part in data for image in part.images}
+    assert len(seen) == sum(len({image.tobytes() for image in part.images}) for part in data)
+    for part in data:
+        assert np.bincount(part.labels).min() > 0.08 * len(part.labels)
+
+
+def test_resuming_equals_never_stopping(space, encoding, data):
+    whole = trained(space, encoding, data, 2).state_dict()
+    resumed = trained(space, encoding, data, 2, stop=1).state_dict()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["single_path", "sandwich", "progressive"])
+def test_every_strategy_learns_and_stale_statistics_do_not(space, encoding, data, strategy):
+    supernet = trained(space, encoding, data, 6, strategy=strategy)
+    largest = encoding.extremes()[1]
+    calibration = torch.from_numpy(data.train.images[:256])
+    right = score_candidate(supernet, largest, calibration, data.search, quantize=False)
+    assert right.accuracy > 0.8
+    (other,) = encoding.decode(encoding.sample(1, np.random.default_rng(0)))
+    stale = [(torch.zeros_like(m), torch.ones_like(v)) for m, v in supernet.recalibrate(calibration, other)]
+    wrong = score(lambda x: supernet(x, other, statistics=stale), data.search)
+    assert wrong.accuracy < score_candidate(supernet, other, calibration, data.search, quantize=False).accuracy
+
+
+@pytest.mark.slow
+def test_random_bits_in_training_help_and_qat_helps_again(space, encoding, data):
+    supernet = trained(space, encoding, data, 6)
+    calibration = torch.from_numpy(data.train.images[:256])
+    candidates = encoding.decode(encoding.sample(12, np.random.default_rng(0)))
+    calibrate_quantizers(supernet, [lambda c=c: supernet.recalibrate(calibration, c) for c in candidates])
+
+    def losses():
+        return [score_candidate(supernet, c, calibration, data.search, quantize=True).loss for c in candidates]
+
+    ptq = losses()
+    training = Training(epochs=15, batch_size=64, learning_rate=1e-2)
+    loss = supernet_loss(supernet, encoding, "single_path", quantize=True)
+    train_epochs(supernet, loss, optimizer_for(supernet, training), data.train, training, (0, 2))
+    aware = losses()
+    assert np.mean(aware) < 0.7 * np.mean(ptq)
+    for candidate, before in list(zip(candidates, aware, strict=True))[:3]:
+        subnet = subnet_from(supernet, candidate, calibration, quantize=True)
+        assert score(subnet, data.search).loss == pytest.approx(before, rel=0.02)
+        finetune(subnet, data.train, Training(epochs=4, batch_size=32, learning_rate=3e-3), (0, 3))
+        assert score(subnet, data.search).loss < before
+
+
+def test_divergence_is_told_with_the_epoch_and_the_learning_rate(space, encoding, data):
+    with pytest.raises(RunError, match=r"diverged in epoch \d+ at learning rate"):
+        trained(space, encoding, data, 3, rate=1e30)
+
+
+def test_halves_of_a_score_average_to_the_whole(space, encoding, data):
+    torch.manual_seed(0)
+    supernet = Supernet(space)
+    images = torch.from_numpy(data.train.images[:64])
+    s = score_candidate(supernet, encoding.extremes()[0], images, data.test, quantize=False)
+    n = len(data.test.labels)
+    even, odd = (n + 1) // 2, n // 2
+    assert (s.loss_even * even + s.loss_odd * odd) / n == pytest.approx(s.loss)
