@@ -64,7 +64,7 @@ class CostModel:
         blocks = self._table.take(np.where(self._encoding.active(genomes), index, 0))
         if self._reduce == "sum":
             return np.asarray(self._fixed + blocks.sum(axis=1))
-        return np.maximum(self._fixed, blocks.max(axis=1))
+        return np.asarray(np.maximum(self._fixed, blocks.max(axis=1)))
 
     def reachable(self) -> tuple[float, float]:
         """Exact smallest and largest value over the space: blocks do not interact, so each is set on its own."""

@@ -13,7 +13,8 @@ from apq_tune.predict.files import load_predictor, predictor_bytes
 from apq_tune.predict.mlp import MLPPredictor
 
 
-def _measured(run: Run, stage: str) -> tuple[Pairs, pd.DataFrame]:
+def measured(run: Run, stage: str) -> tuple[Pairs, pd.DataFrame]:
+    """Pairs of a measuring stage that is done, and its whole table of scores."""
     table = pd.read_csv(run.directory(stage).path / "losses.csv", float_precision="round_trip")
     genomes = run.encoding.encode([Candidate.from_json(text) for text in table["candidate"]])
     return Pairs(genomes, table["loss"].to_numpy()), table
@@ -21,9 +22,9 @@ def _measured(run: Run, stage: str) -> tuple[Pairs, pd.DataFrame]:
 
 def fit_fp32_predictor(run: Run) -> None:
     """Learn full-precision loss from architecture."""
-    pairs, table = _measured(run, "fp32_losses")
+    pairs, table = measured(run, "fp32_losses")
     report = {
-        "noise_floor": _noise_floor(table),
+        "noise_floor": noise_floor(table),
         "held_out": _held_out(run, fit_fp32, pairs),
     }
     path = run.directory("fp32_predictor").path
@@ -35,8 +36,8 @@ def fit_predictors(run: Run) -> None:
     """Transfer to the quantized supernet's losses, then to QAT; compare with other forms on held-out pairs."""
     fp32 = load_predictor(run.directory("fp32_predictor").path / "predictor.npz", run.encoding)
     assert isinstance(fp32, MLPPredictor)
-    proxy_pairs, proxy_table = _measured(run, "proxy_losses")
-    pairs, table = _measured(run, "qat_pairs")
+    proxy_pairs, proxy_table = measured(run, "proxy_losses")
+    pairs, table = measured(run, "qat_pairs")
     seed = run.settings.seed
     proxy = fit_mlp(run.encoding, proxy_pairs, seed, bits=True, start=fp32)
     fits = forms(fp32, proxy)
@@ -45,7 +46,7 @@ def fit_predictors(run: Run) -> None:
         run.advance("predictors", number, len(fits) + 1)
         scores[name] = _held_out(run, fit, pairs)
     report = {
-        "noise_floor": {"quantized supernet": _noise_floor(proxy_table), "qat pairs": _noise_floor(table)},
+        "noise_floor": {"quantized supernet": noise_floor(proxy_table), "qat pairs": noise_floor(table)},
         "held_out": scores,
         "proxy alone": agreement(proxy(pairs.genomes), pairs.loss)._asdict(),
         "chosen": run.settings.predictor,
@@ -78,7 +79,7 @@ def _held_out(run: Run, fit: Fit, pairs: Pairs) -> dict[str, float]:
     return agreement(predicted, pairs.loss)._asdict()
 
 
-def _noise_floor(table: pd.DataFrame) -> dict[str, float]:
+def noise_floor(table: pd.DataFrame) -> dict[str, float]:
     """How well the losses on even and on odd images agree: what even a perfect predictor could not much exceed."""
     halves: Agreement = agreement(table["loss_even"].to_numpy(), table["loss_odd"].to_numpy())
     return halves._asdict()

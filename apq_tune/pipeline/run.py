@@ -111,10 +111,17 @@ class PipelineRun:
 
     def run(self) -> Outcome:
         """Do every stage that is not done."""
+        self.run_until(STAGES[-1].name)
+        return self.outcome()
+
+    def run_until(self, last: str) -> None:
+        """Do the stages up to ``last`` (and those that share its experiment) that are not done."""
         with self._stack:
             for group in _groups(STAGES):
                 self._do(group)
-        return self.outcome()
+                if any(stage.name == last for stage in group):
+                    break
+        self._concurrency = None  # the cluster is gone
 
     def _do(self, group: Sequence[Stage]) -> None:
         """Do stages that do not need each other; if they are measured by trials, all in one experiment."""

@@ -7,9 +7,10 @@ import torch
 
 from apq_tune.pipeline.directory import write_atomically
 from apq_tune.pipeline.stage import Run, torch_bytes, torch_load, weights
+from apq_tune.supernet import train as supernet_training
 from apq_tune.supernet.evaluate import calibrate_quantizers
 from apq_tune.supernet.network import Supernet
-from apq_tune.supernet.train import Training, optimizer_for, supernet_loss, train_epochs
+from apq_tune.supernet.train import Training, optimizer_for
 
 N_QUANTIZER_CANDIDATES = 8
 """Random candidates, beside the largest, that initial clip values are calibrated on."""
@@ -50,10 +51,17 @@ def _train(run: Run, stage: str, supernet: Supernet, training: Training, *, quan
         run.advance(stage, epoch, training.epochs)
 
     run.advance(stage, first_epoch, training.epochs)
-    loss = supernet_loss(supernet, run.encoding, run.settings.strategy, quantize=quantize)
-    seed = (run.settings.seed, 2 if quantize else 1)
-    train_epochs(
-        supernet, loss, optimizer, run.data.train, training, seed, first_epoch=first_epoch, after_epoch=after_epoch
+    supernet_training.train_supernet(
+        supernet,
+        run.encoding,
+        optimizer,
+        run.data.train,
+        training,
+        run.settings.strategy,
+        (run.settings.seed, 2 if quantize else 1),
+        quantize=quantize,
+        first_epoch=first_epoch,
+        after_epoch=after_epoch,
     )
     write_atomically(path / "weights.pt", torch_bytes(supernet.state_dict()))
     checkpoint.unlink(missing_ok=True)

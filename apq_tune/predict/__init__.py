@@ -9,8 +9,8 @@ from apq_tune.predict.scores import Agreement, agreement, held_out
 __all__ = [
     "Agreement",
     "Fit",
-    "Form",
     "Floats",
+    "Form",
     "MLPPredictor",
     "MLPSettings",
     "Pairs",

@@ -7,7 +7,7 @@ Both run the same forward pass, ``_forward``; they differ in where a convolution
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -233,14 +233,14 @@ class Supernet(nn.Module):
         chosen = active_slots(self.space, candidate)
         index = {slot: i for i, slot in enumerate(self.space.slots)}
         return [
-            (self.blocks[index[slot]], slot, block)  # type: ignore[misc]
+            (cast("ElasticBlock", self.blocks[index[slot]]), slot, block)
             for slot, block in zip(chosen, candidate.blocks, strict=True)
         ]
 
     def sort_channels(self) -> None:
         """Sort the middle channels of every block by importance; the largest network's output does not change."""
         for block in self.blocks:
-            block.sort_channels()
+            cast("ElasticBlock", block).sort_channels()
 
     @torch.no_grad()
     def extract(self, candidate: Candidate, statistics: Statistics) -> Subnet:
@@ -253,7 +253,7 @@ class Supernet(nn.Module):
         subnet = Subnet(self.space, candidate)
         given = iter(statistics)
 
-        def copy(target: FoldedConv, source: ElasticConv) -> None:
+        def copy(target: nn.Conv2d, source: ElasticConv) -> None:
             out, in_ = target.weight.shape[:2]
             weight = source.weights(in_, out, target.weight.shape[-1])
             mean, variance = next(given)
@@ -262,11 +262,12 @@ class Supernet(nn.Module):
             target.bias.copy_(source.beta[:out] - mean * factor)  # type: ignore[union-attr]
 
         copy(subnet.stem, self.stem)
-        for target, (source, _, _) in zip(subnet.blocks, self._chosen(candidate), strict=True):
-            copy(target.expand, source.expand)  # type: ignore[arg-type]
-            copy(target.depthwise, source.depthwise)  # type: ignore[arg-type]
-            copy(target.project, source.project)  # type: ignore[arg-type]
-            target.quantizers.load_state_dict(source.quantizers.state_dict())  # type: ignore[union-attr,operator]
+        for module, (source, _, _) in zip(subnet.blocks, self._chosen(candidate), strict=True):
+            target = cast("FoldedBlock", module)
+            copy(target.expand, source.expand)
+            copy(target.depthwise, source.depthwise)
+            copy(target.project, source.project)
+            target.quantizers.load_state_dict(source.quantizers.state_dict())
         copy(subnet.head, self.head)
         subnet.classifier.load_state_dict(self.classifier.state_dict())
         subnet.quantizers.load_state_dict(self.quantizers.state_dict())
@@ -337,12 +338,12 @@ class Subnet(nn.Module):
             ``(n, classes)`` logits.
         """
         blocks = (bits or self.candidate).blocks
-        parts = zip(self.blocks, blocks, self._slots, strict=True)
+        parts = zip(cast("list[FoldedBlock]", self.blocks), blocks, self._slots, strict=True)
         return _forward(
             x,
             self.stem,
             (
-                (Convs(own.expand, own.depthwise, own.project), own.quantizers, block, slot)  # type: ignore[arg-type,misc]
+                (Convs(own.expand, own.depthwise, own.project), own.quantizers, block, slot)
                 for own, block, slot in parts
             ),
             self.head,

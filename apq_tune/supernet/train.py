@@ -18,7 +18,10 @@ from apq_tune.errors import RunError
 from apq_tune.supernet.evaluate import tensors
 from apq_tune.supernet.network import Subnet, Supernet
 
-Strategy = Literal["single_path", "sandwich", "progressive"]
+Strategy = Literal["single_path", "warm_single_path", "sandwich", "progressive"]
+
+WIDTHS_OPEN = {"warm_single_path": 0.2, "progressive": 2 / 3}
+"""Share of the training after which a strategy begins to shrink widths, sorting channels by importance just before."""
 
 Loss = Callable[[Tensor, Tensor, np.random.Generator, float], Tensor]
 """From images, labels, a generator and the share of training that is done (0 to 1) to the mean loss of the batch."""
@@ -60,6 +63,7 @@ def train_epochs(
     seed: tuple[int, ...],
     *,
     first_epoch: int = 0,
+    before_epoch: Callable[[int], None] | None = None,
     after_epoch: Callable[[int], None] | None = None,
 ) -> None:
     """Minimise a loss over shuffled batches.
@@ -74,6 +78,7 @@ def train_epochs(
         training: settings.
         seed: of the shuffles and of the generator that ``loss`` gets.
         first_epoch: to resume at.
+        before_epoch: called with the number of epochs done.
         after_epoch: called with the number of epochs done.
 
     Raises:
@@ -83,6 +88,8 @@ def train_epochs(
     batches = max(1, len(labels) // training.batch_size)
     network.train()
     for epoch in range(first_epoch, training.epochs):
+        if before_epoch is not None:
+            before_epoch(epoch)
         rng = np.random.default_rng((*seed, epoch))
         order = torch.from_numpy(rng.permutation(len(labels)))
         for step in range(batches):
@@ -112,7 +119,8 @@ def supernet_loss(supernet: Supernet, encoding: Encoding, strategy: Strategy, *,
         encoding: to draw candidates with.
         strategy: ``single_path`` trains one uniform random candidate (Guo 2020); ``sandwich`` the largest on the labels
             and the smallest and two random ones on the largest one's output (Yu 2019); ``progressive`` one candidate
-            whose kernels, then depths, then channels are opened, a third of the training each (Cai 2020).
+            whose kernels, then depths, then channels are opened, a third of the training each (Cai 2020);
+            ``warm_single_path`` the largest for a fifth of the training, then one uniform random candidate.
         quantize: whether candidates come with random bits.
     """
     smallest, largest = encoding.extremes()
@@ -122,9 +130,16 @@ def supernet_loss(supernet: Supernet, encoding: Encoding, strategy: Strategy, *,
         return functional.cross_entropy(supernet(x, candidate, quantize=quantize), y)
 
     def progressive(x: Tensor, y: Tensor, rng: np.random.Generator, done: float) -> Tensor:
-        closed = ("depth", "channels")[min(2, int(3 * done)) :]
+        closed = [
+            field for field, opens in (("depth", 1 / 3), ("channels", WIDTHS_OPEN["progressive"])) if done < opens
+        ]
         (candidate,) = encoding.decode(encoding.at_largest(encoding.sample(1, rng), closed))
         return functional.cross_entropy(supernet(x, candidate, quantize=quantize), y)
+
+    def warm_single_path(x: Tensor, y: Tensor, rng: np.random.Generator, done: float) -> Tensor:
+        if done >= WIDTHS_OPEN["warm_single_path"]:
+            return single_path(x, y, rng, done)
+        return functional.cross_entropy(supernet(x, largest, quantize=quantize), y)
 
     def sandwich(x: Tensor, y: Tensor, rng: np.random.Generator, _: float) -> Tensor:
         logits = supernet(x, largest, quantize=quantize)
@@ -134,7 +149,52 @@ def supernet_loss(supernet: Supernet, encoding: Encoding, strategy: Strategy, *,
             total = total + functional.cross_entropy(supernet(x, candidate, quantize=quantize), teacher)
         return total / 4
 
-    return {"single_path": single_path, "progressive": progressive, "sandwich": sandwich}[strategy]
+    losses = {
+        "single_path": single_path,
+        "warm_single_path": warm_single_path,
+        "progressive": progressive,
+        "sandwich": sandwich,
+    }
+    return losses[strategy]
+
+
+def train_supernet(
+    supernet: Supernet,
+    encoding: Encoding,
+    optimizer: torch.optim.Optimizer,
+    split: Split,
+    training: Training,
+    strategy: Strategy,
+    seed: tuple[int, ...],
+    *,
+    quantize: bool = False,
+    first_epoch: int = 0,
+    after_epoch: Callable[[int], None] | None = None,
+) -> None:
+    """Train the weights that all candidates share; see ``supernet_loss`` and ``train_epochs`` for the arguments.
+
+    Where a strategy trains wide networks first, channels are sorted by importance when it begins to shrink widths, and
+    the optimizer forgets its moments, which belong to the old order.
+    """
+    opens = WIDTHS_OPEN.get(strategy)
+    sort_at = None if opens is None or quantize else math.ceil(opens * training.epochs)
+
+    def before_epoch(epoch: int) -> None:
+        if epoch == sort_at:
+            supernet.sort_channels()
+            optimizer.state.clear()
+
+    train_epochs(
+        supernet,
+        supernet_loss(supernet, encoding, strategy, quantize=quantize),
+        optimizer,
+        split,
+        training,
+        seed,
+        first_epoch=first_epoch,
+        before_epoch=before_epoch,
+        after_epoch=after_epoch,
+    )
 
 
 def finetune(

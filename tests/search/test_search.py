@@ -92,7 +92,7 @@ def test_nsga2_reaches_99_percent_of_the_true_hypervolume_with_a_sixth_of_the_sp
     assert area(front.metrics["loss"], front.metrics["bit_ops"], reference) >= 0.99 * true
 
 
-def test_nsga2_finds_the_whole_front_of_a_maximised_objective_under_a_constraint(
+def test_nsga2_finds_most_of_the_exact_front_of_a_maximised_objective_under_a_constraint(
     tiny: Encoding, everything: np.ndarray
 ) -> None:
     cost, size = bit_ops(tiny), weight_bytes(tiny)
@@ -301,12 +301,12 @@ def test_select_on_one_objective_is_truncation(rows: list[tuple[int, int]], n: i
 
 
 def test_select_prefers_rank_and_within_a_rank_the_lonely() -> None:
-    front = np.array([[0.0, 10], [1, 9], [2, 8], [8, 1], [10, 0]])  # row 3 is lonelier than 2, and 2 than 1
+    front = np.array([[0.0, 10], [1, 9], [2, 8], [8, 1], [10, 0]])  # row 3 is lonelier than row 2, that one than row 1
     worse = front + 20
     F = np.concatenate([worse, front])
     chosen = select(F, np.zeros((10, 0)), 4).tolist()
     assert set(chosen[:2]) == {5, 9}
-    assert chosen[2:] in ([8, 7], [7, 8])
+    assert chosen[2:] == [8, 7]
     assert set(select(F, np.zeros((10, 0)), 7)) == {*range(5, 10), 0, 4}
 
 
