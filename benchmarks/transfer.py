@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -16,14 +18,14 @@ from apq_tune.encoding import Encoding
 from apq_tune.pipeline.learning import measured, noise_floor
 from apq_tune.pipeline.run import PipelineRun
 from apq_tune.pipeline.settings import Settings
-from apq_tune.predict import agreement, fit_fp32, fit_mlp, forms
+from apq_tune.predict import MLPPredictor, Pairs, Predictor, agreement, fit_fp32, fit_mlp, forms
 from apq_tune.space import SearchSpace
 
 RUNS, RESULTS = Path("runs/benchmarks/transfer"), Path(__file__).parent / "results"
 COUNTS, HELD_OUT = (10, 20, 40, 80), 40
 
 
-def one_seed(seed: int) -> list[dict[str, object]]:
+def one_seed(seed: int) -> list[dict[str, Any]]:
     settings = Settings().updated({"seed": seed, "n_pairs": COUNTS[-1] + HELD_OUT})
     run = PipelineRun(SearchSpace.load("digits"), settings, RUNS / f"seed_{seed}")
     run.run_until("qat_pairs")
@@ -31,19 +33,21 @@ def one_seed(seed: int) -> list[dict[str, object]]:
     fp32 = fit_fp32(encoding, measured(run, "fp32_losses")[0], seed)
     proxy = fit_mlp(encoding, measured(run, "proxy_losses")[0], seed, bits=True, start=fp32)
     pairs, table = measured(run, "qat_pairs")
-    unseen = type(pairs)(*(part[-HELD_OUT:] for part in pairs))
-    rows: list[dict[str, object]] = []
-    for n in COUNTS:
-        known = type(pairs)(*(part[:n] for part in pairs))
-        for name, fit in forms(fp32, proxy).items():
-            score = agreement(fit(encoding, known, seed)(unseen.genomes), unseen.loss)
-            rows.append({"seed": seed, "n": n, "form": name} | score._asdict() | {"held_out": score.n, "n": n})
-    for name, predictor in (("fp32 alone", fp32), ("proxy alone", proxy)):
-        score = agreement(predictor(unseen.genomes), unseen.loss)
-        rows.append({"seed": seed, "form": name} | score._asdict() | {"held_out": score.n, "n": 0})
-    floor = noise_floor(table[-HELD_OUT:])
-    rows.append({"seed": seed, "form": "noise floor"} | floor | {"held_out": HELD_OUT, "n": 0})
-    return rows
+    unseen = pairs.rows(np.arange(COUNTS[-1], COUNTS[-1] + HELD_OUT))
+    predicted = {
+        (str(form), n): fit for n in COUNTS for form, fit in _fitted(fp32, proxy, encoding, pairs, n, seed).items()
+    }
+    predicted |= {("fp32 alone", 0): fp32, ("proxy alone", 0): proxy}
+    scores = {key: agreement(predictor(unseen.genomes), unseen.loss)._asdict() for key, predictor in predicted.items()}
+    scores["noise floor", 0] = noise_floor(table[-HELD_OUT:])
+    return [score | {"seed": seed, "form": form, "n": n} for (form, n), score in scores.items()]
+
+
+def _fitted(
+    fp32: MLPPredictor, proxy: MLPPredictor, encoding: Encoding, pairs: Pairs, n: int, seed: int
+) -> dict[str, Predictor]:
+    known = pairs.rows(np.arange(n))
+    return {name: fit(encoding, known, seed) for name, fit in forms(fp32, proxy).items()}
 
 
 def main() -> None:

@@ -59,7 +59,9 @@ def test_rank_without_constraints_is_found_by_peeling_fronts(F: np.ndarray) -> N
 
 
 @given(tables, st.data())
-def test_rank_puts_feasible_rows_first_and_infeasible_ones_by_their_violation(F: np.ndarray, data: st.DataObject) -> None:
+def test_rank_puts_feasible_rows_first_and_infeasible_ones_by_their_violation(
+    F: np.ndarray, data: st.DataObject
+) -> None:
     G = data.draw(hnp.arrays(np.float64, (len(F), 2), elements=st.integers(-2, 2).map(float)))
     rank = constrained_rank(F, G)
     feasible = [all(row <= 0) for row in G]

@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from apq_tune import Constraint, Encoding, FunctionMetric, Objective, Problem, ProblemError, SearchSpace, parse_constraint
+from apq_tune import (
+    Constraint,
+    Encoding,
+    FunctionMetric,
+    Objective,
+    Problem,
+    ProblemError,
+    SearchSpace,
+    parse_constraint,
+)
 from apq_tune.cost import bit_ops, macs
 
 small = FunctionMetric("small", "s", lambda genomes: np.arange(1.0, len(genomes) + 1))
@@ -145,7 +154,9 @@ def test_parse_constraint_reads_numbers_and_percentages_of_the_reference(
     assert (constraint.sense, constraint.bound) == (sense, bound)
 
 
-@pytest.mark.parametrize("text", ["", "macs", "macs < 3", "macs = 3", "macs <=", "<= 3", "macs <= 3 4", "macs <= 3 <= 4"])
+@pytest.mark.parametrize(
+    "text", ["", "macs", "macs < 3", "macs = 3", "macs <=", "<= 3", "macs <= 3 4", "macs <= 3 <= 4"]
+)
 def test_parse_constraint_refuses_what_is_no_comparison(tiny: Encoding, text: str) -> None:
     with pytest.raises(ProblemError, match="cannot read constraint .*write METRIC<=NUMBER"):
         parse_constraint(text, [macs(tiny)])
@@ -169,8 +180,6 @@ def test_parse_constraint_refuses_numbers_that_are_not_finite(tiny: Encoding, nu
 
 
 @pytest.mark.parametrize("reference", [None, {}, {"bit_ops": 100.0}])
-def test_parse_constraint_refuses_a_percentage_of_nothing(
-    tiny: Encoding, reference: dict[str, float] | None
-) -> None:
+def test_parse_constraint_refuses_a_percentage_of_nothing(tiny: Encoding, reference: dict[str, float] | None) -> None:
     with pytest.raises(ProblemError, match="25%"):
         parse_constraint("macs <= 25%", [macs(tiny)], reference)
