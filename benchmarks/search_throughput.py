@@ -7,6 +7,7 @@ batches of different sizes; then times whole searches. Prints ratios: absolute t
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -34,7 +35,9 @@ def main() -> None:
         for start in range(0, N, batch):
             problem.evaluate(genomes[start : start + batch])
 
-    tasks = {f"evaluate, batches of {batch}": partial(evaluate, batch) for batch in (1, 10, 100, 1000)}
+    tasks: dict[str, Callable[[], object]] = {
+        f"evaluate, batches of {batch}": partial(evaluate, batch) for batch in (1, 10, 100, 1000)
+    }
     tasks |= {
         f"search with {algorithm!r}": partial(search, problem, algorithm, n_evaluations=N)
         for algorithm in (RandomSearch(), NSGA2())
