@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from apq_tune.errors import CandidateError
+
+_COLUMNS = TypeAdapter(dict[str, list[Annotated[int, Field(strict=True, gt=0)]]])
 
 
 class Block(NamedTuple):
@@ -59,19 +63,25 @@ class Candidate:
         """Inverse of ``to_dict``.
 
         Raises:
-            CandidateError: for missing or unknown keys, or lists whose length is not ``sum(depths)``.
+            CandidateError: for missing or unknown keys, values that are no positive integers, or lists whose length is
+                not ``sum(depths)``.
         """
         expected = {"depths", *Block._fields}
         if not isinstance(data, Mapping) or set(data) != expected:
             keys = sorted(data) if isinstance(data, Mapping) else type(data).__name__
             raise CandidateError(f"a candidate has the keys {sorted(expected)}, got {keys}")
-        depths = list(data["depths"])
+        try:
+            columns = _COLUMNS.validate_python(dict(data))
+        except ValidationError as error:
+            field = error.errors()[0]["loc"][0]
+            raise CandidateError(f"{field}: {data[field]!r} is no list of positive integers; give one") from None
+        depths = columns["depths"]
         for field in Block._fields:
-            if len(data[field]) != sum(depths):
+            if len(columns[field]) != sum(depths):
                 raise CandidateError(
-                    f"{field}: {len(data[field])} values for depths {depths}; give {sum(depths)}, one for each block"
+                    f"{field}: {len(columns[field])} values for depths {depths}; give {sum(depths)}, one for each block"
                 )
-        blocks = iter([Block(*map(int, values)) for values in zip(*(data[f] for f in Block._fields), strict=True)])
+        blocks = iter([Block(*values) for values in zip(*(columns[f] for f in Block._fields), strict=True)])
         return cls(tuple(tuple(next(blocks) for _ in range(depth)) for depth in depths))
 
     def to_json(self) -> str:

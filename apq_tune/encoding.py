@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from decimal import Decimal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,9 +167,11 @@ class Encoding:
         Raises:
             SpaceError: if there are more than ``limit``.
         """
-        size = round(10 ** self.space.log10_size())
+        size = self.space.size()
         if size > limit:
-            raise SpaceError(f"{self.space.name}: {size:.3g} candidates are too many to enumerate (limit {limit})")
+            raise SpaceError(
+                f"{self.space.name}: {Decimal(size):.2g} candidates are too many to enumerate (limit {limit})"
+            )
         bits = self.space.bit_choices()
         blocks = [
             [
@@ -260,4 +263,8 @@ class Encoding:
         for stage in range(self._n_stages):
             for i, depth in enumerate(on[:, self._stage == stage].sum(axis=1)):
                 genomes[i, stage] = self._index(i, stage, int(depth))
+        if (gaps := (on != self.active(genomes)).any(axis=1)).any():
+            raise CandidateError(
+                f"row {int(gaps.argmax())}: a block is off before one that is on; fill up from the first"
+            )
         return genomes

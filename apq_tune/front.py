@@ -6,21 +6,22 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel, ValidationError
 
 from apq_tune.candidate import Candidate
 from apq_tune.encoding import Genomes
-from apq_tune.errors import RunError
+from apq_tune.errors import CandidateError, RunError
 from apq_tune.pareto import hypervolume, is_non_dominated
 from apq_tune.problem import Evaluation, Problem
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 
 
 class Axis(NamedTuple):
@@ -139,14 +140,31 @@ class Front:
             RunError: if the file cannot be read or is no front of this version.
         """
         try:
-            data = json.loads(Path(path).read_text("utf-8"))
-        except (OSError, ValueError) as error:
+            file = _File.model_validate_json(Path(path).read_bytes())
+            candidates = tuple(map(Candidate.from_dict, file.candidates))
+        except (OSError, CandidateError) as error:
             raise RunError(f"{path}: is no readable front ({error})") from None
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise RunError(f"{path}: is no front of format {FORMAT}; make it with Front.save of this version")
-        return cls(
-            tuple(map(Candidate.from_dict, data["candidates"])),
-            pd.DataFrame(data["metrics"]),
-            tuple(Axis(**axis) for axis in data["objectives"]),
-            data["provenance"],
-        )
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            raise RunError(
+                f"{path}: is no front of format {FORMAT} ({where}: {first['msg']}); make it with Front.save"
+            ) from None
+        if {len(candidates)} != {len(column) for column in file.metrics.values()}:
+            raise RunError(f"{path}: is no whole front ({len(candidates)} candidates, but not as many metrics)")
+        objectives = tuple(Axis(**axis.model_dump()) for axis in file.objectives)
+        return cls(candidates, pd.DataFrame(file.metrics), objectives, file.provenance)
+
+
+class _AxisEntry(BaseModel):
+    name: str
+    unit: str
+    direction: Literal["minimize", "maximize"]
+
+
+class _File(BaseModel):
+    format: Literal[1]
+    objectives: list[_AxisEntry]
+    provenance: dict[str, Any]
+    metrics: dict[str, list[int | float]]
+    candidates: list[dict[str, Any]]

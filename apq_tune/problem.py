@@ -207,9 +207,12 @@ def parse_constraint(text: str, metrics: Sequence[Metric], reference: Mapping[st
     by_name = {metric.name: metric for metric in metrics}
     if name not in by_name:
         raise ProblemError(f"unknown metric {name!r} in {text!r}; known: {', '.join(by_name)}")
-    percent = number.endswith("%") and reference is not None
     try:
-        bound = float(number[:-1]) / 100 * reference[name] if percent and reference is not None else float(number)
+        bound = float(number.removesuffix("%"))
     except ValueError:
         raise ProblemError(f"{number!r} in {text!r} is not a number; write for instance {name}{sense}2e6") from None
+    if number.endswith("%"):
+        if name not in (reference or {}):
+            raise ProblemError(f"{number} in {text!r}: what 100% of {name} is, is not known here; give a plain number")
+        bound *= (reference or {})[name] / 100
     return Constraint(by_name[name], bound, "<=" if sense == "<=" else ">=")

@@ -14,7 +14,17 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PositiveInt,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from apq_tune.errors import SpaceError
 from apq_tune.geometry import out_size, ratio_channels, stepped_channels
@@ -43,7 +53,8 @@ Bits = Annotated[int, Field(ge=2, le=8)]
 KernelChoice = Annotated[tuple[Kernel, ...], AfterValidator(_ascending)]
 BitChoice = Annotated[tuple[Bits, ...], AfterValidator(_ascending)]
 DepthChoice = Annotated[tuple[PositiveInt, ...], AfterValidator(_ascending)]
-RatioChoice = Annotated[tuple[Annotated[float, Field(gt=0)], ...], AfterValidator(_ascending)]
+Ratio = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+RatioChoice = Annotated[tuple[Ratio, ...], AfterValidator(_ascending)]
 
 
 class _Model(BaseModel):
@@ -74,8 +85,8 @@ class Head(_Model):
 class ExpandRange(_Model):
     """Middle channels from ``min_ratio`` to ``max_ratio`` times the block's input channels, ``step`` channels apart."""
 
-    min_ratio: Annotated[float, Field(gt=0)]
-    max_ratio: Annotated[float, Field(gt=0)]
+    min_ratio: Ratio
+    max_ratio: Ratio
     step: PositiveInt = 8
 
     @model_validator(mode="after")
@@ -85,11 +96,21 @@ class ExpandRange(_Model):
         return self
 
 
+def _kind_of_expansion(value: Any) -> str:
+    return LISTED if isinstance(value, list | tuple) else RANGE
+
+
+LISTED, RANGE = "a list of ratios", "a range of ratios"
+Expansion = Annotated[
+    Annotated[ExpandRange, Tag(RANGE)] | Annotated[RatioChoice, Tag(LISTED)], Discriminator(_kind_of_expansion)
+]
+
+
 class Choices(_Model):
     """The values open to every block, where its stage does not say otherwise."""
 
     kernel_size: KernelChoice
-    expand_ratio: ExpandRange | RatioChoice
+    expand_ratio: Expansion
     divisor: PositiveInt = 8
     pw_w_bits: BitChoice
     pw_a_bits: BitChoice
@@ -104,7 +125,7 @@ class Stage(_Model):
     stride: PositiveInt = 1
     depth: DepthChoice
     kernel_size: KernelChoice | None = None
-    expand_ratio: ExpandRange | RatioChoice | None = None
+    expand_ratio: Expansion | None = None
 
 
 class Forbidden(_Model):
@@ -216,8 +237,8 @@ class SearchSpace(_Model):
             )
         return allowed
 
-    def log10_size(self, *, bits: bool = True) -> float:
-        """Number of different networks (with ``bits``: of networks and bit policies), as a power of ten."""
+    def size(self, *, bits: bool = True) -> int:
+        """Number of different networks (with ``bits``: of networks and bit policies), exactly."""
         per_slot = []
         for slot in self.slots:
             allowed = self.allowed(slot)
@@ -227,7 +248,11 @@ class SearchSpace(_Model):
         for number, stage in enumerate(self.stages):
             counts = [n for n, slot in zip(per_slot, self.slots, strict=True) if slot.stage == number]
             total *= sum(math.prod(counts[:depth]) for depth in stage.depth)
-        return math.log10(total)
+        return total
+
+    def log10_size(self, *, bits: bool = True) -> float:
+        """``size`` as a power of ten."""
+        return math.log10(self.size(bits=bits))
 
     @model_validator(mode="after")
     def _possible(self) -> SearchSpace:
@@ -317,7 +342,7 @@ def _first_complaint(error: ValidationError) -> str:
     for part in first["loc"]:
         if isinstance(part, int):
             key += f"[{part}]"
-        elif not part.startswith(("ExpandRange", "function-", "tuple[")):
+        elif part not in (LISTED, RANGE):
             key += f".{part}" if key else part
     if first["type"] == "extra_forbidden":
         said = "unknown key; remove it or correct its spelling"

@@ -86,7 +86,7 @@ def test_a_missing_key_is_refused_with_the_right_keys(key: str) -> None:
 
 
 def test_an_unknown_key_is_refused_by_name() -> None:
-    with pytest.raises(CandidateError, match="got .*w_bits"):
+    with pytest.raises(CandidateError, match=r"got .*w_bits"):
         Candidate.from_dict(SMALL_DICT | {"w_bits": [8]})
 
 
@@ -107,6 +107,7 @@ def test_a_list_of_the_wrong_length_is_refused_by_field_and_right_length(field: 
         ("channels", [24, 48, None]),
         ("channels", [24, 48, 16.5]),
     ],
+    ids=str,
 )
 def test_values_of_the_wrong_type_are_refused(key: str, value: Any) -> None:
     with pytest.raises(CandidateError, match=key):

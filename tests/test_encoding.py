@@ -173,8 +173,8 @@ def test_features_are_kernels_then_channels_then_bits_with_zeros_for_blocks_that
     one = Candidate(((Block(5, 24, 8, 8, 4, 8),), (Block(3, 8, 2, 8, 8, 2),)))
     kernels = [0, 1, 0, 0, 1]
     channels = [0, 1, 0, 0, 1, 0]
-    bits = [0, 1, 0, 0, 1, 0] + [1, 0, 1] + [1, 0, 0, 0, 0, 1] + [0, 1, 0, 0, 1, 0]
-    np.testing.assert_array_equal(tiny.features(tiny.encode([one]))[0], kernels + channels + bits)
+    bits = [[0, 1, 0, 0, 1, 0], [1, 0, 1], [1, 0, 0, 0, 0, 1], [0, 1, 0, 0, 1, 0]]
+    np.testing.assert_array_equal(tiny.features(tiny.encode([one]))[0], sum(bits, kernels + channels))
 
 
 def test_from_features_refuses_rows_that_no_depth_makes(encoding: Encoding) -> None:

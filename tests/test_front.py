@@ -162,7 +162,7 @@ def test_plot_draws_where_and_how_it_is_told(front: Front) -> None:
 
 
 def test_plot_needs_two_objectives(front: Front) -> None:
-    with pytest.raises(ValueError, match="two objectives.*only loss"):
+    with pytest.raises(ValueError, match=r"two objectives.*only loss"):
         Front(front.candidates, front.metrics, front.objectives[:1]).plot()
 
 

@@ -75,7 +75,7 @@ def test_a_metric_that_is_named_several_times_is_evaluated_once(tiny: Encoding, 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_value_that_is_not_finite_is_refused_naming_metric_and_candidate(tiny: Encoding, value: float) -> None:
     genomes = tiny.enumerate()[:3]
-    broken = FunctionMetric("broken", "", lambda genomes: np.array([1.0, value, value]))
+    broken = FunctionMetric("broken", "", lambda _: np.array([1.0, value, value]))
     with pytest.raises(ProblemError) as error:
         Problem(tiny, [Objective(small)], also=[broken]).evaluate(genomes)
     assert "broken" in str(error.value)
@@ -85,7 +85,7 @@ def test_a_value_that_is_not_finite_is_refused_naming_metric_and_candidate(tiny:
 
 @pytest.mark.parametrize("shape", [(), (2,), (3, 1)])
 def test_a_wrong_shape_is_refused_with_both_shapes(tiny: Encoding, shape: tuple[int, ...]) -> None:
-    broken = FunctionMetric("broken", "", lambda genomes: np.zeros(shape))
+    broken = FunctionMetric("broken", "", lambda _: np.zeros(shape))
     with pytest.raises(ProblemError, match=r"broken returned shape \(.*\) for 3 genomes; return \(n,\)"):
         Problem(tiny, [Objective(broken)]).evaluate(tiny.enumerate()[:3])
 
@@ -158,12 +158,12 @@ def test_parse_constraint_reads_numbers_and_percentages_of_the_reference(
     "text", ["", "macs", "macs < 3", "macs = 3", "macs <=", "<= 3", "macs <= 3 4", "macs <= 3 <= 4"]
 )
 def test_parse_constraint_refuses_what_is_no_comparison(tiny: Encoding, text: str) -> None:
-    with pytest.raises(ProblemError, match="cannot read constraint .*write METRIC<=NUMBER"):
+    with pytest.raises(ProblemError, match=r"cannot read constraint .*write METRIC<=NUMBER"):
         parse_constraint(text, [macs(tiny)])
 
 
 def test_parse_constraint_refuses_an_unknown_metric_with_the_known_ones(tiny: Encoding) -> None:
-    with pytest.raises(ProblemError, match="unknown metric 'mac' in .*known: macs, bit_ops"):
+    with pytest.raises(ProblemError, match=r"unknown metric 'mac' in .*known: macs, bit_ops"):
         parse_constraint("mac <= 3", [macs(tiny), bit_ops(tiny)])
 
 

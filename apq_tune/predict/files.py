@@ -11,7 +11,7 @@ import numpy as np
 
 from apq_tune.encoding import Encoding
 from apq_tune.errors import RunError
-from apq_tune.predict.mlp import MLPPredictor
+from apq_tune.predict.mlp import MLPPredictor, mlp_shapes
 from apq_tune.predict.pairs import Predictor, Scale
 from apq_tune.predict.ridge import RidgePredictor
 
@@ -37,7 +37,7 @@ def load_predictor(path: Path, encoding: Encoding) -> Predictor:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
         return _predictor(arrays, "", encoding)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise RunError(f"{path}: is no readable predictor for {encoding.space.name} ({error}); make it again") from None
 
 
@@ -63,10 +63,9 @@ def _predictor(arrays: dict[str, Any], prefix: str, encoding: Encoding) -> Predi
     }
     kind, scale = str(own.pop("kind")), Scale(*map(float, own.pop("scale")))
     if kind == "mlp":
-        shapes = [("W0", encoding.n_arch_features), ("Wq", encoding.n_bit_features)]
-        for name, n in shapes:
-            if name in own and len(own[name]) != n:
-                raise ValueError(f"{name} has {len(own[name])} inputs, the space has {n} features")
+        expected = mlp_shapes(encoding, own["b0"].size, bits="Wq" in own)
+        if (found := {name: array.shape for name, array in own.items()}) != expected:
+            raise ValueError(f"holds weights of shapes {found}, the space needs {expected}")
         return MLPPredictor(encoding, own, scale)
     base = _predictor(arrays, f"{prefix}base.", encoding) if f"{prefix}base.kind" in arrays else None
     n = encoding.n_arch_features + encoding.n_bit_features + (base is not None)

@@ -70,10 +70,20 @@ class MLPPredictor:
         return self.scale.restore((h @ w["W3"] + w["b3"])[:, 0].astype(np.float64))
 
 
-def _initial(n_in: int, n_out: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Kaiming-uniform weights, zero bias (He 2015)."""
-    bound = np.sqrt(6 / max(n_in, 1))
-    return rng.uniform(-bound, bound, (n_in, n_out)).astype(np.float32), np.zeros(n_out, np.float32)
+def mlp_shapes(encoding: Encoding, hidden: int, *, bits: bool) -> dict[str, tuple[int, ...]]:
+    """Shapes of the weights of a predictor by name; those that see the bits stand last."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer, sizes in enumerate(itertools.pairwise([encoding.n_arch_features, hidden, hidden, hidden, 1])):
+        shapes |= {f"W{layer}": sizes, f"b{layer}": sizes[1:]}
+    return shapes | ({"Wq": (encoding.n_bit_features, hidden), "bq": (hidden,)} if bits else {})
+
+
+def _initial(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    """Kaiming-uniform matrices, zero biases (He 2015)."""
+    if len(shape) == 1:
+        return np.zeros(shape, np.float32)
+    bound = np.sqrt(6 / max(shape[0], 1))
+    return rng.uniform(-bound, bound, shape).astype(np.float32)
 
 
 def fit_mlp(
@@ -101,17 +111,11 @@ def fit_mlp(
     settings = settings or MLPSettings()
     rng = np.random.default_rng(seed)
     if start is None:
-        sizes = [encoding.n_arch_features, *[settings.hidden] * 3, 1]
-        weights = {}
-        for layer, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
-            weights[f"W{layer}"], weights[f"b{layer}"] = _initial(n_in, n_out, rng)
+        shapes = mlp_shapes(encoding, settings.hidden, bits=bits)
+        weights = {name: _initial(shape, rng) for name, shape in shapes.items()}
     else:
-        weights = dict(start.weights)
-    if bits and "Wq" not in weights:
-        width = weights["W0"].shape[1]
-        weights["Wq"], weights["bq"] = _initial(encoding.n_bit_features, width, rng)
-        if start is not None:
-            weights["Wq"] = np.zeros_like(weights["Wq"])
+        shapes = mlp_shapes(encoding, start.weights["b0"].size, bits=bits)
+        weights = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()} | start.weights
     w = {name: torch.tensor(value, requires_grad=True) for name, value in weights.items()}
     scale = Scale.of(pairs.loss)
     target = torch.tensor(scale.standardise(pairs.loss), dtype=torch.float32)

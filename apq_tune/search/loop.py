@@ -30,7 +30,7 @@ def search(
     Args:
         problem: objectives and constraints.
         algorithm: by default ``Evolution`` for one objective, ``NSGA2`` for several.
-        n_evaluations: distinct candidates to evaluate; fewer if the space has fewer.
+        n_evaluations: distinct candidates to evaluate; a space that has no more is enumerated.
         seed: same seed, same front.
         initial: ``(k, n_genes)`` genomes to evaluate first; by default the smallest and the largest network at each
             uniform bit-width.
@@ -47,6 +47,7 @@ def search(
     if algorithm is None:
         algorithm = Evolution() if len(problem.objectives) == 1 else NSGA2()
     encoding, rng = problem.encoding, np.random.default_rng(seed)
+    size = encoding.space.size()
     state: State | None = None
     seen: set[bytes] = set()
     archive: list[tuple[Genomes, Evaluation]] = []
@@ -56,16 +57,19 @@ def search(
             return algorithm.ask(state, n, encoding, rng)
         return encoding.sample(max(n, algorithm.batch), rng)
 
-    proposed = encoding.uniform_policies() if initial is None else encoding.canonicalise(initial)
-    while len(seen) < n_evaluations:
-        wanted = min(max(algorithm.batch, len(proposed)), n_evaluations - len(seen))
-        genomes = _fresh_batch(proposed, wanted, seen, resample)
+    if size <= n_evaluations:
+        proposed = encoding.enumerate(size)
+    else:
+        proposed = encoding.uniform_policies() if initial is None else encoding.canonicalise(initial)
+    while len(seen) < min(n_evaluations, size):
+        wanted = min(algorithm.batch, min(n_evaluations, size) - len(seen))
+        genomes = _fresh_batch(proposed[:wanted], wanted, seen, resample)
+        proposed = proposed[wanted:]
         if len(genomes) == 0:
-            break  # the space is exhausted
+            break  # nothing new was found
         evaluation = problem.evaluate(genomes)
         archive.append((genomes, evaluation))
         state = algorithm.tell(state, genomes, evaluation)
-        proposed = genomes[:0]
         if progress is not None:
             progress(len(seen))
     genomes = np.concatenate([g for g, _ in archive])
