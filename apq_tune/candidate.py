@@ -73,7 +73,7 @@ class Candidate:
         try:
             columns = _COLUMNS.validate_python(dict(data))
         except ValidationError as error:
-            field = error.errors()[0]["loc"][0]
+            field = str(error.errors()[0]["loc"][0])
             raise CandidateError(f"{field}: {data[field]!r} is no list of positive integers; give one") from None
         depths = columns["depths"]
         for field in Block._fields:

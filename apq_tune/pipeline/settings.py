@@ -41,16 +41,16 @@ class Settings(BaseModel):
     strategy: Strategy = "single_path"
     supernet: Training = Training(epochs=20, batch_size=32, learning_rate=1e-2)
     quantized: Training = Training(epochs=18, batch_size=32, learning_rate=1e-2)
-    n_fp32: Annotated[int, Field(ge=10)] = 160
-    n_proxy: Annotated[int, Field(ge=10)] = 200
-    n_pairs: Annotated[int, Field(ge=10)] = 40
+    n_fp32: Annotated[int, Field(ge=10)] = 120
+    n_proxy: Annotated[int, Field(ge=10)] = 160
+    n_pairs: Annotated[int, Field(ge=10)] = 32
     pair: Training = Training(epochs=1, batch_size=32, learning_rate=2e-3)
     folds: Annotated[int, Field(ge=2, le=10)] = 5
     predictor: Form = "ladder"
     constraints: tuple[str, ...] = ("bit_ops<=25%",)
     n_evaluations: PositiveInt = 10_000
-    n_front: PositiveInt = 4
-    final: Training = Training(epochs=8, batch_size=32, learning_rate=5e-3)
+    n_front: PositiveInt = 3
+    final: Training = Training(epochs=6, batch_size=32, learning_rate=5e-3)
     n_calibration: PositiveInt = 256
     batch: PositiveInt = 20
 
