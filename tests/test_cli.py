@@ -32,6 +32,7 @@ def call(*arguments, monkeypatch=None):
         (["run", "digits", "--set", "n_pairs"], "write NAME=VALUE"),
         (["run", "digits", "--set", "predictor=oracle"], "predictor"),
         (["run", "digits", "--out", "/proc/nowhere"], "cannot write /proc/nowhere"),
+        (["run", "digits", "--address", "127.0.0.1:1"], "cannot reach a Ray cluster at '127.0.0.1:1'"),
         (["swim"], "No such command"),
     ],
 )

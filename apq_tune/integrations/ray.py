@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
+import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +20,9 @@ import ray
 from ray import tune
 
 from apq_tune.errors import RunError
+
+CONNECT_SECONDS = 10
+"""How long a cluster's address may take to answer."""
 
 MAX_FAILURES = 2
 """How often a trial whose worker died is tried again."""
@@ -33,6 +38,24 @@ class Result(NamedTuple):
 
 Work = Callable[[Any, Any], Result]
 """From one item and what all items share to a result; a function of a module, so that it pickles by name."""
+
+
+def check_address(address: str) -> None:
+    """Refuse a host and port at which nothing listens: Ray itself would wait for many minutes.
+
+    Raises:
+        RunError: if no connection can be made.
+    """
+    place = re.fullmatch(r"(?:ray://)?(.+):(\d+)", address)
+    if place is None:
+        return  # "auto", "local" and the like, which Ray answers at once
+    host, port = place.groups()
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise RunError(
+            f"cannot reach a Ray cluster at {address!r} ({error}); check --address, or leave it out"
+        ) from None
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from apq_tune.cost import cost_models
 from apq_tune.data import load_data
 from apq_tune.encoding import Encoding
 from apq_tune.front import Front
-from apq_tune.integrations.ray import Result, cluster, run_trials
+from apq_tune.integrations.ray import Result, check_address, cluster, run_trials
 from apq_tune.pipeline.directory import RunDirectory, StageDirectory, read_json
 from apq_tune.pipeline.settings import Settings
 from apq_tune.pipeline.stage import Parts, Stage
@@ -88,12 +88,14 @@ class PipelineRun:
             listener: told how the run goes.
 
         Raises:
-            RunError: if the directory cannot be used or the data does not fit the space.
+            RunError: if the directory cannot be used, the data does not fit, or nothing listens at the address.
             ProblemError: if a constraint is unknown, unreadable or out of reach.
         """
         self.encoding, self.settings = Encoding(space), settings
         read_constraints(self.encoding, cost_models(self.encoding), settings.constraints)
         self.data = load_data(space)
+        if address is not None:
+            check_address(address)
         self.files = RunDirectory(path, space, settings.model_dump(mode="json"), command)
         self._address, self._num_cpus, self._listener = address, num_cpus, listener
         self._directories: dict[str, StageDirectory] = {}
