@@ -31,9 +31,11 @@ class Candidate:
 
     Attributes:
         stages: the active blocks of each stage, so a stage's depth is its length.
+        resolution: pixels along a side of the input, where the space offers several; else ``None``.
     """
 
     stages: tuple[tuple[Block, ...], ...]
+    resolution: int | None = None
 
     @property
     def depths(self) -> tuple[int, ...]:
@@ -50,13 +52,15 @@ class Candidate:
         return Candidate(
             tuple(
                 tuple(Block(b.kernel_size, b.channels, bits, bits, bits, bits) for b in stage) for stage in self.stages
-            )
+            ),
+            self.resolution,
         )
 
     def to_dict(self) -> dict[str, list[int]]:
-        """``depths`` and, for each field of ``Block``, its values over all blocks, as plain lists."""
+        """``depths`` and, for each field of ``Block``, its values over all blocks; ``resolution`` if it has one."""
         columns = zip(*self.blocks, strict=True)
-        return {"depths": list(self.depths)} | {f: list(v) for f, v in zip(Block._fields, columns, strict=True)}
+        data = {"depths": list(self.depths)} | {f: list(v) for f, v in zip(Block._fields, columns, strict=True)}
+        return data | ({} if self.resolution is None else {"resolution": [self.resolution]})
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Candidate:
@@ -67,7 +71,7 @@ class Candidate:
                 not ``sum(depths)``.
         """
         expected = {"depths", *Block._fields}
-        if not isinstance(data, Mapping) or set(data) != expected:
+        if not isinstance(data, Mapping) or set(data) - {"resolution"} != expected:
             keys = sorted(data) if isinstance(data, Mapping) else type(data).__name__
             raise CandidateError(f"a candidate has the keys {sorted(expected)}, got {keys}")
         try:
@@ -81,8 +85,11 @@ class Candidate:
                 raise CandidateError(
                     f"{field}: {len(columns[field])} values for depths {depths}; give {sum(depths)}, one for each block"
                 )
+        resolution = columns.get("resolution", [None])
+        if len(resolution) != 1:
+            raise CandidateError(f"resolution: {resolution} is not one number; give a list of one")
         blocks = iter([Block(*values) for values in zip(*(columns[f] for f in Block._fields), strict=True)])
-        return cls(tuple(tuple(next(blocks) for _ in range(depth)) for depth in depths))
+        return cls(tuple(tuple(next(blocks) for _ in range(depth)) for depth in depths), resolution[0])
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -99,7 +106,8 @@ class Candidate:
 
     def __str__(self) -> str:
         """Compact form, a block as ``k3c48w42a84``: kernel, channels, weight bits pw/dw, activation bits pw/dw."""
-        return " | ".join(
+        resolution = "" if self.resolution is None else f"r{self.resolution} | "
+        return resolution + " | ".join(
             " ".join(
                 f"k{b.kernel_size}c{b.channels}w{b.pw_w_bits}{b.dw_w_bits}a{b.pw_a_bits}{b.dw_a_bits}" for b in stage
             )

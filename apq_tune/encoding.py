@@ -1,12 +1,14 @@
 """Candidates as arrays: the one place that knows which gene, and which feature, stands where.
 
-A genome is ``(n_genes,)`` small integers, each an index into a choice: first the depth of each stage, then for every
-field of ``Block`` one gene for each slot. Genes of slots beyond the depth are inert and canonically zero.
+A genome is ``(n_genes,)`` small integers, each an index into a choice: first the depth of each stage, then the
+resolution if there are several, then for every field of ``Block`` one gene for each slot. Genes of slots beyond the
+depth are inert and canonically zero.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from decimal import Decimal
 
@@ -38,10 +40,15 @@ class Encoding:
         self.space = space
         slots, self._n_stages = space.slots, len(space.stages)
         self._values: list[tuple[int, ...]] = [stage.depth for stage in space.stages]
+        self._has_resolution = len(space.resolutions) > 1
+        self._values += [space.resolutions] * self._has_resolution
+        self._first = len(self._values)  # gene of the blocks
         self._values += [slot.kernel_sizes for slot in slots] + [slot.channels for slot in slots]
         self._values += [bits for bits in space.bit_choices() for _ in slots]
-        self.names = tuple(f"depth {i + 1}" for i in range(self._n_stages)) + tuple(
-            f"{slot.name} {field}" for field in Block._fields for slot in slots
+        self.names = (
+            *(f"depth {i + 1}" for i in range(self._n_stages)),
+            *["resolution"] * self._has_resolution,
+            *(f"{slot.name} {field}" for field in Block._fields for slot in slots),
         )
         self.n_choices = np.array([len(values) for values in self._values], np.int16)
         self._position = np.array([slot.position for slot in slots])
@@ -50,15 +57,28 @@ class Encoding:
         for row, values in zip(padded, self._values, strict=True):
             row[: len(values)] = values
         self._lookup = padded
-        self._allowed_shape = (max(len(s.kernel_sizes) for s in slots), *(len(bits) for bits in space.bit_choices()))
-        allowed = np.zeros((len(slots), *self._allowed_shape), bool)
-        for table, slot in zip(allowed, slots, strict=True):
-            table[: len(slot.kernel_sizes)] = space.allowed(slot)
-        self._allowed = allowed
-        columns = np.concatenate([[0], np.cumsum(self.n_choices[self._n_stages :])])
-        self._first_column = columns[:-1]
-        self.n_arch_features = int(columns[2 * len(slots)])
-        self.n_bit_features = int(columns[-1]) - self.n_arch_features
+        self._block_strides, self._block_starts, self._allowed = self._block_layout()
+        sizes = self.n_choices[self._first :].astype(np.int64)
+        ends = np.cumsum(sizes)
+        self.n_arch_features = int(ends[2 * len(slots) - 1])
+        if self._has_resolution:  # its columns stand between architecture and bits
+            self._resolution_column = self.n_arch_features
+            ends[2 * len(slots) :] += len(space.resolutions)
+            self.n_arch_features += len(space.resolutions)
+        self._first_column = ends - sizes
+        self.n_bit_features = int(ends[-1]) - self.n_arch_features
+
+    def _block_layout(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.bool_]]:
+        """How ``block_index`` numbers the choices of all blocks, and which of them are allowed."""
+        strides, starts, allowed = [], [], [np.ones(1, bool)]
+        start = 1  # 0 is a block that depth switches off
+        for slot in self.space.slots:
+            table = np.repeat(self.space.allowed(slot)[:, None], len(slot.channels), axis=1)
+            strides.append([math.prod(table.shape[axis + 1 :]) for axis in range(table.ndim)])
+            starts.append(start)
+            allowed.append(table.ravel())
+            start += table.size
+        return np.array(strides, np.int32).T.copy(), np.array(starts, np.int32), np.concatenate(allowed)
 
     @property
     def n_genes(self) -> int:
@@ -72,7 +92,23 @@ class Encoding:
 
     def block_genes(self, genomes: Genomes) -> NDArray[np.int16]:
         """``(n, n_genes) -> (n, 6, n_slots)``: the genes of ``Block``'s fields, in their order."""
-        return genomes[:, self._n_stages :].reshape(len(genomes), len(Block._fields), self.n_slots)
+        return genomes[:, self._first :].reshape(len(genomes), len(Block._fields), self.n_slots)
+
+    def block_index(self, genomes: Genomes) -> NDArray[np.int32]:
+        """``(n, n_genes) -> (n, n_slots)``: each block's place among all choices of all blocks, 0 if it is off.
+
+        Tables of costs are laid out by it: entry 0, then for each slot its choices, the last field running fastest.
+        """
+        genes = self.block_genes(genomes)
+        index = np.repeat(self._block_starts[None], len(genomes), axis=0)
+        for field, strides in enumerate(self._block_strides):
+            index += genes[:, field] * strides
+        index *= self.active(genomes)
+        return index
+
+    def resolution_index(self, genomes: Genomes) -> NDArray[np.int16]:
+        """``(n, n_genes) -> (n,)``: each candidate's place among the resolutions."""
+        return genomes[:, self._n_stages] if self._has_resolution else np.zeros(len(genomes), np.int16)
 
     def active(self, genomes: Genomes) -> NDArray[np.bool_]:
         """``(n, n_genes) -> (n, n_slots)``: which slots the depths leave switched on."""
@@ -81,7 +117,7 @@ class Encoding:
 
     def _inert(self, genomes: Genomes) -> NDArray[np.bool_]:
         off = np.tile(~self.active(genomes), (1, len(Block._fields)))
-        return np.concatenate([np.zeros((len(genomes), self._n_stages), bool), off], axis=1)
+        return np.concatenate([np.zeros((len(genomes), self._first), bool), off], axis=1)
 
     def canonicalise(self, genomes: Genomes) -> Genomes:
         """Set inert genes to zero, so that equal networks have equal genomes."""
@@ -94,15 +130,9 @@ class Encoding:
     def _draw(self, n: int, rng: np.random.Generator) -> Genomes:
         return rng.integers(0, self.n_choices, (n, self.n_genes), dtype=np.int16)
 
-    def _slot_index(self, genes: NDArray[np.int16]) -> NDArray[np.intp]:
-        """``(n, 6, n_slots) -> (n, n_slots)``: position of each block's kernel and bits in ``_allowed``."""
-        shape = (self.n_slots, *self._allowed_shape)
-        return np.ravel_multi_index((np.arange(self.n_slots), genes[:, 0], *np.moveaxis(genes[:, 2:], 1, 0)), shape)
-
     def _offences(self, genomes: Genomes) -> NDArray[np.bool_]:
         """``(n, n_slots)``: active blocks with a forbidden combination."""
-        index = self._slot_index(self.block_genes(genomes))
-        return self.active(genomes) & ~self._allowed.take(index)
+        return ~self._allowed.take(self.block_index(genomes))
 
     def is_allowed(self, genomes: Genomes) -> NDArray[np.bool_]:
         """``(n, n_genes) -> (n,)``: whether no forbidden rule of the space is broken."""
@@ -123,9 +153,7 @@ class Encoding:
             if not offences.any():
                 return genomes
             bad = np.zeros(genomes.shape, bool)
-            bad[:, self._n_stages :] = (offences[:, None] & redrawn[:, None]).reshape(
-                len(genomes), fields * self.n_slots
-            )
+            bad[:, self._first :] = (offences[:, None] & redrawn[:, None]).reshape(len(genomes), fields * self.n_slots)
             genomes = np.where(bad, self._draw(len(genomes), rng), genomes)
         raise SpaceError(
             f"{self.space.name}: forbidden combinations remain after {MAX_REPAIRS} redraws; relax the rules"
@@ -139,7 +167,7 @@ class Encoding:
         """Set the genes of some fields (``"depth"`` or of ``Block``) to their last choice; not checked for rules."""
         genomes = genomes.copy()
         for field in fields:
-            first = 0 if field == "depth" else self._n_stages + Block._fields.index(field) * self.n_slots
+            first = 0 if field == "depth" else self._first + Block._fields.index(field) * self.n_slots
             genes = slice(first, first + (self._n_stages if field == "depth" else self.n_slots))
             genomes[:, genes] = self.n_choices[genes] - 1
         return self.canonicalise(genomes)
@@ -148,7 +176,7 @@ class Encoding:
         """The smallest and the largest network, both at the most bits (forbidden rules are not consulted)."""
         genome = np.zeros((2, self.n_genes), np.int16)
         genome[1] = self.n_choices - 1
-        first_bit_gene = self._n_stages + 2 * self.n_slots
+        first_bit_gene = self._first + 2 * self.n_slots
         genome[0, first_bit_gene:] = self.n_choices[first_bit_gene:] - 1
         smallest, largest = self.decode(self.canonicalise(genome))
         return smallest, largest
@@ -185,7 +213,8 @@ class Encoding:
         for number, stage in enumerate(self.space.stages):
             own = [b for b, slot in zip(blocks, self.space.slots, strict=True) if slot.stage == number]
             stages.append([chosen for depth in stage.depth for chosen in itertools.product(*own[:depth])])
-        return self.encode([Candidate(chosen) for chosen in itertools.product(*stages)])
+        resolutions = self.space.resolutions if self._has_resolution else (None,)
+        return self.encode([Candidate(chosen, r) for r in resolutions for chosen in itertools.product(*stages)])
 
     def decode(self, genomes: Genomes) -> list[Candidate]:
         """``(n, n_genes)`` -> ``n`` candidates."""
@@ -198,7 +227,8 @@ class Encoding:
             for stage in range(self._n_stages):
                 on = np.flatnonzero(active[i] & (self._stage == stage))
                 stages.append(tuple(Block(*map(int, fields[i, :, slot])) for slot in on))
-            candidates.append(Candidate(tuple(stages)))
+            resolution = int(values[i, self._n_stages]) if self._has_resolution else None
+            candidates.append(Candidate(tuple(stages), resolution))
         return candidates
 
     def encode(self, candidates: Sequence[Candidate], *, check: bool = True) -> Genomes:
@@ -217,12 +247,20 @@ class Encoding:
                 raise CandidateError(
                     f"candidate {i}: {len(candidate.stages)} stages; {self.space.name} has {self._n_stages}"
                 )
+            if self._has_resolution != (candidate.resolution is not None):
+                given = f"{self.space.name} needs one of {list(self.space.resolutions)}"
+                raise CandidateError(
+                    f"candidate {i}: resolution is {candidate.resolution}; "
+                    + (given if self._has_resolution else f"{self.space.name} offers no choice of it, leave it out")
+                )
+            if candidate.resolution is not None:
+                genomes[i, self._n_stages] = self._index(i, self._n_stages, candidate.resolution)
             for stage, depth in enumerate(candidate.depths):
                 genomes[i, stage] = self._index(i, stage, depth)
             for slot, (stage, position) in enumerate(zip(self._stage, self._position, strict=True)):
                 if position < candidate.depths[stage]:
                     for number, value in enumerate(candidate.stages[stage][position]):
-                        gene = self._n_stages + number * self.n_slots + slot
+                        gene = self._first + number * self.n_slots + slot
                         genomes[i, gene] = self._index(i, gene, value)
         if check and not (allowed := self.is_allowed(genomes)).all():
             first = int(np.argmin(allowed))
@@ -240,13 +278,16 @@ class Encoding:
         """One-hot columns of every gene but the depths; blocks beyond the depth are all zero (APQ's layout).
 
         Returns:
-            ``(n, n_arch_features + n_bit_features)`` of 0 and 1: kernel sizes of all slots, their channels, then each
-            kind of bits.
+            ``(n, n_arch_features + n_bit_features)`` of 0 and 1: kernel sizes of all slots, their channels, the
+            resolution if there are several, then each kind of bits.
         """
-        out = np.zeros((len(genomes), self.n_arch_features + self.n_bit_features), np.float32)
-        columns = self._first_column + genomes[:, self._n_stages :]
+        n, width = len(genomes), self.n_arch_features + self.n_bit_features
+        out = np.zeros((n, width), np.float32)
         on = np.tile(self.active(genomes), (1, len(Block._fields)))
-        np.put_along_axis(out, columns, on.astype(np.float32), axis=1)
+        place = genomes[:, self._first :] + (self._first_column + np.arange(0, n * width, width)[:, None])
+        out.reshape(-1)[place[on]] = 1
+        if self._has_resolution:
+            out[np.arange(n), self._resolution_column + genomes[:, self._n_stages]] = 1
         return out
 
     def from_features(self, features: NDArray[np.float32]) -> Genomes:
@@ -256,9 +297,15 @@ class Encoding:
             CandidateError: if a row's active blocks are no depth that the space offers.
         """
         genomes = np.zeros((len(features), self.n_genes), np.int16)
-        for gene, first in enumerate(self._first_column, start=self._n_stages):
+        if self._has_resolution:
+            first = self._resolution_column
+            resolution = features[:, first : first + len(self.space.resolutions)]
+            if (missing := ~resolution.any(axis=1)).any():
+                raise CandidateError(f"row {int(missing.argmax())}: no resolution is set")
+            genomes[:, self._n_stages] = resolution.argmax(axis=1)
+        for gene, first in enumerate(self._first_column, start=self._first):
             genomes[:, gene] = features[:, first : first + self.n_choices[gene]].argmax(axis=1)
-        ends = self._first_column[: self.n_slots] + self.n_choices[self._n_stages : self._n_stages + self.n_slots]
+        ends = self._first_column[: self.n_slots] + self.n_choices[self._first : self._first + self.n_slots]
         on = np.stack([features[:, a:b].any(axis=1) for a, b in zip(self._first_column, ends, strict=False)], axis=1)
         for stage in range(self._n_stages):
             for i, depth in enumerate(on[:, self._stage == stage].sum(axis=1)):

@@ -17,5 +17,9 @@ class ProblemError(ApqError):
     """An objective or a constraint that makes no sense, or that nothing can meet."""
 
 
+class TableError(ApqError):
+    """A cost table that cannot be read, or that does not cover a search space."""
+
+
 class RunError(ApqError):
     """A run directory, a checkpoint or a setting that cannot be used."""

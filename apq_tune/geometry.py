@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
+
+import numpy as np
 
 
 def make_divisible(channels: float, divisor: int = 8) -> int:
@@ -20,6 +23,15 @@ def stepped_channels(in_channels: int, low: float, high: float, step: int) -> tu
     """Middle channels from ``low`` to ``high`` times the input channels, both ends rounded, ``step`` apart (APQ)."""
     first, last = make_divisible(in_channels * low, step), make_divisible(in_channels * high, step)
     return tuple(range(first, last + 1, step))
+
+
+def squeezed_channels(channels: Any) -> Any:
+    """Channels between the two convolutions of squeeze-excite: a quarter, rounded as above (Howard 2019).
+
+    Args:
+        channels: middle channels of the block, a number or an array.
+    """
+    return np.vectorize(make_divisible, otypes=[np.int64])(np.asarray(channels) // 4)[()]
 
 
 def out_size(in_size: int, stride: int) -> int:

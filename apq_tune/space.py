@@ -53,6 +53,8 @@ Bits = Annotated[int, Field(ge=2, le=8)]
 KernelChoice = Annotated[tuple[Kernel, ...], AfterValidator(_ascending)]
 BitChoice = Annotated[tuple[Bits, ...], AfterValidator(_ascending)]
 DepthChoice = Annotated[tuple[PositiveInt, ...], AfterValidator(_ascending)]
+SizeChoice = Annotated[tuple[PositiveInt, ...], AfterValidator(_ascending)]
+Activation = Literal["relu6", "relu", "h_swish"]
 Ratio = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 RatioChoice = Annotated[tuple[Ratio, ...], AfterValidator(_ascending)]
 
@@ -62,10 +64,10 @@ class _Model(BaseModel):
 
 
 class Input(_Model):
-    """Shape of one image: ``channels x size x size``."""
+    """Shape of one image, ``channels x size x size``; several sizes make the resolution a choice."""
 
     channels: PositiveInt
-    size: PositiveInt
+    size: PositiveInt | SizeChoice
 
 
 class Stem(_Model):
@@ -74,12 +76,26 @@ class Stem(_Model):
     channels: PositiveInt
     kernel_size: Kernel = 3
     stride: PositiveInt = 1
+    activation: Activation = "relu6"
+
+
+class First(_Model):
+    """A depthwise separable block right after the stem, never searched; with a shortcut if it keeps the channels."""
+
+    channels: PositiveInt
+    kernel_size: Kernel = 3
+    activation: Activation = "relu6"
 
 
 class Head(_Model):
-    """The last pointwise convolution, before pooling and the classifier, never searched."""
+    """The last pointwise convolution, before pooling and the classifier, never searched.
+
+    ``features`` adds a fully connected layer between pooling and classifier (Howard 2019, MobileNetV3).
+    """
 
     channels: PositiveInt
+    features: PositiveInt | None = None
+    activation: Activation = "relu6"
 
 
 class ExpandRange(_Model):
@@ -124,6 +140,8 @@ class Stage(_Model):
     channels: PositiveInt
     stride: PositiveInt = 1
     depth: DepthChoice
+    activation: Activation = "relu6"
+    squeeze_excite: bool = False
     kernel_size: KernelChoice | None = None
     expand_ratio: Expansion | None = None
 
@@ -154,6 +172,7 @@ class Slot(NamedTuple):
 
     stage: int
     position: int  # within the stage; active when position < depth
+    resolution: int  # of the input of the network
     in_channels: int
     out_channels: int
     in_size: int
@@ -161,6 +180,8 @@ class Slot(NamedTuple):
     stride: int
     kernel_sizes: tuple[int, ...]
     channels: tuple[int, ...]  # middle channels
+    activation: Activation
+    squeeze_excite: bool  # between the depthwise and the last pointwise convolution (Hu 2018)
 
     @property
     def has_shortcut(self) -> bool:
@@ -182,17 +203,28 @@ class SearchSpace(_Model):
     input: Input
     classes: PositiveInt
     stem: Stem
+    first: First | None = None
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     head: Head
     fixed_bits: Bits = 8
     choices: Choices
     forbidden: tuple[Forbidden, ...] = ()
 
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Input sizes to choose from, ascending."""
+        return (self.input.size,) if isinstance(self.input.size, int) else self.input.size
+
     @functools.cached_property
     def slots(self) -> tuple[Slot, ...]:
-        """The blocks of the deepest network, in order."""
+        """The blocks of the deepest network, in order, at the largest resolution."""
+        return self.slots_at(self.resolutions[-1])
+
+    def slots_at(self, resolution: int) -> tuple[Slot, ...]:
+        """The blocks of the deepest network, in order, for an input of ``resolution`` pixels."""
         slots = []
-        in_channels, size = self.stem.channels, out_size(self.input.size, self.stem.stride)
+        in_channels = self.stem.channels if self.first is None else self.first.channels
+        size = out_size(resolution, self.stem.stride)
         for number, stage in enumerate(self.stages):
             expand = self.choices.expand_ratio if stage.expand_ratio is None else stage.expand_ratio
             kernel_sizes = self.choices.kernel_size if stage.kernel_size is None else stage.kernel_size
@@ -206,6 +238,7 @@ class SearchSpace(_Model):
                     Slot(
                         stage=number,
                         position=position,
+                        resolution=resolution,
                         in_channels=in_channels,
                         out_channels=stage.channels,
                         in_size=size,
@@ -213,6 +246,8 @@ class SearchSpace(_Model):
                         stride=stride,
                         kernel_sizes=kernel_sizes,
                         channels=channels,
+                        activation=stage.activation,
+                        squeeze_excite=stage.squeeze_excite,
                     )
                 )
                 in_channels, size = stage.channels, out_size(size, stride)
@@ -239,12 +274,12 @@ class SearchSpace(_Model):
 
     def size(self, *, bits: bool = True) -> int:
         """Number of different networks (with ``bits``: of networks and bit policies), exactly."""
+        total = len(self.resolutions)
         per_slot = []
         for slot in self.slots:
             allowed = self.allowed(slot)
             n_allowed = allowed.sum() if bits else allowed.any(axis=(1, 2, 3, 4)).sum()
             per_slot.append(len(slot.channels) * int(n_allowed))
-        total = 1
         for number, stage in enumerate(self.stages):
             counts = [n for n, slot in zip(per_slot, self.slots, strict=True) if slot.stage == number]
             total *= sum(math.prod(counts[:depth]) for depth in stage.depth)
@@ -256,10 +291,9 @@ class SearchSpace(_Model):
 
     @model_validator(mode="after")
     def _possible(self) -> SearchSpace:
-        if self.stem.kernel_size > self.input.size:
-            raise ValueError(
-                f"stem.kernel_size {self.stem.kernel_size} is larger than the {self.input.size} pixel input"
-            )
+        largest = self.resolutions[-1]
+        if self.stem.kernel_size > largest:
+            raise ValueError(f"stem.kernel_size {self.stem.kernel_size} is larger than the {largest} pixel input")
         for slot in self.slots:
             where = f"stages[{slot.stage}], block {slot.position + 1}"
             if slot.kernel_sizes[-1] > slot.in_size:

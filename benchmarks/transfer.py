@@ -38,7 +38,9 @@ def one_seed(seed: int) -> list[dict[str, Any]]:
         (str(form), n): fit for n in COUNTS for form, fit in _fitted(fp32, proxy, encoding, pairs, n, seed).items()
     }
     predicted |= {("fp32 alone", 0): fp32, ("proxy alone", 0): proxy}
-    scores = {key: agreement(predictor(unseen.genomes), unseen.loss)._asdict() for key, predictor in predicted.items()}
+    scores = {
+        key: agreement(predictor(unseen.genomes), unseen.target)._asdict() for key, predictor in predicted.items()
+    }
     scores["noise floor", 0] = noise_floor(table[-HELD_OUT:])
     return [score | {"seed": seed, "form": form, "n": n} for (form, n), score in scores.items()]
 

@@ -35,7 +35,15 @@ def peak_activation_bytes(encoding: Encoding) -> CostModel:
     def op_bits(op: Op) -> Any:
         return _bits(op.in_channels, op.in_size, fixed) + _bits(op.out_channels, op.out_size, fixed)
 
-    fixed_peak = max(op_bits(op) for op in fixed_ops(space)) / 8
+    def fixed_peak(resolution: int) -> float:
+        ops = fixed_ops(space, resolution)
+        working = [op_bits(op) for op in ops.all]
+        if ops.first and ops.stem.out_channels == ops.first[-1].out_channels:  # its shortcut keeps the stem's output
+            depthwise, pointwise = ops.first
+            kept = _bits(depthwise.in_channels, depthwise.in_size, fixed)
+            working += [kept + op_bits(depthwise), kept + op_bits(pointwise)]
+        return float(max(working)) / 8
+
     return CostModel("peak_activation_bytes", "bytes", encoding, block_peak, fixed_peak, "max")
 
 

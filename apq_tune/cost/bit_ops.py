@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from apq_tune.cost.model import CostModel
+from apq_tune.cost.model import CostModel, sum_over_ops
 from apq_tune.encoding import Encoding
-from apq_tune.ops import Op, fixed_ops
+from apq_tune.ops import Op
 
 
 def op_bit_ops(op: Op) -> Any:
@@ -16,10 +16,4 @@ def op_bit_ops(op: Op) -> Any:
 
 def bit_ops(encoding: Encoding) -> CostModel:
     """BitOps of one image, the fixed 8-bit stem, head and classifier included."""
-    return CostModel(
-        "bit_ops",
-        "BitOps",
-        encoding,
-        lambda ops, _: sum(op_bit_ops(op) for op in ops),
-        sum(op_bit_ops(op) for op in fixed_ops(encoding.space)),
-    )
+    return sum_over_ops("bit_ops", "BitOps", encoding, op_bit_ops)

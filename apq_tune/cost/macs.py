@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from apq_tune.cost.model import CostModel
+from apq_tune.cost.model import CostModel, sum_over_ops
 from apq_tune.encoding import Encoding
-from apq_tune.ops import Op, fixed_ops
+from apq_tune.ops import Op
 
 
 def op_macs(op: Op) -> Any:
@@ -16,10 +16,4 @@ def op_macs(op: Op) -> Any:
 
 def macs(encoding: Encoding) -> CostModel:
     """Count of multiply-accumulates in convolutions and classifier."""
-    return CostModel(
-        "macs",
-        "MACs",
-        encoding,
-        lambda ops, _: sum(op_macs(op) for op in ops),
-        sum(op_macs(op) for op in fixed_ops(encoding.space)),
-    )
+    return sum_over_ops("macs", "MACs", encoding, op_macs)

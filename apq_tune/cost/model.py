@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq_tune.encoding import Encoding, Genomes
-from apq_tune.ops import BlockOps, all_choices
+from apq_tune.errors import TableError
+from apq_tune.ops import BlockOps, Op, all_choices, fixed_ops
 from apq_tune.space import Slot
 
 BlockCost = Callable[[BlockOps, Slot], Any]
@@ -29,7 +30,7 @@ class CostModel:
         unit: str,
         encoding: Encoding,
         block_cost: BlockCost,
-        fixed_cost: float,
+        fixed_cost: Callable[[int], float],
         reduce: Literal["sum", "max"] = "sum",
     ) -> None:
         """Price every block at every choice.
@@ -39,38 +40,52 @@ class CostModel:
             unit: of its values.
             encoding: of the space whose genomes will come.
             block_cost: from a block's ops, whose numbers are broadcasting arrays, to its cost at each choice.
-            fixed_cost: of the parts that are not searched.
+            fixed_cost: of the parts that are not searched, at a resolution.
             reduce: how blocks and fixed parts combine.
+
+        Raises:
+            TableError: if a block that the space allows has no finite cost.
         """
         self.name, self.unit = name, unit
-        self._encoding, self._fixed, self._reduce = encoding, float(fixed_cost), reduce
-        tables, strides, starts, self._extremes = [], [], [], []
-        start = 1  # entry 0 is a block that depth switches off: it costs nothing
-        for slot in encoding.space.slots:
-            ops, allowed = all_choices(encoding.space, slot)
-            table = np.broadcast_to(np.asarray(block_cost(ops, slot), np.float64), allowed.shape)
-            self._extremes.append((float(table[allowed].min()), float(table[allowed].max())))
-            tables.append(table.ravel())
-            strides.append([int(np.prod(table.shape[axis + 1 :])) for axis in range(table.ndim)])
-            starts.append(start)
-            start += table.size
-        self._table = np.concatenate([[0.0], *tables])
-        self._strides = np.array(strides).T  # (6, n_slots)
-        self._starts = np.array(starts)
+        self._encoding, self._reduce = encoding, reduce
+        space = encoding.space
+        self._fixed = np.array([fixed_cost(resolution) for resolution in space.resolutions], np.float64)
+        tables = []
+        self._extremes: list[list[tuple[float, float]]] = []  # of each resolution and slot
+        for resolution in space.resolutions:
+            tables.append(np.zeros(1))  # index 0 is a block that depth switches off: it costs nothing
+            extremes = []
+            for slot in space.slots_at(resolution):
+                ops, allowed = all_choices(space, slot)
+                table = np.broadcast_to(np.asarray(block_cost(ops, slot), np.float64), allowed.shape)
+                if not np.isfinite(table[allowed]).all():
+                    raise TableError(f"{name} of block {slot.name} is not finite everywhere; mend its block_cost")
+                extremes.append((float(table[allowed].min()), float(table[allowed].max())))
+                tables.append(table.ravel())
+            self._extremes.append(extremes)
+        self._tables = np.concatenate(tables).reshape(len(space.resolutions), -1)
 
     def __call__(self, genomes: Genomes) -> NDArray[np.float64]:
         """``(n, n_genes) -> (n,)``."""
-        index = self._starts + (self._encoding.block_genes(genomes) * self._strides).sum(axis=1)
-        blocks = self._table.take(np.where(self._encoding.active(genomes), index, 0))
+        return self.at(self._encoding.block_index(genomes), self._encoding.resolution_index(genomes))
+
+    def at(self, blocks: NDArray[np.int32], resolution: NDArray[np.int16]) -> NDArray[np.float64]:
+        """The same from ``Encoding.block_index`` and ``resolution_index``, which several models can share."""
+        tables = self._tables
+        costs = tables[0].take(blocks) if len(tables) == 1 else tables[resolution[:, None], blocks]
         if self._reduce == "sum":
-            return np.asarray(self._fixed + blocks.sum(axis=1))
-        return np.asarray(np.maximum(self._fixed, blocks.max(axis=1)))
+            return np.asarray(self._fixed[resolution] + costs.sum(axis=1))
+        return np.asarray(np.maximum(self._fixed[resolution], costs.max(axis=1)))
 
     def reachable(self) -> tuple[float, float]:
         """Exact smallest and largest value over the space: blocks do not interact, so each is set on its own."""
-        low = high = self._fixed
+        ends = [self._reachable_at(fixed, own) for fixed, own in zip(self._fixed, self._extremes, strict=True)]
+        return min(low for low, _ in ends), max(high for _, high in ends)
+
+    def _reachable_at(self, fixed: float, extremes: list[tuple[float, float]]) -> tuple[float, float]:
+        low = high = float(fixed)
         for number, stage in enumerate(self._encoding.space.stages):
-            own = [e for e, s in zip(self._extremes, self._encoding.space.slots, strict=True) if s.stage == number]
+            own = [e for e, s in zip(extremes, self._encoding.space.slots, strict=True) if s.stage == number]
             combine = np.add.accumulate if self._reduce == "sum" else np.maximum.accumulate
             by_depth = combine(np.array(own), axis=0)[np.array(stage.depth) - 1]
             stage_low, stage_high = float(by_depth[:, 0].min()), float(by_depth[:, 1].max())
@@ -79,3 +94,21 @@ class CostModel:
             else:
                 low, high = max(low, stage_low), max(high, stage_high)
         return low, high
+
+
+def sum_over_ops(name: str, unit: str, encoding: Encoding, op_cost: Callable[[Op], Any]) -> CostModel:
+    """A cost that is the sum over all ops of a network, fixed parts included.
+
+    Args:
+        name: of the metric.
+        unit: of its values.
+        encoding: of the space.
+        op_cost: from an op, whose numbers may be arrays, to its cost.
+    """
+    return CostModel(
+        name,
+        unit,
+        encoding,
+        lambda ops, _: sum(op_cost(op) for op in ops.all),
+        lambda resolution: float(sum(op_cost(op) for op in fixed_ops(encoding.space, resolution).all)),
+    )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from apq_tune.cost.model import CostModel
+from apq_tune.cost.model import CostModel, sum_over_ops
 from apq_tune.encoding import Encoding
-from apq_tune.ops import Op, fixed_ops
+from apq_tune.ops import Op
 
 BYTES_PER_CHANNEL = 8  # an int32 bias and a 32-bit rescaling factor for each output channel (Jacob 2018)
 
@@ -18,10 +18,4 @@ def op_weight_bytes(op: Op) -> Any:
 
 def weight_bytes(encoding: Encoding) -> CostModel:
     """Bytes of all parameters, batch norm folded."""
-    return CostModel(
-        "weight_bytes",
-        "bytes",
-        encoding,
-        lambda ops, _: sum(op_weight_bytes(op) for op in ops),
-        sum(op_weight_bytes(op) for op in fixed_ops(encoding.space)),
-    )
+    return sum_over_ops("weight_bytes", "bytes", encoding, op_weight_bytes)

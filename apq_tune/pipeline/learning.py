@@ -48,9 +48,9 @@ def fit_predictors(run: Run) -> None:
     report = {
         "noise_floor": {"quantized supernet": noise_floor(proxy_table), "qat pairs": noise_floor(table)},
         "held_out": scores,
-        "proxy alone": agreement(proxy(pairs.genomes), pairs.loss)._asdict(),
+        "proxy alone": agreement(proxy(pairs.genomes), pairs.target)._asdict(),
         "chosen": run.settings.predictor,
-        "error_law": error_law(pairs.loss, table["accuracy"].to_numpy(), len(run.data.search.labels)),
+        "error_law": error_law(pairs.target, table["accuracy"].to_numpy(), len(run.data.search.labels)),
     }
     path = run.directory("predictors").path
     chosen = fits[run.settings.predictor](run.encoding, pairs, seed)
@@ -76,7 +76,7 @@ def error_law(loss: Floats, accuracy: Floats, n_images: int) -> list[float]:
 
 def _held_out(run: Run, fit: Fit, pairs: Pairs) -> dict[str, float]:
     predicted = held_out(fit, run.encoding, pairs, run.settings.seed, folds=run.settings.folds)
-    return agreement(predicted, pairs.loss)._asdict()
+    return agreement(predicted, pairs.target)._asdict()
 
 
 def noise_floor(table: pd.DataFrame) -> dict[str, float]:

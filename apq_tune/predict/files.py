@@ -1,4 +1,4 @@
-"""Predictors as ``.npz`` files: arrays and numbers only, nothing that executes when it is read."""
+"""Predictors as files: our ``.npz``, arrays and numbers only, and the checkpoints of published predictors."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from apq_tune.encoding import Encoding
 from apq_tune.errors import RunError
 from apq_tune.predict.mlp import MLPPredictor, mlp_shapes
 from apq_tune.predict.pairs import Predictor, Scale
+from apq_tune.predict.published import published_predictor
 from apq_tune.predict.ridge import RidgePredictor
+from apq_tune.space import SearchSpace
 
 
 def predictor_bytes(predictor: Predictor) -> bytes:
@@ -23,22 +26,42 @@ def predictor_bytes(predictor: Predictor) -> bytes:
         TypeError: for a predictor of a kind that this version does not save.
     """
     buffer = io.BytesIO()
-    np.savez(buffer, **_arrays(predictor))
+    arrays = _arrays(predictor)
+    np.savez(buffer, space=np.asarray(predictor.encoding.space.to_yaml()), **arrays)  # type: ignore[attr-defined]
     return buffer.getvalue()
 
 
-def load_predictor(path: Path, encoding: Encoding) -> Predictor:
-    """Read a predictor and check it against the space.
+def load_predictor(path: str | Path, space: SearchSpace | Encoding | None = None) -> Predictor:
+    """Read a predictor and check it against its space.
+
+    Args:
+        path: a file of ours; a checkpoint of APQ's quantization-aware predictor (``layers.0.0.weight``,
+            ``quantize_fc.weight``, ...; Wang 2020); or one of once-for-all's (``0.weight`` to ``6.weight``; Cai 2020).
+        space: that genomes will come from; by default the one that the file names (ours) or was published with.
 
     Raises:
-        RunError: if the file is damaged, or made for a space with other features.
+        RunError: if the file is damaged, in no format that is known, or made for a space with other features.
     """
+    path = Path(path)
+    encoding = Encoding(space) if isinstance(space, SearchSpace) else space
+    if path.suffix != ".npz" and not _is_npz(path):
+        return published_predictor(path, encoding)
+    named = f"for {encoding.space.name} " if encoding is not None else ""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
+        learned_on = SearchSpace.from_dict(yaml.safe_load(str(arrays.pop("space"))), str(path))
+        encoding = encoding or Encoding(learned_on)
         return _predictor(arrays, "", encoding)
     except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise RunError(f"{path}: is no readable predictor for {encoding.space.name} ({error}); make it again") from None
+        raise RunError(f"{path}: is no readable predictor {named}({error}); make it again") from None
+
+
+def _is_npz(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as file:
+        return all(name.endswith(".npy") for name in file.namelist())
 
 
 def _arrays(predictor: Predictor, prefix: str = "") -> dict[str, Any]:
@@ -61,7 +84,8 @@ def _predictor(arrays: dict[str, Any], prefix: str, encoding: Encoding) -> Predi
         for name, a in arrays.items()
         if name.startswith(prefix) and "." not in name[len(prefix) :]
     }
-    kind, scale = str(own.pop("kind")), Scale(*map(float, own.pop("scale")))
+    kind, (mean, std, log) = str(own.pop("kind")), map(float, own.pop("scale"))
+    scale = Scale(mean, std, bool(log))
     if kind == "mlp":
         expected = mlp_shapes(encoding, own["b0"].size, bits="Wq" in own)
         if (found := {name: array.shape for name, array in own.items()}) != expected:

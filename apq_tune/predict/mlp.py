@@ -8,7 +8,7 @@ NumPy evaluates it.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,8 +50,16 @@ class MLPPredictor:
     encoding: Encoding
     weights: dict[str, Array]
     scale: Scale
-    name: str = field(default="predicted_loss")
-    unit: str = field(default="nats")
+
+    @property
+    def name(self) -> str:
+        """Of the metric."""
+        return self.scale.name
+
+    @property
+    def unit(self) -> str:
+        """Of the predictions."""
+        return self.scale.unit
 
     @property
     def sees_bits(self) -> bool:
@@ -59,7 +67,7 @@ class MLPPredictor:
         return "Wq" in self.weights
 
     def __call__(self, genomes: Genomes) -> Floats:
-        """``(n, n_genes) -> (n,)`` cross-entropy in nats."""
+        """``(n, n_genes) -> (n,)`` cross-entropy in nats, or accuracy as a fraction."""
         w, features = self.weights, self.encoding.features(genomes)
         n_arch = self.encoding.n_arch_features
         h = np.maximum(features[:, :n_arch] @ w["W0"] + w["b0"], 0)
@@ -93,6 +101,7 @@ def fit_mlp(
     *,
     bits: bool,
     start: MLPPredictor | None = None,
+    log: bool = True,
     settings: MLPSettings | None = None,
 ) -> MLPPredictor:
     """Train on pairs.
@@ -103,6 +112,7 @@ def fit_mlp(
         seed: of the initial weights.
         bits: whether to see the candidates' bits.
         start: a predictor whose weights to begin with; the bits' input begins at zero if it has none.
+        log: whether the target is a loss, learned as its logarithm, or an accuracy, learned as it is.
         settings: of the training.
     """
     import torch
@@ -117,8 +127,8 @@ def fit_mlp(
         shapes = mlp_shapes(encoding, start.weights["b0"].size, bits=bits)
         weights = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()} | start.weights
     w = {name: torch.tensor(value, requires_grad=True) for name, value in weights.items()}
-    scale = Scale.of(pairs.loss)
-    target = torch.tensor(scale.standardise(pairs.loss), dtype=torch.float32)
+    scale = Scale.of(pairs.target, log=log)
+    target = torch.tensor(scale.standardise(pairs.target), dtype=torch.float32)
     features = torch.from_numpy(encoding.features(pairs.genomes))
     x_arch, x_bits = features[:, : encoding.n_arch_features], features[:, encoding.n_arch_features :]
     optimizer = torch.optim.AdamW(

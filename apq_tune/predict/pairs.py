@@ -17,15 +17,15 @@ class Pairs(NamedTuple):
     """Candidates and what was measured of them."""
 
     genomes: Genomes  # (n, n_genes), canonical
-    loss: Floats  # (n,) mean cross-entropy in nats, positive
+    target: Floats  # (n,) mean cross-entropy in nats, positive; or accuracy as a fraction
 
     def rows(self, index: NDArray[np.intp]) -> Pairs:
         """A subset."""
-        return Pairs(self.genomes[index], self.loss[index])
+        return Pairs(self.genomes[index], self.target[index])
 
 
 class Predictor(Protocol):
-    """A metric that was fitted to pairs; it works in the logarithm, where losses spread evenly."""
+    """A metric that was fitted to pairs; losses are learned as logarithms, in which they spread evenly."""
 
     @property
     def name(self) -> str:
@@ -38,7 +38,7 @@ class Predictor(Protocol):
         ...
 
     def __call__(self, genomes: Genomes, /) -> Floats:
-        """``(n, n_genes) -> (n,)`` cross-entropy in nats, positive."""
+        """``(n, n_genes) -> (n,)`` cross-entropy in nats, positive; or accuracy as a fraction."""
         ...
 
 
@@ -47,21 +47,33 @@ Fit = Callable[[Encoding, Pairs, int], Predictor]
 
 
 class Scale(NamedTuple):
-    """Standardised log cross-entropy, and back."""
+    """Standardised targets, and back: the logarithm of a loss, or an accuracy as it is."""
 
     mean: float
     std: float
+    log: bool = True
 
     @classmethod
-    def of(cls, loss: Floats) -> Scale:
-        """Mean and standard deviation of the logarithms."""
-        log = np.log(loss)
-        return cls(float(log.mean()), float(log.std()) or 1.0)
+    def of(cls, target: Floats, *, log: bool = True) -> Scale:
+        """Mean and standard deviation."""
+        values = np.log(target) if log else target
+        return cls(float(values.mean()), float(values.std()) or 1.0, log)
 
-    def standardise(self, loss: Floats) -> Floats:
-        """Loss to zero mean and unit variance."""
-        return (np.log(loss) - self.mean) / self.std
+    def standardise(self, target: Floats) -> Floats:
+        """To zero mean and unit variance."""
+        return ((np.log(target) if self.log else target) - self.mean) / self.std
 
     def restore(self, value: Floats) -> Floats:
         """Inverse of ``standardise``."""
-        return np.exp(value * self.std + self.mean)
+        raw = value * self.std + self.mean
+        return np.exp(raw) if self.log else raw
+
+    @property
+    def name(self) -> str:
+        """Of the metric that is predicted."""
+        return "predicted_loss" if self.log else "accuracy"
+
+    @property
+    def unit(self) -> str:
+        """Of it."""
+        return "nats" if self.log else "fraction"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -30,8 +30,16 @@ class RidgePredictor:
     intercept: float
     scale: Scale
     base: Predictor | None = None
-    name: str = field(default="predicted_loss")
-    unit: str = field(default="nats")
+
+    @property
+    def name(self) -> str:
+        """Of the metric."""
+        return self.scale.name
+
+    @property
+    def unit(self) -> str:
+        """Of the predictions."""
+        return self.scale.unit
 
     def __call__(self, genomes: Genomes) -> Floats:
         """``(n, n_genes) -> (n,)`` cross-entropy in nats."""
@@ -59,9 +67,9 @@ def fit_residual(encoding: Encoding, pairs: Pairs, seed: int, *, base: Predictor
     """
     from sklearn.linear_model import RidgeCV
 
-    scale = Scale.of(pairs.loss)
+    scale = Scale.of(pairs.target)
     features, offset = _design(encoding, pairs.genomes, scale, base)
-    model = RidgeCV(ALPHAS).fit(features, scale.standardise(pairs.loss) - offset)
+    model = RidgeCV(ALPHAS).fit(features, scale.standardise(pairs.target) - offset)
     return RidgePredictor(encoding, model.coef_, float(model.intercept_), scale, base)
 
 

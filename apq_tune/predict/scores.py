@@ -37,7 +37,7 @@ def held_out(fit: Fit, encoding: Encoding, pairs: Pairs, seed: int, *, folds: in
     Returns:
         ``(n,)`` predicted losses in the order of ``pairs``.
     """
-    order = np.random.default_rng(seed).permutation(len(pairs.loss))
+    order = np.random.default_rng(seed).permutation(len(pairs.target))
     predicted = np.empty(len(order))
     for fold in np.array_split(order, folds):
         rest = np.setdiff1d(order, fold)

@@ -356,7 +356,7 @@ def test_held_out_never_trains_on_the_row_that_it_predicts_and_keeps_the_order(
     trained, asked = [], []
 
     def fit(encoding: Encoding, pairs: Pairs, seed: int) -> Predictor:
-        known = {genome.tobytes(): value for genome, value in zip(pairs.genomes, pairs.loss, strict=True)}
+        known = {genome.tobytes(): value for genome, value in zip(pairs.genomes, pairs.target, strict=True)}
         assert all(loss[(genomes == row).all(axis=1)].tolist() == [known[row.tobytes()]] for row in pairs.genomes)
         trained.append(len(known))
         assert seed == 4
@@ -380,7 +380,7 @@ def test_held_out_mixes_the_rows_by_the_seed(encoding: Encoding) -> None:
     pairs = quantized_pairs(encoding, 20)
 
     def fit(encoding: Encoding, pairs: Pairs, seed: int) -> Predictor:
-        return lambda rows: np.full(len(rows), pairs.loss.mean())  # type: ignore[return-value]
+        return lambda rows: np.full(len(rows), pairs.target.mean())  # type: ignore[return-value]
 
     first, again, other = (held_out(fit, encoding, pairs, seed).tolist() for seed in (1, 1, 2))
     assert first == again

@@ -1,0 +1,94 @@
+"""Published predictors: the same networks as ours under other names, whose output is an accuracy."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from apq_tune.encoding import Encoding
+from apq_tune.errors import RunError
+from apq_tune.predict.mlp import MLPPredictor, mlp_shapes
+from apq_tune.predict.pairs import Scale
+from apq_tune.space import SearchSpace
+
+APQ_NAMES = {"quantize_fc": "q", "regressor": "3"} | {f"layers.{i}.0": str(i) for i in range(3)}
+"""Layers of APQ's checkpoint (Wang 2020) -> ours."""
+
+OFA_NAMES = {str(2 * i): str(i) for i in range(4)}
+"""Layers of once-for-all's checkpoint (Cai 2020) -> ours."""
+
+OFA_RESOLUTIONS = tuple(range(112, 225, 16))
+"""Input sizes that the last columns of once-for-all's features stand for."""
+
+AS_IT_IS = Scale(0.0, 1.0, log=False)
+
+
+def published_predictor(path: Path, encoding: Encoding | None) -> MLPPredictor:
+    """Read a checkpoint of APQ's or of once-for-all's accuracy predictor.
+
+    Args:
+        path: of the checkpoint; only tensors are read from it.
+        encoding: of the space; by default the one that it was published with.
+
+    Raises:
+        RunError: if it is neither, or its shapes are not those of the space.
+    """
+    import torch
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        raise RunError(f"{path}: is no readable checkpoint ({str(error).splitlines()[0]}); get it again") from None
+    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+        state = state["state_dict"]
+    found = set(state) if isinstance(state, Mapping) else set()
+    if found == _parameters(APQ_NAMES):
+        encoding = encoding or Encoding(SearchSpace.load("apq_mobilenet"))
+        weights = _renamed(state, APQ_NAMES)
+    elif found == _parameters(OFA_NAMES):
+        encoding = encoding or Encoding(SearchSpace.load("ofa_mobilenetv3"))
+        weights = _renamed(state, OFA_NAMES)
+        _keep_own_resolutions(path, weights, encoding)
+    else:
+        some = ", ".join(map(str, sorted(found, key=str)[:4])) or type(state).__name__
+        raise RunError(
+            f"{path}: is neither APQ's predictor (layers.0.0.weight, ..., quantize_fc.weight) nor once-for-all's "
+            f"(0.weight, ..., 6.weight); it has {some}"
+        )
+    expected = mlp_shapes(encoding, weights["b0"].size, bits="Wq" in weights)
+    for name, shape in expected.items():
+        if weights[name].shape != shape:
+            raise RunError(
+                f"{path}: {name} is {weights[name].shape}, {encoding.space.name} needs {shape}; "
+                "give the space that the predictor was trained on"
+            )
+    return MLPPredictor(encoding, weights, AS_IT_IS)
+
+
+def _parameters(names: Mapping[str, str]) -> set[str]:
+    return {f"{name}.{kind}" for name in names for kind in ("weight", "bias")}
+
+
+def _renamed(state: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    weights = {}
+    for theirs, ours in names.items():
+        weights[f"W{ours}"] = np.ascontiguousarray(state[f"{theirs}.weight"].float().numpy().T)
+        weights[f"b{ours}"] = state[f"{theirs}.bias"].float().numpy()
+    return weights
+
+
+def _keep_own_resolutions(path: Path, weights: dict[str, Any], encoding: Encoding) -> None:
+    """Drop the rows of the first layer that stand for resolutions which the space has not."""
+    if unknown := [size for size in encoding.space.resolutions if size not in OFA_RESOLUTIONS]:
+        raise RunError(
+            f"{path}: knows the resolutions {list(OFA_RESOLUTIONS)}; {encoding.space.name} also has {unknown}"
+        )
+    blocks, theirs = np.split(weights["W0"], [-len(OFA_RESOLUTIONS)])
+    own = theirs[[OFA_RESOLUTIONS.index(size) for size in encoding.space.resolutions]]
+    if len(own) == 1:  # no choice, hence no feature: its row is a bias
+        weights["b0"], own = weights["b0"] + own[0], own[:0]
+    weights["W0"] = np.concatenate([blocks, own])
