@@ -14,11 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from apq_tune.candidate import Block, Candidate
+from apq_tune.geometry import squeezed_channels
 from apq_tune.ops import active_slots
-from apq_tune.space import SearchSpace, Slot
-from apq_tune.supernet.quantize import ActivationQuantizer, quantize_weight
+from apq_tune.space import Activation, SearchSpace, Slot
+from apq_tune.supernet.quantize import FUNCTIONS, ActivationQuantizer, quantize_weight
 
 EPS = 1e-3  # of batch norm (Cai 2020, once-for-all)
+
+Gate = Callable[[Tensor], Tensor]
+"""Squeeze-excite: from activations to their factors."""
 
 Conv = Callable[[Tensor, int | None], Tensor]
 """From input and weight bits (``None``: full precision) to output."""
@@ -33,56 +37,108 @@ class Convs(NamedTuple):
     expand: Conv
     depthwise: Conv
     project: Conv
+    squeeze: Conv | None = None
+    excite: Conv | None = None
+
+
+class FixedConvs(NamedTuple):
+    """The layers that are not searched, batch norm included; a space may be without first block and features."""
+
+    stem: Conv
+    first_depthwise: Conv | None
+    first_project: Conv | None
+    head: Conv
+    features: Conv | None
+    classifier: Conv
+
+
+def _again(activation: Activation) -> Activation | None:
+    """What a quantizer applies to values that had this activation already: nothing new."""
+    return None if activation == "h_swish" else activation
 
 
 class BlockQuantizers(nn.Module):
-    """Where one block quantizes activations."""
+    """Where one block computes and quantizes activations."""
 
-    def __init__(self, space: SearchSpace) -> None:
+    def __init__(self, space: SearchSpace, slot: Slot) -> None:
         super().__init__()
-        self.stream = ActivationQuantizer((space.fixed_bits,), signed=True)
-        self.expand = ActivationQuantizer(space.choices.pw_a_bits, signed=True)
-        self.depthwise = ActivationQuantizer(space.choices.dw_a_bits, signed=False)
-        self.project = ActivationQuantizer(space.choices.pw_a_bits, signed=False)
+        fixed, activation = (space.fixed_bits,), slot.activation
+        self.stream = ActivationQuantizer(fixed, None)
+        self.expand = ActivationQuantizer(space.choices.pw_a_bits, None)
+        self.depthwise = ActivationQuantizer(space.choices.dw_a_bits, activation)
+        self.project = ActivationQuantizer(
+            space.choices.pw_a_bits, _again(activation) if slot.squeeze_excite else activation
+        )
+        if slot.squeeze_excite:
+            self.squeeze = ActivationQuantizer(fixed, _again(activation))
+            self.excite = ActivationQuantizer(fixed, "relu")
 
 
 class FixedQuantizers(nn.Module):
-    """Where the parts that are not searched quantize activations, all at ``fixed_bits``."""
+    """Where the parts that are not searched compute and quantize activations, all at ``fixed_bits``."""
 
     def __init__(self, space: SearchSpace) -> None:
         super().__init__()
-        self.bits = space.fixed_bits
-        self.stem = ActivationQuantizer((self.bits,), signed=True)
-        self.first = ActivationQuantizer((self.bits,), signed=False)
-        self.head = ActivationQuantizer((self.bits,), signed=True)
-        self.classifier = ActivationQuantizer((self.bits,), signed=False)
+        self.bits, self.pooled_activation = space.fixed_bits, space.head.activation
+        fixed = (self.bits,)
+        self.stem = ActivationQuantizer(fixed, None)
+        self.first = ActivationQuantizer(fixed, space.stem.activation)
+        if space.first is not None:
+            self.first_project = ActivationQuantizer(fixed, space.first.activation)
+        self.head = ActivationQuantizer(fixed, None)
+        pooled = _again(space.head.activation)
+        if space.head.features is not None:
+            self.features = ActivationQuantizer(fixed, pooled)
+        self.classifier = ActivationQuantizer(fixed, pooled if space.head.features is None else space.head.activation)
 
 
 def _forward(
     x: Tensor,
-    stem: Conv,
+    convs: FixedConvs,
     blocks: Iterable[tuple[Convs, BlockQuantizers, Block, Slot]],
-    head: Conv,
-    classifier: Conv,
     fixed: FixedQuantizers,
+    resolution: int | None,
     quantize: bool,
 ) -> Tensor:
-    """``(n, channels, size, size) -> (n, classes)``."""
+    """``(n, channels, size, size) -> (n, classes)``; images are resized to ``resolution`` if one is given."""
     fixed_bits = fixed.bits if quantize else None
-    x = stem(fixed.stem(x, fixed_bits), fixed_bits)
+    if resolution is not None and x.shape[-1] != resolution:
+        x = functional.interpolate(x, size=(resolution, resolution), mode="bilinear", antialias=True)
+    x = convs.stem(fixed.stem(x, fixed_bits), fixed_bits)
     # After the stem: a one-channel input has no memory format to keep. Training is 1.3 times faster on CPU.
     x = fixed.first(x, fixed_bits).contiguous(memory_format=torch.channels_last)
+    if convs.first_depthwise is not None and convs.first_project is not None:
+        y = convs.first_depthwise(x, fixed_bits)
+        y = convs.first_project(fixed.first_project(y, fixed_bits), fixed_bits)
+        x = x + y if x.shape[1] == y.shape[1] else y
+    x = _run_blocks(x, blocks, fixed_bits, quantize)
+    x = convs.head(fixed.head(x, fixed_bits), fixed_bits)
+    x = FUNCTIONS[fixed.pooled_activation](x).mean(dim=(2, 3))
+    if convs.features is not None:
+        x = convs.features(fixed.features(x, fixed_bits), fixed_bits)
+    return convs.classifier(fixed.classifier(x, fixed_bits), fixed_bits)
+
+
+def _run_blocks(
+    x: Tensor,
+    blocks: Iterable[tuple[Convs, BlockQuantizers, Block, Slot]],
+    fixed_bits: int | None,
+    quantize: bool,
+) -> Tensor:
     for convs, quantizers, block, slot in blocks:
         pw_w, pw_a, dw_w, dw_a = block[2:] if quantize else (None,) * 4
         stream = quantizers.stream(x, fixed_bits)
         x = stream if pw_a == fixed_bits else quantizers.expand(stream, pw_a)
         x = convs.expand(x, pw_w)
         x = convs.depthwise(quantizers.depthwise(x, dw_a), dw_w)
+        if convs.squeeze is not None and convs.excite is not None:  # MobileNetV3's gate (Howard 2019)
+            x = FUNCTIONS[slot.activation](x)
+            pooled = quantizers.squeeze(x.mean(dim=(2, 3)), fixed_bits)
+            hidden = quantizers.excite(convs.squeeze(pooled, fixed_bits), fixed_bits)
+            x = x * functional.hardsigmoid(convs.excite(hidden, fixed_bits))[:, :, None, None]
         x = convs.project(quantizers.project(x, pw_a), pw_w)
         x = stream + x if slot.has_shortcut else x
-    x = head(fixed.head(x, fixed_bits), fixed_bits)
-    x = functional.relu6(x).mean(dim=(2, 3))
-    return classifier(fixed.classifier(x, fixed_bits), fixed_bits)
+    return x
 
 
 class ElasticConv(nn.Module):
@@ -115,6 +171,19 @@ class ElasticConv(nn.Module):
         return weight
 
 
+class ElasticLinear(nn.Linear):
+    """A linear layer that also works with its first inputs and outputs alone."""
+
+    def sliced(self, in_features: int, out_features: int) -> Conv:
+        """The layer with fewer inputs and outputs."""
+
+        def run(x: Tensor, w_bits: int | None) -> Tensor:
+            weight = quantize_weight(self.weight[:out_features, :in_features], w_bits)
+            return functional.linear(x, weight, self.bias[:out_features])
+
+        return run
+
+
 class _Norms:
     """Batch norm whose statistics come from the batch, are recorded from it, or are given."""
 
@@ -143,7 +212,17 @@ class ElasticBlock(nn.Module):
         self.expand = ElasticConv(slot.in_channels, widest, depthwise=False)
         self.depthwise = ElasticConv(widest, widest, slot.kernel_sizes, depthwise=True)
         self.project = ElasticConv(widest, slot.out_channels, depthwise=False)
-        self.quantizers = BlockQuantizers(space)
+        if slot.squeeze_excite:
+            self.squeeze = ElasticLinear(widest, squeezed_channels(widest))
+            self.excite = ElasticLinear(squeezed_channels(widest), widest)
+        self.quantizers = BlockQuantizers(space, slot)
+
+    def convs(self, c: int) -> tuple[Conv | None, Conv | None]:
+        """Squeeze and excite at ``c`` middle channels."""
+        if not hasattr(self, "squeeze"):
+            return None, None
+        squeezed = squeezed_channels(c)
+        return self.squeeze.sliced(c, squeezed), self.excite.sliced(squeezed, c)
 
     @torch.no_grad()
     def sort_channels(self) -> None:
@@ -153,6 +232,10 @@ class ElasticBlock(nn.Module):
         for conv in (self.expand, self.depthwise):
             for parameter in (conv.weight, conv.gamma, conv.beta):
                 parameter.copy_(parameter[order])
+        if hasattr(self, "squeeze"):
+            self.squeeze.weight.copy_(self.squeeze.weight[:, order])
+            self.excite.weight.copy_(self.excite.weight[order])
+            self.excite.bias.copy_(self.excite.bias[order])
 
 
 class Supernet(nn.Module):
@@ -168,9 +251,15 @@ class Supernet(nn.Module):
         self.space = space
         stem, last = space.stem, space.slots[-1].out_channels
         self.stem = ElasticConv(space.input.channels, stem.channels, (stem.kernel_size,), depthwise=False)
+        if space.first is not None:
+            kernel_sizes = (space.first.kernel_size,)
+            self.first_depthwise = ElasticConv(stem.channels, stem.channels, kernel_sizes, depthwise=True)
+            self.first_project = ElasticConv(stem.channels, space.first.channels, depthwise=False)
         self.blocks = nn.ModuleList([ElasticBlock(space, slot) for slot in space.slots])
         self.head = ElasticConv(last, space.head.channels, depthwise=False)
-        self.classifier = nn.Linear(space.head.channels, space.classes)
+        if space.head.features is not None:
+            self.features = ElasticLinear(space.head.channels, space.head.features)
+        self.classifier = ElasticLinear(space.head.features or space.head.channels, space.classes)
         self.quantizers = FixedQuantizers(space)
 
     def forward(
@@ -179,7 +268,7 @@ class Supernet(nn.Module):
         """Run one candidate.
 
         Args:
-            x: ``(n, channels, size, size)`` images.
+            x: ``(n, channels, size, size)`` images; resized if the candidate has another resolution.
             candidate: which network, and at which bits.
             quantize: whether to apply the candidate's bits.
             statistics: of batch norm, from ``recalibrate``; ``None`` takes them from this batch (training).
@@ -213,21 +302,20 @@ class Supernet(nn.Module):
                     conv(own.expand, 1, slot.in_channels, c),
                     conv(own.depthwise, block.kernel_size, c, c, slot.stride),
                     conv(own.project, 1, c, slot.out_channels),
+                    *own.convs(c),
                 )
                 yield convs, own.quantizers, block, slot
 
-        stem, space = self.space.stem, self.space
-        return _forward(
-            x,
+        stem, first, head, space = self.space.stem, self.space.first, self.space.head, self.space
+        fixed = FixedConvs(
             conv(self.stem, stem.kernel_size, space.input.channels, stem.channels, stem.stride),
-            blocks(),
-            conv(self.head, 1, space.slots[-1].out_channels, space.head.channels),
-            lambda x, w_bits: functional.linear(
-                x, quantize_weight(self.classifier.weight, w_bits), self.classifier.bias
-            ),
-            self.quantizers,
-            quantize,
+            first and conv(self.first_depthwise, first.kernel_size, stem.channels, stem.channels),
+            first and conv(self.first_project, 1, stem.channels, first.channels),
+            conv(self.head, 1, space.slots[-1].out_channels, head.channels),
+            self.features.sliced(head.channels, head.features) if head.features is not None else None,
+            self.classifier.sliced(head.features or head.channels, space.classes),
         )
+        return _forward(x, fixed, blocks(), self.quantizers, candidate.resolution, quantize)
 
     def _chosen(self, candidate: Candidate) -> list[tuple[ElasticBlock, Slot, Block]]:
         chosen = active_slots(self.space, candidate)
@@ -262,16 +350,30 @@ class Supernet(nn.Module):
             target.bias.copy_(source.beta[:out] - mean * factor)  # type: ignore[union-attr]
 
         copy(subnet.stem, self.stem)
+        if self.space.first is not None:
+            copy(subnet.first_depthwise, self.first_depthwise)
+            copy(subnet.first_project, self.first_project)
         for module, (source, _, _) in zip(subnet.blocks, self._chosen(candidate), strict=True):
             target = cast("FoldedBlock", module)
             copy(target.expand, source.expand)
             copy(target.depthwise, source.depthwise)
             copy(target.project, source.project)
+            if hasattr(source, "squeeze"):
+                _copy_corner(target.squeeze, source.squeeze)
+                _copy_corner(target.excite, source.excite)
             target.quantizers.load_state_dict(source.quantizers.state_dict())
         copy(subnet.head, self.head)
-        subnet.classifier.load_state_dict(self.classifier.state_dict())
+        if self.space.head.features is not None:
+            _copy_corner(subnet.features, self.features)
+        _copy_corner(subnet.classifier, self.classifier)
         subnet.quantizers.load_state_dict(self.quantizers.state_dict())
         return subnet
+
+
+def _copy_corner(target: nn.Linear, source: nn.Linear) -> None:
+    n_out, n_in = target.weight.shape
+    target.weight.copy_(source.weight[:n_out, :n_in])
+    target.bias.copy_(source.bias[:n_out])
 
 
 class FoldedConv(nn.Conv2d):
@@ -300,7 +402,15 @@ class FoldedBlock(nn.Module):
         self.expand = FoldedConv(slot.in_channels, c, 1)
         self.depthwise = FoldedConv(c, c, k, slot.stride, k // 2, groups=c)
         self.project = FoldedConv(c, slot.out_channels, 1)
-        self.quantizers = BlockQuantizers(space)
+        if slot.squeeze_excite:
+            self.squeeze = FoldedLinear(c, squeezed_channels(c))
+            self.excite = FoldedLinear(squeezed_channels(c), c)
+        self.quantizers = BlockQuantizers(space, slot)
+
+    def convs(self) -> Convs:
+        """The layers as functions."""
+        gate = (self.squeeze, self.excite) if hasattr(self, "squeeze") else (None, None)
+        return Convs(self.expand, self.depthwise, self.project, *gate)
 
 
 class Subnet(nn.Module):
@@ -319,11 +429,17 @@ class Subnet(nn.Module):
         self.stem = FoldedConv(
             space.input.channels, stem.channels, stem.kernel_size, stem.stride, stem.kernel_size // 2
         )
+        if space.first is not None:
+            c, k = stem.channels, space.first.kernel_size
+            self.first_depthwise = FoldedConv(c, c, k, 1, k // 2, groups=c)
+            self.first_project = FoldedConv(c, space.first.channels, 1)
         self.blocks = nn.ModuleList(
             [FoldedBlock(space, slot, block) for slot, block in zip(self._slots, candidate.blocks, strict=True)]
         )
         self.head = FoldedConv(last, space.head.channels, 1)
-        self.classifier = FoldedLinear(space.head.channels, space.classes)
+        if space.head.features is not None:
+            self.features = FoldedLinear(space.head.channels, space.head.features)
+        self.classifier = FoldedLinear(space.head.features or space.head.channels, space.classes)
         self.quantizers = FixedQuantizers(space)
 
     def forward(self, x: Tensor, *, quantize: bool = True, bits: Candidate | None = None) -> Tensor:
@@ -339,15 +455,14 @@ class Subnet(nn.Module):
         """
         blocks = (bits or self.candidate).blocks
         parts = zip(cast("list[FoldedBlock]", self.blocks), blocks, self._slots, strict=True)
-        return _forward(
-            x,
+        has_first = self.space.first is not None
+        fixed = FixedConvs(
             self.stem,
-            (
-                (Convs(own.expand, own.depthwise, own.project), own.quantizers, block, slot)
-                for own, block, slot in parts
-            ),
+            self.first_depthwise if has_first else None,
+            self.first_project if has_first else None,
             self.head,
+            self.features if self.space.head.features is not None else None,
             self.classifier,
-            self.quantizers,
-            quantize,
         )
+        convs = ((own.convs(), own.quantizers, block, slot) for own, block, slot in parts)
+        return _forward(x, fixed, convs, self.quantizers, self.candidate.resolution, quantize)

@@ -3,17 +3,20 @@
 Weights: symmetric, per output channel, narrow range ``[-qmax, qmax]``. The step is a constant times the channel's root
 mean square, so it scales with the channel and quantization commutes with folding batch norm: quantizing before or
 after gives the same network (Jacob 2018).
-Activations: per tensor, ``[0, 2^b - 1]`` after ReLU6, ``[-2^(b-1), 2^(b-1) - 1]`` in the residual stream. The range is
+Activations: per tensor, ``[0, 2^b - 1]`` after ReLU and ReLU6, ``[-2^(b-1), 2^(b-1) - 1]`` elsewhere. The range is
 a learned clip value in real units, its gradient that of LSQ (Esser 2020).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from apq_tune.space import Activation
 
 # Step over standard deviation that minimises the mean squared error of a Gaussian quantized uniformly to 2^b - 1
 # levels; tests/supernet/test_quantize.py finds them again by minimisation.
@@ -68,31 +71,46 @@ class _FakeQuantize(torch.autograd.Function):
         return grad_x, grad_step / ctx.high, None, None
 
 
+FUNCTIONS: dict[Activation | None, Callable[[Tensor], Tensor]] = {
+    None: lambda x: x,
+    "relu6": functional.relu6,
+    "relu": functional.relu,
+    "h_swish": functional.hardswish,
+}
+
+
 class ActivationQuantizer(nn.Module):
-    """One place where activations are quantized, with a clip value for each bit-width that may be asked for.
+    """One place where activations are computed and quantized, with a clip value for each bit-width it may be asked for.
 
     Attributes:
         bits: the bit-widths.
-        signed: residual stream (signed) or after ReLU6 (unsigned).
+        activation: applied first; quantizing to ``[0, clip]`` replaces ReLU6 and ReLU.
         clip: ``(len(bits),)`` largest representable value at each of them.
     """
 
-    def __init__(self, bits: tuple[int, ...], *, signed: bool) -> None:
+    def __init__(self, bits: tuple[int, ...], activation: Activation | None) -> None:
         super().__init__()
-        self.bits, self.signed = bits, signed
+        self.bits, self.activation = bits, activation
         self.clip = nn.Parameter(torch.full((len(bits),), 6.0))
 
+    @property
+    def signed(self) -> bool:
+        """Whether there are values below zero to represent."""
+        return self.activation in (None, "h_swish")
+
     def forward(self, x: Tensor, bits: int | None) -> Tensor:
-        """Quantize to ``bits``; ``None`` is full precision: ReLU6 where unsigned, nothing where signed."""
+        """Quantize to ``bits``; ``None`` is full precision, the activation alone."""
         if bits is None:
-            return x if self.signed else functional.relu6(x)
+            return FUNCTIONS[self.activation](x)
+        if self.activation == "h_swish":
+            x = functional.hardswish(x)
         clip = self.clip[self.bits.index(bits)].clamp_min(1e-3)
         return _FakeQuantize.apply(x, clip, *activation_levels(bits, self.signed))  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def calibrate(self, x: Tensor) -> None:
         """Set every clip value to the one that minimises the mean squared error on a sample of inputs."""
-        x = x.flatten() if self.signed else functional.relu6(x.flatten())
+        x = FUNCTIONS[self.activation](x.flatten())
         largest = x.abs().max().clamp_min(1e-3)
         clips = largest * torch.linspace(1 / CLIP_GRID, 1, CLIP_GRID, device=x.device)[:, None]
         for i, bits in enumerate(self.bits):

@@ -62,7 +62,7 @@ def test_activation_levels(bits, signed, expected):
 
 
 def test_unsigned_quantizer_replaces_relu6_and_full_precision_is_relu6():
-    quantizer = ActivationQuantizer((8,), signed=False)
+    quantizer = ActivationQuantizer((8,), "relu6")
     x = torch.linspace(-3, 9, 101)
     assert torch.equal(quantizer(x, None), x.clamp(0, 6))
     assert (quantizer(x, 8) - x.clamp(0, 6)).abs().max() <= 6 / 255 / 2 + 1e-6
@@ -70,7 +70,7 @@ def test_unsigned_quantizer_replaces_relu6_and_full_precision_is_relu6():
 
 def test_gradient_of_the_range_is_the_learned_step_size_formula():
     """Against LSQ (Esser 2020) written out element by element."""
-    quantizer = ActivationQuantizer((2, 4), signed=True)
+    quantizer = ActivationQuantizer((2, 4), None)
     with torch.no_grad():
         quantizer.clip[:] = torch.tensor([1.3, 0.7])
     x = torch.linspace(-2, 2, 41, requires_grad=True)
@@ -96,7 +96,7 @@ def test_gradient_of_the_range_is_the_learned_step_size_formula():
 @pytest.mark.parametrize("signed", [True, False])
 def test_calibration_beats_the_largest_magnitude_on_heavy_tails_at_few_bits(signed):
     x = torch.distributions.StudentT(3).sample((20_000,))
-    quantizer = ActivationQuantizer((2, 4, 8), signed=signed)
+    quantizer = ActivationQuantizer((2, 4, 8), None if signed else "relu6")
     quantizer.calibrate(x)
     target = quantizer(x, None)
     for bits, clip in zip(quantizer.bits, quantizer.clip.detach().clone(), strict=True):
