@@ -296,7 +296,7 @@ class Supernet(nn.Module):
             return run
 
         def blocks() -> Iterator[tuple[Convs, BlockQuantizers, Block, Slot]]:
-            for own, slot, block in self._chosen(candidate):
+            for own, slot, block in self.chosen(candidate):
                 c = block.channels
                 convs = Convs(
                     conv(own.expand, 1, slot.in_channels, c),
@@ -317,11 +317,12 @@ class Supernet(nn.Module):
         )
         return _forward(x, fixed, blocks(), self.quantizers, candidate.resolution, quantize)
 
-    def _chosen(self, candidate: Candidate) -> list[tuple[ElasticBlock, Slot, Block]]:
+    def chosen(self, candidate: Candidate) -> list[tuple[ElasticBlock, Slot, Block]]:
+        """The blocks of a candidate: ours, their places and their choices, in the order of the forward pass."""
         chosen = active_slots(self.space, candidate)
-        index = {slot: i for i, slot in enumerate(self.space.slots)}
+        index = {(slot.stage, slot.position): i for i, slot in enumerate(self.space.slots)}
         return [
-            (cast("ElasticBlock", self.blocks[index[slot]]), slot, block)
+            (cast("ElasticBlock", self.blocks[index[slot.stage, slot.position]]), slot, block)
             for slot, block in zip(chosen, candidate.blocks, strict=True)
         ]
 
@@ -353,7 +354,7 @@ class Supernet(nn.Module):
         if self.space.first is not None:
             copy(subnet.first_depthwise, self.first_depthwise)
             copy(subnet.first_project, self.first_project)
-        for module, (source, _, _) in zip(subnet.blocks, self._chosen(candidate), strict=True):
+        for module, (source, _, _) in zip(subnet.blocks, self.chosen(candidate), strict=True):
             target = cast("FoldedBlock", module)
             copy(target.expand, source.expand)
             copy(target.depthwise, source.depthwise)
