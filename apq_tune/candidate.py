@@ -25,6 +25,46 @@ class Block(NamedTuple):
     dw_a_bits: int
 
 
+Value = int | float | str | bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One point of a space of named choices, without a network.
+
+    Attributes:
+        values: name and value of each choice, in the order of the space.
+    """
+
+    values: tuple[tuple[str, Value], ...]
+
+    def __getitem__(self, name: str) -> Value:
+        return dict(self.values)[name]
+
+    def to_dict(self) -> dict[str, dict[str, Value]]:
+        """``{"choices": {name: value}}``."""
+        return {"choices": dict(self.values)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Choice:
+        """Inverse of ``to_dict``.
+
+        Raises:
+            CandidateError: if it is no such mapping.
+        """
+        if set(data) != {"choices"} or not isinstance(data["choices"], Mapping):
+            raise CandidateError(f"a candidate of named choices has the key 'choices', got {sorted(data)}")
+        return cls(tuple(data["choices"].items()))
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(self.to_dict())
+
+    def __str__(self) -> str:
+        """``name=value`` for each choice."""
+        return " ".join(f"{name}={value}" for name, value in self.values)
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A network and its bit policy; equal networks are equal objects.

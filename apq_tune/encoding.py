@@ -11,18 +11,77 @@ import itertools
 import math
 from collections.abc import Sequence
 from decimal import Decimal
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from apq_tune.candidate import Block, Candidate
+from apq_tune.candidate import Block, Candidate, Choice
 from apq_tune.errors import CandidateError, SpaceError
-from apq_tune.space import SearchSpace
+from apq_tune.space import ChoiceSpace, SearchSpace
 
 Genomes = NDArray[np.int16]
 
 MAX_REPAIRS = 100
 """Rounds of redrawing forbidden combinations; each leaves at most the share of them that is forbidden."""
+
+
+def draw(n_choices: NDArray[np.int16], n: int, rng: np.random.Generator) -> Genomes:
+    """``(n, n_genes)`` genes, each uniform over its choices."""
+    return (rng.random((n, len(n_choices)), np.float32) * n_choices).astype(np.int16)
+
+
+class Genotype(Protocol):
+    """What a search needs to know of genomes."""
+
+    @property
+    def name(self) -> str:
+        """Of the search space."""
+        ...
+
+    @property
+    def n_choices(self) -> NDArray[np.int16]:
+        """``(n_genes,)`` number of values of each gene."""
+        ...
+
+    def size(self) -> int:
+        """Number of different candidates."""
+        ...
+
+    def sample(self, n: int, rng: np.random.Generator) -> Genomes:
+        """``n`` canonical, allowed genomes: ``(n, n_genes)``."""
+        ...
+
+    def canonicalise(self, genomes: Genomes) -> Genomes:
+        """Equal candidates get equal genomes."""
+        ...
+
+    def revive(
+        self,
+        children: Genomes,
+        first: Genomes,
+        second: Genomes,
+        from_second: NDArray[np.bool_],
+        rng: np.random.Generator,
+    ) -> Genomes:
+        """Draw genes that mattered in no parent and matter in a child; see ``Encoding.revive``."""
+        ...
+
+    def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
+        """Make genomes allowed."""
+        ...
+
+    def uniform_policies(self) -> Genomes:
+        """Candidates that anyone would try first; possibly none."""
+        ...
+
+    def enumerate(self, limit: int = ...) -> Genomes:
+        """Every candidate."""
+        ...
+
+    def decode(self, genomes: Genomes) -> list[Candidate] | list[Choice]:
+        """``(n, n_genes)`` -> ``n`` candidates."""
+        ...
 
 
 class Encoding:
@@ -81,6 +140,15 @@ class Encoding:
         return np.array(strides, np.int32).T.copy(), np.array(starts, np.int32), np.concatenate(allowed)
 
     @property
+    def name(self) -> str:
+        """Of the search space."""
+        return self.space.name
+
+    def size(self) -> int:
+        """Number of different candidates."""
+        return self.space.size()
+
+    @property
     def n_genes(self) -> int:
         """Length of a genome."""
         return len(self.n_choices)
@@ -121,14 +189,42 @@ class Encoding:
 
     def canonicalise(self, genomes: Genomes) -> Genomes:
         """Set inert genes to zero, so that equal networks have equal genomes."""
-        return np.where(self._inert(genomes), np.int16(0), genomes)
+        genomes = genomes.copy()
+        self.block_genes(genomes)[...] *= self.active(genomes)[:, None]
+        return genomes
 
     def fill_inert(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
         """Draw inert genes at random, so that a block which variation switches on is not always the smallest."""
         return np.where(self._inert(genomes), self._draw(len(genomes), rng), genomes)
 
     def _draw(self, n: int, rng: np.random.Generator) -> Genomes:
-        return rng.integers(0, self.n_choices, (n, self.n_genes), dtype=np.int16)
+        return draw(self.n_choices, n, rng)
+
+    def revive(
+        self,
+        children: Genomes,
+        first: Genomes,
+        second: Genomes,
+        from_second: NDArray[np.bool_],
+        rng: np.random.Generator,
+    ) -> Genomes:
+        """Draw, in place, the genes of blocks that are on in a child but off in the parent each gene is from.
+
+        Args:
+            children: ``(n, n_genes)``, not yet canonical.
+            first: parents, canonical.
+            second: parents, canonical.
+            from_second: ``(n, n_genes)``, which parent each gene is from.
+            rng: source of randomness.
+        """
+        on_first, on_second = self.active(first), self.active(second)
+        rows, slots = np.nonzero(self.active(children) & ~(on_first & on_second))
+        if len(rows):
+            genes = self._first + slots + np.arange(len(Block._fields))[:, None] * self.n_slots  # (6, k)
+            inert = np.where(from_second[rows, genes], ~on_second[rows, slots], ~on_first[rows, slots])
+            drawn = (rng.random(genes.shape, np.float32) * self.n_choices[genes]).astype(np.int16)
+            children[rows, genes] = np.where(inert, drawn, children[rows, genes])
+        return children
 
     def _offences(self, genomes: Genomes) -> NDArray[np.bool_]:
         """``(n, n_slots)``: active blocks with a forbidden combination."""
@@ -315,3 +411,107 @@ class Encoding:
                 f"row {int(gaps.argmax())}: a block is off before one that is on; fill up from the first"
             )
         return genomes
+
+
+class ChoiceEncoding:
+    """The genomes of a space of named choices: one gene for each, all of them always active.
+
+    Attributes:
+        space: the choices.
+        n_choices: ``(n_genes,)`` number of values of each gene.
+    """
+
+    def __init__(self, space: ChoiceSpace) -> None:
+        self.space = space
+        self.n_choices = np.array([len(values) for values in space.choices.values()], np.int16)
+        self._index = [{value: i for i, value in enumerate(values)} for values in space.choices.values()]
+
+    @property
+    def name(self) -> str:
+        """Of the search space."""
+        return self.space.name
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """``(n_genes,)`` names of the choices."""
+        return tuple(self.space.choices)
+
+    def size(self) -> int:
+        """Number of different candidates."""
+        return math.prod(self.n_choices.tolist())
+
+    def sample(self, n: int, rng: np.random.Generator) -> Genomes:
+        """``n`` genomes, uniform: ``(n, n_genes)``."""
+        return draw(self.n_choices, n, rng)
+
+    def canonicalise(self, genomes: Genomes) -> Genomes:
+        """Genomes are canonical as they are."""
+        return genomes
+
+    def revive(
+        self,
+        children: Genomes,
+        first: Genomes,  # noqa: ARG002
+        second: Genomes,  # noqa: ARG002
+        from_second: NDArray[np.bool_],  # noqa: ARG002
+        rng: np.random.Generator,  # noqa: ARG002
+    ) -> Genomes:
+        """No gene is ever inert."""
+        return children
+
+    def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:  # noqa: ARG002
+        """Nothing is forbidden."""
+        return genomes
+
+    def uniform_policies(self) -> Genomes:
+        """None: nothing is known of these choices."""
+        return np.zeros((0, len(self.n_choices)), np.int16)
+
+    def enumerate(self, limit: int = 1_000_000) -> Genomes:
+        """Every genome, ``(size, n_genes)``.
+
+        Raises:
+            SpaceError: if there are more than ``limit``.
+        """
+        if self.size() > limit:
+            raise SpaceError(f"{self.name}: {self.size()} candidates are too many to enumerate (limit {limit})")
+        return np.indices(self.n_choices.tolist()).reshape(len(self.n_choices), -1).T.astype(np.int16)
+
+    def features(self, genomes: Genomes) -> NDArray[np.float32]:
+        """One-hot columns, choice after choice: ``(n, sum(n_choices))``."""
+        first = np.cumsum(self.n_choices) - self.n_choices
+        out = np.zeros((len(genomes), int(self.n_choices.sum())), np.float32)
+        np.put_along_axis(out, first + genomes.astype(np.int64), 1, axis=1)
+        return out
+
+    def decode(self, genomes: Genomes) -> list[Choice]:
+        """``(n, n_genes)`` -> ``n`` candidates."""
+        choices = list(self.space.choices.items())
+        return [Choice(tuple((n, v[i]) for (n, v), i in zip(choices, genome, strict=True))) for genome in genomes]
+
+    def encode(self, candidates: Sequence[Choice]) -> Genomes:
+        """``n`` candidates -> ``(n, n_genes)``.
+
+        Raises:
+            CandidateError: naming the candidate's position, the choice and the value.
+        """
+        genomes = np.zeros((len(candidates), len(self.n_choices)), np.int16)
+        for i, candidate in enumerate(candidates):
+            given = dict(candidate.values)
+            if set(given) != set(self.names):
+                raise CandidateError(
+                    f"candidate {i}: has choices {sorted(given)}; {self.name} has {sorted(self.names)}"
+                )
+            for gene, name in enumerate(self.names):
+                if given[name] not in self._index[gene]:
+                    known = list(self.space.choices[name])
+                    raise CandidateError(f"candidate {i}: {name} is {given[name]!r}; choose one of {known}")
+                genomes[i, gene] = self._index[gene][given[name]]
+        return genomes
+
+
+def encoding_of(space: SearchSpace | ChoiceSpace | Genotype) -> Any:
+    """The encoding of a space; an encoding stays what it is."""
+    if isinstance(space, SearchSpace):
+        return Encoding(space)
+    return ChoiceEncoding(space) if isinstance(space, ChoiceSpace) else space

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ValidationError
 
-from apq_tune.candidate import Candidate
+from apq_tune.candidate import Candidate, Choice
 from apq_tune.encoding import Genomes
 from apq_tune.errors import CandidateError, RunError
 from apq_tune.pareto import hypervolume, is_non_dominated
@@ -37,13 +37,13 @@ class Front:
     """Feasible candidates none of which is worse than another in every objective.
 
     Attributes:
-        candidates: ordered by the first objective, best first.
+        candidates: ``Candidate``s, or ``Choice``s of a space of named choices; by the first objective, best first.
         metrics: one row for each candidate, one column for each metric, raw values.
         objectives: names, units and directions.
         provenance: where it came from: space, constraints, evaluations, seed and the like.
     """
 
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[Any, ...]
     metrics: pd.DataFrame
     objectives: tuple[Axis, ...]
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -141,7 +141,9 @@ class Front:
         """
         try:
             file = _File.model_validate_json(Path(path).read_bytes())
-            candidates = tuple(map(Candidate.from_dict, file.candidates))
+            candidates = tuple(
+                Choice.from_dict(c) if "choices" in c else Candidate.from_dict(c) for c in file.candidates
+            )
         except (OSError, CandidateError) as error:
             raise RunError(f"{path}: is no readable front ({error})") from None
         except ValidationError as error:

@@ -6,14 +6,14 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from apq_tune.encoding import Encoding, Genomes
+from apq_tune.encoding import Genomes, Genotype, encoding_of
 from apq_tune.errors import ProblemError
-from apq_tune.space import SearchSpace
+from apq_tune.space import ChoiceSpace, SearchSpace
 
 Floats = NDArray[np.float64]
 
@@ -45,6 +45,19 @@ class Bounded(Protocol):
         ...
 
 
+@runtime_checkable
+class Indexed(Protocol):
+    """A metric read from tables, in two steps, of which several metrics of one encoding can share the first."""
+
+    def index(self, genomes: Genomes) -> tuple[NDArray[Any], ...]:
+        """Where to look."""
+        ...
+
+    def at(self, *index: NDArray[Any]) -> Floats:
+        """``(n,)`` values."""
+        ...
+
+
 @dataclass(frozen=True)
 class FunctionMetric:
     """Any batch function as a metric."""
@@ -52,6 +65,21 @@ class FunctionMetric:
     name: str
     unit: str
     function: Callable[[Genomes], Floats]
+
+    @classmethod
+    def of_candidates(
+        cls, name: str, unit: str, function: Callable[[list[Any]], Sequence[float]], space: SearchSpace | ChoiceSpace
+    ) -> FunctionMetric:
+        """A batch function on candidates instead of genomes.
+
+        Args:
+            name: of the metric.
+            unit: of its values.
+            function: from ``n`` candidates to ``n`` numbers.
+            space: that the candidates are from.
+        """
+        encoding = encoding_of(space)
+        return cls(name, unit, lambda genomes: np.asarray(function(encoding.decode(genomes)), np.float64))
 
     def __call__(self, genomes: Genomes) -> Floats:
         """``(n, n_genes) -> (n,)``."""
@@ -101,7 +129,8 @@ class Constraint:
         if not isinstance(self.metric, Bounded):
             return
         low, high = self.metric.reachable()
-        if (self.bound < low) if self.sense == "<=" else (self.bound > high):
+        slack = 1e-12 * abs(self.bound)  # sums in another order differ in the last digits
+        if (self.bound < low - slack) if self.sense == "<=" else (self.bound > high + slack):
             raise ProblemError(
                 f"no candidate reaches {self}: {self.metric.name} goes from {low:.6g} to {high:.6g} "
                 f"{self.metric.unit}; give a bound in that range"
@@ -111,9 +140,9 @@ class Constraint:
 class Evaluation(NamedTuple):
     """What a problem says of ``n`` candidates."""
 
-    F: Floats  # (n, n_objectives), all minimised
+    F: Floats  # (n, n_objectives), all minimised; infinite where a constraint is broken
     G: Floats  # (n, n_constraints), feasible where <= 0
-    metrics: Floats  # (n, n_metrics), raw, in the order of Problem.metrics
+    metrics: Floats  # (n, n_metrics), raw, in the order of Problem.metrics; NaN where not asked for
 
     @property
     def feasible(self) -> NDArray[np.bool_]:
@@ -133,7 +162,7 @@ class Problem:
 
     def __init__(
         self,
-        space: SearchSpace | Encoding,
+        space: SearchSpace | ChoiceSpace | Genotype,
         objectives: Sequence[Objective],
         constraints: Sequence[Constraint] = (),
         also: Sequence[Metric] = (),
@@ -149,7 +178,7 @@ class Problem:
         Raises:
             ProblemError: if there is no objective, two metrics share a name, or a bound is out of reach.
         """
-        self.encoding = space if isinstance(space, Encoding) else Encoding(space)
+        self.encoding: Genotype = encoding_of(space)
         self.objectives, self.constraints = tuple(objectives), tuple(constraints)
         if not self.objectives:
             raise ProblemError("a problem needs at least one objective, got none")
@@ -165,12 +194,49 @@ class Problem:
     def evaluate(self, genomes: Genomes) -> Evaluation:
         """Score canonical genomes ``(n, n_genes)``.
 
+        Metrics of constraints come first; the others, which may be costly, are asked only for candidates that keep all
+        constraints.
+
         Raises:
             ProblemError: if a metric is not finite somewhere, naming the metric and the candidate.
         """
-        columns = {}
-        for metric in self.metrics:
-            values = np.asarray(metric(genomes), np.float64)
+        columns: dict[str, Floats] = {}
+        shared: dict[type, tuple[NDArray[Any], ...]] = {}
+        limited = {c.metric.name for c in self.constraints}
+        self._measure([m for m in self.metrics if m.name in limited], genomes, columns, shared)
+        G = np.zeros((len(genomes), len(self.constraints)))
+        for column, constraint in enumerate(self.constraints):
+            G[:, column] = constraint.violation(columns[constraint.metric.name])
+        rest = [m for m in self.metrics if m.name not in limited]
+        feasible = (G <= 0).all(axis=1)
+        if feasible.all():
+            self._measure(rest, genomes, columns, shared)
+        else:
+            own: dict[str, Floats] = {}
+            self._measure(rest, genomes[feasible], own, {})
+            for name, values in own.items():
+                columns[name] = np.full(len(genomes), np.nan)
+                columns[name][feasible] = values
+        F = np.stack([columns[o.metric.name] * (1 if o.direction == "minimize" else -1) for o in self.objectives], 1)
+        F[~feasible] = np.inf
+        return Evaluation(F, G, np.stack([columns[m.name] for m in self.metrics], axis=1))
+
+    def _measure(
+        self,
+        metrics: Sequence[Metric],
+        genomes: Genomes,
+        columns: dict[str, Floats],
+        shared: dict[type, tuple[NDArray[Any], ...]],
+    ) -> None:
+        """Add the values of some metrics to ``columns``; what tables of one kind share is looked up once."""
+        for metric in metrics:
+            if isinstance(metric, Indexed):
+                kind = type(metric)
+                if kind not in shared:
+                    shared[kind] = metric.index(genomes)
+                values = np.asarray(metric.at(*shared[kind]), np.float64)
+            else:
+                values = np.asarray(metric(genomes), np.float64)
             if values.shape != (len(genomes),):
                 raise ProblemError(
                     f"{metric.name} returned shape {values.shape} for {len(genomes)} genomes; return (n,)"
@@ -180,13 +246,6 @@ class Problem:
                 (candidate,) = self.encoding.decode(genomes[worst : worst + 1])
                 raise ProblemError(f"{metric.name} is {values[worst]} for candidate {candidate}; it must be finite")
             columns[metric.name] = values
-        F = [columns[o.metric.name] * (1 if o.direction == "minimize" else -1) for o in self.objectives]
-        G = [c.violation(columns[c.metric.name]) for c in self.constraints]
-        return Evaluation(
-            np.stack(F, axis=1),
-            np.stack(G, axis=1) if G else np.zeros((len(genomes), 0)),
-            np.stack(list(columns.values()), axis=1),
-        )
 
 
 def parse_constraint(text: str, metrics: Sequence[Metric], reference: Mapping[str, float] | None = None) -> Constraint:

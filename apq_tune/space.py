@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
@@ -354,9 +356,44 @@ class SearchSpace(_Model):
             raise SpaceError(f"{source}: is not valid YAML: {place}") from None
         return cls.from_dict(data, source)
 
+    @staticmethod
+    def from_choices(choices: Mapping[str, Sequence[Any]], name: str = "choices") -> ChoiceSpace:
+        """A space without a skeleton: any problem whose candidates are named choices.
+
+        Args:
+            choices: name -> values.
+            name: of the space.
+
+        Raises:
+            SpaceError: if a choice has no values or repeats one.
+        """
+        return ChoiceSpace(name, {key: tuple(values) for key, values in choices.items()})
+
     def to_yaml(self) -> str:
         """The space as YAML; ``from_dict(yaml.safe_load(...))`` gives an equal space."""
         return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False)
+
+
+@dataclass(frozen=True)
+class ChoiceSpace:
+    """Named choices without a network: a table-driven benchmark, or a problem of the user's own.
+
+    Attributes:
+        name: of the space.
+        choices: name -> values, in order.
+    """
+
+    name: str
+    choices: Mapping[str, tuple[Any, ...]]
+
+    def __post_init__(self) -> None:
+        if not self.choices:
+            raise SpaceError(f"{self.name}: has no choices; give at least one name with its values")
+        for name, values in self.choices.items():
+            if not values:
+                raise SpaceError(f"{self.name}: {name} has no values; give at least one")
+            if len(set(values)) < len(values):
+                raise SpaceError(f"{self.name}: {name} has a value twice in {list(values)}; keep one")
 
 
 def known_spaces() -> tuple[str, ...]:

@@ -19,7 +19,7 @@ def call(*arguments, monkeypatch=None):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["run", "digit"], "unknown search space 'digit'; known: digits"),
+        (["run", "digit"], "unknown search space 'digit'; known: apq_mobilenet, digits"),
         (["run", "no/such.yaml"], "no/such.yaml: cannot be read"),
         (["run", "digits", "--constraint", "bit_ops<=1000"], "bit_ops goes from 3.00339e+06 to 5.86301e+07"),
         (["run", "digits", "--constraint", "speed<=1"], "unknown metric 'speed'"),

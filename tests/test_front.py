@@ -27,9 +27,10 @@ def genomes(tiny: Encoding) -> np.ndarray:
 
 
 @pytest.fixture
-def problem(tiny: Encoding) -> Problem:
+def problem(tiny: Encoding, genomes: np.ndarray) -> Problem:
+    row = {genome.tobytes(): number for number, genome in enumerate(genomes)}
     metrics = {
-        name: FunctionMetric(name, unit, lambda _, values=values: np.array(values))
+        name: FunctionMetric(name, unit, lambda g, values=values: np.array([values[row[x.tobytes()]] for x in g]))
         for (name, values), unit in zip(VALUES.items(), ["nats", "points", "bytes"], strict=True)
     }
     return Problem(

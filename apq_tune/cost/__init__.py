@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from apq_tune.cost.activation_bytes import peak_activation_bytes
 from apq_tune.cost.bit_ops import bit_ops
+from apq_tune.cost.formats import load_cost_table
 from apq_tune.cost.macs import macs
 from apq_tune.cost.model import CostModel
+from apq_tune.cost.table import CostTable
 from apq_tune.cost.weight_bytes import weight_bytes
 from apq_tune.encoding import Encoding
 
-__all__ = ["CostModel", "bit_ops", "cost_models", "macs", "peak_activation_bytes", "weight_bytes"]
+__all__ = [
+    "CostModel",
+    "CostTable",
+    "bit_ops",
+    "cost_models",
+    "load_cost_table",
+    "macs",
+    "peak_activation_bytes",
+    "weight_bytes",
+]
 
 
 def cost_models(encoding: Encoding) -> tuple[CostModel, ...]:

@@ -67,10 +67,14 @@ class CostModel:
 
     def __call__(self, genomes: Genomes) -> NDArray[np.float64]:
         """``(n, n_genes) -> (n,)``."""
-        return self.at(self._encoding.block_index(genomes), self._encoding.resolution_index(genomes))
+        return self.at(*self.index(genomes))
+
+    def index(self, genomes: Genomes) -> tuple[NDArray[np.int32], NDArray[np.int16]]:
+        """Where to look: the same for all models of one encoding."""
+        return self._encoding.block_index(genomes), self._encoding.resolution_index(genomes)
 
     def at(self, blocks: NDArray[np.int32], resolution: NDArray[np.int16]) -> NDArray[np.float64]:
-        """The same from ``Encoding.block_index`` and ``resolution_index``, which several models can share."""
+        """``(n,)`` costs from what ``index`` says."""
         tables = self._tables
         costs = tables[0].take(blocks) if len(tables) == 1 else tables[resolution[:, None], blocks]
         if self._reduce == "sum":

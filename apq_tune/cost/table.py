@@ -220,7 +220,7 @@ def pairs_that_shrink(table: CostTable, number: int) -> tuple[int, int]:
 def _needed(absent: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """Reduce a mask over all choices to the shape of one op's own choices."""
     axes = tuple(axis for axis, size in enumerate(shape) if size == 1)
-    return np.asarray(absent.any(axis=axes, keepdims=True))
+    return np.asarray(absent.any(axis=axes, keepdims=True), bool)
 
 
 def _arrays(*fields: Any) -> list[NDArray[np.int64]]:
@@ -244,7 +244,7 @@ def _shapes(rows: pd.DataFrame, kind: str, source: str) -> NDArray[np.int64]:
     shapes = rows.reindex(columns=columns)
     if "resolution" in columns:
         shapes["resolution"] = shapes["resolution"].fillna(0)
-    numbers = shapes.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    numbers: NDArray[np.float64] = shapes.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
     bad = (~np.isfinite(numbers) | (numbers != np.floor(numbers))).any(axis=1)
     if bad.any():
         row = int(rows.index[int(bad.argmax())]) + 1

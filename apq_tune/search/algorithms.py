@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from apq_tune.encoding import Encoding, Genomes
+from apq_tune.encoding import Genomes, Genotype
 from apq_tune.problem import Evaluation, Floats
 from apq_tune.search.select import select
 from apq_tune.search.vary import vary
@@ -29,7 +29,7 @@ class Algorithm(Protocol):
         """Genomes asked for at once."""
         ...
 
-    def ask(self, state: State | None, n: int, encoding: Encoding, rng: np.random.Generator) -> Genomes:
+    def ask(self, state: State | None, n: int, encoding: Genotype, rng: np.random.Generator) -> Genomes:
         """Propose ``(n, n_genes)``; duplicates are the caller's business."""
         ...
 
@@ -44,7 +44,7 @@ class RandomSearch:
 
     batch: int = 100
 
-    def ask(self, state: State | None, n: int, encoding: Encoding, rng: np.random.Generator) -> Genomes:  # noqa: ARG002
+    def ask(self, state: State | None, n: int, encoding: Genotype, rng: np.random.Generator) -> Genomes:  # noqa: ARG002
         """Sample afresh."""
         return encoding.sample(n, rng)
 
@@ -74,7 +74,7 @@ class Evolution:
         """One generation."""
         return self.population
 
-    def ask(self, state: State | None, n: int, encoding: Encoding, rng: np.random.Generator) -> Genomes:
+    def ask(self, state: State | None, n: int, encoding: Genotype, rng: np.random.Generator) -> Genomes:
         """Sample at first, then vary the parents."""
         if state is None:
             return encoding.sample(n, rng)
@@ -98,7 +98,7 @@ class NSGA2(Evolution):
     crossover: float = 0.9
     mutation: float = 0.05
 
-    def ask(self, state: State | None, n: int, encoding: Encoding, rng: np.random.Generator) -> Genomes:
+    def ask(self, state: State | None, n: int, encoding: Genotype, rng: np.random.Generator) -> Genomes:
         """Sample at first, then vary the winners of tournaments; parents are kept best first."""
         if state is None:
             return encoding.sample(n, rng)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from apq_tune.encoding import Genomes
 from apq_tune.errors import ProblemError
 from apq_tune.front import Front
-from apq_tune.problem import Evaluation, Problem
+from apq_tune.problem import Problem
 from apq_tune.search.algorithms import NSGA2, Algorithm, Evolution, State
+from apq_tune.search.archive import Archive, Seen
 
 MAX_ROUNDS = 20
 """How often a batch is topped up with fresh proposals before the space counts as exhausted."""
@@ -23,9 +25,13 @@ def search(
     n_evaluations: int = 10_000,
     seed: int = 0,
     initial: Genomes | None = None,
+    islands: int = 1,
+    patience: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Front:
     """Search for the feasible non-dominated candidates.
+
+    Linear algebra runs on one thread, so that results repeat bit by bit and searches can run side by side.
 
     Args:
         problem: objectives and constraints.
@@ -34,88 +40,92 @@ def search(
         seed: same seed, same front.
         initial: ``(k, n_genes)`` genomes to evaluate first; by default the smallest and the largest network at each
             uniform bit-width.
+        islands: populations that evolve in turn, apart from each other, on the one budget.
+        patience: stop when the front has not changed for so many evaluations; ``None`` spends the budget.
         progress: called with the number of evaluations so far, once a batch.
 
     Returns:
         The front of everything that was evaluated.
 
     Raises:
-        ProblemError: if nothing feasible was found; says how close the search came.
+        ProblemError: if a count makes no sense, or nothing feasible was found; says how close the search came.
     """
-    if n_evaluations < 1:
-        raise ProblemError(f"n_evaluations is {n_evaluations}; give at least 1")
+    for name, count in (("n_evaluations", n_evaluations), ("islands", islands), ("patience", patience or 1)):
+        if count < 1:
+            raise ProblemError(f"{name} is {count}; give at least 1")
     if algorithm is None:
         algorithm = Evolution() if len(problem.objectives) == 1 else NSGA2()
     encoding, rng = problem.encoding, np.random.default_rng(seed)
-    size = encoding.space.size()
-    state: State | None = None
-    seen: set[bytes] = set()
-    archive: list[tuple[Genomes, Evaluation]] = []
-
-    def resample(attempt: int, n: int) -> Genomes:
-        if attempt < MAX_ROUNDS // 2:
-            return algorithm.ask(state, n, encoding, rng)
-        return encoding.sample(max(n, algorithm.batch), rng)
-
-    if size <= n_evaluations:
-        proposed = encoding.enumerate(size)
+    budget = min(n_evaluations, encoding.size())
+    states: list[State | None] = [None] * islands
+    seen, archive = Seen(len(encoding.n_choices)), Archive()
+    if encoding.size() <= n_evaluations:
+        proposed = encoding.enumerate(encoding.size())
     else:
         proposed = encoding.uniform_policies() if initial is None else encoding.canonicalise(initial)
-    while len(seen) < min(n_evaluations, size):
-        wanted = min(algorithm.batch, min(n_evaluations, size) - len(seen))
-        genomes = _fresh_batch(proposed[:wanted], wanted, seen, resample)
-        proposed = proposed[wanted:]
-        if len(genomes) == 0:
-            break  # nothing new was found
-        evaluation = problem.evaluate(genomes)
-        archive.append((genomes, evaluation))
-        state = algorithm.tell(state, genomes, evaluation)
-        if progress is not None:
-            progress(len(seen))
-    genomes = np.concatenate([g for g, _ in archive])
-    evaluation = Evaluation(*(np.concatenate(parts) for parts in zip(*(e for _, e in archive), strict=True)))
-    if not evaluation.feasible.any():
-        closest = evaluation.metrics[np.clip(evaluation.G, 0, None).sum(axis=1).argmin()]
-        reached = ", ".join(f"{m.name} {v:.6g}" for m, v in zip(problem.metrics, closest, strict=True))
-        limits = " and ".join(map(str, problem.constraints))
-        raise ProblemError(
-            f"no candidate with {limits} in {len(genomes)} tries; the closest has {reached}; relax a bound"
-        )
+    front_at, changed_at = b"", 0
+    generation = 0
+    with threadpool_limits(limits=1):
+        while len(seen) < budget:
+            island = generation % islands
+            state, wanted = states[island], min(algorithm.batch, budget - len(seen))
+
+            def ask(attempt: int, n: int, state: State | None = state) -> Genomes:
+                if attempt < MAX_ROUNDS // 2:
+                    return algorithm.ask(state, n, encoding, rng)
+                return encoding.sample(max(n, algorithm.batch), rng)
+
+            genomes = _fresh_batch(proposed[:wanted], wanted, seen, ask)
+            proposed = proposed[wanted:]
+            if len(genomes) == 0:
+                break  # nothing new was found
+            evaluation = problem.evaluate(genomes)
+            archive.add(genomes, evaluation)
+            states[island] = algorithm.tell(state, genomes, evaluation)
+            generation += 1
+            if progress is not None:
+                progress(len(seen))
+            if patience is not None and (best := archive.best()) is not None:
+                front_now = np.sort(best[1].F, axis=0).tobytes()
+                if front_now != front_at:
+                    front_at, changed_at = front_now, len(seen)
+                elif len(seen) - changed_at >= patience:
+                    break
+    best = archive.best()
+    if best is None:
+        raise ProblemError(_nothing_feasible(problem, archive, len(seen)))
     provenance = {
-        "space": encoding.space.name,
+        "space": encoding.name,
         "constraints": [str(c) for c in problem.constraints],
         "algorithm": repr(algorithm),
-        "n_evaluations": len(genomes),
+        "n_evaluations": len(seen),
         "seed": seed,
     }
-    return Front.from_evaluation(problem, genomes, evaluation, provenance)
+    return Front.from_evaluation(problem, *best, provenance)
 
 
-def _fresh_batch(proposed: Genomes, wanted: int, seen: set[bytes], resample: Callable[[int, int], Genomes]) -> Genomes:
+def _nothing_feasible(problem: Problem, archive: Archive, tries: int) -> str:
+    limits = " and ".join(map(str, problem.constraints))
+    assert archive.closest is not None
+    limited = {c.metric.name for c in problem.constraints}
+    values = zip(problem.metrics, archive.closest.metrics[0], strict=True)
+    reached = ", ".join(f"{metric.name} {value:.6g}" for metric, value in values if metric.name in limited)
+    return f"no candidate with {limits} in {tries} tries; the closest has {reached}; relax a bound"
+
+
+def _fresh_batch(proposed: Genomes, wanted: int, seen: Seen, ask: Callable[[int, int], Genomes]) -> Genomes:
     """``wanted`` genomes never seen before (fewer if they cannot be found), added to ``seen``.
 
     Args:
         proposed: used first.
         wanted: how many.
-        seen: keys of all genomes so far.
-        resample: from an attempt's number and a count to further proposals.
+        seen: all genomes so far.
+        ask: from an attempt's number and a count to further proposals.
     """
-    batch = [_unseen(proposed, wanted, seen)]
+    batch = [seen.new(proposed, wanted)]
     for attempt in range(MAX_ROUNDS):
         missing = wanted - sum(map(len, batch))
         if missing == 0:
             break
-        batch.append(_unseen(resample(attempt, missing), missing, seen))
+        batch.append(seen.new(ask(attempt, missing), missing))
     return np.concatenate(batch)
-
-
-def _unseen(genomes: Genomes, limit: int, seen: set[bytes]) -> Genomes:
-    rows: list[int] = []
-    for row, genome in enumerate(genomes):
-        if len(rows) == limit:
-            break
-        key = genome.tobytes()
-        if key not in seen:
-            seen.add(key)
-            rows.append(row)
-    return genomes[rows]

@@ -21,9 +21,13 @@ def select(F: Floats, G: Floats, n: int) -> NDArray[np.intp]:
     Returns:
         ``(min(n, p),)`` row indices, best first.
     """
+    if F.shape[1] == 1:
+        violation = np.clip(G, 0, None).sum(axis=1)
+        return np.lexsort((np.where(violation > 0, 0.0, F[:, 0]), violation))[:n]
     rank = constrained_rank(F, G)
     lonely = np.zeros(len(F))
-    for value in np.unique(rank):
+    feasible = (G <= 0).all(axis=1)
+    for value in np.unique(rank[feasible]):
         front = np.flatnonzero(rank == value)
         lonely[front] = crowding_distance(F[front])
         if (rank <= value).sum() >= n:

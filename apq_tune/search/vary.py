@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
+import math
 
-from apq_tune.encoding import Encoding, Genomes
+import numpy as np
+from numpy.typing import NDArray
+
+from apq_tune.encoding import Genomes, Genotype
 
 
 def vary(
     parents: Genomes,
     n: int,
-    encoding: Encoding,
+    encoding: Genotype,
     rng: np.random.Generator,
     *,
     crossover: float = 0.5,
@@ -18,10 +21,10 @@ def vary(
 ) -> Genomes:
     """Make children by uniform crossover and by mutation that reaches every gene, depths included.
 
-    Inert genes of the parents are drawn afresh first, so that a block which a child switches on is a random one.
+    Genes of a block that a child switches on, and that its parent had off, are drawn afresh.
 
     Args:
-        parents: ``(p, n_genes)``, p >= 1; each is used equally often in the mean.
+        parents: ``(p, n_genes)``, p >= 1, canonical; each is used equally often in the mean.
         n: number of children.
         encoding: of the space.
         rng: source of randomness.
@@ -32,8 +35,29 @@ def vary(
         ``(n, n_genes)`` canonical and allowed. A child may equal a parent; the caller filters duplicates.
     """
     first, second = parents[rng.integers(len(parents), size=(2, n))]
-    from_second = (rng.random((n, 1)) < crossover) & (rng.random(first.shape) < 0.5)
-    children = np.where(from_second, encoding.fill_inert(second, rng), encoding.fill_inert(first, rng))
-    redrawn = rng.integers(0, encoding.n_choices, children.shape, dtype=np.int16)
-    children = np.where(rng.random(children.shape) < mutation, redrawn, children)
+    from_second = _coins(first.shape, rng) & (rng.random((n, 1)) < crossover)
+    children = np.where(from_second, second, first)
+    _mutate(children, encoding.n_choices, mutation, rng)
+    children = encoding.revive(children, first, second, from_second, rng)
     return encoding.canonicalise(encoding.repair(children, rng))
+
+
+def _coins(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Fair coins, eight to a random byte."""
+    n, width = shape
+    return np.unpackbits(rng.integers(0, 256, (n, -(-width // 8)), np.uint8), axis=1, count=width).view(bool)
+
+
+def _mutate(genomes: Genomes, n_choices: NDArray[np.int16], chance: float, rng: np.random.Generator) -> None:
+    """Redraw each gene with a chance, in place.
+
+    Draws as many places as hit, instead of a number for each gene: with a Poisson number of hits at uniform places, the
+    hits of different genes are independent, and a gene has at least one with probability ``1 - exp(-rate)``.
+    """
+    rate = math.inf if chance >= 1 else -math.log1p(-chance)
+    if math.isinf(rate):
+        hit = np.arange(genomes.size)
+    else:
+        hit = rng.integers(0, genomes.size, rng.poisson(rate * genomes.size))
+    genes = n_choices[hit % len(n_choices)]
+    genomes.reshape(-1)[hit] = (rng.random(len(hit), np.float32) * genes).astype(np.int16)

@@ -309,8 +309,8 @@ class Supernet(nn.Module):
         stem, first, head, space = self.space.stem, self.space.first, self.space.head, self.space
         fixed = FixedConvs(
             conv(self.stem, stem.kernel_size, space.input.channels, stem.channels, stem.stride),
-            first and conv(self.first_depthwise, first.kernel_size, stem.channels, stem.channels),
-            first and conv(self.first_project, 1, stem.channels, first.channels),
+            None if first is None else conv(self.first_depthwise, first.kernel_size, stem.channels, stem.channels),
+            None if first is None else conv(self.first_project, 1, stem.channels, first.channels),
             conv(self.head, 1, space.slots[-1].out_channels, head.channels),
             self.features.sliced(head.channels, head.features) if head.features is not None else None,
             self.classifier.sliced(head.features or head.channels, space.classes),

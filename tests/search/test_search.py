@@ -135,7 +135,7 @@ def test_evolution_beats_random_search_on_digits_at_equal_evaluations(encoding: 
         for algorithm in (Evolution(), RandomSearch())
     }
     assert np.mean(best[Evolution()]) < np.mean(best[RandomSearch()])
-    assert max(best[Evolution()]) < min(best[RandomSearch()])
+    assert all(ours < random for ours, random in zip(best[Evolution()], best[RandomSearch()], strict=True))
 
 
 @pytest.mark.parametrize("algorithm", [NSGA2(), Evolution(), RandomSearch()])
@@ -181,15 +181,17 @@ def test_a_budget_of_the_whole_tiny_space_evaluates_all_of_it(tiny: Encoding, ev
 
 def test_constraints_that_nothing_meets_together_are_refused_saying_how_close_the_search_came(tiny: Encoding) -> None:
     few, many = macs(tiny), weight_bytes(tiny)
+    recorder = Recorder()
+    tried = Constraint(FunctionMetric("tried", "", recorder), 1e9)  # metrics of constraints are asked for all
     limits = [Constraint(few, few.reachable()[0] * 1.1), Constraint(many, many.reachable()[1] * 0.9, ">=")]
-    problem, recorder = recorded_problem(tiny, *limits)
+    problem, _ = recorded_problem(tiny, *limits, tried)
     with pytest.raises(ProblemError) as error:
         search(problem, n_evaluations=400)
     seen = np.array([np.frombuffer(key, np.int16) for key in recorder.seen])
     missed = np.maximum(few(seen) / limits[0].bound - 1, 0) + np.maximum(1 - many(seen) / limits[1].bound, 0)
     closest = seen[[missed.argmin()]]
     message = str(error.value)
-    assert f"no candidate with {limits[0]} and {limits[1]} in 400 tries" in message
+    assert f"no candidate with {limits[0]} and {limits[1]} and tried <= 1e+09 in 400 tries" in message
     assert re.search(rf"\bmacs {few(closest)[0]:.6g}\b", message)
     assert re.search(rf"\bweight_bytes {many(closest)[0]:.6g}\b", message)
     assert message.endswith("relax a bound")
@@ -312,3 +314,39 @@ def test_select_prefers_rank_and_within_a_rank_the_lonely() -> None:
 
 def test_select_returns_all_rows_if_there_are_fewer() -> None:
     assert sorted(select(np.array([[2.0], [1.0]]), np.zeros((2, 0)), 5)) == [0, 1]
+
+
+def test_islands_share_the_budget_and_never_evaluate_a_candidate_twice(tiny: Encoding) -> None:
+    problem, recorder = recorded_problem(tiny)
+    search(problem, islands=3, n_evaluations=1000)
+    assert len(recorder.seen) == len(set(recorder.seen)) == 1000
+
+
+def test_patience_ends_a_search_whose_front_is_stable_and_not_before(tiny: Encoding, everything: np.ndarray) -> None:
+    loss = synthetic_loss(tiny)
+    found = [
+        search(Problem(tiny, [Objective(loss)]), n_evaluations=5000, patience=patience, seed=1)
+        for patience in (1000, None)
+    ]
+    assert found[0].provenance["n_evaluations"] < found[1].provenance["n_evaluations"] == 5000
+    assert found[0].provenance["n_evaluations"] >= 1000
+    assert found[0].metrics["loss"].tolist() == [loss(everything).min()]
+
+
+@pytest.mark.parametrize("name", ["islands", "patience"])
+def test_counts_below_one_are_refused_by_name(tiny: Encoding, name: str) -> None:
+    with pytest.raises(ProblemError, match=f"{name} is -1; give at least 1"):
+        search(recorded_problem(tiny)[0], n_evaluations=10, **{name: -1})
+
+
+def test_children_of_crossover_enter_the_population(encoding: Encoding) -> None:
+    """The published search scores them and then drops them."""
+    smallest, largest = encoding.encode(list(encoding.extremes()))
+    loss = synthetic_loss(encoding)
+    problem = Problem(encoding, [Objective(loss)])
+    algorithm = Evolution(population=40, parents=10, crossover=1.0, mutation=0.0)
+    front = search(problem, algorithm, n_evaluations=200, initial=np.stack([smallest, largest]), seed=0)
+    (best,) = encoding.encode(list(front.candidates))
+    assert (best != smallest).any()
+    assert (best != largest).any()
+    assert front.metrics["loss"][0] < loss(np.stack([smallest, largest])).min()
