@@ -5,6 +5,7 @@ from apq_tune.predict.mlp import MLPPredictor, MLPSettings, fit_mlp
 from apq_tune.predict.pairs import Fit, Floats, Pairs, Predictor
 from apq_tune.predict.ridge import RidgePredictor, fit_residual, fit_ridge
 from apq_tune.predict.scores import Agreement, agreement, held_out
+from apq_tune.predict.transfer import transfer
 
 __all__ = [
     "Agreement",
@@ -23,4 +24,5 @@ __all__ = [
     "fit_ridge",
     "forms",
     "held_out",
+    "transfer",
 ]

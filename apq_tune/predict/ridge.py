@@ -56,7 +56,14 @@ def _design(encoding: Encoding, genomes: Genomes, scale: Scale, base: Predictor 
     return np.column_stack([features, offset]), offset
 
 
-def fit_residual(encoding: Encoding, pairs: Pairs, seed: int, *, base: Predictor | None) -> RidgePredictor:  # noqa: ARG001
+def fit_residual(
+    encoding: Encoding,
+    pairs: Pairs,
+    seed: int,  # noqa: ARG001
+    *,
+    base: Predictor | None,
+    log: bool = True,
+) -> RidgePredictor:
     """Fit what a base predictor leaves over; with many pairs it can unlearn the base, with few it keeps it.
 
     Args:
@@ -64,15 +71,16 @@ def fit_residual(encoding: Encoding, pairs: Pairs, seed: int, *, base: Predictor
         pairs: to learn from.
         seed: not used, a ridge has no randomness.
         base: predictor to correct; ``None`` fits from nothing.
+        log: whether the target is a loss, learned as its logarithm, or an accuracy, learned as it is.
     """
     from sklearn.linear_model import RidgeCV
 
-    scale = Scale.of(pairs.target)
+    scale = Scale.of(pairs.target, log=log)
     features, offset = _design(encoding, pairs.genomes, scale, base)
     model = RidgeCV(ALPHAS).fit(features, scale.standardise(pairs.target) - offset)
     return RidgePredictor(encoding, model.coef_, float(model.intercept_), scale, base)
 
 
-def fit_ridge(encoding: Encoding, pairs: Pairs, seed: int) -> RidgePredictor:
+def fit_ridge(encoding: Encoding, pairs: Pairs, seed: int, *, log: bool = True) -> RidgePredictor:
     """Plain ridge on the one-hot features of architecture and bits."""
-    return fit_residual(encoding, pairs, seed, base=None)
+    return fit_residual(encoding, pairs, seed, base=None, log=log)

@@ -15,17 +15,18 @@ class Agreement(NamedTuple):
 
     kendall_tau: float
     pairwise_accuracy: float  # share of pairs of candidates in the right order; ties count half
-    rmse_log: float  # root mean square error of the natural logarithm of the loss
+    rmse_log: float  # root mean square error of the natural logarithm of the loss, or of the accuracy itself
     n: int
 
 
-def agreement(predicted: Floats, measured: Floats) -> Agreement:
-    """Compare two ``(n,)`` arrays of positive losses."""
+def agreement(predicted: Floats, measured: Floats, *, log: bool = True) -> Agreement:
+    """Compare two ``(n,)`` arrays of positive losses, or of accuracies with ``log=False``."""
     from scipy.stats import kendalltau
 
     i, j = np.triu_indices(len(measured), 1)
     same = np.sign(predicted[i] - predicted[j]) * np.sign(measured[i] - measured[j])
-    rmse = float(np.sqrt(np.mean((np.log(predicted) - np.log(measured)) ** 2)))
+    errors = np.log(predicted) - np.log(measured) if log else predicted - measured
+    rmse = float(np.sqrt(np.mean(errors**2)))
     return Agreement(
         float(kendalltau(predicted, measured).statistic), float((same + 1).mean() / 2), rmse, len(measured)
     )

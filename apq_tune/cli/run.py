@@ -1,4 +1,4 @@
-"""The command line. Heavy imports happen inside commands, so that ``--help`` is quick."""
+"""``apq-tune run``."""
 
 from __future__ import annotations
 
@@ -8,17 +8,8 @@ from pathlib import Path
 
 import click
 
-from apq_tune import __version__
-from apq_tune.errors import ApqError
 
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="apq-tune")
-def cli() -> None:
-    """Find a network's architecture, channel pruning and per-layer bit-widths together."""
-
-
-@cli.command()
+@click.command()
 @click.argument("space")
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory.  [default: runs/SPACE]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same result.")
@@ -76,29 +67,3 @@ def run(
         )
         outcome = pipeline.run()
     write_report(outcome, out, listener.console)
-
-
-@cli.command()
-def spaces() -> None:
-    """List the search spaces that ship with the package, and their sizes."""
-    from apq_tune.space import SearchSpace, known_spaces
-
-    for name in known_spaces():
-        space = SearchSpace.load(name)
-        networks, all_bits = space.log10_size(bits=False), space.log10_size()
-        click.echo(f"{name}: 10^{networks:.1f} networks, 10^{all_bits:.1f} with bits, {len(space.slots)} blocks")
-
-
-def main() -> None:
-    """Entry point: one line on stderr for what a user can mend, 1 or 2 as exit status, 130 when interrupted."""
-    try:
-        cli(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted; the same command goes on where it stopped", err=True)
-        sys.exit(130)
-    except ApqError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(1)

@@ -1,0 +1,119 @@
+"""``apq-tune search`` and ``score``: answers from a predictor and cost tables, without training anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+SPACE = click.option("--space", "space_name", required=True, help="Name of a shipped space, or a YAML file.")
+PREDICTOR = click.option(
+    "--predictor", type=click.Path(path_type=Path), help="Ours (.npz), or a published APQ or once-for-all checkpoint."
+)
+TABLES = click.option(
+    "--table",
+    "tables",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Cost table: .csv, BitFusion JSON, or a folder of once-for-all YAML; repeatable.",
+)
+
+
+@click.command()
+@SPACE
+@PREDICTOR
+@TABLES
+@click.option("--limit", "limits", multiple=True, metavar="METRIC=NUMBER", help="Upper bound; repeatable.")
+@click.option("--objective", help="Metric to improve.  [default: the predictor's]")
+@click.option(
+    "--front", "axes", metavar="METRIC,METRIC", help="Trade metrics off instead, such as latency_ms,accuracy."
+)
+@click.option("--sampler", type=click.Choice(["evolution", "nsga2", "random"]), help="[default: what fits]")
+@click.option("--evaluations", type=click.IntRange(min=1), default=20_000, show_default=True)
+@click.option("--islands", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for front.json, front.csv and front.png.")
+def search(
+    space_name: str,
+    predictor: Path | None,
+    tables: tuple[Path, ...],
+    limits: tuple[str, ...],
+    objective: str | None,
+    axes: str | None,
+    sampler: str | None,
+    evaluations: int,
+    islands: int,
+    seed: int,
+    out: Path | None,
+) -> None:
+    """Find the best candidate under limits, or a front, with a predictor and cost models."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from apq_tune.encoding import Encoding
+    from apq_tune.metrics import BUILT_IN, load_metrics, problem_of
+    from apq_tune.report.tables import print_front, save_front
+    from apq_tune.search import NSGA2, Evolution, RandomSearch
+    from apq_tune.search import search as run_search
+    from apq_tune.space import SearchSpace
+
+    if objective and axes:
+        raise click.UsageError("give --objective or --front, not both")
+    encoding = Encoding(SearchSpace.load(space_name))
+    metrics = load_metrics(encoding, predictor, tables)
+    wanted = axes.split(",") if axes else [objective] if objective else []
+    problem = problem_of(encoding, metrics, wanted, limits)
+    algorithm = {"evolution": Evolution(), "nsga2": NSGA2(), "random": RandomSearch(), None: None}[sampler]
+    console = Console(highlight=False)
+    if out is not None:
+        save_front(None, out)  # refuse a folder that cannot be written before any work
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("search", total=evaluations)
+        front = run_search(
+            problem,
+            algorithm,
+            n_evaluations=evaluations,
+            seed=seed,
+            islands=islands,
+            progress=lambda done: progress.update(task, completed=done),
+        )
+    named = {
+        metric.name for metric in (*(o.metric for o in problem.objectives), *(c.metric for c in problem.constraints))
+    }
+    print_front(front, [name for name in metrics if name in named or name not in BUILT_IN], console)
+    if out is not None:
+        save_front(front, out)
+        console.print(f"Files in {out}: front.json, front.csv" + (", front.png" if len(front.objectives) > 1 else ""))
+
+
+@click.command()
+@SPACE
+@PREDICTOR
+@TABLES
+@click.option("--candidates", type=click.Path(path_type=Path), required=True, help=".json, .jsonl or .csv.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help=".csv or .json.")
+@click.option("--skip-invalid", is_flag=True, help="Name invalid candidates and go on.")
+def score(
+    space_name: str,
+    predictor: Path | None,
+    tables: tuple[Path, ...],
+    candidates: Path,
+    out: Path,
+    skip_invalid: bool,
+) -> None:
+    """Score given candidates, in our notation or the published one, with every metric."""
+    from apq_tune.encoding import Encoding
+    from apq_tune.metrics import load_metrics, score_candidates
+    from apq_tune.notation import read_candidates
+    from apq_tune.report.tables import write_frame
+    from apq_tune.space import SearchSpace
+
+    if out.suffix not in (".csv", ".json"):
+        raise click.UsageError(f"--out {out}: give a name that ends in .csv or .json")
+    encoding = Encoding(SearchSpace.load(space_name))
+    metrics = load_metrics(encoding, predictor, tables)
+    frame, refused = score_candidates(encoding, metrics, read_candidates(candidates), skip_invalid=skip_invalid)
+    for line in refused:
+        click.echo(f"skipped: {line}", err=True)
+    write_frame(frame, out)
+    click.echo(f"{len(frame)} candidates scored, {len(refused)} skipped: {out}")

@@ -1,0 +1,65 @@
+"""``apq-tune spaces``, ``space`` and ``cost audit``: look at what there is before searching."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+def spaces() -> None:
+    """List the search spaces that ship with the package, and their sizes."""
+    from apq_tune.space import SearchSpace, known_spaces
+
+    for name in known_spaces():
+        space = SearchSpace.load(name)
+        networks, all_bits = space.log10_size(bits=False), space.log10_size()
+        click.echo(f"{name}: 10^{networks:.1f} networks, 10^{all_bits:.1f} with bits, {len(space.slots)} blocks")
+
+
+@click.command()
+@click.argument("name")
+@click.option("--table", "tables", multiple=True, type=click.Path(path_type=Path), help="Cost table; repeatable.")
+def space(name: str, tables: tuple[Path, ...]) -> None:
+    """Describe the search space NAME (or a YAML file): counts, genes, choices, and the range of every cost."""
+    from rich.console import Console
+
+    from apq_tune.encoding import Encoding
+    from apq_tune.metrics import load_metrics
+    from apq_tune.report.tables import choices_table, ranges_table
+    from apq_tune.space import SearchSpace
+
+    encoding = Encoding(SearchSpace.load(name))
+    console, loaded = Console(highlight=False), encoding.space
+    console.print(
+        f"{loaded.name}: 10^{loaded.log10_size(bits=False):.2f} networks, 10^{loaded.log10_size():.2f} with bits; "
+        f"{encoding.n_genes} genes, {encoding.n_arch_features} + {encoding.n_bit_features} features; "
+        f"input {loaded.input.channels} x {' / '.join(map(str, loaded.resolutions))} pixels, {loaded.classes} classes"
+    )
+    console.print(choices_table(loaded))
+    console.print(ranges_table(load_metrics(encoding, None, tables)))
+
+
+@click.group()
+def cost() -> None:
+    """Look into cost tables."""
+
+
+@cost.command()
+@click.argument("table", type=click.Path(path_type=Path))
+@click.option("--space", "name", required=True, help="Search space that the table should cover.")
+def audit(table: Path, name: str) -> None:
+    """Check the cost table TABLE: what is missing, what shrinks with more bits, ranges, and where the cost is."""
+    from rich.console import Console
+
+    from apq_tune.cost import load_cost_table
+    from apq_tune.encoding import Encoding
+    from apq_tune.errors import TableError
+    from apq_tune.report.tables import print_audit
+    from apq_tune.space import SearchSpace
+
+    loaded, encoding = load_cost_table(table), Encoding(SearchSpace.load(name))
+    print_audit(loaded, encoding, Console(highlight=False))
+    if missing := loaded.missing(encoding.space):
+        raise TableError(f"{table} does not cover {name}: {len(missing)} ops are missing; measure them")

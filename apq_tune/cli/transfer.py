@@ -1,0 +1,39 @@
+"""``apq-tune transfer``: from a published full-precision predictor to one of the user's own quantized networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option("--predictor", type=click.Path(path_type=Path), required=True, help="To start from.")
+@click.option(
+    "--pairs",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="CSV of candidates (as for score) with a column 'accuracy' (fraction) or 'loss' (nats).",
+)
+@click.option("--space", "space_name", help="[default: the one that the predictor was made for]")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="New predictor, .npz.")
+def transfer(predictor: Path, pairs: Path, space_name: str | None, seed: int, out: Path) -> None:
+    """Finetune a predictor on pairs of candidate and measurement; the bits' input is added if it has none."""
+    from apq_tune.metrics import load_start, read_pairs
+    from apq_tune.predict import transfer as run_transfer
+    from apq_tune.predict.files import predictor_bytes
+    from apq_tune.report.tables import write_bytes
+    from apq_tune.space import SearchSpace
+
+    if out.suffix != ".npz":
+        raise click.UsageError(f"--out {out}: give a name that ends in .npz")
+    start = load_start(predictor, SearchSpace.load(space_name) if space_name else None)
+    measured, is_loss = read_pairs(pairs, start.encoding.space)
+    report, transferred = run_transfer(start, measured, seed, log=is_loss)
+    write_bytes(predictor_bytes(transferred), out)
+    for name, agreement in report.items():
+        click.echo(
+            f"{name}: Kendall tau {agreement.kendall_tau:.3f}, pairwise accuracy {agreement.pairwise_accuracy:.3f}"
+        )
+    click.echo(f"cross-validated on {len(measured.target)} pairs; the new predictor knows all of them: {out}")

@@ -1,0 +1,155 @@
+"""Tables and files of searches and cost tables."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from apq_tune.cost import CostTable
+from apq_tune.cost.table import pairs_that_shrink
+from apq_tune.encoding import Encoding
+from apq_tune.errors import RunError
+from apq_tune.front import Front
+from apq_tune.pipeline.directory import write_atomically
+from apq_tune.problem import Bounded, Metric
+from apq_tune.space import BIT_FIELDS, SearchSpace
+
+STYLE: dict[str, Any] = {"title_justify": "left", "title_style": "bold", "box": SIMPLE_HEAD}
+MAX_ROWS = 20
+
+
+def print_front(front: Front, shown: Sequence[str], console: Console) -> None:
+    """The front as a table, and the blocks of a single candidate below it.
+
+    Args:
+        front: to show.
+        shown: metrics that get a column.
+        console: where to print.
+    """
+    console.print(front_table(front, shown))
+    if len(front) == 1:
+        console.print(str(front.candidates[0]).replace(" | ", "\n"))
+
+
+def front_table(front: Front, shown: Sequence[str]) -> Table:
+    """At most 20 rows, evenly spread over the front."""
+    metrics = list(shown)
+    rows = np.unique(np.linspace(0, len(front) - 1, min(len(front), MAX_ROWS)).round().astype(int))
+    title = f"{len(front)} candidates, {front.provenance['n_evaluations']} scored"
+    table = Table(title=title + (f", {len(rows)} of them shown" if len(rows) < len(front) else ""), **STYLE)
+    for name in metrics:
+        table.add_column(name, justify="right")
+    table.add_column("depths")
+    for row in rows:
+        candidate = front.candidates[row]
+        size = "" if candidate.resolution is None else f" at {candidate.resolution}"
+        values = [f"{value:.6g}" for value in front.metrics[metrics].iloc[row]]
+        table.add_row(*values, "-".join(map(str, candidate.depths)) + size)
+    return table
+
+
+def save_front(front: Front | None, out: Path) -> None:
+    """Write front.json, front.csv and, of two objectives, front.png; without a front only check that it can be done.
+
+    Raises:
+        RunError: if the folder cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".write"
+        probe.touch()
+        probe.unlink()
+        if front is None:
+            return
+        write_atomically(out / "front.json", front.to_json())
+        write_atomically(out / "front.csv", front.to_dataframe().to_csv(index=False))
+        if len(front.objectives) > 1:
+            buffer = io.BytesIO()
+            figure = Figure(layout="constrained")
+            front.plot(figure.subplots())
+            figure.savefig(buffer, format="png", dpi=120)
+            write_atomically(out / "front.png", buffer.getvalue())
+    except OSError as error:
+        raise RunError(f"cannot write {out}: {error.strerror}; mend that or choose another --out") from None
+
+
+def write_bytes(content: bytes | str, out: Path) -> None:
+    """Write one file whole or not at all.
+
+    Raises:
+        RunError: if it cannot be written.
+    """
+    try:
+        write_atomically(out, content)
+    except OSError as error:
+        raise RunError(f"cannot write {out}: {error.strerror}; mend that or choose another --out") from None
+
+
+def write_frame(frame: pd.DataFrame, out: Path) -> None:
+    """As CSV or as a JSON list, by the suffix."""
+    write_bytes(frame.to_csv(index=False) if out.suffix == ".csv" else frame.to_json(orient="records", indent=1), out)
+
+
+def choices_table(space: SearchSpace) -> Table:
+    """One row for each stage."""
+    bits = ", ".join(f"{f} {list(b)}" for f, b in zip(BIT_FIELDS, space.bit_choices(), strict=True))
+    table = Table(title="Choices", caption=bits, **STYLE)
+    for column in ("stage", "depth", "kernel size", "middle channels", "channels", "stride"):
+        table.add_column(column)
+    for number, stage in enumerate(space.stages):
+        own = [slot for slot in space.slots if slot.stage == number]
+        kernels = sorted({k for slot in own for k in slot.kernel_sizes})
+        spans = sorted({(slot.channels[0], slot.channels[-1], len(slot.channels)) for slot in own})
+        widths = "; ".join(f"{low} to {high} ({n})" for low, high, n in spans)
+        row = (number + 1, list(stage.depth), kernels, widths, stage.channels, stage.stride)
+        table.add_row(*map(str, row))
+    return table
+
+
+def ranges_table(metrics: Mapping[str, Metric]) -> Table:
+    """Smallest and largest reachable value of every metric that knows them."""
+    table = Table(title="Reachable", **STYLE)
+    for column in ("metric", "smallest", "largest", "unit"):
+        table.add_column(column, justify="right" if column in ("smallest", "largest") else "left")
+    for name, metric in metrics.items():
+        if isinstance(metric, Bounded):
+            low, high = metric.reachable()
+            table.add_row(name, f"{low:.6g}", f"{high:.6g}", metric.unit)
+    return table
+
+
+def print_audit(table: CostTable, encoding: Encoding, console: Console) -> None:
+    """Missing entries, pairs that shrink with more bits, reachable values, and shares of a random candidate's cost."""
+    console.print(
+        f"{table.source}: {len(table.convs)} convolutions, {len(table.blocks)} blocks, {', '.join(table.metrics)}"
+    )
+    missing = table.missing(encoding.space)
+    console.print(f"missing of {encoding.space.name}: {len(missing)}")
+    for line in missing[:MAX_ROWS]:
+        console.print(f"  {line}")
+    for number, name in enumerate(table.metrics):
+        wrong, total = pairs_that_shrink(table, number)
+        console.print(f"{name}: {wrong} of {total} pairs of equal shape cost less with more bits")
+    if missing:
+        return
+    models = table.models(encoding)
+    console.print(ranges_table({model.name: model for model in models}))
+    genomes = encoding.sample(1000, np.random.default_rng(0))
+    shares = Table(title="Share of the cost, mean of 1000 random candidates", **STYLE)
+    shares.add_column("metric")
+    parts = [table.share(encoding, number) for number in range(len(models))]
+    for kind in parts[0]:
+        shares.add_column(kind, justify="right")
+    for model, own in zip(models, parts, strict=True):
+        total_cost = model(genomes)
+        shares.add_row(model.name, *(f"{100 * (part(genomes) / total_cost).mean():.1f}%" for part in own.values()))
+    console.print(shares)
