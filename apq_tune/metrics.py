@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from apq_tune.cost import cost_models, load_cost_table
+from apq_tune.cost import bitfusion_energy_mj, bitfusion_latency_ms, cost_models, load_cost_table
 from apq_tune.encoding import Encoding
 from apq_tune.errors import CandidateError, ProblemError, RunError
 from apq_tune.notation import candidate_from, read_candidates
@@ -20,12 +20,9 @@ from apq_tune.space import SearchSpace
 
 MAXIMISED = ("accuracy",)
 
-BUILT_IN = ("macs", "bit_ops", "weight_bytes", "peak_activation_bytes")
-"""Names of the metrics that need no file."""
-
 
 def load_metrics(encoding: Encoding, predictor: Path | None, tables: Sequence[Path]) -> dict[str, Metric]:
-    """Name -> metric; the predictor's first, then the tables', then those that need no file.
+    """Name -> metric, from files: the predictor's first, then the tables'.
 
     Raises:
         ApqError: if a file cannot be used, or two tables have a metric of the same name.
@@ -39,9 +36,16 @@ def load_metrics(encoding: Encoding, predictor: Path | None, tables: Sequence[Pa
             if model.name in metrics:
                 raise ProblemError(f"{path}: {model.name} is in another table already; rename the column in one")
             metrics[model.name] = model
-    for model in cost_models(encoding):
-        metrics.setdefault(model.name, model)
     return metrics
+
+
+def with_cost_models(metrics: dict[str, Metric], encoding: Encoding) -> dict[str, Metric]:
+    """The same and, after them, those that need no file; a metric from a file is preferred to a model of its name."""
+    built_in: dict[str, Metric] = {model.name: model for model in cost_models(encoding)}
+    for name, make in (("latency_ms", bitfusion_latency_ms), ("energy_mj", bitfusion_energy_mj)):
+        if name not in metrics:
+            built_in[name] = make(encoding)
+    return metrics | {name: model for name, model in built_in.items() if name not in metrics}
 
 
 def problem_of(

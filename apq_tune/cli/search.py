@@ -51,7 +51,7 @@ def search(
     from rich.progress import Progress
 
     from apq_tune.encoding import Encoding
-    from apq_tune.metrics import BUILT_IN, load_metrics, problem_of
+    from apq_tune.metrics import load_metrics, problem_of, with_cost_models
     from apq_tune.report.tables import print_front, save_front
     from apq_tune.search import NSGA2, Evolution, RandomSearch
     from apq_tune.search import search as run_search
@@ -60,7 +60,8 @@ def search(
     if objective and axes:
         raise click.UsageError("give --objective or --front, not both")
     encoding = Encoding(SearchSpace.load(space_name))
-    metrics = load_metrics(encoding, predictor, tables)
+    from_files = load_metrics(encoding, predictor, tables)
+    metrics = with_cost_models(from_files, encoding)
     wanted = axes.split(",") if axes else [objective] if objective else []
     problem = problem_of(encoding, metrics, wanted, limits)
     algorithm = {"evolution": Evolution(), "nsga2": NSGA2(), "random": RandomSearch(), None: None}[sampler]
@@ -80,7 +81,7 @@ def search(
     named = {
         metric.name for metric in (*(o.metric for o in problem.objectives), *(c.metric for c in problem.constraints))
     }
-    print_front(front, [name for name in metrics if name in named or name not in BUILT_IN], console)
+    print_front(front, [name for name in metrics if name in named or name in from_files], console)
     if out is not None:
         save_front(front, out)
         console.print(f"Files in {out}: front.json, front.csv" + (", front.png" if len(front.objectives) > 1 else ""))
@@ -103,7 +104,7 @@ def score(
 ) -> None:
     """Score given candidates, in our notation or the published one, with every metric."""
     from apq_tune.encoding import Encoding
-    from apq_tune.metrics import load_metrics, score_candidates
+    from apq_tune.metrics import load_metrics, score_candidates, with_cost_models
     from apq_tune.notation import read_candidates
     from apq_tune.report.tables import write_frame
     from apq_tune.space import SearchSpace
@@ -111,7 +112,7 @@ def score(
     if out.suffix not in (".csv", ".json"):
         raise click.UsageError(f"--out {out}: give a name that ends in .csv or .json")
     encoding = Encoding(SearchSpace.load(space_name))
-    metrics = load_metrics(encoding, predictor, tables)
+    metrics = with_cost_models(load_metrics(encoding, predictor, tables), encoding)
     frame, refused = score_candidates(encoding, metrics, read_candidates(candidates), skip_invalid=skip_invalid)
     for line in refused:
         click.echo(f"skipped: {line}", err=True)

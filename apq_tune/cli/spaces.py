@@ -26,7 +26,7 @@ def space(name: str, tables: tuple[Path, ...]) -> None:
     from rich.console import Console
 
     from apq_tune.encoding import Encoding
-    from apq_tune.metrics import load_metrics
+    from apq_tune.metrics import load_metrics, with_cost_models
     from apq_tune.report.tables import choices_table, ranges_table
     from apq_tune.space import SearchSpace
 
@@ -38,7 +38,7 @@ def space(name: str, tables: tuple[Path, ...]) -> None:
         f"input {loaded.input.channels} x {' / '.join(map(str, loaded.resolutions))} pixels, {loaded.classes} classes"
     )
     console.print(choices_table(loaded))
-    console.print(ranges_table(load_metrics(encoding, None, tables)))
+    console.print(ranges_table(with_cost_models(load_metrics(encoding, None, tables), encoding)))
 
 
 @click.group()

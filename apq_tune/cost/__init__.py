@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from apq_tune.cost.activation_bytes import peak_activation_bytes
 from apq_tune.cost.bit_ops import bit_ops
+from apq_tune.cost.bitfusion import bitfusion_energy_mj, bitfusion_latency_ms
 from apq_tune.cost.formats import load_cost_table
 from apq_tune.cost.macs import macs
 from apq_tune.cost.model import CostModel
@@ -15,6 +16,8 @@ __all__ = [
     "CostModel",
     "CostTable",
     "bit_ops",
+    "bitfusion_energy_mj",
+    "bitfusion_latency_ms",
     "cost_models",
     "load_cost_table",
     "macs",

@@ -6,10 +6,14 @@ from dataclasses import replace
 from functools import partial
 
 from apq_tune.encoding import Encoding
-from apq_tune.predict.mlp import MLPPredictor, fit_mlp
+from apq_tune.predict.mlp import MLPPredictor, MLPSettings, fit_mlp
 from apq_tune.predict.pairs import Fit, Pairs, Predictor, Scale
 from apq_tune.predict.ridge import fit_ridge
 from apq_tune.predict.scores import Agreement, agreement, held_out
+
+
+GENTLE = MLPSettings(learning_rate=3e-4, weight_decay=0.1)
+"""Finetuning of a predictor that is good already: ten times the learning rate unlearns it on few pairs."""
 
 
 def transfer(
@@ -30,7 +34,9 @@ def transfer(
     """
 
     def fit(encoding: Encoding, known: Pairs, seed: int) -> MLPPredictor:
-        return fit_mlp(encoding, known, seed, bits=True, start=_rescaled(start, known, log=log), log=log)
+        return fit_mlp(
+            encoding, known, seed, bits=True, start=_rescaled(start, known, log=log), log=log, settings=GENTLE
+        )
 
     forms: dict[str, Fit] = {
         "transferred": fit,

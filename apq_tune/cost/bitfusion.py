@@ -1,0 +1,159 @@
+"""Latency and energy of any convolution on BitFusion (Sharma 2018), batch 1: a roofline over computing and DRAM.
+
+An array of ``ROWS`` (input channels) by ``COLUMNS`` (output channels) fusion units multiplies 8 by 8 bits in a cycle,
+or more pairs of fewer bits. A factor takes 1, 2 or 4 bricks of 2 bits, so 5 to 7 bits compute like 8 and only save
+traffic. Partial sums have 32 bits and go from DRAM and back. Where neither weights nor inputs fit into their buffers,
+one of the three tensors is moved several times. What comes before the first tile and after the last overlaps with
+nothing.
+
+A depthwise convolution runs as dense convolutions of some channels by the same channels, most of whose weights are
+zero. Its kernel reads inputs around each tile of outputs again: that hides behind computing, so it costs energy but no
+time, and the compiler takes the tile that is fastest however much it reads.
+
+More bits or channels never cost less, nor do more pixels, but for the energy of a depthwise convolution: that can fall
+from one size to the next, where the tile changes.
+
+``benchmarks/bitfusion_fit.py`` reports the errors against the published table of APQ (Wang 2020).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from apq_tune.cost.model import CostModel, sum_over_ops
+from apq_tune.encoding import Encoding
+from apq_tune.ops import Op
+
+# "simulator" is bf_e_conf.ini and the code beside it in github.com/hsharma35/bitfusion, by the authors of Sharma 2018.
+CYCLES_PER_MS = 500_000  # 500 MHz: Sharma 2018 and simulator
+ROWS, COLUMNS = 16, 32  # fusion units: simulator
+DRAM_BITS = 192  # in a cycle: simulator
+WEIGHT_BUFFER = 65_536 * 8 // 2  # bits, half of 64 KB for double buffering: simulator
+INPUT_BUFFER = 32_768 * 8 // 2  # bits, half of 32 KB: simulator
+OUTPUT_BUFFER = 16_384 * 8 // 2  # bits, half of 16 KB: simulator
+SUM_BITS = 32  # of a partial sum: simulator
+BRICK_BITS, MAX_BITS = 2, 8  # of one factor in a brick and in a fusion unit: Sharma 2018
+DEPTHWISE_ROWS = 8  # of ROWS that a depthwise convolution uses: read off the steps of the published table
+TOGETHER = (8, 16, 32)  # channels of a depthwise convolution, up to COLUMNS: read off the published table
+TILES = (1, 2, 4, 8, 16, 32, 64)  # sides of a tile of outputs, besides the whole: simulator
+
+FILL_BITS = 24_700  # of inputs and of outputs that overlap with nothing: benchmarks/bitfusion_fit.py
+NJ_PER_CYCLE = 0.919  # array and buffers, of computing: benchmarks/bitfusion_fit.py
+NJ_PER_DRAM_BIT = 0.0168  # benchmarks/bitfusion_fit.py; simulator: 0.015 without the buffer's side
+
+
+class Work:
+    """What an op, at the channels that run together, asks of the accelerator; all numbers are arrays that broadcast.
+
+    Attributes:
+        runs: of one dense convolution after the other; 1 if it is dense.
+        compute: cycles of one run.
+        weights, inputs, outputs: bits of one run, each once.
+        traffic: bits of one run between DRAM and buffers, without what tiles read again.
+    """
+
+    def __init__(self, op: Op, together: int) -> None:
+        """Count.
+
+        Args:
+            op: one convolution.
+            together: groups that run as one dense convolution where there are several; the last run is as long as any.
+        """
+        n_groups = np.where(np.asarray(op.groups) > 1, together, 1)
+        self._op = op
+        self._in, self._out = op.in_channels // op.groups * n_groups, op.out_channels // op.groups * n_groups
+        n_pixels, n_taps = op.out_size**2, op.kernel_size**2
+        self.runs = -(-op.groups // n_groups)
+        self.compute = n_pixels * n_taps * -(-self._in // (ROWS * pairs(op))) * -(-self._out // COLUMNS)
+        self.weights = n_taps * self._in * self._out * op.w_bits
+        self.inputs = self._input_side(op.out_size) ** 2 * self._in * op.a_bits
+        self.outputs = n_pixels * self._out * SUM_BITS
+        n_weights = np.maximum(1, np.ceil(self.weights / WEIGHT_BUFFER))
+        n_inputs = np.maximum(1, np.ceil(self.inputs / INPUT_BUFFER))
+        again = np.minimum((n_weights - 1) * self.inputs, (n_inputs - 1) * self.weights)
+        again = np.minimum(again, 2 * (np.minimum(n_weights, n_inputs) - 1) * self.outputs)
+        self.traffic = self.weights + self.inputs + 2 * self.outputs + again
+
+    def cycles(self, fill_bits: float) -> Any:
+        """Of all runs: the slower of the DRAM alone and of computing with what does not overlap with it."""
+        alone = np.minimum(self.inputs, fill_bits) + 2 * np.minimum(self.outputs, fill_bits)
+        return self.runs * self._roofline(self.weights, self.traffic, alone)
+
+    def tiled_traffic(self) -> Any:
+        """Bits of all runs, with what the fastest tiles read again."""
+        op, several = self._op, np.asarray(self._op.groups) > 1
+        if not several.any():
+            return self.runs * self.traffic
+        input_buffer = INPUT_BUFFER * DEPTHWISE_ROWS // ROWS
+        output_buffer = OUTPUT_BUFFER * np.minimum(1, self._out / COLUMNS)
+        widest = self.weights // op.w_bits * MAX_BITS  # so that weight bits do not choose the tile
+        best: Any = np.inf
+        fastest: Any = np.inf
+        for tile in (*(tile for tile in TILES if tile < op.out_size), op.out_size):
+            n = -(-op.out_size // tile)
+            inputs = self._input_side(tile) ** 2 * self._in * op.a_bits
+            outputs = tile**2 * self._out * SUM_BITS
+            traffic = self.traffic + np.where(several, np.maximum(0, n**2 * inputs - self.inputs), 0)
+            alone = _kept(inputs, n, input_buffer) + 2 * _kept(outputs, n, output_buffer)
+            fits = (inputs <= input_buffer) & (outputs <= output_buffer) | (tile == 1)
+            cycles = np.where(fits, np.ceil(self._roofline(widest, traffic - self.weights + widest, alone)), np.inf)
+            best = np.where(cycles == fastest, np.minimum(best, traffic), np.where(cycles < fastest, traffic, best))
+            fastest = np.minimum(fastest, cycles)
+        return self.runs * best
+
+    def _roofline(self, weights: Any, traffic: Any, alone: Any) -> Any:
+        alone = np.minimum(weights, WEIGHT_BUFFER) + alone
+        return np.maximum(traffic / DRAM_BITS, self.compute + alone / DRAM_BITS)
+
+    def _input_side(self, tile: int) -> Any:
+        return (tile - 1) * self._op.stride + self._op.kernel_size
+
+
+def pairs(op: Op) -> Any:
+    """Multiplications that a fusion unit does in a cycle: 1, 2 or 4 for each factor."""
+    return _per_unit(op.w_bits) * _per_unit(op.a_bits)
+
+
+def op_latency_ms(op: Op, fill_bits: float = FILL_BITS) -> Any:
+    """Milliseconds of one convolution at 2 to 8 bits, numbers or arrays; other constants than ours are for fitting."""
+    return _cheapest(op, lambda work: work.cycles(fill_bits) / CYCLES_PER_MS)
+
+
+def op_energy_mj(op: Op, nj_per_cycle: float = NJ_PER_CYCLE, nj_per_dram_bit: float = NJ_PER_DRAM_BIT) -> Any:
+    """Millijoules of one convolution at 2 to 8 bits, numbers or arrays; other constants than ours are for fitting."""
+
+    def nj(work: Work) -> Any:
+        return nj_per_cycle * work.runs * work.compute + nj_per_dram_bit * work.tiled_traffic()
+
+    # The tile of fewer activation bits can read more than that of more: then both cost what the former does.
+    fewer = (op._replace(a_bits=np.minimum(bits, op.a_bits)) for bits in range(BRICK_BITS, MAX_BITS + 1))
+    return 1e-6 * np.maximum.reduce([_cheapest(each, nj) for each in fewer])
+
+
+def bitfusion_latency_ms(encoding: Encoding) -> CostModel:
+    """Latency of one image, fixed parts included."""
+    return sum_over_ops("latency_ms", "ms", encoding, op_latency_ms)
+
+
+def bitfusion_energy_mj(encoding: Encoding) -> CostModel:
+    """Energy of one image, fixed parts included."""
+    return sum_over_ops("energy_mj", "mJ", encoding, op_energy_mj)
+
+
+def _per_unit(bits: Any) -> Any:
+    """8 bits once, 3 or 4 bits twice, 2 bits four times."""
+    return np.where(np.asarray(bits) <= BRICK_BITS, 4, np.where(np.asarray(bits) <= 2 * BRICK_BITS, 2, 1))
+
+
+def _kept(tile: Any, n: int, buffer: Any) -> Any:
+    """Bits of the largest of tile, row of ``n`` tiles and square of them that fits: the compiler loads that at once."""
+    return np.where(tile * n**2 <= buffer, tile * n**2, np.where(tile * n <= buffer, tile * n, tile))
+
+
+def _cheapest(op: Op, cost: Callable[[Work], Any]) -> Any:
+    """Of the ways to run an op: a depthwise convolution takes up to ``DEPTHWISE_ROWS`` channels a pair together."""
+    ways = [np.where(n <= DEPTHWISE_ROWS * pairs(op), cost(Work(op, n)), np.inf) for n in TOGETHER]
+    return np.minimum.reduce(ways)
