@@ -11,7 +11,6 @@ from apq_tune.predict.pairs import Fit, Pairs, Predictor, Scale
 from apq_tune.predict.ridge import fit_ridge
 from apq_tune.predict.scores import Agreement, agreement, held_out
 
-
 GENTLE = MLPSettings(learning_rate=3e-4, weight_decay=0.1)
 """Finetuning of a predictor that is good already: ten times the learning rate unlearns it on few pairs."""
 

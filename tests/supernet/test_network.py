@@ -2,10 +2,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from apq_tune.candidate import Candidate
 from apq_tune.cost import bit_ops, macs
 from apq_tune.encoding import Encoding
+from apq_tune.space import SearchSpace
 from apq_tune.supernet.network import Subnet, Supernet
 from apq_tune.supernet.quantize import ActivationQuantizer, quantize_weight
 
@@ -131,3 +133,20 @@ def test_weights_survive_a_round_trip_through_a_state_dict(supernet, images, can
     other = Subnet(space, Candidate.from_json(candidates[0].to_json()))
     other.load_state_dict(subnet.state_dict())
     assert torch.equal(other(images), subnet(images))
+
+
+@pytest.mark.parametrize("name", ["apq_mobilenet", "ofa_mobilenetv3"])
+def test_imagenet_spaces_run_at_224_extract_exactly_and_have_the_macs_of_the_cost_model(name: str) -> None:
+    encoding = Encoding(SearchSpace.load(name))
+    torch.manual_seed(0)
+    supernet, images = Supernet(encoding.space), torch.rand(2, 3, 224, 224)
+    candidates = [*encoding.extremes(), *encoding.decode(encoding.sample(1, np.random.default_rng(0)))]
+    for candidate, expected_macs in zip(candidates, macs(encoding)(encoding.encode(candidates)), strict=True):
+        statistics = supernet.recalibrate(images, candidate)
+        subnet = supernet.extract(candidate, statistics).eval()
+        with torch.no_grad():
+            logits = supernet(images, candidate, statistics=statistics)
+            torch.testing.assert_close(subnet(images, quantize=False), logits, atol=1e-4, rtol=0)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            subnet(images[:1], quantize=False)
+        assert counter.get_total_flops() == 2 * expected_macs
