@@ -174,6 +174,11 @@ class Encoding:
         index *= self.active(genomes)
         return index
 
+    def block_place(self, slot: int, block: Block) -> int:
+        """The entry of one block in tables that ``block_index`` points into."""
+        genes = [self._values[self._first + f * self.n_slots + slot].index(value) for f, value in enumerate(block)]
+        return int(self._block_starts[slot] + np.dot(self._block_strides[:, slot], genes))
+
     def resolution_index(self, genomes: Genomes) -> NDArray[np.int16]:
         """``(n, n_genes) -> (n,)``: each candidate's place among the resolutions."""
         return genomes[:, self._n_stages] if self._has_resolution else np.zeros(len(genomes), np.int16)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from apq_tune.candidate import Block
 from apq_tune.encoding import Encoding, Genomes
 from apq_tune.errors import TableError
 from apq_tune.ops import BlockOps, Op, all_choices, fixed_ops
@@ -80,6 +81,19 @@ class CostModel:
         if self._reduce == "sum":
             return np.asarray(self._fixed[resolution] + costs.sum(axis=1))
         return np.asarray(np.maximum(self._fixed[resolution], costs.max(axis=1)))
+
+    def fixed(self, resolution: int) -> float:
+        """What the parts that are not searched cost at a resolution."""
+        return float(self._fixed[self._encoding.space.resolutions.index(resolution)])
+
+    def block(self, slot: int, block: Block) -> float:
+        """What one block costs, at the largest resolution.
+
+        Args:
+            slot: its place among all slots.
+            block: its choices.
+        """
+        return float(self._tables[-1][self._encoding.block_place(slot, block)])
 
     def reachable(self) -> tuple[float, float]:
         """Exact smallest and largest value over the space: blocks do not interact, so each is set on its own."""
