@@ -1,7 +1,7 @@
 """How many candidates a second does a search score, against one at a time, Optuna, and the bare predictor?
 
-APQ's ImageNet space, a predictor of the published shape (772-400-400-400-1, random weights), two cost models, a limit on
-latency. One core. Only distinct candidates that keep the limit are counted, for everyone.
+APQ's ImageNet space, a predictor of the published shape (772-400-400-400-1, random weights), two cost models, a
+limit on latency. One core. Only distinct candidates that keep the limit are counted, for everyone.
 """
 
 from __future__ import annotations
