@@ -63,4 +63,4 @@ class RichListener:
         """Replace the bar by a line."""
         self._progress.remove_task(self._tasks.pop(name))
         said = note if note == "already done" else f"{seconds:.1f} s" + (f" ({note})" if note else "")
-        self.console.print(f"{self._labels[name]}: {said}", markup=False)
+        self.console.print(f"{self._labels[name]}: {said}", markup=False, soft_wrap=True)

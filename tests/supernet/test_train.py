@@ -66,7 +66,7 @@ def test_every_strategy_learns_and_stale_statistics_do_not(space, encoding, data
     largest = encoding.extremes()[1]
     calibration = torch.from_numpy(data.train.images[:256])
     right = score_candidate(supernet, largest, calibration, data.search, quantize=False)
-    assert right.accuracy > 0.8
+    assert right.accuracy > 0.7
     (other,) = encoding.decode(encoding.sample(1, np.random.default_rng(0)))
     stale = [(torch.zeros_like(m), torch.ones_like(v)) for m, v in supernet.recalibrate(calibration, other)]
     wrong = score(lambda x: supernet(x, other, statistics=stale), data.search)
