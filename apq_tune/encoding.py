@@ -56,15 +56,8 @@ class Genotype(Protocol):
         """Equal candidates get equal genomes."""
         ...
 
-    def revive(
-        self,
-        children: Genomes,
-        first: Genomes,
-        second: Genomes,
-        from_second: NDArray[np.bool_],
-        rng: np.random.Generator,
-    ) -> Genomes:
-        """Draw genes that mattered in no parent and matter in a child; see ``Encoding.revive``."""
+    def fill_inert(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
+        """Draw genes that do not matter."""
         ...
 
     def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
@@ -204,32 +197,6 @@ class Encoding:
 
     def _draw(self, n: int, rng: np.random.Generator) -> Genomes:
         return draw(self.n_choices, n, rng)
-
-    def revive(
-        self,
-        children: Genomes,
-        first: Genomes,
-        second: Genomes,
-        from_second: NDArray[np.bool_],
-        rng: np.random.Generator,
-    ) -> Genomes:
-        """Draw, in place, the genes of blocks that are on in a child but off in the parent each gene is from.
-
-        Args:
-            children: ``(n, n_genes)``, not yet canonical.
-            first: parents, canonical.
-            second: parents, canonical.
-            from_second: ``(n, n_genes)``, which parent each gene is from.
-            rng: source of randomness.
-        """
-        on_first, on_second = self.active(first), self.active(second)
-        rows, slots = np.nonzero(self.active(children) & ~(on_first & on_second))
-        if len(rows):
-            genes = self._first + slots + np.arange(len(Block._fields))[:, None] * self.n_slots  # (6, k)
-            inert = np.where(from_second[rows, genes], ~on_second[rows, slots], ~on_first[rows, slots])
-            drawn = (rng.random(genes.shape, np.float32) * self.n_choices[genes]).astype(np.int16)
-            children[rows, genes] = np.where(inert, drawn, children[rows, genes])
-        return children
 
     def _offences(self, genomes: Genomes) -> NDArray[np.bool_]:
         """``(n, n_slots)``: active blocks with a forbidden combination."""
@@ -453,16 +420,9 @@ class ChoiceEncoding:
         """Genomes are canonical as they are."""
         return genomes
 
-    def revive(
-        self,
-        children: Genomes,
-        first: Genomes,  # noqa: ARG002
-        second: Genomes,  # noqa: ARG002
-        from_second: NDArray[np.bool_],  # noqa: ARG002
-        rng: np.random.Generator,  # noqa: ARG002
-    ) -> Genomes:
+    def fill_inert(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:  # noqa: ARG002
         """No gene is ever inert."""
-        return children
+        return genomes
 
     def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:  # noqa: ARG002
         """Nothing is forbidden."""

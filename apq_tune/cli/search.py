@@ -30,7 +30,11 @@ TABLES = click.option(
 )
 @click.option("--sampler", type=click.Choice(["evolution", "nsga2", "random"]), help="[default: what fits]")
 @click.option("--evaluations", type=click.IntRange(min=1), default=20_000, show_default=True)
-@click.option("--islands", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--islands",
+    type=click.IntRange(min=1),
+    help="Populations that evolve side by side.  [default: one for every 25,000 evaluations]",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for front.json, front.csv and front.png.")
 def search(
@@ -42,7 +46,7 @@ def search(
     axes: str | None,
     sampler: str | None,
     evaluations: int,
-    islands: int,
+    islands: int | None,
     seed: int,
     out: Path | None,
 ) -> None:

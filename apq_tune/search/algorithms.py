@@ -6,19 +6,22 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from apq_tune.encoding import Genomes, Genotype
+from apq_tune.errors import ProblemError
 from apq_tune.problem import Evaluation, Floats
-from apq_tune.search.select import select
-from apq_tune.search.vary import vary
+from apq_tune.search.select import duel, select
+from apq_tune.search.vary import spread, vary
 
 
 class State(NamedTuple):
-    """The parents, best first; empty before the first ``tell``."""
+    """The population, best first."""
 
-    genomes: Genomes  # (p, n_genes)
+    genomes: Genomes  # (p, n_genes), not canonical
     F: Floats  # (p, m)
     G: Floats  # (p, c)
+    age: NDArray[np.intp]  # (p,) generations since birth
 
 
 class Algorithm(Protocol):
@@ -30,11 +33,14 @@ class Algorithm(Protocol):
         ...
 
     def ask(self, state: State | None, n: int, encoding: Genotype, rng: np.random.Generator) -> Genomes:
-        """Propose ``(n, n_genes)``; duplicates are the caller's business."""
+        """Propose ``(n, n_genes)``, not necessarily canonical; duplicates are the caller's business.
+
+        ``state`` is ``None`` before the first ``tell``.
+        """
         ...
 
     def tell(self, state: State | None, genomes: Genomes, evaluation: Evaluation) -> State:
-        """The state that follows."""
+        """The state that follows when the proposed ``genomes`` were evaluated."""
         ...
 
 
@@ -50,24 +56,40 @@ class RandomSearch:
 
     def tell(self, state: State | None, genomes: Genomes, evaluation: Evaluation) -> State:  # noqa: ARG002
         """Remember nothing but the last batch."""
-        return State(genomes, evaluation.F, evaluation.G)
+        return State(genomes, evaluation.F, evaluation.G, np.zeros(len(genomes), np.intp))
 
 
 @dataclass(frozen=True)
 class Evolution:
-    """Constrained evolution: keep the best, vary them (Real 2019; Wang 2020, APQ, with its crossover children kept).
+    """Constrained evolution: keep the best, vary them (Wang 2020, APQ), let the old die (Real 2019).
+
+    Unlike APQ's published search, children of crossover stay in the population, and depth is a gene like any other.
+    Defaults were chosen on once-for-all's predictor and tables (``benchmarks/ofa_search.py``).
 
     Attributes:
         population: children in each generation.
         parents: how many survive, out of parents and children together.
         crossover: share of children that mix two parents.
-        mutation: chance of each gene to be redrawn.
+        mutation: fewest and most genes to change in a child, in the mean; each child draws its own, log-uniform.
+        max_age: generations after which even the best must leave the population (never the front); ``None``: they
+            stay.
     """
 
-    population: int = 100
-    parents: int = 25
-    crossover: float = 0.5
-    mutation: float = 0.1
+    population: int = 50
+    parents: int = 50
+    crossover: float = 0.9
+    mutation: tuple[float, float] = (1.0, 8.0)
+    max_age: int | None = 10
+
+    def __post_init__(self) -> None:
+        for name, count in (("population", self.population), ("parents", self.parents), ("max_age", self.max_age)):
+            if count is not None and count < 1:
+                raise ProblemError(f"{name} is {count}; give at least 1")
+        if not 0 <= self.crossover <= 1:
+            raise ProblemError(f"crossover is {self.crossover}; give a share between 0 and 1")
+        low, high = self.mutation
+        if not 0 < low <= high:
+            raise ProblemError(f"mutation is {self.mutation}; give two positive numbers of genes, the smaller first")
 
     @property
     def batch(self) -> int:
@@ -75,33 +97,39 @@ class Evolution:
         return self.population
 
     def ask(self, state: State | None, n: int, encoding: Genotype, rng: np.random.Generator) -> Genomes:
-        """Sample at first, then vary the parents."""
+        """Sample small to large networks at first, then vary the winners of tournaments."""
         if state is None:
-            return encoding.sample(n, rng)
-        return vary(state.genomes, n, encoding, rng, crossover=self.crossover, mutation=self.mutation)
+            return spread(n, encoding, rng)
+        first, second = state.genomes[self._winners(state, 2 * n, rng)].reshape(2, n, -1)
+        return vary(first, second, encoding, rng, crossover=self.crossover, mutation=self.mutation)
+
+    def _winners(self, state: State, n: int, rng: np.random.Generator) -> NDArray[np.intp]:
+        return np.asarray(rng.integers(len(state.genomes), size=(2, n)).min(axis=0))
 
     def tell(self, state: State | None, genomes: Genomes, evaluation: Evaluation) -> State:
-        """Select the next parents out of the old ones and their children."""
-        F, G = evaluation.F, evaluation.G
+        """Select the next population out of the old one and its children."""
+        F, G, age = evaluation.F, evaluation.G, np.zeros(len(genomes), np.intp)
         if state is not None:
-            genomes = np.concatenate([state.genomes, genomes])
-            F, G = np.concatenate([state.F, F]), np.concatenate([state.G, G])
+            young = np.flatnonzero(state.age < (self.max_age or np.inf))
+            genomes = np.concatenate([state.genomes[young], genomes])
+            F, G = np.concatenate([state.F[young], F]), np.concatenate([state.G[young], G])
+            age = np.concatenate([state.age[young] + 1, age])
         best = select(F, G, self.parents)
-        return State(genomes[best], F[best], G[best])
+        return State(genomes[best], F[best], G[best], age[best])
 
 
 @dataclass(frozen=True)
 class NSGA2(Evolution):
-    """NSGA-II (Deb 2002): the same loop with as many parents as children, chosen by binary tournament."""
+    """NSGA-II (Deb 2002) with a small population, since the front is kept outside of it.
 
-    parents: int = 100
-    crossover: float = 0.9
-    mutation: float = 0.05
+    Defaults were chosen with ``benchmarks/front_quality.py``: larger populations are slower at the start, and no better
+    in the end.
+    """
 
-    def ask(self, state: State | None, n: int, encoding: Genotype, rng: np.random.Generator) -> Genomes:
-        """Sample at first, then vary the winners of tournaments; parents are kept best first."""
-        if state is None:
-            return encoding.sample(n, rng)
-        winners = rng.integers(len(state.genomes), size=(2, max(n, 2))).min(axis=0)
-        mating = State(state.genomes[winners], state.F[winners], state.G[winners])
-        return super().ask(mating, n, encoding, rng)
+    population: int = 20
+    parents: int = 20
+    mutation: tuple[float, float] = (1.0, 4.0)
+    max_age: int | None = None
+
+    def _winners(self, state: State, n: int, rng: np.random.Generator) -> NDArray[np.intp]:
+        return duel(state.F, state.G, n, rng)

@@ -28,8 +28,13 @@ class Seen:
     def __len__(self) -> int:
         return len(self._known)
 
-    def new(self, genomes: Genomes, limit: int) -> Genomes:
-        """The first ``limit`` rows that were never given before, each once; from now on they are known."""
+    def new(self, genomes: Genomes, limit: int) -> list[int]:
+        """The first ``limit`` rows that were never given before, each once; from now on they are known.
+
+        Args:
+            genomes: ``(n, n_genes)``, canonical.
+            limit: how many at most.
+        """
         keys = ((genomes.astype(np.uint64) + 1) * self._powers).sum(axis=1, dtype=np.uint64).tolist()
         rows: list[int] = []
         for row, key in enumerate(keys):
@@ -38,7 +43,7 @@ class Seen:
             if key not in self._known:
                 self._known.add(key)
                 rows.append(row)
-        return genomes[rows]
+        return rows
 
 
 class Archive:

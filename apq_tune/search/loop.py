@@ -7,12 +7,14 @@ from collections.abc import Callable
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from apq_tune.encoding import Genomes
+from apq_tune.encoding import Genomes, Genotype
 from apq_tune.errors import ProblemError
 from apq_tune.front import Front
-from apq_tune.problem import Problem
+from apq_tune.problem import Evaluation, Problem
 from apq_tune.search.algorithms import NSGA2, Algorithm, Evolution, State
 from apq_tune.search.archive import Archive, Seen
+
+EVALUATIONS_PER_ISLAND = 25_000
 
 MAX_ROUNDS = 20
 """How often a batch is topped up with fresh proposals before the space counts as exhausted."""
@@ -25,7 +27,7 @@ def search(
     n_evaluations: int = 10_000,
     seed: int = 0,
     initial: Genomes | None = None,
-    islands: int = 1,
+    islands: int | None = None,
     patience: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Front:
@@ -40,7 +42,8 @@ def search(
         seed: same seed, same front.
         initial: ``(k, n_genes)`` genomes to evaluate first; by default the smallest and the largest network at each
             uniform bit-width.
-        islands: populations that evolve in turn, apart from each other, on the one budget.
+        islands: populations that evolve side by side, apart from each other, on the one budget; by default one for
+            every 25,000 evaluations, since each comes to rest on an optimum of its own.
         patience: stop when the front has not changed for so many evaluations; ``None`` spends the budget.
         progress: called with the number of evaluations so far, once a batch.
 
@@ -50,6 +53,8 @@ def search(
     Raises:
         ProblemError: if a count makes no sense, or nothing feasible was found; says how close the search came.
     """
+    if islands is None:
+        islands = max(1, n_evaluations // EVALUATIONS_PER_ISLAND)
     for name, count in (("n_evaluations", n_evaluations), ("islands", islands), ("patience", patience or 1)):
         if count < 1:
             raise ProblemError(f"{name} is {count}; give at least 1")
@@ -62,27 +67,26 @@ def search(
     if encoding.size() <= n_evaluations:
         proposed = encoding.enumerate(encoding.size())
     else:
-        proposed = encoding.uniform_policies() if initial is None else encoding.canonicalise(initial)
+        given = encoding.uniform_policies() if initial is None else initial
+        proposed = encoding.fill_inert(encoding.canonicalise(given), rng)
     front_at, changed_at = b"", 0
-    generation = 0
     with threadpool_limits(limits=1):
         while len(seen) < budget:
-            island = generation % islands
-            state, wanted = states[island], min(algorithm.batch, budget - len(seen))
-
-            def ask(attempt: int, n: int, state: State | None = state) -> Genomes:
-                if attempt < MAX_ROUNDS // 2:
-                    return algorithm.ask(state, n, encoding, rng)
-                return encoding.sample(max(n, algorithm.batch), rng)
-
-            genomes = _fresh_batch(proposed[:wanted], wanted, seen, ask)
-            proposed = proposed[wanted:]
+            batches: list[Genomes] = []
+            for state in states:
+                wanted = min(algorithm.batch, budget - len(seen))
+                batches.append(_fresh_batch(proposed[:wanted], wanted, seen, algorithm, state, encoding, rng))
+                proposed = proposed[wanted:]
+            genomes = encoding.canonicalise(np.concatenate(batches))
             if len(genomes) == 0:
                 break  # nothing new was found
             evaluation = problem.evaluate(genomes)
             archive.add(genomes, evaluation)
-            states[island] = algorithm.tell(state, genomes, evaluation)
-            generation += 1
+            ends = np.cumsum([len(batch) for batch in batches])
+            for island, (batch, end) in enumerate(zip(batches, ends, strict=True)):
+                if len(batch):
+                    own = Evaluation(*(part[end - len(batch) : end] for part in evaluation))
+                    states[island] = algorithm.tell(states[island], batch, own)
             if progress is not None:
                 progress(len(seen))
             if patience is not None and (best := archive.best()) is not None:
@@ -113,19 +117,29 @@ def _nothing_feasible(problem: Problem, archive: Archive, tries: int) -> str:
     return f"no candidate with {limits} in {tries} tries; the closest has {reached}; relax a bound"
 
 
-def _fresh_batch(proposed: Genomes, wanted: int, seen: Seen, ask: Callable[[int, int], Genomes]) -> Genomes:
-    """``wanted`` genomes never seen before (fewer if they cannot be found), added to ``seen``.
+def _fresh_batch(
+    proposed: Genomes,
+    wanted: int,
+    seen: Seen,
+    algorithm: Algorithm,
+    state: State | None,
+    encoding: Genotype,
+    rng: np.random.Generator,
+) -> Genomes:
+    """``wanted`` genomes never seen before (fewer if they cannot be found), added to ``seen``; not canonical.
 
-    Args:
-        proposed: used first.
-        wanted: how many.
-        seen: all genomes so far.
-        ask: from an attempt's number and a count to further proposals.
+    Those ``proposed`` are used first, then those that the algorithm asks for, and if these are all known, random ones.
     """
-    batch = [seen.new(proposed, wanted)]
+    rows = seen.new(encoding.canonicalise(proposed), wanted)
+    batch, found = [proposed[rows]], len(rows)
     for attempt in range(MAX_ROUNDS):
-        missing = wanted - sum(map(len, batch))
-        if missing == 0:
+        if found == wanted:
             break
-        batch.append(seen.new(ask(attempt, missing), missing))
+        if attempt < MAX_ROUNDS // 2:
+            asked = algorithm.ask(state, wanted - found, encoding, rng)
+        else:
+            asked = encoding.fill_inert(encoding.sample(max(wanted, algorithm.batch), rng), rng)
+        rows = seen.new(encoding.canonicalise(asked), wanted - found)
+        batch.append(asked[rows])
+        found += len(rows)
     return np.concatenate(batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,11 @@ from apq_tune import (
     search,
 )
 from apq_tune.cost import bit_ops, macs, weight_bytes
+from apq_tune.encoding import encoding_of
+from apq_tune.problem import Evaluation
 from apq_tune.search import select, vary
+from apq_tune.search.select import duel
+from apq_tune.search.vary import spread
 
 SEEDS = range(10)
 
@@ -131,7 +136,7 @@ def test_evolution_beats_random_search_on_digits_at_equal_evaluations(encoding: 
     low, high = cost.reachable()
     problem = Problem(encoding, [Objective(loss)], [Constraint(cost, low + 0.2 * (high - low))])
     best = {
-        algorithm: [search(problem, algorithm, n_evaluations=1000, seed=seed).metrics["loss"].min() for seed in SEEDS]
+        algorithm: [search(problem, algorithm, n_evaluations=2000, seed=seed).metrics["loss"].min() for seed in SEEDS]
         for algorithm in (Evolution(), RandomSearch())
     }
     assert np.mean(best[Evolution()]) < np.mean(best[RandomSearch()])
@@ -151,7 +156,7 @@ def test_the_same_seed_gives_the_same_front_and_another_seed_another_path(
     assert paths[0][0] != paths[2][0]
 
 
-@pytest.mark.parametrize("algorithm", [NSGA2(), Evolution(mutation=0.01), RandomSearch(batch=37)])
+@pytest.mark.parametrize("algorithm", [NSGA2(), Evolution(mutation=(0.1, 0.5)), RandomSearch(batch=37)])
 def test_no_candidate_is_evaluated_twice_and_the_budget_is_spent_exactly(
     tiny: Encoding, algorithm: NSGA2 | Evolution | RandomSearch
 ) -> None:
@@ -241,34 +246,56 @@ def test_a_front_remembers_where_it_came_from(tiny: Encoding) -> None:
     assert "RandomSearch" in provenance["algorithm"]
 
 
+NONE = (1e-12, 1e-12)
+"""No mutation to speak of."""
+
+
 def test_mutation_of_the_smallest_network_reaches_every_choice_of_every_gene_depths_included(
     either: Encoding, rng: np.random.Generator
 ) -> None:
-    parent = either.encode([either.extremes()[0]])
-    children = vary(parent, 20_000, either, rng, crossover=0.0, mutation=0.2)
+    parents = np.repeat(either.encode([either.extremes()[0]]), 20_000, axis=0)
+    children = vary(parents, parents, either, rng, crossover=0.0, mutation=(20, 20))
     assert either.is_allowed(children).all()
-    np.testing.assert_array_equal(either.canonicalise(children), children)
     for gene, name in enumerate(either.names):
         assert set(children[:, gene]) == set(range(either.n_choices[gene])), name
 
 
-def test_a_block_that_mutation_switches_on_is_a_random_one(encoding: Encoding, rng: np.random.Generator) -> None:
-    parent = encoding.encode([encoding.extremes()[0].with_bits(2)])
-    children = vary(parent, 20_000, encoding, rng, crossover=0.0, mutation=0.1)
-    deep = children[children[:, 0] == 1]
-    gene = encoding.names.index("1.2 pw_w_bits")
-    shares = np.bincount(deep[:, gene], minlength=3) / len(deep)
-    assert np.abs(shares - 1 / 3).max() < 0.1
+def test_a_child_changes_as_many_genes_as_asked_in_the_mean(rng: np.random.Generator) -> None:
+    many = encoding_of(SearchSpace.from_choices({str(i): range(100) for i in range(300)}))
+    parents = many.sample(5000, rng)
+    for low, high in ((2, 2), (1, 8)):
+        changed = (vary(parents, parents, many, rng, mutation=(low, high)) != parents).sum(axis=1)
+        expected = low if low == high else (high - low) / np.log(high / low)
+        assert changed.mean() == pytest.approx(expected, rel=0.05)  # a few redraw what was there
+        assert changed.min() == 0
+        assert changed.max() > high
 
 
-def test_without_mutation_and_crossover_children_are_their_parents_equally_often(
+def test_half_of_the_changes_are_steps_to_either_side_that_stay_in_range(rng: np.random.Generator) -> None:
+    one = encoding_of(SearchSpace.from_choices({"a": range(101), "b": [0, 1]}))
+    parents = np.repeat(np.array([[50, 0]], np.int16), 20_000, axis=0)
+    moved = vary(parents, parents, one, rng, mutation=(0.2, 0.2))[:, 0] - 50.0
+    moved = moved[moved != 0]
+    assert (np.abs(moved) <= 50).all()
+    assert (moved > 0).mean() == pytest.approx(0.5, abs=0.05)
+    near = (np.abs(moved) <= 10).mean()
+    assert near == pytest.approx((0.36 + 21 / 101) / 2, abs=0.03)
+
+
+def test_a_block_that_is_switched_on_again_comes_back_as_it_was(encoding: Encoding, rng: np.random.Generator) -> None:
+    deep = encoding.encode([encoding.extremes()[1]])
+    shallow = deep.copy()
+    shallow[:, 0] = 0
+    parents = np.repeat(shallow, 5000, axis=0)
+    children = vary(parents, parents, encoding, rng, crossover=0.0, mutation=(1, 1))
+    assert (encoding.canonicalise(children) == deep).all(axis=1).any()
+
+
+def test_without_mutation_children_that_do_not_mix_are_their_first_parents(
     either: Encoding, rng: np.random.Generator
 ) -> None:
-    parents = either.sample(4, rng)
-    children = vary(parents, 4000, either, rng, crossover=0.0, mutation=0.0)
-    counts = [(children == parent).all(axis=1).sum() for parent in parents]
-    assert sum(counts) == 4000
-    assert min(counts) > 850
+    first, second = either.sample(100, rng), either.sample(100, rng)
+    np.testing.assert_array_equal(vary(first, second, either, rng, crossover=0.0, mutation=NONE), first)
 
 
 def test_crossover_takes_each_gene_from_either_parent_in_the_asked_share_of_children(
@@ -276,21 +303,85 @@ def test_crossover_takes_each_gene_from_either_parent_in_the_asked_share_of_chil
 ) -> None:
     smallest, largest = encoding.at_largest(encoding.encode(list(encoding.extremes())), ["depth"])
     smallest = encoding.encode([encoding.decode(smallest[None])[0].with_bits(2)])[0]
-    parents = np.stack([smallest, largest])
-    children = vary(parents, 4000, encoding, rng, crossover=0.6, mutation=0.0)
+    first, second = np.repeat(smallest[None], 4000, axis=0), np.repeat(largest[None], 4000, axis=0)
+    children = vary(first, second, encoding, rng, crossover=0.6, mutation=NONE)
     assert ((children == smallest) | (children == largest)).all()
     differ = smallest != largest
     from_largest = (children == largest)[:, differ]
-    mixed = from_largest.any(axis=1) & ~from_largest.all(axis=1)
-    assert mixed.mean() == pytest.approx(0.6 / 2, abs=0.03)  # half of the crossings are of a parent with itself
+    mixed = from_largest.any(axis=1)
+    assert mixed.mean() == pytest.approx(0.6, abs=0.03)
     assert np.abs(from_largest[mixed].mean(axis=0) - 0.5).max() < 0.07
 
 
 def test_vary_leaves_its_parents_alone(encoding: Encoding, rng: np.random.Generator) -> None:
-    parents = encoding.sample(10, rng)
-    before = parents.copy()
-    vary(parents, 100, encoding, rng)
-    np.testing.assert_array_equal(parents, before)
+    first, second = encoding.sample(100, rng), encoding.sample(100, rng)
+    before = first.copy(), second.copy()
+    vary(first, second, encoding, rng)
+    np.testing.assert_array_equal((first, second), before)
+
+
+def test_first_genomes_go_from_nearly_the_smallest_to_nearly_the_largest(
+    either: Encoding, rng: np.random.Generator
+) -> None:
+    genomes = spread(2000, either, rng)
+    assert either.is_allowed(genomes).all()
+    cost = bit_ops(either)
+    low, high = cost.reachable()
+    shares = (cost(either.canonicalise(genomes)) - low) / (high - low)
+    assert shares.min() < 0.02
+    assert shares.max() > 0.9
+    assert shares.std() > 1.3 * ((cost(either.sample(2000, rng)) - low) / (high - low)).std()
+    assert (genomes < either.n_choices).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"population": 0}, "population is 0; give at least 1"),
+        ({"parents": -1}, "parents is -1; give at least 1"),
+        ({"max_age": 0}, "max_age is 0; give at least 1"),
+        ({"crossover": 1.5}, "crossover is 1.5; give a share between 0 and 1"),
+        ({"mutation": (0, 1)}, "mutation is (0, 1); give two positive numbers of genes, the smaller first"),
+        ({"mutation": (3, 2)}, "mutation is (3, 2); give two positive numbers"),
+    ],
+)
+@pytest.mark.parametrize("algorithm", [Evolution, NSGA2])
+def test_settings_without_sense_are_refused_by_name(
+    algorithm: type[Evolution], settings: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ProblemError, match=re.escape(said)):
+        algorithm(**settings)
+
+
+def test_even_the_best_leaves_the_population_at_its_age_but_stays_on_the_front(tiny: Encoding) -> None:
+    algorithm, rng = Evolution(population=4, parents=4, max_age=3), np.random.default_rng(0)
+    genomes = tiny.sample(4, rng)
+
+    def scored(values: list[float]) -> Evaluation:
+        return Evaluation(np.array(values)[:, None], np.zeros((4, 0)), np.array(values)[:, None])
+
+    state = algorithm.tell(None, genomes, scored([0, 7, 8, 9]))
+    best = []
+    for _ in range(4):
+        best.append(state.F[0, 0])
+        state = algorithm.tell(state, tiny.sample(4, rng), scored([5, 6, 7, 8]))
+    assert best == [0, 0, 0, 0]
+    assert state.F[0, 0] == 5
+
+
+def test_a_duel_is_won_by_dominance_else_by_the_lonelier(rng: np.random.Generator) -> None:
+    F = np.array([[0.0, 10], [1, 9], [2, 8], [10, 0], [11, 1], [3, 9]])  # 4 is behind 3, and 5 behind 2
+    G = np.zeros((6, 1))
+    winners = duel(F, G, 20_000, rng)
+    shares = np.bincount(winners, minlength=6) / len(winners)
+    assert shares[0] > shares[1] > 0  # the end of the front is lonelier than its inside
+    assert shares[3] > shares[4]
+    assert shares[4] > shares[1]  # alone on the second front, though dominated by 3
+    broken = np.array([[0.0], [0.0], [0.0], [0.0], [0.0], [1.0]])
+    F[5] = np.inf
+    with np.errstate(all="raise"):
+        shares = np.bincount(duel(F, broken, 20_000, rng), minlength=6) / 20_000
+    assert shares[5] == pytest.approx(1 / 36, abs=0.01)  # wins against itself only
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(-1, 2)), min_size=1, max_size=20), st.integers(1, 25))
@@ -344,7 +435,7 @@ def test_children_of_crossover_enter_the_population(encoding: Encoding) -> None:
     smallest, largest = encoding.encode(list(encoding.extremes()))
     loss = synthetic_loss(encoding)
     problem = Problem(encoding, [Objective(loss)])
-    algorithm = Evolution(population=40, parents=10, crossover=1.0, mutation=0.0)
+    algorithm = Evolution(population=40, parents=10, crossover=1.0, mutation=NONE)
     front = search(problem, algorithm, n_evaluations=200, initial=np.stack([smallest, largest]), seed=0)
     (best,) = encoding.encode(list(front.candidates))
     assert (best != smallest).any()
