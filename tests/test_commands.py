@@ -51,7 +51,7 @@ def test_search_under_a_limit_writes_what_it_shows(predictor: Path, digits: Enco
     result = call(*arguments, "--evaluations", 600, "--out", tmp_path)
     assert result.exit_code == 0, result.output
     front = Front.load(tmp_path / "front.json")
-    assert len(set(front.metrics["accuracy"])) == 1  # a predictor that knows no bits has ties
+    assert len(front) == 1  # though a predictor that knows no bits has ties
     assert str(front.candidates[0]).split(" | ")[0] in result.output
     genomes = digits.encode(list(front.candidates))
     assert front.metrics["bit_ops"].tolist() == bit_ops(digits)(genomes).tolist()

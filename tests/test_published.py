@@ -115,7 +115,7 @@ def test_a_checkpoint_that_is_no_predictor_is_refused(shared_data: Callable[[str
 def test_published_supernet_checkpoint(shared_data: Callable[[str], Path]) -> None:
     import torch
 
-    from apq_tune.supernet.published import load_supernet
+    from apq_tune import load_supernet
 
     supernet, statistics = load_supernet(shared_data("apq/once_for_all_random_fp16.pt"))
     images = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(1)).half().float()

@@ -14,6 +14,9 @@ from apq_tune.problem import Evaluation, Floats
 from apq_tune.search.select import duel, select
 from apq_tune.search.vary import spread, vary
 
+NEIGHBOURS = 3
+"""How far from each other, in places along an objective, parents may be."""
+
 
 class State(NamedTuple):
     """The population, best first."""
@@ -100,11 +103,12 @@ class Evolution:
         """Sample small to large networks at first, then vary the winners of tournaments."""
         if state is None:
             return spread(n, encoding, rng)
-        first, second = state.genomes[self._winners(state, 2 * n, rng)].reshape(2, n, -1)
+        first, second = state.genomes[self._mates(state, n, rng)]
         return vary(first, second, encoding, rng, crossover=self.crossover, mutation=self.mutation)
 
-    def _winners(self, state: State, n: int, rng: np.random.Generator) -> NDArray[np.intp]:
-        return np.asarray(rng.integers(len(state.genomes), size=(2, n)).min(axis=0))
+    def _mates(self, state: State, n: int, rng: np.random.Generator) -> NDArray[np.intp]:
+        """``(2, n)`` rows: winners of binary tournaments, since the population is sorted."""
+        return np.asarray(rng.integers(len(state.genomes), size=(2, 2, n)).min(axis=0))
 
     def tell(self, state: State | None, genomes: Genomes, evaluation: Evaluation) -> State:
         """Select the next population out of the old one and its children."""
@@ -120,16 +124,22 @@ class Evolution:
 
 @dataclass(frozen=True)
 class NSGA2(Evolution):
-    """NSGA-II (Deb 2002) with a small population, since the front is kept outside of it.
+    """NSGA-II (Deb 2002) whose parents mate with neighbours on the front (Watanabe 2002, NCGA).
 
-    Defaults were chosen with ``benchmarks/front_quality.py``: larger populations are slower at the start, and no better
-    in the end.
+    Two networks of very different size make children that are good at neither; neighbours share what works at their
+    size. The population is small, since the front is kept outside of it. Defaults were chosen with
+    ``benchmarks/front_quality.py``.
     """
 
     population: int = 20
     parents: int = 20
-    mutation: tuple[float, float] = (1.0, 4.0)
+    mutation: tuple[float, float] = (1.0, 2.0)
     max_age: int | None = None
 
-    def _winners(self, state: State, n: int, rng: np.random.Generator) -> NDArray[np.intp]:
-        return duel(state.F, state.G, n, rng)
+    def _mates(self, state: State, n: int, rng: np.random.Generator) -> NDArray[np.intp]:
+        """Winners of duels, and for each one of the nearest by an objective, another one in each generation."""
+        winners = duel(state.F, state.G, n, rng)
+        by_objective = np.argsort(state.F[:, rng.integers(state.F.shape[1])], kind="stable")
+        place = np.argsort(by_objective)
+        away = rng.integers(1, NEIGHBOURS + 1, n) * rng.choice([-1, 1], n)
+        return np.stack([winners, by_objective[np.clip(place[winners] + away, 0, len(place) - 1)]])

@@ -47,7 +47,10 @@ class Seen:
 
 
 class Archive:
-    """The non-dominated feasible candidates so far; while there are none, the one that comes closest."""
+    """The non-dominated feasible candidates so far; while there are none, the one that comes closest.
+
+    Of equals by a single objective it keeps the one that stays farthest below the limits.
+    """
 
     def __init__(self) -> None:
         self._parts: list[tuple[Genomes, Evaluation]] = []
@@ -77,7 +80,10 @@ class Archive:
     def _reduce(self) -> None:
         genomes = np.concatenate([part for part, _ in self._parts])
         evaluation = Evaluation(*(np.concatenate(parts) for parts in zip(*(e for _, e in self._parts), strict=True)))
-        best = is_non_dominated(evaluation.F)
+        if evaluation.F.shape[1] == 1:
+            best = np.lexsort((evaluation.G.sum(axis=1), evaluation.F[:, 0]))[:1]
+        else:
+            best = np.flatnonzero(is_non_dominated(evaluation.F))
         self._parts = [(genomes[best], Evaluation(*(part[best] for part in evaluation)))]
         self._waiting = 0
 

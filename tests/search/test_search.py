@@ -26,7 +26,7 @@ from apq_tune import (
 from apq_tune.cost import bit_ops, macs, weight_bytes
 from apq_tune.encoding import encoding_of
 from apq_tune.problem import Evaluation
-from apq_tune.search import select, vary
+from apq_tune.search import State, select, vary
 from apq_tune.search.select import duel
 from apq_tune.search.vary import spread
 
@@ -384,6 +384,16 @@ def test_a_duel_is_won_by_dominance_else_by_the_lonelier(rng: np.random.Generato
     assert shares[5] == pytest.approx(1 / 36, abs=0.01)  # wins against itself only
 
 
+def test_parents_of_nsga2_mate_with_neighbours_along_an_objective(tiny: Encoding, rng: np.random.Generator) -> None:
+    loss = rng.permutation(40).astype(float)
+    state = State(tiny.sample(40, rng), np.stack([loss, -loss], axis=1), np.zeros((40, 0)), np.zeros(40, int))
+    first, second = NSGA2()._mates(state, 20_000, rng)
+    apart = np.abs(loss[first] - loss[second])
+    assert set(apart) == {0, 1, 2, 3}
+    assert (apart == 0).mean() < 0.2  # at the ends only
+    assert set(first) == set(range(40))
+
+
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(-1, 2)), min_size=1, max_size=20), st.integers(1, 25))
 def test_select_on_one_objective_is_truncation(rows: list[tuple[int, int]], n: int) -> None:
     F, G = np.array(rows, float)[:, :1], np.array(rows, float)[:, 1:]
@@ -405,6 +415,15 @@ def test_select_prefers_rank_and_within_a_rank_the_lonely() -> None:
 
 def test_select_returns_all_rows_if_there_are_fewer() -> None:
     assert sorted(select(np.array([[2.0], [1.0]]), np.zeros((2, 0)), 5)) == [0, 1]
+
+
+def test_of_equals_by_one_objective_the_one_farthest_below_the_limit_is_found(
+    tiny: Encoding, everything: np.ndarray
+) -> None:
+    cost = bit_ops(tiny)
+    equal = FunctionMetric("equal", "", lambda genomes: np.zeros(len(genomes)))
+    front = search(Problem(tiny, [Objective(equal)], [Constraint(cost, 8e6)]), n_evaluations=len(everything))
+    assert front.metrics["bit_ops"].tolist() == [cost.reachable()[0]]
 
 
 def test_islands_share_the_budget_and_never_evaluate_a_candidate_twice(tiny: Encoding) -> None:
