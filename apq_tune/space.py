@@ -402,7 +402,11 @@ def known_spaces() -> tuple[str, ...]:
 
 
 def _shipped() -> Any:
-    return resources.files("apq_tune.search_spaces")
+    """The folder of shipped spaces: in the wheel a package of ours, in a bare checkout our neighbour."""
+    try:
+        return resources.files("apq_tune.search_spaces")
+    except ModuleNotFoundError:
+        return Path(__file__).parents[1] / "search_spaces"
 
 
 def _first_complaint(error: ValidationError) -> str:

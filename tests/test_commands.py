@@ -70,6 +70,21 @@ def test_search_for_a_front_draws_it_and_repeats_for_a_seed(predictor: Path, tmp
     assert len(Front.load(tmp_path / "a/front.json")) > 1
 
 
+def test_search_begins_with_given_candidates_and_stops_when_the_front_is_stable(
+    predictor: Path, digits: Encoding, tmp_path: Path
+) -> None:
+    (given,) = digits.decode(digits.encode([digits.extremes()[0].with_bits(2)]))
+    (tmp_path / "start.jsonl").write_text(given.to_json())
+    arguments = ("search", "--space", "digits", "--objective", "bit_ops", "--start", tmp_path / "start.jsonl")
+    result = call(*arguments, "--patience", 300, "--evaluations", 5000, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    front = Front.load(tmp_path / "front.json")
+    assert front.candidates == (given,)  # the smallest network at the fewest bits cannot be beaten
+    assert 300 <= front.provenance["n_evaluations"] < 600
+    (tmp_path / "start.jsonl").write_text(json.dumps(given.to_dict() | {"depths": [9, 9, 9]}))
+    assert "depths" in refusal(*arguments)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -228,3 +228,16 @@ def test_ratios_are_rounded_to_the_divisor_never_below_90_percent_and_without_du
 def test_a_space_is_frozen(tiny_space: SearchSpace) -> None:
     with pytest.raises(ValueError, match=re.escape("frozen")):
         tiny_space.classes = 3  # type: ignore[misc]
+
+
+def test_shipped_spaces_are_found_in_a_checkout_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from apq_tune import space as module
+
+    installed = known_spaces()
+
+    def missing(package: str) -> None:
+        raise ModuleNotFoundError(f"No module named {package!r}")
+
+    monkeypatch.setattr(module.resources, "files", missing)
+    assert known_spaces() == installed
+    assert SearchSpace.load("digits").name == "digits"

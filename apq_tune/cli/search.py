@@ -35,6 +35,12 @@ TABLES = click.option(
     type=click.IntRange(min=1),
     help="Populations that evolve side by side.  [default: one for every 25,000 evaluations]",
 )
+@click.option("--patience", type=click.IntRange(min=1), help="Stop when so many evaluations left the front unchanged.")
+@click.option(
+    "--start",
+    type=click.Path(path_type=Path),
+    help="Candidates to evaluate first (.json, .jsonl or .csv).  [default: uniform bit-widths]",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for front.json, front.csv and front.png.")
 def search(
@@ -47,6 +53,8 @@ def search(
     sampler: str | None,
     evaluations: int,
     islands: int | None,
+    patience: int | None,
+    start: Path | None,
     seed: int,
     out: Path | None,
 ) -> None:
@@ -56,6 +64,7 @@ def search(
 
     from apq_tune.encoding import Encoding
     from apq_tune.metrics import load_metrics, problem_of, with_cost_models
+    from apq_tune.notation import candidate_from, read_candidates
     from apq_tune.report.tables import print_front, save_front
     from apq_tune.search import NSGA2, Evolution, RandomSearch
     from apq_tune.search import search as run_search
@@ -69,6 +78,9 @@ def search(
     wanted = axes.split(",") if axes else [objective] if objective else []
     problem = problem_of(encoding, metrics, wanted, limits)
     algorithm = {"evolution": Evolution(), "nsga2": NSGA2(), "random": RandomSearch(), None: None}[sampler]
+    initial = None
+    if start is not None:
+        initial = encoding.encode([candidate_from(entry, encoding.space) for entry in read_candidates(start)])
     console = Console(highlight=False)
     if out is not None:
         save_front(None, out)  # refuse a folder that cannot be written before any work
@@ -79,7 +91,9 @@ def search(
             algorithm,
             n_evaluations=evaluations,
             seed=seed,
+            initial=initial,
             islands=islands,
+            patience=patience,
             progress=lambda done: progress.update(task, completed=done),
         )
     named = {

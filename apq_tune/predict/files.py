@@ -53,7 +53,7 @@ def load_predictor(path: str | Path, space: SearchSpace | Encoding | None = None
         learned_on = SearchSpace.from_dict(yaml.safe_load(str(arrays.pop("space"))), str(path))
         encoding = encoding or Encoding(learned_on)
         return _predictor(arrays, "", encoding)
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise RunError(f"{path}: is no readable predictor {named}({error}); make it again") from None
 
 

@@ -16,6 +16,9 @@ from apq_tune.search.archive import Archive, Seen
 
 EVALUATIONS_PER_ISLAND = 25_000
 
+TOLERANCE = 20
+"""A batch is not topped up for the last of so many genomes: asking anew costs more than they are worth."""
+
 MAX_ROUNDS = 20
 """How often a batch is topped up with fresh proposals before the space counts as exhausted."""
 
@@ -126,14 +129,16 @@ def _fresh_batch(
     encoding: Genotype,
     rng: np.random.Generator,
 ) -> Genomes:
-    """``wanted`` genomes never seen before (fewer if they cannot be found), added to ``seen``; not canonical.
+    """``wanted`` genomes never seen before, added to ``seen``; not canonical.
+
+    A twentieth may be missing, more if they cannot be found.
 
     Those ``proposed`` are used first, then those that the algorithm asks for, and if these are all known, random ones.
     """
     rows = seen.new(encoding.canonicalise(proposed), wanted)
     batch, found = [proposed[rows]], len(rows)
     for attempt in range(MAX_ROUNDS):
-        if found == wanted:
+        if wanted - found <= wanted // TOLERANCE:
             break
         if attempt < MAX_ROUNDS // 2:
             asked = algorithm.ask(state, wanted - found, encoding, rng)

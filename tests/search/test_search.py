@@ -231,10 +231,19 @@ def test_without_initial_genomes_the_uniform_policies_come_first(encoding: Encod
     assert set(recorder.seen[:6]) == {genome.tobytes() for genome in encoding.encode(networks)}
 
 
-def test_progress_is_told_the_evaluations_so_far_after_each_batch(tiny: Encoding) -> None:
+def test_progress_is_told_the_evaluations_so_far_after_each_batch(encoding: Encoding) -> None:
     told: list[int] = []
-    search(recorded_problem(tiny)[0], RandomSearch(batch=40), n_evaluations=100, progress=told.append)
+    search(recorded_problem(encoding)[0], RandomSearch(batch=40), n_evaluations=100, progress=told.append)
     assert told == [40, 80, 100]
+
+
+def test_a_batch_may_lack_a_twentieth_and_not_more_and_the_budget_none(tiny: Encoding) -> None:
+    told: list[int] = []
+    search(recorded_problem(tiny)[0], RandomSearch(batch=1000), n_evaluations=4000, progress=told.append)
+    batches = np.diff([0, *told])
+    assert told[-1] == 4000
+    assert (batches[:3] >= 950).all()
+    assert (batches[:3] < 1000).any()  # of 9,600 candidates, 1,000 random ones are never all new
 
 
 def test_a_front_remembers_where_it_came_from(tiny: Encoding) -> None:
