@@ -33,7 +33,7 @@ TABLES = click.option(
 @click.option(
     "--islands",
     type=click.IntRange(min=1),
-    help="Populations that evolve side by side.  [default: one for every 25,000 evaluations]",
+    help="Populations that evolve side by side.  [default: one for every 100,000 evaluations]",
 )
 @click.option("--patience", type=click.IntRange(min=1), help="Stop when so many evaluations left the front unchanged.")
 @click.option(

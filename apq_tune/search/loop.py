@@ -14,7 +14,7 @@ from apq_tune.problem import Evaluation, Problem
 from apq_tune.search.algorithms import NSGA2, Algorithm, Evolution, State
 from apq_tune.search.archive import Archive, Seen
 
-EVALUATIONS_PER_ISLAND = 25_000
+EVALUATIONS_PER_ISLAND = 100_000
 
 TOLERANCE = 20
 """A batch is not topped up for the last of so many genomes: asking anew costs more than they are worth."""
@@ -46,7 +46,7 @@ def search(
         initial: ``(k, n_genes)`` genomes to evaluate first; by default the smallest and the largest network at each
             uniform bit-width.
         islands: populations that evolve side by side, apart from each other, on the one budget; by default one for
-            every 25,000 evaluations, since each comes to rest on an optimum of its own.
+            every 100,000 evaluations, since each comes to rest on an optimum of its own.
         patience: stop when the front has not changed for so many evaluations; ``None`` spends the budget.
         progress: called with the number of evaluations so far, once a batch.
 
