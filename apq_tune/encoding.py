@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 from apq_tune.candidate import Block, Candidate, Choice
 from apq_tune.errors import CandidateError, SpaceError
 from apq_tune.space import ChoiceSpace, SearchSpace
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 Genomes = NDArray[np.int16]
 
@@ -214,15 +217,17 @@ class Encoding:
         """
         if self._allowed.all():
             return genomes
-        fields = len(Block._fields)
         redrawn = np.array([field != "channels" for field in Block._fields])
+        genomes, rows = genomes.copy(), np.arange(len(genomes))
         for _ in range(MAX_REPAIRS):
-            offences = self._offences(genomes)
-            if not offences.any():
+            offences = self._offences(genomes[rows])
+            wrong = offences.any(axis=1)
+            if not wrong.any():
                 return genomes
-            bad = np.zeros(genomes.shape, bool)
-            bad[:, self._first :] = (offences[:, None] & redrawn[:, None]).reshape(len(genomes), fields * self.n_slots)
-            genomes = np.where(bad, self._draw(len(genomes), rng), genomes)
+            rows, offences = rows[wrong], offences[wrong]
+            bad = np.zeros((len(rows), self.n_genes), bool)
+            bad[:, self._first :] = (offences[:, None] & redrawn[:, None]).reshape(len(rows), -1)
+            genomes[rows] = np.where(bad, self._draw(len(rows), rng), genomes[rows])
         raise SpaceError(
             f"{self.space.name}: forbidden combinations remain after {MAX_REPAIRS} redraws; relax the rules"
         )
@@ -357,6 +362,23 @@ class Encoding:
         if self._has_resolution:
             out[np.arange(n), self._resolution_column + genomes[:, self._n_stages]] = 1
         return out
+
+    def arch_matrix(self, genomes: Genomes) -> csr_array:
+        """The first ``n_arch_features`` columns of ``features`` as a sparse matrix, a good deal quicker than these.
+
+        Returns:
+            ``(n, n_arch_features)``; zeros of blocks beyond the depth are stored, too.
+        """
+        from scipy.sparse import csr_array
+
+        n, n_arch = len(genomes), 2 * self.n_slots
+        columns = genomes[:, self._first : self._first + n_arch] + self._first_column[:n_arch].astype(np.int32)
+        ones = np.tile(self.active(genomes), (1, 2)).astype(np.float32)
+        if self._has_resolution:
+            columns = np.column_stack([columns, self._resolution_column + genomes[:, self._n_stages].astype(np.int32)])
+            ones = np.column_stack([ones, np.ones(n, np.float32)])
+        starts = np.arange(0, columns.size + 1, columns.shape[1], dtype=np.int32)
+        return csr_array((ones.ravel(), columns.ravel(), starts), shape=(n, self.n_arch_features))
 
     def from_features(self, features: NDArray[np.float32]) -> Genomes:
         """Inverse of ``features``: ``(n, n_features)`` -> canonical ``(n, n_genes)``.

@@ -317,7 +317,9 @@ def main() -> None:
     )
     for name, rate in rates.items():
         print(f"{name:42}{rate / whole:16.2f}{rate / steady:16.2f}{100 * rate / bare:12.1f}")
-    print(f"\nthe predictor's first layer by sums of rows: {rows / dense:.2f} of the rate of the dense product")
+    print(
+        f"\nthe architecture's input by sums of rows, as the predictor does it: {rows / dense:.2f} x the dense product"
+    )
     print("\nevolution: evaluations, time over that of 1000, peak MB of the process")
     first = None
     for n, seconds, megabytes in growth(tuple(10**k for k in range(3, 7) if 10**k <= arguments.largest)):

@@ -282,3 +282,11 @@ def test_uniform_policies_leave_out_what_the_rules_forbid(tiny_space: SearchSpac
     encoding = Encoding(SearchSpace.from_dict(data))
     smallest, largest = encoding.extremes()
     assert set(encoding.decode(encoding.uniform_policies())) == {smallest, largest, smallest.with_bits(2)}
+
+
+@pytest.mark.parametrize("name", ["digits", "apq_mobilenet", "ofa_mobilenetv3"])
+def test_the_sparse_architecture_is_the_first_columns_of_the_features(name: str, rng: np.random.Generator) -> None:
+    encoding = Encoding(SearchSpace.load(name))
+    genomes = encoding.fill_inert(encoding.sample(50, rng), rng)
+    expected = encoding.features(genomes)[:, : encoding.n_arch_features]
+    np.testing.assert_array_equal(encoding.arch_matrix(genomes).toarray(), expected)

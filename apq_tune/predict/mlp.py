@@ -1,8 +1,9 @@
 """The accuracy predictor of APQ (Wang 2020): a full-precision MLP on architectures, transferred to one on bits as well.
 
 ``h = relu(W0 x_arch + b0) + (Wq x_bits + bq)``, then relu layers, then a linear output. Without the second term it is
-the full-precision predictor; transfer starts from that one's weights with the second term at zero. torch trains it,
-NumPy evaluates it.
+the full-precision predictor; transfer starts from that one's weights with the second term at zero. torch trains
+it; NumPy and SciPy evaluate it, so that a search need not load torch. The product with the architecture's one-hot input
+is a sparse one, two to three times as quick as dense; with the bits, of which more are set, dense is quicker.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from apq_tune.encoding import Encoding, Genomes
 from apq_tune.predict.pairs import Floats, Pairs, Scale
 
 Array = NDArray[np.float32]
+
+BATCH = 500
+"""Candidates that go through the layers together, so that what is between them stays in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +72,17 @@ class MLPPredictor:
 
     def __call__(self, genomes: Genomes) -> Floats:
         """``(n, n_genes) -> (n,)`` cross-entropy in nats, or accuracy as a fraction."""
-        w, features = self.weights, self.encoding.features(genomes)
-        n_arch = self.encoding.n_arch_features
-        h = np.maximum(features[:, :n_arch] @ w["W0"] + w["b0"], 0)
+        batches = [genomes[start : start + BATCH] for start in range(0, len(genomes), BATCH)]
+        return self.scale.restore(np.concatenate([np.zeros(0), *map(self._standardised, batches)]))
+
+    def _standardised(self, genomes: Genomes) -> Floats:
+        w = self.weights
+        h = np.maximum(self.encoding.arch_matrix(genomes) @ w["W0"] + w["b0"], 0)
         if self.sees_bits:
-            h = h + (features[:, n_arch:] @ w["Wq"] + w["bq"])
+            h += self.encoding.features(genomes)[:, self.encoding.n_arch_features :] @ w["Wq"] + w["bq"]
         for layer in "12":
             h = np.maximum(h @ w[f"W{layer}"] + w[f"b{layer}"], 0)
-        return self.scale.restore((h @ w["W3"] + w["b3"])[:, 0].astype(np.float64))
+        return np.asarray((h @ w["W3"] + w["b3"])[:, 0], np.float64)
 
 
 def mlp_shapes(encoding: Encoding, hidden: int, *, bits: bool) -> dict[str, tuple[int, ...]]:

@@ -138,7 +138,13 @@ def test_a_damaged_checkpoint_is_one_line_and_loses_nothing(undisturbed, tmp_pat
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path):
-    process = subprocess.Popen(command(tmp_path / "run"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(tmp_path / "run"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
+    )
     while process.poll() is None and not list((tmp_path / "run").glob("3_fp32_losses/items/*.json")):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
