@@ -53,7 +53,7 @@ def bare_rate(encoding: Encoding, predictor: MLPPredictor, seconds: float) -> fl
 
 
 def sparse_rate(encoding: Encoding, predictor: MLPPredictor, seconds: float) -> float:
-    """Products a second of architectures with the first layer, as the predictor does them: sparse, made from genomes."""
+    """Architectures a second through the first layer as the predictor does it, from genomes to a sparse product."""
     genomes = encoding.sample(500, np.random.default_rng(0))
     return len(genomes) * _calls(lambda: encoding.arch_matrix(genomes) @ predictor.weights["W0"], seconds)
 
@@ -65,10 +65,8 @@ def embedding_rate(encoding: Encoding, predictor: MLPPredictor, seconds: float) 
     one_hot = encoding.arch_matrix(encoding.sample(500, np.random.default_rng(0)))
     one_hot.eliminate_zeros()
     columns, starts = (torch.from_numpy(part.astype(np.int64)) for part in (one_hot.indices, one_hot.indptr[:-1]))
-    weights = torch.from_numpy(predictor.weights["W0"])
-    return one_hot.shape[0] * _calls(
-        lambda: torch.nn.functional.embedding_bag(columns, weights, starts, mode="sum"), seconds
-    )
+    weights, n = torch.from_numpy(predictor.weights["W0"]), len(starts)
+    return n * _calls(lambda: torch.nn.functional.embedding_bag(columns, weights, starts, mode="sum"), seconds)
 
 
 def dense_rate(encoding: Encoding, predictor: MLPPredictor, seconds: float) -> float:
