@@ -94,17 +94,10 @@ class Encoding:
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
         slots, self._n_stages = space.slots, len(space.stages)
-        self._values: list[tuple[int, ...]] = [stage.depth for stage in space.stages]
         self._has_resolution = len(space.resolutions) > 1
-        self._values += [space.resolutions] * self._has_resolution
-        self._first = len(self._values)  # gene of the blocks
-        self._values += [slot.kernel_sizes for slot in slots] + [slot.channels for slot in slots]
-        self._values += [bits for bits in space.bit_choices() for _ in slots]
-        self.names = (
-            *(f"depth {i + 1}" for i in range(self._n_stages)),
-            *["resolution"] * self._has_resolution,
-            *(f"{slot.name} {field}" for field in Block._fields for slot in slots),
-        )
+        self._first = self._n_stages + self._has_resolution  # gene of the blocks
+        self.names = tuple(space.genes)
+        self._values = list(space.genes.values())
         self.n_choices = np.array([len(values) for values in self._values], np.int16)
         self._position = np.array([slot.position for slot in slots])
         self._stage = np.array([slot.stage for slot in slots])

@@ -28,8 +28,10 @@ from pydantic import (
     model_validator,
 )
 
-from apq_tune.errors import SpaceError
+from apq_tune.candidate import Block, Candidate, Choice
+from apq_tune.errors import CandidateError, SpaceError
 from apq_tune.geometry import out_size, ratio_channels, stepped_channels
+from apq_tune.parameters import Parameters
 
 Number = TypeVar("Number", int, float)
 
@@ -196,7 +198,7 @@ class Slot(NamedTuple):
         return f"{self.stage + 1}.{self.position + 1}"
 
 
-class SearchSpace(_Model):
+class SearchSpace(_Model, Parameters):
     """Named choices in a skeleton of inverted bottleneck blocks (MBConv, Sandler 2018)."""
 
     format: Literal[1]
@@ -273,6 +275,53 @@ class SearchSpace(_Model):
                 np.broadcast_arrays(*(axes[field] == value for field, value in forbidden.rule.items()))
             )
         return allowed
+
+    @functools.cached_property
+    def genes(self) -> Mapping[str, tuple[int, ...]]:
+        """Name -> values: depths, the resolution if there are several, then each field of all blocks."""
+        genes: dict[str, tuple[int, ...]] = {f"depth {i + 1}": stage.depth for i, stage in enumerate(self.stages)}
+        if len(self.resolutions) > 1:
+            genes["resolution"] = self.resolutions
+        columns = [[slot.kernel_sizes for slot in self.slots], [slot.channels for slot in self.slots]]
+        columns += [[bits] * len(self.slots) for bits in self.bit_choices()]
+        for field, column in zip(Block._fields, columns, strict=True):
+            genes |= {f"{slot.name} {field}": values for slot, values in zip(self.slots, column, strict=True)}
+        return genes
+
+    def candidate_of(self, values: Mapping[str, int]) -> Candidate:
+        """The candidate with these values; forbidden combinations give way to the nearest allowed ones."""
+        stages: list[list[Block]] = [[] for _ in self.stages]
+        for slot in self.slots:
+            if slot.position < values[f"depth {slot.stage + 1}"]:
+                block = Block(*(values[f"{slot.name} {field}"] for field in Block._fields))
+                stages[slot.stage].append(self._nearest_allowed(slot, block))
+        return Candidate(tuple(map(tuple, stages)), values.get("resolution"))
+
+    def _nearest_allowed(self, slot: Slot, block: Block) -> Block:
+        allowed = self.allowed(slot)
+        choices = (slot.kernel_sizes, *self.bit_choices())
+        kernel_size, channels, *bits = block
+        index = tuple(values.index(value) for values, value in zip(choices, (kernel_size, *bits), strict=True))
+        if allowed[index]:
+            return block
+        every = np.argwhere(allowed)
+        nearest = every[np.abs(every - index).sum(axis=1).argmin()]
+        kernel_size, *bits = (values[i] for values, i in zip(choices, nearest, strict=True))
+        return Block(kernel_size, channels, *bits)
+
+    def values_of(self, candidate: Candidate) -> dict[str, int]:
+        """Gene name -> value of a candidate; inert genes have their first value."""
+        if len(candidate.stages) != len(self.stages):
+            raise CandidateError(f"candidate has {len(candidate.stages)} stages; {self.name} has {len(self.stages)}")
+        values = {name: choices[0] for name, choices in self.genes.items()}
+        values |= {f"depth {i + 1}": depth for i, depth in enumerate(candidate.depths)}
+        if candidate.resolution is not None:
+            values["resolution"] = candidate.resolution
+        for slot in self.slots:
+            if slot.position < candidate.depths[slot.stage]:
+                block = candidate.stages[slot.stage][slot.position]._asdict()
+                values |= {f"{slot.name} {field}": value for field, value in block.items()}
+        return values
 
     def size(self, *, bits: bool = True) -> int:
         """Number of different networks (with ``bits``: of networks and bit policies), exactly."""
@@ -375,7 +424,7 @@ class SearchSpace(_Model):
 
 
 @dataclass(frozen=True)
-class ChoiceSpace:
+class ChoiceSpace(Parameters):
     """Named choices without a network: a table-driven benchmark, or a problem of the user's own.
 
     Attributes:
@@ -394,6 +443,19 @@ class ChoiceSpace:
                 raise SpaceError(f"{self.name}: {name} has no values; give at least one")
             if len(set(values)) < len(values):
                 raise SpaceError(f"{self.name}: {name} has a value twice in {list(values)}; keep one")
+
+    @property
+    def genes(self) -> Mapping[str, tuple[Any, ...]]:
+        """The choices."""
+        return self.choices
+
+    def candidate_of(self, values: Mapping[str, Any]) -> Choice:
+        """The candidate with these values."""
+        return Choice(tuple((name, values[name]) for name in self.choices))
+
+    def values_of(self, candidate: Choice) -> dict[str, Any]:
+        """Name -> value of a candidate."""
+        return dict(candidate.values)
 
 
 def known_spaces() -> tuple[str, ...]:

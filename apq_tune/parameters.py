@@ -1,0 +1,106 @@
+"""A search space as the parameters of a hyperparameter optimizer, and candidates as their values.
+
+Every gene is one categorical parameter whose choices are the gene's values in ascending order. All genes are always
+there, those of blocks that depth switches off included: samplers that cross or model whole parameter sets can do
+nothing with conditional ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeVar
+
+from apq_tune.errors import CandidateError
+
+C = TypeVar("C")
+
+
+class Suggests(Protocol):
+    """What we need of an Optuna trial."""
+
+    def suggest_categorical(self, name: str, choices: Any, /) -> Any:
+        """One of the choices."""
+        ...
+
+
+class Parameters:
+    """What search spaces inherit: the way to Ray Tune and Optuna, and back."""
+
+    @property
+    def genes(self) -> Mapping[str, tuple[Any, ...]]:
+        """Name -> values, in the order of the genome."""
+        raise NotImplementedError
+
+    def candidate_of(self, values: Mapping[str, Any]) -> Any:
+        """The candidate with these values, one for each gene; inert genes are passed over."""
+        raise NotImplementedError
+
+    def values_of(self, candidate: Any) -> dict[str, Any]:
+        """Inverse of ``candidate_of``; inert genes get their first value."""
+        raise NotImplementedError
+
+    def to_tune(self) -> dict[str, Any]:
+        """The space for ``tune.run(config=...)`` or ``Tuner(param_space=...)``: name -> ``tune.choice``.
+
+        Update the dictionary to fix a gene (``| {"depth 1": 2}``) or to add parameters of your own
+        (``| {"learning_rate": tune.loguniform(1e-4, 1e-2)}``).
+        """
+        from ray import tune
+
+        return {name: tune.choice(list(values)) for name, values in self.genes.items()}
+
+    def suggest(self, trial: Suggests, fixed: Mapping[str, Any] | None = None) -> Any:
+        """Ask an Optuna trial for a candidate.
+
+        Args:
+            trial: of ``study.optimize`` or ``study.ask``.
+            fixed: name -> value of genes that are not to be asked for.
+
+        Raises:
+            CandidateError: if ``fixed`` names no gene, or a value that it cannot have.
+        """
+        fixed = fixed or {}
+        for name in fixed:
+            if name not in self.genes:
+                raise CandidateError(f"fixed: {name!r} is no gene; known: {_some(self.genes)}")
+        asked = {
+            name: trial.suggest_categorical(name, values) for name, values in self.genes.items() if name not in fixed
+        }
+        return self.from_config({**asked, **fixed})
+
+    def from_config(self, config: Mapping[str, Any]) -> Any:
+        """The candidate that a trial's configuration means.
+
+        A combination that the space forbids is replaced by the nearest one that it allows, counted in steps of the
+        choices: samplers know nothing of forbidden combinations.
+
+        Args:
+            config: name -> value, one for each gene; other names are the user's own and are passed over.
+
+        Raises:
+            CandidateError: if a gene is missing or has a value that it cannot have, naming both.
+        """
+        values = {}
+        for name, choices in self.genes.items():
+            if name not in config:
+                raise CandidateError(f"config: {name!r} is missing; start from to_tune(), which has every gene")
+            if config[name] not in choices:
+                raise CandidateError(f"config: {name} is {config[name]!r}; choose one of {list(choices)}")
+            values[name] = config[name]
+        return self.candidate_of(values)
+
+    def to_config(self, candidate: Any) -> dict[str, Any]:
+        """Inverse of ``from_config``, for warm starts (``points_to_evaluate``, ``study.enqueue_trial``).
+
+        Raises:
+            CandidateError: if the candidate is not in the space.
+        """
+        config = self.values_of(candidate)
+        if self.from_config(config) != candidate:
+            raise CandidateError(f"{candidate} is not in the space, or has a combination that it forbids")
+        return config
+
+
+def _some(names: Mapping[str, Any], n: int = 4) -> str:
+    shown = ", ".join(map(repr, list(names)[:n]))
+    return shown + (f", ... ({len(names)} in all)" if len(names) > n else "")
