@@ -1,5 +1,6 @@
 """Find a network's architecture, channel pruning and per-layer bit-widths together (APQ, Wang 2020)."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from apq_tune.candidate import Block, Candidate, Choice
@@ -7,18 +8,31 @@ from apq_tune.cost import cost_models, load_cost_table
 from apq_tune.encoding import Encoding
 from apq_tune.errors import ApqError, CandidateError, ProblemError, RunError, SpaceError, TableError
 from apq_tune.front import Front
+from apq_tune.objective import APQObjective
 from apq_tune.predict.files import load_predictor
 from apq_tune.problem import Constraint, Evaluation, FunctionMetric, Metric, Objective, Problem, parse_constraint
 from apq_tune.search import NSGA2, Evolution, RandomSearch, search
 from apq_tune.space import SearchSpace, known_spaces
 
 if TYPE_CHECKING:
+    from apq_tune.pipeline.finished import load_run
+    from apq_tune.supernet.metrics import QATLoss, SupernetLoss, TrainedSupernet
     from apq_tune.supernet.published import load_supernet
 
 __version__ = "0.1.0"
 
+LAZY = {
+    "QATLoss": "apq_tune.supernet.metrics",
+    "SupernetLoss": "apq_tune.supernet.metrics",
+    "TrainedSupernet": "apq_tune.supernet.metrics",
+    "load_run": "apq_tune.pipeline.finished",
+    "load_supernet": "apq_tune.supernet.published",
+}
+"""What needs torch, and where it is."""
+
 __all__ = [
     "NSGA2",
+    "APQObjective",
     "ApqError",
     "Block",
     "Candidate",
@@ -34,15 +48,19 @@ __all__ = [
     "Objective",
     "Problem",
     "ProblemError",
+    "QATLoss",
     "RandomSearch",
     "RunError",
     "SearchSpace",
     "SpaceError",
+    "SupernetLoss",
     "TableError",
+    "TrainedSupernet",
     "cost_models",
     "known_spaces",
     "load_cost_table",
     "load_predictor",
+    "load_run",
     "load_supernet",
     "parse_constraint",
     "search",
@@ -51,8 +69,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import what needs torch when it is first asked for."""
-    if name == "load_supernet":
-        from apq_tune.supernet.published import load_supernet
-
-        return load_supernet
+    if name in LAZY:
+        return getattr(importlib.import_module(LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -47,6 +47,11 @@ class Genotype(Protocol):
         """``(n_genes,)`` number of values of each gene."""
         ...
 
+    @property
+    def space(self) -> Any:
+        """The search space."""
+        ...
+
     def size(self) -> int:
         """Number of different candidates."""
         ...
@@ -77,6 +82,10 @@ class Genotype(Protocol):
 
     def decode(self, genomes: Genomes) -> list[Candidate] | list[Choice]:
         """``(n, n_genes)`` -> ``n`` candidates."""
+        ...
+
+    def encode(self, candidates: Any) -> Genomes:
+        """``n`` candidates -> canonical ``(n, n_genes)``; refuses those that are not in the space."""
         ...
 
 

@@ -58,6 +58,33 @@ class Indexed(Protocol):
         ...
 
 
+Report = Callable[[int, Mapping[str, float], Callable[[], bytes]], None]
+"""Told after each step of a training: how many are done, the scores so far, and how to make a checkpoint."""
+
+
+@runtime_checkable
+class Trained(Protocol):
+    """A metric that has to train a candidate before it can say anything; it tells how it goes and can be resumed."""
+
+    @property
+    def name(self) -> str:
+        """Of the metric; the scores that are reported have it."""
+        ...
+
+    @property
+    def fidelity(self) -> str:
+        """What was done to get the value, for people: ``"QAT, 6 epochs"``."""
+        ...
+
+    def adjusted(self, config: Mapping[str, Any]) -> Trained:
+        """The same with those of its settings that a trial's configuration names (``learning_rate``)."""
+        ...
+
+    def train(self, candidate: Any, report: Report, checkpoint: bytes | None) -> None:
+        """Train one candidate, from a checkpoint if there is one; the last report is the result."""
+        ...
+
+
 @dataclass(frozen=True)
 class FunctionMetric:
     """Any batch function as a metric."""
@@ -220,6 +247,16 @@ class Problem:
         F = np.stack([columns[o.metric.name] * (1 if o.direction == "minimize" else -1) for o in self.objectives], 1)
         F[~feasible] = np.inf
         return Evaluation(F, G, np.stack([columns[m.name] for m in self.metrics], axis=1))
+
+    def measure(self, metrics: Sequence[Metric], genomes: Genomes) -> dict[str, Floats]:
+        """Values of some metrics by name, of feasible and of infeasible candidates: name -> ``(n,)``.
+
+        Raises:
+            ProblemError: if a metric is not finite somewhere, naming the metric and the candidate.
+        """
+        columns: dict[str, Floats] = {}
+        self._measure(metrics, genomes, columns, {})
+        return columns
 
     def _measure(
         self,

@@ -9,7 +9,7 @@ import numpy as np
 import optuna
 import pytest
 
-from apq_tune import CandidateError, Encoding, SearchSpace
+from apq_tune import Candidate, CandidateError, Encoding, SearchSpace
 from apq_tune.encoding import encoding_of
 
 NAMES = ["digits", "apq_mobilenet", "ofa_mobilenetv3"]
@@ -96,8 +96,11 @@ def test_fixing_what_is_no_gene_is_refused(space: SearchSpace) -> None:
         space.suggest(optuna.create_study().ask(), fixed={"depht 1": 2})
 
 
-def test_a_candidate_of_another_space_has_no_config(tiny: Encoding, space: SearchSpace) -> None:
+def test_a_candidate_that_is_not_in_the_space_has_no_config(tiny: Encoding, space: SearchSpace) -> None:
+    largest = tiny.extremes()[1]
+    bad = [block._replace(kernel_size=5, dw_a_bits=2) for block in largest.stages[0]]
+    forbidden = Candidate((tuple(bad), *largest.stages[1:]))
     with pytest.raises(CandidateError, match="candidate has 5 stages; digits has 2"):
         space.to_config(Encoding(SearchSpace.load("ofa_mobilenetv3")).extremes()[1])
     with pytest.raises(CandidateError, match="not in the space"):
-        tiny.space.to_config(tiny.extremes()[1].with_bits(2))
+        tiny.space.to_config(forbidden)

@@ -139,13 +139,41 @@ def run_trials(
 
 def _trainable(config: dict[str, Any], work: Work, shared: Any, items: Mapping[str, Any]) -> None:
     metrics, files, _ = work(items[config["key"]], shared)
+    report({"result": metrics}, files)
+
+
+def report(metrics: dict[str, Any], files: Mapping[str, bytes] = MappingProxyType({})) -> None:
+    """From inside a trial: hand metrics to Tune, and files as its checkpoint."""
     if not files:
-        tune.report({"result": metrics})
+        tune.report(metrics)
         return
     with tempfile.TemporaryDirectory() as folder:
         for name, content in files.items():
             Path(folder, name).write_bytes(content)
-        tune.report({"result": metrics}, checkpoint=tune.Checkpoint.from_directory(folder))
+        tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
+
+
+def restored() -> dict[str, bytes]:
+    """From inside a trial: the files of the checkpoint that it should go on from, if there is one."""
+    checkpoint = tune.get_checkpoint()
+    if checkpoint is None:
+        return {}
+    with checkpoint.as_directory() as folder:
+        return _files(Path(folder))
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
+
+
+def put(value: Any) -> Any:
+    """A reference to a value in the object store, where every node finds it; ``None`` if Ray does not run."""
+    return ray.put(value) if ray.is_initialized() else None
+
+
+def get(reference: Any) -> Any:
+    """What a reference stands for."""
+    return ray.get(reference)
 
 
 class _Hand(tune.Callback):
@@ -161,9 +189,7 @@ class _Hand(tune.Callback):
         files: dict[str, bytes] = {}
         if trial.checkpoint is not None:
             with trial.checkpoint.as_directory() as folder:
-                files = {
-                    path.name: path.read_bytes() for path in Path(folder).iterdir() if not path.name.startswith(".")
-                }
+                files = _files(Path(folder))
         self._on_result(
             trial.config["key"], Result(trial.last_result["result"], files, trial.last_result["time_total_s"])
         )

@@ -202,6 +202,9 @@ def finetune(
     split: Split,
     training: Training,
     seed: tuple[int, ...],
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    first_epoch: int = 0,
     after_epoch: Callable[[int], None] | None = None,
 ) -> None:
     """Quantization-aware training of one candidate at its own bits, batch norm folded.
@@ -211,10 +214,13 @@ def finetune(
         split: images to train on.
         training: settings.
         seed: of the shuffles.
+        optimizer: to resume with; a new one if not given.
+        first_epoch: to resume at.
         after_epoch: called with the number of epochs done.
     """
 
     def loss(x: Tensor, y: Tensor, _rng: np.random.Generator, _done: float) -> Tensor:
         return functional.cross_entropy(subnet(x), y)
 
-    train_epochs(subnet, loss, optimizer_for(subnet, training), split, training, seed, after_epoch=after_epoch)
+    optimizer = optimizer or optimizer_for(subnet, training)
+    train_epochs(subnet, loss, optimizer, split, training, seed, first_epoch=first_epoch, after_epoch=after_epoch)

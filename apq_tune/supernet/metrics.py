@@ -1,0 +1,204 @@
+"""Metrics that really run networks: a candidate's cross-entropy or accuracy in the supernet, or after training (QAT).
+
+All score the search split: the test split chooses nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from apq_tune.candidate import Candidate
+from apq_tune.data import Data
+from apq_tune.encoding import Encoding, Genomes
+from apq_tune.errors import RunError
+from apq_tune.problem import Report
+from apq_tune.space import SearchSpace
+from apq_tune.supernet.evaluate import Score, score, score_candidate, subnet_from
+from apq_tune.supernet.network import Supernet
+from apq_tune.supernet.train import Training, finetune, optimizer_for
+
+QAT = 5
+"""Second word of the seed of these trainings; those of a run have 1 to 4."""
+
+Measure = Literal["loss", "accuracy"]
+UNITS = {"loss": "nats", "accuracy": "fraction"}
+
+
+@dataclass(frozen=True)
+class TrainedSupernet:
+    """A supernet's weights and the data to run it on.
+
+    Attributes:
+        space: that it was built from.
+        weights: its state.
+        data: to calibrate, train and score with.
+        n_calibration: training images for batch norm statistics.
+    """
+
+    space: SearchSpace
+    weights: Mapping[str, Tensor]
+    data: Data
+    n_calibration: int = 256
+
+    @functools.cached_property
+    def network(self) -> Supernet:
+        """The supernet itself."""
+        torch.set_num_threads(1)
+        supernet = Supernet(self.space)
+        supernet.load_state_dict(dict(self.weights))
+        return supernet
+
+    @property
+    def calibration(self) -> Tensor:
+        """Images for batch norm statistics."""
+        return torch.from_numpy(self.data.train.images[: self.n_calibration])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "network"}
+
+
+@dataclass(frozen=True)
+class SupernetLoss:
+    """Cross-entropy (or accuracy) of candidates in a supernet, batch norm recalibrated for each.
+
+    Attributes:
+        supernet: trained weights and data.
+        quantize: run candidates at their bits (PTQ; a proxy of QAT if the supernet was trained with random bits), or in
+            full precision.
+        measure: ``"loss"`` in nats, or ``"accuracy"`` as a fraction, which on a small split is mostly noise.
+    """
+
+    supernet: TrainedSupernet
+    quantize: bool = True
+    measure: Measure = "loss"
+    costly = True  # not asked of candidates that break a constraint
+
+    @property
+    def name(self) -> str:
+        """``loss`` or ``accuracy``."""
+        return self.measure
+
+    @property
+    def unit(self) -> str:
+        """Nats, or fraction."""
+        return UNITS[self.measure]
+
+    @property
+    def fidelity(self) -> str:
+        """What was done to get the value."""
+        return "quantized supernet" if self.quantize else "full-precision supernet"
+
+    def __call__(self, genomes: Genomes) -> NDArray[np.float64]:
+        """``(n, n_genes) -> (n,)``."""
+        torch.set_num_threads(1)
+        supernet, calibration, data = self.supernet.network, self.supernet.calibration, self.supernet.data
+        candidates = Encoding(self.supernet.space).decode(genomes)
+        scores = [score_candidate(supernet, c, calibration, data.search, quantize=self.quantize) for c in candidates]
+        return np.array([getattr(own, self.measure) for own in scores], np.float64)
+
+
+@dataclass(frozen=True)
+class QATLoss:
+    """Cross-entropy (or accuracy) of a candidate after quantization-aware training from a supernet's weights.
+
+    Attributes:
+        supernet: where training begins, and the data.
+        training: how long and how fast.
+        seed: of the shuffles.
+        measure: ``"loss"`` in nats, or ``"accuracy"`` as a fraction.
+    """
+
+    supernet: TrainedSupernet
+    training: Training = dataclasses.field(
+        default_factory=lambda: Training(epochs=6, batch_size=32, learning_rate=5e-3)
+    )
+    seed: int = 0
+    measure: Measure = "loss"
+    costly = True
+
+    @property
+    def name(self) -> str:
+        """``loss`` or ``accuracy``."""
+        return self.measure
+
+    @property
+    def unit(self) -> str:
+        """Nats, or fraction."""
+        return UNITS[self.measure]
+
+    @property
+    def fidelity(self) -> str:
+        """What was done to get the value."""
+        return f"QAT, {self.training.epochs} epochs"
+
+    def adjusted(self, config: Mapping[str, Any]) -> QATLoss:
+        """The same with ``epochs``, ``batch_size``, ``learning_rate`` or ``weight_decay`` from a configuration."""
+        own = {field.name: config[field.name] for field in dataclasses.fields(Training) if field.name in config}
+        return dataclasses.replace(self, training=dataclasses.replace(self.training, **own)) if own else self
+
+    def train(self, candidate: Candidate, report: Report, checkpoint: bytes | None = None) -> None:
+        """Train one candidate, reporting loss and accuracy after each epoch; resuming equals never stopping.
+
+        Raises:
+            RunError: if the checkpoint is damaged, or the training diverges.
+        """
+        torch.set_num_threads(1)
+        data = self.supernet.data
+        subnet = subnet_from(self.supernet.network, candidate, self.supernet.calibration, quantize=True)
+        optimizer, first_epoch = optimizer_for(subnet, self.training), 0
+        if checkpoint is not None:
+            try:
+                state = torch.load(io.BytesIO(checkpoint), weights_only=True)
+                subnet.load_state_dict(state["subnet"])
+                optimizer.load_state_dict(state["optimizer"])
+                first_epoch = state["epoch"]
+            except (RuntimeError, KeyError, IndexError, ValueError, EOFError, pickle.UnpicklingError) as error:
+                raise RunError(f"checkpoint of {candidate} cannot be read ({error}); start the trial anew") from None
+
+        def after_epoch(epoch: int) -> None:
+            subnet.eval()
+            own: Score = score(subnet, data.search)
+            subnet.train()
+
+            def state() -> bytes:
+                buffer = io.BytesIO()
+                content = {"subnet": subnet.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}
+                torch.save(content, buffer)
+                return buffer.getvalue()
+
+            report(epoch, {"loss": own.loss, "accuracy": own.accuracy}, state)
+
+        if first_epoch >= self.training.epochs:  # killed between the last checkpoint and the end
+            after_epoch(first_epoch)
+        finetune(
+            subnet,
+            data.train,
+            self.training,
+            (self.seed, QAT),
+            optimizer=optimizer,
+            first_epoch=first_epoch,
+            after_epoch=after_epoch,
+        )
+
+    def __call__(self, genomes: Genomes) -> NDArray[np.float64]:
+        """``(n, n_genes) -> (n,)``: trains every candidate to the end."""
+        values: list[float] = []
+
+        def keep(epoch: int, scores: Mapping[str, float], _: Any) -> None:
+            if epoch == self.training.epochs:
+                values.append(scores[self.measure])
+
+        for candidate in Encoding(self.supernet.space).decode(genomes):
+            self.train(candidate, keep)
+        return np.array(values, np.float64)
