@@ -15,6 +15,8 @@ from apq_tune.search import NSGA2, Evolution, RandomSearch, search
 from apq_tune.space import SearchSpace, known_spaces
 
 if TYPE_CHECKING:
+    from apq_tune.integrations.optuna import EvolutionSampler, NSGA2Sampler
+    from apq_tune.integrations.searcher import ApqSearch
     from apq_tune.pipeline.finished import load_run
     from apq_tune.supernet.metrics import QATLoss, SupernetLoss, TrainedSupernet
     from apq_tune.supernet.published import load_supernet
@@ -22,18 +24,22 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 LAZY = {
+    "ApqSearch": "apq_tune.integrations.searcher",
+    "EvolutionSampler": "apq_tune.integrations.optuna",
+    "NSGA2Sampler": "apq_tune.integrations.optuna",
     "QATLoss": "apq_tune.supernet.metrics",
     "SupernetLoss": "apq_tune.supernet.metrics",
     "TrainedSupernet": "apq_tune.supernet.metrics",
     "load_run": "apq_tune.pipeline.finished",
     "load_supernet": "apq_tune.supernet.published",
 }
-"""What needs torch, and where it is."""
+"""What needs torch, Ray or Optuna, and where it is."""
 
 __all__ = [
     "NSGA2",
     "APQObjective",
     "ApqError",
+    "ApqSearch",
     "Block",
     "Candidate",
     "CandidateError",
@@ -42,9 +48,11 @@ __all__ = [
     "Encoding",
     "Evaluation",
     "Evolution",
+    "EvolutionSampler",
     "Front",
     "FunctionMetric",
     "Metric",
+    "NSGA2Sampler",
     "Objective",
     "Problem",
     "ProblemError",
@@ -68,7 +76,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs torch when it is first asked for."""
+    """Import what is heavy when it is first asked for."""
     if name in LAZY:
         return getattr(importlib.import_module(LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

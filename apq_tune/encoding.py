@@ -34,17 +34,25 @@ def draw(n_choices: NDArray[np.int16], n: int, rng: np.random.Generator) -> Geno
     return (rng.random((n, len(n_choices)), np.float32) * n_choices).astype(np.int16)
 
 
-class Genotype(Protocol):
+class Genes(Protocol):
+    """What variation needs to know of genomes."""
+
+    @property
+    def n_choices(self) -> NDArray[np.int16]:
+        """``(n_genes,)`` number of values of each gene."""
+        ...
+
+    def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
+        """Make genomes allowed."""
+        ...
+
+
+class Genotype(Genes, Protocol):
     """What a search needs to know of genomes."""
 
     @property
     def name(self) -> str:
         """Of the search space."""
-        ...
-
-    @property
-    def n_choices(self) -> NDArray[np.int16]:
-        """``(n_genes,)`` number of values of each gene."""
         ...
 
     @property
@@ -66,10 +74,6 @@ class Genotype(Protocol):
 
     def fill_inert(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
         """Draw genes that do not matter."""
-        ...
-
-    def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
-        """Make genomes allowed."""
         ...
 
     def uniform_policies(self) -> Genomes:
@@ -145,6 +149,11 @@ class Encoding:
     def size(self) -> int:
         """Number of different candidates."""
         return self.space.size()
+
+    @property
+    def choices(self) -> Sequence[tuple[int, ...]]:
+        """``(n_genes,)`` values of each gene, in order."""
+        return self._values
 
     @property
     def n_genes(self) -> int:
@@ -431,6 +440,11 @@ class ChoiceEncoding:
     def names(self) -> tuple[str, ...]:
         """``(n_genes,)`` names of the choices."""
         return tuple(self.space.choices)
+
+    @property
+    def choices(self) -> Sequence[tuple[Any, ...]]:
+        """``(n_genes,)`` values of each gene, in order."""
+        return tuple(self.space.choices.values())
 
     def size(self) -> int:
         """Number of different candidates."""

@@ -23,3 +23,7 @@ class TableError(ApqError):
 
 class RunError(ApqError):
     """A run directory, a checkpoint or a setting that cannot be used."""
+
+
+class StudyError(ApqError, ValueError):
+    """An Optuna study that a sampler cannot serve; Optuna expects a ``ValueError`` then."""

@@ -10,25 +10,13 @@ from typing import Any
 import numpy as np
 
 from apq_tune.errors import ApqError, ProblemError
-from apq_tune.problem import Constraint, Floats, Metric, Problem, Trained
+from apq_tune.problem import Constraint, Floats, Problem, Trained, constraint_name, reported_name
 
 CHECKPOINT = "training.pt"
 
 
 class Pruned(Exception):  # noqa: N818
     """Raised inside a training that a pruner ends."""
-
-
-def reported_name(metric: Metric) -> str:
-    """The name under which trackers and tables see a metric: its unit is in it."""
-    unit = "".join(filter(str.isalnum, metric.unit)).lower()
-    has_unit = unit in ("", "fraction") or unit in metric.name.replace("_", "").lower()
-    return metric.name if has_unit else f"{metric.name}_{unit}"
-
-
-def constraint_name(constraint: Constraint) -> str:
-    """The name under which a constraint's violation is reported; feasible where ``<= 0``."""
-    return f"violation_{constraint.metric.name}_{'max' if constraint.sense == '<=' else 'min'}"
 
 
 class APQObjective:
@@ -145,9 +133,9 @@ class APQObjective:
         try:
             metrics = self.evaluate(candidate, trial.params, step)
         except Pruned:
-            from optuna import TrialPruned
+            from apq_tune.integrations.asktell import prune
 
-            raise TrialPruned from None
+            prune()
         except ApqError as error:
             trial.set_user_attr("reason", str(error))
             return float("nan") if len(self.metric) == 1 else [float("nan")] * len(self.metric)
@@ -220,7 +208,7 @@ class APQObjective:
                     )
                 values[own.name] = scores[own.name]
                 known.update({"loss_nats" if name == "loss" else name: value for name, value in scores.items()})
-                known["epoch"] = epoch
+                known.update(epoch=epoch, epochs=own.epochs)
                 if step is not None:
                     step(epoch, metrics(), state)
 

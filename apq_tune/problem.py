@@ -76,6 +76,11 @@ class Trained(Protocol):
         """What was done to get the value, for people: ``"QAT, 6 epochs"``."""
         ...
 
+    @property
+    def epochs(self) -> int:
+        """Steps of the whole training."""
+        ...
+
     def adjusted(self, config: Mapping[str, Any]) -> Trained:
         """The same with those of its settings that a trial's configuration names (``learning_rate``)."""
         ...
@@ -162,6 +167,18 @@ class Constraint:
                 f"no candidate reaches {self}: {self.metric.name} goes from {low:.6g} to {high:.6g} "
                 f"{self.metric.unit}; give a bound in that range"
             )
+
+
+def reported_name(metric: Metric) -> str:
+    """The name under which trackers and tables see a metric: its unit is in it."""
+    unit = "".join(filter(str.isalnum, metric.unit)).lower()
+    has_unit = unit in ("", "fraction") or unit in metric.name.replace("_", "").lower()
+    return metric.name if has_unit else f"{metric.name}_{unit}"
+
+
+def constraint_name(constraint: Constraint) -> str:
+    """The name under which a constraint's violation is reported; feasible where ``<= 0``."""
+    return f"violation_{constraint.metric.name}_{'max' if constraint.sense == '<=' else 'min'}"
 
 
 class Evaluation(NamedTuple):

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from apq_tune.encoding import Genomes, Genotype
+from apq_tune.encoding import Genes, Genomes, Genotype
 from apq_tune.errors import ProblemError
 from apq_tune.problem import Evaluation, Floats
 from apq_tune.search.select import duel, select
@@ -99,7 +99,7 @@ class Evolution:
         """One generation."""
         return self.population
 
-    def ask(self, state: State | None, n: int, encoding: Genotype, rng: np.random.Generator) -> Genomes:
+    def ask(self, state: State | None, n: int, encoding: Genes, rng: np.random.Generator) -> Genomes:
         """Sample small to large networks at first, then vary the winners of tournaments."""
         if state is None:
             return spread(n, encoding, rng)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from apq_tune.encoding import Genomes, Genotype
+from apq_tune.encoding import Genes, Genomes
 
 SPREAD = 2.0
 """Standard deviation, in log, of the power by which a first genome leans to small or large choices."""
@@ -17,7 +17,7 @@ STEP_POWER = 0.25
 """1 / (eta + 1) of polynomial mutation with eta = 3 (Deb 1996): steps are a fifth of the range in the mean."""
 
 
-def spread(n: int, encoding: Genotype, rng: np.random.Generator) -> Genomes:
+def spread(n: int, encoding: Genes, rng: np.random.Generator) -> Genomes:
     """Random genomes from all over the range of sizes.
 
     Genes drawn one by one make all networks about middling. Here every genome leans, as a whole, to early or to late
@@ -39,7 +39,7 @@ def spread(n: int, encoding: Genotype, rng: np.random.Generator) -> Genomes:
 def vary(
     first: Genomes,
     second: Genomes,
-    encoding: Genotype,
+    encoding: Genes,
     rng: np.random.Generator,
     *,
     crossover: float = 0.9,
@@ -65,7 +65,7 @@ def vary(
     return encoding.repair(children, rng)
 
 
-def _mutate(genomes: Genomes, encoding: Genotype, mutation: tuple[float, float], rng: np.random.Generator) -> None:
+def _mutate(genomes: Genomes, encoding: Genes, mutation: tuple[float, float], rng: np.random.Generator) -> None:
     """Change genes in place: half of them are redrawn, half move up or down by a polynomial step."""
     low, high = mutation
     changes = rng.poisson(low * (high / low) ** rng.random(len(genomes)))

@@ -142,6 +142,11 @@ class QATLoss:
         """What was done to get the value."""
         return f"QAT, {self.training.epochs} epochs"
 
+    @property
+    def epochs(self) -> int:
+        """Of the training."""
+        return self.training.epochs
+
     def adjusted(self, config: Mapping[str, Any]) -> QATLoss:
         """The same with ``epochs``, ``batch_size``, ``learning_rate`` or ``weight_decay`` from a configuration."""
         own = {field.name: config[field.name] for field in dataclasses.fields(Training) if field.name in config}

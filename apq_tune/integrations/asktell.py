@@ -1,0 +1,270 @@
+"""An Optuna study that is asked and told from outside, by keys of whoever runs the trials.
+
+It hosts any Optuna sampler and sees to what samplers do not: candidates never come twice, constraints are told as such,
+and every trial ends in a state that says what happened.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NoReturn
+
+import numpy as np
+import optuna
+import pandas as pd
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from apq_tune.encoding import Genotype
+from apq_tune.errors import StudyError
+from apq_tune.integrations.optuna import EvolutionSampler, NSGA2Sampler
+
+MAX_DUPLICATES = 5
+"""How often a sampler may propose what is known already before a random new candidate takes its place; TPE, which needs
+longest for a proposal, would use up any number in a small space."""
+
+MAX_DRAWS = 1000
+"""Random candidates drawn to find one that is new; then the space counts as exhausted."""
+
+Outcome = Literal["complete", "pruned", "failed"]
+STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+
+
+def prune() -> NoReturn:
+    """Inside an Optuna trial: end it as pruned."""
+    raise optuna.TrialPruned
+
+
+class AskTell:
+    """The study of one experiment.
+
+    Attributes:
+        study: as Optuna sees it; of its trials those with the user attribute ``duplicate`` were never run.
+    """
+
+    def __init__(
+        self,
+        encoding: Genotype,
+        directions: Sequence[str],
+        sampler: BaseSampler | None = None,
+        *,
+        others: Mapping[str, BaseDistribution] | None = None,
+        fixed: Mapping[str, Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Begin.
+
+        Args:
+            encoding: of the search space.
+            directions: ``"minimize"`` or ``"maximize"`` for each objective.
+            sampler: any of Optuna's; by default our evolution for one objective, our NSGA-II for several.
+            others: parameters of the user's own beside the genes. Candidates may then come twice.
+            fixed: values of parameters, genes or others, that are not to be sampled.
+            seed: of the default sampler, and of random candidates in place of duplicates.
+        """
+        self._encoding, self._fixed = encoding, dict(fixed or {})
+        if sampler is None:
+            ours = EvolutionSampler if len(directions) == 1 else NSGA2Sampler
+            sampler = ours(space=encoding, seed=seed)  # type: ignore[arg-type]
+        # Other samplers can use the order of numbers, which categories would hide from them.
+        self._ordinal = not isinstance(sampler, EvolutionSampler | NSGA2Sampler)
+        self._genes = {name: values for name, values in encoding.space.genes.items() if name not in self._fixed}
+        self._others = {name: value for name, value in (others or {}).items() if name not in self._fixed}
+        self._distributions = {name: self._shown(values) for name, values in self._genes.items()} | self._others
+        self._rng = np.random.default_rng(seed)
+        self._running: dict[str, Trial] = {}
+        self._known: dict[bytes, int | None] = {}  # canonical genome -> number of its finished trial
+        verbosity = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.study: Study = optuna.create_study(
+            directions=[StudyDirection[direction.upper()] for direction in directions], sampler=sampler
+        )
+        optuna.logging.set_verbosity(verbosity)
+
+    def _shown(self, values: tuple[Any, ...]) -> BaseDistribution:
+        if self._ordinal and all(isinstance(value, int | float) for value in values):
+            return IntDistribution(0, len(values) - 1)
+        return CategoricalDistribution(values)
+
+    def _config(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Parameters of a trial -> names and real values."""
+        config = dict(self._fixed)
+        for name, value in params.items():
+            is_index = isinstance(self._distributions.get(name), IntDistribution) and name in self._genes
+            config[name] = self._genes[name][value] if is_index else value
+        return config
+
+    def _params(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Inverse of ``_config``."""
+        params = {}
+        for name, distribution in self._distributions.items():
+            if name in config:
+                is_index = isinstance(distribution, IntDistribution) and name in self._genes
+                params[name] = self._genes[name].index(config[name]) if is_index else config[name]
+        return params
+
+    def _key(self, config: Mapping[str, Any]) -> bytes:
+        return bytes(self._encoding.encode([self._encoding.space.from_config(config)])[0].tobytes())
+
+    @property
+    def n_running(self) -> int:
+        """Trials that were asked for and not yet told."""
+        return len(self._running)
+
+    def ask(self, key: str) -> dict[str, Any] | None:
+        """A configuration that was not tried yet; ``None`` if there is none left.
+
+        Args:
+            key: by which the trial will be told.
+        """
+        for _ in range(MAX_DUPLICATES):
+            trial = self.study.ask(self._distributions)
+            config = self._config(trial.params)
+            if self._others or self._is_new(config):
+                return self._begin(key, trial, config)
+            self._tell_duplicate(trial, config)
+        for _ in range(MAX_DRAWS):
+            (candidate,) = self._encoding.decode(self._encoding.sample(1, self._rng))
+            config = self._encoding.space.to_config(candidate) | self._fixed
+            if self._is_new(config):
+                self.study.enqueue_trial(self._params(config))
+                return self._begin(key, self.study.ask(self._distributions), config)
+        return None
+
+    def _is_new(self, config: Mapping[str, Any]) -> bool:
+        return self._key(config) not in self._known
+
+    def _begin(self, key: str, trial: Trial, config: dict[str, Any]) -> dict[str, Any]:
+        self._running[key] = trial
+        self._known.setdefault(self._key(config), None)
+        return config
+
+    def _tell_duplicate(self, trial: Trial, config: Mapping[str, Any]) -> None:
+        """Tell the sampler what is known; a candidate whose trial still runs, or failed, is told as failed."""
+        trial.set_user_attr("duplicate", True)
+        number = self._known[self._key(config)]
+        before = None if number is None else self.study.get_trials(deepcopy=False)[number]
+        if before is None or before.state != TrialState.COMPLETE:
+            self.study.tell(trial, state=TrialState.FAIL)
+            return
+        for name, value in before.constraints.items():
+            trial.set_constraint(name, value)
+        self.study.tell(trial, before.values)
+
+    def is_running(self, key: str) -> bool:
+        """Whether a trial was asked for under this key and not yet told."""
+        return key in self._running
+
+    def report(self, key: str, value: float, step: int) -> None:
+        """An intermediate value; kept for studies of one objective, Optuna knows none for several."""
+        if key in self._running and len(self.study.directions) == 1 and math.isfinite(value):
+            self._running[key].report(value, step)
+
+    def tell(
+        self,
+        key: str,
+        outcome: Outcome,
+        values: Sequence[float] = (),
+        violations: Mapping[str, float] | None = None,
+        said: Mapping[str, Any] | None = None,
+    ) -> None:
+        """End a trial.
+
+        Args:
+            key: of a running trial.
+            outcome: how it ended. Values that are missing or NaN make a complete trial a failed one.
+            values: of the objectives.
+            violations: constraint -> violation, feasible where ``<= 0``.
+            said: to remember with the trial: metrics, or the ``reason`` of a failure.
+        """
+        trial = self._running.pop(key)
+        said = dict(said or {})
+        if outcome == "complete" and (len(values) < len(self.study.directions) or any(map(math.isnan, values))):
+            outcome, said["reason"] = "failed", f"objectives are {list(values)}"
+        if outcome == "pruned" and len(self.study.directions) > 1:
+            outcome, said["reason"] = "failed", "stopped early"  # Optuna prunes studies of one objective only
+        for name, violation in (violations or {}).items():
+            if not math.isnan(violation):
+                trial.set_constraint(name, violation)
+        for name, value in said.items():
+            trial.set_user_attr(name, value)
+        self.study.tell(trial, list(values) if outcome == "complete" else None, state=STATES[outcome])
+        self._known[self._key(self._config(trial.params))] = trial.number
+
+    def add(
+        self,
+        config: Mapping[str, Any],
+        values: Sequence[float],
+        violations: Mapping[str, float] | None = None,
+        said: Mapping[str, Any] | None = None,
+    ) -> None:
+        """A trial that was run elsewhere: warm start, several objectives and constraints included.
+
+        Raises:
+            StudyError: if values are missing or NaN.
+            CandidateError: if the configuration is no candidate of the space.
+        """
+        if len(values) != len(self.study.directions) or any(map(math.isnan, values)):
+            raise StudyError(
+                f"objectives of a known candidate are {list(values)}; give {len(self.study.directions)} numbers"
+            )
+        key = self._key(config)  # checks the configuration, too
+        self.study.add_trial(
+            optuna.trial.create_trial(
+                values=list(values),
+                params=self._params(config),
+                distributions={n: d for n, d in self._distributions.items() if n in config},
+                user_attrs=dict(said or {}),
+                constraints=dict(violations or {}),
+            )
+        )
+        self._known[key] = self.study.get_trials(deepcopy=False)[-1].number
+
+    def give_up(self, reason: str = "lost") -> None:
+        """Fail every trial that still runs, with a reason: nothing stays RUNNING for ever."""
+        for key in list(self._running):
+            self.tell(key, "failed", said={"reason": reason})
+
+    def trials(self) -> list[FrozenTrial]:
+        """Those that were run, here or elsewhere, parameters by their real values."""
+        shown = []
+        for trial in self.study.get_trials():
+            if not trial.user_attrs.get("duplicate"):
+                config = {name: value for name, value in self._config(trial.params).items() if name in trial.params}
+                real = {name: CategoricalDistribution(values) for name, values in self._genes.items()} | self._others
+                trial.params = config
+                trial.distributions = {name: real[name] for name in config}
+                shown.append(trial)
+        return shown
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a trial: ``number``, ``state``, objectives as ``values_i``, what was said, and each parameter."""
+        rows = []
+        for trial in self.trials():
+            values = {f"value_{i}": value for i, value in enumerate(trial.values or ())}
+            constraints = {f"constraint {name}": value for name, value in trial.constraints.items()}
+            row = {"number": trial.number, "state": trial.state.name} | values | constraints
+            rows.append(row | trial.user_attrs | trial.params)
+        return pd.DataFrame(rows)
+
+    def export(self, storage: str, name: str) -> Study:
+        """Copy the trials that were run to a study in a storage, for optuna-dashboard and Optuna's plots.
+
+        Args:
+            storage: such as ``"sqlite:///runs.db"``.
+            name: of the new study.
+
+        Raises:
+            StudyError: if there is a study of that name, or the storage cannot be used.
+        """
+        try:
+            study = optuna.create_study(storage=storage, study_name=name, directions=self.study.directions)
+        except optuna.exceptions.DuplicatedStudyError:
+            raise StudyError(f"{storage} has a study {name!r} already; choose another name") from None
+        except (ImportError, OSError, optuna.exceptions.StorageInternalError) as error:
+            raise StudyError(f"{storage} cannot be used ({str(error).splitlines()[0]}); give sqlite:///FILE") from None
+        study.add_trials([trial for trial in self.trials() if trial.state.is_finished()])
+        return study

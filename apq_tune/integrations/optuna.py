@@ -1,0 +1,403 @@
+"""Our searchers as Optuna samplers, for studies of a few hundred to a few thousand trials.
+
+The only file that knows Optuna. ``search`` holds parents in a state that it passes through; here the study does: a
+sampler reads the population off the finished trials, in the order in which they ended, ``population`` of them a
+generation. Every trial has a generator of its own, made of the seed and the trial's number. So a sampler keeps nothing:
+made anew, in another process or on a resumed study, it goes on as if it had never stopped. (``optuna.samplers``'
+``BaseGASampler`` would write generations into the storage, of which there is no public way.)
+
+    study = optuna.create_study(sampler=EvolutionSampler(space=space, seed=0))
+
+Constraints are those of ``trial.set_constraint``; a trial that sets none is feasible, as it is to Optuna. Choices of a
+categorical parameter count as ordered: put neighbours side by side. Runs repeat exactly with ``n_jobs=1``; with more,
+the order in which trials end is left to chance.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from apq_tune.encoding import ChoiceEncoding, Encoding, Genomes, draw, encoding_of
+from apq_tune.errors import ProblemError, StudyError
+from apq_tune.problem import Evaluation
+from apq_tune.search.algorithms import NSGA2, Evolution, State
+from apq_tune.space import ChoiceSpace, SearchSpace
+
+GRID = 2**14
+"""Steps of the range of a float, or of an integer with more values: what fits a gene of 16 bits, and a power of two, so
+that halves and quarters of a range are met exactly. No training is repeatable enough to tell two neighbours apart."""
+
+HUGE = 1e300
+"""What an infinite objective value counts as: differences of two such are still finite."""
+
+MAX_ROUNDS = 20
+"""How often children are asked for until one is new; then the space counts as exhausted and one may come again."""
+
+CHILDREN = 10
+"""Children in each of these rounds."""
+
+Space: TypeAlias = SearchSpace | ChoiceSpace | Encoding | ChoiceEncoding
+Key: TypeAlias = tuple[bytes, tuple[tuple[str, str], ...]]
+
+
+class _Past(NamedTuple):
+    """What was read of finished trials, in the order in which they ended."""
+
+    finished: list[FrozenTrial]
+    usable: list[FrozenTrial]  # those that may become parents
+    state: State | None  # after the last whole generation; its genomes are ``(p, 1)`` places among the usable
+    seen: frozenset[Key | None]  # what they tried; empty if the sampler knows no space
+
+
+class _Parents(NamedTuple):
+    """The population of a past, as genomes of a relative search space."""
+
+    state: State | None
+    genes: _Genes
+    genomes: Genomes  # (p, n_genes)
+    lacking: NDArray[np.bool_] | None  # (p, n_genes) parameters that a parent does not have; None if there are none
+
+
+class _Genes:
+    """Parameters of a study as genes: first those of our space, if they are all there, then any others."""
+
+    def __init__(
+        self, distributions: Mapping[str, BaseDistribution], encoding: Encoding | ChoiceEncoding | None
+    ) -> None:
+        own = () if encoding is None else encoding.names
+        self._encoding = encoding if all(name in distributions for name in own) else None
+        self.distributions = {
+            name: distributions[name] for name in dict.fromkeys((*own, *distributions)) if name in distributions
+        }
+        self._last = [_last_gene(distribution) for distribution in self.distributions.values()]
+        self.n_choices = np.array(self._last, np.int16) + np.int16(1)
+
+    def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
+        """Make the part that is a candidate of our space an allowed one."""
+        if self._encoding is None:
+            return genomes
+        n = len(self._encoding.names)
+        return np.concatenate([self._encoding.repair(genomes[:, :n], rng), genomes[:, n:]], axis=1)
+
+    def sample(self, n: int, rng: np.random.Generator) -> Genomes:
+        """``n`` uniform genomes."""
+        return self.repair(draw(self.n_choices, n, rng), rng)
+
+    def encode(self, trials: Sequence[FrozenTrial]) -> tuple[Genomes, NDArray[np.bool_]]:
+        """``n`` trials -> ``(n, n_genes)`` genomes, -1 where a trial lacks the parameter or is out of its range."""
+        genes = []
+        for trial in trials:
+            params = trial.params
+            row = []
+            for (name, distribution), last in zip(self.distributions.items(), self._last, strict=True):
+                share = _share(distribution, params[name]) if name in params else None
+                row.append(-1 if share is None else round(share * last))
+            genes.append(row)
+        genomes = np.array(genes, np.int16)
+        return genomes, genomes < 0
+
+    def decode(self, genome: NDArray[np.int16]) -> dict[str, Any]:
+        """``(n_genes,)`` -> the value of each parameter."""
+        return {
+            name: _value(distribution, gene / (last or 1))
+            for (name, distribution), last, gene in zip(
+                self.distributions.items(), self._last, genome.tolist(), strict=True
+            )
+        }
+
+
+def _last_gene(distribution: BaseDistribution) -> int:
+    """The largest gene of a parameter, the smallest is 0."""
+    if isinstance(distribution, CategoricalDistribution):
+        return min(len(distribution.choices) - 1, GRID)
+    numbers = cast(FloatDistribution | IntDistribution, distribution)
+    if numbers.single():
+        return 0
+    if numbers.log or numbers.step is None:
+        return GRID
+    return min(round((numbers.high - numbers.low) / numbers.step), GRID)
+
+
+def _ends(numbers: FloatDistribution | IntDistribution) -> tuple[float, float]:
+    """Of the range of a gene; on a logarithmic scale in log, and the first and last integer as wide as the others."""
+    if not numbers.log:
+        return numbers.low, numbers.high
+    half = 0.5 if isinstance(numbers, IntDistribution) else 0.0
+    return math.log(numbers.low - half), math.log(numbers.high + half)
+
+
+def _share(distribution: BaseDistribution, value: Any) -> float | None:
+    """How far along its range a value stands, from 0 to 1; ``None`` if it is outside."""
+    if isinstance(distribution, CategoricalDistribution):
+        try:
+            return distribution.to_internal_repr(value) / max(len(distribution.choices) - 1, 1)
+        except ValueError:
+            return None
+    numbers = cast(FloatDistribution | IntDistribution, distribution)
+    if not numbers.low <= value <= numbers.high:
+        return None
+    low, high = _ends(numbers)
+    at = math.log(value) if numbers.log else value
+    return (at - low) / (high - low) if high > low else 0.0
+
+
+def _value(distribution: BaseDistribution, share: float) -> Any:
+    """The value that stands nearest to a share of the range; inverse of ``_share``."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[round(share * (len(distribution.choices) - 1))]
+    numbers = cast(FloatDistribution | IntDistribution, distribution)
+    low, high = _ends(numbers)
+    at = low * (1 - share) + high * share
+    if numbers.log:
+        at = math.exp(at)
+    if numbers.step is not None:
+        at = numbers.low + numbers.step * round((at - numbers.low) / numbers.step)
+    return min(max(at, numbers.low), numbers.high)
+
+
+def _end(trial: FrozenTrial) -> tuple[datetime.datetime, int]:
+    """When a finished trial ended: unlike their numbers, this puts what is new after all that was there before."""
+    assert trial.datetime_complete is not None
+    return trial.datetime_complete, trial.number
+
+
+def _is_usable(trial: FrozenTrial) -> bool:
+    """Whether a trial may become a parent: ``tell`` lets no NaN pass, other ways into a storage may."""
+    return trial.state == TrialState.COMPLETE and not any(map(math.isnan, trial.values))
+
+
+def _evaluation(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> Evaluation:
+    """Objectives, minimised, and the sum of violations, which is all that ``select`` looks at."""
+    signs = [-1.0 if direction == StudyDirection.MAXIMIZE else 1.0 for direction in directions]
+    F = np.clip(np.array([trial.values for trial in trials], np.float64) * signs, -HUGE, HUGE)
+    G = np.array([[sum(v for v in trial.constraints.values() if v > 0)] for trial in trials], np.float64)
+    F[G[:, 0] > 0] = np.inf
+    return Evaluation(F, G, F)
+
+
+class _PopulationSampler(BaseSampler):
+    """Ask an algorithm for children of the population that a study's finished trials make."""
+
+    def __init__(self, algorithm: Evolution, space: Space | None, seed: int | None) -> None:
+        if seed is not None and (not isinstance(seed, int | np.integer) or seed < 0):
+            raise ProblemError(f"seed is {seed!r}; give a whole number from 0, or None")
+        if not isinstance(space, SearchSpace | ChoiceSpace | Encoding | ChoiceEncoding | None):
+            raise ProblemError(f"space is {space!r}; give a SearchSpace, a ChoiceSpace or an encoding of one")
+        self._algorithm = algorithm
+        self._seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else int(seed)
+        self._encoding: Encoding | ChoiceEncoding | None = None if space is None else encoding_of(space)
+        choices = {} if self._encoding is None else dict(zip(self._encoding.names, self._encoding.choices, strict=True))
+        self._own: dict[str, BaseDistribution] = {n: CategoricalDistribution(v) for n, v in choices.items()}
+        self._places = {name: {value: i for i, value in enumerate(values)} for name, values in choices.items()}
+        self._forget()
+
+    def _forget(self) -> None:
+        """Empty the caches. They are values that are replaced and never changed, since threads share a sampler."""
+        self._past = _Past([], [], None, frozenset())
+        self._union: tuple[State | None, dict[str, BaseDistribution]] = None, {}
+        self._parents: _Parents | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_past", "_union", "_parents")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget()
+
+    def reseed_rng(self) -> None:
+        """Do nothing: trials that run side by side have different numbers, thus different generators."""
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
+        """All parameters that our space or any parent has; of several ranges of one parameter, the latest."""
+        self._check(study)
+        past = self._read(study.get_trials(deepcopy=False), study.directions)
+        if past.state is None:
+            return dict(self._own)
+        if self._union[0] is not past.state:
+            union: dict[str, BaseDistribution] = {}
+            for place in sorted(past.state.genomes[:, 0].tolist()):
+                union |= past.usable[place].distributions
+            union = {name: distribution for name, distribution in union.items() if not distribution.single()}
+            self._union = past.state, union | self._own
+        return dict(self._union[1])
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """A child of the population; in the first generation a random one."""
+        self._check(study)
+        if not search_space:
+            return {}
+        trials, rng = study.get_trials(deepcopy=False), self._rng(trial)
+        past = self._read(trials, study.directions)
+        parents = self._encode(past, search_space)
+        if self._encoding is None:
+            return parents.genes.decode(self._ask(parents, 1, rng)[0])
+        running = {self._key(t.params) for t in trials if not t.state.is_finished() and t.number != trial.number}
+        for attempt in range(MAX_ROUNDS):
+            if attempt < MAX_ROUNDS // 2:
+                children = self._ask(parents, CHILDREN, rng)
+            else:
+                children = parents.genes.sample(CHILDREN, rng)
+            for genome in children:
+                params = parents.genes.decode(genome)
+                key = self._key(params)
+                if key is None or (key not in past.seen and key not in running):
+                    return params
+        return params
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """A uniform value of a parameter that no parent has."""
+        self._check(study)
+        last = _last_gene(param_distribution)
+        return _value(param_distribution, int(self._rng(trial, param_name).integers(last + 1)) / (last or 1))
+
+    def _check(self, study: Study) -> None:
+        """Refuse studies that the algorithm cannot serve."""
+
+    def _rng(self, trial: FrozenTrial, name: str = "") -> np.random.Generator:
+        return np.random.default_rng((self._seed, trial.number, zlib.crc32(name.encode())))
+
+    def _read(self, trials: Iterable[FrozenTrial], directions: Sequence[StudyDirection]) -> _Past:
+        """The past that a study's trials make; only what is new since the last call is looked at.
+
+        Comparing the old ones is quick, because storages hand out the very same objects.
+        """
+        finished = sorted((trial for trial in trials if trial.state.is_finished()), key=_end)
+        past = self._past
+        if finished[: len(past.finished)] != past.finished:  # another study, or clocks that disagree
+            past = _Past([], [], None, frozenset())
+        new = finished[len(past.finished) :]
+        if new:
+            size = self._algorithm.batch
+            told, state = len(past.usable) // size * size, past.state
+            usable = past.usable + [trial for trial in new if _is_usable(trial)]
+            for first in range(told, len(usable) - size + 1, size):
+                places = cast(Genomes, np.arange(first, first + size)[:, None])  # ``tell`` only carries them along
+                state = self._algorithm.tell(state, places, _evaluation(usable[first : first + size], directions))
+            seen = past.seen if self._encoding is None else past.seen.union(self._key(trial.params) for trial in new)
+            past = _Past(finished, usable, state, seen)
+        self._past = past
+        return past
+
+    def _encode(self, past: _Past, search_space: Mapping[str, BaseDistribution]) -> _Parents:
+        """The population as genomes, which are the same for a whole generation."""
+        parents = self._parents
+        if parents is None or parents.genes.distributions != search_space:
+            parents = _Parents(
+                None, _Genes(search_space, self._encoding), np.zeros((0, len(search_space)), np.int16), None
+            )
+        if parents.state is not past.state and past.state is not None:
+            genomes, lacking = parents.genes.encode([past.usable[i] for i in past.state.genomes[:, 0].tolist()])
+            parents = parents._replace(state=past.state, genomes=genomes, lacking=lacking if lacking.any() else None)
+        elif past.state is None:
+            parents = parents._replace(state=None)
+        self._parents = parents
+        return parents
+
+    def _ask(self, parents: _Parents, n: int, rng: np.random.Generator) -> Genomes:
+        """``(n, n_genes)`` children; what a parent lacks is drawn at random."""
+        state, genes = parents.state, parents.genes
+        if state is not None:
+            genomes = parents.genomes
+            if parents.lacking is not None:
+                genomes = np.where(parents.lacking, genes.sample(len(genomes), rng), genomes)
+            return self._algorithm.ask(state._replace(genomes=genomes), n, genes, rng)
+        if self._encoding is None:  # choices need not go from small to large
+            return genes.sample(n, rng)
+        return self._algorithm.ask(None, n, genes, rng)
+
+    def _key(self, params: Mapping[str, Any]) -> Key | None:
+        """What a trial tries: the canonical genome in our space, and whatever else was suggested.
+
+        ``None`` if a gene that matters is missing or has a value that the space does not offer.
+        """
+        encoding = self._encoding
+        if encoding is None:
+            return None
+        genome = np.stack(
+            [np.zeros_like(encoding.n_choices), encoding.n_choices - 1]
+        ).tolist()  # two, to find inert ones
+        for gene, (name, places) in enumerate(self._places.items()):
+            if name in params:
+                if params[name] not in places:
+                    return None
+                genome[0][gene] = genome[1][gene] = places[params[name]]
+        smallest, largest = encoding.canonicalise(np.array(genome, np.int16))
+        if (smallest != largest).any():
+            return None
+        others = sorted((name, repr(value)) for name, value in params.items() if name not in self._places)
+        return smallest.tobytes(), tuple(others)
+
+
+class EvolutionSampler(_PopulationSampler):
+    """Constrained evolution of a study with one objective: ``apq_tune.Evolution``, its parents in the study."""
+
+    def __init__(
+        self,
+        *,
+        space: Space | None = None,
+        population: int = Evolution.population,
+        parents: int = Evolution.parents,
+        crossover: float = Evolution.crossover,
+        mutation: tuple[float, float] = Evolution.mutation,
+        max_age: int | None = Evolution.max_age,
+        seed: int | None = None,
+    ) -> None:
+        """Check the settings.
+
+        Args:
+            space: whose parameters the study has, each a categorical one over the values of a gene: then no candidate
+                comes twice (equal networks count as one), children keep the space's rules, and the first generation
+                goes from small to large networks. Other parameters may stand beside them. ``None``: any parameters.
+            population: finished trials that make a generation.
+            parents: how many survive, out of parents and children together.
+            crossover: share of children that mix two parents.
+            mutation: fewest and most parameters to change in a child, in the mean; each child draws its own.
+            max_age: generations after which even the best is a parent no more; ``None``: it stays.
+            seed: same seed, same trials; ``None`` draws one.
+
+        Raises:
+            ProblemError: naming the setting that makes no sense.
+        """
+        super().__init__(Evolution(population, parents, crossover, mutation, max_age), space, seed)
+
+    def _check(self, study: Study) -> None:
+        n = len(study.directions)
+        if n != 1:
+            raise StudyError(f"EvolutionSampler has one objective, {study.study_name!r} has {n}; take NSGA2Sampler")
+
+
+class NSGA2Sampler(_PopulationSampler):
+    """NSGA-II of a study with any number of objectives: ``apq_tune.NSGA2``, its parents in the study."""
+
+    def __init__(
+        self,
+        *,
+        space: Space | None = None,
+        population: int = NSGA2.population,
+        parents: int = NSGA2.parents,
+        crossover: float = NSGA2.crossover,
+        mutation: tuple[float, float] = NSGA2.mutation,
+        max_age: int | None = NSGA2.max_age,
+        seed: int | None = None,
+    ) -> None:
+        """Check the settings, which are those of ``EvolutionSampler``.
+
+        Raises:
+            ProblemError: naming the setting that makes no sense.
+        """
+        super().__init__(NSGA2(population, parents, crossover, mutation, max_age), space, seed)

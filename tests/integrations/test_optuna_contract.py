@@ -1,0 +1,38 @@
+"""Optuna's own tests of what a sampler must do, on ours: as they come, and with children from the first trials on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+from optuna.samplers import BaseSampler
+from optuna.testing.pytest_samplers import (
+    BasicSamplerTestCase,
+    MultiObjectiveSamplerTestCase,
+    RelativeSamplerTestCase,
+    SingleOnlySamplerTestCase,
+)
+
+from apq_tune.integrations.optuna import EvolutionSampler, NSGA2Sampler
+
+SETTINGS: list[dict[str, Any]] = [
+    {},
+    {"population": 1, "parents": 1},
+    {"population": 1, "parents": 3, "crossover": 1.0, "max_age": 2},
+    {"population": 2, "parents": 2, "mutation": (5.0, 50.0)},
+]
+"""With the defaults, few of these tests live to see the second generation."""
+
+
+class TestEvolutionSampler(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySamplerTestCase):
+    @pytest.fixture(params=SETTINGS, ids=str)
+    def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
+        return partial(EvolutionSampler, **request.param)
+
+
+class TestNSGA2Sampler(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):
+    @pytest.fixture(params=SETTINGS, ids=str)
+    def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
+        return partial(NSGA2Sampler, **request.param)
