@@ -7,7 +7,7 @@ and every trial ends in a state that says what happened.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NoReturn
 
 import numpy as np
@@ -203,6 +203,8 @@ class AskTell:
     ) -> None:
         """A trial that was run elsewhere: warm start, several objectives and constraints included.
 
+        One that contradicts what is fixed is passed over.
+
         Raises:
             StudyError: if values are missing or NaN.
             CandidateError: if the configuration is no candidate of the space.
@@ -212,6 +214,8 @@ class AskTell:
                 f"objectives of a known candidate are {list(values)}; give {len(self.study.directions)} numbers"
             )
         key = self._key(config)  # checks the configuration, too
+        if any(config[name] != value for name, value in self._fixed.items() if name in config):
+            return
         self.study.add_trial(
             optuna.trial.create_trial(
                 values=list(values),
@@ -223,10 +227,15 @@ class AskTell:
         )
         self._known[key] = self.study.get_trials(deepcopy=False)[-1].number
 
-    def give_up(self, reason: str = "lost") -> None:
-        """Fail every trial that still runs, with a reason: nothing stays RUNNING for ever."""
-        for key in list(self._running):
+    def give_up(self, reason: str = "lost", but: Collection[str] = ()) -> None:
+        """Fail every trial that still runs, but those given, with a reason: nothing stays RUNNING for ever.
+
+        Their candidates may be asked for again.
+        """
+        for key in [key for key in self._running if key not in but]:
+            config = self._config(self._running[key].params)
             self.tell(key, "failed", said={"reason": reason})
+            self._known.pop(self._key(config), None)
 
     def trials(self) -> list[FrozenTrial]:
         """Those that were run, here or elsewhere, parameters by their real values."""
@@ -241,13 +250,13 @@ class AskTell:
         return shown
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row a trial: ``number``, ``state``, objectives as ``values_i``, what was said, and each parameter."""
+        """One row a trial: ``number``, ``state``, objectives as ``values_i``, what was said, and each parameter, fixed or not."""
         rows = []
         for trial in self.trials():
             values = {f"value_{i}": value for i, value in enumerate(trial.values or ())}
             constraints = {f"constraint {name}": value for name, value in trial.constraints.items()}
             row = {"number": trial.number, "state": trial.state.name} | values | constraints
-            rows.append(row | trial.user_attrs | trial.params)
+            rows.append(row | trial.user_attrs | self._fixed | trial.params)
         return pd.DataFrame(rows)
 
     def export(self, storage: str, name: str) -> Study:

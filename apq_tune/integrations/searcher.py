@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -228,9 +229,18 @@ class ApqSearch(Searcher):
         Path(checkpoint_path).write_bytes(cloudpickle.dumps(state))  # type: ignore[no-untyped-call]
 
     def restore(self, checkpoint_path: str) -> None:
-        """Inverse of ``save``."""
-        for name, value in cloudpickle.loads(Path(checkpoint_path).read_bytes()).items():
+        """Inverse of ``save``; trials that Tune does not remember are failed, nobody would ever tell of them."""
+        path = Path(checkpoint_path)
+        for name, value in cloudpickle.loads(path.read_bytes()).items():
             setattr(self, name, value)
+        if self._study is not None and (remembered := _trials_of(path.parent)) is not None:
+            self._study.give_up("lost when the experiment was interrupted", remembered)
+
+
+def _trials_of(folder: Path) -> set[str] | None:
+    """Ids of the trials that Tune had written down in an experiment's folder; ``None`` if it is none."""
+    states = sorted(folder.glob("experiment_state-*.json"), key=lambda file: file.stat().st_mtime)
+    return set(re.findall(r'\\?"trial_id\\?": \\?"(\w+)', states[-1].read_text("utf-8"))) if states else None
 
 
 def _candidate(text: str) -> Candidate | Choice:

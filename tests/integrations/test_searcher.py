@@ -193,6 +193,17 @@ def test_a_warm_start_without_a_needed_column_is_refused(tiny: Encoding) -> None
         ApqSearch(costs(tiny), warm_start=frame)
 
 
+def test_what_is_known_and_contradicts_a_fixed_gene_is_passed_over(tiny: Encoding) -> None:
+    problem = costs(tiny)
+    genomes = tiny.sample(60, np.random.default_rng(5))
+    known = Front.from_evaluation(problem, genomes, problem.evaluate(genomes), {})
+    search = ApqSearch(problem, warm_start=known, max_concurrent=1)
+    search.set_search_properties(None, None, {"depth 1": 2})
+    kept = {c.to_json() for c in known.candidates if c.depths[0] == 2}
+    assert 0 < len(kept) < len(known)
+    assert set(search.to_dataframe()["candidate"]) == kept
+
+
 def test_tunes_space_may_fix_genes_and_add_parameters(tiny: Encoding) -> None:
     problem = Problem(tiny, [Objective(bit_ops(tiny))])
     search = ApqSearch(problem, max_concurrent=10)
@@ -205,6 +216,7 @@ def test_tunes_space_may_fix_genes_and_add_parameters(tiny: Encoding) -> None:
         assert suggested["note"] == "mine"
         assert 1e-4 <= suggested["learning_rate"] <= 1e-1
         assert tiny.space.from_config(suggested).depths[0] == 2
+    assert set(search.to_dataframe()["depth 1"]) == {2}
     with pytest.raises(ApqError, match=r"config: depth 1 is 9; choose one of \[1, 2\]"):
         ApqSearch(problem).set_search_properties(None, None, {"depth 1": 9})
     with pytest.raises(ProblemError, match=r"metric is 'accuracy', the problem improves \['bit_ops'\]"):
