@@ -48,8 +48,8 @@ CHILDREN = 10
 """Children in each of these rounds."""
 
 SMALL = 20
-"""Population and parents of ``EvolutionSampler``. ``Evolution``'s own 50 are for many thousands of evaluations; in 200 and
-600, on synthetic losses over ``digits`` and ``apq_mobilenet``, 50 parents were always worse than 20 or 10."""
+"""Population and parents of ``EvolutionSampler``. ``Evolution``'s own 50 are for many thousands of evaluations; in 200
+and 600, on synthetic losses over ``digits`` and ``apq_mobilenet``, 50 parents were worse than 20."""
 
 Space: TypeAlias = SearchSpace | ChoiceSpace | Encoding | ChoiceEncoding
 Key: TypeAlias = tuple[bytes, tuple[tuple[str, str], ...]]
