@@ -29,10 +29,10 @@ SETTINGS: list[dict[str, Any]] = [
 class TestEvolutionSampler(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySamplerTestCase):
     @pytest.fixture(params=SETTINGS, ids=str)
     def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
-        return partial(EvolutionSampler, **request.param)
+        return partial(EvolutionSampler, seed=0, **request.param)
 
 
 class TestNSGA2Sampler(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):
     @pytest.fixture(params=SETTINGS, ids=str)
     def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
-        return partial(NSGA2Sampler, **request.param)
+        return partial(NSGA2Sampler, seed=0, **request.param)
