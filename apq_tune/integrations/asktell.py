@@ -250,7 +250,7 @@ class AskTell:
         return shown
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row a trial: ``number``, ``state``, objectives as ``value_i``, what was said, parameters, fixed ones too."""
+        """One row a trial: ``number``, ``state``, objectives as ``value_i``, what was said, and all parameters."""
         rows = []
         for trial in self.trials():
             values = {f"value_{i}": value for i, value in enumerate(trial.values or ())}
