@@ -1,8 +1,8 @@
 """What does a host cost: evaluations per second of processor time of the whole machine, Ray's own processes included.
 
 APQ's ImageNet space (131 genes), two objectives that cost next to nothing and a limit: one trial a candidate in Ray
-Tune with `OptunaSearch` and with `ApqSearch`, in plain Optuna, one trial per whole search, and the bare search. Each in a
-process of its own; what starting Ray and the imports take is measured by a run of a few trials and left out.
+Tune with `OptunaSearch` and with `ApqSearch`, in plain Optuna, one trial per whole search, and the bare search. Each
+runs in a process of its own; what starting Ray and the imports take is measured by a run of a few trials and left out.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def in_tune(searcher: Callable[[], Any], n: int) -> None:
 
 def optuna_search() -> OptunaSearch:
     asked = problem()
-    space = {
+    space: dict[str, optuna.distributions.BaseDistribution] = {
         name: optuna.distributions.CategoricalDistribution(values)
         for name, values in asked.encoding.space.genes.items()
     }
