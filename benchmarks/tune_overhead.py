@@ -143,9 +143,8 @@ def main() -> None:
     table = table.assign(ratio=table["evaluations per CPU-second"] / rates.iloc[0])
     table[["method", "round", "ratio"]].to_csv(RESULTS / "tune_overhead.csv", index=False)
     for name, rate in rates.items():
-        print(
-            f"{name:52}{rate:10.1f}{rate / rates.iloc[0]:10.2f} x the first{100 * rate / rates.iloc[-1]:8.1f}% of the last"
-        )
+        share, times = 100 * rate / rates.iloc[-1], rate / rates.iloc[0]
+        print(f"{name:52}{rate:10.1f}{times:10.2f} x the first{share:8.1f}% of the last")
 
 
 if __name__ == "__main__":
