@@ -2,7 +2,8 @@
 
 from apq_tune.search.algorithms import NSGA2, Algorithm, Evolution, RandomSearch, State
 from apq_tune.search.loop import search
+from apq_tune.search.searching import Searching
 from apq_tune.search.select import select
 from apq_tune.search.vary import vary
 
-__all__ = ["NSGA2", "Algorithm", "Evolution", "RandomSearch", "State", "search", "select", "vary"]
+__all__ = ["NSGA2", "Algorithm", "Evolution", "RandomSearch", "Searching", "State", "search", "select", "vary"]
