@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import moocore
 import numpy as np
 from numpy.typing import NDArray
@@ -78,3 +80,49 @@ def hypervolume(F: Floats, reference: Floats) -> float:
     """
     inside = (np.asarray(F) < reference).all(axis=1)
     return float(moocore.hypervolume(F[inside], ref=reference)) if inside.any() else 0.0
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """Measures fronts by hypervolume: 1 is as good as the best that is known, 0 is nothing.
+
+    Objectives are scaled to the range from best to worst, so that units do not matter. One that is the same everywhere
+    does not count.
+
+    Attributes:
+        low: ``(m,)`` best known value of each objective.
+        high: ``(m,)`` reference point.
+        volume: of the best known front, scaled.
+    """
+
+    low: Floats
+    high: Floats
+    volume: float
+
+    @classmethod
+    def of(cls, F: Floats, margin: float = 0.0) -> Yardstick:
+        """From all that is known.
+
+        Args:
+            F: ``(n, m)`` objective values, all minimised, at least one row.
+            margin: how far behind the worst values the reference point is, as a share of their range; without any,
+                what is worst in one objective counts for nothing.
+        """
+        low, high = F.min(axis=0), F.max(axis=0)
+        high = high + margin * (high - low)
+        unit = cls(low, high, 1.0)
+        return cls(low, high, unit.share(F[is_non_dominated(F)]))
+
+    def share(self, F: Floats) -> float:
+        """Hypervolume as a share of that of the best known front; 1 if that has none, as a single point.
+
+        Args:
+            F: ``(n, m)`` objective values, all minimised.
+        """
+        varies = self.high > self.low
+        if len(F) == 0:
+            return 0.0
+        if not varies.any() or self.volume == 0:
+            return 1.0
+        scaled = (F[:, varies] - self.low[varies]) / (self.high - self.low)[varies]
+        return hypervolume(scaled, np.ones(int(varies.sum()))) / self.volume

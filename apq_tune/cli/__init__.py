@@ -10,6 +10,7 @@ from apq_tune import __version__
 from apq_tune.cli.run import run
 from apq_tune.cli.search import score, search
 from apq_tune.cli.spaces import cost, space, spaces
+from apq_tune.cli.sweep import sweep
 from apq_tune.cli.transfer import transfer
 from apq_tune.errors import ApqError
 
@@ -20,7 +21,7 @@ def cli() -> None:
     """Find a network's architecture, channel pruning and per-layer bit-widths together."""
 
 
-for command in (run, search, score, space, spaces, cost, transfer):
+for command in (run, search, sweep, score, space, spaces, cost, transfer):
     cli.add_command(command)
 
 

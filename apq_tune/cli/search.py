@@ -66,7 +66,7 @@ def search(
     from apq_tune.metrics import load_metrics, problem_of, with_cost_models
     from apq_tune.notation import candidate_from, read_candidates
     from apq_tune.report.tables import print_front, save_front
-    from apq_tune.search import NSGA2, Evolution, RandomSearch
+    from apq_tune.search import ALGORITHMS
     from apq_tune.search import search as run_search
     from apq_tune.space import SearchSpace
 
@@ -77,7 +77,7 @@ def search(
     metrics = with_cost_models(from_files, encoding)
     wanted = axes.split(",") if axes else [objective] if objective else []
     problem = problem_of(encoding, metrics, wanted, limits)
-    algorithm = {"evolution": Evolution(), "nsga2": NSGA2(), "random": RandomSearch(), None: None}[sampler]
+    algorithm = ALGORITHMS[sampler]() if sampler else None
     initial = None
     if start is not None:
         initial = encoding.encode([candidate_from(entry, encoding.space) for entry in read_candidates(start)])

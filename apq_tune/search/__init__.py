@@ -1,8 +1,20 @@
 """The inner search: select, vary, and the loop that holds them together."""
 
-from apq_tune.search.algorithms import NSGA2, Algorithm, Evolution, RandomSearch, State
+from apq_tune.search.algorithms import ALGORITHMS, NSGA2, Algorithm, Evolution, RandomSearch, State
 from apq_tune.search.loop import search
+from apq_tune.search.searching import Searching
 from apq_tune.search.select import select
 from apq_tune.search.vary import vary
 
-__all__ = ["NSGA2", "Algorithm", "Evolution", "RandomSearch", "State", "search", "select", "vary"]
+__all__ = [
+    "ALGORITHMS",
+    "NSGA2",
+    "Algorithm",
+    "Evolution",
+    "RandomSearch",
+    "Searching",
+    "State",
+    "search",
+    "select",
+    "vary",
+]

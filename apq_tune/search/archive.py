@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from apq_tune.encoding import Genomes
 from apq_tune.pareto import is_non_dominated
@@ -27,6 +28,14 @@ class Seen:
 
     def __len__(self) -> int:
         return len(self._known)
+
+    def fingerprints(self) -> NDArray[np.uint64]:
+        """``(len(self),)``, sorted: all that there is to save."""
+        return np.array(sorted(self._known), np.uint64)
+
+    def restore(self, fingerprints: NDArray[np.uint64]) -> None:
+        """Know these, and nothing else."""
+        self._known = set(fingerprints.tolist())
 
     def new(self, genomes: Genomes, limit: int) -> list[int]:
         """The first ``limit`` rows that were never given before, each once; from now on they are known.
@@ -76,6 +85,10 @@ class Archive:
             return None
         self._reduce()
         return self._parts[0]
+
+    def restore(self, best: tuple[Genomes, Evaluation] | None, closest: Evaluation | None) -> None:
+        """Hold what another archive gave as ``best()`` and as ``closest``, and nothing else."""
+        self._parts, self._waiting, self.closest = [] if best is None else [best], 0, closest
 
     def _reduce(self) -> None:
         genomes = np.concatenate([part for part, _ in self._parts])

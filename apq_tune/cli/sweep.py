@@ -1,0 +1,95 @@
+"""``apq-tune sweep``: the best candidates for many devices and limits at once."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import click
+
+from apq_tune.cli.fleet import fleet_options, names, progress_bar
+from apq_tune.cli.search import PREDICTOR, SPACE
+
+SAMPLERS = ("evolution", "nsga2", "random")
+
+
+@click.command()
+@SPACE
+@PREDICTOR
+@click.option(
+    "--table",
+    "tables",
+    multiple=True,
+    metavar="NAME=PATH",
+    help="Cost table of a device (as for search); repeatable, also for one device.  [default: analytic models]",
+)
+@click.option(
+    "--limits",
+    multiple=True,
+    metavar="METRIC=NUMBER,NUMBER",
+    help="Upper bounds, such as latency_ms=6,8,10; of several metrics, every combination.",
+)
+@click.option("--objective", help="Metric to improve.  [default: the predictor's]")
+@click.option(
+    "--front", "axes", metavar="METRIC,METRIC", help="Trade metrics off instead, such as latency_ms,accuracy."
+)
+@click.option(
+    "--samplers", help=f"Out of {', '.join(SAMPLERS)}.  [default: evolution,random; for --front nsga2,random]"
+)
+@click.option("--evaluations", type=click.IntRange(min=1), default=20_000, show_default=True, help="Of each search.")
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="How many.")
+@fleet_options
+def sweep(
+    space_name: str,
+    predictor: Path | None,
+    tables: tuple[str, ...],
+    limits: tuple[str, ...],
+    objective: str | None,
+    axes: str | None,
+    samplers: str | None,
+    evaluations: int,
+    seeds: int,
+    out: Path,
+    resume: bool,
+    address: str | None,
+    num_cpus: int | None,
+) -> None:
+    """Search once for every device, limit, sampler and seed, each search a Ray Tune trial.
+
+    Interrupt it at any moment; the same command with --resume goes on where it stopped.
+    """
+    if objective and axes:
+        raise click.UsageError("give --objective or --front, not both")
+    chosen = names(samplers or ("nsga2,random" if axes else "evolution,random"), SAMPLERS, "--samplers")
+
+    from rich.console import Console
+
+    from apq_tune.encoding import Encoding
+    from apq_tune.pipeline import sweep as plan
+    from apq_tune.pipeline.fleet import Fleet, digest
+    from apq_tune.report.sweep import write_sweep
+    from apq_tune.space import SearchSpace
+
+    paths, targets = plan.read_tables(tables), plan.read_limits(limits)
+    encoding = Encoding(SearchSpace.load(space_name))
+    metrics = plan.device_metrics(encoding, predictor, paths)
+    wanted = tuple(axes.split(",") if axes else [objective] if objective else [])
+    asked = plan.Sweep(encoding, metrics, wanted, evaluations, out.absolute() / "checkpoints")
+    tasks = plan.tasks_of(asked, targets, chosen, seeds)
+    basis = {
+        "space": encoding.space.model_dump(mode="json"),
+        "predictor": digest(predictor),
+        "tables": {name: [digest(path) for path in own] for name, own in paths.items()},
+        "limits": targets,
+        "objectives": wanted,
+        "samplers": chosen,
+        "evaluations": evaluations,
+        "seeds": seeds,
+    }
+    command = shlex.join(["apq-tune", *sys.argv[1:]])
+    fleet = Fleet(out, "sweep", basis, resume=resume, command=command, address=address, num_cpus=num_cpus)
+    console = Console(highlight=False)
+    with progress_bar(console, "searches") as on_done:
+        results = fleet.run(plan.run_task, asked, {task.key: task for task in tasks}, on_done)
+    write_sweep(asked, tasks, results, out, console)

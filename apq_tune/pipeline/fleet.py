@@ -1,0 +1,184 @@
+"""Many searches, each of them one trial, in one folder: each is done once, whatever interrupts the fleet."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from apq_tune.errors import RunError
+from apq_tune.integrations.ray import Result, Work, check_address, cluster, run_trials
+from apq_tune.pipeline.directory import PACKAGES, read_json, to_json, write_atomically
+from apq_tune.search import Searching
+
+FORMAT = 1
+"""Of a fleet's folder; raise it when an older one cannot be resumed."""
+
+CHECKPOINT_SECONDS = 5.0
+"""How much of a search may be lost when its worker dies."""
+
+STEPS = 20
+"""Generations between looks at the clock."""
+
+
+class Fleet:
+    """A folder of independent searches: ``fleet.json``, ``items/`` with a result each, ``checkpoints/`` meanwhile.
+
+    Attributes:
+        path: the folder.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        kind: str,
+        basis: Mapping[str, Any],
+        *,
+        resume: bool,
+        command: str = "",
+        address: str | None = None,
+        num_cpus: int | None = None,
+    ) -> None:
+        """Open or create.
+
+        Args:
+            path: the folder.
+            kind: what it is called, such as ``"sweep"``.
+            basis: all that the results depend on, as plain data.
+            resume: go on with what an earlier run left.
+            command: the command line, to remember.
+            address: of a Ray cluster to join; ``None`` uses this machine. Others must see the folder, too.
+            num_cpus: most trials at once; ``None`` for all processors.
+
+        Raises:
+            RunError: if the folder cannot be used, or nothing listens at the address.
+        """
+        if address is not None:
+            check_address(address)
+        self.path, self._address, self._num_cpus = path.absolute(), address, num_cpus
+        basis = json.loads(json.dumps(basis))
+        record = path / "fleet.json"
+        if record.exists():
+            self._check(read_json(record), kind, basis, path)
+            if not resume and any(any(folder.glob("[!.]*")) for folder in (self._items, self.checkpoints)):
+                raise RunError(f"{path}: holds a {kind} begun before; go on with --resume, or choose another --out")
+            return
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunError(f"{path}: exists and is no {kind}; choose another --out")
+        versions = {package: metadata.version(package) for package in PACKAGES}
+        content = {"format": FORMAT, "kind": kind, "command": command, "versions": versions, "basis": basis}
+        write_atomically(record, to_json(content))
+
+    @staticmethod
+    def _check(before: Mapping[str, Any], kind: str, basis: Mapping[str, Any], path: Path) -> None:
+        """Refuse to mix results of different questions."""
+        if before.get("kind") != kind or before.get("format") != FORMAT:
+            found = f"{before.get('kind')} of format {before.get('format')}"
+            raise RunError(f"{path}: is a {found}, not a {kind} of format {FORMAT}; choose another --out")
+        was = before.get("basis", {})
+        for name in {**basis, **was}:
+            if was.get(name) != basis.get(name):
+                raise RunError(
+                    f"{path}: is a {kind} whose {name} is {json.dumps(was.get(name))}, not "
+                    f"{json.dumps(basis.get(name))}; repeat what it began with, or choose another --out"
+                )
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of searches under way; a trial may keep one file there, its key with ``.npz``."""
+        return self.path / "checkpoints"
+
+    @property
+    def _items(self) -> Path:
+        return self.path / "items"
+
+    def finished(self) -> dict[str, Any]:
+        """Key -> result of the searches that are done.
+
+        Raises:
+            RunError: if a result cannot be read, naming its file.
+        """
+        results = {}
+        for path in sorted(self._items.glob("[!.]*.json")):
+            try:
+                results[path.stem] = json.loads(path.read_text("utf-8"))
+            except (OSError, ValueError) as error:  # noqa: PERF203
+                raise RunError(f"{path}: cannot be read ({error}); delete it to have that search done again") from None
+        return results
+
+    def run(
+        self, work: Work, shared: Any, items: Mapping[str, Any], on_done: Callable[[int, int], None] | None = None
+    ) -> dict[str, Any]:
+        """Do what is not done.
+
+        Args:
+            work: what a trial does.
+            shared: second argument of ``work``.
+            items: key, good as a file name, -> first argument of ``work``.
+            on_done: called with how many are done, and of how many.
+
+        Returns:
+            Key -> result, in the order of ``items``.
+
+        Raises:
+            RunError: if a search failed; the results of the others are kept.
+        """
+        results = self.finished()
+        left = {key: item for key, item in items.items() if key not in results}
+
+        def on_result(key: str, result: Result) -> None:
+            write_atomically(self._items / f"{key}.json", to_json(result.metrics))
+            with contextlib.suppress(OSError):
+                (self.checkpoints / f"{key}.npz").unlink(missing_ok=True)
+            results[key] = result.metrics
+            tell()
+
+        def tell() -> None:
+            if on_done is not None:
+                on_done(sum(key in results for key in items), len(items))
+
+        tell()
+        if left:
+            with cluster(self._address, self._num_cpus) as concurrency:
+                run_trials(work, shared, left, on_result, directory=self.path / "tune", concurrency=concurrency)
+        for folder in (self.path / "tune", self.checkpoints):
+            shutil.rmtree(folder, ignore_errors=True)
+        return {key: results[key] for key in items}
+
+
+def finish(searching: Searching, checkpoint: Path, seconds: float = CHECKPOINT_SECONDS) -> None:
+    """Run a search to its end, from its checkpoint if there is a good one.
+
+    A checkpoint that is damaged costs the time that it would have saved and nothing else.
+
+    Args:
+        searching: just begun.
+        checkpoint: file, written every few seconds.
+        seconds: how many.
+    """
+    with contextlib.suppress(OSError, RunError):
+        searching.load(checkpoint.read_bytes())
+    saved = time.monotonic()
+    while not searching.done:
+        searching.step(STEPS)
+        if not searching.done and time.monotonic() - saved >= seconds:
+            write_atomically(checkpoint, searching.to_bytes())
+            saved = time.monotonic()
+
+
+def digest(path: Path | None) -> str | None:
+    """SHA-256 of a file, or of the names and contents of a folder's files; ``None`` stays what it is."""
+    if path is None:
+        return None
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    whole = hashlib.sha256()
+    for file in files:
+        name = "" if file == path else str(file.relative_to(path))
+        whole.update(name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+    return whole.hexdigest()
