@@ -40,12 +40,26 @@ Work = Callable[[Any, Any], Result]
 """From one item and what all items share to a result; a function of a module, so that it pickles by name."""
 
 
-def check_address(address: str) -> None:
+def wanted_address(address: str | None) -> str | None:
+    """The cluster to join: the one that is given, else ``RAY_ADDRESS``, else none.
+
+    Ray alone would also join any cluster that happens to run on this machine.
+    """
+    return address or os.environ.get("RAY_ADDRESS") or None
+
+
+def check_address(address: str | None) -> None:
     """Refuse a host and port at which nothing listens: Ray itself would wait for many minutes.
+
+    Args:
+        address: as given; ``None`` looks at ``RAY_ADDRESS``.
 
     Raises:
         RunError: if no connection can be made.
     """
+    address = wanted_address(address)
+    if address is None:
+        return
     place = re.fullmatch(r"(?:ray://)?(.+):(\d+)", address)
     if place is None:
         return  # "auto", "local" and the like, which Ray answers at once
@@ -54,7 +68,7 @@ def check_address(address: str) -> None:
         socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise RunError(
-            f"cannot reach a Ray cluster at {address!r} ({error}); check --address, or leave it out"
+            f"cannot reach a Ray cluster at {address!r} ({error}); check --address and RAY_ADDRESS, or leave them out"
         ) from None
 
 
@@ -63,7 +77,7 @@ def cluster(address: str | None, num_cpus: int | None) -> Iterator[int]:
     """Join the cluster at ``address``, or start one on this machine and stop it at the end.
 
     Args:
-        address: as for ``ray.init``; ``None`` starts a local cluster.
+        address: as for ``ray.init``; ``None`` joins the one at ``RAY_ADDRESS``, or starts one if that is not set.
         num_cpus: of the local cluster; most trials at once on a joined one. ``None`` takes all there are.
 
     Yields:
@@ -75,9 +89,10 @@ def cluster(address: str | None, num_cpus: int | None) -> Iterator[int]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C raises KeyboardInterrupt here, as anywhere
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints tables even when told to be silent
+    address = wanted_address(address)
     try:
         ray.init(
-            address=address,
+            address=address or "local",
             num_cpus=None if address else num_cpus,
             include_dashboard=None if address else False,
             log_to_driver=False,
@@ -85,7 +100,9 @@ def cluster(address: str | None, num_cpus: int | None) -> Iterator[int]:
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = f"the Ray cluster at {address!r}" if address else "a local Ray cluster"
-        raise RunError(f"cannot reach {where} ({_first_line(error)}); check --address, or leave it out") from None
+        raise RunError(
+            f"cannot reach {where} ({_first_line(error)}); check --address and RAY_ADDRESS, or leave them out"
+        ) from None
     try:
         available = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
         yield max(1, min(available, num_cpus or available))

@@ -59,8 +59,7 @@ class Fleet:
         Raises:
             RunError: if the folder cannot be used, or nothing listens at the address.
         """
-        if address is not None:
-            check_address(address)
+        check_address(address)
         self.path, self._address, self._num_cpus = path.absolute(), address, num_cpus
         basis = json.loads(json.dumps(basis))
         record = path / "fleet.json"

@@ -94,8 +94,7 @@ class PipelineRun:
         self.encoding, self.settings = Encoding(space), settings
         read_constraints(self.encoding, cost_models(self.encoding), settings.constraints)
         self.data = load_data(space)
-        if address is not None:
-            check_address(address)
+        check_address(address)
         self.files = RunDirectory(path, space, settings.model_dump(mode="json"), command)
         self._address, self._num_cpus, self._listener = address, num_cpus, listener
         self._directories: dict[str, StageDirectory] = {}
