@@ -1,0 +1,156 @@
+"""How does work spread over nodes: measured on one and two nodes of one CPU, simulated for 10 to 1,000 of sixteen.
+
+The same whole searches and the same trainings (QAT on digits) as trials, on clusters of one and of two one-CPU nodes on
+this machine. Overhead is wall time times nodes over the trials' own time, less one. The simulation takes its unit costs
+from the same run: the driver's processor time for each trial, and the bytes that go to each node.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import ray
+import torch
+from ray import cloudpickle
+from ray.cluster_utils import Cluster
+
+from apq_tune import Encoding, Objective, Problem, QATLoss, SearchSpace, TrainedSupernet, search
+from apq_tune.cost import bit_ops, weight_bytes
+from apq_tune.data import load_data
+from apq_tune.integrations.ray import Result, cluster, run_trials
+from apq_tune.supernet.evaluate import calibrate_quantizers
+from apq_tune.supernet.network import Supernet
+from apq_tune.supernet.train import Training
+
+RESULTS = Path(__file__).parent / "results"
+TRIALS, CPUS_OF_NODE, BYTES_PER_SECOND = 10_000, 16, 1e9
+"""Of the simulation: trials, processors of a node, and a network of 10 Gbit/s less what protocols take."""
+
+
+def supernet() -> TrainedSupernet:
+    torch.manual_seed(0)
+    space = SearchSpace.load("digits")
+    encoding, data, network = Encoding(space), load_data(space), Supernet(space)
+    images = torch.from_numpy(data.train.images[:256])
+    calibrate_quantizers(network, [lambda: network.recalibrate(images, encoding.extremes()[1])])
+    return TrainedSupernet(space, network.state_dict(), data)
+
+
+def search_work(seed: int, _: Any) -> Result:
+    encoding = Encoding(SearchSpace.load("apq_mobilenet"))
+    problem = Problem(encoding, [Objective(weight_bytes(encoding), "maximize"), Objective(bit_ops(encoding))])
+    return Result({"front": len(search(problem, n_evaluations=40_000, seed=seed))})
+
+
+def qat_work(seed: int, shared: TrainedSupernet) -> Result:
+    metric = QATLoss(shared, Training(epochs=6, batch_size=32, learning_rate=5e-3), seed)
+    return Result({"loss": float(metric(Encoding(shared.space).encode([Encoding(shared.space).extremes()[1]]))[0])})
+
+
+def no_work(seed: int, _: Any) -> Result:
+    return Result({"seed": seed})
+
+
+class Measured(NamedTuple):
+    """Of one experiment."""
+
+    wall: float
+    trials: float  # their own seconds, summed
+    driver: float  # processor seconds of this process
+
+
+def measure(work: Any, shared: Any, n: int, concurrency: int) -> Measured:
+    seconds: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        wall, driver = time.monotonic(), time.process_time()
+        run_trials(
+            work,
+            shared,
+            {str(i): i for i in range(n)},
+            lambda _, result: seconds.append(result.seconds),
+            directory=Path(folder) / "tune",
+            concurrency=concurrency,
+        )
+        return Measured(time.monotonic() - wall, sum(seconds), time.process_time() - driver)
+
+
+def on_nodes(n: int, trials: int) -> dict[str, Measured]:
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    for _ in range(n - 1):
+        nodes.add_node(num_cpus=1)
+    nodes.wait_for_nodes()
+    try:
+        with cluster(nodes.address, None) as concurrency:
+            measure(no_work, None, n, concurrency)  # start the workers
+            measured = {
+                "searches": measure(search_work, None, trials, concurrency),
+                "QAT": measure(qat_work, supernet(), trials, concurrency),
+            }
+            if n == 1:
+                few, many = (measure(no_work, None, count, concurrency) for count in (20, 220))
+                measured["driver"] = Measured(0, 0, (many.driver - few.driver) / 200)
+            return measured
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
+
+
+def simulate(nodes: int, trial: float, driver: float, size: int) -> tuple[float, float]:
+    """Seconds until 10,000 trials are done, and the share of them in which the driver is busy.
+
+    The driver starts one trial after the other, when a processor is free. Every node first fetches what the trials
+    share; who has it passes it on, so that takes a number of rounds that is logarithmic in the number of nodes.
+    """
+    fetched = (nodes.bit_length()) * size / BYTES_PER_SECOND
+    free = [fetched] * (nodes * CPUS_OF_NODE)
+    heapq.heapify(free)
+    now = busy = last = 0.0
+    for _ in range(TRIALS):
+        now = max(now, heapq.heappop(free)) + driver
+        busy += driver
+        heapq.heappush(free, now + trial)
+        last = max(last, now + trial)
+    return last, busy / last
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trials", type=int, default=12)
+    arguments = parser.parse_args()
+    measured = {n: on_nodes(n, arguments.trials) for n in (1, 2)}
+    rows = []
+    for name in ("searches", "QAT"):
+        one, two = measured[1][name], measured[2][name]
+        own = one.trials / arguments.trials
+        overheads = [f"{100 * (m.wall * n / m.trials - 1):.0f}%" for n, m in ((1, one), (2, two))]
+        print(
+            f"{name}: {arguments.trials} trials, {two.wall and one.wall / two.wall:.2f} x as quick on two nodes; overhead "
+            f"{overheads[0]} on one, {overheads[1]} on two; a trial's own time on two is "
+            f"{two.trials / one.trials:.2f} of that on one"
+        )
+        rows.append(
+            {"work": name, "speed-up": one.wall / two.wall, "overhead 1": overheads[0], "overhead 2": overheads[1]}
+        )
+    driver, size = measured[1]["driver"].driver, len(cloudpickle.dumps(supernet()))  # type: ignore[no-untyped-call]
+    print(f"\ndriver: {1e3 * driver:.1f} ms of processor time a trial; {size / 1e6:.2f} MB to each node")
+    print(f"simulated: {TRIALS} trials, nodes of {CPUS_OF_NODE} processors")
+    print(f"{'trial':>8}{'nodes':>8}{'speed-up':>10}{'efficiency':>12}{'driver busy':>13}")
+    for trial in (own, 60.0):
+        for nodes in (10, 30, 100, 300, 1000):
+            seconds, busy = simulate(nodes, trial, driver, size)
+            ideal = TRIALS * trial / (nodes * CPUS_OF_NODE)
+            speed = TRIALS * trial / seconds
+            print(f"{trial:7.1f}s{nodes:8}{speed:10.0f}{100 * ideal / seconds:11.0f}%{100 * busy:12.0f}%")
+            rows.append({"work": f"trials of {trial:.1f} s", "nodes": nodes, "speed-up": speed, "driver busy": busy})
+    RESULTS.mkdir(exist_ok=True)
+    pd.DataFrame(rows).to_csv(RESULTS / "scaling.csv", index=False)
+
+
+if __name__ == "__main__":
+    main()
