@@ -97,7 +97,7 @@ def on_nodes(n: int, trials: int) -> dict[str, Measured]:
                 measured["driver"] = Measured(0, 0, (many.driver - few.driver) / 200)
             return measured
     finally:
-        ray.shutdown()
+        ray.shutdown()  # type: ignore[no-untyped-call]
         nodes.shutdown()
 
 
@@ -130,9 +130,8 @@ def main() -> None:
         own = one.trials / arguments.trials
         overheads = [f"{100 * (m.wall * n / m.trials - 1):.0f}%" for n, m in ((1, one), (2, two))]
         print(
-            f"{name}: {arguments.trials} trials, {two.wall and one.wall / two.wall:.2f} x as quick on two nodes; overhead "
-            f"{overheads[0]} on one, {overheads[1]} on two; a trial's own time on two is "
-            f"{two.trials / one.trials:.2f} of that on one"
+            f"{name}: {arguments.trials} trials, {one.wall / two.wall:.2f} x as quick on two nodes; overhead "
+            f"{overheads[0]} on one, {overheads[1]} on two; a trial on two takes {two.trials / one.trials:.2f} x its time"
         )
         rows.append(
             {"work": name, "speed-up": one.wall / two.wall, "overhead 1": overheads[0], "overhead 2": overheads[1]}

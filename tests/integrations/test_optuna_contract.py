@@ -19,9 +19,7 @@ from apq_tune.integrations.optuna import EvolutionSampler, NSGA2Sampler
 
 SETTINGS: list[dict[str, Any]] = [
     {},
-    {"population": 1, "parents": 1},
-    {"population": 1, "parents": 3, "crossover": 1.0, "max_age": 2},
-    {"population": 2, "parents": 2, "mutation": (5.0, 50.0)},
+    {"population": 1, "parents": 3, "crossover": 1.0, "mutation": (5.0, 50.0), "max_age": 2},
 ]
 """With the defaults, few of these tests live to see the second generation."""
 
