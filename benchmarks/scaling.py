@@ -131,7 +131,7 @@ def main() -> None:
         overheads = [f"{100 * (m.wall * n / m.trials - 1):.0f}%" for n, m in ((1, one), (2, two))]
         print(
             f"{name}: {arguments.trials} trials, {one.wall / two.wall:.2f} x as quick on two nodes; overhead "
-            f"{overheads[0]} on one, {overheads[1]} on two; a trial on two takes {two.trials / one.trials:.2f} x its time"
+            f"{overheads[0]} on one, {overheads[1]} on two, where a trial takes {two.trials / one.trials:.2f} x as long"
         )
         rows.append(
             {"work": name, "speed-up": one.wall / two.wall, "overhead 1": overheads[0], "overhead 2": overheads[1]}
