@@ -256,6 +256,17 @@ class Encoding:
             genomes[:, genes] = self.n_choices[genes] - 1
         return self.canonicalise(genomes)
 
+    def at_bits(self, genomes: Genomes, bits: int) -> Genomes:
+        """Set all bits of all blocks to one width that every layer can take; not checked for rules."""
+        genomes, first = genomes.copy(), self._first + 2 * self.n_slots
+        for gene in range(first, self.n_genes):
+            genomes[:, gene] = self._values[gene].index(bits)
+        return self.canonicalise(genomes)
+
+    def uniform_bits(self) -> list[int]:
+        """Bit-widths that every layer can take, ascending."""
+        return sorted(set(self.space.bit_choices()[0]).intersection(*self.space.bit_choices()))
+
     def extremes(self) -> tuple[Candidate, Candidate]:
         """The smallest and the largest network, both at the most bits (forbidden rules are not consulted)."""
         genome = np.zeros((2, self.n_genes), np.int16)
@@ -267,10 +278,8 @@ class Encoding:
 
     def uniform_policies(self) -> Genomes:
         """The smallest and the largest network at every bit-width that all layers can take, where allowed."""
-        common = set(self.space.bit_choices()[0]).intersection(*self.space.bit_choices())
-        genomes = self.encode(
-            [network.with_bits(b) for network in self.extremes() for b in sorted(common)], check=False
-        )
+        networks = [network.with_bits(b) for network in self.extremes() for b in self.uniform_bits()]
+        genomes = self.encode(networks, check=False)
         return genomes[self.is_allowed(genomes)]
 
     def enumerate(self, limit: int = 1_000_000) -> Genomes:

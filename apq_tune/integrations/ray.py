@@ -92,7 +92,7 @@ def cluster(address: str | None, num_cpus: int | None) -> Iterator[int]:
     address = wanted_address(address)
     try:
         ray.init(
-            address=address or "local",
+            address=address or "local",  # not a cluster that someone else has started here
             num_cpus=None if address else num_cpus,
             include_dashboard=None if address else False,
             log_to_driver=False,
@@ -110,6 +110,20 @@ def cluster(address: str | None, num_cpus: int | None) -> Iterator[int]:
         ray.shutdown()
 
 
+def check_gpus(per_trial: float) -> None:
+    """Refuse trials for which the cluster, which must be running, has no GPU: they would wait for ever.
+
+    Raises:
+        RunError: with the number of GPUs that there are.
+    """
+    there = float(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
+    if per_trial > there:
+        raise RunError(
+            f"--gpus-per-trial {per_trial:g}: the Ray cluster has {there:g} GPUs; leave it out to train on CPUs, "
+            "or join a cluster that has them with --address"
+        )
+
+
 def run_trials(
     work: Work,
     shared: Any,
@@ -118,6 +132,7 @@ def run_trials(
     *,
     directory: Path,
     concurrency: int,
+    gpus: float = 0,
 ) -> None:
     """Run every item as a trial of one Tune experiment.
 
@@ -128,14 +143,16 @@ def run_trials(
         on_result: called in this process with key and result as soon as a trial ends; save them there.
         directory: for Tune's own files; on several machines it must be a file system that all of them see.
         concurrency: trials at once.
+        gpus: of each trial, beside its one CPU; a fraction shares a GPU between trials.
 
     Raises:
         RunError: naming the first trial that failed and why; results of the others have been handed over.
     """
     if not items:
         return
+    trainable = tune.with_parameters(_trainable, work=work, shared=shared, items=dict(items))
     tuner = tune.Tuner(
-        tune.with_parameters(_trainable, work=work, shared=shared, items=dict(items)),
+        tune.with_resources(trainable, {"cpu": 1, "gpu": gpus}) if gpus else trainable,
         param_space={"key": tune.grid_search(list(items))},
         tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=concurrency),
         run_config=tune.RunConfig(

@@ -61,6 +61,11 @@ def to_json(data: Any) -> str:
     return json.dumps(data, indent=1) + "\n"
 
 
+def fingerprint(basis: Mapping[str, Any]) -> str:
+    """Hash of all that a stage's product depends on."""
+    return hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()[:16]
+
+
 class StageDirectory:
     """Where one stage keeps its product, and its unfinished part.
 
@@ -90,7 +95,7 @@ class StageDirectory:
     @property
     def fingerprint(self) -> str:
         """Hash of the basis; later stages name it in theirs."""
-        return hashlib.sha256(json.dumps(self._basis, sort_keys=True).encode()).hexdigest()[:16]
+        return fingerprint(self._basis)
 
     @property
     def done(self) -> bool:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
 from apq_tune.candidate import Candidate
+from apq_tune.encoding import Encoding
 from apq_tune.pipeline.directory import to_json, write_atomically
 from apq_tune.pipeline.stage import Run
 from apq_tune.predict import Agreement, Fit, Floats, Pairs, agreement, fit_fp32, fit_mlp, forms, held_out
@@ -15,8 +18,13 @@ from apq_tune.predict.mlp import MLPPredictor
 
 def measured(run: Run, stage: str) -> tuple[Pairs, pd.DataFrame]:
     """Pairs of a measuring stage that is done, and its whole table of scores."""
-    table = pd.read_csv(run.directory(stage).path / "losses.csv", float_precision="round_trip")
-    genomes = run.encoding.encode([Candidate.from_json(text) for text in table["candidate"]])
+    return read_losses(run.directory(stage).path, run.encoding)
+
+
+def read_losses(path: Path, encoding: Encoding) -> tuple[Pairs, pd.DataFrame]:
+    """The same from the folder of the stage."""
+    table = pd.read_csv(path / "losses.csv", float_precision="round_trip")
+    genomes = encoding.encode([Candidate.from_json(text) for text in table["candidate"]])
     return Pairs(genomes, table["loss"].to_numpy()), table
 
 

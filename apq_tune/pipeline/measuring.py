@@ -119,7 +119,7 @@ def finalists(run: Run) -> dict[str, Candidate]:
 
 def baseline_bits(encoding: Encoding) -> list[int]:
     """The widest bit-width that all layers can take, and half of it if they can."""
-    common = sorted(set(encoding.space.bit_choices()[0]).intersection(*encoding.space.bit_choices()), reverse=True)
+    common = encoding.uniform_bits()[::-1]
     return common[:1] + [bits for bits in common[1:] if bits == common[0] // 2]
 
 

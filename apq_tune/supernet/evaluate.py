@@ -32,9 +32,9 @@ def tensors(split: Split) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def score(network: Callable[[Tensor], Tensor], split: Split) -> Score:
-    """Loss and accuracy of a function from images to logits."""
-    images, labels = tensors(split)
+def score(network: Callable[[Tensor], Tensor], split: Split, device: torch.device | str = "cpu") -> Score:
+    """Loss and accuracy of a function from images to logits, both on ``device``."""
+    images, labels = (part.to(device) for part in tensors(split))
     starts = range(0, len(images), EVALUATION_BATCH)
     logits = torch.cat([network(images[start : start + EVALUATION_BATCH]) for start in starts])
     losses = functional.cross_entropy(logits, labels, reduction="none").double()
@@ -45,9 +45,9 @@ def score(network: Callable[[Tensor], Tensor], split: Split) -> Score:
 def score_candidate(
     supernet: Supernet, candidate: Candidate, calibration: Tensor, split: Split, *, quantize: bool
 ) -> Score:
-    """Recalibrate batch norm on ``calibration`` images, then score one candidate of the supernet."""
+    """Recalibrate batch norm on ``calibration`` images, where the supernet is, then score one candidate of it."""
     statistics = supernet.recalibrate(calibration, candidate, quantize=quantize)
-    return score(lambda x: supernet(x, candidate, quantize=quantize, statistics=statistics), split)
+    return score(lambda x: supernet(x, candidate, quantize=quantize, statistics=statistics), split, calibration.device)
 
 
 def calibrate_quantizers(network: nn.Module, runs: Sequence[Callable[[], object]], limit: int = 16_000) -> None:

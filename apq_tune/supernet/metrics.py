@@ -25,13 +25,14 @@ from apq_tune.errors import RunError
 from apq_tune.problem import Report
 from apq_tune.space import SearchSpace
 from apq_tune.supernet.evaluate import Score, score, score_candidate, subnet_from
-from apq_tune.supernet.network import Supernet
+from apq_tune.supernet.network import Subnet, Supernet
 from apq_tune.supernet.train import Training, finetune, optimizer_for
 
 QAT = 5
 """Second word of the seed of these trainings; those of a run have 1 to 4."""
 
 Measure = Literal["loss", "accuracy"]
+Device = Literal["cpu", "cuda"]
 UNITS = {"loss": "nats", "accuracy": "fraction"}
 
 
@@ -44,25 +45,42 @@ class TrainedSupernet:
         weights: its state.
         data: to calibrate, train and score with.
         n_calibration: training images for batch norm statistics.
+        device: ``"cpu"`` or ``"cuda"``, where networks are run; asked for when the first one is, so that a process
+            without a GPU can hand the object to a trial that has one.
     """
 
     space: SearchSpace
     weights: Mapping[str, Tensor]
     data: Data
     n_calibration: int = 256
+    device: Device = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.device not in ("cpu", "cuda"):
+            raise RunError(f"device is {self.device!r}; give 'cpu' or 'cuda'")
 
     @functools.cached_property
     def network(self) -> Supernet:
-        """The supernet itself."""
+        """The supernet itself.
+
+        Raises:
+            RunError: if its device is not here.
+        """
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise RunError("device is 'cuda', but torch sees no GPU here; give device='cpu', or install CUDA's torch")
         torch.set_num_threads(1)
         supernet = Supernet(self.space)
         supernet.load_state_dict(dict(self.weights))
-        return supernet
+        return supernet.to(self.device)
 
     @property
     def calibration(self) -> Tensor:
         """Images for batch norm statistics."""
-        return torch.from_numpy(self.data.train.images[: self.n_calibration])
+        return torch.from_numpy(self.data.train.images[: self.n_calibration]).to(self.device)
+
+    def subnet(self, candidate: Candidate) -> Subnet:
+        """The stand-alone network of one candidate, on the device: where its QAT begins."""
+        return subnet_from(self.network, candidate, self.calibration, quantize=True).to(self.device)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "network"}
@@ -160,7 +178,7 @@ class QATLoss:
         """
         torch.set_num_threads(1)
         data = self.supernet.data
-        subnet = subnet_from(self.supernet.network, candidate, self.supernet.calibration, quantize=True)
+        subnet = self.supernet.subnet(candidate)
         optimizer, first_epoch = optimizer_for(subnet, self.training), 0
         if checkpoint is not None:
             try:
@@ -173,7 +191,7 @@ class QATLoss:
 
         def after_epoch(epoch: int) -> None:
             subnet.eval()
-            own: Score = score(subnet, data.search)
+            own: Score = score(subnet, data.search, self.supernet.device)
             subnet.train()
 
             def state() -> bytes:

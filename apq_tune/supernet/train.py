@@ -84,14 +84,15 @@ def train_epochs(
     Raises:
         RunError: if the loss is not finite, with the epoch and the learning rate.
     """
-    images, labels = tensors(split)
+    device = next(network.parameters()).device
+    images, labels = (part.to(device) for part in tensors(split))
     batches = max(1, len(labels) // training.batch_size)
     network.train()
     for epoch in range(first_epoch, training.epochs):
         if before_epoch is not None:
             before_epoch(epoch)
         rng = np.random.default_rng((*seed, epoch))
-        order = torch.from_numpy(rng.permutation(len(labels)))
+        order = torch.from_numpy(rng.permutation(len(labels))).to(device)
         for step in range(batches):
             done = (epoch + step / batches) / training.epochs
             for group in optimizer.param_groups:

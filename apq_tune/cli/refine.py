@@ -1,0 +1,85 @@
+"""``apq-tune refine``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import click
+
+POSITIVE = click.IntRange(min=1)
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--rounds", type=POSITIVE, default=3, show_default=True, help="Of proposing, training and learning.")
+@click.option("--batch", type=POSITIVE, default=8, show_default=True, help="Candidates in each round.")
+@click.option(
+    "--constraint",
+    "constraints",
+    multiple=True,
+    metavar="TEXT",
+    help="Such as 'bit_ops<=25%' or 'weight_bytes<=20000'; repeatable.  [default: those of the run]",
+)
+@click.option("--epochs", type=POSITIVE, default=2, show_default=True, help="Of QAT in the rounds.")
+@click.option("--final-epochs", type=POSITIVE, default=6, show_default=True, help="Of the QAT that decides.")
+@click.option("--survivors", type=POSITIVE, help="Candidates that leave the rounds.  [default: half of them]")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same result.")
+@click.option("--out", type=click.Path(path_type=Path), help="Directory of the refinement.  [default: RUN/refine]")
+@click.option("--num-cpus", type=POSITIVE, help="Trials at once.  [default: all processors]")
+@click.option("--address", help="Ray cluster to join, such as 'auto'.  [default: this machine alone]")
+@click.option(
+    "--gpus-per-trial",
+    type=click.FloatRange(min=0),
+    default=0,
+    show_default=True,
+    help="Train on GPUs; 0.5 puts two trials on one.",
+)
+def refine(
+    run: Path,
+    rounds: int,
+    batch: int,
+    constraints: tuple[str, ...],
+    epochs: int,
+    final_epochs: int,
+    survivors: int | None,
+    seed: int,
+    out: Path | None,
+    num_cpus: int | None,
+    address: str | None,
+    gpus_per_trial: float,
+) -> None:
+    """Search on from the directory RUN of a run, with real QAT in the loop.
+
+    Each round trains a diverse batch of promising candidates briefly and teaches the predictor what came out; the best
+    half goes on to longer QAT, and only the longest decides. Interrupt it at any moment; the same command goes on.
+    """
+    from apq_tune.pipeline.refine import Refinement
+    from apq_tune.pipeline.refine_settings import RefineSettings
+    from apq_tune.report.progress import RichListener
+    from apq_tune.report.refined import write_refined
+
+    settings = RefineSettings.checked(
+        seed=seed,
+        rounds=rounds,
+        batch=batch,
+        epochs=epochs,
+        final_epochs=final_epochs,
+        survivors=survivors,
+        constraints=constraints or None,
+    )
+    out = out or run / "refine"
+    with RichListener() as listener:
+        refinement = Refinement(
+            run,
+            settings,
+            out,
+            address=address,
+            num_cpus=num_cpus,
+            gpus=gpus_per_trial,
+            command=shlex.join(["apq-tune", *sys.argv[1:]]),
+            listener=listener,
+        )
+        refined = refinement.run()
+    write_refined(refined, out, listener.console)

@@ -1,0 +1,345 @@
+"""Refining a run: rounds of proposing, short QAT and learning from it, then longer QAT of ever fewer candidates."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from apq_tune.candidate import Candidate
+from apq_tune.cost import cost_models
+from apq_tune.encoding import Encoding
+from apq_tune.errors import RunError
+from apq_tune.front import Axis, Front
+from apq_tune.integrations.ray import Result, check_address, check_gpus, cluster, run_trials
+from apq_tune.pareto import is_non_dominated
+from apq_tune.pipeline.directory import StageDirectory, fingerprint, read_json, to_json, write_atomically
+from apq_tune.pipeline.finished import load_run
+from apq_tune.pipeline.learning import read_losses
+from apq_tune.pipeline.refine_batch import is_uniform, survivors
+from apq_tune.pipeline.refine_propose import Proposals
+from apq_tune.pipeline.refine_settings import RefineSettings, training_of
+from apq_tune.pipeline.refine_work import Shared, train_candidate
+from apq_tune.pipeline.run import TUNE_FILES, Listener
+from apq_tune.pipeline.stages import STAGES
+from apq_tune.pipeline.work import read_constraints
+from apq_tune.predict import MLPPredictor, Pairs, Predictor, fit_mlp
+from apq_tune.predict.ensemble import fit_ensemble
+from apq_tune.predict.files import load_predictor
+from apq_tune.predict.ridge import RidgePredictor
+
+SEARCH_SHARE = 4
+"""Each of a round's many inner searches gets the run's evaluations divided by this."""
+
+
+class Chosen(NamedTuple):
+    """A candidate that a round proposed."""
+
+    name: str  # round and number, such as "2-05"
+    candidate: Candidate
+    uniform: bool  # proposed as the best of its uniform bit-width
+    predicted_loss: float  # nats, after the QAT of the rounds, by what was known when it was proposed
+
+
+class Trained(NamedTuple):
+    """One result of real QAT."""
+
+    chosen: Chosen
+    stage: str  # "round 2" or "rung 4"
+    epochs: int
+    scores: dict[str, dict[str, float]]  # of the search split, and of the test split at full length
+
+    @property
+    def loss(self) -> float:
+        """Cross-entropy on the search split, nats."""
+        return self.scores["search"]["loss"]
+
+
+class Refined(NamedTuple):
+    """What a refinement found.
+
+    Attributes:
+        table: one row for each training, in the order of rounds and rungs, its fidelity in words and in epochs.
+        front: loss on the search split against the constrained cost, of the trainings at full length.
+        best: row of ``table``: least loss on the search split at full length.
+        uniform: the same among uniform bit-widths; ``None`` if none keeps the constraints.
+        weights: file of the best network's weights.
+    """
+
+    table: pd.DataFrame
+    front: Front
+    best: int
+    uniform: int | None
+    weights: Path
+
+
+class Refinement:
+    """One refinement of one run with one set of settings."""
+
+    def __init__(
+        self,
+        run: Path,
+        settings: RefineSettings,
+        out: Path,
+        *,
+        address: str | None = None,
+        num_cpus: int | None = None,
+        gpus: float = 0,
+        command: str = "",
+        listener: Listener | None = None,
+    ) -> None:
+        """Check everything that can be checked before work begins.
+
+        Args:
+            run: directory of a run.
+            settings: of the refinement.
+            out: its own directory.
+            address: of a Ray cluster to join; ``None`` uses this machine.
+            num_cpus: most trials at once; ``None`` for all processors.
+            gpus: of each trial; 0 trains on processors.
+            command: the command line, to remember.
+            listener: told how it goes.
+
+        Raises:
+            RunError: if the run or the directory cannot be used, or nothing listens at the address.
+            ProblemError: if a constraint is unknown, unreadable or out of reach.
+        """
+        self.run_path, self.settings, self.path = run, settings, out
+        self._finished = load_run(run)
+        self.encoding = Encoding(self._finished.space)
+        texts = self._finished.settings.constraints if settings.constraints is None else settings.constraints
+        self._costs = cost_models(self.encoding)
+        self.constraints = tuple(read_constraints(self.encoding, self._costs, texts))
+        (bit_ops,) = (metric for metric in self._costs if metric.name == "bit_ops")
+        self.cost = self.constraints[0].metric if self.constraints else bit_ops
+        if address is not None:
+            check_address(address)
+        if out.exists() and not (out / "refine.json").exists() and (not out.is_dir() or any(out.iterdir())):
+            raise RunError(f"{out}: exists and is no refinement; choose another --out")
+        record = {"run": str(run), "command": command, "settings": settings.model_dump(mode="json")}
+        write_atomically(out / "refine.json", to_json(record))
+        self._address, self._num_cpus, self._gpus, self._listener = address, num_cpus, gpus, listener
+        self._stack = contextlib.ExitStack()
+        self._concurrency: int | None = None
+        self._n_stages = settings.rounds + len(settings.rungs)
+        self._number = 0
+
+    def run(self) -> Refined:
+        """Do every round and every rung that is not done."""
+        settings, results, rung = self.settings, list[Trained](), list[Trained]()
+        basis = read_json(self._folder("predictors") / "stage.json")["basis"]
+        needs = {"run": fingerprint(basis)}
+        with self._stack:
+            if self._gpus:
+                self._start_cluster()  # refuse what it does not have before any work
+            for number in range(1, settings.rounds + 1):
+                own = {"seed", "batch", "constraints"}
+                directory = self._open(f"round_{number}", own, needs, settings.epochs)
+                with self._timed(directory, f"round {number}, QAT of {settings.epochs} epochs"):
+                    batch = self._batch(directory, number, results)
+                    results += self._train(directory, f"round {number}", batch, settings.epochs)
+                needs = {f"round {number}": directory.fingerprint}
+            rung, n = results, settings.survivors or -(-len(results) // 2)
+            for epochs in settings.rungs:
+                own = {"seed", "survivors"}
+                directory = self._open(f"rung_{epochs}", own, needs, epochs)
+                with self._timed(directory, f"survivors, QAT of {epochs} epochs"):
+                    uniform = np.array([is_uniform(r.chosen.candidate) for r in rung])
+                    rows = survivors(np.array([r.loss for r in rung]), uniform, n)
+                    rung = self._train(directory, f"rung {epochs}", [rung[row].chosen for row in rows], epochs)
+                results += rung
+                needs, n = {f"rung {epochs}": directory.fingerprint}, -(-len(rung) // 2)
+        return self._outcome(results)
+
+    def _folder(self, stage: str) -> Path:
+        number = next(n for n, known in enumerate(STAGES, start=1) if known.name == stage)
+        return self.run_path / f"{number}_{stage}"
+
+    def _open(self, name: str, settings: set[str], needs: dict[str, str], epochs: int) -> StageDirectory:
+        """Of a round or a rung; done anew if a setting, the run or an earlier round changed."""
+        values = self.settings.model_dump(mode="json", include=settings)
+        values["final"] = epochs == self.settings.final_epochs
+        of_run = self._finished.settings
+        if "constraints" in values:
+            values |= {"constraints": [str(c) for c in self.constraints], "n_evaluations": of_run.n_evaluations}
+        values["training"] = dataclasses.asdict(training_of(epochs, of_run))
+        basis = {"settings": values, "needs": needs, "space": self._finished.space.name}
+        return StageDirectory(self.path / name, basis)
+
+    @contextlib.contextmanager
+    def _timed(self, directory: StageDirectory, title: str) -> Any:
+        """Tell the listener, and record the time; done if nothing is raised."""
+        self._number += 1
+        self._title, start, pending = title, time.monotonic(), not directory.done
+        if self._listener is not None:
+            self._listener.stage(title, self._number, self._n_stages)
+        done = False
+        try:
+            yield
+            done = True
+        finally:
+            if pending:
+                directory.add_seconds(time.monotonic() - start, done=done)
+        shutil.rmtree(directory.path / TUNE_FILES, ignore_errors=True)
+        if self._listener is not None:
+            note = f"done again: {directory.stale}" if directory.stale else ""
+            self._listener.finished(title, directory.seconds, note if pending else "already done")
+
+    def _batch(self, directory: StageDirectory, number: int, results: Sequence[Trained]) -> list[Chosen]:
+        """What this round trains; proposed once, then read from ``batch.json``."""
+        file = directory.path / "batch.json"
+        if not file.exists():
+            rungs = self._rungs(results)
+            ensemble = fit_ensemble(self.encoding, rungs, self._proxy(), (self.settings.seed, number))
+            known = self._known(results)
+            proposals = Proposals(
+                self.encoding,
+                ensemble,
+                self.constraints,
+                self.cost,
+                known,
+                max(1, self._finished.settings.n_evaluations // SEARCH_SHARE),
+                int(np.random.SeedSequence((self.settings.seed, number)).generate_state(1)[0]),
+            )
+            genomes, widths = proposals.batch(self.settings.batch, uniform=number == 1)
+            content = {
+                "error": ensemble.error,
+                "n_pairs": [len(pairs.target) for pairs in rungs],
+                "candidates": [
+                    {"candidate": candidate.to_dict(), "uniform": width > 0, "predicted_loss": float(loss)}
+                    for candidate, width, loss in zip(
+                        self.encoding.decode(genomes), widths, ensemble(genomes), strict=True
+                    )
+                ],
+            }
+            write_atomically(file, to_json(content))
+        return [
+            Chosen(f"{number}-{i:02d}", Candidate.from_dict(c["candidate"]), c["uniform"], c["predicted_loss"])
+            for i, c in enumerate(read_json(file)["candidates"], start=1)
+        ]
+
+    def _same_fidelity(self) -> bool:
+        """Whether the run's pairs were trained as the rounds train."""
+        return training_of(self.settings.epochs, self._finished.settings) == self._finished.settings.pair
+
+    def _rungs(self, results: Sequence[Trained]) -> list[Pairs]:
+        """Pairs of the run and of the rounds so far: together if they had the same training, else apart."""
+        of_run, _ = read_losses(self._folder("qat_pairs"), self.encoding)
+        genomes = self.encoding.encode([r.chosen.candidate for r in results], check=False)
+        of_rounds = Pairs(genomes.reshape(-1, self.encoding.n_genes), np.array([r.loss for r in results]))
+        if not self._same_fidelity():
+            return [of_run, of_rounds]
+        genomes = np.concatenate([of_run.genomes, of_rounds.genomes])
+        return [Pairs(genomes, np.concatenate([of_run.target, of_rounds.target]))]
+
+    def _known(self, results: Sequence[Trained]) -> Any:
+        """Genomes whose loss after the QAT of the rounds is known."""
+        return np.concatenate([p.genomes for p in self._rungs(results)[0 if self._same_fidelity() else 1 :]])
+
+    def _proxy(self) -> Predictor:
+        """The predictor of the quantized supernet's losses, which pairs correct."""
+        fitted = self._finished.predictor
+        if isinstance(fitted, RidgePredictor) and fitted.base is not None:
+            return fitted.base
+        fp32 = load_predictor(self._folder("fp32_predictor") / "predictor.npz", self.encoding)
+        pairs, _ = read_losses(self._folder("proxy_losses"), self.encoding)
+        assert isinstance(fp32, MLPPredictor)
+        return fit_mlp(self.encoding, pairs, self._finished.settings.seed, bits=True, start=fp32)
+
+    def _train(self, directory: StageDirectory, stage: str, batch: Sequence[Chosen], epochs: int) -> list[Trained]:
+        """Run what is not done of these trainings as trials, each result kept at once."""
+        finished = directory.finished_items()
+        final = epochs == self.settings.final_epochs
+
+        def advance() -> None:
+            if self._listener is not None:
+                self._listener.advance(self._title, len(finished), len(batch))
+
+        def on_result(key: str, result: Result) -> None:
+            for name, content in result.files.items():
+                write_atomically(directory.path / f"{key}.{name}", content)
+            directory.finish_item(key, result.metrics)
+            finished[key] = result.metrics
+            advance()
+
+        advance()
+        items = {
+            chosen.name: {"candidate": chosen.candidate.to_dict(), "epochs": epochs, "final": final}
+            for chosen in batch
+            if chosen.name not in finished
+        }
+        if items:
+            supernet = dataclasses.replace(self._finished.supernet, device="cuda" if self._gpus else "cpu")
+            run_trials(
+                train_candidate,
+                Shared(supernet, self._finished.settings, self.settings.seed),
+                items,
+                on_result,
+                directory=directory.path / TUNE_FILES,
+                concurrency=self._start_cluster(),
+                gpus=self._gpus,
+            )
+        return [Trained(chosen, stage, epochs, finished[chosen.name]) for chosen in batch]
+
+    def _start_cluster(self) -> int:
+        """Trials at once on the cluster, which is started or joined the first time."""
+        if self._concurrency is None:
+            self._concurrency = self._stack.enter_context(cluster(self._address, self._num_cpus))
+            check_gpus(self._gpus)
+        return self._concurrency
+
+    def _outcome(self, results: Sequence[Trained]) -> Refined:
+        genomes = self.encoding.encode([r.chosen.candidate for r in results], check=False)
+        nothing = {"loss": np.nan, "accuracy": np.nan}
+        columns: dict[str, Any] = {
+            "name": [r.chosen.name for r in results],
+            "stage": [r.stage for r in results],
+            "fidelity": [f"QAT, {r.epochs} epochs" for r in results],
+            "epochs": [r.epochs for r in results],
+            "round": [int(r.chosen.name.split("-")[0]) for r in results],
+            "uniform": [is_uniform(r.chosen.candidate) for r in results],
+            "predicted_loss": [r.chosen.predicted_loss for r in results],
+        }
+        columns |= {
+            f"{split}_{kind}": [r.scores.get(split, nothing)[kind] for r in results]
+            for split in ("search", "test")
+            for kind in ("loss", "accuracy")
+        }
+        columns |= {metric.name: metric(genomes) for metric in self._costs}
+        columns |= {"candidate": [str(r.chosen.candidate) for r in results]}
+        columns |= {"candidate_json": [r.chosen.candidate.to_json() for r in results]}
+        table = pd.DataFrame(columns)
+        final = table[table["epochs"] == self.settings.final_epochs]
+        uniform = final[final["uniform"]]
+        best = int(final["search_loss"].idxmin())
+        folder = f"rung_{self.settings.final_epochs}" if self.settings.rungs else f"round_{final.loc[best, 'round']}"
+        return Refined(
+            table,
+            self._front(final),
+            best,
+            int(uniform["search_loss"].idxmin()) if len(uniform) else None,
+            self.path / folder / f"{table.loc[best, 'name']}.weights.pt",
+        )
+
+    def _front(self, final: pd.DataFrame) -> Front:
+        rows = final[is_non_dominated(final[["search_loss", self.cost.name]].to_numpy(np.float64))]
+        rows = rows.sort_values("search_loss")
+        names = ["search_loss", "search_accuracy", "test_loss", "test_accuracy", *(m.name for m in self._costs)]
+        return Front(
+            tuple(map(Candidate.from_json, rows["candidate_json"])),
+            rows[names].reset_index(drop=True),
+            (Axis("search_loss", "nats", "minimize"), Axis(self.cost.name, self.cost.unit, "minimize")),
+            {
+                "space": self.encoding.name,
+                "constraints": [str(c) for c in self.constraints],
+                "fidelity": f"QAT, {self.settings.final_epochs} epochs",
+                "seed": self.settings.seed,
+            },
+        )

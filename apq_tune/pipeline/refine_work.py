@@ -1,0 +1,44 @@
+"""What the trials of a refinement do."""
+
+from __future__ import annotations
+
+import io
+from typing import Any, NamedTuple
+
+import torch
+
+from apq_tune.candidate import Candidate
+from apq_tune.integrations.ray import Result
+from apq_tune.pipeline.refine_settings import training_of
+from apq_tune.pipeline.settings import Settings
+from apq_tune.supernet.evaluate import score
+from apq_tune.supernet.metrics import TrainedSupernet
+from apq_tune.supernet.train import finetune
+
+REFINE = 6
+"""Second word of the seed of these trainings; others have 1 to 5."""
+
+
+class Shared(NamedTuple):
+    """What the trials share."""
+
+    supernet: TrainedSupernet
+    settings: Settings  # of the run
+    seed: int
+
+
+def train_candidate(item: dict[str, Any], shared: Shared) -> Result:
+    """QAT of one candidate from the supernet's weights; at full length test scores and weights, too.
+
+    All trainings of one length see the same batches: candidates are compared on equal terms.
+    """
+    subnet = shared.supernet.subnet(Candidate.from_dict(item["candidate"]))
+    data, device = shared.supernet.data, shared.supernet.device
+    finetune(subnet, data.train, training_of(item["epochs"], shared.settings), (shared.seed, REFINE, item["epochs"]))
+    splits = ("search", "test") if item["final"] else ("search",)
+    scores: dict[str, Any] = {name: score(subnet, getattr(data, name), device)._asdict() for name in splits}
+    if not item["final"]:
+        return Result(scores)
+    buffer = io.BytesIO()
+    torch.save(subnet.cpu().state_dict(), buffer)
+    return Result(scores, {"weights.pt": buffer.getvalue()})
