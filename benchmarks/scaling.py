@@ -97,8 +97,8 @@ def on_nodes(n: int, trials: int) -> dict[str, Measured]:
                 measured["driver"] = Measured(0, 0, (many.driver - few.driver) / 200)
             return measured
     finally:
-        ray.shutdown()  # type: ignore[no-untyped-call]
-        nodes.shutdown()
+        ray.shutdown()
+        nodes.shutdown()  # type: ignore[no-untyped-call]
 
 
 def simulate(nodes: int, trial: float, driver: float, size: int) -> tuple[float, float]:
