@@ -77,7 +77,7 @@ def cluster(address: str | None, num_cpus: int | None) -> Iterator[int]:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints tables even when told to be silent
     try:
         ray.init(
-            address=address or "local",  # not a cluster that someone else has started here
+            address=address or "local",
             num_cpus=None if address else num_cpus,
             include_dashboard=None if address else False,
             log_to_driver=False,
