@@ -92,7 +92,7 @@ def cluster(address: str | None, num_cpus: int | None) -> Iterator[int]:
     address = wanted_address(address)
     try:
         ray.init(
-            address=address or "local",  # not a cluster that someone else has started here
+            address=address or "local",
             num_cpus=None if address else num_cpus,
             include_dashboard=None if address else False,
             log_to_driver=False,

@@ -1,0 +1,63 @@
+"""Does refining a run find a better network than as many epochs of QAT spent otherwise?
+
+Usage: ``apq-tune run digits --out RUN; apq-tune refine RUN; python benchmarks/refined.py RUN``. Compares, trained at
+the refinement's full length on the same batches and chosen on the search split: what the refinement found; its best
+policy of uniform bits; the run's own ``best``; and the best of as many random candidates that keep the constraints as
+its epochs pay for.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from apq_tune import Candidate, Encoding, Front, Problem, load_run
+from apq_tune.cost import cost_models
+from apq_tune.pipeline.directory import read_json
+from apq_tune.pipeline.refine_work import Shared, train_candidate
+from apq_tune.pipeline.work import read_constraints
+from apq_tune.problem import Objective
+
+
+def main() -> None:
+    """Train the others and print one line each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--out", type=Path, help="Of the refinement.  [default: RUN/refine]")
+    arguments = parser.parse_args()
+    out = arguments.out or arguments.run / "refine"
+    run, settings = load_run(arguments.run), read_json(out / "refine.json")["settings"]
+    encoding, table = Encoding(run.space), pd.read_csv(out / "results.csv")
+    total, length = int(table["epochs"].sum()), int(table["epochs"].max())
+    shared = Shared(run.supernet, run.settings, settings["seed"])
+
+    def trained(candidate: Candidate) -> pd.Series:
+        scores = train_candidate({"candidate": candidate.to_dict(), "epochs": length, "final": True}, shared).metrics
+        return pd.Series({f"{s}_{kind}": scores[s][kind] for s in ("search", "test") for kind in ("loss", "accuracy")})
+
+    def show(name: str, row: pd.Series) -> None:
+        print(f"{name}: search loss {row.search_loss:.4f}, test loss {row.test_loss:.4f}, ", end="")
+        print(f"test accuracy {100 * row.test_accuracy:.2f}%", flush=True)
+
+    final = table[table["epochs"] == length]
+    show(f"refined ({total} epochs of QAT)", final.loc[final["search_loss"].idxmin()])
+    uniform = final[final["uniform"]]
+    show("its best with uniform bits", uniform.loc[uniform["search_loss"].idxmin()])
+    best = arguments.run / "best.json"
+    if best.exists():
+        show("the run's best", trained(Front.load(best).candidates[0]))
+    costs = cost_models(encoding)
+    texts = settings["constraints"] or run.settings.constraints
+    problem = Problem(encoding, [Objective(costs[0])], read_constraints(encoding, costs, texts))
+    drawn = np.unique(encoding.sample(20_000, np.random.default_rng(settings["seed"])), axis=0)
+    feasible = np.flatnonzero(problem.evaluate(drawn).feasible)
+    rows = np.random.default_rng(settings["seed"]).choice(feasible, total // length, replace=False)
+    others = pd.DataFrame([trained(candidate) for candidate in encoding.decode(drawn[rows])])
+    show(f"random best of {len(others)}", others.loc[others["search_loss"].idxmin()])
+
+
+if __name__ == "__main__":
+    main()
