@@ -28,6 +28,17 @@ def test_a_longer_training_is_a_rung_of_its_own_and_no_mixture(encoding: Encodin
     assert few(new) == pytest.approx(truth(encoding, new), rel=0.05)  # three pairs teach nothing
 
 
+def test_what_short_trainings_taught_is_kept_when_there_are_few_long_ones(encoding: Encoding) -> None:
+    def short_loss(genomes: np.ndarray) -> np.ndarray:
+        return truth(encoding, genomes) * 2.0 ** genomes[:, 0]  # what the base does not know: depth doubles it
+
+    short, long, new = (encoding.sample(n, np.random.default_rng(n)) for n in (60, 6, 200))
+    rungs = [Pairs(short, short_loss(short)), Pairs(long, 0.4 * short_loss(long))]
+    wrong = np.log(fit_ensemble(encoding, rungs, base(encoding), (0,))(new) / (0.4 * short_loss(new)))
+    alone = np.log(fit_ensemble(encoding, rungs[1:], base(encoding), (0,))(new) / (0.4 * short_loss(new)))
+    assert np.abs(wrong).mean() < 0.5 * np.abs(alone).mean()
+
+
 def test_the_error_is_that_of_the_labels_where_the_base_is_right(encoding: Encoding) -> None:
     errors = []
     for seed in range(10):
@@ -35,7 +46,7 @@ def test_the_error_is_that_of_the_labels_where_the_base_is_right(encoding: Encod
         genomes = encoding.sample(60, rng)
         noisy = truth(encoding, genomes) * np.exp(0.3 * rng.standard_normal(60))
         errors.append(fit_ensemble(encoding, [Pairs(genomes, noisy)], base(encoding), (seed,)).error)
-    assert 0.25 < np.mean(errors) < 0.4  # of a noise of 0.3
+    assert 0.3 < np.mean(errors) < 0.36  # noise of 0.3, which no predictor can know, and a little more
 
 
 def test_members_differ_most_where_no_pair_was(encoding: Encoding) -> None:
