@@ -7,6 +7,7 @@ import sys
 import click
 
 from apq_tune import __version__
+from apq_tune.cli.compare import compare
 from apq_tune.cli.run import run
 from apq_tune.cli.search import score, search
 from apq_tune.cli.spaces import cost, space, spaces
@@ -21,7 +22,7 @@ def cli() -> None:
     """Find a network's architecture, channel pruning and per-layer bit-widths together."""
 
 
-for command in (run, search, sweep, score, space, spaces, cost, transfer):
+for command in (run, search, sweep, compare, score, space, spaces, cost, transfer):
     cli.add_command(command)
 
 
