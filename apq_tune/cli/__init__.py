@@ -7,6 +7,7 @@ import sys
 import click
 
 from apq_tune import __version__
+from apq_tune.cli.compare import compare
 from apq_tune.cli.refine import refine
 from apq_tune.cli.run import run
 from apq_tune.cli.search import score, search
@@ -22,7 +23,7 @@ def cli() -> None:
     """Find a network's architecture, channel pruning and per-layer bit-widths together."""
 
 
-for command in (run, refine, search, sweep, score, space, spaces, cost, transfer):
+for command in (run, refine, search, sweep, compare, score, space, spaces, cost, transfer):
     cli.add_command(command)
 
 

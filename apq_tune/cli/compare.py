@@ -1,0 +1,113 @@
+"""``apq-tune compare``: our samplers, Optuna's and random search on one problem, over seeds."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import click
+
+from apq_tune.cli.fleet import fleet_options, names, progress_bar
+from apq_tune.cli.search import PREDICTOR, TABLES
+
+SAMPLERS = (
+    "nsga2",
+    "evolution",
+    "random",
+    "optuna-nsga2",
+    "optuna-tpe",
+    "optuna-nsga3",
+    "optuna-random",
+)
+
+
+@click.command()
+@click.option("--space", "space_name", help="Name of a shipped space, or a YAML file; or give --lookup.")
+@PREDICTOR
+@TABLES
+@click.option("--limit", "limits", multiple=True, metavar="METRIC=NUMBER", help="Upper bound; repeatable.")
+@click.option("--front", "axes", metavar="METRIC,METRIC", help="What to trade off, such as accuracy,latency_ms.")
+@click.option(
+    "--lookup",
+    type=click.Path(path_type=Path),
+    help="Instead of a space: CSV with a row for every candidate; columns that are no objectives are choices.",
+)
+@click.option("--maximize", multiple=True, metavar="COLUMN", help="Objective of --lookup; repeatable.")
+@click.option("--minimize", multiple=True, metavar="COLUMN", help="Objective of --lookup; repeatable.")
+@click.option("--samplers", default=",".join(SAMPLERS), show_default=True)
+@click.option("--at", default="200,1000", show_default=True, help="Distinct candidates scored; the last is the budget.")
+@click.option("--seeds", type=click.IntRange(min=2), default=10, show_default=True, help="How many.")
+@fleet_options
+def compare(
+    space_name: str | None,
+    predictor: Path | None,
+    tables: tuple[Path, ...],
+    limits: tuple[str, ...],
+    axes: str | None,
+    lookup: Path | None,
+    maximize: tuple[str, ...],
+    minimize: tuple[str, ...],
+    samplers: str,
+    at: str,
+    seeds: int,
+    out: Path,
+    resume: bool,
+    address: str | None,
+    num_cpus: int | None,
+) -> None:
+    """Compare samplers on one problem by the hypervolume that they reach; each sampler and seed is one trial.
+
+    Interrupt it at any moment; the same command with --resume goes on where it stopped.
+    """
+    if (lookup is None) == (space_name is None):
+        raise click.UsageError("give --space, with --front, or --lookup, with --maximize and --minimize")
+    if lookup is None and not axes:
+        raise click.UsageError("--space needs --front, such as --front accuracy,latency_ms")
+    unused = (predictor, tables, limits, axes) if lookup is not None else (maximize, minimize)
+    if any(unused):
+        raise click.UsageError(
+            "--lookup goes with --maximize and --minimize; --predictor, --table, --limit and --front with --space"
+        )
+    chosen = names(samplers, SAMPLERS, "--samplers")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in at.split(",")):
+        raise click.UsageError(f"--at {at!r}: give numbers of candidates, such as 200,1000")
+    counts = sorted({int(part) for part in at.split(",")})
+
+    from rich.console import Console
+
+    from apq_tune.encoding import Encoding
+    from apq_tune.lookup import load_lookup
+    from apq_tune.metrics import load_metrics, problem_of, with_cost_models
+    from apq_tune.pipeline import compare as plan
+    from apq_tune.pipeline.fleet import Fleet, digest
+    from apq_tune.report.compare import write_comparison
+    from apq_tune.space import SearchSpace
+
+    space = None
+    if lookup is not None:
+        problem = load_lookup(lookup, maximize, minimize)
+    else:
+        space = SearchSpace.load(str(space_name))
+        encoding = Encoding(space)
+        metrics = with_cost_models(load_metrics(encoding, predictor, tables), encoding)
+        problem = problem_of(encoding, metrics, str(axes).split(","), limits)
+    basis = {
+        "space": space.model_dump(mode="json") if space is not None else None,
+        "lookup": digest(lookup),
+        "predictor": digest(predictor),
+        "tables": [digest(path) for path in tables],
+        "objectives": [f"{objective.direction} {objective.metric.name}" for objective in problem.objectives],
+        "limits": [str(constraint) for constraint in problem.constraints],
+        "samplers": chosen,
+        "at": counts,
+        "seeds": seeds,
+    }
+    command = shlex.join(["apq-tune", *sys.argv[1:]])
+    fleet = Fleet(out, "comparison", basis, resume=resume, command=command, address=address, num_cpus=num_cpus)
+    contest = plan.Contest(problem, counts[-1])
+    entries = [plan.Entry(sampler, seed) for sampler in chosen for seed in range(seeds)]
+    console = Console(highlight=False)
+    with progress_bar(console, "searches") as on_done:
+        results = fleet.run(plan.run_entry, contest, {entry.key: entry for entry in entries}, on_done)
+    write_comparison(contest, entries, results, counts, out, console)

@@ -1,0 +1,97 @@
+"""The end of a comparison: ``curves.csv``, ``medians.csv``, ``tests.csv``, ``curves.png``, tables on the terminal."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from apq_tune.pipeline.compare import Contest, Entry, curves_frame, medians_frame, pairwise_tests, yardstick_of
+from apq_tune.pipeline.directory import write_atomically
+from apq_tune.report.tables import STYLE
+
+SIGNIFICANT = 0.05
+
+
+def write_comparison(
+    contest: Contest,
+    entries: Sequence[Entry],
+    results: Mapping[str, Mapping[str, Any]],
+    at: Sequence[int],
+    path: Path,
+    console: Console,
+) -> None:
+    """Write the files and print the tables."""
+    yardstick, exact = yardstick_of(contest.problem, list(results.values()))
+    curves = curves_frame(entries, results, yardstick, at)
+    medians, tests = medians_frame(curves, at), pairwise_tests(curves, at)
+    for name, frame in (("curves", curves), ("medians", medians), ("tests", tests)):
+        write_atomically(path / f"{name}.csv", frame.to_csv(index=False))
+    against = "exact front" if exact else "best front that all found together"
+    write_atomically(path / "curves.png", picture(curves, against))
+    console.print(medians_table(medians, against, curves["seed"].nunique()))
+    for n in at:
+        console.print(wins_table(tests[tests["evaluations"] == n], n))
+    for entry in entries:
+        if (found := results[entry.key]["n_evaluations"]) < min(at[-1], contest.problem.encoding.size()):
+            trials = results[entry.key]["trials"]
+            console.print(
+                f"{entry.key}: {trials} trials were {found} distinct candidates; its curve is flat from there"
+            )
+    console.print(f"Files in {path}: curves.csv, medians.csv, tests.csv, curves.png", soft_wrap=True)
+
+
+def medians_table(medians: pd.DataFrame, against: str, seeds: int) -> Table:
+    """One row for each sampler, best first at the last number of evaluations."""
+    counts = medians["evaluations"].unique()
+    table = Table(title=f"Hypervolume as a share of the {against}", **STYLE)
+    table.caption = f"by distinct candidates scored; median (quartiles) of {seeds} seeds"
+    table.add_column("sampler")
+    for n in counts:
+        table.add_column(f"{n:,}", justify="right")
+    last = medians[medians["evaluations"] == counts[-1]]
+    for sampler in last.sort_values("q50", ascending=False, kind="stable")["sampler"]:
+        own = medians[medians["sampler"] == sampler].set_index("evaluations")
+        words = (f"{own.q50[n]:.4f} ({own.q25[n]:.4f}-{own.q75[n]:.4f})" for n in counts)
+        table.add_row(sampler, *words)
+    return table
+
+
+def wins_table(tests: pd.DataFrame, n: int) -> Table:
+    """Each row's sampler against each column's: wins, ties and losses over seeds."""
+    samplers = list(dict.fromkeys([*tests["sampler"], *tests["other"]]))
+    cells: dict[tuple[str, str], str] = {}
+    for row in tests.itertuples():
+        star = "*" if row.p_holm < SIGNIFICANT else ""
+        cells[row.sampler, row.other] = f"{row.wins}-{row.ties}-{row.losses}{star}"
+    table = Table(title=f"Wins, ties and losses at {n:,}", **STYLE)
+    table.caption = f"of the row's sampler, seed by seed; * Mann-Whitney p < {SIGNIFICANT}, Holm-corrected"
+    table.add_column("")
+    for sampler in samplers[1:]:
+        table.add_column(sampler.replace("optuna-", "optuna-\n"), justify="right")
+    for place, sampler in enumerate(samplers[:-1]):
+        table.add_row(sampler, *(cells[sampler, o] if i > place else "" for i, o in enumerate(samplers[1:], start=1)))
+    return table
+
+
+def picture(curves: pd.DataFrame, against: str) -> bytes:
+    """PNG: medians over seeds, quartiles shaded."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    ax = figure.subplots()
+    for sampler, own in curves.groupby("sampler", sort=False):
+        quartiles = own.groupby("evaluations")["share"].quantile([0.25, 0.5, 0.75]).unstack()
+        (line,) = ax.plot(quartiles.index, quartiles[0.5], label=sampler)
+        ax.fill_between(
+            quartiles.index, quartiles[0.25], quartiles[0.75], color=line.get_color(), alpha=0.2, linewidth=0
+        )
+    ax.set(xscale="log", xlabel="distinct candidates scored", ylabel=f"hypervolume / that of the {against}")
+    ax.legend(fontsize=8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
