@@ -188,7 +188,7 @@ def test_ctrl_c_says_how_to_go_on(run: Path, tmp_path: Path) -> None:
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
     )
-    while process.poll() is None and not (out / "round_1" / "batch.json").exists():
+    while process.poll() is None and not list((out / "round_1").glob("items/*.json")):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
