@@ -11,86 +11,22 @@ import itertools
 import math
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from apq_tune.candidate import Block, Candidate, Choice
+from apq_tune.candidate import Block, Candidate
+from apq_tune.choices import ChoiceEncoding, ChoiceSpace
 from apq_tune.errors import CandidateError, SpaceError
-from apq_tune.space import ChoiceSpace, SearchSpace
+from apq_tune.genotype import Genomes, Genotype, draw
+from apq_tune.space import SearchSpace
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-Genomes = NDArray[np.int16]
-
 MAX_REPAIRS = 100
 """Rounds of redrawing forbidden combinations; each leaves at most the share of them that is forbidden."""
-
-
-def draw(n_choices: NDArray[np.int16], n: int, rng: np.random.Generator) -> Genomes:
-    """``(n, n_genes)`` genes, each uniform over its choices."""
-    return (rng.random((n, len(n_choices)), np.float32) * n_choices).astype(np.int16)
-
-
-class Genes(Protocol):
-    """What variation needs to know of genomes."""
-
-    @property
-    def n_choices(self) -> NDArray[np.int16]:
-        """``(n_genes,)`` number of values of each gene."""
-        ...
-
-    def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
-        """Make genomes allowed."""
-        ...
-
-
-class Genotype(Genes, Protocol):
-    """What a search needs to know of genomes."""
-
-    @property
-    def name(self) -> str:
-        """Of the search space."""
-        ...
-
-    @property
-    def space(self) -> Any:
-        """The search space."""
-        ...
-
-    def size(self) -> int:
-        """Number of different candidates."""
-        ...
-
-    def sample(self, n: int, rng: np.random.Generator) -> Genomes:
-        """``n`` canonical, allowed genomes: ``(n, n_genes)``."""
-        ...
-
-    def canonicalise(self, genomes: Genomes) -> Genomes:
-        """Equal candidates get equal genomes."""
-        ...
-
-    def fill_inert(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
-        """Draw genes that do not matter."""
-        ...
-
-    def uniform_policies(self) -> Genomes:
-        """Candidates that anyone would try first; possibly none."""
-        ...
-
-    def enumerate(self, limit: int = ...) -> Genomes:
-        """Every candidate."""
-        ...
-
-    def decode(self, genomes: Genomes) -> list[Candidate] | list[Choice]:
-        """``(n, n_genes)`` -> ``n`` candidates."""
-        ...
-
-    def encode(self, candidates: Any) -> Genomes:
-        """``n`` candidates -> canonical ``(n, n_genes)``; refuses those that are not in the space."""
-        ...
 
 
 class Encoding:
@@ -424,101 +360,6 @@ class Encoding:
             raise CandidateError(
                 f"row {int(gaps.argmax())}: a block is off before one that is on; fill up from the first"
             )
-        return genomes
-
-
-class ChoiceEncoding:
-    """The genomes of a space of named choices: one gene for each, all of them always active.
-
-    Attributes:
-        space: the choices.
-        n_choices: ``(n_genes,)`` number of values of each gene.
-    """
-
-    def __init__(self, space: ChoiceSpace) -> None:
-        self.space = space
-        self.n_choices = np.array([len(values) for values in space.choices.values()], np.int16)
-        self._index = [{value: i for i, value in enumerate(values)} for values in space.choices.values()]
-
-    @property
-    def name(self) -> str:
-        """Of the search space."""
-        return self.space.name
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """``(n_genes,)`` names of the choices."""
-        return tuple(self.space.choices)
-
-    @property
-    def choices(self) -> Sequence[tuple[Any, ...]]:
-        """``(n_genes,)`` values of each gene, in order."""
-        return tuple(self.space.choices.values())
-
-    def size(self) -> int:
-        """Number of different candidates."""
-        return math.prod(self.n_choices.tolist())
-
-    def sample(self, n: int, rng: np.random.Generator) -> Genomes:
-        """``n`` genomes, uniform: ``(n, n_genes)``."""
-        return draw(self.n_choices, n, rng)
-
-    def canonicalise(self, genomes: Genomes) -> Genomes:
-        """Genomes are canonical as they are."""
-        return genomes
-
-    def fill_inert(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:  # noqa: ARG002
-        """No gene is ever inert."""
-        return genomes
-
-    def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:  # noqa: ARG002
-        """Nothing is forbidden."""
-        return genomes
-
-    def uniform_policies(self) -> Genomes:
-        """None: nothing is known of these choices."""
-        return np.zeros((0, len(self.n_choices)), np.int16)
-
-    def enumerate(self, limit: int = 1_000_000) -> Genomes:
-        """Every genome, ``(size, n_genes)``.
-
-        Raises:
-            SpaceError: if there are more than ``limit``.
-        """
-        if self.size() > limit:
-            raise SpaceError(f"{self.name}: {self.size()} candidates are too many to enumerate (limit {limit})")
-        return np.indices(self.n_choices.tolist()).reshape(len(self.n_choices), -1).T.astype(np.int16)
-
-    def features(self, genomes: Genomes) -> NDArray[np.float32]:
-        """One-hot columns, choice after choice: ``(n, sum(n_choices))``."""
-        first = np.cumsum(self.n_choices) - self.n_choices
-        out = np.zeros((len(genomes), int(self.n_choices.sum())), np.float32)
-        np.put_along_axis(out, first + genomes.astype(np.int64), 1, axis=1)
-        return out
-
-    def decode(self, genomes: Genomes) -> list[Choice]:
-        """``(n, n_genes)`` -> ``n`` candidates."""
-        choices = list(self.space.choices.items())
-        return [Choice(tuple((n, v[i]) for (n, v), i in zip(choices, genome, strict=True))) for genome in genomes]
-
-    def encode(self, candidates: Sequence[Choice]) -> Genomes:
-        """``n`` candidates -> ``(n, n_genes)``.
-
-        Raises:
-            CandidateError: naming the candidate's position, the choice and the value.
-        """
-        genomes = np.zeros((len(candidates), len(self.n_choices)), np.int16)
-        for i, candidate in enumerate(candidates):
-            given = dict(candidate.values)
-            if set(given) != set(self.names):
-                raise CandidateError(
-                    f"candidate {i}: has choices {sorted(given)}; {self.name} has {sorted(self.names)}"
-                )
-            for gene, name in enumerate(self.names):
-                if given[name] not in self._index[gene]:
-                    known = list(self.space.choices[name])
-                    raise CandidateError(f"candidate {i}: {name} is {given[name]!r}; choose one of {known}")
-                genomes[i, gene] = self._index[gene][given[name]]
         return genomes
 
 

@@ -13,8 +13,8 @@ import pandas as pd
 from pydantic import BaseModel, ValidationError
 
 from apq_tune.candidate import Candidate, Choice
-from apq_tune.encoding import Genomes
 from apq_tune.errors import CandidateError, RunError
+from apq_tune.genotype import Genomes
 from apq_tune.pareto import hypervolume, is_non_dominated
 from apq_tune.problem import Evaluation, Problem
 

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from apq_tune.encoding import Genomes
 from apq_tune.errors import TableError
+from apq_tune.genotype import Genomes
 from apq_tune.problem import Objective, Problem
 from apq_tune.space import SearchSpace
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from apq_tune.candidate import Candidate
 from apq_tune.geometry import out_size, squeezed_channels
-from apq_tune.space import SearchSpace, Slot
+from apq_tune.skeleton import Slot
+from apq_tune.space import SearchSpace
 
 Numbers = int | NDArray[Any]
 

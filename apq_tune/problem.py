@@ -11,9 +11,11 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from apq_tune.encoding import Genomes, Genotype, encoding_of
+from apq_tune.choices import ChoiceSpace
+from apq_tune.encoding import encoding_of
 from apq_tune.errors import ProblemError
-from apq_tune.space import ChoiceSpace, SearchSpace
+from apq_tune.genotype import Genomes, Genotype
+from apq_tune.space import SearchSpace
 
 Floats = NDArray[np.float64]
 

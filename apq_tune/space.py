@@ -1,204 +1,42 @@
-"""A search space: a network skeleton and the choices that are open in it, read from YAML and checked on load.
-
-The file format is documented in ``search_spaces/README.md``.
-"""
+"""A search space: a network skeleton and the choices that are open in it, read from YAML and checked on load."""
 
 from __future__ import annotations
 
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    PositiveInt,
-    Tag,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, PositiveInt, ValidationError, model_validator
 
-from apq_tune.candidate import Block, Candidate, Choice
+from apq_tune.candidate import Block, Candidate
+from apq_tune.choices import ChoiceSpace
 from apq_tune.errors import CandidateError, SpaceError
 from apq_tune.geometry import out_size, ratio_channels, stepped_channels
 from apq_tune.parameters import Parameters
-
-Number = TypeVar("Number", int, float)
-
-BIT_FIELDS = ("pw_w_bits", "pw_a_bits", "dw_w_bits", "dw_a_bits")
-
-
-def _ascending(values: tuple[Number, ...]) -> tuple[Number, ...]:
-    if not values:
-        raise ValueError("has no values; give at least one")
-    if list(values) != sorted(set(values)):
-        raise ValueError(f"{list(values)} is not strictly ascending; write {sorted(set(values))}")
-    return values
-
-
-def _odd(kernel_size: int) -> int:
-    if kernel_size % 2 == 0:
-        raise ValueError(f"{kernel_size} is even; kernels are odd, so that padding is symmetric")
-    return kernel_size
+from apq_tune.skeleton import (
+    BIT_FIELDS,
+    Bits,
+    Choices,
+    ExpandRange,
+    First,
+    Forbidden,
+    Head,
+    Input,
+    Model,
+    Slot,
+    Stage,
+    Stem,
+    first_complaint,
+)
 
 
-Kernel = Annotated[PositiveInt, AfterValidator(_odd)]
-Bits = Annotated[int, Field(ge=2, le=8)]
-KernelChoice = Annotated[tuple[Kernel, ...], AfterValidator(_ascending)]
-BitChoice = Annotated[tuple[Bits, ...], AfterValidator(_ascending)]
-DepthChoice = Annotated[tuple[PositiveInt, ...], AfterValidator(_ascending)]
-SizeChoice = Annotated[tuple[PositiveInt, ...], AfterValidator(_ascending)]
-Activation = Literal["relu6", "relu", "h_swish"]
-Ratio = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-RatioChoice = Annotated[tuple[Ratio, ...], AfterValidator(_ascending)]
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Input(_Model):
-    """Shape of one image, ``channels x size x size``; several sizes make the resolution a choice."""
-
-    channels: PositiveInt
-    size: PositiveInt | SizeChoice
-
-
-class Stem(_Model):
-    """The first convolution, never searched."""
-
-    channels: PositiveInt
-    kernel_size: Kernel = 3
-    stride: PositiveInt = 1
-    activation: Activation = "relu6"
-
-
-class First(_Model):
-    """A depthwise separable block right after the stem, never searched; with a shortcut if it keeps the channels."""
-
-    channels: PositiveInt
-    kernel_size: Kernel = 3
-    activation: Activation = "relu6"
-
-
-class Head(_Model):
-    """The last pointwise convolution, before pooling and the classifier, never searched.
-
-    ``features`` adds a fully connected layer between pooling and classifier (Howard 2019, MobileNetV3).
-    """
-
-    channels: PositiveInt
-    features: PositiveInt | None = None
-    activation: Activation = "relu6"
-
-
-class ExpandRange(_Model):
-    """Middle channels from ``min_ratio`` to ``max_ratio`` times the block's input channels, ``step`` channels apart."""
-
-    min_ratio: Ratio
-    max_ratio: Ratio
-    step: PositiveInt = 8
-
-    @model_validator(mode="after")
-    def _ordered(self) -> ExpandRange:
-        if self.min_ratio > self.max_ratio:
-            raise ValueError(f"min_ratio {self.min_ratio} is above max_ratio {self.max_ratio}; swap them")
-        return self
-
-
-def _kind_of_expansion(value: Any) -> str:
-    return LISTED if isinstance(value, list | tuple) else RANGE
-
-
-LISTED, RANGE = "a list of ratios", "a range of ratios"
-Expansion = Annotated[
-    Annotated[ExpandRange, Tag(RANGE)] | Annotated[RatioChoice, Tag(LISTED)], Discriminator(_kind_of_expansion)
-]
-
-
-class Choices(_Model):
-    """The values open to every block, where its stage does not say otherwise."""
-
-    kernel_size: KernelChoice
-    expand_ratio: Expansion
-    divisor: PositiveInt = 8
-    pw_w_bits: BitChoice
-    pw_a_bits: BitChoice
-    dw_w_bits: BitChoice
-    dw_a_bits: BitChoice
-
-
-class Stage(_Model):
-    """Blocks of one resolution; the first has the stage's stride and changes the channels."""
-
-    channels: PositiveInt
-    stride: PositiveInt = 1
-    depth: DepthChoice
-    activation: Activation = "relu6"
-    squeeze_excite: bool = False
-    kernel_size: KernelChoice | None = None
-    expand_ratio: Expansion | None = None
-
-
-class Forbidden(_Model):
-    """Values that one block may not take together."""
-
-    kernel_size: int | None = None
-    pw_w_bits: int | None = None
-    pw_a_bits: int | None = None
-    dw_w_bits: int | None = None
-    dw_a_bits: int | None = None
-
-    @property
-    def rule(self) -> dict[str, int]:
-        """Field name -> value, of the fields that are given."""
-        return self.model_dump(exclude_none=True)
-
-    @model_validator(mode="after")
-    def _says_something(self) -> Forbidden:
-        if not self.rule:
-            raise ValueError("is empty; name at least one field, or drop the rule")
-        return self
-
-
-class Slot(NamedTuple):
-    """The place of one block: everything about it that no choice changes, and the choices that it has."""
-
-    stage: int
-    position: int  # within the stage; active when position < depth
-    resolution: int  # of the input of the network
-    in_channels: int
-    out_channels: int
-    in_size: int
-    out_size: int
-    stride: int
-    kernel_sizes: tuple[int, ...]
-    channels: tuple[int, ...]  # middle channels
-    activation: Activation
-    squeeze_excite: bool  # between the depthwise and the last pointwise convolution (Hu 2018)
-
-    @property
-    def has_shortcut(self) -> bool:
-        """Whether the block adds its input to its output (Sandler 2018)."""
-        return self.stride == 1 and self.in_channels == self.out_channels
-
-    @property
-    def name(self) -> str:
-        """``stage.block``, counted from 1, as people read it."""
-        return f"{self.stage + 1}.{self.position + 1}"
-
-
-class SearchSpace(_Model, Parameters):
+class SearchSpace(Model, Parameters):
     """Named choices in a skeleton of inverted bottleneck blocks (MBConv, Sandler 2018)."""
 
     format: Literal[1]
@@ -377,7 +215,7 @@ class SearchSpace(_Model, Parameters):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            raise SpaceError(f"{source}: {_first_complaint(error)}") from None
+            raise SpaceError(f"{source}: {first_complaint(error)}") from None
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> SearchSpace:
@@ -423,41 +261,6 @@ class SearchSpace(_Model, Parameters):
         return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False)
 
 
-@dataclass(frozen=True)
-class ChoiceSpace(Parameters):
-    """Named choices without a network: a table-driven benchmark, or a problem of the user's own.
-
-    Attributes:
-        name: of the space.
-        choices: name -> values, in order.
-    """
-
-    name: str
-    choices: Mapping[str, tuple[Any, ...]]
-
-    def __post_init__(self) -> None:
-        if not self.choices:
-            raise SpaceError(f"{self.name}: has no choices; give at least one name with its values")
-        for name, values in self.choices.items():
-            if not values:
-                raise SpaceError(f"{self.name}: {name} has no values; give at least one")
-            if len(set(values)) < len(values):
-                raise SpaceError(f"{self.name}: {name} has a value twice in {list(values)}; keep one")
-
-    @property
-    def genes(self) -> Mapping[str, tuple[Any, ...]]:
-        """The choices."""
-        return self.choices
-
-    def candidate_of(self, values: Mapping[str, Any]) -> Choice:
-        """The candidate with these values."""
-        return Choice(tuple((name, values[name]) for name in self.choices))
-
-    def values_of(self, candidate: Choice) -> dict[str, Any]:
-        """Name -> value of a candidate."""
-        return dict(candidate.values)
-
-
 def known_spaces() -> tuple[str, ...]:
     """Names of the search spaces that are shipped with the package."""
     return tuple(sorted(Path(entry.name).stem for entry in _shipped().iterdir() if entry.name.endswith(".yaml")))
@@ -469,24 +272,3 @@ def _shipped() -> Any:
         return resources.files("apq_tune.search_spaces")
     except ModuleNotFoundError:
         return Path(__file__).parents[1] / "search_spaces"
-
-
-def _first_complaint(error: ValidationError) -> str:
-    """One line for the first thing that pydantic found: the key, the value, the remedy."""
-    problems = error.errors()
-    first = problems[0]
-    key = ""
-    for part in first["loc"]:
-        if isinstance(part, int):
-            key += f"[{part}]"
-        elif part not in (LISTED, RANGE):
-            key += f".{part}" if key else part
-    if first["type"] == "extra_forbidden":
-        said = "unknown key; remove it or correct its spelling"
-    elif first["type"] == "missing":
-        said = "is missing; add it"
-    else:
-        said = first["msg"].removeprefix("Value error, ")
-        if not isinstance(first["input"], dict | list | tuple) and first["type"] != "value_error":
-            said += f", got {first['input']!r}"
-    return f"{key}: {said}" if key else said

@@ -39,7 +39,7 @@ from apq_tune import (
     search,
 )
 from apq_tune.cost import bitfusion_latency_ms
-from apq_tune.encoding import Genomes
+from apq_tune.genotype import Genomes
 from apq_tune.pareto import Floats, hypervolume
 
 RESULTS = Path(__file__).parent / "results"

@@ -43,13 +43,13 @@ def problem() -> Problem:
 
 
 def in_tune(searcher: Callable[[], Any], n: int) -> None:
-    """One trial a candidate."""
+    """One trial a candidate; Tune hands its ``param_space`` to either searcher."""
     asked = problem()
     searching = searcher()
     with cluster(None, 2), tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None):
         tune.Tuner(
             APQObjective(asked),
-            param_space={} if isinstance(searching, OptunaSearch) else asked.encoding.space.to_tune(),
+            param_space=asked.encoding.space.to_tune(),
             tune_config=tune.TuneConfig(
                 search_alg=searching, num_samples=n, max_concurrent_trials=2, reuse_actors=True
             ),
@@ -58,13 +58,8 @@ def in_tune(searcher: Callable[[], Any], n: int) -> None:
 
 
 def optuna_search() -> OptunaSearch:
-    asked = problem()
-    space: dict[str, optuna.distributions.BaseDistribution] = {
-        name: optuna.distributions.CategoricalDistribution(values)
-        for name, values in asked.encoding.space.genes.items()
-    }
     sampler = optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=0)
-    return OptunaSearch(space, metric=["weight_bytes", "bit_ops"], mode=["max", "min"], sampler=sampler)
+    return OptunaSearch(metric=["weight_bytes", "bit_ops"], mode=["max", "min"], sampler=sampler)
 
 
 def plain(sampler: Callable[[Problem], optuna.samplers.BaseSampler], n: int) -> None:

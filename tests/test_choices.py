@@ -20,7 +20,7 @@ from apq_tune import (
     SpaceError,
     search,
 )
-from apq_tune.encoding import ChoiceEncoding
+from apq_tune.choices import ChoiceEncoding
 
 CHOICES = {"width": [8, 16, 32], "activation": ["relu", "gelu"], "rate": [0.1, 0.01, 0.001, 0.0001]}
 SPACE = SearchSpace.from_choices(CHOICES, "mine")

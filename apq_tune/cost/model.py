@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq_tune.candidate import Block
-from apq_tune.encoding import Encoding, Genomes
+from apq_tune.encoding import Encoding
 from apq_tune.errors import TableError
+from apq_tune.genotype import Genomes
 from apq_tune.ops import BlockOps, Op, all_choices, fixed_ops
-from apq_tune.space import Slot
+from apq_tune.skeleton import Slot
 
 BlockCost = Callable[[BlockOps, Slot], Any]
 

@@ -19,7 +19,8 @@ from apq_tune.cost.model import CostModel
 from apq_tune.encoding import Encoding
 from apq_tune.errors import TableError
 from apq_tune.ops import BlockOps, Op, all_choices
-from apq_tune.space import SearchSpace, Slot
+from apq_tune.skeleton import Slot
+from apq_tune.space import SearchSpace
 
 FIXED, CONV, BLOCK = "fixed", "conv", "block"
 KINDS = (FIXED, CONV, BLOCK)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import numpy as np
 import optuna
@@ -18,8 +18,8 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from apq_tune.encoding import Genotype
 from apq_tune.errors import StudyError
+from apq_tune.genotype import Genotype
 from apq_tune.integrations.optuna import EvolutionSampler, NSGA2Sampler
 
 MAX_DUPLICATES = 5
@@ -36,6 +36,13 @@ STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed"
 def prune() -> NoReturn:
     """Inside an Optuna trial: end it as pruned."""
     raise optuna.TrialPruned
+
+
+class _Running(NamedTuple):
+    """A trial that was asked for and not yet told."""
+
+    trial: Trial
+    genome: bytes  # canonical
 
 
 class AskTell:
@@ -75,7 +82,7 @@ class AskTell:
         self._others = {name: value for name, value in (others or {}).items() if name not in self._fixed}
         self._distributions = {name: self._shown(values) for name, values in self._genes.items()} | self._others
         self._rng = np.random.default_rng(seed)
-        self._running: dict[str, Trial] = {}
+        self._running: dict[str, _Running] = {}
         self._known: dict[bytes, int | None] = {}  # canonical genome -> number of its finished trial
         verbosity = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -106,7 +113,8 @@ class AskTell:
                 params[name] = self._genes[name].index(config[name]) if is_index else config[name]
         return params
 
-    def _key(self, config: Mapping[str, Any]) -> bytes:
+    def _genome(self, config: Mapping[str, Any]) -> bytes:
+        """The canonical genome of a configuration: what tells candidates apart."""
         return bytes(self._encoding.encode([self._encoding.space.from_config(config)])[0].tobytes())
 
     @property
@@ -123,29 +131,28 @@ class AskTell:
         for _ in range(MAX_DUPLICATES):
             trial = self.study.ask(self._distributions)
             config = self._config(trial.params)
-            if self._others or self._is_new(config):
-                return self._begin(key, trial, config)
-            self._tell_duplicate(trial, config)
+            genome = self._genome(config)
+            if self._others or genome not in self._known:
+                return self._begin(key, trial, config, genome)
+            self._tell_duplicate(trial, genome)
         for _ in range(MAX_DRAWS):
             (candidate,) = self._encoding.decode(self._encoding.sample(1, self._rng))
             config = self._encoding.space.to_config(candidate) | self._fixed
-            if self._is_new(config):
+            genome = self._genome(config)
+            if genome not in self._known:
                 self.study.enqueue_trial(self._params(config))
-                return self._begin(key, self.study.ask(self._distributions), config)
+                return self._begin(key, self.study.ask(self._distributions), config, genome)
         return None
 
-    def _is_new(self, config: Mapping[str, Any]) -> bool:
-        return self._key(config) not in self._known
-
-    def _begin(self, key: str, trial: Trial, config: dict[str, Any]) -> dict[str, Any]:
-        self._running[key] = trial
-        self._known.setdefault(self._key(config), None)
+    def _begin(self, key: str, trial: Trial, config: dict[str, Any], genome: bytes) -> dict[str, Any]:
+        self._running[key] = _Running(trial, genome)
+        self._known.setdefault(genome, None)
         return config
 
-    def _tell_duplicate(self, trial: Trial, config: Mapping[str, Any]) -> None:
+    def _tell_duplicate(self, trial: Trial, genome: bytes) -> None:
         """Tell the sampler what is known; a candidate whose trial still runs, or failed, is told as failed."""
         trial.set_user_attr("duplicate", True)
-        number = self._known[self._key(config)]
+        number = self._known[genome]
         before = None if number is None else self.study.get_trials(deepcopy=False)[number]
         if before is None or before.state != TrialState.COMPLETE:
             self.study.tell(trial, state=TrialState.FAIL)
@@ -161,7 +168,7 @@ class AskTell:
     def report(self, key: str, value: float, step: int) -> None:
         """An intermediate value; kept for studies of one objective, Optuna knows none for several."""
         if key in self._running and len(self.study.directions) == 1 and math.isfinite(value):
-            self._running[key].report(value, step)
+            self._running[key].trial.report(value, step)
 
     def tell(
         self,
@@ -180,7 +187,7 @@ class AskTell:
             violations: constraint -> violation, feasible where ``<= 0``.
             said: to remember with the trial: metrics, or the ``reason`` of a failure.
         """
-        trial = self._running.pop(key)
+        trial, genome = self._running.pop(key)
         said = dict(said or {})
         if outcome == "complete" and (len(values) < len(self.study.directions) or any(map(math.isnan, values))):
             outcome, said["reason"] = "failed", f"objectives are {list(values)}"
@@ -192,7 +199,7 @@ class AskTell:
         for name, value in said.items():
             trial.set_user_attr(name, value)
         self.study.tell(trial, list(values) if outcome == "complete" else None, state=STATES[outcome])
-        self._known[self._key(self._config(trial.params))] = trial.number
+        self._known[genome] = trial.number
 
     def add(
         self,
@@ -213,7 +220,7 @@ class AskTell:
             raise StudyError(
                 f"objectives of a known candidate are {list(values)}; give {len(self.study.directions)} numbers"
             )
-        key = self._key(config)  # checks the configuration, too
+        genome = self._genome(config)  # checks the configuration, too
         if any(config[name] != value for name, value in self._fixed.items() if name in config):
             return
         self.study.add_trial(
@@ -225,7 +232,7 @@ class AskTell:
                 constraints=dict(violations or {}),
             )
         )
-        self._known[key] = self.study.get_trials(deepcopy=False)[-1].number
+        self._known[genome] = self.study.get_trials(deepcopy=False)[-1].number
 
     def give_up(self, reason: str = "lost", but: Collection[str] = ()) -> None:
         """Fail every trial that still runs, but those given, with a reason: nothing stays RUNNING for ever.
@@ -233,9 +240,9 @@ class AskTell:
         Their candidates may be asked for again.
         """
         for key in [key for key in self._running if key not in but]:
-            config = self._config(self._running[key].params)
+            genome = self._running[key].genome
             self.tell(key, "failed", said={"reason": reason})
-            self._known.pop(self._key(config), None)
+            self._known.pop(genome, None)
 
     def trials(self) -> list[FrozenTrial]:
         """Those that were run, here or elsewhere, parameters by their real values."""

@@ -1,10 +1,10 @@
 """Our searchers as Optuna samplers, for studies of a few hundred to a few thousand trials.
 
-The only file that knows Optuna. ``search`` holds parents in a state that it passes through; here the study does: a
-sampler reads the population off the finished trials, in the order in which they ended, ``population`` of them a
-generation. Every trial has a generator of its own, made of the seed and the trial's number. So a sampler keeps nothing:
-made anew, in another process or on a resumed study, it goes on as if it had never stopped. (``optuna.samplers``'
-``BaseGASampler`` would write generations into the storage, of which there is no public way.)
+``search`` holds parents in a state that it passes through; here the study does: a sampler reads the population off the
+finished trials, in the order in which they ended, ``population`` of them a generation. Every trial has a generator of
+its own, made of the seed and the trial's number. So a sampler keeps nothing: made anew, in another process or on a
+resumed study, it goes on as if it had never stopped. (``optuna.samplers``' ``BaseGASampler`` would write generations
+into the storage, of which there is no public way.)
 
     study = optuna.create_study(sampler=EvolutionSampler(space=space, seed=0))
 
@@ -23,20 +23,19 @@ from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from apq_tune.encoding import ChoiceEncoding, Encoding, Genomes, draw, encoding_of
+from apq_tune.choices import ChoiceEncoding, ChoiceSpace
+from apq_tune.encoding import Encoding, encoding_of
 from apq_tune.errors import ProblemError, StudyError
+from apq_tune.genotype import Genomes
+from apq_tune.integrations.optuna_genes import ParameterGenes, uniform_value
 from apq_tune.problem import Evaluation
 from apq_tune.search.algorithms import NSGA2, Evolution, State
-from apq_tune.space import ChoiceSpace, SearchSpace
-
-GRID = 2**14
-"""Steps of the range of a float, or of an integer with more values: what fits a gene of 16 bits, and a power of two, so
-that halves and quarters of a range are met exactly. No training is repeatable enough to tell two neighbours apart."""
+from apq_tune.space import SearchSpace
 
 HUGE = 1e300
 """What an infinite objective value counts as: differences of two such are still finite."""
@@ -68,106 +67,9 @@ class _Parents(NamedTuple):
     """The population of a past, as genomes of a relative search space."""
 
     state: State | None
-    genes: _Genes
+    genes: ParameterGenes
     genomes: Genomes  # (p, n_genes)
     lacking: NDArray[np.bool_] | None  # (p, n_genes) parameters that a parent does not have; None if there are none
-
-
-class _Genes:
-    """Parameters of a study as genes: first those of our space, if they are all there, then any others."""
-
-    def __init__(
-        self, distributions: Mapping[str, BaseDistribution], encoding: Encoding | ChoiceEncoding | None
-    ) -> None:
-        own = () if encoding is None else encoding.names
-        self._encoding = encoding if all(name in distributions for name in own) else None
-        self.distributions = {
-            name: distributions[name] for name in dict.fromkeys((*own, *distributions)) if name in distributions
-        }
-        self._last = [_last_gene(distribution) for distribution in self.distributions.values()]
-        self.n_choices = np.array(self._last, np.int16) + np.int16(1)
-
-    def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
-        """Make the part that is a candidate of our space an allowed one."""
-        if self._encoding is None:
-            return genomes
-        n = len(self._encoding.names)
-        return np.concatenate([self._encoding.repair(genomes[:, :n], rng), genomes[:, n:]], axis=1)
-
-    def sample(self, n: int, rng: np.random.Generator) -> Genomes:
-        """``n`` uniform genomes."""
-        return self.repair(draw(self.n_choices, n, rng), rng)
-
-    def encode(self, trials: Sequence[FrozenTrial]) -> tuple[Genomes, NDArray[np.bool_]]:
-        """``n`` trials -> ``(n, n_genes)`` genomes, -1 where a trial lacks the parameter or is out of its range."""
-        genes = []
-        for trial in trials:
-            params = trial.params
-            row = []
-            for (name, distribution), last in zip(self.distributions.items(), self._last, strict=True):
-                share = _share(distribution, params[name]) if name in params else None
-                row.append(-1 if share is None else round(share * last))
-            genes.append(row)
-        genomes = np.array(genes, np.int16)
-        return genomes, genomes < 0
-
-    def decode(self, genome: NDArray[np.int16]) -> dict[str, Any]:
-        """``(n_genes,)`` -> the value of each parameter."""
-        return {
-            name: _value(distribution, gene / (last or 1))
-            for (name, distribution), last, gene in zip(
-                self.distributions.items(), self._last, genome.tolist(), strict=True
-            )
-        }
-
-
-def _last_gene(distribution: BaseDistribution) -> int:
-    """The largest gene of a parameter, the smallest is 0."""
-    if isinstance(distribution, CategoricalDistribution):
-        return min(len(distribution.choices) - 1, GRID)
-    numbers = cast(FloatDistribution | IntDistribution, distribution)
-    if numbers.single():
-        return 0
-    if numbers.log or numbers.step is None:
-        return GRID
-    return min(round((numbers.high - numbers.low) / numbers.step), GRID)
-
-
-def _ends(numbers: FloatDistribution | IntDistribution) -> tuple[float, float]:
-    """Of the range of a gene; on a logarithmic scale in log, and the first and last integer as wide as the others."""
-    if not numbers.log:
-        return numbers.low, numbers.high
-    half = 0.5 if isinstance(numbers, IntDistribution) else 0.0
-    return math.log(numbers.low - half), math.log(numbers.high + half)
-
-
-def _share(distribution: BaseDistribution, value: Any) -> float | None:
-    """How far along its range a value stands, from 0 to 1; ``None`` if it is outside."""
-    if isinstance(distribution, CategoricalDistribution):
-        try:
-            return distribution.to_internal_repr(value) / max(len(distribution.choices) - 1, 1)
-        except ValueError:
-            return None
-    numbers = cast(FloatDistribution | IntDistribution, distribution)
-    if not numbers.low <= value <= numbers.high:
-        return None
-    low, high = _ends(numbers)
-    at = math.log(value) if numbers.log else value
-    return (at - low) / (high - low) if high > low else 0.0
-
-
-def _value(distribution: BaseDistribution, share: float) -> Any:
-    """The value that stands nearest to a share of the range; inverse of ``_share``."""
-    if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices[round(share * (len(distribution.choices) - 1))]
-    numbers = cast(FloatDistribution | IntDistribution, distribution)
-    low, high = _ends(numbers)
-    at = low * (1 - share) + high * share
-    if numbers.log:
-        at = math.exp(at)
-    if numbers.step is not None:
-        at = numbers.low + numbers.step * round((at - numbers.low) / numbers.step)
-    return min(max(at, numbers.low), numbers.high)
 
 
 _end = operator.attrgetter("datetime_complete", "number")
@@ -264,8 +166,7 @@ class _PopulationSampler(BaseSampler):
     ) -> Any:
         """A uniform value of a parameter that no parent has."""
         self._check(study)
-        last = _last_gene(param_distribution)
-        return _value(param_distribution, int(self._rng(trial, param_name).integers(last + 1)) / (last or 1))
+        return uniform_value(param_distribution, self._rng(trial, param_name))
 
     def _check(self, study: Study) -> None:
         """Refuse studies that the algorithm cannot serve."""
@@ -299,7 +200,7 @@ class _PopulationSampler(BaseSampler):
         """The population as genomes, which are the same for a whole generation."""
         parents = self._parents
         if parents is None or parents.genes.distributions != search_space:
-            parents = _Parents(None, _Genes(search_space, self._encoding), np.zeros((0, 0), np.int16), None)
+            parents = _Parents(None, ParameterGenes(search_space, self._encoding), np.zeros((0, 0), np.int16), None)
         if parents.state is not past.state:
             chosen = [] if past.state is None else [past.usable[i] for i in past.state.genomes[:, 0].tolist()]
             genomes, lacking = parents.genes.encode(chosen)

@@ -11,8 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu
 
-from apq_tune.encoding import Genomes
 from apq_tune.errors import ProblemError
+from apq_tune.genotype import Genomes
 from apq_tune.integrations.optuna_studies import SAMPLERS, run_study
 from apq_tune.integrations.ray import Result
 from apq_tune.pareto import Yardstick

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from apq_tune.encoding import Encoding, Genomes
+from apq_tune.encoding import Encoding
 from apq_tune.errors import ProblemError
+from apq_tune.genotype import Genomes
 from apq_tune.pipeline.refine_batch import choose_batch, similarity
 from apq_tune.predict.ensemble import Ensemble
 from apq_tune.problem import Constraint, Floats, FunctionMetric, Metric, Objective, Problem

@@ -20,7 +20,8 @@ from apq_tune.problem import Constraint, Objective, Problem, parse_constraint
 from apq_tune.search import RandomSearch, search
 from apq_tune.space import SearchSpace
 from apq_tune.supernet.evaluate import score, score_candidate, subnet_from
-from apq_tune.supernet.network import Subnet, Supernet
+from apq_tune.supernet.network import Supernet
+from apq_tune.supernet.subnet import Subnet
 from apq_tune.supernet.train import finetune
 
 PAIRS, FINALISTS = 3, 4

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from apq_tune.encoding import Encoding, Genomes
+from apq_tune.encoding import Encoding
+from apq_tune.genotype import Genomes
 from apq_tune.predict.pairs import Floats, Pairs, Predictor
 from apq_tune.predict.ridge import fit_residual
 

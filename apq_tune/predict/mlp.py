@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from apq_tune.encoding import Encoding, Genomes
+from apq_tune.encoding import Encoding
+from apq_tune.genotype import Genomes
 from apq_tune.predict.pairs import Floats, Pairs, Scale
 
 Array = NDArray[np.float32]

@@ -8,7 +8,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from apq_tune.encoding import Encoding, Genomes
+from apq_tune.encoding import Encoding
+from apq_tune.genotype import Genomes
 
 Floats = NDArray[np.float64]
 

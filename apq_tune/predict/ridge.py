@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from apq_tune.encoding import Encoding, Genomes
+from apq_tune.encoding import Encoding
+from apq_tune.genotype import Genomes
 from apq_tune.predict.pairs import Floats, Pairs, Predictor, Scale
 
 ALPHAS = np.logspace(-1, 4, 16)

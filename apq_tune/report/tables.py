@@ -21,7 +21,8 @@ from apq_tune.errors import RunError
 from apq_tune.front import Front
 from apq_tune.pipeline.directory import write_atomically
 from apq_tune.problem import Bounded, Metric
-from apq_tune.space import BIT_FIELDS, SearchSpace
+from apq_tune.skeleton import BIT_FIELDS
+from apq_tune.space import SearchSpace
 
 STYLE: dict[str, Any] = {"title_justify": "left", "title_style": "bold", "box": SIMPLE_HEAD}
 MAX_ROWS = 20

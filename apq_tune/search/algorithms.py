@@ -9,8 +9,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from apq_tune.encoding import Genes, Genomes, Genotype
 from apq_tune.errors import ProblemError
+from apq_tune.genotype import Genes, Genomes, Genotype
 from apq_tune.problem import Evaluation, Floats
 from apq_tune.search.select import duel, select
 from apq_tune.search.vary import spread, vary

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from apq_tune.encoding import Genomes
+from apq_tune.genotype import Genomes
 from apq_tune.pareto import is_non_dominated
 from apq_tune.problem import Evaluation
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from apq_tune.encoding import Genomes
 from apq_tune.front import Front
+from apq_tune.genotype import Genomes
 from apq_tune.problem import Problem
 from apq_tune.search.algorithms import Algorithm
 from apq_tune.search.searching import Searching

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from apq_tune.encoding import Genomes, Genotype
 from apq_tune.errors import ProblemError, RunError
 from apq_tune.front import Front
+from apq_tune.genotype import Genomes, Genotype
 from apq_tune.problem import Evaluation, Problem
 from apq_tune.search.algorithms import NSGA2, Algorithm, Evolution, State
 from apq_tune.search.archive import Archive, Seen

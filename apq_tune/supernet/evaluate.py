@@ -11,8 +11,9 @@ from torch.nn import functional
 
 from apq_tune.candidate import Candidate
 from apq_tune.data import Split
-from apq_tune.supernet.network import Subnet, Supernet
+from apq_tune.supernet.network import Supernet
 from apq_tune.supernet.quantize import ActivationQuantizer
+from apq_tune.supernet.subnet import Subnet
 
 EVALUATION_BATCH = 128  # fits the cache; batches of 512 cost more per image
 

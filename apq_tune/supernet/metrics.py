@@ -20,12 +20,14 @@ from torch import Tensor
 
 from apq_tune.candidate import Candidate
 from apq_tune.data import Data
-from apq_tune.encoding import Encoding, Genomes
+from apq_tune.encoding import Encoding
 from apq_tune.errors import RunError
+from apq_tune.genotype import Genomes
 from apq_tune.problem import Report
 from apq_tune.space import SearchSpace
 from apq_tune.supernet.evaluate import Score, score, score_candidate, subnet_from
-from apq_tune.supernet.network import Subnet, Supernet
+from apq_tune.supernet.network import Supernet
+from apq_tune.supernet.subnet import Subnet
 from apq_tune.supernet.train import Training, finetune, optimizer_for
 
 QAT = 5

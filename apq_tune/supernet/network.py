@@ -1,13 +1,12 @@
-"""The weight-shared network of a search space, and the stand-alone network of one candidate.
+"""The weight-shared network of a search space.
 
-Both run the same forward pass, ``_forward``; they differ in where a convolution takes its weights from. Nothing is ever
-"active": the candidate is an argument, and so are the batch norm statistics and whether to quantize.
+Nothing is ever "active": the candidate is an argument, and so are the batch norm statistics and whether to quantize.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, cast
+from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,129 +15,16 @@ from torch.nn import functional
 from apq_tune.candidate import Block, Candidate
 from apq_tune.geometry import squeezed_channels
 from apq_tune.ops import active_slots
-from apq_tune.space import Activation, SearchSpace, Slot
-from apq_tune.supernet.quantize import FUNCTIONS, ActivationQuantizer, quantize_weight
+from apq_tune.skeleton import Slot
+from apq_tune.space import SearchSpace
+from apq_tune.supernet.forward import BlockQuantizers, Conv, Convs, FixedConvs, FixedQuantizers, forward_pass
+from apq_tune.supernet.quantize import quantize_weight
+from apq_tune.supernet.subnet import FoldedBlock, Subnet
 
 EPS = 1e-3  # of batch norm (Cai 2020, once-for-all)
 
-Gate = Callable[[Tensor], Tensor]
-"""Squeeze-excite: from activations to their factors."""
-
-Conv = Callable[[Tensor, int | None], Tensor]
-"""From input and weight bits (``None``: full precision) to output."""
-
 Statistics = list[tuple[Tensor, Tensor]]
 """Mean and variance of every batch norm of one candidate, in the order of the forward pass."""
-
-
-class Convs(NamedTuple):
-    """The convolutions of one block, batch norm included."""
-
-    expand: Conv
-    depthwise: Conv
-    project: Conv
-    squeeze: Conv | None = None
-    excite: Conv | None = None
-
-
-class FixedConvs(NamedTuple):
-    """The layers that are not searched, batch norm included; a space may be without first block and features."""
-
-    stem: Conv
-    first_depthwise: Conv | None
-    first_project: Conv | None
-    head: Conv
-    features: Conv | None
-    classifier: Conv
-
-
-def _again(activation: Activation) -> Activation | None:
-    """What a quantizer applies to values that had this activation already: nothing new."""
-    return None if activation == "h_swish" else activation
-
-
-class BlockQuantizers(nn.Module):
-    """Where one block computes and quantizes activations."""
-
-    def __init__(self, space: SearchSpace, slot: Slot) -> None:
-        super().__init__()
-        fixed, activation = (space.fixed_bits,), slot.activation
-        self.stream = ActivationQuantizer(fixed, None)
-        self.expand = ActivationQuantizer(space.choices.pw_a_bits, None)
-        self.depthwise = ActivationQuantizer(space.choices.dw_a_bits, activation)
-        self.project = ActivationQuantizer(
-            space.choices.pw_a_bits, _again(activation) if slot.squeeze_excite else activation
-        )
-        if slot.squeeze_excite:
-            self.squeeze = ActivationQuantizer(fixed, _again(activation))
-            self.excite = ActivationQuantizer(fixed, "relu")
-
-
-class FixedQuantizers(nn.Module):
-    """Where the parts that are not searched compute and quantize activations, all at ``fixed_bits``."""
-
-    def __init__(self, space: SearchSpace) -> None:
-        super().__init__()
-        self.bits, self.pooled_activation = space.fixed_bits, space.head.activation
-        fixed = (self.bits,)
-        self.stem = ActivationQuantizer(fixed, None)
-        self.first = ActivationQuantizer(fixed, space.stem.activation)
-        if space.first is not None:
-            self.first_project = ActivationQuantizer(fixed, space.first.activation)
-        self.head = ActivationQuantizer(fixed, None)
-        pooled = _again(space.head.activation)
-        if space.head.features is not None:
-            self.features = ActivationQuantizer(fixed, pooled)
-        self.classifier = ActivationQuantizer(fixed, pooled if space.head.features is None else space.head.activation)
-
-
-def _forward(
-    x: Tensor,
-    convs: FixedConvs,
-    blocks: Iterable[tuple[Convs, BlockQuantizers, Block, Slot]],
-    fixed: FixedQuantizers,
-    resolution: int | None,
-    quantize: bool,
-) -> Tensor:
-    """``(n, channels, size, size) -> (n, classes)``; images are resized to ``resolution`` if one is given."""
-    fixed_bits = fixed.bits if quantize else None
-    if resolution is not None and x.shape[-1] != resolution:
-        x = functional.interpolate(x, size=(resolution, resolution), mode="bilinear", antialias=True)
-    x = convs.stem(fixed.stem(x, fixed_bits), fixed_bits)
-    # After the stem: a one-channel input has no memory format to keep. Training is 1.3 times faster on CPU.
-    x = fixed.first(x, fixed_bits).contiguous(memory_format=torch.channels_last)
-    if convs.first_depthwise is not None and convs.first_project is not None:
-        y = convs.first_depthwise(x, fixed_bits)
-        y = convs.first_project(fixed.first_project(y, fixed_bits), fixed_bits)
-        x = x + y if x.shape[1] == y.shape[1] else y
-    x = _run_blocks(x, blocks, fixed_bits, quantize)
-    x = convs.head(fixed.head(x, fixed_bits), fixed_bits)
-    x = FUNCTIONS[fixed.pooled_activation](x).mean(dim=(2, 3))
-    if convs.features is not None:
-        x = convs.features(fixed.features(x, fixed_bits), fixed_bits)
-    return convs.classifier(fixed.classifier(x, fixed_bits), fixed_bits)
-
-
-def _run_blocks(
-    x: Tensor,
-    blocks: Iterable[tuple[Convs, BlockQuantizers, Block, Slot]],
-    fixed_bits: int | None,
-    quantize: bool,
-) -> Tensor:
-    for convs, quantizers, block, slot in blocks:
-        pw_w, pw_a, dw_w, dw_a = block[2:] if quantize else (None,) * 4
-        stream = quantizers.stream(x, fixed_bits)
-        x = stream if pw_a == fixed_bits else quantizers.expand(stream, pw_a)
-        x = convs.expand(x, pw_w)
-        x = convs.depthwise(quantizers.depthwise(x, dw_a), dw_w)
-        if convs.squeeze is not None and convs.excite is not None:  # MobileNetV3's gate (Howard 2019)
-            x = FUNCTIONS[slot.activation](x)
-            pooled = quantizers.squeeze(x.mean(dim=(2, 3)), fixed_bits)
-            hidden = quantizers.excite(convs.squeeze(pooled, fixed_bits), fixed_bits)
-            x = x * functional.hardsigmoid(convs.excite(hidden, fixed_bits))[:, :, None, None]
-        x = convs.project(quantizers.project(x, pw_a), pw_w)
-        x = stream + x if slot.has_shortcut else x
-    return x
 
 
 class ElasticConv(nn.Module):
@@ -315,7 +201,7 @@ class Supernet(nn.Module):
             self.features.sliced(head.channels, head.features) if head.features is not None else None,
             self.classifier.sliced(head.features or head.channels, space.classes),
         )
-        return _forward(x, fixed, blocks(), self.quantizers, candidate.resolution, quantize)
+        return forward_pass(x, fixed, blocks(), self.quantizers, candidate.resolution, quantize)
 
     def chosen(self, candidate: Candidate) -> list[tuple[ElasticBlock, Slot, Block]]:
         """The blocks of a candidate: ours, their places and their choices, in the order of the forward pass."""
@@ -355,7 +241,7 @@ class Supernet(nn.Module):
             copy(subnet.first_depthwise, self.first_depthwise)
             copy(subnet.first_project, self.first_project)
         for module, (source, _, _) in zip(subnet.blocks, self.chosen(candidate), strict=True):
-            target = cast("FoldedBlock", module)
+            target = cast(FoldedBlock, module)
             copy(target.expand, source.expand)
             copy(target.depthwise, source.depthwise)
             copy(target.project, source.project)
@@ -375,95 +261,3 @@ def _copy_corner(target: nn.Linear, source: nn.Linear) -> None:
     n_out, n_in = target.weight.shape
     target.weight.copy_(source.weight[:n_out, :n_in])
     target.bias.copy_(source.bias[:n_out])
-
-
-class FoldedConv(nn.Conv2d):
-    """A convolution with bias whose weights are quantized on the way in."""
-
-    def forward(self, x: Tensor, w_bits: int | None = None) -> Tensor:
-        """Convolve with weights at ``w_bits`` (``None``: full precision)."""
-        y: Tensor = self._conv_forward(x, quantize_weight(self.weight, w_bits), self.bias)
-        return y
-
-
-class FoldedLinear(nn.Linear):
-    """A linear layer whose weights are quantized on the way in."""
-
-    def forward(self, x: Tensor, w_bits: int | None = None) -> Tensor:
-        """Multiply with weights at ``w_bits`` (``None``: full precision)."""
-        return functional.linear(x, quantize_weight(self.weight, w_bits), self.bias)
-
-
-class FoldedBlock(nn.Module):
-    """An inverted bottleneck of fixed shape, batch norm folded."""
-
-    def __init__(self, space: SearchSpace, slot: Slot, block: Block) -> None:
-        super().__init__()
-        c, k = block.channels, block.kernel_size
-        self.expand = FoldedConv(slot.in_channels, c, 1)
-        self.depthwise = FoldedConv(c, c, k, slot.stride, k // 2, groups=c)
-        self.project = FoldedConv(c, slot.out_channels, 1)
-        if slot.squeeze_excite:
-            self.squeeze = FoldedLinear(c, squeezed_channels(c))
-            self.excite = FoldedLinear(squeezed_channels(c), c)
-        self.quantizers = BlockQuantizers(space, slot)
-
-    def convs(self) -> Convs:
-        """The layers as functions."""
-        gate = (self.squeeze, self.excite) if hasattr(self, "squeeze") else (None, None)
-        return Convs(self.expand, self.depthwise, self.project, *gate)
-
-
-class Subnet(nn.Module):
-    """One network on its own, batch norm folded as in integer inference (Jacob 2018).
-
-    Attributes:
-        space: where the candidate is from.
-        candidate: the network and the bits that ``forward`` applies unless others are given.
-    """
-
-    def __init__(self, space: SearchSpace, candidate: Candidate) -> None:
-        super().__init__()
-        self.space, self.candidate = space, candidate
-        stem, last = space.stem, space.slots[-1].out_channels
-        self._slots = active_slots(space, candidate)
-        self.stem = FoldedConv(
-            space.input.channels, stem.channels, stem.kernel_size, stem.stride, stem.kernel_size // 2
-        )
-        if space.first is not None:
-            c, k = stem.channels, space.first.kernel_size
-            self.first_depthwise = FoldedConv(c, c, k, 1, k // 2, groups=c)
-            self.first_project = FoldedConv(c, space.first.channels, 1)
-        self.blocks = nn.ModuleList(
-            [FoldedBlock(space, slot, block) for slot, block in zip(self._slots, candidate.blocks, strict=True)]
-        )
-        self.head = FoldedConv(last, space.head.channels, 1)
-        if space.head.features is not None:
-            self.features = FoldedLinear(space.head.channels, space.head.features)
-        self.classifier = FoldedLinear(space.head.features or space.head.channels, space.classes)
-        self.quantizers = FixedQuantizers(space)
-
-    def forward(self, x: Tensor, *, quantize: bool = True, bits: Candidate | None = None) -> Tensor:
-        """Run the network.
-
-        Args:
-            x: ``(n, channels, size, size)`` images.
-            quantize: whether to apply bits at all.
-            bits: a candidate of the same architecture whose bits to apply; by default its own.
-
-        Returns:
-            ``(n, classes)`` logits.
-        """
-        blocks = (bits or self.candidate).blocks
-        parts = zip(cast("list[FoldedBlock]", self.blocks), blocks, self._slots, strict=True)
-        has_first = self.space.first is not None
-        fixed = FixedConvs(
-            self.stem,
-            self.first_depthwise if has_first else None,
-            self.first_project if has_first else None,
-            self.head,
-            self.features if self.space.head.features is not None else None,
-            self.classifier,
-        )
-        convs = ((own.convs(), own.quantizers, block, slot) for own, block, slot in parts)
-        return _forward(x, fixed, convs, self.quantizers, self.candidate.resolution, quantize)

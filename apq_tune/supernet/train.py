@@ -16,7 +16,8 @@ from apq_tune.data import Split
 from apq_tune.encoding import Encoding
 from apq_tune.errors import RunError
 from apq_tune.supernet.evaluate import tensors
-from apq_tune.supernet.network import Subnet, Supernet
+from apq_tune.supernet.network import Supernet
+from apq_tune.supernet.subnet import Subnet
 
 Strategy = Literal["single_path", "warm_single_path", "sandwich", "progressive"]
 

@@ -14,10 +14,10 @@ from click.testing import CliRunner
 from scipy.stats import mannwhitneyu
 
 from apq_tune import Constraint, Encoding, FunctionMetric, Objective, Problem, ProblemError
+from apq_tune.choices import ChoiceEncoding
 from apq_tune.cli import cli
 from apq_tune.cli.compare import SAMPLERS
 from apq_tune.cost import bit_ops, weight_bytes
-from apq_tune.encoding import ChoiceEncoding
 from apq_tune.lookup import load_lookup
 from apq_tune.pareto import Yardstick
 from apq_tune.pipeline.compare import (

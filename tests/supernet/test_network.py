@@ -8,8 +8,9 @@ from apq_tune.candidate import Candidate
 from apq_tune.cost import bit_ops, macs
 from apq_tune.encoding import Encoding
 from apq_tune.space import SearchSpace
-from apq_tune.supernet.network import Subnet, Supernet
+from apq_tune.supernet.network import Supernet
 from apq_tune.supernet.quantize import ActivationQuantizer, quantize_weight
+from apq_tune.supernet.subnet import Subnet
 
 
 @pytest.fixture
