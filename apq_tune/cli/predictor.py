@@ -17,7 +17,7 @@ def predictor() -> None:
 
 @predictor.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--splits", type=click.IntRange(min=2), default=5, show_default=True, help="Random splits of the pairs.")
+@click.option("--splits", type=click.IntRange(min=3), default=5, show_default=True, help="Random splits of the pairs.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the splits.")
 def report(run: Path, splits: int, seed: int) -> None:
     """Compare all forms by the number of quantized pairs, on the pairs of the run in directory RUN.

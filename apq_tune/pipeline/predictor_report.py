@@ -52,7 +52,7 @@ def report_predictors(
     counts: Sequence[int] = (10, 20, 50, 100, 200),
     n_splits: int = 5,
     seed: int = 0,
-    n_coverage: int | None = None,
+    coverage_at: Sequence[int] | None = None,
     advance: Callable[[int, int], None] | None = None,
 ) -> PredictorReport:
     """Fit every form to ever more of a run's pairs, over random splits of them.
@@ -62,7 +62,7 @@ def report_predictors(
         counts: of pairs to learn from, as far as the run has them; all that are left are always tried.
         n_splits: at least two.
         seed: of the splits.
-        n_coverage: number of pairs at which the uncertainty of each form is tried, too; by default the most.
+        coverage_at: numbers of pairs at which the uncertainty of each form is tried, too; by default the most.
         advance: told how many fits of how many are done.
 
     Raises:
@@ -86,22 +86,22 @@ def report_predictors(
         n_test=n_test,
         n_splits=n_splits,
         seed=seed,
-        coverage_at=[possible[-1] if n_coverage is None else n_coverage],
+        coverage_at=possible[-1:] if coverage_at is None else coverage_at,
         advance=advance,
     )
     splits = pd.DataFrame(rows)
     return PredictorReport(
-        splits, summarise(splits, n_test), noise_floor(table), n_pairs, n_test, n_splits, own.predictor
+        splits, summarise(splits, n_pairs, n_test), noise_floor(table), n_pairs, n_test, n_splits, own.predictor
     )
 
 
-def summarise(splits: pd.DataFrame, n_test: int) -> pd.DataFrame:
+def summarise(splits: pd.DataFrame, n_pairs: int, n_test: int) -> pd.DataFrame:
     """Mean and half of the 95% interval over splits, for each form and number of pairs."""
     rows = []
     for (form, n), group in splits.groupby(["form", "n"], sort=False):
         row = {"form": form, "n": n, "splits": len(group)}
         for score in SCORES:
             row[score] = group[score].mean()
-            row[f"{score}_interval"] = half_width(group[score].std(), len(group), n, n_test)
+            row[f"{score}_interval"] = half_width(group[score].std(), len(group), n_pairs, n_test)
         rows.append(row)
     return pd.DataFrame(rows)

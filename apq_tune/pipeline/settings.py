@@ -48,7 +48,7 @@ class Settings(BaseModel):
     n_pairs: Annotated[int, Field(ge=10)] = 32
     pair: Training = Training(epochs=1, batch_size=32, learning_rate=2e-3)
     folds: Annotated[int, Field(ge=2, le=10)] = 5
-    predictor: Form = "ladder"
+    predictor: Form = "mean"
     kappa: Annotated[float, Field(ge=0)] = 0.0
     constraints: tuple[str, ...] = ("bit_ops<=25%",)
     n_evaluations: PositiveInt = 10_000

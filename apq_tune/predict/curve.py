@@ -9,6 +9,7 @@ import numpy as np
 
 from apq_tune.encoding import Encoding
 from apq_tune.predict.ensemble import FEWEST_PAIRS, Ensemble, fit_parts
+from apq_tune.predict.forms import Form
 from apq_tune.predict.mean import MeanPredictor
 from apq_tune.predict.pairs import Fit, Pairs, Predictor
 from apq_tune.predict.scores import agreement
@@ -18,8 +19,8 @@ NORMAL_90 = 1.6449
 
 
 def fit_each(
-    fits: Mapping[str, Fit], averaged: Sequence[str], encoding: Encoding, pairs: Pairs, seed: int
-) -> dict[str, Predictor]:
+    fits: Mapping[Form, Fit], averaged: Sequence[Form], encoding: Encoding, pairs: Pairs, seed: int
+) -> dict[Form, Predictor]:
     """Fit every form once; ``mean`` is made of the members that are fitted already.
 
     Args:
@@ -29,7 +30,7 @@ def fit_each(
         pairs: to learn from.
         seed: of the fits.
     """
-    fitted = {name: fit(encoding, pairs, seed) for name, fit in fits.items() if name != "mean"}
+    fitted: dict[Form, Predictor] = {name: fit(encoding, pairs, seed) for name, fit in fits.items() if name != "mean"}
     if "mean" not in fits:
         return fitted
     return fitted | {"mean": MeanPredictor(tuple(fitted[name] for name in averaged))}
@@ -44,26 +45,26 @@ def counts_for(n: int, wanted: Sequence[int], n_test: int) -> list[int]:
     return sorted({count for count in wanted if count <= 0.8 * most} | {most})
 
 
-def half_width(spread: float, n_splits: int, n_known: int, n_test: int) -> float:
+def half_width(spread: float, n_splits: int, n_pairs: int, n_test: int) -> float:
     """Half of the 95% interval of a mean over random splits of the same pairs (Nadeau 2003).
 
-    Splits share pairs, so their spread alone promises too much: its square counts ``1 / n_splits + n_test / n_known``
-    instead of ``1 / n_splits``.
+    Splits share pairs, so their spread alone promises too much: its square counts ``1 / n_splits + n_test / (n_pairs -
+    n_test)`` instead of ``1 / n_splits``.
 
     Args:
         spread: standard deviation over the splits.
         n_splits: at least two.
-        n_known: pairs learned from in each.
+        n_pairs: that are split.
         n_test: pairs held out in each.
     """
     from scipy.stats import t
 
-    return float(t.ppf(0.975, n_splits - 1) * spread * np.sqrt(1 / n_splits + n_test / n_known))
+    return float(t.ppf(0.975, n_splits - 1) * spread * np.sqrt(1 / n_splits + n_test / (n_pairs - n_test)))
 
 
 def learning_curve(
-    fits: Mapping[str, Fit],
-    averaged: Sequence[str],
+    fits: Mapping[Form, Fit],
+    averaged: Sequence[Form],
     encoding: Encoding,
     pairs: Pairs,
     counts: Sequence[int],

@@ -46,7 +46,11 @@ def write_predictor_report(report: PredictorReport, path: Path, console: Console
     )
     for score in TITLES:
         console.print(score_table(report, score))
-    console.print("± half of a 95% interval of the mean over splits, which share pairs (Nadeau 2003).", soft_wrap=True)
+    console.print(
+        "± half of a 95% interval of the mean over splits, which share pairs (Nadeau 2003). Noise floor: losses on "
+        "even images against those on odd ones.",
+        soft_wrap=True,
+    )
     console.print(f"Files in {path}: predictor_report.csv, predictor_splits.csv, predictor_report.png", soft_wrap=True)
 
 
@@ -54,17 +58,21 @@ def score_table(report: PredictorReport, score: str) -> Table:
     """One score, forms down, numbers of pairs across."""
     summary = report.summary[report.summary[score].notna()]
     table = Table(title=f"{TITLES[score]} on held-out pairs", **STYLE)
-    table.add_column("form")
+    table.add_column("form", no_wrap=True)
     counts = sorted(summary["n"].unique())
     for number, n in enumerate(counts):
         table.add_column(str(n) if number else f"{n} pairs", justify="right")
     for form, rows in summary.groupby("form", sort=False):
         known = rows.set_index("n")
-        cells = [f"{known.loc[n, score]:.3f} ± {known.loc[n, f'{score}_interval']:.3f}" for n in counts]
+        cells = [f"{_short(known.loc[n, score])}±{_short(known.loc[n, f'{score}_interval'])}" for n in counts]
         table.add_row(f"{form} (used)" if form == report.used else str(form), *cells)
     if score in report.floor:
-        table.add_row("noise floor (even against odd images)", f"{report.floor[score]:.3f}", style="dim")
+        table.add_row("noise floor", _short(report.floor[score]), style="dim")
     return table
+
+
+def _short(number: float) -> str:
+    return f"{number:.3f}".replace("0.", ".", 1) if abs(number) < 1 else f"{number:.2f}"
 
 
 def curve_picture(summary: pd.DataFrame, floor: dict[str, float]) -> bytes:
@@ -85,6 +93,9 @@ def curve_picture(summary: pd.DataFrame, floor: dict[str, float]) -> bytes:
                 style |= {"color": "black", "linestyle": "-", "linewidth": 2}
             error = rows[f"{score}_interval"]
             ax.errorbar(rows["n"] * shift, rows[score], error, marker=".", elinewidth=0.7, label=str(form), **style)
+        low, high = min(summary[score].min(), floor[score]), max(summary[score].max(), floor[score])
+        margin = 0.15 * (high - low)
+        ax.set_ylim(low - margin, high + margin)  # bars may be longer
         ax.axhline(floor[score], color="0.5", linewidth=0.8, label="noise floor")
         ax.set(xscale="log", xlabel="quantized pairs learned from", title=TITLES[score])
         counts = sorted(summary["n"].unique())
