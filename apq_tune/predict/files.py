@@ -76,9 +76,10 @@ def _arrays(predictor: Predictor, prefix: str = "") -> dict[str, Any]:
     elif isinstance(predictor, (RidgePredictor, GaussianProcessPredictor)):
         own, children = _design_arrays(predictor.design)
         if isinstance(predictor, RidgePredictor):
-            own |= {"kind": "ridge", "weights": predictor.weights, "intercept": predictor.intercept}
+            own |= {"kind": "ridge"}
         else:
-            own |= {"kind": "gp", "weights": predictor.weights, "known": predictor.known, "length": predictor.length}
+            own |= {"kind": "gp", "known": predictor.known, "length": predictor.length}
+        own |= {"weights": predictor.weights, "intercept": predictor.intercept}
     elif isinstance(predictor, (MeanPredictor, Ensemble)):
         children = {f"member{number}": member for number, member in enumerate(predictor.members)}
         own = {"n_members": len(children)}
@@ -147,11 +148,11 @@ def _design(own: dict[str, Any], encoding: Encoding, base: Predictor | None) -> 
 
 
 def _of_design(kind: str, own: dict[str, Any], design: Design) -> Predictor:
-    weights, n = own["weights"], design.n_features
+    weights, intercept, n = own["weights"], float(own["intercept"]), design.n_features
     if kind == "ridge":
         if weights.shape != (n,):
             raise ValueError(f"{len(weights)} weights, the space has {n} features")
-        return RidgePredictor(design, weights, float(own["intercept"]))
+        return RidgePredictor(design, weights, intercept)
     if own["known"].shape != (len(weights), n):
         raise ValueError(f"knows {own['known'].shape} features, {(len(weights), n)} are needed")
-    return GaussianProcessPredictor(design, own["known"], weights, float(own["length"]))
+    return GaussianProcessPredictor(design, own["known"], weights, float(own["length"]), intercept)

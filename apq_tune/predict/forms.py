@@ -6,8 +6,8 @@ from functools import partial
 from typing import Literal
 
 from apq_tune.encoding import Encoding
-from apq_tune.predict.gp import GaussianProcessPredictor, fit_gp
-from apq_tune.predict.mean import fit_mean
+from apq_tune.predict.gp import fit_gp
+from apq_tune.predict.mean import MeanPredictor, fit_mean
 from apq_tune.predict.mlp import MLPPredictor, fit_mlp
 from apq_tune.predict.pairs import Fit, Pairs, Predictor
 from apq_tune.predict.ridge import fit_ordinal, fit_residual, fit_ridge
@@ -27,9 +27,18 @@ def fit_fp32(encoding: Encoding, pairs: Pairs, seed: int) -> MLPPredictor:
     return fit_mlp(encoding, pairs, seed, bits=False)
 
 
-def fit_proxy(encoding: Encoding, pairs: Pairs, seed: int, *, fp32: Predictor) -> GaussianProcessPredictor:
-    """The predictor of the quantized supernet's losses, the middle rung of the ladder, with ``fp32`` as a hint."""
-    return fit_gp(encoding, pairs, seed, base=fp32, correct=False)
+def fit_proxy(encoding: Encoding, pairs: Pairs, seed: int, *, fp32: Predictor) -> MeanPredictor:
+    """The predictor of the quantized supernet's losses, the middle rung of the ladder.
+
+    The mean of three: a Gaussian process and a ridge on ordinal features, both with ``fp32`` as a hint, and a ridge on
+    one-hots.
+    """
+    fits: dict[str, Fit] = {
+        "gp": partial(fit_gp, base=fp32, correct=False),
+        "ordinal": partial(fit_ordinal, base=fp32),
+        "ridge": fit_ridge,
+    }
+    return fit_mean(encoding, pairs, seed, fits=fits)
 
 
 def fit_rungs(encoding: Encoding, fp32: Pairs, proxy: Pairs, seed: int) -> tuple[MLPPredictor, Predictor]:

@@ -28,12 +28,14 @@ class GaussianProcessPredictor:
         known: ``(n_pairs, n_features)`` of the pairs it learned from.
         weights: ``(n_pairs,)`` of each, in standardised units, the kernel's amplitude included.
         length: over which features the kernel ``exp(-d**2 / (2 * length**2))`` falls.
+        intercept: where all candidates begin that are like none of the pairs, beside the base.
     """
 
     design: Design
     known: Floats
     weights: Floats
     length: float
+    intercept: float
 
     @property
     def encoding(self) -> Encoding:
@@ -59,7 +61,7 @@ class GaussianProcessPredictor:
             rows = features[first : first + BATCH]
             distances = (rows**2).sum(axis=1)[:, None] + squares - 2 * rows @ self.known.T
             said.append(np.exp(distances / (-2 * self.length**2)) @ self.weights)
-        return self.design.scale.restore(np.concatenate(said) + start)
+        return self.design.scale.restore(np.concatenate(said) + start + self.intercept)
 
 
 def fit_gp(
@@ -90,10 +92,12 @@ def fit_gp(
     design = Design(encoding, Scale.of(pairs.target, log=log), base, ordinal, correct)
     features, start = design(pairs.genomes)
     target = design.scale.standardise(pairs.target) - start
+    intercept = float(target.mean())  # between rungs of the ladder the level changes more than the order
+    target -= intercept
     # Rows have length 1 or so: at a tenth of that no candidate is like another, at twenty times that all is linear.
     kernel = ConstantKernel(1, (1e-2, 1e3)) * RBF(1, (0.1, 20)) + WhiteKernel(0.1, (1e-4, 1))
     model = GaussianProcessRegressor(kernel, random_state=0)
-    rows = rng.permutation(len(target))[:MOST_FOR_KERNEL]
+    rows = np.sort(rng.permutation(len(target))[:MOST_FOR_KERNEL])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a number at its bound is an answer, too
         model.fit(features[rows], target[rows])
@@ -101,4 +105,4 @@ def fit_gp(
         model = GaussianProcessRegressor(model.kernel_, optimizer=None).fit(features, target)
     smooth = model.kernel_.k1
     weights = smooth.k1.constant_value * model.alpha_.ravel()
-    return GaussianProcessPredictor(design, model.X_train_, weights, float(smooth.k2.length_scale))
+    return GaussianProcessPredictor(design, model.X_train_, weights, float(smooth.k2.length_scale), intercept)
