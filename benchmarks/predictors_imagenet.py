@@ -21,7 +21,7 @@ from apq_tune.predict import Pairs, agreement, plain_forms
 RESULTS = Path(__file__).parent / "results" / "predictors_imagenet.csv"
 COUNTS = (25, 50, 100, 200, 400)
 TO_BEAT = (0.844, 0.883, 0.925, 0.954, 0.963)
-"""Pairwise accuracy of a plain ridge on one-hots, measured by others with their own one-hots."""
+"""Pairwise accuracy of a plain ridge on one-hots of the files' own choices, those of blocks that are off included."""
 
 
 def read_networks(folder: Path, encoding: Encoding) -> tuple[Pairs, float]:

@@ -51,7 +51,7 @@ def one_seed(space: SearchSpace, seed: int, n_splits: int, num_cpus: int | None)
     run.run_until("qat_pairs")
     cache = path / f"curve_{n_splits}.csv"
     if not cache.exists():
-        report = report_predictors(path, counts=COUNTS, n_splits=n_splits, seed=seed, coverage_at=(20, 50))
+        report = report_predictors(path, counts=COUNTS, n_splits=n_splits, seed=seed, coverage_at=(50,))
         floor = pd.DataFrame([{"form": "noise floor", "n": 0, **{s: report.floor.get(s) for s in TITLES}}])
         scores = pd.concat([report.summary[["form", "n", *TITLES]], floor])
         write_atomically(cache, scores.assign(space=space.name, seed=seed).to_csv(index=False))

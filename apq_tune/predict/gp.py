@@ -28,6 +28,7 @@ class GaussianProcessPredictor:
         known: ``(n_pairs, n_features)`` of the pairs it learned from.
         weights: ``(n_pairs,)`` of each, in standardised units, the kernel's amplitude included.
         length: over which features the kernel ``exp(-d**2 / (2 * length**2))`` falls.
+        slope: ``(n_features,)`` of the linear part, in standardised units.
         intercept: where all candidates begin that are like none of the pairs, beside the base.
     """
 
@@ -35,6 +36,7 @@ class GaussianProcessPredictor:
     known: Floats
     weights: Floats
     length: float
+    slope: Floats
     intercept: float
 
     @property
@@ -61,7 +63,7 @@ class GaussianProcessPredictor:
             rows = features[first : first + BATCH]
             distances = (rows**2).sum(axis=1)[:, None] + squares - 2 * rows @ self.known.T
             said.append(np.exp(distances / (-2 * self.length**2)) @ self.weights)
-        return self.design.scale.restore(np.concatenate(said) + start + self.intercept)
+        return self.design.scale.restore(np.concatenate(said) + features @ self.slope + start + self.intercept)
 
 
 def fit_gp(
@@ -73,7 +75,10 @@ def fit_gp(
     correct: bool = True,
     log: bool = True,
 ) -> GaussianProcessPredictor:
-    """Fit a Gaussian process; amplitude, length and noise are those that make the pairs most likely.
+    """Fit a Gaussian process: a line, a smooth deviation from it, and noise.
+
+    The line is what few pairs can tell, the deviation what many can. How large each is, and how smooth, is what makes
+    the pairs most likely.
 
     Args:
         encoding: of the space.
@@ -85,7 +90,7 @@ def fit_gp(
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.gaussian_process import GaussianProcessRegressor
-    from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+    from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, WhiteKernel
 
     rng = np.random.default_rng(seed)
     ordinal = OrdinalFeatures.of(encoding, rng)
@@ -95,7 +100,9 @@ def fit_gp(
     intercept = float(target.mean())  # between rungs of the ladder the level changes more than the order
     target -= intercept
     # Rows have length 1 or so: at a tenth of that no candidate is like another, at twenty times that all is linear.
-    kernel = ConstantKernel(1, (1e-2, 1e3)) * RBF(1, (0.1, 20)) + WhiteKernel(0.1, (1e-4, 1))
+    smooth = ConstantKernel(0.5, (1e-3, 1e3)) * RBF(1, (0.1, 20))
+    linear = ConstantKernel(1, (1e-3, 1e3)) * DotProduct(0, "fixed")
+    kernel = smooth + linear + WhiteKernel(0.1, (1e-4, 1))
     model = GaussianProcessRegressor(kernel, random_state=0)
     rows = np.sort(rng.permutation(len(target))[:MOST_FOR_KERNEL])
     with warnings.catch_warnings():
@@ -103,6 +110,12 @@ def fit_gp(
         model.fit(features[rows], target[rows])
     if len(rows) < len(target):
         model = GaussianProcessRegressor(model.kernel_, optimizer=None).fit(features, target)
-    smooth = model.kernel_.k1
-    weights = smooth.k1.constant_value * model.alpha_.ravel()
-    return GaussianProcessPredictor(design, model.X_train_, weights, float(smooth.k2.length_scale), intercept)
+    (smooth, linear), known = (model.kernel_.k1.k1, model.kernel_.k1.k2), model.X_train_
+    return GaussianProcessPredictor(
+        design,
+        known,
+        smooth.k1.constant_value * model.alpha_,
+        float(smooth.k2.length_scale),
+        linear.k1.constant_value * model.alpha_ @ known,
+        intercept,
+    )

@@ -119,10 +119,13 @@ def test_a_process_is_the_solution_of_its_own_equations(encoding: Encoding) -> N
     found = fit_gp(encoding, pairs, 0)
     kernel = np.exp(-((found.known[:, None] - found.known[None]) ** 2).sum(axis=2) / (2 * found.length**2))
     target = (np.log(pairs.target) - np.log(pairs.target).mean()) / np.log(pairs.target).std()
-    # (a K + s I) alpha = y with weights = a alpha: what is left of y is the same multiple of every weight
-    left = (target - found.intercept - kernel @ found.weights) / found.weights
+    # (a K + b X X' + s I) alpha = y, weights = a alpha: what is left of y is the same multiple of every weight
+    left = (target - found.intercept - kernel @ found.weights - found.known @ found.slope) / found.weights
     assert left == pytest.approx(np.full(40, left.mean()), rel=1e-6)
     assert left.mean() > 0
+    line = found.weights @ found.known
+    assert found.slope == pytest.approx(line * found.slope[-1] / line[-1], rel=1e-6)  # b / a, the same for all columns
+    assert found.slope[-1] / line[-1] > 0
 
 
 def test_more_pairs_than_the_kernel_is_chosen_on_all_count(encoding: Encoding, monkeypatch: pytest.MonkeyPatch) -> None:
