@@ -22,9 +22,11 @@ from apq_tune.predict import (
     fit_ridge,
     plain_forms,
 )
+from apq_tune.predict.design import Design
 from apq_tune.predict.ensemble import BoundPredictor, Ensemble, fit_parts
 from apq_tune.predict.files import load_predictor, predictor_bytes
 from apq_tune.predict.ordinal import OrdinalFeatures
+from apq_tune.predict.pairs import Scale
 
 
 def smooth_loss(encoding: Encoding, genomes: np.ndarray) -> np.ndarray:
@@ -148,8 +150,17 @@ def test_a_corrected_base_keeps_its_order_where_pairs_say_only_that_the_level_is
     assert predictor(unseen.genomes) == pytest.approx(3 * unseen.target, rel=1e-3)
 
 
-def test_a_hint_is_no_first_guess(encoding: Encoding) -> None:
-    """A base of the wrong sign is unlearned where it is a hint, and at once."""
+def test_a_hint_is_a_column_and_no_first_guess(encoding: Encoding) -> None:
+    genomes, scale = encoding.sample(20, np.random.default_rng(0)), Scale(-1.0, 0.5)
+    base = FunctionMetric("predicted_loss", "nats", lambda genomes: smooth_loss(encoding, genomes))
+    said = (np.log(smooth_loss(encoding, genomes)) + 1) / 0.5
+    for correct, start in ((False, np.zeros(20)), (True, said)):
+        columns, begin = Design(encoding, scale, base, correct=correct)(genomes)
+        assert columns[:, -1] == pytest.approx(said)
+        assert begin == pytest.approx(start)
+
+
+def test_a_hint_of_the_wrong_sign_is_unlearned(encoding: Encoding) -> None:
     upside_down = FunctionMetric("predicted_loss", "nats", lambda genomes: 1 / smooth_loss(encoding, genomes))
     known, unseen = pairs_of(encoding, 30, 0), pairs_of(encoding, 200, 1)
     for predictor in (
