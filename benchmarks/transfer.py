@@ -1,70 +1,119 @@
 """Does transfer help, by number of quantized pairs?
 
-For each seed: train both supernets, measure fp32 losses, quantized-supernet losses and QAT pairs as a run does, but
-more pairs. Each form learns from the first n of them and predicts the last 40, which no form ever sees.
+For each space and seed: train both supernets, measure fp32 losses, quantized-supernet losses and 240 QAT pairs as a
+run does. In random splits, each form learns from 10 to 200 pairs and predicts 40 that it has not seen. A seed's score
+is the mean over its splits; means, standard deviations and tests are over seeds. ``--space digits:4,6,8`` is the space
+with other bits: there quantization is mild, with ``2,4,8`` it dominates.
+
+A run that is interrupted goes on where it stopped; the scores of a seed are kept in its run directory.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+import yaml
+from scipy.stats import ttest_1samp
 
-from apq_tune.encoding import Encoding
-from apq_tune.pipeline.learning import measured, noise_floor
+from apq_tune.pipeline.directory import write_atomically
+from apq_tune.pipeline.predictor_report import MOST_TEST, report_predictors
 from apq_tune.pipeline.run import PipelineRun
 from apq_tune.pipeline.settings import Settings
-from apq_tune.predict import MLPPredictor, Pairs, Predictor, agreement, fit_fp32, fit_mlp, forms
+from apq_tune.report.predictors import TITLES, curve_picture
+from apq_tune.skeleton import BIT_FIELDS
 from apq_tune.space import SearchSpace
 
 RUNS, RESULTS = Path("runs/benchmarks/transfer"), Path(__file__).parent / "results"
-COUNTS, HELD_OUT = (10, 20, 40, 80), 40
+COUNTS = (10, 20, 50, 100, 200)
+DEFAULT = Settings().predictor
 
 
-def one_seed(seed: int) -> list[dict[str, Any]]:
-    settings = Settings().updated({"seed": seed, "n_pairs": COUNTS[-1] + HELD_OUT})
-    run = PipelineRun(SearchSpace.load("digits"), settings, RUNS / f"seed_{seed}")
+def load_space(text: str) -> SearchSpace:
+    """A space by its name or file, and ``:4,6,8`` for other bits of every layer."""
+    name, _, bits = text.partition(":")
+    space = SearchSpace.load(name)
+    if not bits:
+        return space
+    data = yaml.safe_load(space.to_yaml())
+    data["name"] = f"{space.name}_{bits.replace(',', '')}"
+    data["choices"] |= {field: [int(b) for b in bits.split(",")] for field in BIT_FIELDS}
+    return SearchSpace.from_dict(data)
+
+
+def one_seed(space: SearchSpace, seed: int, n_splits: int, num_cpus: int | None) -> pd.DataFrame:
+    """Scores of every form and number of pairs, mean over splits, and the noise floor with 0 pairs."""
+    settings = Settings().updated({"seed": seed, "n_pairs": COUNTS[-1] + MOST_TEST})
+    path = RUNS / space.name / f"seed_{seed}"
+    run = PipelineRun(space, settings, path, num_cpus=num_cpus)
     run.run_until("qat_pairs")
-    encoding: Encoding = run.encoding
-    fp32 = fit_fp32(encoding, measured(run, "fp32_losses")[0], seed)
-    proxy = fit_mlp(encoding, measured(run, "proxy_losses")[0], seed, bits=True, start=fp32)
-    pairs, table = measured(run, "qat_pairs")
-    unseen = pairs.rows(np.arange(COUNTS[-1], COUNTS[-1] + HELD_OUT))
-    predicted = {
-        (str(form), n): fit for n in COUNTS for form, fit in _fitted(fp32, proxy, encoding, pairs, n, seed).items()
-    }
-    predicted |= {("fp32 alone", 0): fp32, ("proxy alone", 0): proxy}
-    scores = {
-        key: agreement(predictor(unseen.genomes), unseen.target)._asdict() for key, predictor in predicted.items()
-    }
-    scores["noise floor", 0] = noise_floor(table[-HELD_OUT:])
-    return [score | {"seed": seed, "form": form, "n": n} for (form, n), score in scores.items()]
+    cache = path / f"curve_{n_splits}.csv"
+    if not cache.exists():
+        report = report_predictors(path, counts=COUNTS, n_splits=n_splits, seed=seed, coverage_at=(50,))
+        floor = pd.DataFrame([{"form": "noise floor", "n": 0, **{s: report.floor.get(s) for s in TITLES}}])
+        scores = pd.concat([report.summary[["form", "n", *TITLES]], floor])
+        write_atomically(cache, scores.assign(space=space.name, seed=seed).to_csv(index=False))
+    return pd.read_csv(cache)
 
 
-def _fitted(
-    fp32: MLPPredictor, proxy: MLPPredictor, encoding: Encoding, pairs: Pairs, n: int, seed: int
-) -> dict[str, Predictor]:
-    known = pairs.rows(np.arange(n))
-    return {name: fit(encoding, known, seed) for name, fit in forms(fp32, proxy).items()}
+def show(table: pd.DataFrame) -> None:
+    """Every score of one space, the default against the others, and what scratch needs."""
+    n_seeds = table["seed"].nunique()
+    for score in TITLES:
+        grouped = table[table[score].notna()].groupby(["form", "n"], sort=False)[score]
+        shown = grouped.mean().map("{:.3f}".format) + " ± " + grouped.std().map("{:.3f}".format)
+        print(f"\n{TITLES[score]} on {MOST_TEST} held-out pairs, mean ± sd over {n_seeds} seeds")
+        print(shown.unstack("n").fillna("").to_string())
+    taus = table[table["n"] > 0].pivot_table("kendall_tau", ["form", "n"], "seed", sort=False)
+    print(f"\nKendall tau of {DEFAULT} minus that of another form: mean, p of a paired t-test over seeds")
+    for form in taus.index.unique("form").drop(DEFAULT):
+        cells = []
+        for n in COUNTS:
+            difference = taus.loc[DEFAULT, n] - taus.loc[form, n]
+            p = ttest_1samp(difference, 0).pvalue if n_seeds > 1 else np.nan
+            cells.append(f"{difference.mean():+.3f} p {p:.3f}")
+        print(f"{form:14}", " ".join(f"{cell:>16}" for cell in cells))
+    scratch = taus.loc["scratch"].mean(axis=1)
+    for n in COUNTS:
+        own = taus.loc[DEFAULT, n].mean()
+        enough = [m for m in COUNTS if scratch[m] >= own]
+        needs = f"{enough[0]}" if enough else f"more than {COUNTS[-1]}"
+        print(f"{DEFAULT} has tau {own:.3f} after {n} pairs; scratch needs {needs}")
+
+
+def picture(table: pd.DataFrame) -> bytes:
+    """Means over seeds, with 95% intervals."""
+    from scipy.stats import t
+
+    known, n_seeds = table[table["n"] > 0], table["seed"].nunique()
+    factor = t.ppf(0.975, n_seeds - 1) / np.sqrt(n_seeds) if n_seeds > 1 else 0.0
+    grouped = known.groupby(["form", "n"], sort=False)[list(TITLES)]
+    spread = (factor * grouped.std()).add_suffix("_interval")
+    summary = pd.concat([grouped.mean(), spread], axis=1).reset_index()
+    floor = table[table["form"] == "noise floor"][list(TITLES)].mean()
+    return curve_picture(summary, dict(floor))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--space", action="append", help="NAME or NAME:BITS; repeatable.  [digits, digits:4,6,8]")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--splits", type=int, default=3)
+    parser.add_argument("--num-cpus", type=int, help="Trials at once.  [all processors]")
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [row for seed in range(parser.parse_args().seeds) for row in one_seed(seed)]
-    table = pd.DataFrame(rows)
+    spaces = [load_space(text) for text in arguments.space or ["digits", "digits:4,6,8"]]
     RESULTS.mkdir(exist_ok=True)
-    table.to_csv(RESULTS / "transfer.csv", index=False)
-    for score in ("kendall_tau", "pairwise_accuracy", "rmse_log"):
-        grouped = table.groupby(["form", "n"], sort=False)[score]
-        shown = grouped.mean().map("{:.3f}".format) + " ± " + grouped.std().map("{:.3f}".format)
-        print(f"\n{score} on {HELD_OUT} held-out pairs, mean ± sd over {table['seed'].nunique()} seeds")
-        print(shown.unstack("n").fillna("").to_string())
+    for space in spaces:
+        seeds = range(arguments.seeds)
+        table = pd.concat([one_seed(space, seed, arguments.splits, arguments.num_cpus) for seed in seeds])
+        table.to_csv(RESULTS / f"transfer_{space.name}.csv", index=False)
+        (RESULTS / f"transfer_{space.name}.png").write_bytes(picture(table))
+        print(f"\n== {space.name}")
+        show(table)
 
 
 if __name__ == "__main__":

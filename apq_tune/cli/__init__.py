@@ -8,6 +8,7 @@ import click
 
 from apq_tune import __version__
 from apq_tune.cli.compare import compare
+from apq_tune.cli.predictor import predictor
 from apq_tune.cli.refine import refine
 from apq_tune.cli.run import run
 from apq_tune.cli.search import score, search
@@ -23,7 +24,7 @@ def cli() -> None:
     """Find a network's architecture, channel pruning and per-layer bit-widths together."""
 
 
-for command in (run, refine, search, sweep, compare, score, space, spaces, cost, transfer):
+for command in (run, refine, search, sweep, compare, score, space, spaces, cost, transfer, predictor):
     cli.add_command(command)
 
 

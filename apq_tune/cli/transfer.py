@@ -19,7 +19,10 @@ import click
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="New predictor, .npz.")
 def transfer(predictor: Path, pairs: Path, space_name: str | None, seed: int, out: Path) -> None:
-    """Finetune a predictor on pairs of candidate and measurement; the bits' input is added if it has none."""
+    """Finetune a predictor on pairs of candidate and measurement; the bits' input is added if it has none.
+
+    Beside it stands what the pairs alone give; if that is better, use 'apq-tune predictor fit'.
+    """
     from apq_tune.metrics import load_start, read_pairs
     from apq_tune.predict import transfer as run_transfer
     from apq_tune.predict.files import predictor_bytes

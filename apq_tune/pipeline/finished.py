@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,22 +28,39 @@ class FinishedRun(NamedTuple):
     settings: Settings
 
 
+class OpenRun(NamedTuple):
+    """A run whose directory can be read."""
+
+    space: SearchSpace
+    settings: Settings
+    folders: dict[str, Path]  # of each stage
+
+
+def open_run(path: Path, stages: Iterable[str]) -> OpenRun:
+    """Find the parts of a run that has done some stages.
+
+    Raises:
+        RunError: if it is no run, or has not come so far.
+    """
+    if not (path / "run.json").exists():
+        raise RunError(f"{path}: is no run directory; make one with: apq-tune run SPACE --out {path}")
+    settings = Settings.model_validate(read_json(path / "run.json")["settings"])
+    space = SearchSpace.load(path / "space.yaml")
+    folders = {stage.name: path / f"{number}_{stage.name}" for number, stage in enumerate(STAGES, start=1)}
+    for name in stages:
+        record = folders[name] / "stage.json"
+        if not record.exists() or read_json(record)["status"] != "done":
+            raise RunError(f"{path}: its stage {name} is not done; go on with: apq-tune run {space.name} --out {path}")
+    return OpenRun(space, settings, folders)
+
+
 def load_run(path: str | Path) -> FinishedRun:
     """Read the directory of a run that has trained its supernets and fitted its predictors.
 
     Raises:
         RunError: if it is none, or has not come so far.
     """
-    path = Path(path)
-    if not (path / "run.json").exists():
-        raise RunError(f"{path}: is no run directory; make one with: apq-tune run SPACE --out {path}")
-    settings = Settings.model_validate(read_json(path / "run.json")["settings"])
-    space = SearchSpace.load(path / "space.yaml")
-    folders = {stage.name: path / f"{number}_{stage.name}" for number, stage in enumerate(STAGES, start=1)}
-    for name in ("supernet", "quantized_supernet", "predictors"):
-        record = folders[name] / "stage.json"
-        if not record.exists() or read_json(record)["status"] != "done":
-            raise RunError(f"{path}: its stage {name} is not done; go on with: apq-tune run {space.name} --out {path}")
+    space, settings, folders = open_run(Path(path), ("supernet", "quantized_supernet", "predictors"))
     data = load_data(space)
     fp32, quantized = (
         TrainedSupernet(space, torch_load(folders[name] / "weights.pt"), data, settings.n_calibration)

@@ -11,9 +11,25 @@ from apq_tune.candidate import Candidate
 from apq_tune.encoding import Encoding
 from apq_tune.pipeline.directory import to_json, write_atomically
 from apq_tune.pipeline.stage import Run
-from apq_tune.predict import Agreement, Fit, Floats, Pairs, agreement, fit_fp32, fit_mlp, forms, held_out
+from apq_tune.predict import (
+    AVERAGED,
+    Agreement,
+    Fit,
+    Floats,
+    Form,
+    Pairs,
+    agreement,
+    fit_fp32,
+    fit_proxy,
+    forms,
+    held_out,
+)
+from apq_tune.predict.ensemble import BoundPredictor, fit_parts
 from apq_tune.predict.files import load_predictor, predictor_bytes
 from apq_tune.predict.mlp import MLPPredictor
+
+BOUND = "bound.npz"
+"""Confidence bound of the chosen form; there is one only if ``kappa`` asks for it."""
 
 
 def measured(run: Run, stage: str) -> tuple[Pairs, pd.DataFrame]:
@@ -41,28 +57,36 @@ def fit_fp32_predictor(run: Run) -> None:
 
 
 def fit_predictors(run: Run) -> None:
-    """Transfer to the quantized supernet's losses, then to QAT; compare with other forms on held-out pairs."""
+    """Transfer to the quantized supernet's losses, then to QAT; compare with other forms on held-out pairs.
+
+    A search that asks for a confidence bound (``kappa``) gets it from an ensemble of the chosen form.
+    """
     fp32 = load_predictor(run.directory("fp32_predictor").path / "predictor.npz", run.encoding)
     assert isinstance(fp32, MLPPredictor)
     proxy_pairs, proxy_table = measured(run, "proxy_losses")
     pairs, table = measured(run, "qat_pairs")
     seed = run.settings.seed
-    proxy = fit_mlp(run.encoding, proxy_pairs, seed, bits=True, start=fp32)
+    proxy = fit_proxy(run.encoding, proxy_pairs, seed, fp32=fp32)
     fits = forms(fp32, proxy)
-    scores = {}
+    unseen: dict[Form, Floats] = {}
     for number, (name, fit) in enumerate(fits.items()):
         run.advance("predictors", number, len(fits) + 1)
-        scores[name] = _held_out(run, fit, pairs)
+        if name != "mean":
+            unseen[name] = held_out(fit, run.encoding, pairs, seed, folds=run.settings.folds)
+    unseen["mean"] = np.exp(np.mean([np.log(unseen[name]) for name in AVERAGED], axis=0))
     report = {
         "noise_floor": {"quantized supernet": noise_floor(proxy_table), "qat pairs": noise_floor(table)},
-        "held_out": scores,
+        "held_out": {name: agreement(unseen[name], pairs.target)._asdict() for name in fits},
         "proxy alone": agreement(proxy(pairs.genomes), pairs.target)._asdict(),
         "chosen": run.settings.predictor,
         "error_law": error_law(pairs.target, table["accuracy"].to_numpy(), len(run.data.search.labels)),
     }
     path = run.directory("predictors").path
-    chosen = fits[run.settings.predictor](run.encoding, pairs, seed)
-    write_atomically(path / "predictor.npz", predictor_bytes(chosen))
+    fit = fits[run.settings.predictor]
+    write_atomically(path / "predictor.npz", predictor_bytes(fit(run.encoding, pairs, seed)))
+    if run.settings.kappa:
+        bound = BoundPredictor(fit_parts(fit, run.encoding, pairs, seed), run.settings.kappa)
+        write_atomically(path / BOUND, predictor_bytes(bound))
     write_atomically(path / "report.json", to_json(report))
 
 

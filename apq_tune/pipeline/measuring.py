@@ -13,6 +13,7 @@ from apq_tune.encoding import Encoding
 from apq_tune.front import Front
 from apq_tune.integrations.ray import Result, Work
 from apq_tune.pipeline.directory import write_atomically
+from apq_tune.pipeline.learning import BOUND
 from apq_tune.pipeline.stage import Parts, Run, weights
 from apq_tune.pipeline.work import Networks, Question, final_training, pair_batch, run_search, score_batch
 from apq_tune.predict.files import load_predictor
@@ -73,7 +74,8 @@ def _losses(run: Run, stage: str, source: str, work: Work, n: int, batch: int, *
 def measure_searches(run: Run) -> Parts:
     """The constrained question and the front, each search one trial, and the front at random beside it."""
     path = run.directory("search").path
-    predictor = load_predictor(run.directory("predictors").path / "predictor.npz", run.encoding)
+    file = BOUND if run.settings.kappa else "predictor.npz"
+    predictor = load_predictor(run.directory("predictors").path / file, run.encoding)
 
     def missing() -> list[str]:
         return [name for name in SEARCHES if not (path / f"{name}.json").exists()]

@@ -30,10 +30,9 @@ from apq_tune.pipeline.refine_work import Shared, train_candidate
 from apq_tune.pipeline.run import TUNE_FILES, Listener
 from apq_tune.pipeline.stages import STAGES
 from apq_tune.pipeline.work import read_constraints
-from apq_tune.predict import MLPPredictor, Pairs, Predictor, fit_mlp
+from apq_tune.predict import Pairs, Predictor, fit_proxy
 from apq_tune.predict.ensemble import fit_ensemble
 from apq_tune.predict.files import load_predictor
-from apq_tune.predict.ridge import RidgePredictor
 
 SEARCH_SHARE = 4
 """Each of a round's many inner searches gets the run's evaluations divided by this."""
@@ -245,13 +244,9 @@ class Refinement:
 
     def _proxy(self) -> Predictor:
         """The predictor of the quantized supernet's losses, which pairs correct."""
-        fitted = self._finished.predictor
-        if isinstance(fitted, RidgePredictor) and fitted.base is not None:
-            return fitted.base
         fp32 = load_predictor(self._folder("fp32_predictor") / "predictor.npz", self.encoding)
         pairs, _ = read_losses(self._folder("proxy_losses"), self.encoding)
-        assert isinstance(fp32, MLPPredictor)
-        return fit_mlp(self.encoding, pairs, self._finished.settings.seed, bits=True, start=fp32)
+        return fit_proxy(self.encoding, pairs, self._finished.settings.seed, fp32=fp32)
 
     def _train(self, directory: StageDirectory, stage: str, batch: Sequence[Chosen], epochs: int) -> list[Trained]:
         """Run what is not done of these trainings as trials, each result kept at once."""

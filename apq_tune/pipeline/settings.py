@@ -26,6 +26,8 @@ class Settings(BaseModel):
         pair: training of each of them.
         folds: of the cross-validation that compares predictors.
         predictor: the form that the search uses.
+        kappa: standard deviations that the search adds to a predicted loss, against candidates that look good because
+            the predictor errs; 0 trusts the prediction.
         constraints: on cost models, such as ``bit_ops<=25%`` (of the largest network at its most bits) or
             ``weight_bytes<=20000``.
         n_evaluations: candidates that each search scores.
@@ -46,7 +48,8 @@ class Settings(BaseModel):
     n_pairs: Annotated[int, Field(ge=10)] = 32
     pair: Training = Training(epochs=1, batch_size=32, learning_rate=2e-3)
     folds: Annotated[int, Field(ge=2, le=10)] = 5
-    predictor: Form = "ladder"
+    predictor: Form = "mean"
+    kappa: Annotated[float, Field(ge=0)] = 0.0
     constraints: tuple[str, ...] = ("bit_ops<=25%",)
     n_evaluations: PositiveInt = 10_000
     n_front: PositiveInt = 3

@@ -33,7 +33,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "predictors",
         ("fp32_predictor", "proxy_losses", "qat_pairs"),
-        ("seed", "folds", "predictor"),
+        ("seed", "folds", "predictor", "kappa"),
         run=fit_predictors,
     ),
     Stage("search", ("predictors",), ("seed", "constraints", "n_evaluations"), measure=measure_searches),

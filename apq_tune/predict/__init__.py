@@ -1,28 +1,40 @@
 """Learned metrics: cross-entropy from a genome, full precision or quantized, several forms under one interface."""
 
-from apq_tune.predict.forms import Form, fit_fp32, forms
+from apq_tune.predict.forms import AVERAGED, Form, PlainForm, fit_fp32, fit_proxy, fit_rungs, forms, plain_forms
+from apq_tune.predict.gp import GaussianProcessPredictor, fit_gp
+from apq_tune.predict.mean import MeanPredictor, fit_mean
 from apq_tune.predict.mlp import MLPPredictor, MLPSettings, fit_mlp
 from apq_tune.predict.pairs import Fit, Floats, Pairs, Predictor
-from apq_tune.predict.ridge import RidgePredictor, fit_residual, fit_ridge
+from apq_tune.predict.ridge import RidgePredictor, fit_ordinal, fit_residual, fit_ridge
 from apq_tune.predict.scores import Agreement, agreement, held_out
 from apq_tune.predict.transfer import transfer
 
 __all__ = [
+    "AVERAGED",
     "Agreement",
     "Fit",
     "Floats",
     "Form",
+    "GaussianProcessPredictor",
     "MLPPredictor",
     "MLPSettings",
+    "MeanPredictor",
     "Pairs",
+    "PlainForm",
     "Predictor",
     "RidgePredictor",
     "agreement",
     "fit_fp32",
+    "fit_gp",
+    "fit_mean",
     "fit_mlp",
+    "fit_ordinal",
+    "fit_proxy",
     "fit_residual",
     "fit_ridge",
+    "fit_rungs",
     "forms",
     "held_out",
+    "plain_forms",
     "transfer",
 ]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from apq_tune.encoding import Encoding
 from apq_tune.genotype import Genomes
-from apq_tune.predict.pairs import Floats, Pairs, Predictor
+from apq_tune.predict.pairs import Fit, Floats, Pairs, Predictor
 from apq_tune.predict.ridge import fit_residual
 
 SHARE = 2 / 3
@@ -38,6 +39,12 @@ class Ensemble:
     name = "predicted_loss"
     unit = "nats"
 
+    @property
+    def encoding(self) -> Encoding:
+        """Of the space."""
+        encoding: Encoding = self.members[0].encoding  # type: ignore[attr-defined]
+        return encoding
+
     def moments(self, genomes: Genomes) -> tuple[Floats, Floats]:
         """``(n, n_genes) -> (n,), (n,)``: mean and standard deviation of the natural logarithm of the loss."""
         logs = np.log([member(genomes) for member in self.members])
@@ -47,10 +54,47 @@ class Ensemble:
         """``(n, n_genes) -> (n,)`` loss in nats, the members' geometric mean."""
         return np.asarray(np.exp(self.moments(genomes)[0]))
 
-    def lower_bound(self, genomes: Genomes) -> Floats:
-        """``(n, n_genes) -> (n,)`` loss in nats, a lower confidence bound."""
+    def bound(self, genomes: Genomes, kappa: float) -> Floats:
+        """``(n, n_genes) -> (n,)`` loss in nats, ``kappa`` standard deviations above the mean.
+
+        Above it is the lower confidence bound of quality: for a search whose finds nobody measures before they are
+        used, since the best of many predictions is mostly one that errs. Below it (``kappa < 0``) is for a search whose
+        finds are measured and learned from.
+        """
         mean, std = self.moments(genomes)
-        return np.asarray(np.exp(mean - KAPPA * std))
+        return np.asarray(np.exp(mean + kappa * std))
+
+    def lower_bound(self, genomes: Genomes) -> Floats:
+        """``(n, n_genes) -> (n,)`` loss in nats, ``KAPPA`` standard deviations below the mean."""
+        return self.bound(genomes, -KAPPA)
+
+
+@dataclass(frozen=True)
+class BoundPredictor:
+    """A bound of an ensemble as a predictor of its own; see ``Ensemble.bound``.
+
+    Attributes:
+        ensemble: that knows how far to trust itself.
+        kappa: standard deviations above the mean.
+    """
+
+    ensemble: Ensemble
+    kappa: float
+    unit = "nats"
+
+    @property
+    def name(self) -> str:
+        """Of the metric."""
+        return self.ensemble.name
+
+    @property
+    def encoding(self) -> Encoding:
+        """Of the space."""
+        return self.ensemble.encoding
+
+    def __call__(self, genomes: Genomes) -> Floats:
+        """``(n, n_genes) -> (n,)`` loss in nats."""
+        return self.ensemble.bound(genomes, self.kappa)
 
 
 def fit_ensemble(
@@ -74,9 +118,37 @@ def fit_ensemble(
     for _ in range(n_members):
         predictor = base
         for pairs in used:
-            order = rng.permutation(len(pairs.target))
-            known, unseen = np.split(order, [int(np.ceil(SHARE * len(order)))])
-            predictor = fit_residual(encoding, pairs.rows(known), 0, base=predictor)
+            fit = partial(fit_residual, base=predictor)
+            predictor, wrong = _member(fit, encoding, pairs, rng, 0)
         members.append(predictor)
-        errors.append(np.log(predictor(pairs.genomes[unseen]) / pairs.target[unseen]))
+        errors.append(wrong)
+    return _ensemble(members, errors)
+
+
+def fit_parts(fit: Fit, encoding: Encoding, pairs: Pairs, seed: int, n_members: int = 8) -> Ensemble:
+    """The same for any form: predictors of it, fitted to random parts of the pairs.
+
+    Args:
+        fit: the form, of a loss.
+        encoding: of the space.
+        pairs: to learn from, at least four.
+        seed: of the parts and of the fits.
+        n_members: how many parts.
+    """
+    rng = np.random.default_rng((seed, n_members))
+    found = [_member(fit, encoding, pairs, rng, seed) for _ in range(n_members)]
+    return _ensemble(*map(list, zip(*found, strict=True)))
+
+
+def _member(
+    fit: Fit, encoding: Encoding, pairs: Pairs, rng: np.random.Generator, seed: int
+) -> tuple[Predictor, Floats]:
+    """A predictor that knows a part of the pairs, and what it gets wrong of the others, in logarithms."""
+    order = rng.permutation(len(pairs.target))
+    known, unseen = np.split(order, [int(np.ceil(SHARE * len(order)))])
+    predictor = fit(encoding, pairs.rows(known), seed)
+    return predictor, np.log(predictor(pairs.genomes[unseen]) / pairs.target[unseen])
+
+
+def _ensemble(members: list[Predictor], errors: list[Floats]) -> Ensemble:
     return Ensemble(tuple(members), float(np.sqrt(np.mean(np.concatenate(errors) ** 2))))

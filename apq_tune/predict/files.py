@@ -12,7 +12,12 @@ import yaml
 
 from apq_tune.encoding import Encoding
 from apq_tune.errors import RunError
+from apq_tune.predict.design import Design
+from apq_tune.predict.ensemble import BoundPredictor, Ensemble
+from apq_tune.predict.gp import GaussianProcessPredictor
+from apq_tune.predict.mean import MeanPredictor
 from apq_tune.predict.mlp import MLPPredictor, mlp_shapes
+from apq_tune.predict.ordinal import OrdinalFeatures, n_features
 from apq_tune.predict.pairs import Predictor, Scale
 from apq_tune.predict.published import published_predictor
 from apq_tune.predict.ridge import RidgePredictor
@@ -65,17 +70,39 @@ def _is_npz(path: Path) -> bool:
 
 
 def _arrays(predictor: Predictor, prefix: str = "") -> dict[str, Any]:
+    children: dict[str, Predictor] = {}
     if isinstance(predictor, MLPPredictor):
         own: dict[str, Any] = {"kind": "mlp", "scale": predictor.scale} | predictor.weights
-        base = None
-    elif isinstance(predictor, RidgePredictor):
-        own = {"kind": "ridge", "scale": predictor.scale}
+    elif isinstance(predictor, (RidgePredictor, GaussianProcessPredictor)):
+        own, children = _design_arrays(predictor.design)
+        if isinstance(predictor, RidgePredictor):
+            own |= {"kind": "ridge"}
+        else:
+            own |= {"kind": "gp", "known": predictor.known, "length": predictor.length, "slope": predictor.slope}
         own |= {"weights": predictor.weights, "intercept": predictor.intercept}
-        base = predictor.base
+    elif isinstance(predictor, (MeanPredictor, Ensemble)):
+        children = {f"member{number}": member for number, member in enumerate(predictor.members)}
+        own = {"n_members": len(children)}
+        if isinstance(predictor, MeanPredictor):
+            own |= {"kind": "mean", "log": predictor.log}
+        else:
+            own |= {"kind": "ensemble", "error": predictor.error}
+    elif isinstance(predictor, BoundPredictor):
+        own, children = {"kind": "bound", "kappa": predictor.kappa}, {"ensemble": predictor.ensemble}
     else:
-        raise TypeError(f"cannot save a {type(predictor).__name__}; this version saves MLPPredictor and RidgePredictor")
+        raise TypeError(f"cannot save a {type(predictor).__name__}; this version saves the forms that it fits")
     arrays = {prefix + name: np.asarray(value) for name, value in own.items()}
-    return arrays | (_arrays(base, f"{prefix}base.") if base is not None else {})
+    for name, child in children.items():
+        arrays |= _arrays(child, f"{prefix}{name}.")
+    return arrays
+
+
+def _design_arrays(design: Design) -> tuple[dict[str, Any], dict[str, Predictor]]:
+    arrays: dict[str, Any] = {"scale": design.scale, "ordinal": design.ordinal is not None}
+    arrays |= {"based": design.base is not None, "correct": design.correct}
+    if design.ordinal is not None:
+        arrays |= {"mean": design.ordinal.mean, "factor": design.ordinal.factor}
+    return arrays, {} if design.base is None else {"base": design.base}
 
 
 def _predictor(arrays: dict[str, Any], prefix: str, encoding: Encoding) -> Predictor:
@@ -84,15 +111,48 @@ def _predictor(arrays: dict[str, Any], prefix: str, encoding: Encoding) -> Predi
         for name, a in arrays.items()
         if name.startswith(prefix) and "." not in name[len(prefix) :]
     }
-    kind, (mean, std, log) = str(own.pop("kind")), map(float, own.pop("scale"))
-    scale = Scale(mean, std, bool(log))
+    kind = str(own.pop("kind"))
     if kind == "mlp":
+        scale = _scale(own.pop("scale"))
         expected = mlp_shapes(encoding, own["b0"].size, bits="Wq" in own)
         if (found := {name: array.shape for name, array in own.items()}) != expected:
             raise ValueError(f"holds weights of shapes {found}, the space needs {expected}")
         return MLPPredictor(encoding, own, scale)
-    base = _predictor(arrays, f"{prefix}base.", encoding) if f"{prefix}base.kind" in arrays else None
-    n = encoding.n_arch_features + encoding.n_bit_features + (base is not None)
-    if len(own["weights"]) != n:
-        raise ValueError(f"{len(own['weights'])} weights, the space has {n} features")
-    return RidgePredictor(encoding, own["weights"], float(own["intercept"]), scale, base)
+    if kind in ("ridge", "gp"):
+        base = _predictor(arrays, f"{prefix}base.", encoding) if own["based"] else None
+        return _of_design(kind, own, _design(own, encoding, base))
+    if kind == "bound":
+        ensemble = _predictor(arrays, f"{prefix}ensemble.", encoding)
+        assert isinstance(ensemble, Ensemble)
+        return BoundPredictor(ensemble, float(own["kappa"]))
+    members = tuple(_predictor(arrays, f"{prefix}member{i}.", encoding) for i in range(int(own["n_members"])))
+    if kind == "mean":
+        return MeanPredictor(members, bool(own["log"]))
+    if kind == "ensemble":
+        return Ensemble(members, float(own["error"]))
+    raise ValueError(f"is of a kind {kind!r} that this version does not know")
+
+
+def _scale(values: Any) -> Scale:
+    mean, std, log = map(float, values)
+    return Scale(mean, std, bool(log))
+
+
+def _design(own: dict[str, Any], encoding: Encoding, base: Predictor | None) -> Design:
+    ordinal = None
+    if own["ordinal"]:
+        ordinal = OrdinalFeatures(encoding, own["mean"], own["factor"])
+        if own["mean"].shape != (n := (n_features(encoding),)) or own["factor"].shape != n:
+            raise ValueError(f"scales {len(own['mean'])} ordinal features, the space has {n[0]}")
+    return Design(encoding, _scale(own["scale"]), base, ordinal, bool(own["correct"]))
+
+
+def _of_design(kind: str, own: dict[str, Any], design: Design) -> Predictor:
+    weights, intercept, n = own["weights"], float(own["intercept"]), design.n_features
+    if kind == "ridge":
+        if weights.shape != (n,):
+            raise ValueError(f"{len(weights)} weights, the space has {n} features")
+        return RidgePredictor(design, weights, intercept)
+    if own["known"].shape != (len(weights), n) or own["slope"].shape != (n,):
+        raise ValueError(f"knows {own['known'].shape} features, {(len(weights), n)} are needed")
+    return GaussianProcessPredictor(design, own["known"], weights, float(own["length"]), own["slope"], intercept)

@@ -1,4 +1,4 @@
-"""Ridge regression: the baseline on one-hot features, and the correction of another predictor on few pairs."""
+"""Ridge regression: the baseline on one-hot features, on ordinal ones, and the correction of another predictor."""
 
 from __future__ import annotations
 
@@ -8,53 +8,50 @@ import numpy as np
 
 from apq_tune.encoding import Encoding
 from apq_tune.genotype import Genomes
+from apq_tune.predict.design import Design
+from apq_tune.predict.ordinal import OrdinalFeatures
 from apq_tune.predict.pairs import Floats, Pairs, Predictor, Scale
 
 ALPHAS = np.logspace(-1, 4, 16)
 """Penalties among which leave-one-out error decides."""
 
+ORDINAL_ALPHAS = np.logspace(-4, 2, 19)
+"""The same for ordinal features, whose rows have length 1 where one-hot rows have dozens of ones."""
+
 
 @dataclass(frozen=True)
 class RidgePredictor:
-    """A linear model on one-hot features of architecture and bits, added to a base predictor if there is one.
+    """A linear model, added to a base predictor if it corrects one.
 
     Attributes:
-        encoding: of the space.
+        design: what it looks at.
         weights: ``(n_features,)``, one more at the end for the base's prediction.
         intercept: of the line.
-        scale: of the target.
-        base: predictor to correct.
     """
 
-    encoding: Encoding
+    design: Design
     weights: Floats
     intercept: float
-    scale: Scale
-    base: Predictor | None = None
+
+    @property
+    def encoding(self) -> Encoding:
+        """Of its space."""
+        return self.design.encoding
 
     @property
     def name(self) -> str:
         """Of the metric."""
-        return self.scale.name
+        return self.design.name
 
     @property
     def unit(self) -> str:
         """Of the predictions."""
-        return self.scale.unit
+        return self.design.unit
 
     def __call__(self, genomes: Genomes) -> Floats:
-        """``(n, n_genes) -> (n,)`` cross-entropy in nats."""
-        features, offset = _design(self.encoding, genomes, self.scale, self.base)
-        return self.scale.restore(features @ self.weights + self.intercept + offset)
-
-
-def _design(encoding: Encoding, genomes: Genomes, scale: Scale, base: Predictor | None) -> tuple[Floats, Floats]:
-    """Features, and what the base already says, in standardised units."""
-    features = encoding.features(genomes).astype(np.float64)
-    if base is None:
-        return features, np.zeros(len(genomes))
-    offset = scale.standardise(base(genomes))
-    return np.column_stack([features, offset]), offset
+        """``(n, n_genes) -> (n,)`` cross-entropy in nats, or accuracy as a fraction."""
+        features, start = self.design(genomes)
+        return self.design.scale.restore(features @ self.weights + self.intercept + start)
 
 
 def fit_residual(
@@ -74,14 +71,29 @@ def fit_residual(
         base: predictor to correct; ``None`` fits from nothing.
         log: whether the target is a loss, learned as its logarithm, or an accuracy, learned as it is.
     """
-    from sklearn.linear_model import RidgeCV
-
-    scale = Scale.of(pairs.target, log=log)
-    features, offset = _design(encoding, pairs.genomes, scale, base)
-    model = RidgeCV(ALPHAS).fit(features, scale.standardise(pairs.target) - offset)
-    return RidgePredictor(encoding, model.coef_, float(model.intercept_), scale, base)
+    return _fit(Design(encoding, Scale.of(pairs.target, log=log), base), pairs, ALPHAS)
 
 
 def fit_ridge(encoding: Encoding, pairs: Pairs, seed: int, *, log: bool = True) -> RidgePredictor:
     """Plain ridge on the one-hot features of architecture and bits."""
     return fit_residual(encoding, pairs, seed, base=None, log=log)
+
+
+def fit_ordinal(
+    encoding: Encoding, pairs: Pairs, seed: int, *, base: Predictor | None = None, log: bool = True
+) -> RidgePredictor:
+    """Ridge on ordinal features, with another predictor's output as one more; see ``fit_residual`` for arguments.
+
+    The base is nothing but a column here: a full-precision predictor is a hint of quantized losses, no first guess.
+    """
+    ordinal = OrdinalFeatures.of(encoding, np.random.default_rng(seed))
+    design = Design(encoding, Scale.of(pairs.target, log=log), base, ordinal, correct=False)
+    return _fit(design, pairs, ORDINAL_ALPHAS)
+
+
+def _fit(design: Design, pairs: Pairs, alphas: Floats) -> RidgePredictor:
+    from sklearn.linear_model import RidgeCV
+
+    features, start = design(pairs.genomes)
+    model = RidgeCV(alphas).fit(features, design.scale.standardise(pairs.target) - start)
+    return RidgePredictor(design, model.coef_, float(model.intercept_))

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 from apq_tune.encoding import Encoding
+from apq_tune.predict.gp import fit_gp
 from apq_tune.predict.mlp import MLPPredictor, MLPSettings, fit_mlp
 from apq_tune.predict.pairs import Fit, Pairs, Predictor, Scale
 from apq_tune.predict.ridge import fit_ridge
@@ -28,8 +29,8 @@ def transfer(
         folds: of the cross-validation.
 
     Returns:
-        Held-out agreement of the transferred predictor, of one from scratch, of ridge and of the start itself; and the
-        transferred predictor, fitted to all pairs.
+        Held-out agreement of the transferred predictor, of one from scratch, of ridge, of a Gaussian process (the last
+        three need no start) and of the start itself; and the transferred predictor, fitted to all pairs.
     """
 
     def fit(encoding: Encoding, known: Pairs, seed: int) -> MLPPredictor:
@@ -41,6 +42,7 @@ def transfer(
         "transferred": fit,
         "scratch": partial(fit_mlp, bits=True, log=log),
         "ridge": partial(fit_ridge, log=log),
+        "gp": partial(fit_gp, log=log),
     }
     report = {
         name: agreement(held_out(form, start.encoding, pairs, seed, folds=folds), pairs.target, log=log)

@@ -13,13 +13,16 @@ from scipy.stats import kendalltau
 
 from apq_tune import Encoding, RunError
 from apq_tune.predict import (
+    MeanPredictor,
     MLPPredictor,
     MLPSettings,
     Pairs,
     Predictor,
     agreement,
     fit_fp32,
+    fit_gp,
     fit_mlp,
+    fit_ordinal,
     fit_residual,
     fit_ridge,
     forms,
@@ -28,7 +31,7 @@ from apq_tune.predict import (
 from apq_tune.predict.files import load_predictor, predictor_bytes
 
 SEEDS = range(10)
-FORMS = ("scratch", "transferred", "ridge", "ladder")
+FORMS = ("scratch", "transferred", "ridge", "ordinal", "gp", "residual", "linear_ladder", "ladder", "mean")
 
 
 def fp32_loss(encoding: Encoding, genomes: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -74,7 +77,7 @@ def fp32(encoding: Encoding) -> MLPPredictor:
 
 @pytest.fixture(scope="module")
 def fitted(encoding: Encoding, fp32: MLPPredictor) -> dict[str, Predictor]:
-    """All four forms, fitted to the same pairs."""
+    """All forms, fitted to the same pairs."""
     proxy = fit_mlp(encoding, quantized_pairs(encoding, 200, bit_effect=0.05), 0, bits=True, start=fp32)
     pairs = quantized_pairs(encoding, 60, bit_effect=0.1)
     return {name: fit(encoding, pairs, 0) for name, fit in forms(fp32, proxy).items()}
@@ -187,13 +190,18 @@ def test_forms_start_from_nothing_from_fp32_from_features_and_from_the_proxy(
         "scratch": fit_mlp(encoding, pairs, 3, bits=True),
         "transferred": fit_mlp(encoding, pairs, 3, bits=True, start=fp32),
         "ridge": fit_residual(encoding, pairs, 3, base=None),
-        "ladder": fit_residual(encoding, pairs, 3, base=proxy),
+        "ordinal": fit_ordinal(encoding, pairs, 3, base=fp32),
+        "gp": fit_gp(encoding, pairs, 3),
+        "residual": fit_residual(encoding, pairs, 3, base=fp32),
+        "linear_ladder": fit_residual(encoding, pairs, 3, base=proxy),
+        "ladder": fit_gp(encoding, pairs, 3, base=proxy),
     }
+    expected["mean"] = MeanPredictor((expected["linear_ladder"], expected["ladder"]))
     found = forms(fp32, proxy)
     assert found.keys() == expected.keys()
     for form, predictor in expected.items():
         np.testing.assert_array_equal(found[form](encoding, pairs, 3)(genomes), predictor(genomes))
-    assert len({predictor(genomes[:1]).item() for predictor in expected.values()}) == 4
+    assert len({predictor(genomes[:1]).item() for predictor in expected.values()}) == 9
 
 
 @pytest.mark.parametrize("form", FORMS)

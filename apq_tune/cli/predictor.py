@@ -1,0 +1,78 @@
+"""``apq-tune predictor``: fit one to measured candidates, and see which form a run's own pairs speak for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+PLAIN = ("gp", "mean", "ordinal", "ridge", "scratch")
+"""The names of ``PlainForm``, the default first; written out, since the import would slow ``--help``."""
+
+
+@click.group()
+def predictor() -> None:
+    """Fit predictors to measured candidates, and compare their forms."""
+
+
+@predictor.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--splits", type=click.IntRange(min=3), default=5, show_default=True, help="Random splits of the pairs.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the splits.")
+def report(run: Path, splits: int, seed: int) -> None:
+    """Compare all forms by the number of quantized pairs, on the pairs of the run in directory RUN.
+
+    Prints Kendall tau, pairwise accuracy, error and the coverage of intervals; leaves CSV and a picture in RUN.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from apq_tune.pipeline.predictor_report import report_predictors
+    from apq_tune.report.predictors import write_predictor_report
+
+    console = Console()
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("fitting predictors", total=None)
+        found = report_predictors(
+            run,
+            n_splits=splits,
+            seed=seed,
+            advance=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    write_predictor_report(found, run, console)
+
+
+@predictor.command()
+@click.option("--space", "space_name", required=True, help="That the candidates belong to.")
+@click.option(
+    "--pairs",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="CSV of candidates (as for score) with a column 'accuracy' (fraction) or 'loss' (nats).",
+)
+@click.option("--form", type=click.Choice(PLAIN), default=PLAIN[0], show_default=True, help="To save.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="New predictor, .npz.")
+def fit(space_name: str, pairs: Path, form: str, seed: int, out: Path) -> None:
+    """Fit a predictor to measured candidates and nothing else; 'transfer' starts from another predictor."""
+    from apq_tune.encoding import Encoding
+    from apq_tune.metrics import read_pairs
+    from apq_tune.predict import agreement, held_out, plain_forms
+    from apq_tune.predict.files import predictor_bytes
+    from apq_tune.report.tables import write_bytes
+    from apq_tune.space import SearchSpace
+
+    if out.suffix != ".npz":
+        raise click.UsageError(f"--out {out}: give a name that ends in .npz")
+    encoding = Encoding(SearchSpace.load(space_name))
+    measured, is_loss = read_pairs(pairs, encoding.space)
+    forms = plain_forms(log=is_loss)
+    chosen = next(name for name in forms if name == form)
+    write_bytes(predictor_bytes(forms[chosen](encoding, measured, seed)), out)
+    for name, learn in forms.items():
+        scores = agreement(held_out(learn, encoding, measured, seed), measured.target, log=is_loss)
+        click.echo(
+            f"{name}: Kendall tau {scores.kendall_tau:.3f}, pairwise accuracy {scores.pairwise_accuracy:.3f}"
+            + (" (saved)" if name == form else "")
+        )
+    click.echo(f"cross-validated on {len(measured.target)} pairs; the new predictor knows all of them: {out}")

@@ -1,0 +1,107 @@
+"""How good the forms of predictors are by number of pairs: tables on the terminal, CSV and a picture in the run."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from apq_tune.pipeline.directory import write_atomically
+from apq_tune.pipeline.predictor_report import PredictorReport
+
+STYLE: dict[str, Any] = {"title_justify": "left", "title_style": "bold", "box": SIMPLE_HEAD}
+
+TITLES = {
+    "kendall_tau": "Kendall tau",
+    "pairwise_accuracy": "pairwise accuracy",
+    "rmse_log": "RMSE of log loss",
+    "coverage": "losses inside intervals of 90%",
+}
+
+PLENTY = 100
+"""Pairs learned from, beyond which forms hardly differ."""
+
+LINES = ("-", "--", ":")
+"""Of the picture: ten colours are not told apart by form alone."""
+
+
+def write_predictor_report(report: PredictorReport, path: Path, console: Console) -> None:
+    """Write the files and print a table for each score."""
+    write_atomically(path / "predictor_report.csv", report.summary.to_csv(index=False))
+    write_atomically(path / "predictor_splits.csv", report.splits.to_csv(index=False))
+    write_atomically(path / "predictor_report.png", curve_picture(report.summary, report.floor))
+    most = report.n_pairs - report.n_test
+    more = f"; for more: apq-tune run ... --set n_pairs={4 * report.n_pairs}" if most < PLENTY else ""
+    console.print(
+        f"{report.n_pairs} quantized pairs, {report.n_test} of them held out in each of {report.n_splits} random "
+        f"splits, so at most {most} are learned from{more}",
+        soft_wrap=True,
+    )
+    for score in TITLES:
+        console.print(score_table(report, score))
+    console.print(
+        "± half of a 95% interval of the mean over splits, which share pairs (Nadeau 2003). Noise floor: losses on "
+        "even images against those on odd ones.",
+        soft_wrap=True,
+    )
+    console.print(f"Files in {path}: predictor_report.csv, predictor_splits.csv, predictor_report.png", soft_wrap=True)
+
+
+def score_table(report: PredictorReport, score: str) -> Table:
+    """One score, forms down, numbers of pairs across."""
+    summary = report.summary[report.summary[score].notna()]
+    table = Table(title=f"{TITLES[score]} on held-out pairs", **STYLE)
+    table.add_column("form", no_wrap=True)
+    counts = sorted(summary["n"].unique())
+    for number, n in enumerate(counts):
+        table.add_column(str(n) if number else f"{n} pairs", justify="right")
+    for form, rows in summary.groupby("form", sort=False):
+        known = rows.set_index("n")
+        cells = [f"{_short(known.loc[n, score])}±{_short(known.loc[n, f'{score}_interval'])}" for n in counts]
+        table.add_row(f"{form} (used)" if form == report.used else str(form), *cells)
+    if score in report.floor:
+        table.add_row("noise floor", _short(report.floor[score]), style="dim")
+    return table
+
+
+def _short(number: float) -> str:
+    return f"{number:.3f}".replace("0.", ".", 1) if abs(number) < 1 else f"{number:.2f}"
+
+
+def curve_picture(summary: pd.DataFrame, floor: dict[str, float]) -> bytes:
+    """PNG: three scores against the number of pairs.
+
+    Args:
+        summary: ``form``, ``n``, and each score with its ``..._interval``.
+        floor: a score of the labels themselves, drawn as a level.
+    """
+    figure = Figure(figsize=(13, 4.4), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, 3))
+    scores = list(TITLES)[:3]
+    for ax, score in zip(axes, scores, strict=True):
+        for number, (form, rows) in enumerate(summary.groupby("form", sort=False)):
+            shift = 1.015 ** (number - 4)  # bars beside each other
+            style: dict[str, Any] = {"color": f"C{number}", "linestyle": LINES[number % 3]}
+            if form == "mean":
+                style |= {"color": "black", "linestyle": "-", "linewidth": 2}
+            error = rows[f"{score}_interval"]
+            ax.errorbar(rows["n"] * shift, rows[score], error, marker=".", elinewidth=0.7, label=str(form), **style)
+        low, high = min(summary[score].min(), floor[score]), max(summary[score].max(), floor[score])
+        margin = 0.15 * (high - low)
+        ax.set_ylim(low - margin, high + margin)  # bars may be longer
+        ax.axhline(floor[score], color="0.5", linewidth=0.8, label="noise floor")
+        ax.set(xscale="log", xlabel="quantized pairs learned from", title=TITLES[score])
+        counts = sorted(summary["n"].unique())
+        ax.set_xticks(counts, [str(n) for n in counts])
+        ax.minorticks_off()
+    axes[0].legend(fontsize=7)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()

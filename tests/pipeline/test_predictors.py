@@ -1,0 +1,181 @@
+"""Predictors of a run: the report on its own pairs, the bound that its search uses, and predictors of pairs alone."""
+
+from __future__ import annotations
+
+import json
+import re
+import types
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from apq_tune import ApqError, Encoding, load_predictor
+from apq_tune.cli import cli
+from apq_tune.cli.predictor import PLAIN
+from apq_tune.cost import bit_ops
+from apq_tune.pipeline.learning import fit_predictors
+from apq_tune.pipeline.measuring import measure_searches
+from apq_tune.pipeline.predictor_report import report_predictors
+from apq_tune.pipeline.settings import Settings
+from apq_tune.pipeline.stages import STAGES
+from apq_tune.predict import PlainForm, fit_gp, fit_ridge
+from apq_tune.predict.ensemble import BoundPredictor, fit_parts
+from apq_tune.predict.files import predictor_bytes
+from apq_tune.predict.forms import forms
+
+QUICK = {"ridge", "linear_ladder", "ladder", "mean"}
+
+
+def made_up_run(encoding: Encoding, path: Path, n_pairs: int) -> Path:
+    """The directory of a run whose losses are a power of BitOps, with noise."""
+    path.mkdir()
+    (path / "run.json").write_text(json.dumps({"settings": Settings().model_dump(mode="json")}))
+    (path / "space.yaml").write_text(encoding.space.to_yaml())
+    for number, stage in enumerate(STAGES[:5], start=1):
+        folder = path / f"{number}_{stage.name}"
+        folder.mkdir()
+        (folder / "stage.json").write_text(json.dumps({"status": "done"}))
+        n = n_pairs if stage.name == "qat_pairs" else 60
+        rng = np.random.default_rng(number)
+        genomes = encoding.sample(n, rng)
+        loss = (bit_ops(encoding)(genomes) / bit_ops(encoding).reachable()[0]) ** -0.5
+        even, odd = (loss * np.exp(0.05 * rng.standard_normal(n)) for _ in range(2))
+        columns: dict[str, Any] = {
+            "loss": (even + odd) / 2,
+            "accuracy": 1 - loss / 5,
+            "loss_even": even,
+            "loss_odd": odd,
+        }
+        table = pd.DataFrame(columns | {"candidate": [c.to_json() for c in encoding.decode(genomes)]})
+        table.to_csv(folder / "losses.csv", index=False)
+    return path
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some of the forms: networks take most of the time and are compared elsewhere."""
+
+    def some(fp32: Any, proxy: Any) -> dict[str, Any]:
+        return {name: fit for name, fit in forms(fp32, proxy).items() if name in QUICK}
+
+    monkeypatch.setattr("apq_tune.predict.curve.fit_parts", partial(fit_parts, n_members=2))
+    for module in ("predictor_report", "learning"):
+        monkeypatch.setattr(f"apq_tune.pipeline.{module}.forms", some)
+
+
+def call(*arguments: object) -> Any:
+    return CliRunner().invoke(cli, list(map(str, arguments)))
+
+
+def refusal(*arguments: object) -> str:
+    result = call(*arguments)
+    assert isinstance(result.exception, ApqError), result.output
+    return str(result.exception)
+
+
+@pytest.mark.usefixtures("quick")
+def test_report_prints_and_writes_all_forms_and_repeats_itself(encoding: Encoding, tmp_path: Path) -> None:
+    run = made_up_run(encoding, tmp_path / "run", 36)
+    result = call("predictor", "report", run, "--splits", 3)
+    assert result.exit_code == 0, result.output
+    assert "36 quantized pairs, 12 of them held out in each of 3 random splits, so at most 24" in result.output
+    assert "mean (used)" in result.output
+    assert "noise floor" in result.output
+    summary = pd.read_csv(run / "predictor_report.csv")
+    assert set(summary["form"]) == QUICK
+    assert sorted(set(summary["n"])) == [10, 24]
+    splits = pd.read_csv(run / "predictor_splits.csv")
+    one = splits[(splits["form"] == "ladder") & (splits["n"] == 24)]["kendall_tau"]
+    row = summary[(summary["form"] == "ladder") & (summary["n"] == 24)].iloc[0]
+    assert row["kendall_tau"] == pytest.approx(one.mean())
+    # two degrees of freedom, three splits, 12 of 36 pairs held out
+    assert row["kendall_tau_interval"] == pytest.approx(4.30265 * one.std() * np.sqrt(1 / 3 + 12 / 24), rel=1e-4)
+    assert row["kendall_tau"] > 0.8  # nearly noiseless
+    assert (run / "predictor_report.png").read_bytes().startswith(b"\x89PNG")
+    again = report_predictors(run, n_splits=3, coverage_at=()).splits.drop(columns="coverage")
+    pd.testing.assert_frame_equal(again, splits.drop(columns="coverage"))
+
+
+def test_report_says_what_is_missing(encoding: Encoding, tmp_path: Path) -> None:
+    assert "is no run directory" in refusal("predictor", "report", tmp_path / "absent")
+    run = made_up_run(encoding, tmp_path / "few", 9)
+    assert "has 9 quantized pairs, 10 are needed" in refusal("predictor", "report", run)
+    (run / "5_qat_pairs" / "stage.json").write_text(json.dumps({"status": "running"}))
+    assert "its stage qat_pairs is not done; go on with: apq-tune run digits" in refusal("predictor", "report", run)
+    (run / "5_qat_pairs" / "stage.json").unlink()
+    assert "its stage qat_pairs is not done" in refusal("predictor", "report", run)
+
+
+class Stages:
+    """As much of a run as the stages of predictors and search see."""
+
+    def __init__(self, path: Path, encoding: Encoding, settings: Settings) -> None:
+        self.path, self.encoding, self.settings = path, encoding, settings
+        self.data = types.SimpleNamespace(search=types.SimpleNamespace(labels=np.zeros(450)))
+
+    def directory(self, stage: str) -> Any:
+        number = next(n for n, known in enumerate(STAGES, start=1) if known.name == stage)
+        return types.SimpleNamespace(path=self.path / f"{number}_{stage}")
+
+    def advance(self, stage: str, done: int, total: int) -> None:
+        pass
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_search_uses_the_bound_if_kappa_asks_for_it(
+    encoding: Encoding, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = made_up_run(encoding, tmp_path / "run", 20)
+    monkeypatch.setattr("apq_tune.pipeline.learning.MLPPredictor", object)
+    fp32 = fit_ridge(encoding, _losses(encoding, 30), 0)
+    (path / "6_fp32_predictor").mkdir()
+    (path / "6_fp32_predictor" / "predictor.npz").write_bytes(predictor_bytes(fp32))
+    genomes = encoding.sample(50, np.random.default_rng(9))
+    used = {}
+    for kappa in (0.0, 1.0):
+        run: Any = Stages(path, encoding, Settings(predictor="linear_ladder", kappa=kappa, folds=2))
+        fit_predictors(run)
+        used[kappa] = measure_searches(run).shared.predictor
+    own = load_predictor(path / "7_predictors" / "predictor.npz", encoding)
+    np.testing.assert_array_equal(used[0.0](genomes), own(genomes))
+    assert isinstance(used[1.0], BoundPredictor)
+    assert used[1.0].kappa == 1.0
+    assert (used[1.0](genomes) > used[1.0].ensemble(genomes)).all()
+    held = json.loads((path / "7_predictors" / "report.json").read_text())["held_out"]
+    assert set(held) == QUICK
+    assert (
+        held["mean"]["rmse_log"] ** 2 <= (held["ladder"]["rmse_log"] ** 2 + held["linear_ladder"]["rmse_log"] ** 2) / 2
+    )
+
+
+def _losses(encoding: Encoding, n: int) -> Any:
+    from apq_tune.predict import Pairs
+
+    genomes = encoding.sample(n, np.random.default_rng(0))
+    return Pairs(genomes, bit_ops(encoding)(genomes) ** -0.5)
+
+
+def test_fit_saves_a_process_that_knows_all_pairs(encoding: Encoding, tmp_path: Path) -> None:
+    pairs = _losses(encoding, 30)
+    frame = pd.DataFrame(
+        {"candidate_json": [c.to_json() for c in encoding.decode(pairs.genomes)], "loss": pairs.target}
+    )
+    frame.to_csv(tmp_path / "pairs.csv", index=False)
+    arguments = ("predictor", "fit", "--space", "digits", "--pairs", tmp_path / "pairs.csv", "--out")
+    unseen = encoding.sample(20, np.random.default_rng(1))
+    result = call(*arguments, tmp_path / "new.npz")
+    assert result.exit_code == 0, result.output
+    assert result.output.count("(saved)") == 1
+    taus = dict(re.findall(r"(\w+): Kendall tau (-?[\d.]+)", result.output))
+    assert float(taus["gp"]) > float(taus["ridge"]) + 0.3  # the loss is a column of ordinal features
+    np.testing.assert_array_equal(load_predictor(tmp_path / "new.npz")(unseen), fit_gp(encoding, pairs, 0)(unseen))
+    assert "ends in .npz" in call(*arguments, tmp_path / "out.txt").output
+
+
+def test_the_forms_on_the_command_line_are_all_there_are() -> None:
+    assert sorted(PLAIN) == sorted(get_args(PlainForm))
