@@ -8,6 +8,7 @@ import torch
 from apq_tune.pipeline.directory import write_atomically
 from apq_tune.pipeline.stage import Run, torch_bytes, torch_load, weights
 from apq_tune.supernet import train as supernet_training
+from apq_tune.supernet.batches import first_images
 from apq_tune.supernet.evaluate import calibrate_quantizers
 from apq_tune.supernet.network import Supernet
 from apq_tune.supernet.train import Training, optimizer_for
@@ -29,7 +30,7 @@ def train_quantized_supernet(run: Run) -> None:
     supernet.load_state_dict(weights(run, "supernet"))
     rng = np.random.default_rng((run.settings.seed, 2))
     candidates = [*run.encoding.decode(run.encoding.sample(N_QUANTIZER_CANDIDATES, rng)), run.encoding.extremes()[1]]
-    images = torch.from_numpy(run.data.train.images[: run.settings.n_calibration])
+    images = first_images(run.data.train, run.settings.n_calibration)
     calibrate_quantizers(supernet, [lambda c=c: supernet.recalibrate(images, c) for c in candidates])  # type: ignore[misc]
     _train(run, "quantized_supernet", supernet, run.settings.quantized, quantize=True)
 
