@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from apq_tune.data.folder import read_folder
 from apq_tune.data.split import SEARCH_SHARE, Data, Split, stratified
 from apq_tune.errors import RunError
 
@@ -99,6 +100,43 @@ def cifar100(place: Place) -> Data:
 
     return _cifar("cifar100", CIFAR100, place)
 
+
+def imagenet(place: Place, size: int) -> Data:
+    """ImageNet's 1000 classes (Deng 2009), its validation images as ``test``, ``search`` cut from its training images.
+
+    Raises:
+        RunError: if neither the folders ``train`` and ``val`` nor the archives that torchvision unpacks are there.
+    """
+    from torchvision.datasets import ImageNet
+
+    root = next((p for p in (place.root, place.root / "imagenet") if (p / "val").is_dir()), place.root)
+    if not (root / "train").is_dir() or not (root / "val").is_dir():
+        try:
+            for split in ("train", "val"):
+                ImageNet(str(root), split)  # unpacks its archives
+        except (OSError, RuntimeError) as error:
+            raise RunError(
+                f"imagenet: {root} has no folders train and val and cannot get them ({' '.join(str(error).split())}); "
+                "it may not be downloaded freely: name a folder that has them with --data-root DIR"
+            ) from None
+    return read_folder(root, val_is_test=True).data(size, 3)
+
+
+class Shape(NamedTuple):
+    """Of a data set's images, and the number of its classes."""
+
+    channels: int
+    size: int
+    classes: int
+
+
+SHAPES = {
+    "digits": Shape(1, 8, 10),
+    "fashion_mnist": Shape(1, 28, 10),
+    "cifar10": Shape(3, 32, 10),
+    "cifar100": Shape(3, 32, 100),
+    "imagenet": Shape(3, 224, 1000),
+}
 
 DATA: dict[str, Callable[[Place], Data]] = {
     "digits": digits,

@@ -53,12 +53,14 @@ def fit_predictors(run: Run) -> None:
     for number, (name, fit) in enumerate(fits.items()):
         run.advance("predictors", number, len(fits) + 1)
         scores[name] = _held_out(run, fit, pairs)
+    n_images = len(run.data.search.labels)
+    n_search = min(n_images, run.settings.n_search or n_images)
     report = {
         "noise_floor": {"quantized supernet": noise_floor(proxy_table), "qat pairs": noise_floor(table)},
         "held_out": scores,
         "proxy alone": agreement(proxy(pairs.genomes), pairs.target)._asdict(),
         "chosen": run.settings.predictor,
-        "error_law": error_law(pairs.target, table["accuracy"].to_numpy(), len(run.data.search.labels)),
+        "error_law": error_law(pairs.target, table["accuracy"].to_numpy(), n_search),
     }
     path = run.directory("predictors").path
     chosen = fits[run.settings.predictor](run.encoding, pairs, seed)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from apq_tune.candidate import Candidate
-from apq_tune.data import Split
+from apq_tune.data import AnySplit
 from apq_tune.supernet.batches import batches
 from apq_tune.supernet.network import Subnet, Supernet
 from apq_tune.supernet.quantize import ActivationQuantizer
@@ -29,7 +29,7 @@ class Score(NamedTuple):
 
 
 @torch.no_grad()
-def score(network: Callable[[Tensor], Tensor], split: Split, device: torch.device | str = "cpu") -> Score:
+def score(network: Callable[[Tensor], Tensor], split: AnySplit, device: torch.device | str = "cpu") -> Score:
     """Loss and accuracy of a function from images to logits, both on ``device``."""
     rows = np.arange(len(split.labels))
     logits = torch.cat([network(images) for images, _ in batches(split, rows, EVALUATION_BATCH, device)])
@@ -40,7 +40,7 @@ def score(network: Callable[[Tensor], Tensor], split: Split, device: torch.devic
 
 
 def score_candidate(
-    supernet: Supernet, candidate: Candidate, calibration: Tensor, split: Split, *, quantize: bool
+    supernet: Supernet, candidate: Candidate, calibration: Tensor, split: AnySplit, *, quantize: bool
 ) -> Score:
     """Recalibrate batch norm on ``calibration`` images, where the supernet is, then score one candidate of it."""
     statistics = supernet.recalibrate(calibration, candidate, quantize=quantize)

@@ -52,7 +52,10 @@ def activation_levels(bits: int, signed: bool) -> tuple[int, int]:
 
 
 class _FakeQuantize(torch.autograd.Function):
+    """In float32 even where autocast is on: levels of 8 bits do not survive bfloat16."""
+
     @staticmethod
+    @torch.amp.custom_fwd(device_type="cuda", cast_inputs=torch.float32)  # type: ignore[untyped-decorator]
     def forward(ctx: Any, x: Tensor, clip: Tensor, low: int, high: int) -> Tensor:
         step = clip / high
         scaled = x / step
@@ -62,6 +65,7 @@ class _FakeQuantize(torch.autograd.Function):
         return levels * step
 
     @staticmethod
+    @torch.amp.custom_bwd(device_type="cuda")  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         (grad,) = grads
         scaled, levels = ctx.saved_tensors

@@ -6,7 +6,7 @@ from apq_tune.data import load_data
 from apq_tune.errors import RunError
 from apq_tune.supernet.evaluate import calibrate_quantizers, score, score_candidate, subnet_from
 from apq_tune.supernet.network import Supernet
-from apq_tune.supernet.train import Training, finetune, optimizer_for, supernet_loss, train_epochs
+from apq_tune.supernet.train import Progress, Training, finetune, optimizer_for, supernet_loss, train_epochs
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def trained(space, encoding, data, epochs, *, stop=None, strategy="single_path",
         optimizer = optimizer_for(supernet, training)
         optimizer.load_state_dict(state[1])
         loss = supernet_loss(supernet, encoding, strategy, quantize=quantize)
-        train_epochs(supernet, loss, optimizer, data.train, training, (0, 1), first_epoch=stop)
+        train_epochs(supernet, loss, optimizer, data.train, training, (0, 1), start=Progress(stop))
     return supernet
 
 
