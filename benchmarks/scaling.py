@@ -24,6 +24,7 @@ from apq_tune import Encoding, Objective, Problem, QATLoss, SearchSpace, Trained
 from apq_tune.cost import bit_ops, weight_bytes
 from apq_tune.data import load_data
 from apq_tune.integrations.ray import Result, cluster, run_trials
+from apq_tune.supernet.batches import first_images
 from apq_tune.supernet.evaluate import calibrate_quantizers
 from apq_tune.supernet.network import Supernet
 from apq_tune.supernet.train import Training
@@ -37,7 +38,7 @@ def supernet() -> TrainedSupernet:
     torch.manual_seed(0)
     space = SearchSpace.load("digits")
     encoding, data, network = Encoding(space), load_data(space), Supernet(space)
-    images = torch.from_numpy(data.train.images[:256])
+    images = first_images(data.train, 256)
     calibrate_quantizers(network, [lambda: network.recalibrate(images, encoding.extremes()[1])])
     return TrainedSupernet(space, network.state_dict(), data)
 

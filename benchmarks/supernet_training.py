@@ -18,6 +18,7 @@ import torch
 from apq_tune.data import load_data
 from apq_tune.encoding import Encoding
 from apq_tune.space import SearchSpace
+from apq_tune.supernet.batches import first_images
 from apq_tune.supernet.evaluate import score_candidate
 from apq_tune.supernet.network import Supernet
 from apq_tune.supernet.train import Strategy, Training, optimizer_for, train_supernet
@@ -44,7 +45,7 @@ def main() -> None:
     torch.set_num_threads(1)
     space = SearchSpace.load("digits")
     encoding, data = Encoding(space), load_data(space)
-    calibration = torch.from_numpy(data.train.images[:256])
+    calibration = first_images(data.train, 256)
     candidates = encoding.decode(encoding.sample(30, np.random.default_rng(0)))
     rows = []
     for strategy in get_args(Strategy):

@@ -10,8 +10,13 @@ import click
 
 
 @click.command()
-@click.argument("space")
-@click.option("--out", type=click.Path(path_type=Path), help="Run directory.  [default: runs/SPACE]")
+@click.argument("space", required=False)
+@click.option(
+    "--data",
+    metavar="DIR",
+    help="Folder of images, DIR/CLASS/IMAGE or DIR/train/CLASS/IMAGE; or the name of a data set.  [default: SPACE's]",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Run directory.  [default: runs/SPACE or runs/DIR]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same result.")
 @click.option(
     "--constraint",
@@ -21,45 +26,69 @@ import click
     help="Such as 'bit_ops<=25%' (of the largest network at its most bits) or 'weight_bytes<=20000'; repeatable.  "
     "[default: bit_ops<=25%]",
 )
+@click.option(
+    "--data-root",
+    type=click.Path(path_type=Path),
+    help="Folder with the files of data sets; what is missing is downloaded to it.  [default: ~/.cache/apq_tune/data]",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where networks are trained; auto takes a GPU if there is one, and trials share it.",
+)
 @click.option("--num-cpus", type=click.IntRange(min=1), help="Trials at once.  [default: all processors]")
 @click.option("--address", help="Ray cluster to join, such as 'auto'.  [default: this machine alone]")
 @click.option(
     "--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Change a setting, such as final.epochs=20."
 )
 def run(
-    space: str,
+    space: str | None,
+    data: str | None,
     out: Path | None,
     seed: int,
     constraints: tuple[str, ...],
+    data_root: Path | None,
+    device: str,
     num_cpus: int | None,
     address: str | None,
     assignments: tuple[str, ...],
 ) -> None:
     """Search SPACE from end to end: a shipped space such as 'digits', or a YAML file.
 
+    With --data on your own images; without SPACE then in the shipped space whose image size is nearest to theirs.
     Interrupt it at any moment; the same command goes on where it stopped.
     """
+    from apq_tune.data import space_for
     from apq_tune.space import SearchSpace
 
-    loaded = SearchSpace.load(space)
+    if space is None and data is None:
+        raise click.UsageError("neither SPACE nor --data; write a search space such as digits, or --data DIR")
+    loaded = None if space is None else SearchSpace.load(space)
+    if data is not None:
+        loaded = space_for(data, loaded)
+    assert loaded is not None
     changes: dict[str, object] = {"seed": seed} | ({"constraints": list(constraints)} if constraints else {})
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals:
             raise click.UsageError(f"--set {assignment!r} has no '='; write NAME=VALUE, such as final.epochs=20")
         changes[name.strip()] = value
-    out = out or Path("runs") / loaded.name
+    out = out or Path("runs") / (loaded.name if data is None else Path(data).absolute().name)
 
     from apq_tune.pipeline.run import PipelineRun
-    from apq_tune.pipeline.settings import Settings
     from apq_tune.report.progress import RichListener
     from apq_tune.report.results import write_report
 
     with RichListener() as listener:
         pipeline = PipelineRun(
             loaded,
-            Settings().updated(changes),
+            None,
             out,
+            changes=changes,
+            data_root=data_root,
+            device=device,
             address=address,
             num_cpus=num_cpus,
             command=shlex.join(["apq-tune", *sys.argv[1:]]),

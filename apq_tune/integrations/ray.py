@@ -124,6 +124,20 @@ def check_gpus(per_trial: float) -> None:
         )
 
 
+def gpu_share(concurrency: int) -> float:
+    """GPUs of each trial if so many run at once on the cluster, which must be running: at most one.
+
+    Raises:
+        RunError: if it has none.
+    """
+    there = float(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
+    if not there:
+        raise RunError(
+            "--device cuda: the Ray cluster has no GPU; give --device cpu, or join one that has with --address"
+        )
+    return min(1.0, there / concurrency)
+
+
 def run_trials(
     work: Work,
     shared: Any,

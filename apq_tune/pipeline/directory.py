@@ -129,7 +129,9 @@ class RunDirectory:
         path: the folder.
     """
 
-    def __init__(self, path: Path, space: SearchSpace, settings: Mapping[str, Any], command: str) -> None:
+    def __init__(
+        self, path: Path, space: SearchSpace, settings: Mapping[str, Any], command: str, data_root: Path | None = None
+    ) -> None:
         """Open or create.
 
         Raises:
@@ -144,6 +146,8 @@ class RunDirectory:
                     f"{path}: is a run of format {before.get('format')}, this version writes {FORMAT}; "
                     "choose another --out"
                 )
+            if before.get("data", space.data) != space.data:
+                raise RunError(f"{path}: is a run on {before.get('data')}, not on {space.data}; choose another --out")
             if before.get("space") != space.name:
                 raise RunError(
                     f"{path}: is a run of space {before.get('space')!r}, not {space.name!r}; choose another --out"
@@ -154,7 +158,9 @@ class RunDirectory:
         content = {
             "format": FORMAT,
             "space": space.name,
+            "data": space.data,
             "command": command,
+            "data_root": None if data_root is None else str(data_root.absolute()),
             "settings": dict(settings),
             "versions": versions,
         }
@@ -170,6 +176,8 @@ def _difference(before: Any, after: Any) -> str:
     changed += [f"stage {name} changed" for name, value in after["needs"].items() if before["needs"].get(name) != value]
     if before.get("space") != after["space"]:
         changed.append("the search space changed")
+    if before.get("data") != after.get("data"):
+        changed.append("the images changed")
     return ", ".join(changed)
 
 

@@ -34,6 +34,16 @@ class OpenRun(NamedTuple):
     space: SearchSpace
     settings: Settings
     folders: dict[str, Path]  # of each stage
+    data_root: str | None  # where the files of its data set are
+
+
+class Supernets(NamedTuple):
+    """What a run has trained before it measures or predicts anything."""
+
+    space: SearchSpace
+    fp32: TrainedSupernet
+    quantized: TrainedSupernet
+    settings: Settings
 
 
 def open_run(path: Path, stages: Iterable[str]) -> OpenRun:
@@ -44,14 +54,30 @@ def open_run(path: Path, stages: Iterable[str]) -> OpenRun:
     """
     if not (path / "run.json").exists():
         raise RunError(f"{path}: is no run directory; make one with: apq-tune run SPACE --out {path}")
-    settings = Settings.model_validate(read_json(path / "run.json")["settings"])
+    run = read_json(path / "run.json")
+    settings = Settings.model_validate(run["settings"])
     space = SearchSpace.load(path / "space.yaml")
     folders = {stage.name: path / f"{number}_{stage.name}" for number, stage in enumerate(STAGES, start=1)}
     for name in stages:
         record = folders[name] / "stage.json"
         if not record.exists() or read_json(record)["status"] != "done":
             raise RunError(f"{path}: its stage {name} is not done; go on with: apq-tune run {space.name} --out {path}")
-    return OpenRun(space, settings, folders)
+    return OpenRun(space, settings, folders, run.get("data_root"))
+
+
+def load_supernets(path: str | Path) -> Supernets:
+    """Read the directory of a run that has trained its supernets.
+
+    Raises:
+        RunError: if it is none, or has not come so far.
+    """
+    space, settings, folders, data_root = open_run(Path(path), ("supernet", "quantized_supernet"))
+    data = load_data(space, data_root)
+    fp32, quantized = (
+        TrainedSupernet(space, torch_load(folders[name] / "weights.pt"), data, settings.n_calibration)
+        for name in ("supernet", "quantized_supernet")
+    )
+    return Supernets(space, fp32, quantized, settings)
 
 
 def load_run(path: str | Path) -> FinishedRun:
@@ -60,11 +86,7 @@ def load_run(path: str | Path) -> FinishedRun:
     Raises:
         RunError: if it is none, or has not come so far.
     """
-    space, settings, folders = open_run(Path(path), ("supernet", "quantized_supernet", "predictors"))
-    data = load_data(space)
-    fp32, quantized = (
-        TrainedSupernet(space, torch_load(folders[name] / "weights.pt"), data, settings.n_calibration)
-        for name in ("supernet", "quantized_supernet")
-    )
+    folders = open_run(Path(path), ("predictors",)).folders
+    space, fp32, quantized, settings = load_supernets(path)
     predictor = load_predictor(folders["predictors"] / "predictor.npz", space)
     return FinishedRun(space, predictor, fp32, quantized, settings)

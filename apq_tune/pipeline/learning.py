@@ -74,12 +74,14 @@ def fit_predictors(run: Run) -> None:
         if name != "mean":
             unseen[name] = held_out(fit, run.encoding, pairs, seed, folds=run.settings.folds)
     unseen["mean"] = np.exp(np.mean([np.log(unseen[name]) for name in AVERAGED], axis=0))
+    n_images = len(run.data.search.labels)
+    n_search = min(n_images, run.settings.n_search or n_images)
     report = {
         "noise_floor": {"quantized supernet": noise_floor(proxy_table), "qat pairs": noise_floor(table)},
         "held_out": {name: agreement(unseen[name], pairs.target)._asdict() for name in fits},
         "proxy alone": agreement(proxy(pairs.genomes), pairs.target)._asdict(),
         "chosen": run.settings.predictor,
-        "error_law": error_law(pairs.target, table["accuracy"].to_numpy(), len(run.data.search.labels)),
+        "error_law": error_law(pairs.target, table["accuracy"].to_numpy(), n_search),
     }
     path = run.directory("predictors").path
     fit = fits[run.settings.predictor]

@@ -67,7 +67,7 @@ def _losses(run: Run, stage: str, source: str, work: Work, n: int, batch: int, *
         for key, part in batches.items()
         if key not in finished
     }
-    shared = Networks(run.encoding.space, weights(run, source), quantize, run.data, run.settings)
+    shared = Networks(run.encoding.space, weights(run, source), quantize, run.data, run.settings, run.device)
     return Parts(work, shared, items, on_result, finish)
 
 
@@ -102,7 +102,8 @@ def measure_finalists(run: Run) -> Parts:
 
     run.advance("finalists", len(finished), len(chosen))
     items: dict[str, Any] = {key: {"candidate": c.to_dict()} for key, c in chosen.items() if key not in finished}
-    shared = Networks(run.encoding.space, weights(run, "quantized_supernet"), True, run.data, run.settings)
+    trained = weights(run, "quantized_supernet")
+    shared = Networks(run.encoding.space, trained, True, run.data, run.settings, run.device)
     return Parts(final_training, shared, items, on_result, lambda: None)
 
 

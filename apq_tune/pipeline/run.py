@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -14,10 +15,11 @@ import pandas as pd
 
 from apq_tune.candidate import Candidate
 from apq_tune.cost import cost_models
-from apq_tune.data import load_data
+from apq_tune.data import data_digest, load_data
 from apq_tune.encoding import Encoding
 from apq_tune.front import Front
-from apq_tune.integrations.ray import Result, check_address, cluster, run_trials
+from apq_tune.integrations.ray import Result, check_address, cluster, gpu_share, run_trials
+from apq_tune.pipeline.defaults import default_settings
 from apq_tune.pipeline.directory import RunDirectory, StageDirectory, read_json
 from apq_tune.pipeline.settings import Settings
 from apq_tune.pipeline.stage import Parts, Stage
@@ -25,6 +27,7 @@ from apq_tune.pipeline.stages import STAGES
 from apq_tune.pipeline.work import of_its_stage, read_constraints
 from apq_tune.predict.files import load_predictor
 from apq_tune.space import SearchSpace
+from apq_tune.supernet.metrics import device_of
 
 TUNE_FILES = "tune"
 """Folder of a stage for Ray Tune's own files, dropped when the stage is done."""
@@ -68,9 +71,12 @@ class PipelineRun:
     def __init__(
         self,
         space: SearchSpace,
-        settings: Settings,
+        settings: Settings | None,
         path: Path,
         *,
+        changes: Mapping[str, Any] = MappingProxyType({}),
+        data_root: Path | None = None,
+        device: str = "cpu",
         address: str | None = None,
         num_cpus: int | None = None,
         command: str = "",
@@ -80,22 +86,32 @@ class PipelineRun:
 
         Args:
             space: to search.
-            settings: of the run.
+            settings: of the run; ``None`` for those that suit the data.
             path: run directory.
+            changes: to the settings, by dotted name.
+            data_root: folder with the files of data sets; ``None`` for the default one.
+            device: where networks are trained and run, ``"auto"``, ``"cpu"`` or ``"cuda"``.
             address: of a Ray cluster to join; ``None`` uses this machine.
             num_cpus: most trials at once; ``None`` for all processors.
             command: the command line, to remember.
             listener: told how the run goes.
 
         Raises:
-            RunError: if the directory cannot be used, the data does not fit, or nothing listens at the address.
+            RunError: if a setting is unknown, the directory cannot be used, the data does not fit, there is no such
+                device, or nothing listens at the address.
             ProblemError: if a constraint is unknown, unreadable or out of reach.
         """
-        self.encoding, self.settings = Encoding(space), settings
+        self.encoding = Encoding(space)
+        given = settings is not None
+        settings = (settings or Settings()).updated(dict(changes))  # before the data, which may take a while
         read_constraints(self.encoding, cost_models(self.encoding), settings.constraints)
-        self.data = load_data(space)
+        self.device = device_of(device)
         check_address(address)
-        self.files = RunDirectory(path, space, settings.model_dump(mode="json"), command)
+        self.data = load_data(space, data_root)
+        if not given:
+            settings = default_settings(space, self.data).updated(dict(changes))
+        self.settings, self._digest = settings, data_digest(space)
+        self.files = RunDirectory(path, space, settings.model_dump(mode="json"), command, data_root)
         self._address, self._num_cpus, self._listener = address, num_cpus, listener
         self._directories: dict[str, StageDirectory] = {}
         self._stack = contextlib.ExitStack()
@@ -156,7 +172,7 @@ class PipelineRun:
             "settings": self.settings.model_dump(mode="json", include=set(stage.settings)),
             "needs": {name: self._directories[name].fingerprint for name in stage.needs},
             "space": self.encoding.space.model_dump(mode="json"),
-        }
+        } | ({} if self._digest is None else {"data": self._digest})
         number = STAGES.index(stage) + 1
         directory = StageDirectory(self.files.path / f"{number}_{stage.name}", basis)
         self._directories[stage.name] = directory
@@ -184,6 +200,7 @@ class PipelineRun:
             on_result,
             directory=self.directory(next(iter(parts))).path / TUNE_FILES,
             concurrency=self._concurrency,
+            gpus=gpu_share(self._concurrency) if self.device == "cuda" else 0,
         )
 
     def outcome(self) -> Outcome:

@@ -34,7 +34,9 @@ class Settings(BaseModel):
         n_front: finalists spread over the front, beside the best under the constraints.
         final: training of the finalists and the baselines.
         n_calibration: training images for batch norm statistics.
+        n_search: search images that candidates are compared on before the finalists; ``None`` for all.
         batch: candidates in a trial of cheap evaluations.
+        checkpoint_steps: steps of supernet training after which it is saved, beside after each epoch.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,7 +57,9 @@ class Settings(BaseModel):
     n_front: PositiveInt = 3
     final: Training = Training(epochs=6, batch_size=32, learning_rate=5e-3)
     n_calibration: PositiveInt = 256
+    n_search: PositiveInt | None = None
     batch: PositiveInt = 20
+    checkpoint_steps: PositiveInt = 500
 
     def updated(self, assignments: dict[str, Any]) -> Settings:
         """A copy with some settings changed.

@@ -17,6 +17,7 @@ from apq_tune.errors import RunError
 from apq_tune.integrations.ray import Result, Work
 from apq_tune.pipeline.directory import StageDirectory
 from apq_tune.pipeline.settings import Settings
+from apq_tune.supernet.metrics import Device
 
 
 class Run(Protocol):
@@ -25,6 +26,7 @@ class Run(Protocol):
     encoding: Encoding
     settings: Settings
     data: Data
+    device: Device  # where networks run
 
     def directory(self, stage: str) -> StageDirectory:
         """Of any stage that is done, or of the one that runs."""
@@ -85,7 +87,7 @@ def torch_load(path: Path) -> dict[str, Any]:
         RunError: if it is missing or damaged, naming the file and the remedy.
     """
     try:
-        loaded: dict[str, Any] = torch.load(path, weights_only=True)
+        loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0]
         raise RunError(

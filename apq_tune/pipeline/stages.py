@@ -21,14 +21,24 @@ STAGES: tuple[Stage, ...] = (
         ("seed", "strategy", "quantized", "n_calibration"),
         run=train_quantized_supernet,
     ),
-    Stage("fp32_losses", ("supernet",), ("seed", "n_fp32", "n_calibration", "batch"), measure=measure_fp32_losses),
+    Stage(
+        "fp32_losses",
+        ("supernet",),
+        ("seed", "n_fp32", "n_calibration", "n_search", "batch"),
+        measure=measure_fp32_losses,
+    ),
     Stage(
         "proxy_losses",
         ("quantized_supernet",),
-        ("seed", "n_proxy", "n_calibration", "batch"),
+        ("seed", "n_proxy", "n_calibration", "n_search", "batch"),
         measure=measure_proxy_losses,
     ),
-    Stage("qat_pairs", ("quantized_supernet",), ("seed", "n_pairs", "pair", "n_calibration"), measure=measure_pairs),
+    Stage(
+        "qat_pairs",
+        ("quantized_supernet",),
+        ("seed", "n_pairs", "pair", "n_calibration", "n_search"),
+        measure=measure_pairs,
+    ),
     Stage("fp32_predictor", ("fp32_losses",), ("seed", "folds"), run=fit_fp32_predictor),
     Stage(
         "predictors",

@@ -1,4 +1,4 @@
-"""Stages that train the supernet, in this process, with a checkpoint after each epoch."""
+"""Stages that train the supernet, in this process, with a checkpoint after each epoch and every so many steps."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import torch
 from apq_tune.pipeline.directory import write_atomically
 from apq_tune.pipeline.stage import Run, torch_bytes, torch_load, weights
 from apq_tune.supernet import train as supernet_training
+from apq_tune.supernet.batches import first_images
 from apq_tune.supernet.evaluate import calibrate_quantizers
 from apq_tune.supernet.network import Supernet
-from apq_tune.supernet.train import Training, optimizer_for
+from apq_tune.supernet.train import Progress, Training, average_for, optimizer_for
 
 N_QUANTIZER_CANDIDATES = 8
 """Random candidates, beside the largest, that initial clip values are calibrated on."""
@@ -19,7 +20,7 @@ N_QUANTIZER_CANDIDATES = 8
 def train_supernet(run: Run) -> None:
     """Train the weight-shared network in full precision."""
     torch.manual_seed(run.settings.seed)
-    supernet = Supernet(run.encoding.space)
+    supernet = Supernet(run.encoding.space).to(run.device)
     _train(run, "supernet", supernet, run.settings.supernet, quantize=False)
 
 
@@ -27,9 +28,10 @@ def train_quantized_supernet(run: Run) -> None:
     """Go on training the same weights with random bits in every layer."""
     supernet = Supernet(run.encoding.space)
     supernet.load_state_dict(weights(run, "supernet"))
+    supernet.to(run.device)
     rng = np.random.default_rng((run.settings.seed, 2))
     candidates = [*run.encoding.decode(run.encoding.sample(N_QUANTIZER_CANDIDATES, rng)), run.encoding.extremes()[1]]
-    images = torch.from_numpy(run.data.train.images[: run.settings.n_calibration])
+    images = first_images(run.data.train, run.settings.n_calibration).to(run.device)
     calibrate_quantizers(supernet, [lambda c=c: supernet.recalibrate(images, c) for c in candidates])  # type: ignore[misc]
     _train(run, "quantized_supernet", supernet, run.settings.quantized, quantize=True)
 
@@ -37,20 +39,35 @@ def train_quantized_supernet(run: Run) -> None:
 def _train(run: Run, stage: str, supernet: Supernet, training: Training, *, quantize: bool) -> None:
     torch.set_num_threads(1)
     path = run.directory(stage).path
-    optimizer, checkpoint = optimizer_for(supernet, training), path / "checkpoint.pt"
-    first_epoch = 0
+    optimizer, average, checkpoint = (
+        optimizer_for(supernet, training),
+        average_for(supernet, training),
+        path / "checkpoint.pt",
+    )
+    start = Progress()
     if checkpoint.exists():
         state = torch_load(checkpoint)
         supernet.load_state_dict(state["supernet"])
         optimizer.load_state_dict(state["optimizer"])
-        first_epoch = state["epoch"]
+        if average is not None:
+            average.load_state_dict(state["average"])
+        start = Progress(*state["progress"])
+
+    def save(progress: Progress) -> None:
+        state = {"supernet": supernet.state_dict(), "optimizer": optimizer.state_dict(), "progress": tuple(progress)}
+        if average is not None:
+            state["average"] = average.state_dict()
+        write_atomically(checkpoint, torch_bytes(state))
 
     def after_epoch(epoch: int) -> None:
-        state = {"supernet": supernet.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}
-        write_atomically(checkpoint, torch_bytes(state))
+        save(Progress(epoch))
         run.advance(stage, epoch, training.epochs)
 
-    run.advance(stage, first_epoch, training.epochs)
+    def after_step(progress: Progress) -> None:
+        if progress.step % run.settings.checkpoint_steps == 0:
+            save(progress)
+
+    run.advance(stage, start.epoch, training.epochs)
     supernet_training.train_supernet(
         supernet,
         run.encoding,
@@ -60,8 +77,10 @@ def _train(run: Run, stage: str, supernet: Supernet, training: Training, *, quan
         run.settings.strategy,
         (run.settings.seed, 2 if quantize else 1),
         quantize=quantize,
-        first_epoch=first_epoch,
+        start=start,
+        average=average,
         after_epoch=after_epoch,
+        after_step=after_step,
     )
     write_atomically(path / "weights.pt", torch_bytes(supernet.state_dict()))
     checkpoint.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from apq_tune.candidate import Candidate
 from apq_tune.cost import CostModel, cost_models
-from apq_tune.data import Data
+from apq_tune.data import AnySplit, Data
 from apq_tune.encoding import Encoding
 from apq_tune.integrations.ray import Result, Work
 from apq_tune.pipeline.settings import Settings
@@ -19,7 +19,9 @@ from apq_tune.predict import Predictor
 from apq_tune.problem import Constraint, Objective, Problem, parse_constraint
 from apq_tune.search import RandomSearch, search
 from apq_tune.space import SearchSpace
+from apq_tune.supernet.batches import first_images
 from apq_tune.supernet.evaluate import score, score_candidate, subnet_from
+from apq_tune.supernet.metrics import Device
 from apq_tune.supernet.network import Supernet
 from apq_tune.supernet.subnet import Subnet
 from apq_tune.supernet.train import finetune
@@ -36,22 +38,33 @@ class Networks(NamedTuple):
     quantize: bool
     data: Data
     settings: Settings
+    device: Device = "cpu"
 
     def supernet(self) -> tuple[Supernet, Tensor]:
         """The supernet and the images that recalibrate its batch norm."""
         torch.set_num_threads(1)
         supernet = Supernet(self.space)
         supernet.load_state_dict(self.weights)
-        return supernet, torch.from_numpy(self.data.train.images[: self.settings.n_calibration])
+        calibration = first_images(self.data.train, self.settings.n_calibration)
+        return supernet.to(self.device), calibration.to(self.device)
+
+    @property
+    def search(self) -> AnySplit:
+        """The images that candidates are compared on, before the finalists."""
+        n = self.settings.n_search
+        return self.data.search if n is None else self.data.search.first(n)
+
+    def subnet(self, supernet: Supernet, candidate: dict[str, Any], calibration: Tensor) -> Subnet:
+        """The stand-alone network of one candidate, where its QAT begins."""
+        own = subnet_from(supernet, Candidate.from_dict(candidate), calibration, quantize=True)
+        return own.to(self.device)
 
 
 def score_batch(item: dict[str, Any], shared: Networks) -> Result:
     """Score candidates of the supernet on the search split."""
     supernet, calibration = shared.supernet()
     candidates = map(Candidate.from_dict, item["candidates"])
-    scores = [
-        score_candidate(supernet, c, calibration, shared.data.search, quantize=shared.quantize) for c in candidates
-    ]
+    scores = [score_candidate(supernet, c, calibration, shared.search, quantize=shared.quantize) for c in candidates]
     return Result({"scores": [s._asdict() for s in scores]})
 
 
@@ -60,20 +73,20 @@ def pair_batch(item: dict[str, Any], shared: Networks) -> Result:
     supernet, calibration = shared.supernet()
     scores = []
     for number, data in enumerate(item["candidates"], start=item["first"]):
-        subnet = subnet_from(supernet, Candidate.from_dict(data), calibration, quantize=True)
+        subnet = shared.subnet(supernet, data, calibration)
         finetune(subnet, shared.data.train, shared.settings.pair, (shared.settings.seed, PAIRS, number))
-        scores.append(score(subnet, shared.data.search)._asdict())
+        scores.append(score(subnet, shared.search, shared.device)._asdict())
     return Result({"scores": scores})
 
 
 def final_training(item: dict[str, Any], shared: Networks) -> Result:
     """Finetune one finalist at full length; hands back its scores and its weights."""
     supernet, calibration = shared.supernet()
-    subnet: Subnet = subnet_from(supernet, Candidate.from_dict(item["candidate"]), calibration, quantize=True)
+    subnet = shared.subnet(supernet, item["candidate"], calibration)
     finetune(subnet, shared.data.train, shared.settings.final, (shared.settings.seed, FINALISTS))
+    scores = {name: score(subnet, getattr(shared.data, name), shared.device)._asdict() for name in ("search", "test")}
     buffer = io.BytesIO()
-    torch.save(subnet.state_dict(), buffer)
-    scores = {name: score(subnet, getattr(shared.data, name))._asdict() for name in ("search", "test")}
+    torch.save(subnet.cpu().state_dict(), buffer)
     return Result(scores, {"weights.pt": buffer.getvalue()})
 
 

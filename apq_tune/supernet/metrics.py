@@ -25,10 +25,11 @@ from apq_tune.errors import RunError
 from apq_tune.genotype import Genomes
 from apq_tune.problem import Report
 from apq_tune.space import SearchSpace
+from apq_tune.supernet.batches import first_images
 from apq_tune.supernet.evaluate import Score, score, score_candidate, subnet_from
 from apq_tune.supernet.network import Supernet
 from apq_tune.supernet.subnet import Subnet
-from apq_tune.supernet.train import Training, finetune, optimizer_for
+from apq_tune.supernet.train import Training, average_for, finetune, optimizer_for
 
 QAT = 5
 """Second word of the seed of these trainings; those of a run have 1 to 4."""
@@ -36,6 +37,21 @@ QAT = 5
 Measure = Literal["loss", "accuracy"]
 Device = Literal["cpu", "cuda"]
 UNITS = {"loss": "nats", "accuracy": "fraction"}
+
+
+def device_of(name: str) -> Device:
+    """``"auto"`` is the GPU if torch sees one here.
+
+    Raises:
+        RunError: if there is none, though it is asked for.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise RunError("device is 'cuda', but torch sees no GPU here; give device='cpu', or install CUDA's torch")
+    if name not in ("cpu", "cuda"):
+        raise RunError(f"device is {name!r}; give 'auto', 'cpu' or 'cuda'")
+    return "cpu" if name == "cpu" else "cuda"
 
 
 @dataclass(frozen=True)
@@ -68,8 +84,7 @@ class TrainedSupernet:
         Raises:
             RunError: if its device is not here.
         """
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise RunError("device is 'cuda', but torch sees no GPU here; give device='cpu', or install CUDA's torch")
+        device_of(self.device)
         torch.set_num_threads(1)
         supernet = Supernet(self.space)
         supernet.load_state_dict(dict(self.weights))
@@ -78,7 +93,7 @@ class TrainedSupernet:
     @property
     def calibration(self) -> Tensor:
         """Images for batch norm statistics."""
-        return torch.from_numpy(self.data.train.images[: self.n_calibration]).to(self.device)
+        return first_images(self.data.train, self.n_calibration).to(self.device)
 
     def subnet(self, candidate: Candidate) -> Subnet:
         """The stand-alone network of one candidate, on the device: where its QAT begins."""
@@ -181,12 +196,15 @@ class QATLoss:
         torch.set_num_threads(1)
         data = self.supernet.data
         subnet = self.supernet.subnet(candidate)
-        optimizer, first_epoch = optimizer_for(subnet, self.training), 0
+        optimizer, average = optimizer_for(subnet, self.training), average_for(subnet, self.training)
+        first_epoch = 0
         if checkpoint is not None:
             try:
-                state = torch.load(io.BytesIO(checkpoint), weights_only=True)
+                state = torch.load(io.BytesIO(checkpoint), map_location="cpu", weights_only=True)
                 subnet.load_state_dict(state["subnet"])
                 optimizer.load_state_dict(state["optimizer"])
+                if average is not None:
+                    average.load_state_dict(state["average"])
                 first_epoch = state["epoch"]
             except (RuntimeError, KeyError, IndexError, ValueError, EOFError, pickle.UnpicklingError) as error:
                 raise RunError(f"checkpoint of {candidate} cannot be read ({error}); start the trial anew") from None
@@ -199,7 +217,7 @@ class QATLoss:
             def state() -> bytes:
                 buffer = io.BytesIO()
                 content = {"subnet": subnet.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}
-                torch.save(content, buffer)
+                torch.save(content | ({} if average is None else {"average": average.state_dict()}), buffer)
                 return buffer.getvalue()
 
             report(epoch, {"loss": own.loss, "accuracy": own.accuracy}, state)
@@ -212,6 +230,7 @@ class QATLoss:
             self.training,
             (self.seed, QAT),
             optimizer=optimizer,
+            average=average,
             first_epoch=first_epoch,
             after_epoch=after_epoch,
         )

@@ -52,23 +52,38 @@ def activation_levels(bits: int, signed: bool) -> tuple[int, int]:
 
 
 class _FakeQuantize(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, clip: Tensor, low: int, high: int) -> Tensor:
-        step = clip / high
-        scaled = x / step
-        levels = scaled.round().clamp_(low, high)
-        ctx.save_for_backward(scaled, levels)
-        ctx.low, ctx.high = low, high
-        return levels * step
+    """In float32 even where autocast is on: levels of 8 bits do not survive bfloat16."""
 
     @staticmethod
+    @torch.amp.custom_fwd(device_type="cuda", cast_inputs=torch.float32)  # type: ignore[untyped-decorator]
+    def forward(ctx: Any, x: Tensor, clip: Tensor, low: int, high: int) -> Tensor:
+        step = clip / high
+        y = (x / step).round_().clamp_(low, high).mul_(step)  # in place: new memory costs more than arithmetic
+        ctx.save_for_backward(x, y, step)  # input and output are kept by the layers around it anyway
+        ctx.low, ctx.high = low, high
+        return y
+
+    @staticmethod
+    @torch.amp.custom_bwd(device_type="cuda")  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         (grad,) = grads
-        scaled, levels = ctx.saved_tensors
-        # d output / d step is levels - scaled inside the range and levels outside it.
-        grad_x = torch.ops.aten.hardtanh_backward(grad, scaled, ctx.low, ctx.high)
-        grad_step = (grad * levels).sum() - (grad_x * scaled).sum()
-        return grad_x, grad_step / ctx.high, None, None
+        x, y, step = ctx.saved_tensors
+        if x.is_cpu:
+            value = step.item()
+            grad_x = torch.ops.aten.hardtanh_backward(grad, x, ctx.low * value, ctx.high * value)
+        else:  # an item would make the processor wait for the GPU
+            grad_x = grad * ((x > ctx.low * step) & (x < ctx.high * step))
+        # d output / d step is level - x / step inside the range and level outside it, and level is y / step.
+        order = _in_memory_order(grad)
+        total = torch.dot(order(grad), order(y)) - torch.dot(order(grad_x), order(x))
+        return grad_x, total / (step * ctx.high), None, None
+
+
+def _in_memory_order(x: Tensor) -> Callable[[Tensor], Tensor]:
+    """How to flatten tensors that lie in memory as ``x`` does without copying them; the same order for all others."""
+    if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        return lambda other: other.permute(0, 2, 3, 1).reshape(-1)
+    return lambda other: other.reshape(-1)
 
 
 FUNCTIONS: dict[Activation | None, Callable[[Tensor], Tensor]] = {

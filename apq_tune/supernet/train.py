@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from apq_tune.data import Split
+from apq_tune.data import AnySplit
 from apq_tune.encoding import Encoding
 from apq_tune.errors import RunError
-from apq_tune.supernet.evaluate import tensors
+from apq_tune.supernet.batches import Augment, batches
 from apq_tune.supernet.network import Supernet
 from apq_tune.supernet.subnet import Subnet
 
@@ -29,22 +30,54 @@ Loss = Callable[[Tensor, Tensor, np.random.Generator, float], Tensor]
 
 MAX_GRADIENT_NORM = 5.0
 
+AUGMENT = 1
+"""Last word of the seed of an epoch's augmentation; its other random numbers have none."""
+
 
 @dataclass(frozen=True)
 class Training:
-    """How long and how fast.
+    """How long, how fast and on what.
 
     Attributes:
         epochs: passes over the images.
         batch_size: images in a step.
         learning_rate: at the start of the cosine (AdamW).
         weight_decay: of AdamW, on convolution weights.
+        images: most images in an epoch, drawn anew for each; ``None`` for all.
+        augment: ``none``, ``crop`` or ``crop_flip``.
+        label_smoothing: share of the label that is spread over all classes (Szegedy 2016).
+        ema: decay of an exponential moving average of the weights, which replaces them in the end; 0 for none.
     """
 
     epochs: int
     batch_size: int = 64
     learning_rate: float = 3e-3
     weight_decay: float = 1e-2
+    images: int | None = None
+    augment: Augment = "none"
+    label_smoothing: float = 0.0
+    ema: float = 0.0
+
+    def steps(self, n: int) -> int:
+        """Steps of an epoch of ``n`` images."""
+        return max(1, min(n, self.images or n) // self.batch_size)
+
+
+class Progress(NamedTuple):
+    """Where a training stands.
+
+    Attributes:
+        epoch: epochs done.
+        step: steps of the next epoch that are done.
+        rng: state of that epoch's generator, if any are.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    rng: dict[str, Any] | None = None
+
+
+BEGIN = Progress()
 
 
 def optimizer_for(network: nn.Module, training: Training) -> torch.optim.AdamW:
@@ -55,19 +88,28 @@ def optimizer_for(network: nn.Module, training: Training) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=training.learning_rate, weight_decay=training.weight_decay, fused=True)
 
 
+def average_for(network: nn.Module, training: Training) -> AveragedModel | None:
+    """The moving average of the weights, if there is to be one."""
+    if not training.ema:
+        return None
+    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(training.ema))  # type: ignore[no-untyped-call]
+
+
 def train_epochs(
     network: nn.Module,
     loss: Loss,
     optimizer: torch.optim.Optimizer,
-    split: Split,
+    split: AnySplit,
     training: Training,
     seed: tuple[int, ...],
     *,
-    first_epoch: int = 0,
+    start: Progress = BEGIN,
+    average: AveragedModel | None = None,
     before_epoch: Callable[[int], None] | None = None,
     after_epoch: Callable[[int], None] | None = None,
+    after_step: Callable[[Progress], None] | None = None,
 ) -> None:
-    """Minimise a loss over shuffled batches.
+    """Minimise a loss over shuffled batches; on a GPU in bfloat16 where that is safe (autocast).
 
     Every epoch has its own generator, made from ``seed`` and its number: resuming equals never stopping.
 
@@ -78,29 +120,38 @@ def train_epochs(
         split: images to train on.
         training: settings.
         seed: of the shuffles and of the generator that ``loss`` gets.
-        first_epoch: to resume at.
-        before_epoch: called with the number of epochs done.
+        start: where to go on.
+        average: of the weights, to be kept up, and taken over before the last ``after_epoch``.
+        before_epoch: called with the number of epochs done, not in the middle of one.
         after_epoch: called with the number of epochs done.
+        after_step: called in the middle of an epoch.
 
     Raises:
         RunError: if the loss is not finite, with the epoch and the learning rate.
     """
     device = next(network.parameters()).device
-    images, labels = (part.to(device) for part in tensors(split))
-    batches = max(1, len(labels) // training.batch_size)
+    n = len(split.labels)
+    steps = training.steps(n)
     network.train()
-    for epoch in range(first_epoch, training.epochs):
-        if before_epoch is not None:
-            before_epoch(epoch)
+    for epoch in range(start.epoch, training.epochs):
         rng = np.random.default_rng((*seed, epoch))
-        order = torch.from_numpy(rng.permutation(len(labels))).to(device)
-        for step in range(batches):
-            done = (epoch + step / batches) / training.epochs
+        order = rng.permutation(n)[: steps * training.batch_size]
+        first = start.step if epoch == start.epoch else 0
+        if first and start.rng is not None:
+            rng.bit_generator.state = start.rng
+        elif before_epoch is not None:
+            before_epoch(epoch)
+        own_seed = (*seed, epoch, AUGMENT)
+        source = batches(
+            split, order, training.batch_size, device, first=first, augment=training.augment, seed=own_seed
+        )
+        for step, (images, labels) in enumerate(source, start=first):
+            done = (epoch + step / steps) / training.epochs
             for group in optimizer.param_groups:
                 group["lr"] = training.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-            rows = order[step * training.batch_size : (step + 1) * training.batch_size]
             optimizer.zero_grad(set_to_none=True)
-            value = loss(images[rows], labels[rows], rng, done)
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                value = loss(images, labels, rng, done)
             value.backward()  # type: ignore[no-untyped-call]
             norm = nn.utils.clip_grad_norm_(network.parameters(), MAX_GRADIENT_NORM)
             if not torch.isfinite(norm):
@@ -109,11 +160,19 @@ def train_epochs(
                     "lower it"
                 )
             optimizer.step()
+            if average is not None:
+                average.update_parameters(network)
+            if after_step is not None and step + 1 < steps:
+                after_step(Progress(epoch, step + 1, dict(rng.bit_generator.state)))
+        if average is not None and epoch + 1 == training.epochs:
+            network.load_state_dict(average.module.state_dict())
         if after_epoch is not None:
             after_epoch(epoch + 1)
 
 
-def supernet_loss(supernet: Supernet, encoding: Encoding, strategy: Strategy, *, quantize: bool) -> Loss:
+def supernet_loss(
+    supernet: Supernet, encoding: Encoding, strategy: Strategy, *, quantize: bool, label_smoothing: float = 0.0
+) -> Loss:
     """The loss of one batch: which candidates are trained on it, and towards what.
 
     Args:
@@ -124,29 +183,31 @@ def supernet_loss(supernet: Supernet, encoding: Encoding, strategy: Strategy, *,
             whose kernels, then depths, then channels are opened, a third of the training each (Cai 2020);
             ``warm_single_path`` the largest for a fifth of the training, then one uniform random candidate.
         quantize: whether candidates come with random bits.
+        label_smoothing: of the labels, not of the largest one's output.
     """
     smallest, largest = encoding.extremes()
+    on_labels = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
 
     def single_path(x: Tensor, y: Tensor, rng: np.random.Generator, _: float) -> Tensor:
         (candidate,) = encoding.decode(encoding.sample(1, rng))
-        return functional.cross_entropy(supernet(x, candidate, quantize=quantize), y)
+        return on_labels(supernet(x, candidate, quantize=quantize), y)  # type: ignore[no-any-return]
 
     def progressive(x: Tensor, y: Tensor, rng: np.random.Generator, done: float) -> Tensor:
         closed = [
             field for field, opens in (("depth", 1 / 3), ("channels", WIDTHS_OPEN["progressive"])) if done < opens
         ]
         (candidate,) = encoding.decode(encoding.at_largest(encoding.sample(1, rng), closed))
-        return functional.cross_entropy(supernet(x, candidate, quantize=quantize), y)
+        return on_labels(supernet(x, candidate, quantize=quantize), y)  # type: ignore[no-any-return]
 
     def warm_single_path(x: Tensor, y: Tensor, rng: np.random.Generator, done: float) -> Tensor:
         if done >= WIDTHS_OPEN["warm_single_path"]:
             return single_path(x, y, rng, done)
-        return functional.cross_entropy(supernet(x, largest, quantize=quantize), y)
+        return on_labels(supernet(x, largest, quantize=quantize), y)  # type: ignore[no-any-return]
 
     def sandwich(x: Tensor, y: Tensor, rng: np.random.Generator, _: float) -> Tensor:
         logits = supernet(x, largest, quantize=quantize)
         teacher = logits.detach().softmax(dim=1)
-        total = functional.cross_entropy(logits, y)
+        total: Tensor = on_labels(logits, y)
         for candidate in (smallest, *encoding.decode(encoding.sample(2, rng))):
             total = total + functional.cross_entropy(supernet(x, candidate, quantize=quantize), teacher)
         return total / 4
@@ -164,19 +225,21 @@ def train_supernet(
     supernet: Supernet,
     encoding: Encoding,
     optimizer: torch.optim.Optimizer,
-    split: Split,
+    split: AnySplit,
     training: Training,
     strategy: Strategy,
     seed: tuple[int, ...],
     *,
     quantize: bool = False,
-    first_epoch: int = 0,
+    start: Progress = BEGIN,
+    average: AveragedModel | None = None,
     after_epoch: Callable[[int], None] | None = None,
+    after_step: Callable[[Progress], None] | None = None,
 ) -> None:
     """Train the weights that all candidates share; see ``supernet_loss`` and ``train_epochs`` for the arguments.
 
     Where a strategy trains wide networks first, channels are sorted by importance when it begins to shrink widths, and
-    the optimizer forgets its moments, which belong to the old order.
+    the optimizer forgets its moments, which belong to the old order; an average of the weights begins anew.
     """
     opens = WIDTHS_OPEN.get(strategy)
     sort_at = None if opens is None or quantize else math.ceil(opens * training.epochs)
@@ -185,27 +248,32 @@ def train_supernet(
         if epoch == sort_at:
             supernet.sort_channels()
             optimizer.state.clear()
+            if average is not None:
+                average.n_averaged.zero_()
 
     train_epochs(
         supernet,
-        supernet_loss(supernet, encoding, strategy, quantize=quantize),
+        supernet_loss(supernet, encoding, strategy, quantize=quantize, label_smoothing=training.label_smoothing),
         optimizer,
         split,
         training,
         seed,
-        first_epoch=first_epoch,
+        start=start,
+        average=average,
         before_epoch=before_epoch,
         after_epoch=after_epoch,
+        after_step=after_step,
     )
 
 
 def finetune(
     subnet: Subnet,
-    split: Split,
+    split: AnySplit,
     training: Training,
     seed: tuple[int, ...],
     *,
     optimizer: torch.optim.Optimizer | None = None,
+    average: AveragedModel | None = None,
     first_epoch: int = 0,
     after_epoch: Callable[[int], None] | None = None,
 ) -> None:
@@ -217,12 +285,22 @@ def finetune(
         training: settings.
         seed: of the shuffles.
         optimizer: to resume with; a new one if not given.
+        average: to resume with; a new one if not given.
         first_epoch: to resume at.
         after_epoch: called with the number of epochs done.
     """
 
     def loss(x: Tensor, y: Tensor, _rng: np.random.Generator, _done: float) -> Tensor:
-        return functional.cross_entropy(subnet(x), y)
+        return functional.cross_entropy(subnet(x), y, label_smoothing=training.label_smoothing)
 
-    optimizer = optimizer or optimizer_for(subnet, training)
-    train_epochs(subnet, loss, optimizer, split, training, seed, first_epoch=first_epoch, after_epoch=after_epoch)
+    train_epochs(
+        subnet,
+        loss,
+        optimizer or optimizer_for(subnet, training),
+        split,
+        training,
+        seed,
+        start=Progress(first_epoch),
+        average=average or average_for(subnet, training),
+        after_epoch=after_epoch,
+    )

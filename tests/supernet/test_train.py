@@ -6,7 +6,15 @@ from apq_tune.data import load_data
 from apq_tune.errors import RunError
 from apq_tune.supernet.evaluate import calibrate_quantizers, score, score_candidate, subnet_from
 from apq_tune.supernet.network import Supernet
-from apq_tune.supernet.train import Training, finetune, optimizer_for, supernet_loss, train_epochs
+from apq_tune.supernet.train import (
+    Progress,
+    Training,
+    average_for,
+    finetune,
+    optimizer_for,
+    supernet_loss,
+    train_epochs,
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +48,7 @@ def trained(space, encoding, data, epochs, *, stop=None, strategy="single_path",
         optimizer = optimizer_for(supernet, training)
         optimizer.load_state_dict(state[1])
         loss = supernet_loss(supernet, encoding, strategy, quantize=quantize)
-        train_epochs(supernet, loss, optimizer, data.train, training, (0, 1), first_epoch=stop)
+        train_epochs(supernet, loss, optimizer, data.train, training, (0, 1), start=Progress(stop))
     return supernet
 
 
@@ -94,6 +102,46 @@ def test_random_bits_in_training_help_and_qat_helps_again(space, encoding, data)
         assert score(subnet, data.search).loss == pytest.approx(before, rel=0.02)
         finetune(subnet, data.train, Training(epochs=4, batch_size=32, learning_rate=3e-3), (0, 3))
         assert score(subnet, data.search).loss < before
+
+
+def test_the_average_of_the_weights_replaces_them_in_the_end(space, encoding, data):
+    torch.manual_seed(0)
+    supernet = Supernet(space)
+    training = Training(epochs=1, batch_size=64, images=256, ema=0.5)
+    seen, average = [], average_for(supernet, training)
+
+    def keep(_):
+        seen.append(supernet.classifier.weight.detach().clone())
+
+    loss = supernet_loss(supernet, encoding, "single_path", quantize=False)
+    optimizer = optimizer_for(supernet, training)
+    train_epochs(supernet, loss, optimizer, data.train, training, (0,), average=average, after_step=keep)
+    assert len(seen) == 3  # four steps of 64 of the 256 images; the last one ends the epoch
+    expected = seen[0]
+    for weight in seen[1:]:
+        expected = 0.5 * expected + 0.5 * weight
+    last = 2 * supernet.classifier.weight - expected  # what the last step left, if that is an average with decay 0.5
+    assert (last - seen[-1]).abs().max() < 2 * (seen[-1] - seen[-2]).abs().max()
+
+
+@pytest.mark.parametrize("quantize", [False, True])
+def test_a_training_in_bfloat16_learns_and_keeps_its_weights_exact(space, encoding, data, quantize):
+    """The GPU's path, as far as a CPU goes: autocast around the loss."""
+    torch.manual_seed(0)
+    supernet = Supernet(space)
+    smallest = encoding.extremes()[0]  # convolutions in bfloat16 are many times slower on CPUs
+    images, labels = torch.from_numpy(data.train.images[:16]), torch.from_numpy(data.train.labels[:16])
+    optimizer = optimizer_for(supernet, Training(epochs=1, learning_rate=1e-2))
+    losses = []
+    for _ in range(6):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            value = torch.nn.functional.cross_entropy(supernet(images, smallest, quantize=quantize), labels)
+        value.backward()
+        optimizer.step()
+        losses.append(value.item())
+    assert losses[-1] < 0.8 * losses[0]
+    assert all(p.dtype == torch.float32 for p in supernet.parameters())
 
 
 def test_divergence_is_told_with_the_epoch_and_the_learning_rate(space, encoding, data):

@@ -1,0 +1,50 @@
+"""Settings that suit a data set, where the user says nothing: by how many images there are and how large they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from apq_tune.data import Data
+from apq_tune.pipeline.settings import Settings
+from apq_tune.space import SearchSpace
+
+FEW = 2_000
+"""Training images up to which the settings of the digits suit, and an epoch is seconds."""
+
+SEEN = 700_000
+"""Images that each training of the supernet sees: 14 epochs of Fashion-MNIST, where more gain little."""
+
+PAIR_IMAGES = 2_560
+"""Images of a brief QAT: 40 steps of 64 from the quantized supernet rank candidates as well as 400 do."""
+
+OF_NAMED: dict[str, dict[str, Any]] = {
+    "cifar10": {"supernet.epochs": 50, "quantized.epochs": 30, "final.epochs": 20},
+    "cifar100": {"supernet.epochs": 50, "quantized.epochs": 30, "final.epochs": 20},
+    "imagenet": {"supernet.epochs": 50, "quantized.epochs": 20, "final.epochs": 10, "pair.images": 64_000},
+}
+"""What these need beyond the general rule; on a GPU."""
+
+
+def default_settings(space: SearchSpace, data: Data) -> Settings:
+    """The defaults of a run.
+
+    Small sets get those of the digits. For others epochs shrink as images become more, steps are of 64 images, brief
+    QAT is a fraction of an epoch, and candidates are compared on 2,000 images. Colour images are cropped and mirrored.
+    """
+    n, size = len(data.train.labels), space.resolutions[-1]
+    changes: dict[str, Any] = {}
+    if n > FEW:
+        epochs = min(40, max(5, round(SEEN / n)))
+        changes = {
+            "supernet.epochs": epochs,
+            "quantized.epochs": epochs,
+            "final.epochs": max(3, epochs // 3),
+            "pair.images": PAIR_IMAGES,
+            "n_search": 2_000,
+        }
+        changes |= {f"{name}.batch_size": 64 for name in ("supernet", "quantized", "pair", "final")}
+    if size > 32:  # longer networks diverge at the rates of the small ones
+        changes |= {"supernet.learning_rate": 3e-3, "quantized.learning_rate": 3e-3, "final.learning_rate": 2e-3}
+    if space.input.channels == 3:
+        changes |= {f"{name}.augment": "crop_flip" for name in ("supernet", "quantized", "final")}
+    return Settings().updated(changes | OF_NAMED.get(str(space.data), {}))

@@ -1,0 +1,123 @@
+"""How images get from a split to a network: augmented, as floats, batch by batch, on its device.
+
+Batches of files are decoded by workers of their own on a GPU's machine, so that it does not wait; on a CPU, where all
+processors train, in the same process. What a batch looks like depends on seed and number alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from apq_tune.data.split import AnySplit, Split, decode
+from apq_tune.errors import RunError
+
+Augment = Literal["none", "crop", "crop_flip"]
+"""Nothing; a random part of the image (files: of any scale; in memory: shifted by up to an eighth); mirrored, too."""
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet's colours, fractions of 1 (torchvision)."""
+
+MOST_WORKERS = 8
+
+
+def as_inputs(images: Tensor) -> Tensor:
+    """``(n, channels, size, size)`` as networks want them: bytes as fractions of 1, colours less their usual mean."""
+    floats = images.float().div_(255) if images.dtype == torch.uint8 else images
+    if images.shape[1] != len(MEAN):
+        return floats
+    mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (MEAN, STD))
+    return (floats - mean) / std
+
+
+def first_images(split: AnySplit, n: int) -> Tensor:
+    """The first images, to calibrate with: splits are shuffled."""
+    first = split.first(n)
+    return as_inputs(_Batches(first, np.arange(len(first.labels)), n, "none", ())[0][0])
+
+
+def batches(
+    split: AnySplit,
+    order: NDArray[np.int64],
+    size: int,
+    device: torch.device | str = "cpu",
+    *,
+    first: int = 0,
+    augment: Augment = "none",
+    seed: tuple[int, ...] = (),
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images and labels in a given order.
+
+    Args:
+        split: where from.
+        order: ``(n,)`` rows of it.
+        size: images in a batch; the last one may have fewer.
+        device: where to.
+        first: number of the batch to begin with.
+        augment: what to do to every image.
+        seed: of that.
+
+    Yields:
+        ``(size, channels, size, size)`` floats and ``(size,)`` labels.
+
+    Raises:
+        RunError: if an image cannot be read, naming it.
+    """
+    source = _Batches(split, order, size, augment, seed)
+    device = torch.device(device)
+    on_gpu = device.type == "cuda"
+    workers = min(MOST_WORKERS, os.cpu_count() or 1) if on_gpu and not isinstance(split, Split) else 0
+    loader = DataLoader(
+        source, batch_size=None, sampler=range(first, len(source)), num_workers=workers, pin_memory=on_gpu
+    )
+    try:
+        for images, labels in loader if workers or on_gpu else map(source.__getitem__, range(first, len(source))):
+            yield as_inputs(images.to(device, non_blocking=True)), labels.to(device, non_blocking=True)
+    except RunError as error:  # a worker's has its traceback in it
+        raise RunError(str(error).strip().splitlines()[-1].removeprefix("apq_tune.errors.RunError: ")) from None
+
+
+class _Batches(Dataset[tuple[Tensor, Tensor]]):
+    """Batches by number."""
+
+    def __init__(
+        self, split: AnySplit, order: NDArray[np.int64], size: int, augment: Augment, seed: tuple[int, ...]
+    ) -> None:
+        self._split, self._order, self._size, self._augment, self._seed = split, order, size, augment, seed
+
+    def __len__(self) -> int:
+        return -(-len(self._order) // self._size)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        rows = self._order[number * self._size : (number + 1) * self._size]
+        labels = torch.from_numpy(self._split.labels[rows])
+        if self._augment == "none":
+            return self._images(rows), labels
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(np.random.SeedSequence((*self._seed, number)).generate_state(1)[0]))
+            return self._augmented(self._images(rows)), labels
+
+    def _images(self, rows: NDArray[np.int64]) -> Tensor:
+        split = self._split
+        if isinstance(split, Split):
+            return torch.from_numpy(split.images)[torch.from_numpy(rows)]
+        crop = self._augment != "none"
+        return torch.from_numpy(np.stack([decode(split.files[i], split.channels, split.size, crop=crop) for i in rows]))
+
+    def _augmented(self, images: Tensor) -> Tensor:
+        from torchvision.transforms import v2
+
+        size = images.shape[-1]
+        steps: list[Any] = []
+        if isinstance(self._split, Split):
+            steps.append(v2.RandomCrop(size, padding=max(1, size // 8), padding_mode="edge"))
+        if self._augment == "crop_flip":
+            steps.append(v2.RandomHorizontalFlip())
+        return torch.stack([v2.Compose(steps)(image) for image in images]) if steps else images
