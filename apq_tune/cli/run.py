@@ -43,11 +43,7 @@ def run(
 
     loaded = SearchSpace.load(space)
     changes: dict[str, object] = {"seed": seed} | ({"constraints": list(constraints)} if constraints else {})
-    for assignment in assignments:
-        name, equals, value = assignment.partition("=")
-        if not equals:
-            raise click.UsageError(f"--set {assignment!r} has no '='; write NAME=VALUE, such as final.epochs=20")
-        changes[name.strip()] = value
+    changes |= assigned(assignments)
     out = out or Path("runs") / loaded.name
 
     from apq_tune.pipeline.run import PipelineRun
@@ -67,3 +63,18 @@ def run(
         )
         outcome = pipeline.run()
     write_report(outcome, out, listener.console)
+
+
+def assigned(assignments: tuple[str, ...]) -> dict[str, str]:
+    """Read ``NAME=VALUE`` options.
+
+    Raises:
+        click.UsageError: if one has no ``=``.
+    """
+    changes = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise click.UsageError(f"--set {assignment!r} has no '='; write NAME=VALUE, such as final.epochs=20")
+        changes[name.strip()] = value
+    return changes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,8 +28,33 @@ class FinishedRun(NamedTuple):
     settings: Settings
 
 
+class Supernets(NamedTuple):
+    """What a run has trained before it measures or predicts anything."""
+
+    space: SearchSpace
+    fp32: TrainedSupernet
+    quantized: TrainedSupernet
+    settings: Settings
+
+
 def load_run(path: str | Path) -> FinishedRun:
     """Read the directory of a run that has trained its supernets and fitted its predictors.
+
+    Raises:
+        RunError: if it is none, or has not come so far.
+    """
+    path = Path(path)
+    space, fp32, quantized, settings = load_supernets(path, ("predictors",))
+    predictor = load_predictor(_folder(path, "predictors") / "predictor.npz", space)
+    return FinishedRun(space, predictor, fp32, quantized, settings)
+
+
+def load_supernets(path: str | Path, also: Sequence[str] = ()) -> Supernets:
+    """Read the directory of a run that has trained its supernets.
+
+    Args:
+        path: of the run.
+        also: other stages that must be done.
 
     Raises:
         RunError: if it is none, or has not come so far.
@@ -38,15 +64,18 @@ def load_run(path: str | Path) -> FinishedRun:
         raise RunError(f"{path}: is no run directory; make one with: apq-tune run SPACE --out {path}")
     settings = Settings.model_validate(read_json(path / "run.json")["settings"])
     space = SearchSpace.load(path / "space.yaml")
-    folders = {stage.name: path / f"{number}_{stage.name}" for number, stage in enumerate(STAGES, start=1)}
-    for name in ("supernet", "quantized_supernet", "predictors"):
-        record = folders[name] / "stage.json"
+    for name in ("supernet", "quantized_supernet", *also):
+        record = _folder(path, name) / "stage.json"
         if not record.exists() or read_json(record)["status"] != "done":
             raise RunError(f"{path}: its stage {name} is not done; go on with: apq-tune run {space.name} --out {path}")
     data = load_data(space)
     fp32, quantized = (
-        TrainedSupernet(space, torch_load(folders[name] / "weights.pt"), data, settings.n_calibration)
+        TrainedSupernet(space, torch_load(_folder(path, name) / "weights.pt"), data, settings.n_calibration)
         for name in ("supernet", "quantized_supernet")
     )
-    predictor = load_predictor(folders["predictors"] / "predictor.npz", space)
-    return FinishedRun(space, predictor, fp32, quantized, settings)
+    return Supernets(space, fp32, quantized, settings)
+
+
+def _folder(path: Path, stage: str) -> Path:
+    number = next(n for n, known in enumerate(STAGES, start=1) if known.name == stage)
+    return path / f"{number}_{stage}"
