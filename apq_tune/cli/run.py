@@ -21,6 +21,11 @@ import click
     help="Such as 'bit_ops<=25%' (of the largest network at its most bits) or 'weight_bytes<=20000'; repeatable.  "
     "[default: bit_ops<=25%]",
 )
+@click.option(
+    "--data-root",
+    type=click.Path(path_type=Path),
+    help="Folder with the files of data sets; what is missing is downloaded to it.  [default: ~/.cache/apq_tune/data]",
+)
 @click.option("--num-cpus", type=click.IntRange(min=1), help="Trials at once.  [default: all processors]")
 @click.option("--address", help="Ray cluster to join, such as 'auto'.  [default: this machine alone]")
 @click.option(
@@ -31,6 +36,7 @@ def run(
     out: Path | None,
     seed: int,
     constraints: tuple[str, ...],
+    data_root: Path | None,
     num_cpus: int | None,
     address: str | None,
     assignments: tuple[str, ...],
@@ -56,6 +62,7 @@ def run(
             loaded,
             Settings().updated(changes),
             out,
+            data_root=data_root,
             address=address,
             num_cpus=num_cpus,
             command=shlex.join(["apq-tune", *sys.argv[1:]]),

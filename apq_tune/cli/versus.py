@@ -28,6 +28,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def spend_options(command: Command) -> Command:
     """Add what every method may spend."""
     for option in (
+        click.option("--images", type=int, default=2000, show_default=True, help="Search images, but for the last QAT."),
         click.option("--repeats", type=int, default=3, show_default=True, help="Trainings of the winner, for its test."),
         click.option("--final-steps", type=int, default=180, show_default=True, help="Of the QAT that decides."),
         click.option("--short-steps", type=int, default=20, show_default=True, help="Of each short QAT."),
@@ -96,6 +97,7 @@ def baseline(
 @click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="How many, of a SPACE.")
 @click.option("--first-seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="A setting of each seed's run.")
+@click.option("--data-root", type=click.Path(path_type=Path), help="Folder with the files of data sets, of a SPACE.")
 @spend_options
 @fleet_options
 def joint_vs_staged(
@@ -106,6 +108,7 @@ def joint_vs_staged(
     seeds: int,
     first_seed: int,
     assignments: tuple[str, ...],
+    data_root: Path | None,
     out: Path,
     resume: bool,
     address: str | None,
@@ -131,8 +134,8 @@ def joint_vs_staged(
         raise click.UsageError("give --budgets or --constraint")
     changes = assigned(assignments)
     is_run = (Path(target) / "run.json").exists()
-    if is_run and (changes or first_seed):
-        raise click.UsageError("a RUN has its settings and its seed; --set and --first-seed go with a SPACE")
+    if is_run and (changes or first_seed or data_root):
+        raise click.UsageError("a RUN has its own; --set, --first-seed and --data-root go with a SPACE")
     if is_run:
         trained = load_supernets(target)
         space, settings = trained.space, trained.settings
@@ -148,7 +151,7 @@ def joint_vs_staged(
     if not is_run:
         items = {f"supernets-{seed:03d}": seed for seed in runs}
         with progress_bar(_console(), "supernets") as on_done:
-            fleet.run(versus.train_run, versus.Training(space, changes, folder), items, on_done)
+            fleet.run(versus.train_run, versus.Training(space, changes, folder, data_root), items, on_done)
     tasks = [versus.Task(method, budget, seed) for seed in runs for budget in limits for method in chosen]
     _finish(fleet, tasks, runs, limits, checked, out)
 

@@ -72,7 +72,7 @@ def _stages(question: Question, policy: Callable[[Encoding], Project]) -> Genome
             break  # as a rule after the first: only a small space of bits is exhausted, and the next network tried
         subspace = Subspace(encoding, both(fixed(encoding, network, (*NETWORK, "channels")), policy(encoding)))
         found = explore(
-            question, subspace, question.limits, bench.proxy, bench.left.proxy, question.rng(3, number), known=tried
+            question, subspace, question.limits, bench.proxy, bench.left.proxy, question.rng(3, number), known=own
         )
         own = joined(own, found)
     return shortlist(question, own)

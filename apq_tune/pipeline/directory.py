@@ -129,7 +129,9 @@ class RunDirectory:
         path: the folder.
     """
 
-    def __init__(self, path: Path, space: SearchSpace, settings: Mapping[str, Any], command: str) -> None:
+    def __init__(
+        self, path: Path, space: SearchSpace, settings: Mapping[str, Any], command: str, data_root: Path | None = None
+    ) -> None:
         """Open or create.
 
         Raises:
@@ -155,6 +157,7 @@ class RunDirectory:
             "format": FORMAT,
             "space": space.name,
             "command": command,
+            "data_root": None if data_root is None else str(data_root.absolute()),
             "settings": dict(settings),
             "versions": versions,
         }

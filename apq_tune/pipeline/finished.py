@@ -62,13 +62,14 @@ def load_supernets(path: str | Path, also: Sequence[str] = ()) -> Supernets:
     path = Path(path)
     if not (path / "run.json").exists():
         raise RunError(f"{path}: is no run directory; make one with: apq-tune run SPACE --out {path}")
-    settings = Settings.model_validate(read_json(path / "run.json")["settings"])
+    record = read_json(path / "run.json")
+    settings = Settings.model_validate(record["settings"])
     space = SearchSpace.load(path / "space.yaml")
     for name in ("supernet", "quantized_supernet", *also):
-        record = _folder(path, name) / "stage.json"
-        if not record.exists() or read_json(record)["status"] != "done":
+        stage = _folder(path, name) / "stage.json"
+        if not stage.exists() or read_json(stage)["status"] != "done":
             raise RunError(f"{path}: its stage {name} is not done; go on with: apq-tune run {space.name} --out {path}")
-    data = load_data(space)
+    data = load_data(space, record.get("data_root"))
     fp32, quantized = (
         TrainedSupernet(space, torch_load(_folder(path, name) / "weights.pt"), data, settings.n_calibration)
         for name in ("supernet", "quantized_supernet")

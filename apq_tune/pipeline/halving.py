@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from apq_tune.candidate import Candidate
-from apq_tune.data import Split
+from apq_tune.data import Data
 from apq_tune.supernet.evaluate import score
 from apq_tune.supernet.metrics import TrainedSupernet
+from apq_tune.supernet.network import Subnet
 from apq_tune.supernet.train import Training, finetune
 
 VERSUS = 7
@@ -57,9 +58,8 @@ def train_steps(
     training: Training,
     steps: int,
     seed: tuple[int, ...],
-    splits: Sequence[str],
-) -> dict[str, dict[str, float]]:
-    """Train one candidate from a supernet's weights and score it.
+) -> Subnet:
+    """Train one candidate from a supernet's weights.
 
     All trainings of one length and seed see the same batches: candidates are compared on equal terms.
 
@@ -69,20 +69,13 @@ def train_steps(
         training: batch size and learning rate; its epochs are those that the steps need.
         steps: of the optimizer. Fewer than an epoch see a random part of the images.
         seed: of shuffles and parts.
-        splits: to score, of ``Data``.
-
-    Returns:
-        Split -> ``Score`` as plain data.
     """
     data, subnet = supernet.data, supernet.subnet(candidate)
-    images, labels = data.train
-    whole = max(1, len(labels) // training.batch_size)
-    epochs = -(-steps // whole)
-    rows = np.random.default_rng(seed).permutation(len(labels))[: round(steps / epochs) * training.batch_size]
-    part = Split(images[rows], labels[rows])
-    finetune(subnet, part, dataclasses.replace(training, epochs=epochs), seed)
-    subnet.eval()
-    return {name: score(subnet, getattr(data, name), supernet.device)._asdict() for name in splits}
+    n = len(data.train.labels)
+    epochs = -(-steps // max(1, n // training.batch_size))
+    rows = np.random.default_rng(seed).permutation(n)[: round(steps / epochs) * training.batch_size]
+    finetune(subnet, data.train.take(rows), dataclasses.replace(training, epochs=epochs), seed)
+    return subnet.eval()
 
 
 class Halving(NamedTuple):
@@ -90,6 +83,7 @@ class Halving(NamedTuple):
 
     Attributes:
         supernet: where they begin.
+        few: data with the images that all but the last trainings are scored on.
         training: batch size and learning rate.
         steps: of the first and of the last rung.
         repeats: trainings of the winner at full length, each with a shuffle of its own; the first decides, the mean of
@@ -98,6 +92,7 @@ class Halving(NamedTuple):
     """
 
     supernet: TrainedSupernet
+    few: Data
     training: Training
     steps: tuple[int, int]
     repeats: int
@@ -105,11 +100,15 @@ class Halving(NamedTuple):
 
     def train(self, candidate: Candidate, steps: int, repeat: int = 0) -> Trained:
         """One training; the test split is scored at full length only, and never decides."""
-        splits = ("search", "test") if steps == self.steps[1] else ("search",)
+        final = steps == self.steps[1]
         seed = (self.seed, VERSUS, steps, repeat)
-        return Trained(
-            candidate, steps, repeat, train_steps(self.supernet, candidate, self.training, steps, seed, splits)
-        )
+        subnet = train_steps(self.supernet, candidate, self.training, steps, seed)
+        data = self.supernet.data if final else self.few
+        scores = {
+            name: score(subnet, getattr(data, name), self.supernet.device)._asdict()
+            for name in (("search", "test") if final else ("search",))
+        }
+        return Trained(candidate, steps, repeat, scores)
 
     def run(self, ranked: Sequence[Candidate], n_short: int) -> list[Trained]:
         """The rungs after the first, of which the ranking is the outcome; then the winner again.

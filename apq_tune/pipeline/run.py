@@ -71,6 +71,7 @@ class PipelineRun:
         settings: Settings,
         path: Path,
         *,
+        data_root: Path | None = None,
         address: str | None = None,
         num_cpus: int | None = None,
         command: str = "",
@@ -82,6 +83,7 @@ class PipelineRun:
             space: to search.
             settings: of the run.
             path: run directory.
+            data_root: folder with the files of data sets; ``None`` for the default one.
             address: of a Ray cluster to join; ``None`` uses this machine.
             num_cpus: most trials at once; ``None`` for all processors.
             command: the command line, to remember.
@@ -93,9 +95,9 @@ class PipelineRun:
         """
         self.encoding, self.settings = Encoding(space), settings
         read_constraints(self.encoding, cost_models(self.encoding), settings.constraints)
-        self.data = load_data(space)
+        self.data = load_data(space, data_root)
         check_address(address)
-        self.files = RunDirectory(path, space, settings.model_dump(mode="json"), command)
+        self.files = RunDirectory(path, space, settings.model_dump(mode="json"), command, data_root)
         self._address, self._num_cpus, self._listener = address, num_cpus, listener
         self._directories: dict[str, StageDirectory] = {}
         self._stack = contextlib.ExitStack()

@@ -10,6 +10,7 @@ from apq_tune.encoding import Encoding
 from apq_tune.pipeline.directory import write_atomically
 from apq_tune.pipeline.stage import Run, torch_bytes, torch_load, weights
 from apq_tune.supernet import train as supernet_training
+from apq_tune.supernet.batches import first_images
 from apq_tune.supernet.evaluate import calibrate_quantizers
 from apq_tune.supernet.network import Supernet
 from apq_tune.supernet.train import Training, optimizer_for
@@ -29,7 +30,7 @@ def train_quantized_supernet(run: Run) -> None:
     """Go on training the same weights with random bits in every layer."""
     supernet = Supernet(run.encoding.space)
     supernet.load_state_dict(weights(run, "supernet"))
-    images = torch.from_numpy(run.data.train.images[: run.settings.n_calibration])
+    images = first_images(run.data.train, run.settings.n_calibration)
     calibrate(supernet, run.encoding, images, run.settings.seed)
     _train(run, "quantized_supernet", supernet, run.settings.quantized, quantize=True)
 

@@ -9,6 +9,7 @@ budget, and it is not told what its rivals found, because that would have to be 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import io
 import time
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
+from apq_tune.data import Data
 from apq_tune.encoding import Encoding
 from apq_tune.errors import RunError
 from apq_tune.integrations.ray import Result
@@ -49,6 +51,7 @@ class Spend(BaseModel):
         short: short quantization-aware trainings.
         short_steps: of the optimizer in each of them.
         final_steps: of the optimizer in the trainings that decide; between the two, successive halving.
+        images: of the search split, that evaluations and all but the last trainings are scored on; these on all.
         repeats: trainings of the winner at that length; their mean test scores are reported.
     """
 
@@ -59,6 +62,7 @@ class Spend(BaseModel):
     short_steps: PositiveInt = 20
     final_steps: PositiveInt = 180
     repeats: PositiveInt = 3
+    images: PositiveInt = 2000
 
     @classmethod
     def checked(cls, **values: Any) -> Spend:
@@ -117,14 +121,15 @@ class Training(NamedTuple):
 
     space: SearchSpace
     assignments: Mapping[str, Any]  # of settings
-    path: Path  # its parent is that of all runs
+    path: Path  # folder of all runs
+    data_root: Path | None
 
 
 def train_run(seed: int, shared: Training) -> Result:
     """Train a seed's two supernets; goes on with what is there, epoch by epoch."""
     start = time.process_time()
     settings = Settings().updated({**shared.assignments, "seed": seed})
-    run = PipelineRun(shared.space, settings, run_path(shared.path, seed))
+    run = PipelineRun(shared.space, settings, run_path(shared.path, seed), data_root=shared.data_root)
     run.run_until("quantized_supernet")
     return Result({"seconds": round(time.process_time() - start, 1)})
 
@@ -135,14 +140,21 @@ def run_path(folder: Path, seed: int) -> Path:
 
 
 @functools.lru_cache(maxsize=1)
-def networks(path: Path) -> Networks:
-    """Load a run's supernets once for all tasks that a process does."""
+def networks(path: Path, n_images: int) -> Networks:
+    """Load a run's supernets once for all tasks that a process does.
+
+    Args:
+        path: of the run.
+        n_images: of the search split, for everything but the trainings that decide.
+    """
     space, fp32, quantized, settings = load_supernets(path)
     network = fp32.network
     calibrate(network, Encoding(space), fp32.calibration, settings.seed)
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     calibrated = TrainedSupernet(space, weights, fp32.data, settings.n_calibration)
-    return Networks(Encoding(space), fp32, quantized, calibrated, settings)
+    data = fp32.data
+    search = data.search.take(np.arange(min(n_images, len(data.search.labels))))
+    return Networks(Encoding(space), fp32, quantized, calibrated, settings, data._replace(search=search))
 
 
 class Networks(NamedTuple):
@@ -153,16 +165,19 @@ class Networks(NamedTuple):
     quantized: TrainedSupernet
     calibrated: TrainedSupernet  # full-precision weights with clip values: where literal QAT begins
     settings: Settings
+    few: Data  # with the part of the search split that all but the trainings that decide are scored on
 
 
 def run_task(task: Task, shared: Shared) -> Result:
     """Everything that a method does, from its first sample to the test scores of its winner."""
     torch.set_num_threads(1)
-    nets = networks(shared.runs[task.seed])
-    spend, method, encoding = shared.spend, METHODS[task.method], nets.encoding
+    spend = shared.spend
+    nets = networks(shared.runs[task.seed], spend.images)
+    method, encoding = METHODS[task.method], nets.encoding
     limits = read_limits(encoding, shared.limits[task.budget])
     halving = Halving(
         nets.quantized if method.quantized else nets.calibrated,
+        nets.few,
         nets.settings.final,
         (spend.short_steps, spend.final_steps),
         spend.repeats,
@@ -175,8 +190,8 @@ def run_task(task: Task, shared: Shared) -> Result:
         return np.array([t.scores["search"]["loss"] for t in trained])
 
     measures = {
-        "fp32": SupernetLoss(nets.fp32, quantize=False),
-        "proxy": SupernetLoss(nets.quantized),
+        "fp32": SupernetLoss(dataclasses.replace(nets.fp32, data=nets.few), quantize=False),
+        "proxy": SupernetLoss(dataclasses.replace(nets.quantized, data=nets.few)),
         "short": short,
     }
     checkpoint = shared.checkpoints / f"{task.key}.npz"

@@ -19,6 +19,7 @@ from apq_tune.predict import Predictor
 from apq_tune.problem import Constraint, Objective, Problem, parse_constraint
 from apq_tune.search import RandomSearch, search
 from apq_tune.space import SearchSpace
+from apq_tune.supernet.batches import first_images
 from apq_tune.supernet.evaluate import score, score_candidate, subnet_from
 from apq_tune.supernet.network import Subnet, Supernet
 from apq_tune.supernet.train import finetune
@@ -41,7 +42,7 @@ class Networks(NamedTuple):
         torch.set_num_threads(1)
         supernet = Supernet(self.space)
         supernet.load_state_dict(self.weights)
-        return supernet, torch.from_numpy(self.data.train.images[: self.settings.n_calibration])
+        return supernet, first_images(self.data.train, self.settings.n_calibration)
 
 
 def score_batch(item: dict[str, Any], shared: Networks) -> Result:

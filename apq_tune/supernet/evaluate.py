@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from apq_tune.candidate import Candidate
 from apq_tune.data import Split
+from apq_tune.supernet.batches import batches
 from apq_tune.supernet.network import Subnet, Supernet
 from apq_tune.supernet.quantize import ActivationQuantizer
 
@@ -26,17 +28,12 @@ class Score(NamedTuple):
     accuracy: float  # fraction, 0 to 1
 
 
-def tensors(split: Split) -> tuple[Tensor, Tensor]:
-    """``(n, channels, size, size)`` images and ``(n,)`` labels."""
-    return torch.from_numpy(split.images), torch.from_numpy(split.labels)
-
-
 @torch.no_grad()
 def score(network: Callable[[Tensor], Tensor], split: Split, device: torch.device | str = "cpu") -> Score:
     """Loss and accuracy of a function from images to logits, both on ``device``."""
-    images, labels = (part.to(device) for part in tensors(split))
-    starts = range(0, len(images), EVALUATION_BATCH)
-    logits = torch.cat([network(images[start : start + EVALUATION_BATCH]) for start in starts])
+    rows = np.arange(len(split.labels))
+    logits = torch.cat([network(images) for images, _ in batches(split, rows, EVALUATION_BATCH, device)])
+    labels = torch.from_numpy(split.labels).to(device)
     losses = functional.cross_entropy(logits, labels, reduction="none").double()
     right = (logits.argmax(dim=1) == labels).double()
     return Score(losses.mean().item(), losses[::2].mean().item(), losses[1::2].mean().item(), right.mean().item())

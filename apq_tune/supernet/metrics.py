@@ -24,6 +24,7 @@ from apq_tune.encoding import Encoding, Genomes
 from apq_tune.errors import RunError
 from apq_tune.problem import Report
 from apq_tune.space import SearchSpace
+from apq_tune.supernet.batches import first_images
 from apq_tune.supernet.evaluate import Score, score, score_candidate, subnet_from
 from apq_tune.supernet.network import Subnet, Supernet
 from apq_tune.supernet.train import Training, finetune, optimizer_for
@@ -76,7 +77,7 @@ class TrainedSupernet:
     @property
     def calibration(self) -> Tensor:
         """Images for batch norm statistics."""
-        return torch.from_numpy(self.data.train.images[: self.n_calibration]).to(self.device)
+        return first_images(self.data.train, self.n_calibration).to(self.device)
 
     def subnet(self, candidate: Candidate) -> Subnet:
         """The stand-alone network of one candidate, on the device: where its QAT begins."""

@@ -15,7 +15,7 @@ from torch.nn import functional
 from apq_tune.data import Split
 from apq_tune.encoding import Encoding
 from apq_tune.errors import RunError
-from apq_tune.supernet.evaluate import tensors
+from apq_tune.supernet.batches import batches
 from apq_tune.supernet.network import Subnet, Supernet
 
 Strategy = Literal["single_path", "warm_single_path", "sandwich", "progressive"]
@@ -85,21 +85,20 @@ def train_epochs(
         RunError: if the loss is not finite, with the epoch and the learning rate.
     """
     device = next(network.parameters()).device
-    images, labels = (part.to(device) for part in tensors(split))
-    batches = max(1, len(labels) // training.batch_size)
+    n = len(split.labels)
+    steps = max(1, n // training.batch_size)
     network.train()
     for epoch in range(first_epoch, training.epochs):
         if before_epoch is not None:
             before_epoch(epoch)
         rng = np.random.default_rng((*seed, epoch))
-        order = torch.from_numpy(rng.permutation(len(labels))).to(device)
-        for step in range(batches):
-            done = (epoch + step / batches) / training.epochs
+        order = rng.permutation(n)[: steps * training.batch_size]
+        for step, (images, labels) in enumerate(batches(split, order, training.batch_size, device)):
+            done = (epoch + step / steps) / training.epochs
             for group in optimizer.param_groups:
                 group["lr"] = training.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-            rows = order[step * training.batch_size : (step + 1) * training.batch_size]
             optimizer.zero_grad(set_to_none=True)
-            value = loss(images[rows], labels[rows], rng, done)
+            value = loss(images, labels, rng, done)
             value.backward()  # type: ignore[no-untyped-call]
             norm = nn.utils.clip_grad_norm_(network.parameters(), MAX_GRADIENT_NORM)
             if not torch.isfinite(norm):
