@@ -27,11 +27,14 @@ FIRST = 0.3
 ROUNDS = 8
 """Batches that the rest is measured in, the predictor fitted anew before each."""
 
-EVALUATIONS = 1500
+EVALUATIONS = 1000
 """Candidates that the predictor scores for one batch."""
 
 POOL = 150
 """Of these, the most promising, among which a batch is chosen."""
+
+SMALL = 1000
+"""Samples that tell a small part of the space, which has fewer than a quarter as many candidates, from a large one."""
 
 FEWEST = 6
 """Pairs that a predictor is fitted to at least."""
@@ -82,6 +85,8 @@ def explore(
     wanted = max(FEWEST, round(FIRST * n)) - len(own.target) - len(before.target)
     if wanted > 0 or not len(before.target) + len(own.target):
         add(subspace.sample_band(limits, max(1, wanted), rng, joined(before, own).genomes))
+    part = _unique(subspace.sample(SMALL, rng))
+    small = part if len(part) <= SMALL // 4 else None
     predictor, fitted = None, 0
     batch = max(1, -(-(n - len(own.target)) // ROUNDS))
     while len(own.target) < n:
@@ -93,7 +98,7 @@ def explore(
             fitted = fitted if keep is not None else len(pairs.target)
             with threadpool_limits(limits=1):
                 predictor = fit_gaussian(question.encoding, pairs, question.costs, keep)
-            new = propose(question, subspace, limits, predictor, pairs, batch, rng)
+            new = propose(question, subspace, limits, predictor, pairs, batch, rng, small)
         if not len(new):
             break
         add(new)
@@ -108,41 +113,56 @@ def propose(
     pairs: Pairs,
     n: int,
     rng: np.random.Generator,
+    small: Genomes | None = None,
 ) -> Genomes:
     """New candidates that are promising, by a lower confidence bound, and unlike each other.
 
-    Evolution starts from the best ones that are known and from samples near the limits. Half of the batch is chosen by
-    the mean alone: in many dimensions there is always a far-off corner of which little is known.
+    Evolution starts from the best ones that are known and from samples near the limits; the candidates of a ``small``
+    part are all scored instead. Half of the batch is chosen by the mean alone: in many dimensions there is always a
+    far-off corner of which little is known.
     """
-    scored: list[tuple[Genomes, Floats, Floats]] = []
-
-    def bound(genomes: Genomes) -> Floats:
-        mean, std = predictor.moments(genomes)
-        scored.append((genomes, mean, std))
-        return np.asarray(mean - std)
-
-    near = subspace.sample_band(limits, 50, rng, pairs.genomes)
-    best = pairs.genomes[np.argsort(pairs.target, kind="stable")]
-    best = best[subspace.violations(best, limits) <= 0] if len(best) else best
-    try:
-        search(
-            subspace.problem(FunctionMetric("loss_bound", "log nats", bound), limits),
-            Evolution(),
-            n_evaluations=EVALUATIONS,
-            seed=int(rng.integers(2**31)),
-            initial=np.concatenate([best[:50], near]),
-        )
-    except ProblemError:  # all that is feasible is known
-        return near[:n]
-    genomes, mean, std = (np.concatenate(parts) for parts in zip(*scored, strict=True))
-    new = _new_rows(genomes, pairs.genomes)
-    genomes, mean, std = genomes[new], mean[new], std[new]
+    if small is None:
+        genomes = _evolved(subspace, limits, predictor, pairs, rng)
+    else:
+        genomes = small[subspace.violations(small, limits) <= 0]
+    genomes = _without(genomes, pairs.genomes)
+    mean, std = predictor.moments(genomes)
     top = np.argsort(mean - std, kind="stable")[:POOL]
     top = np.union1d(top, np.argsort(mean, kind="stable")[:POOL])
     first = np.argsort(mean[top], kind="stable")[: n // 2].tolist()
     features = question.encoding.features(genomes[top])
     rows = choose_batch(mean[top], std[top] / 2, similarity(features, features), n, first=first)
     return np.asarray(genomes[top][rows], np.int16)
+
+
+def _evolved(
+    subspace: Subspace,
+    limits: Sequence[Constraint],
+    predictor: GaussianPredictor,
+    pairs: Pairs,
+    rng: np.random.Generator,
+) -> Genomes:
+    """Every feasible candidate that a search with the predictor came across."""
+    scored: list[Genomes] = []
+
+    def bound(genomes: Genomes) -> Floats:
+        scored.append(genomes)
+        return predictor.lower_bound(genomes, 1.0)
+
+    near = subspace.sample_band(limits, 50, rng, pairs.genomes)
+    best = pairs.genomes[np.argsort(pairs.target, kind="stable")]
+    best = best[subspace.violations(best, limits) <= 0]
+    try:
+        search(
+            subspace.problem(FunctionMetric("loss_bound", "nats", bound), limits),
+            Evolution(),
+            n_evaluations=EVALUATIONS,
+            seed=int(rng.integers(2**31)),
+            initial=np.concatenate([best[:50], near]),
+        )
+    except ProblemError:  # nothing feasible is left
+        return near
+    return np.concatenate(scored)
 
 
 def joined(one: Pairs, other: Pairs) -> Pairs:
