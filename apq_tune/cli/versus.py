@@ -28,8 +28,12 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def spend_options(command: Command) -> Command:
     """Add what every method may spend."""
     for option in (
-        click.option("--images", type=int, default=2000, show_default=True, help="Search images, but for the last QAT."),
-        click.option("--repeats", type=int, default=3, show_default=True, help="Trainings of the winner, for its test."),
+        click.option(
+            "--images", type=int, default=2000, show_default=True, help="Search images, but for the last QAT."
+        ),
+        click.option(
+            "--repeats", type=int, default=3, show_default=True, help="Trainings of the winner, for its test."
+        ),
         click.option("--final-steps", type=int, default=180, show_default=True, help="Of the QAT that decides."),
         click.option("--short-steps", type=int, default=20, show_default=True, help="Of each short QAT."),
         click.option("--short", type=int, default=24, show_default=True, help="Short QAT runs of each method."),

@@ -12,6 +12,7 @@ from apq_tune.encoding import Encoding, Genomes
 from apq_tune.errors import RunError
 from apq_tune.predict import Floats, Pairs
 from apq_tune.problem import Constraint, Metric
+from apq_tune.space import BIT_FIELDS
 
 Kind = Literal["fp32", "proxy", "short"]
 """Loss in the full-precision supernet; in the quantized one; after a short quantization-aware training."""
@@ -68,7 +69,7 @@ class Bench:
 
     def fp32(self, genomes: Genomes) -> Floats:
         """Full-precision loss; bits make no difference, and networks that differ in nothing else are measured once."""
-        return self._ask("fp32", self.encoding.at_largest(genomes, BITS))
+        return self._ask("fp32", self.encoding.at_largest(genomes, BIT_FIELDS))
 
     def proxy(self, genomes: Genomes) -> Floats:
         """Loss in the quantized supernet."""
@@ -101,9 +102,6 @@ class Bench:
         own = [(genome, loss) for (k, genome), loss in self._known.items() if k == kind]
         genomes = np.array([np.frombuffer(genome, np.int16) for genome, _ in own], np.int16)
         return Pairs(genomes.reshape(-1, self.encoding.n_genes), np.array([loss for _, loss in own], np.float64))
-
-
-BITS = ("pw_w_bits", "pw_a_bits", "dw_w_bits", "dw_a_bits")
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Budgets with names: limits that a rule sets from the search space alone, before anything is trained.
 
-``memory``: flash (``weight_bytes``) and RAM (``peak_activation_bytes``) at once, as on a microcontroller. Uniform 4 bits
-just fits the median random architecture: each limit is the median, over random architectures with random channels, of
-its cost at 4 bits everywhere.
+``memory``: flash (``weight_bytes``) and RAM (``peak_activation_bytes``) at once, as on a microcontroller. Uniform 4
+bits just fits the median random architecture: each limit is the median, over random architectures with random channels,
+of its cost at 4 bits everywhere.
 
 ``memory-tight``: 0.7 of both, so that uniform 4 bits just does not fit the median architecture any more.
 

@@ -1,8 +1,8 @@
-"""The protocol of the paper, literally (Wang 2020): no network is ever run quantized but in quantization-aware training.
+"""The protocol of the paper, literally (Wang 2020): networks are only run quantized in quantization-aware training.
 
-Full-precision losses of random architectures teach a predictor; its weights are transferred to one that sees bits, which
-learns from few random candidates after quantization-aware training that began at full-precision weights; evolution
-searches with it, and what it finds is trained.
+Full-precision losses of random architectures teach a predictor. Its weights are transferred to one that sees bits,
+which learns from few random candidates after quantization-aware training that began at full-precision weights.
+Evolution searches with it, and what it finds is trained.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from apq_tune.methods.subspace import Subspace, everything
 from apq_tune.predict import Floats, Pairs, fit_fp32, fit_mlp
 from apq_tune.problem import FunctionMetric
 from apq_tune.search import Evolution, search
+from apq_tune.space import BIT_FIELDS
 
 EVALUATIONS = 10_000
 """Candidates that the predictor scores."""
@@ -23,7 +24,7 @@ EVALUATIONS = 10_000
 def paper(question: Question) -> Genomes:
     """The candidates that the transferred predictor likes best."""
     encoding, bench = question.encoding, question.bench
-    networks = _distinct(encoding.at_largest(encoding.sample(2 * bench.left.proxy, question.rng(1)), _BITS))
+    networks = _distinct(encoding.at_largest(encoding.sample(2 * bench.left.proxy, question.rng(1)), BIT_FIELDS))
     networks = networks[: bench.left.proxy]
     fp32 = fit_fp32(encoding, Pairs(networks, bench.fp32(networks)), question.seed)
     drawn = _distinct(encoding.sample(2 * bench.left.short, question.rng(2)))[: bench.left.short]
@@ -41,9 +42,6 @@ def paper(question: Question) -> Genomes:
     search(problem, Evolution(), n_evaluations=EVALUATIONS, seed=question.seed, initial=start)
     genomes, losses = (np.concatenate(parts) for parts in zip(*scored, strict=True))
     return np.asarray(genomes[np.argsort(losses, kind="stable")[: bench.allowed.short]], np.int16)
-
-
-_BITS = ("pw_w_bits", "pw_a_bits", "dw_w_bits", "dw_a_bits")
 
 
 def _distinct(genomes: Genomes) -> Genomes:

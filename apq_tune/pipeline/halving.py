@@ -130,7 +130,7 @@ class Halving(NamedTuple):
 
 
 def outcome(trained: Sequence[Trained]) -> dict[str, Any]:
-    """The winner of ``Halving.run`` and its scores: loss and accuracy on both splits, the test's as means of repeats."""
+    """The winner of ``Halving.run``, and its losses and accuracies: the test's are means of its trainings."""
     length = max(t.steps for t in trained)
     final = [t for t in trained if t.steps == length and t.repeat == 0]
     best = min(final, key=lambda t: t.scores["search"]["loss"])

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from apq_tune import Candidate, Constraint, Encoding, ProblemError, RunError, SearchSpace
-from apq_tune.candidate import Block
 from apq_tune.cost import bit_ops, cost_models
 from apq_tune.geometry import out_size
 from apq_tune.methods import METHODS, Bench, Question, Subspace
@@ -163,7 +162,9 @@ def test_measurements_are_counted_once_refused_beyond_the_budget_and_replayed(en
     assert bench.left == Counts(13, 2)
     with pytest.raises(RunError, match="14 measurements of kind proxy are asked for, 13 are left; ask for fewer"):
         bench.proxy(genomes[2:16])
-    known = {(kind, g.tobytes()): loss for kind in ("fp32", "proxy") for g, loss in zip(*bench.measured(kind), strict=True)}
+    known = {
+        (kind, g.tobytes()): loss for kind in ("fp32", "proxy") for g, loss in zip(*bench.measured(kind), strict=True)
+    }
     again: list[Candidate] = []
     replayed = Bench(encoding, question(encoding, [], again).bench.measures, Counts(20, 2), known)
     np.testing.assert_array_equal(replayed.proxy(genomes[[0, 1, 1, 0]]), first)
