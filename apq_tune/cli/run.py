@@ -9,6 +9,10 @@ from pathlib import Path
 import click
 
 
+PAPER = {"quantized.epochs": 0, "predictor": "transferred"}
+"""Settings of the literal protocol: the second supernet is the first one, its clip values calibrated."""
+
+
 @click.command()
 @click.argument("space")
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory.  [default: runs/SPACE]")
@@ -26,6 +30,13 @@ import click
     type=click.Path(path_type=Path),
     help="Folder with the files of data sets; what is missing is downloaded to it.  [default: ~/.cache/apq_tune/data]",
 )
+@click.option(
+    "--protocol",
+    type=click.Choice(["ladder", "paper"]),
+    default="ladder",
+    show_default=True,
+    help="paper: that of Wang 2020, literally: QAT begins at full-precision weights, the transferred predictor decides.",
+)
 @click.option("--num-cpus", type=click.IntRange(min=1), help="Trials at once.  [default: all processors]")
 @click.option("--address", help="Ray cluster to join, such as 'auto'.  [default: this machine alone]")
 @click.option(
@@ -37,6 +48,7 @@ def run(
     seed: int,
     constraints: tuple[str, ...],
     data_root: Path | None,
+    protocol: str,
     num_cpus: int | None,
     address: str | None,
     assignments: tuple[str, ...],
@@ -49,7 +61,7 @@ def run(
 
     loaded = SearchSpace.load(space)
     changes: dict[str, object] = {"seed": seed} | ({"constraints": list(constraints)} if constraints else {})
-    changes |= assigned(assignments)
+    changes |= (PAPER if protocol == "paper" else {}) | assigned(assignments)
     out = out or Path("runs") / loaded.name
 
     from apq_tune.pipeline.run import PipelineRun
