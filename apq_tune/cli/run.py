@@ -8,7 +8,6 @@ from pathlib import Path
 
 import click
 
-
 PAPER = {"quantized.epochs": 0, "predictor": "transferred"}
 """Settings of the literal protocol: the second supernet is the first one, its clip values calibrated."""
 
@@ -35,7 +34,7 @@ PAPER = {"quantized.epochs": 0, "predictor": "transferred"}
     type=click.Choice(["ladder", "paper"]),
     default="ladder",
     show_default=True,
-    help="paper: that of Wang 2020, literally: QAT begins at full-precision weights, the transferred predictor decides.",
+    help="paper: that of Wang 2020, literally: QAT from full-precision weights, a transferred predictor.",
 )
 @click.option("--num-cpus", type=click.IntRange(min=1), help="Trials at once.  [default: all processors]")
 @click.option("--address", help="Ray cluster to join, such as 'auto'.  [default: this machine alone]")

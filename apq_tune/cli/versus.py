@@ -122,7 +122,8 @@ def joint_vs_staged(
     """Compare joint search with staged search and other rivals, each with the same budget.
 
     Of a SPACE the supernets of every seed are trained first; a RUN gives its own, and one seed. Then every method
-    searches under every budget. More seeds, methods or budgets can be added later with --resume.
+    searches under every budget. More seeds, methods or named budgets can be added later with
+    --resume.
     """
     from apq_tune.cli.run import assigned
     from apq_tune.encoding import Encoding
@@ -150,7 +151,8 @@ def joint_vs_staged(
         runs = {seed: versus.run_path(folder, seed) for seed in range(first_seed, first_seed + seeds)}
     encoding = Encoding(space)
     limits = limits_of(encoding, named, constraints)
-    basis = _basis(encoding, checked, {}, settings.model_dump(mode="json", exclude={"seed"}))
+    basis = _basis(encoding, checked, {OWN: limits.get(OWN, [])}, settings.model_dump(mode="json", exclude={"seed"}))
+    basis |= {"run": str(Path(target).absolute()) if is_run else None}
     fleet = _fleet(out, "joint-vs-staged", basis, resume=resume, address=address, num_cpus=num_cpus)
     if not is_run:
         items = {f"supernets-{seed:03d}": seed for seed in runs}
@@ -171,7 +173,7 @@ def limits_of(encoding: Encoding, budgets: list[str], constraints: tuple[str, ..
 def _basis(encoding: Encoding, spend: Spend, limits: Mapping[str, list[str]], settings: Any) -> dict[str, Any]:
     """All that a task's result depends on beside its key, which names method, budget and seed."""
     space = encoding.space.model_dump(mode="json")
-    return {"space": space, "settings": settings, "spend": spend.model_dump()} | ({"limits": limits} if limits else {})
+    return {"space": space, "settings": settings, "spend": spend.model_dump(), "limits": dict(limits)}
 
 
 def _fleet(out: Path, kind: str, basis: Mapping[str, Any], **options: Any) -> Fleet:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from apq_tune.candidate import Candidate
 from apq_tune.encoding import Encoding, Genomes
 from apq_tune.errors import ProblemError
 from apq_tune.problem import Constraint, Floats, FunctionMetric, Metric, Objective, Problem
-from apq_tune.search import vary
-from apq_tune.search.vary import spread
+from apq_tune.search.vary import spread, vary
 
 Project = Callable[[Genomes], Genomes]
 """From any genomes to the nearest ones of a part; what is in it already stays as it is."""
@@ -67,7 +67,7 @@ class Subspace:
 
     def canonicalise(self, genomes: Genomes) -> Genomes:
         """Project; equal networks get equal genomes."""
-        return self.encoding.canonicalise(self.project(genomes)).astype(np.int16)
+        return np.asarray(self.encoding.canonicalise(self.project(genomes)), np.int16)
 
     def sample(self, n: int, rng: np.random.Generator) -> Genomes:
         """``n`` canonical genomes."""
@@ -85,13 +85,13 @@ class Subspace:
         """Every genome of the part, if the whole space is small."""
         return np.unique(self.canonicalise(self.encoding.enumerate(limit)), axis=0)
 
-    def decode(self, genomes: Genomes) -> list[object]:
+    def decode(self, genomes: Genomes) -> list[Candidate]:
         """``(n, n_genes)`` -> ``n`` candidates."""
-        return list(self.encoding.decode(genomes))
+        return self.encoding.decode(genomes)
 
-    def encode(self, candidates: Sequence[object]) -> Genomes:
+    def encode(self, candidates: Sequence[Candidate]) -> Genomes:
         """Inverse of ``decode``."""
-        return self.encoding.encode(candidates)  # type: ignore[arg-type]
+        return self.encoding.encode(candidates)
 
     def problem(self, metric: Metric, limits: Sequence[Constraint]) -> Problem:
         """Minimise a metric in this part."""
@@ -142,11 +142,11 @@ class Subspace:
         for round_ in range(ROUNDS):
             drawn = self.canonicalise(spread(DRAWS, self, rng))
             if len(parents) and round_ % 2:
-                pairs = self.fill_inert(parents, rng)[rng.integers(len(parents), size=(2, DRAWS))]
-                drawn = self.canonicalise(vary(*pairs, self, rng))
-            parents, first = np.unique(np.concatenate([parents, drawn]), axis=0, return_index=True)
+                first, second = self.fill_inert(parents, rng)[rng.integers(len(parents), size=(2, DRAWS))]
+                drawn = self.canonicalise(vary(first, second, self, rng))
+            parents, place = np.unique(np.concatenate([parents, drawn]), axis=0, return_index=True)
             fresh = self.violations(drawn, limits)
-            miss = np.concatenate([miss, fresh])[first]
+            miss = np.concatenate([miss, fresh])[place]
             before = len(seen)
             for genome, own in zip(drawn, fresh, strict=True):
                 if own <= 0 and (key := genome.tobytes()) not in seen:
@@ -180,7 +180,7 @@ def everything(genomes: Genomes) -> Genomes:
 
 def _nearest(source: Sequence[int], target: Sequence[int]) -> NDArray[np.int16]:
     """For each value of one choice, the place of the nearest one of another choice."""
-    return np.abs(np.subtract.outer(np.array(source), np.array(target))).argmin(axis=1).astype(np.int16)
+    return np.asarray(np.abs(np.subtract.outer(np.array(source), np.array(target))).argmin(axis=1), np.int16)
 
 
 def uniform_bits(encoding: Encoding) -> Project:
@@ -256,7 +256,7 @@ def fixed(encoding: Encoding, template: Genomes, fields: Sequence[str]) -> Proje
     genes = np.isin(names, fields)
 
     def project(genomes: Genomes) -> Genomes:
-        return np.where(genes, template, genomes).astype(np.int16)
+        return np.asarray(np.where(genes, template, genomes), np.int16)
 
     return project
 

@@ -27,7 +27,7 @@ from apq_tune.encoding import Encoding
 from apq_tune.errors import RunError
 from apq_tune.integrations.ray import Result
 from apq_tune.methods import METHODS, Bench, Question
-from apq_tune.methods.bench import Counts, Kind, Known
+from apq_tune.methods.bench import Counts, Kind, Known, Measure
 from apq_tune.methods.limits import read_limits
 from apq_tune.metrics import with_cost_models
 from apq_tune.pipeline.directory import write_atomically
@@ -189,7 +189,7 @@ def run_task(task: Task, shared: Shared) -> Result:
         trained = [halving.train(candidate, spend.short_steps) for candidate in encoding.decode(genomes)]
         return np.array([t.scores["search"]["loss"] for t in trained])
 
-    measures = {
+    measures: dict[Kind, Measure] = {
         "fp32": SupernetLoss(dataclasses.replace(nets.fp32, data=nets.few), quantize=False),
         "proxy": SupernetLoss(dataclasses.replace(nets.quantized, data=nets.few)),
         "short": short,
@@ -197,7 +197,7 @@ def run_task(task: Task, shared: Shared) -> Result:
     checkpoint = shared.checkpoints / f"{task.key}.npz"
     bench = Bench(
         encoding,
-        {kind: _timed(measure, seconds, kind) for kind, measure in measures.items()},  # type: ignore[misc]
+        {kind: _timed(measure, seconds, kind) for kind, measure in measures.items()},
         spend.counts,
         read_known(checkpoint),
         _saver(checkpoint),

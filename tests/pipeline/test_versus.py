@@ -16,10 +16,9 @@ from apq_tune.cli.versus import BUDGETS, NAMES
 from apq_tune.cost import cost_models
 from apq_tune.methods import METHODS
 from apq_tune.methods.limits import NAMED, as_texts, named_limits
-from apq_tune.pipeline import versus
+from apq_tune.pipeline import verdict, versus
 from apq_tune.pipeline.compare import holm
 from apq_tune.pipeline.halving import Rung, rungs, train_steps
-from apq_tune.pipeline.verdict import means_frame, tests_frame
 from apq_tune.pipeline.versus import Shared, Spend, Task, run_task
 from apq_tune.supernet.train import Training
 
@@ -148,7 +147,7 @@ def test_verdicts_by_hand_and_by_scipy() -> None:
         for m, own in accuracy.items()
         for s, a in enumerate(own)
     ]
-    tests = tests_frame(pd.DataFrame(rows)).set_index(["score", "rival"])
+    tests = verdict.tests_frame(pd.DataFrame(rows)).set_index(["score", "rival"])
     for rival in ("staged", "uniform"):
         gain = accuracy["joint"] - accuracy[rival]
         for score in ("test_accuracy", "test_loss"):
@@ -160,10 +159,10 @@ def test_verdicts_by_hand_and_by_scipy() -> None:
             assert own["p_wilcoxon"] == pytest.approx(wilcoxon(gain).pvalue)
     corrected = tests.loc["test_loss"]
     np.testing.assert_allclose(corrected["p_t_holm"], holm(corrected["p_t"].to_numpy()))
-    means = means_frame(pd.DataFrame(rows)).set_index("method")
+    means = verdict.means_frame(pd.DataFrame(rows)).set_index("method")
     assert means.loc["joint", "test_accuracy_std"] == pytest.approx(accuracy["joint"].std(ddof=1))
     single = pd.DataFrame([row for row in rows if row["seed"] == 0])
-    assert (tests_frame(single)[["p_t", "p_wilcoxon"]] == 1).all(axis=None)
+    assert (verdict.tests_frame(single)[["p_t", "p_wilcoxon"]] == 1).all(axis=None)
 
 
 def test_the_commands_know_the_methods_and_refuse_in_one_line(tmp_path: Path) -> None:
