@@ -37,6 +37,6 @@ def test_python_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_commands_in_the_readme_are_those_that_the_tool_has() -> None:
     from apq_tune.cli import cli
 
-    named = set(re.findall(r"^apq-tune (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE))
+    named = set(re.findall(r"^apq-tune ([\w-]+)", (ROOT / "README.md").read_text(), re.MULTILINE))
     assert named
     assert named <= set(cli.commands)

@@ -15,6 +15,7 @@ from apq_tune.cli.search import score, search
 from apq_tune.cli.spaces import cost, space, spaces
 from apq_tune.cli.sweep import sweep
 from apq_tune.cli.transfer import transfer
+from apq_tune.cli.versus import baseline, joint_vs_staged
 from apq_tune.errors import ApqError
 
 
@@ -24,7 +25,21 @@ def cli() -> None:
     """Find a network's architecture, channel pruning and per-layer bit-widths together."""
 
 
-for command in (run, refine, search, sweep, compare, score, space, spaces, cost, transfer, predictor):
+for command in (
+    run,
+    refine,
+    baseline,
+    joint_vs_staged,
+    search,
+    sweep,
+    compare,
+    score,
+    space,
+    spaces,
+    cost,
+    transfer,
+    predictor,
+):
     cli.add_command(command)
 
 

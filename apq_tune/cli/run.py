@@ -8,6 +8,9 @@ from pathlib import Path
 
 import click
 
+PAPER = {"quantized.epochs": 0, "predictor": "transferred"}
+"""Settings of the literal protocol: the second supernet is the first one, its clip values calibrated."""
+
 
 @click.command()
 @click.argument("space", required=False)
@@ -38,6 +41,13 @@ import click
     show_default=True,
     help="Where networks are trained; auto takes a GPU if there is one, and trials share it.",
 )
+@click.option(
+    "--protocol",
+    type=click.Choice(["ladder", "paper"]),
+    default="ladder",
+    show_default=True,
+    help="paper: that of Wang 2020, literally: QAT from full-precision weights, a transferred predictor.",
+)
 @click.option("--num-cpus", type=click.IntRange(min=1), help="Trials at once.  [default: all processors]")
 @click.option("--address", help="Ray cluster to join, such as 'auto'.  [default: this machine alone]")
 @click.option(
@@ -51,6 +61,7 @@ def run(
     constraints: tuple[str, ...],
     data_root: Path | None,
     device: str,
+    protocol: str,
     num_cpus: int | None,
     address: str | None,
     assignments: tuple[str, ...],
@@ -70,11 +81,7 @@ def run(
         loaded = space_for(data, loaded)
     assert loaded is not None
     changes: dict[str, object] = {"seed": seed} | ({"constraints": list(constraints)} if constraints else {})
-    for assignment in assignments:
-        name, equals, value = assignment.partition("=")
-        if not equals:
-            raise click.UsageError(f"--set {assignment!r} has no '='; write NAME=VALUE, such as final.epochs=20")
-        changes[name.strip()] = value
+    changes |= (PAPER if protocol == "paper" else {}) | assigned(assignments)
     out = out or Path("runs") / (loaded.name if data is None else Path(data).absolute().name)
 
     from apq_tune.pipeline.run import PipelineRun
@@ -96,3 +103,18 @@ def run(
         )
         outcome = pipeline.run()
     write_report(outcome, out, listener.console)
+
+
+def assigned(assignments: tuple[str, ...]) -> dict[str, str]:
+    """Read ``NAME=VALUE`` options.
+
+    Raises:
+        click.UsageError: if one has no ``=``.
+    """
+    changes = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise click.UsageError(f"--set {assignment!r} has no '='; write NAME=VALUE, such as final.epochs=20")
+        changes[name.strip()] = value
+    return changes

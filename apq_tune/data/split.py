@@ -49,6 +49,10 @@ class FileSplit(NamedTuple):
         """``(channels, size, size)`` of an image."""
         return (self.channels, self.size, self.size)
 
+    def take(self, rows: NDArray[np.int64]) -> FileSplit:
+        """Some of the images, in this order."""
+        return self._replace(files=tuple(self.files[row] for row in rows), labels=self.labels[rows])
+
     def first(self, n: int) -> FileSplit:
         """The first ``n`` images, or all if there are fewer."""
         return self._replace(files=self.files[:n], labels=self.labels[:n])

@@ -9,10 +9,10 @@ import numpy as np
 from apq_tune.encoding import Encoding
 from apq_tune.errors import ProblemError
 from apq_tune.genotype import Genomes
-from apq_tune.pipeline.refine_batch import choose_batch, similarity
 from apq_tune.predict.ensemble import Ensemble
 from apq_tune.problem import Constraint, Floats, FunctionMetric, Metric, Objective, Problem
 from apq_tune.search import search
+from apq_tune.search.batch import choose_batch, similarity
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from apq_tune.encoding import Encoding
 from apq_tune.pipeline.directory import write_atomically
 from apq_tune.pipeline.stage import Run, torch_bytes, torch_load, weights
 from apq_tune.supernet import train as supernet_training
@@ -29,11 +31,16 @@ def train_quantized_supernet(run: Run) -> None:
     supernet = Supernet(run.encoding.space)
     supernet.load_state_dict(weights(run, "supernet"))
     supernet.to(run.device)
-    rng = np.random.default_rng((run.settings.seed, 2))
-    candidates = [*run.encoding.decode(run.encoding.sample(N_QUANTIZER_CANDIDATES, rng)), run.encoding.extremes()[1]]
     images = first_images(run.data.train, run.settings.n_calibration).to(run.device)
-    calibrate_quantizers(supernet, [lambda c=c: supernet.recalibrate(images, c) for c in candidates])  # type: ignore[misc]
+    calibrate(supernet, run.encoding, images, run.settings.seed)
     _train(run, "quantized_supernet", supernet, run.settings.quantized, quantize=True)
+
+
+def calibrate(supernet: Supernet, encoding: Encoding, images: Tensor, seed: int) -> None:
+    """Set the clip values of a supernet's quantizers by what random candidates do in full precision."""
+    rng = np.random.default_rng((seed, 2))
+    candidates = [*encoding.decode(encoding.sample(N_QUANTIZER_CANDIDATES, rng)), encoding.extremes()[1]]
+    calibrate_quantizers(supernet, [lambda c=c: supernet.recalibrate(images, c) for c in candidates])  # type: ignore[misc]
 
 
 def _train(run: Run, stage: str, supernet: Supernet, training: Training, *, quantize: bool) -> None:

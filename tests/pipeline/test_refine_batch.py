@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from apq_tune import Constraint, Encoding, FunctionMetric
 from apq_tune.cost import bit_ops
-from apq_tune.pipeline.refine_batch import choose_batch, is_uniform, similarity, survivors
+from apq_tune.pipeline.refine_batch import is_uniform, survivors
 from apq_tune.pipeline.refine_propose import Proposals
 from apq_tune.predict.ensemble import Ensemble
+from apq_tune.search.batch import choose_batch, similarity
 
 
 def random_pool(seed: int, p: int = 30) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,0 +1,206 @@
+"""``apq-tune baseline`` and ``apq-tune joint-vs-staged``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from apq_tune.cli.fleet import fleet_options, names, progress_bar
+
+if TYPE_CHECKING:
+    from apq_tune.encoding import Encoding
+    from apq_tune.pipeline.fleet import Fleet
+    from apq_tune.pipeline.versus import Spend, Task
+
+NAMES = ("joint", "staged", "staged-haq", "uniform", "uniform-wa", "random", "paper")
+BUDGETS = ("memory", "memory-tight", "latency", "bit_ops")
+OWN = "constraints"
+"""Name of the budget that the user's own constraints are."""
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def spend_options(command: Command) -> Command:
+    """Add what every method may spend."""
+    for option in (
+        click.option(
+            "--images", type=int, default=2000, show_default=True, help="Search images, but for the last QAT."
+        ),
+        click.option(
+            "--repeats", type=int, default=3, show_default=True, help="Trainings of the winner, for its test."
+        ),
+        click.option("--final-steps", type=int, default=180, show_default=True, help="Of the QAT that decides."),
+        click.option("--short-steps", type=int, default=20, show_default=True, help="Of each short QAT."),
+        click.option("--short", type=int, default=24, show_default=True, help="Short QAT runs of each method."),
+        click.option("--proxy", type=int, default=300, show_default=True, help="Supernet evaluations of each method."),
+    ):
+        command = option(command)
+    return command
+
+
+CONSTRAINTS = click.option(
+    "--constraint",
+    "constraints",
+    multiple=True,
+    metavar="TEXT",
+    help="Such as 'latency_ms<=0.5', 'bit_ops<=25%' or 'weight_bytes<=20000'; all of them at once.",
+)
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--method", type=click.Choice(NAMES), required=True)
+@CONSTRAINTS
+@click.option("--budget", type=click.Choice(BUDGETS), help="Instead of constraints: limits by a rule.")
+@click.option("--seed", type=click.IntRange(min=0), help="[default: that of the run]")
+@spend_options
+@fleet_options
+def baseline(
+    run: Path,
+    method: str,
+    constraints: tuple[str, ...],
+    budget: str | None,
+    seed: int | None,
+    out: Path,
+    resume: bool,
+    address: str | None,
+    num_cpus: int | None,
+    **spend: int,
+) -> None:
+    """Search with one method on the supernets of the directory RUN of a run.
+
+    uniform: best architecture and channels at one width; uniform-wa: at one for weights and one for activations;
+    staged: architecture, then channels, then one width per layer; staged-haq: then one for weights and one for
+    activations; random: best of as many; paper: the literal protocol, without a quantized supernet; joint: ours.
+    """
+    from apq_tune.encoding import Encoding
+    from apq_tune.pipeline.finished import load_supernets
+    from apq_tune.pipeline.versus import Spend, Task
+
+    if bool(constraints) == (budget is not None):
+        raise click.UsageError("give --constraint, once or more, or --budget")
+    checked, trained = Spend.checked(**spend), load_supernets(run)
+    encoding = Encoding(trained.space)
+    limits = limits_of(encoding, [budget] if budget is not None else [], constraints)
+    task = Task(method, budget or OWN, trained.settings.seed if seed is None else seed)
+    basis = _basis(encoding, checked, limits, trained.settings.model_dump(mode="json")) | {"run": str(run.absolute())}
+    fleet = _fleet(out, "baseline", basis, resume=resume, address=address, num_cpus=num_cpus)
+    _finish(fleet, [task], {task.seed: run.absolute()}, limits, checked, out)
+
+
+@click.command("joint-vs-staged")
+@click.argument("target", metavar="SPACE|RUN")
+@click.option("--methods", default=",".join(NAMES), show_default=True)
+@click.option("--budgets", default=",".join(BUDGETS), show_default=True, help="Limits by a rule; '' for none of them.")
+@CONSTRAINTS
+@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="How many, of a SPACE.")
+@click.option("--first-seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="A setting of each seed's run.")
+@click.option("--data-root", type=click.Path(path_type=Path), help="Folder with the files of data sets, of a SPACE.")
+@spend_options
+@fleet_options
+def joint_vs_staged(
+    target: str,
+    methods: str,
+    budgets: str,
+    constraints: tuple[str, ...],
+    seeds: int,
+    first_seed: int,
+    assignments: tuple[str, ...],
+    data_root: Path | None,
+    out: Path,
+    resume: bool,
+    address: str | None,
+    num_cpus: int | None,
+    **spend: int,
+) -> None:
+    """Compare joint search with staged search and other rivals, each with the same budget.
+
+    Of a SPACE the supernets of every seed are trained first; a RUN gives its own, and one seed. Then every method
+    searches under every budget. More seeds, methods or named budgets can be added later with
+    --resume.
+    """
+    from apq_tune.cli.run import assigned
+    from apq_tune.encoding import Encoding
+    from apq_tune.pipeline import versus
+    from apq_tune.pipeline.finished import load_supernets
+    from apq_tune.pipeline.settings import Settings
+    from apq_tune.space import SearchSpace
+
+    checked = versus.Spend.checked(**spend)
+    chosen = names(methods, NAMES, "--methods")
+    named = names(budgets, BUDGETS, "--budgets") if budgets else []
+    if not named and not constraints:
+        raise click.UsageError("give --budgets or --constraint")
+    changes = assigned(assignments)
+    is_run = (Path(target) / "run.json").exists()
+    if is_run and (changes or first_seed or data_root):
+        raise click.UsageError("a RUN has its own; --set, --first-seed and --data-root go with a SPACE")
+    if is_run:
+        trained = load_supernets(target)
+        space, settings = trained.space, trained.settings
+        runs = {settings.seed: Path(target).absolute()}
+    else:
+        space, settings = SearchSpace.load(target), Settings().updated(changes)
+        folder = out.absolute() / "runs"
+        runs = {seed: versus.run_path(folder, seed) for seed in range(first_seed, first_seed + seeds)}
+    encoding = Encoding(space)
+    limits = limits_of(encoding, named, constraints)
+    basis = _basis(encoding, checked, {OWN: limits.get(OWN, [])}, settings.model_dump(mode="json", exclude={"seed"}))
+    basis |= {"run": str(Path(target).absolute()) if is_run else None}
+    fleet = _fleet(out, "joint-vs-staged", basis, resume=resume, address=address, num_cpus=num_cpus)
+    if not is_run:
+        items = {f"supernets-{seed:03d}": seed for seed in runs}
+        with progress_bar(_console(), "supernets") as on_done:
+            fleet.run(versus.train_run, versus.Training(space, changes, folder, data_root), items, on_done)
+    tasks = [versus.Task(method, budget, seed) for seed in runs for budget in limits for method in chosen]
+    _finish(fleet, tasks, runs, limits, checked, out)
+
+
+def limits_of(encoding: Encoding, budgets: list[str], constraints: tuple[str, ...]) -> dict[str, list[str]]:
+    """Budget -> limits as text, those of the user's own constraints last."""
+    from apq_tune.methods.limits import as_texts, named_limits, read_limits
+
+    limits = {name: as_texts(named_limits(encoding, name)) for name in budgets}
+    return limits | ({OWN: as_texts(read_limits(encoding, constraints))} if constraints else {})
+
+
+def _basis(encoding: Encoding, spend: Spend, limits: Mapping[str, list[str]], settings: Any) -> dict[str, Any]:
+    """All that a task's result depends on beside its key, which names method, budget and seed."""
+    space = encoding.space.model_dump(mode="json")
+    return {"space": space, "settings": settings, "spend": spend.model_dump(), "limits": dict(limits)}
+
+
+def _fleet(out: Path, kind: str, basis: Mapping[str, Any], **options: Any) -> Fleet:
+    from apq_tune.pipeline.fleet import Fleet
+
+    return Fleet(out, kind, basis, command=shlex.join(["apq-tune", *sys.argv[1:]]), **options)
+
+
+def _finish(
+    fleet: Fleet,
+    tasks: list[Task],
+    runs: Mapping[int, Path],
+    limits: Mapping[str, list[str]],
+    spend: Spend,
+    out: Path,
+) -> None:
+    from apq_tune.pipeline.versus import Shared, run_task
+    from apq_tune.report.versus import write_versus
+
+    console = _console()
+    shared = Shared(dict(runs), dict(limits), spend, fleet.checkpoints)
+    with progress_bar(console, "searches") as on_done:
+        results = fleet.run(run_task, shared, {task.key: task for task in tasks}, on_done)
+    write_versus(tasks, results, limits, out, console)
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(highlight=False)

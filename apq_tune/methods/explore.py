@@ -1,0 +1,195 @@
+"""The search that every method is made of: a few random samples, then what a predictor that learns on finds promising.
+
+All methods search with this one function and differ only in what they leave open: a gain of one over another is not
+that of a better searcher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from apq_tune.errors import ProblemError
+from apq_tune.genotype import Genomes
+from apq_tune.methods.bench import Question
+from apq_tune.methods.subspace import Subspace
+from apq_tune.predict import Floats, Pairs
+from apq_tune.predict.gaussian import GaussianPredictor, fit_gaussian
+from apq_tune.problem import Constraint, FunctionMetric
+from apq_tune.search import Evolution, search
+from apq_tune.search.batch import choose_batch, similarity
+
+FIRST = 0.3
+"""Share of the measurements that go to random samples before a predictor is asked."""
+
+ROUNDS = 8
+"""Batches that the rest is measured in, the predictor fitted anew before each."""
+
+EVALUATIONS = 1000
+"""Candidates that the predictor scores for one batch."""
+
+POOL = 150
+"""Of these, the most promising, among which a batch is chosen."""
+
+SMALL = 1000
+"""Samples that tell a small part of the space, which has fewer than a quarter as many candidates, from a large one."""
+
+FEWEST = 6
+"""Pairs that a predictor is fitted to at least."""
+
+
+def explore(
+    question: Question,
+    subspace: Subspace,
+    limits: Sequence[Constraint],
+    measure: Callable[[Genomes], Floats],
+    n: int,
+    rng: np.random.Generator,
+    *,
+    known: Pairs | None = None,
+    start: Genomes | None = None,
+) -> Pairs:
+    """Measure ``n`` candidates of a part of the space, more and more where the loss is low.
+
+    Args:
+        question: of the method.
+        subspace: the part.
+        limits: to keep.
+        measure: ``(k, n_genes) -> (k,)`` losses in nats.
+        n: how many; fewer if the part has no more.
+        rng: source of randomness.
+        known: measured before by the same means: the predictor learns from them, and they are not measured again.
+        start: candidates to measure first, those of the part that keep the limits.
+
+    Returns:
+        What was measured here.
+
+    Raises:
+        ProblemError: if nothing in this part keeps the limits.
+    """
+    empty = Pairs(np.zeros((0, question.encoding.n_genes), np.int16), np.zeros(0))
+    before = empty if known is None else known
+    own = empty
+
+    def add(genomes: Genomes) -> None:
+        nonlocal own
+        genomes = genomes[: n - len(own.target)]
+        if len(genomes):
+            own = joined(own, Pairs(genomes, measure(genomes)))
+
+    if start is not None and len(start):
+        start = _unique(subspace.canonicalise(start))
+        add(_without(start[subspace.violations(start, limits) <= 0], before.genomes))
+    wanted = max(FEWEST, round(FIRST * n)) - len(own.target) - len(before.target)
+    if wanted > 0 or not len(before.target) + len(own.target):
+        add(subspace.sample_band(limits, max(1, wanted), rng, joined(before, own).genomes))
+    part = _unique(subspace.sample(SMALL, rng))
+    small = part if len(part) <= SMALL // 4 else None
+    predictor, fitted = None, 0
+    batch = max(1, -(-(n - len(own.target)) // ROUNDS))
+    while len(own.target) < n:
+        pairs = joined(before, own)
+        if len(pairs.target) < FEWEST:
+            new = subspace.sample_band(limits, batch, rng, pairs.genomes)
+        else:
+            keep = predictor if len(pairs.target) < 1.5 * fitted else None  # hyperparameters are dear, fits are not
+            fitted = fitted if keep is not None else len(pairs.target)
+            with threadpool_limits(limits=1):
+                predictor = fit_gaussian(question.encoding, pairs, question.costs, keep)
+            new = propose(question, subspace, limits, predictor, pairs, batch, rng, small)
+        if not len(new):
+            break
+        add(new)
+    return own
+
+
+def propose(
+    question: Question,
+    subspace: Subspace,
+    limits: Sequence[Constraint],
+    predictor: GaussianPredictor,
+    pairs: Pairs,
+    n: int,
+    rng: np.random.Generator,
+    small: Genomes | None = None,
+) -> Genomes:
+    """New candidates that are promising, by a lower confidence bound, and unlike each other.
+
+    Evolution starts from the best ones that are known and from samples near the limits; the candidates of a ``small``
+    part are all scored instead. Half of the batch is chosen by the mean alone: in many dimensions there is always a
+    far-off corner of which little is known.
+    """
+    if small is None:
+        genomes = _evolved(subspace, limits, predictor, pairs, rng)
+    else:
+        genomes = small[subspace.violations(small, limits) <= 0]
+    genomes = _without(genomes, pairs.genomes)
+    mean, std = predictor.moments(genomes)
+    top = np.argsort(mean - std, kind="stable")[:POOL]
+    top = np.union1d(top, np.argsort(mean, kind="stable")[:POOL])
+    first = np.argsort(mean[top], kind="stable")[: n // 2].tolist()
+    features = question.encoding.features(genomes[top])
+    rows = choose_batch(mean[top], std[top] / 2, similarity(features, features), n, first=first)
+    return np.asarray(genomes[top][rows], np.int16)
+
+
+def _evolved(
+    subspace: Subspace,
+    limits: Sequence[Constraint],
+    predictor: GaussianPredictor,
+    pairs: Pairs,
+    rng: np.random.Generator,
+) -> Genomes:
+    """Every feasible candidate that a search with the predictor came across."""
+    scored: list[Genomes] = []
+
+    def bound(genomes: Genomes) -> Floats:
+        scored.append(genomes)
+        return predictor.lower_bound(genomes, 1.0)
+
+    near = subspace.sample_band(limits, 50, rng, pairs.genomes)
+    best = pairs.genomes[np.argsort(pairs.target, kind="stable")]
+    best = best[subspace.violations(best, limits) <= 0]
+    try:
+        search(
+            subspace.problem(FunctionMetric("loss_bound", "nats", bound), limits),
+            Evolution(),
+            n_evaluations=EVALUATIONS,
+            seed=int(rng.integers(2**31)),
+            initial=np.concatenate([best[:50], near]),
+        )
+    except ProblemError:  # nothing feasible is left
+        return near
+    return np.concatenate(scored)
+
+
+def joined(one: Pairs, other: Pairs) -> Pairs:
+    """All pairs of both."""
+    return Pairs(np.concatenate([one.genomes, other.genomes]), np.concatenate([one.target, other.target]))
+
+
+def best_of(pairs: Pairs, n: int) -> Pairs:
+    """The ``n`` pairs of the least loss, best first."""
+    return pairs.rows(np.argsort(pairs.target, kind="stable")[:n])
+
+
+def _unique(genomes: Genomes) -> Genomes:
+    """Without repetitions, in the order of their first appearance."""
+    _, first = np.unique(genomes, axis=0, return_index=True)
+    return np.asarray(genomes[np.sort(first)])
+
+
+def _new_rows(genomes: Genomes, known: Genomes) -> list[int]:
+    seen = {genome.tobytes() for genome in known.astype(np.int16)}
+    rows = []
+    for row, genome in enumerate(genomes.astype(np.int16)):
+        if (key := genome.tobytes()) not in seen:
+            seen.add(key)
+            rows.append(row)
+    return rows
+
+
+def _without(genomes: Genomes, known: Genomes) -> Genomes:
+    return np.asarray(genomes[_new_rows(genomes, known)])

@@ -1,0 +1,139 @@
+"""Architecture first, then channels, then bits: three searches, each of which keeps what the ones before decided.
+
+Stages 1 and 2 look at full-precision losses, as their models do: once-for-all (Cai 2020) for the architecture, with all
+its channels; AMC (He 2018) for the channels. Only stage 3, HAQ's (Wang 2019), sees bits. How much cost the first two
+may spend before bits are known is a question that staged design leaves open; here it is tried. For every uniform width
+the pruned network must fit at that width, and the architecture before pruning at the next narrower one. The pruned
+networks are scored in the quantized supernet at their width, and the best goes on to stage 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from apq_tune.encoding import Encoding
+from apq_tune.errors import ProblemError
+from apq_tune.genotype import Genomes
+from apq_tune.methods.bench import Question
+from apq_tune.methods.explore import best_of, explore, joined
+from apq_tune.methods.subspace import (
+    DRAWS,
+    Project,
+    Subspace,
+    at_bits,
+    both,
+    everything,
+    fixed,
+    largest,
+    tied_bits,
+)
+from apq_tune.methods.together import shortlist
+from apq_tune.predict import Pairs
+from apq_tune.problem import Constraint
+
+ARCHITECTURE, CHANNELS = 0.15, 0.3
+"""Shares of the evaluations for stages 1 and 2; stage 3, whose search space is the largest, has the rest."""
+
+TRIED = 3
+"""Pruned networks of each width that are scored in the quantized supernet."""
+
+NETWORK = ("depth", "resolution", "kernel_size")
+
+
+class Pruned(NamedTuple):
+    """What stages 1 and 2 decided at one uniform width."""
+
+    bits: int
+    architecture: Genomes  # (n_genes,), all channels
+    networks: Pairs  # the best pruned ones, at the width, with their full-precision losses
+
+
+def staged(question: Question) -> Genomes:
+    """Stage 3 gives every layer one width, for its weights and its input."""
+    return _stages(question, tied_bits)
+
+
+def staged_haq(question: Question) -> Genomes:
+    """Stage 3 gives every layer a width for its weights and one for its input (Wang 2019)."""
+    return _stages(question, lambda _: everything)
+
+
+def _stages(question: Question, policy: Callable[[Encoding], Project]) -> Genomes:
+    bench, encoding = question.bench, question.encoding
+    pruned = prune(question)
+    tried = Pairs(np.zeros((0, encoding.n_genes), np.int16), np.zeros(0))
+    for each in pruned:
+        tried = joined(tried, Pairs(each.networks.genomes, bench.proxy(each.networks.genomes)))
+    own = tried
+    for number, network in enumerate(best_of(tried, len(tried.target)).genomes):
+        if not bench.left.proxy:
+            break  # as a rule after the first: only a small space of bits is exhausted, and the next network tried
+        subspace = Subspace(encoding, both(fixed(encoding, network, (*NETWORK, "channels")), policy(encoding)))
+        found = explore(
+            question, subspace, question.limits, bench.proxy, bench.left.proxy, question.rng(3, number), known=own
+        )
+        own = joined(own, found)
+    return shortlist(question, own)
+
+
+def prune(question: Question) -> list[Pruned]:
+    """Stages 1 and 2 at every uniform width at which anything fits.
+
+    Raises:
+        ProblemError: if nothing fits at any.
+    """
+    encoding, bench, limits = question.encoding, question.bench, question.limits
+    widths = [bits for bits in encoding.uniform_bits() if _fits(question, bits)]
+    if not widths:
+        words = " and ".join(map(str, limits))
+        raise ProblemError(f"no network with {words} at any uniform bit-width; staged search cannot begin, relax one")
+    total, result = bench.left.proxy - TRIED * len(widths), []
+    narrower = dict(zip(encoding.uniform_bits()[1:], encoding.uniform_bits(), strict=False))
+    for place, bits in enumerate(widths):
+        spent = bench.allowed.proxy - bench.left.proxy
+        share = (place + 1) / len(widths)
+        before = narrower.get(bits, bits)
+        whole = Subspace(encoding, both(largest(encoding, "channels"), at_bits(encoding, before)))
+        n = round(total * (ARCHITECTURE + CHANNELS) * share - spent)
+        wider = relaxed(whole, limits, question.rng(0, bits))
+        n_first = round(n * ARCHITECTURE / (ARCHITECTURE + CHANNELS))
+        found = explore(question, whole, wider, bench.fp32, n_first, question.rng(1, bits))
+        n -= bench.allowed.proxy - bench.left.proxy - spent
+        architecture = best_of(found, 1).genomes[0]
+        narrow = Subspace(encoding, both(fixed(encoding, architecture, NETWORK), at_bits(encoding, bits)))
+        try:
+            networks = explore(question, narrow, limits, bench.fp32, n, question.rng(2, bits))
+        except ProblemError:  # this architecture is too large at this width even with the fewest channels
+            continue
+        result.append(Pruned(bits, architecture, best_of(networks, TRIED)))
+    if not result:
+        raise ProblemError(f"no pruned network keeps {' and '.join(map(str, limits))}; staged search ends, relax one")
+    return result
+
+
+def _fits(question: Question, bits: int) -> bool:
+    subspace = Subspace(question.encoding, at_bits(question.encoding, bits))
+    try:
+        return len(subspace.sample_band(question.limits, 1, question.rng(4, bits))) > 0
+    except ProblemError:
+        return False
+
+
+def relaxed(subspace: Subspace, limits: Sequence[Constraint], rng: np.random.Generator) -> tuple[Constraint, ...]:
+    """The limits if anything in the part keeps them, else just so much wider that some of it does.
+
+    Args:
+        subspace: the part.
+        limits: to keep.
+        rng: source of randomness.
+    """
+    least = float(subspace.violations(subspace.sample(DRAWS, rng), limits).min())
+    if least <= 0:
+        return tuple(limits)
+    return tuple(
+        Constraint(c.metric, c.bound + 1.05 * least * abs(c.bound) * (1 if c.sense == "<=" else -1), c.sense)
+        for c in limits
+    )

@@ -1,0 +1,273 @@
+"""Parts of a search space: what a stage, or a policy, leaves open. All are seen in the genomes of the whole space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apq_tune.candidate import Candidate
+from apq_tune.encoding import Encoding
+from apq_tune.errors import ProblemError
+from apq_tune.genotype import Genomes
+from apq_tune.problem import Constraint, Floats, FunctionMetric, Metric, Objective, Problem
+from apq_tune.search.vary import spread, vary
+
+Project = Callable[[Genomes], Genomes]
+"""From any genomes to the nearest ones of a part; what is in it already stays as it is."""
+
+BAND = 0.75
+"""Samples use at least this share of the limit that binds them, if such are found: small networks teach little."""
+
+DRAWS, ROUNDS, PARENTS = 1000, 60, 200
+"""Genomes drawn at once, how often, and how many of the best the later ones are varied from."""
+
+IDLE = 6
+"""Draws in a row without anything new that end the search for it, once something is known."""
+
+W_PW, A_PW, W_DW, A_DW = 2, 3, 4, 5
+"""Places of the four kinds of bits among the fields of a block."""
+
+
+@dataclass(frozen=True)
+class Subspace:
+    """The genomes that a projection maps to themselves; a ``Genotype``, so that any search works on it.
+
+    Attributes:
+        encoding: of the whole space.
+        project: onto the part.
+    """
+
+    encoding: Encoding
+    project: Project
+
+    @property
+    def n_choices(self) -> NDArray[np.int16]:
+        """Of the whole space; genes that follow others are overruled by ``canonicalise``."""
+        return self.encoding.n_choices
+
+    @property
+    def name(self) -> str:
+        """Of the search space."""
+        return self.encoding.name
+
+    @property
+    def space(self) -> object:
+        """The whole search space."""
+        return self.encoding.space
+
+    def size(self) -> int:
+        """Of the whole space: an upper bound."""
+        return self.encoding.size()
+
+    def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
+        """As in the whole space; a projection can break a rule again, ``allowed`` is the constraint that says so."""
+        return self.encoding.repair(genomes, rng)
+
+    def canonicalise(self, genomes: Genomes) -> Genomes:
+        """Project; equal networks get equal genomes."""
+        return np.asarray(self.encoding.canonicalise(self.project(genomes)), np.int16)
+
+    def sample(self, n: int, rng: np.random.Generator) -> Genomes:
+        """``n`` canonical genomes."""
+        return self.canonicalise(self.encoding.sample(n, rng))
+
+    def fill_inert(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
+        """Draw genes that do not matter."""
+        return self.encoding.fill_inert(genomes, rng)
+
+    def uniform_policies(self) -> Genomes:
+        """The smallest and the largest network at each uniform bit-width, projected."""
+        return self.canonicalise(self.encoding.uniform_policies())
+
+    def enumerate(self, limit: int = 1_000_000) -> Genomes:
+        """Every genome of the part, if the whole space is small."""
+        return np.unique(self.canonicalise(self.encoding.enumerate(limit)), axis=0)
+
+    def decode(self, genomes: Genomes) -> list[Candidate]:
+        """``(n, n_genes)`` -> ``n`` candidates."""
+        return self.encoding.decode(genomes)
+
+    def encode(self, candidates: Sequence[Candidate]) -> Genomes:
+        """Inverse of ``decode``."""
+        return self.encoding.encode(candidates)
+
+    def problem(self, metric: Metric, limits: Sequence[Constraint]) -> Problem:
+        """Minimise a metric in this part."""
+        return Problem(self, [Objective(metric)], [*limits, *self.allowed])
+
+    @property
+    def allowed(self) -> tuple[Constraint, ...]:
+        """The space's rules as a constraint; none if it has none."""
+        if not self.encoding.space.forbidden:
+            return ()
+
+        def forbidden(genomes: Genomes) -> Floats:
+            return (~self.encoding.is_allowed(genomes)).astype(np.float64)
+
+        return (Constraint(FunctionMetric("forbidden", "", forbidden), 0.0),)
+
+    def violations(self, genomes: Genomes, limits: Sequence[Constraint]) -> Floats:
+        """``(n, n_genes) -> (n,)``: by how much the worst limit is missed, as a share of it; feasible where ``<= 0``.
+
+        Without any limit -0.0 everywhere, which is as close to a limit as can be.
+        """
+        parts = [limit.violation(limit.metric(genomes)) for limit in limits] or [np.zeros(len(genomes))]
+        worst = np.max(parts, axis=0)
+        for rule in self.allowed:
+            worst = np.where(rule.violation(rule.metric(genomes)) > 0, np.inf, worst)
+        return np.asarray(worst)
+
+    def sample_band(
+        self, limits: Sequence[Constraint], n: int, rng: np.random.Generator, known: Genomes | None = None
+    ) -> Genomes:
+        """Random genomes that keep the limits and use most of what these allow.
+
+        Genomes of all sizes are drawn, and variants of those that come closest; of the feasible ones those with the
+        tightest limit used to at least ``BAND`` are preferred.
+
+        Args:
+            limits: to keep.
+            n: how many; fewer if no more are found.
+            rng: source of randomness.
+            known: ``(k, n_genes)`` genomes that are not wanted.
+
+        Raises:
+            ProblemError: if nothing feasible is found; says by how much the closest one misses the limits.
+        """
+        seen = set() if known is None else {genome.tobytes() for genome in known.astype(np.int16)}
+        found, inside = dict[bytes, Genomes](), list[Genomes]()
+        parents, miss, idle = np.zeros((0, self.encoding.n_genes), np.int16), np.zeros(0), 0
+        for round_ in range(ROUNDS):
+            drawn = self.canonicalise(spread(DRAWS, self, rng))
+            if len(parents) and round_ % 2:
+                first, second = self.fill_inert(parents, rng)[rng.integers(len(parents), size=(2, DRAWS))]
+                drawn = self.canonicalise(vary(first, second, self, rng))
+            parents, place = np.unique(np.concatenate([parents, drawn]), axis=0, return_index=True)
+            fresh = self.violations(drawn, limits)
+            miss = np.concatenate([miss, fresh])[place]
+            before = len(seen)
+            for genome, own in zip(drawn, fresh, strict=True):
+                if own <= 0 and (key := genome.tobytes()) not in seen:
+                    seen.add(key)
+                    (inside.append(genome) if own >= BAND - 1 else found.update({key: genome}))
+            if len(inside) >= 4 * n or (round_ > ROUNDS // 4 and len(inside) + len(found) >= 4 * n):
+                break
+            idle = idle + 1 if len(seen) == before else 0
+            if seen and idle == IDLE:  # a small part of the space, all of which is known
+                break
+            best = np.argsort(np.abs(miss + (1 - BAND) / 2), kind="stable")[:PARENTS]
+            parents, miss = parents[best], miss[best]
+        rest = list(found.values())
+        if not inside and not rest:
+            if len(seen):  # all that is feasible is known
+                return np.zeros((0, self.encoding.n_genes), np.int16)
+            words = " and ".join(map(str, limits))
+            raise ProblemError(
+                f"no candidate with {words} in {DRAWS * ROUNDS} tries; the closest misses one by "
+                f"{100 * float(miss.min()):.3g}%; relax a bound"
+            )
+        order = [rng.permutation(len(part)) for part in (inside, rest)]
+        chosen = [part[i] for part, own in zip((inside, rest), order, strict=True) for i in own][:n]
+        return np.array(chosen, np.int16)
+
+
+def everything(genomes: Genomes) -> Genomes:
+    """All of the space."""
+    return genomes
+
+
+def _nearest(source: Sequence[int], target: Sequence[int]) -> NDArray[np.int16]:
+    """For each value of one choice, the place of the nearest one of another choice."""
+    return np.asarray(np.abs(np.subtract.outer(np.array(source), np.array(target))).argmin(axis=1), np.int16)
+
+
+def uniform_bits(encoding: Encoding) -> Project:
+    """The same bits for all weights and all activations: those of the first block's pointwise weights."""
+    widths, choices = encoding.uniform_bits(), encoding.space.bit_choices()
+    if not widths:
+        raise ProblemError(f"{encoding.name}: no bit-width is open to all layers; there is no uniform policy")
+    common = [[values.index(w) for w in widths] for values in choices]
+    nearest = _nearest(choices[0], widths)
+
+    def project(genomes: Genomes) -> Genomes:
+        genomes = genomes.copy()
+        block = encoding.block_genes(genomes)
+        width = nearest[block[:, W_PW, 0]]
+        for field, places in enumerate(common, start=W_PW):
+            block[:, field] = np.array(places, np.int16)[width][:, None]
+        return genomes
+
+    return project
+
+
+def uniform_wa_bits(encoding: Encoding) -> Project:
+    """One width for all weights, one for all activations: those of the first block's pointwise convolutions."""
+    choices = encoding.space.bit_choices()
+    follow = {W_DW: (W_PW, _nearest(choices[0], choices[2])), A_DW: (A_PW, _nearest(choices[1], choices[3]))}
+
+    def project(genomes: Genomes) -> Genomes:
+        genomes = genomes.copy()
+        block = encoding.block_genes(genomes)
+        for field in (W_PW, A_PW):
+            block[:, field] = block[:, field, :1]
+        for field, (source, nearest) in follow.items():
+            block[:, field] = nearest[block[:, source]]
+        return genomes
+
+    return project
+
+
+def tied_bits(encoding: Encoding) -> Project:
+    """Every layer has one width, for its weights and its input alike."""
+    choices = encoding.space.bit_choices()
+    follow = {A_PW: (W_PW, _nearest(choices[0], choices[1])), A_DW: (W_DW, _nearest(choices[2], choices[3]))}
+
+    def project(genomes: Genomes) -> Genomes:
+        genomes = genomes.copy()
+        block = encoding.block_genes(genomes)
+        for field, (source, nearest) in follow.items():
+            block[:, field] = nearest[block[:, source]]
+        return genomes
+
+    return project
+
+
+def at_bits(encoding: Encoding, bits: int) -> Project:
+    """All bits at one width."""
+    return lambda genomes: encoding.at_bits(genomes, bits)
+
+
+def largest(encoding: Encoding, field: str) -> Project:
+    """A field of all blocks at its last choice."""
+    return lambda genomes: encoding.at_largest(genomes, [field])
+
+
+def fixed(encoding: Encoding, template: Genomes, fields: Sequence[str]) -> Project:
+    """Some fields (``"depth"``, ``"resolution"`` or of ``Block``) as a template has them.
+
+    Args:
+        encoding: of the space.
+        template: ``(n_genes,)``.
+        fields: their names.
+    """
+    names = np.array([name.split()[-1] if not name.startswith("depth") else "depth" for name in encoding.names])
+    genes = np.isin(names, fields)
+
+    def project(genomes: Genomes) -> Genomes:
+        return np.asarray(np.where(genes, template, genomes), np.int16)
+
+    return project
+
+
+def both(*projects: Project) -> Project:
+    """One projection after the other."""
+
+    def project(genomes: Genomes) -> Genomes:
+        for each in projects:
+            genomes = each(genomes)
+        return genomes
+
+    return project

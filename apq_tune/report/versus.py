@@ -1,0 +1,106 @@
+"""The end of a comparison of methods: CSV files, a picture, tables on the terminal."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import t as student
+
+from apq_tune.pipeline.directory import write_atomically
+from apq_tune.pipeline.verdict import finalists_frame, means_frame, results_frame, seconds_frame, tests_frame
+from apq_tune.pipeline.versus import Task
+from apq_tune.report.tables import STYLE
+
+SIGNIFICANT = 0.05
+
+
+def write_versus(
+    tasks: Sequence[Task],
+    results: Mapping[str, Mapping[str, Any]],
+    limits: Mapping[str, Sequence[str]],
+    path: Path,
+    console: Console,
+) -> None:
+    """Write the files and print the tables."""
+    frame = results_frame(tasks, results)
+    means, tests, seconds = means_frame(frame), tests_frame(frame), seconds_frame(tasks, results)
+    files = {"results": frame, "finalists": finalists_frame(tasks, results), "means": means, "tests": tests}
+    for name, content in (files | {"seconds": seconds}).items():
+        if len(content):
+            write_atomically(path / f"{name}.csv", content.to_csv(index=False))
+    for budget in frame["budget"].unique():
+        own = tests[tests["budget"] == budget] if len(tests) else tests
+        console.print(budget_table(budget, limits[budget], means[means["budget"] == budget], own))
+    if len(tests):
+        write_atomically(path / "differences.png", picture(frame))
+    console.print(
+        f"{len(tasks)} searches, {seconds['all'].sum():.0f} processor seconds. The search split chose; test images "
+        f"only report. Files in {path}",
+        soft_wrap=True,
+    )
+
+
+def budget_table(budget: str, limits: Sequence[str], means: pd.DataFrame, tests: pd.DataFrame) -> Table:
+    """Every method: mean and standard deviation, and how joint search does against it."""
+    seeds = int(means["seeds"].max())
+    table = Table(title=f"{budget}: " + ", ".join(_short(limit) for limit in limits), **STYLE)
+    words = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "one seed"
+    table.caption = f"{words}; joint minus method, wins-ties-losses of joint, p of the paired t-test and of Wilcoxon's"
+    table.caption += f", * p < {SIGNIFICANT} after Holm's correction" if seeds > 1 else ""
+    table.add_column("method")
+    for name in ("test acc. %", "test loss", "joint minus", "w-t-l", "p t", "p W"):
+        table.add_column(name, justify="right")
+    accuracy = tests[tests["score"] == "test_accuracy"].set_index("rival") if len(tests) else tests
+    for row in means.sort_values("test_accuracy_mean", ascending=False, kind="stable").itertuples():
+        cells = [row.method, _mean(100 * row.test_accuracy_mean, 100 * row.test_accuracy_std, 2)]
+        cells.append(_mean(row.test_loss_mean, row.test_loss_std, 4))
+        if row.method in accuracy.index:
+            own = accuracy.loc[row.method]
+            cells += [f"{100 * own['difference']:+.2f}", f"{own['wins']}-{own['ties']}-{own['losses']}"]
+            cells += [_p(own["p_t"], own["p_t_holm"]), _p(own["p_wilcoxon"], own["p_wilcoxon_holm"])]
+        table.add_row(*cells)
+    return table
+
+
+def _short(limit: str) -> str:
+    name, sense, number = limit.partition("<=" if "<=" in limit else ">=")
+    return f"{name} {sense} {float(number):.4g}"
+
+
+def _mean(mean: float, sd: float, digits: int) -> str:
+    return f"{mean:.{digits}f}" + ("" if np.isnan(sd) else f" ± {sd:.{digits}f}")
+
+
+def _p(p: float, corrected: float) -> str:
+    return f"{p:.3f}" + ("*" if corrected < SIGNIFICANT else "")
+
+
+def picture(frame: pd.DataFrame) -> bytes:
+    """PNG: for each budget, joint's test accuracy minus each method's, seed by seed, and the mean's 95% interval."""
+    budgets = list(frame["budget"].unique())
+    figure = Figure(figsize=(3.1 * len(budgets) + 0.8, 3.6), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, len(budgets), sharey=True))
+    for ax, budget in zip(axes, budgets, strict=True):
+        table = frame[frame["budget"] == budget].pivot(index="seed", columns="method", values="test_accuracy")
+        rivals = [m for m in frame["method"].unique() if m != "joint" and m in table]
+        for place, rival in enumerate(rivals):
+            gain = 100 * (table["joint"] - table[rival]).dropna().to_numpy()
+            ax.scatter(gain, np.full(len(gain), place), s=12, alpha=0.5, color="C0")
+            half = 0.0
+            if len(gain) > 1:
+                half = float(student.ppf(0.975, len(gain) - 1) * gain.std(ddof=1) / np.sqrt(len(gain)))
+            ax.errorbar(gain.mean(), place, xerr=half, fmt="D", color="black", markersize=4, capsize=3)
+        ax.axvline(0, color="0.6", linewidth=1, zorder=0)
+        ax.set(title=budget, xlabel="joint minus method, points", yticks=range(len(rivals)), yticklabels=rivals)
+        ax.set_ylim(len(rivals) - 0.5, -0.5)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()

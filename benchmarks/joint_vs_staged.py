@@ -1,0 +1,53 @@
+"""Is joint search better than searching architecture, channels and bits in stages, and than simpler rivals?
+
+The same as ``apq-tune joint-vs-staged`` with settings that are written down here, for a space of Fashion-MNIST by
+default. The limits are set by a rule (``apq_tune/methods/limits.py``) from the space alone. Finished searches are kept
+in runs/benchmarks/joint_vs_staged: interrupted, or with more ``--seeds``, the same command goes on. Tables, picture and
+processor seconds are copied to benchmarks/results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+from apq_tune.cli import cli
+from apq_tune.space import SearchSpace
+
+RUNS, RESULTS = Path("runs/benchmarks/joint_vs_staged"), Path(__file__).parent / "results"
+
+SUPERNETS = {
+    "digits": [],
+    "mobilenet_fashion_mnist_14": ["supernet.epochs=4", "quantized.epochs=4"],
+    "mobilenet_fashion_mnist": ["supernet.epochs=4", "quantized.epochs=4"],
+}
+LARGE = ["supernet.batch_size=128", "quantized.batch_size=128", "final.batch_size=64"]
+SPEND = {"proxy": 160, "short": 15, "short-steps": 20, "final-steps": 180, "repeats": 2, "images": 1000}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--space", default="mobilenet_fashion_mnist_14", help="name, or path of a YAML file")
+    parser.add_argument("--data-root", type=Path, help="folder with the files of data sets")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first-seed", type=int, default=0, help="100 and above are for development")
+    parser.add_argument("--num-cpus", type=int)
+    arguments = parser.parse_args()
+    name = SearchSpace.load(arguments.space).name
+    out = RUNS / name
+    command = ["joint-vs-staged", arguments.space, f"--out={out}", "--resume", f"--seeds={arguments.seeds}"]
+    command += [f"--first-seed={arguments.first_seed}"]
+    settings = SUPERNETS.get(name, []) + (LARGE if SUPERNETS.get(name) else [])
+    command += [f"--set={setting}" for setting in settings] + [f"--{k}={v}" for k, v in SPEND.items()]
+    command += [f"--data-root={arguments.data_root}"] if arguments.data_root else []
+    command += [f"--num-cpus={arguments.num_cpus}"] if arguments.num_cpus else []
+    cli(command, standalone_mode=False)
+    RESULTS.mkdir(exist_ok=True)
+    for file in ("results.csv", "means.csv", "tests.csv", "seconds.csv", "differences.png"):
+        if (out / file).exists():
+            shutil.copy(out / file, RESULTS / f"joint_vs_staged_{name}_{file}")
+
+
+if __name__ == "__main__":
+    main()

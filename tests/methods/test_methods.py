@@ -1,0 +1,249 @@
+"""Every method on made-up losses: what it spends, what it keeps, and that its stages keep what earlier ones decided."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from apq_tune import Candidate, Constraint, Encoding, ProblemError, RunError, SearchSpace
+from apq_tune.cost import bit_ops, cost_models
+from apq_tune.geometry import out_size
+from apq_tune.methods import METHODS, Bench, Question, Subspace
+from apq_tune.methods import staged as stages
+from apq_tune.methods.bench import Counts
+from apq_tune.methods.explore import best_of, explore
+from apq_tune.methods.limits import NAMED, as_texts, named_limits, read_limits
+from apq_tune.methods.subspace import everything, fixed, tied_bits, uniform_bits, uniform_wa_bits
+
+ALLOWED = Counts(72, 9)
+
+
+@pytest.fixture(scope="module")
+def deep() -> Encoding:
+    """Large enough for no stage to be exhausted."""
+    data = SearchSpace.load("digits").model_dump(mode="json", exclude_none=True)
+    data["stages"][1]["depth"] = [2, 3, 4]
+    return Encoding(SearchSpace.from_dict(data))
+
+
+def made_up(encoding: Encoding, kind: str, seen: list[Candidate] | None = None):
+    """Losses that fall with size and bits, each layer by a weight of its own; in full precision bits do not matter."""
+    rng = np.random.default_rng(5)
+    weights = rng.uniform(0.5, 1.5, encoding.n_slots)
+
+    def measure(genomes: np.ndarray) -> np.ndarray:
+        losses = []
+        for candidate in encoding.decode(genomes):
+            if seen is not None:
+                seen.append(candidate)
+            gain = 0.0
+            for weight, block in zip(weights, candidate.blocks, strict=False):
+                bits = 1.0 if kind == "fp32" else 1 - sum(0.8 * 2.0**-b for b in block[2:]) / 2
+                gain += weight * np.log2(block.channels) * bits * (1 + block.kernel_size / 50)
+            losses.append(float(np.exp(-gain / 20)))
+        return np.array(losses)
+
+    return measure
+
+
+def question(encoding: Encoding, limits: Sequence[Constraint], seen=None, allowed: Counts = ALLOWED) -> Question:
+    measures = {kind: made_up(encoding, kind, seen) for kind in ("fp32", "proxy", "short")}
+    return Question(encoding, tuple(limits), Bench(encoding, measures, allowed), 3, cost_models(encoding)[:3])
+
+
+def flash(space: SearchSpace, candidate: Candidate) -> float:
+    """Packed weights and 8 bytes for each output channel, counted block by block without the cost models."""
+    bits, channels, total = 0.0, 0, space.stem.channels
+    bits += space.input.channels * total * space.stem.kernel_size**2 * space.fixed_bits
+    channels += total
+    for stage, blocks in zip(space.stages, candidate.stages, strict=True):
+        for block in blocks:
+            bits += (total + stage.channels) * block.channels * block.pw_w_bits
+            bits += block.channels * block.kernel_size**2 * block.dw_w_bits
+            channels += 2 * block.channels + stage.channels
+            total = stage.channels
+    bits += (total * space.head.channels + space.head.channels * space.classes) * space.fixed_bits
+    return bits / 8 + 8 * (channels + space.head.channels + space.classes)
+
+
+def ram(space: SearchSpace, candidate: Candidate) -> float:
+    """The largest of all working sets, op by op."""
+    size, total = out_size(space.input.size, space.stem.stride), space.stem.channels
+    sets = [space.input.channels * space.input.size**2 * 8 + total * size**2 * 8]
+    for stage, blocks in zip(space.stages, candidate.stages, strict=True):
+        for place, block in enumerate(blocks):
+            after = out_size(size, stage.stride if place == 0 else 1)
+            before, middle = total * size**2 * 8, block.channels * size**2 * block.dw_a_bits
+            filtered, out = block.channels * after**2 * block.pw_a_bits, stage.channels * after**2 * 8
+            kept = before if size == after and total == stage.channels else 0
+            sets += [before + middle, kept + middle + filtered, kept + filtered + out]
+            size, total = after, stage.channels
+    sets += [total * size**2 * 8 + space.head.channels * size**2 * 8, space.head.channels * 8 + space.classes * 8]
+    return max(sets) / 8
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def proposed(request: pytest.FixtureRequest, deep: Encoding) -> tuple[str, Question, np.ndarray]:
+    asked = question(deep, named_limits(deep, "memory-tight"))
+    return request.param, asked, METHODS[request.param].propose(asked)
+
+
+def test_every_method_spends_the_budget_exactly_and_keeps_both_limits(deep: Encoding, proposed) -> None:
+    method, asked, found = proposed
+    limits = asked.limits
+    assert asked.bench.count("fp32", "proxy") == ALLOWED.proxy
+    assert asked.bench.count("short") == ALLOWED.short
+    assert len(found) == ALLOWED.short == len(np.unique(found, axis=0))
+    for candidate in deep.decode(found):
+        assert flash(deep.space, candidate) <= limits[0].bound
+        assert ram(deep.space, candidate) <= limits[1].bound
+    if method == "paper":  # no network is run quantized but in training
+        assert asked.bench.count("proxy") == 0
+        return
+    short = asked.bench.measured("short")
+    np.testing.assert_array_equal(found, best_of(short, len(found)).genomes)
+    measured = asked.bench.measured("proxy")
+    worst = measured.target[[key in set(map(bytes, found)) for key in map(bytes, measured.genomes)]].max()
+    assert (measured.target < worst).sum() < ALLOWED.short  # the best of what was measured, and nothing else
+    if method in ("uniform", "joint"):
+        np.testing.assert_array_equal(METHODS[method].propose(question(deep, limits)), found)
+
+
+def test_a_method_gives_bits_as_its_name_says(deep: Encoding, proposed) -> None:
+    method, asked, _ = proposed
+    networks = [c.blocks for c in deep.decode(asked.bench.measured("proxy").genomes)]
+    uniform = [len({bits for block in blocks for bits in block[2:]}) == 1 for blocks in networks]
+    of_all = [len({b[2:4] for b in blocks} | {b[4:6] for b in blocks}) == 1 for blocks in networks]
+    tied = [all(b.pw_w_bits == b.pw_a_bits and b.dw_w_bits == b.dw_a_bits for b in blocks) for blocks in networks]
+    expected = {"uniform": uniform, "uniform-wa": of_all, "staged": tied}
+    if method in expected:
+        assert all(expected[method])
+    if method != "uniform":
+        assert not all(uniform) or method == "paper"
+    if method in ("staged-haq", "random", "joint"):
+        assert not all(tied)
+        assert not all(of_all)
+
+
+def test_stages_keep_what_earlier_stages_decided(deep: Encoding) -> None:
+    limits = named_limits(deep, "memory")
+    for pruned in stages.prune(question(deep, limits)):
+        (architecture,) = deep.decode(pruned.architecture[None])
+        slots = iter(s for s in deep.space.slots if s.position < architecture.depths[s.stage])
+        assert all(block.channels == slot.channels[-1] for block, slot in zip(architecture.blocks, slots, strict=True))
+        for network in deep.decode(pruned.networks.genomes):
+            assert network.depths == architecture.depths
+            assert [b.kernel_size for b in network.blocks] == [b.kernel_size for b in architecture.blocks]
+            assert {bits for block in network.blocks for bits in block[2:]} == {pruned.bits}
+            assert flash(deep.space, network) <= limits[0].bound
+    seen: list[Candidate] = []
+    asked = question(deep, limits, seen)
+    METHODS["staged-haq"].propose(asked)
+    proxies = asked.bench.measured("proxy").genomes
+    tried = len(stages.prune(question(deep, limits))) * stages.TRIED
+    networks = {str(c.with_bits(8)) for c in deep.decode(proxies[tried:])}
+    assert len(networks) == 1  # one network, many policies
+    assert networks <= {str(c.with_bits(8)) for c in deep.decode(proxies[:tried])}
+    assert asked.bench.count("fp32") > 0
+
+
+def test_measurements_are_counted_once_refused_beyond_the_budget_and_replayed(encoding: Encoding) -> None:
+    genomes = encoding.sample(30, np.random.default_rng(0))
+    seen: list[Candidate] = []
+    bench = question(encoding, [], seen, Counts(20, 2)).bench
+    first = bench.proxy(genomes[[0, 1, 1, 0]])
+    assert first.tolist() == first[[0, 1, 1, 0]].tolist()
+    assert len(seen) == 2 == bench.count("proxy")
+    bench.fp32(encoding.at_bits(genomes[:5], 2))
+    bench.fp32(encoding.at_bits(genomes[:5], 4))
+    assert bench.count("fp32") == 5  # bits make no difference
+    assert bench.left == Counts(13, 2)
+    with pytest.raises(RunError, match="14 measurements of kind proxy are asked for, 13 are left; ask for fewer"):
+        bench.proxy(genomes[2:16])
+    known = {
+        (kind, g.tobytes()): loss for kind in ("fp32", "proxy") for g, loss in zip(*bench.measured(kind), strict=True)
+    }
+    again: list[Candidate] = []
+    replayed = Bench(encoding, question(encoding, [], again).bench.measures, Counts(20, 2), known)
+    np.testing.assert_array_equal(replayed.proxy(genomes[[0, 1, 1, 0]]), first)
+    replayed.proxy(genomes[5:7])
+    assert len(again) == 2
+    assert replayed.count("proxy") == 4
+
+
+@pytest.mark.parametrize("policy", [uniform_bits, uniform_wa_bits, tied_bits])
+def test_projections_keep_what_is_in_their_part(either: Encoding, policy) -> None:
+    genomes = either.sample(200, np.random.default_rng(1))
+    if policy is uniform_bits and not either.uniform_bits():
+        with pytest.raises(ProblemError, match="there is no uniform policy"):
+            policy(either)
+        return
+    part = Subspace(either, policy(either))
+    projected = part.canonicalise(genomes)
+    np.testing.assert_array_equal(part.canonicalise(projected), projected)
+    np.testing.assert_array_equal(either.canonicalise(projected), projected)
+    assert [c.depths for c in either.decode(projected)] == [c.depths for c in either.decode(genomes)]
+    frozen = Subspace(either, fixed(either, genomes[0], ("depth", "kernel_size", "channels")))
+    for candidate in either.decode(frozen.sample(50, np.random.default_rng(2))):
+        assert [b[:2] for b in candidate.blocks] == [b[:2] for b in either.decode(genomes[:1])[0].blocks]
+
+
+def test_the_band_is_near_the_limit_and_complete_in_a_small_part(tiny: Encoding, everything_tiny) -> None:
+    cost = bit_ops(tiny)
+    limit = Constraint(cost, float(np.quantile(cost(everything_tiny), 0.3)))
+    part = Subspace(tiny, everything)
+    drawn = part.sample_band([limit], 40, np.random.default_rng(0))
+    assert len(np.unique(drawn, axis=0)) == 40
+    assert tiny.is_allowed(drawn).all()
+    assert ((cost(drawn) <= limit.bound) & (cost(drawn) >= 0.75 * limit.bound)).all()
+    uniform = Subspace(tiny, uniform_bits(tiny))
+    whole = uniform.enumerate()
+    found = uniform.sample_band([limit], 10**6, np.random.default_rng(0))
+    feasible = whole[(cost(whole) <= limit.bound) & tiny.is_allowed(whole)]
+    np.testing.assert_array_equal(np.unique(found, axis=0), np.unique(feasible, axis=0))
+    assert len(uniform.sample_band([limit], 5, np.random.default_rng(0), found)) == 0
+    with pytest.raises(ProblemError, match=r"no candidate with bit_ops <= .* closest misses one by .*%; relax a bound"):
+        part.sample_band([Constraint(cost, 0.9 * cost.reachable()[0])], 1, np.random.default_rng(0))
+
+
+@pytest.fixture(scope="module")
+def everything_tiny(tiny: Encoding) -> np.ndarray:
+    return tiny.enumerate()
+
+
+def test_exploring_beats_the_same_number_of_samples(deep: Encoding) -> None:
+    limits = named_limits(deep, "memory")
+    gains = []
+    for seed in range(10):
+        asked = question(deep, limits)
+        part = Subspace(deep, everything)
+        own = explore(asked, part, limits, asked.bench.proxy, 60, np.random.default_rng(seed))
+        drawn = part.sample_band(limits, 60, np.random.default_rng(seed))
+        gains.append(made_up(deep, "proxy")(drawn).min() - own.target.min())
+    assert sum(gain > 0 for gain in gains) >= 9
+
+
+def test_named_limits_follow_their_rules_and_read_back_exactly(encoding: Encoding) -> None:
+    drawn = encoding.decode(encoding.at_bits(encoding.sample(2001, np.random.default_rng(0)), 4))
+    memory, tight = named_limits(encoding, "memory"), named_limits(encoding, "memory-tight")
+    assert memory[0].bound == np.median([flash(encoding.space, c) for c in drawn])
+    assert memory[1].bound == np.median([ram(encoding.space, c) for c in drawn])
+    assert [t.bound for t in tight] == [0.7 * m.bound for m in memory]
+    (share,) = named_limits(encoding, "bit_ops")
+    assert share.bound == pytest.approx(0.25 * bit_ops(encoding).reachable()[1])
+    for name in NAMED:
+        limits = named_limits(encoding, name)
+        again = read_limits(encoding, as_texts(limits))
+        assert [(a.metric.name, a.bound, a.sense) for a in again] == [(b.metric.name, b.bound, b.sense) for b in limits]
+    with pytest.raises(ProblemError, match="unknown budget 'watts'; known: memory, memory-tight, latency, bit_ops"):
+        named_limits(encoding, "watts")
+
+
+def test_staged_search_says_when_it_cannot_begin(encoding: Encoding) -> None:
+    limit = Constraint(bit_ops(encoding), 1.0001 * bit_ops(encoding).reachable()[0])
+    asked = question(encoding, [limit])
+    asked = Question(encoding, (Constraint(bit_ops(encoding), limit.bound / 2),), asked.bench, 0, asked.costs)
+    with pytest.raises(ProblemError, match="at any uniform bit-width; staged search cannot begin, relax one"):
+        stages.prune(asked)
