@@ -86,7 +86,7 @@ def load_run(path: str | Path) -> FinishedRun:
     Raises:
         RunError: if it is none, or has not come so far.
     """
-    folders = open_run(Path(path), ("predictors",)).folders
+    folders = open_run(Path(path), ("supernet", "quantized_supernet", "predictors")).folders
     space, fp32, quantized, settings = load_supernets(path)
     predictor = load_predictor(folders["predictors"] / "predictor.npz", space)
     return FinishedRun(space, predictor, fp32, quantized, settings)
