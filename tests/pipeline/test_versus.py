@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +13,20 @@ from scipy.stats import ttest_rel, wilcoxon
 
 from apq_tune import ApqError, Candidate, Encoding, RunError, SearchSpace
 from apq_tune.cli import cli
+from apq_tune.cli.run import PAPER
 from apq_tune.cli.versus import BUDGETS, NAMES
 from apq_tune.cost import cost_models
 from apq_tune.methods import METHODS
 from apq_tune.methods.limits import NAMED, as_texts, named_limits
 from apq_tune.pipeline import verdict, versus
 from apq_tune.pipeline.compare import holm
+from apq_tune.pipeline.finished import load_supernets
 from apq_tune.pipeline.halving import Rung, rungs, train_steps
 from apq_tune.pipeline.versus import Shared, Spend, Task, run_task
 from apq_tune.supernet.train import Training
 
 SPEND = {"proxy": 60, "short": 6, "short_steps": 2, "final_steps": 9, "repeats": 2, "images": 100}
-CHANGES = {"supernet.epochs": 2, "quantized.epochs": 2}
+CHANGES = {"supernet.epochs": 1, "quantized.epochs": 1, "n_calibration": 32}
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +61,8 @@ def test_methods_are_charged_the_same_and_resume_to_the_same_result(shared: Shar
     assert whole["test_loss"] == pytest.approx(np.mean([found["scores"]["test"]["loss"] for found in last]))
     assert last[0]["scores"] != last[1]["scores"]
     assert last[0]["candidate"] == last[1]["candidate"] == whole["candidate"]
+
+    (shared.checkpoints / f"{task.key}.npz").unlink(missing_ok=True)  # of a slow machine
 
     class Killed(BaseException):
         pass
@@ -132,6 +137,20 @@ def test_trainings_have_as_many_steps_as_asked_for(shared: Shared, monkeypatch) 
         steps.clear()
         train_steps(supernet, candidate, Training(epochs=9, batch_size=32, learning_rate=1e-3), asked, (0,))
         assert len(steps) == asked
+
+
+@pytest.mark.slow
+def test_the_literal_protocol_never_trains_a_quantized_supernet(shared: Shared, tmp_path: Path) -> None:
+    """A run of --protocol paper begins QAT where the method does: full-precision weights, calibrated clips."""
+    shutil.copytree(shared.runs[7], tmp_path / "seed_007")
+    versus.train_run(7, versus.Training(SearchSpace.load("digits"), CHANGES | PAPER, tmp_path, None))
+    quantized = load_supernets(tmp_path / "seed_007").quantized.weights
+    nets = versus.networks(shared.runs[7], 100)
+    assert set(quantized) == set(nets.calibrated.weights)
+    moved = [name for name, tensor in quantized.items() if not tensor.equal(nets.fp32.weights[name])]
+    assert moved
+    assert all("clip" in name for name in moved)
+    assert all(tensor.equal(nets.calibrated.weights[name]) for name, tensor in quantized.items())
 
 
 def test_verdicts_by_hand_and_by_scipy() -> None:
