@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import ray
 from ray import tune
+from ray.tune.logger import TBXLoggerCallback
 
 from apq_tune.errors import RunError
 
@@ -174,7 +175,7 @@ def run_trials(
             storage_path=str(directory.parent.resolve()),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
-            callbacks=[_Hand(on_result)],
+            callbacks=[_Hand(on_result), _NoTensorBoard()],
         ),
     )
     results = tuner.fit()
@@ -241,6 +242,25 @@ class _Hand(tune.Callback):
         self._on_result(
             trial.config["key"], Result(trial.last_result["result"], files, trial.last_result["time_total_s"])
         )
+
+
+class _NoTensorBoard(TBXLoggerCallback):
+    """Stands where Tune would put its own.
+
+    Nobody sees our experiments' files, and Ctrl-C while one is opened can leave its thread waiting for ever at exit.
+    """
+
+    def __init__(self) -> None:
+        """Without a writer."""
+
+    def log_trial_start(self, trial: Any) -> None:
+        """Open nothing."""
+
+    def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
+        """Write nothing."""
+
+    def log_trial_end(self, trial: Any, failed: bool = False) -> None:
+        """Close nothing."""
 
 
 def _first_line(error: BaseException) -> str:

@@ -165,11 +165,18 @@ def test_interrupted_and_killed_a_sweep_goes_on_to_the_results_of_searches_run_b
     command += ["--objective=peak_activation_bytes", "--evaluations=4000", "--seeds=2", "--num-cpus=1", f"--out={out}"]
 
     def interrupted(how: signal.Signals, items: int, *more: str) -> tuple[int, str]:
-        process = subprocess.Popen([*command, *more], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [*command, *more],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test in the background ignores it
+        )
         while process.poll() is None and len(list(out.glob("items/[!.]*.json"))) < items:
             time.sleep(0.005)
         os.kill(process.pid, how)
-        return process.wait(), process.communicate()[1]
+        said = process.communicate(timeout=60)[1]
+        return process.returncode, said
 
     status, said = interrupted(signal.SIGINT, 1)
     assert status == 130
