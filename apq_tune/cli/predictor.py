@@ -31,7 +31,7 @@ def report(run: Path, splits: int, seed: int) -> None:
     from apq_tune.report.predictors import write_predictor_report
 
     console = Console()
-    with Progress(console=console, transient=True) as progress:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("fitting predictors", total=None)
         found = report_predictors(
             run,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from apq_tune.errors import RunError
-from apq_tune.pipeline.settings import Settings
+from apq_tune.pipeline.settings import Settings, validated
 from apq_tune.supernet.train import Training
 
 
@@ -42,12 +42,7 @@ class RefineSettings(BaseModel):
         Raises:
             RunError: naming the setting, the value and what is allowed.
         """
-        try:
-            settings = cls(**values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(map(str, first["loc"]))
-            raise RunError(f"setting {name}: {first['msg']}, got {first['input']!r}") from None
+        settings = validated(cls, values)
         if settings.final_epochs < settings.epochs:
             raise RunError(
                 f"final epochs are {settings.final_epochs}, those of the rounds {settings.epochs}; "

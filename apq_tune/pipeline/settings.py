@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
@@ -10,6 +10,22 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from apq_tune.errors import RunError
 from apq_tune.predict import Form
 from apq_tune.supernet.train import Strategy, Training
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validated(model: type[Model], data: dict[str, Any]) -> Model:
+    """Settings from plain data.
+
+    Raises:
+        RunError: naming the setting, the value and what is allowed.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        raise RunError(f"setting {name}: {first['msg']}, got {first['input']!r}") from None
 
 
 class Settings(BaseModel):
@@ -79,12 +95,7 @@ class Settings(BaseModel):
             if not isinstance(place, dict) or last not in place:
                 raise RunError(f"unknown setting {name!r}; known: {', '.join(_names(self.model_dump(mode='json')))}")
             place[last] = yaml.safe_load(value) if isinstance(value, str) else value
-        try:
-            return Settings.model_validate(data)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, first["loc"]))
-            raise RunError(f"setting {key}: {first['msg']}, got {first['input']!r}") from None
+        return validated(Settings, data)
 
 
 def _names(data: dict[str, Any], prefix: str = "") -> list[str]:

@@ -20,7 +20,7 @@ from typing import Annotated, Any, NamedTuple, get_args
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from apq_tune.data import Data
 from apq_tune.encoding import Encoding
@@ -35,7 +35,7 @@ from apq_tune.pipeline.finished import load_supernets
 from apq_tune.pipeline.fleet import CHECKPOINT_SECONDS
 from apq_tune.pipeline.halving import Halving, outcome, rungs
 from apq_tune.pipeline.run import PipelineRun
-from apq_tune.pipeline.settings import Settings
+from apq_tune.pipeline.settings import Settings, validated
 from apq_tune.pipeline.training import calibrate
 from apq_tune.space import SearchSpace
 from apq_tune.supernet.metrics import SupernetLoss, TrainedSupernet
@@ -71,12 +71,7 @@ class Spend(BaseModel):
         Raises:
             RunError: naming the setting, the value and what is allowed.
         """
-        try:
-            spend = cls(**values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(map(str, first["loc"]))
-            raise RunError(f"setting {name}: {first['msg']}, got {first['input']!r}") from None
+        spend = validated(cls, values)
         if spend.final_steps < spend.short_steps:
             raise RunError(f"final steps are {spend.final_steps}, short ones {spend.short_steps}; swap them")
         return spend
