@@ -12,7 +12,7 @@ from apq_tune.encoding import Encoding
 from apq_tune.errors import RunError
 from apq_tune.genotype import Genomes
 from apq_tune.predict import Floats, Pairs
-from apq_tune.problem import Constraint, Metric
+from apq_tune.problem import Constraint
 from apq_tune.skeleton import BIT_FIELDS
 
 Kind = Literal["fp32", "proxy", "short"]
@@ -114,14 +114,12 @@ class Question:
         limits: to keep.
         bench: what it may measure.
         seed: of all its randomness.
-        costs: metrics whose logarithms help a predictor; positive.
     """
 
     encoding: Encoding
     limits: tuple[Constraint, ...]
     bench: Bench
     seed: int
-    costs: tuple[Metric, ...]
 
     def rng(self, *words: int) -> np.random.Generator:
         """A generator of its own for each part of a method."""

@@ -15,8 +15,7 @@ from apq_tune.errors import ProblemError
 from apq_tune.genotype import Genomes
 from apq_tune.methods.bench import Question
 from apq_tune.methods.subspace import Subspace
-from apq_tune.predict import Floats, Pairs
-from apq_tune.predict.gaussian import GaussianPredictor, fit_gaussian
+from apq_tune.predict import Floats, GaussianProcessPredictor, Pairs, fit_gp
 from apq_tune.problem import Constraint, FunctionMetric
 from apq_tune.search import Evolution, search
 from apq_tune.search.batch import choose_batch, similarity
@@ -97,7 +96,7 @@ def explore(
             keep = predictor if len(pairs.target) < 1.5 * fitted else None  # hyperparameters are dear, fits are not
             fitted = fitted if keep is not None else len(pairs.target)
             with threadpool_limits(limits=1):
-                predictor = fit_gaussian(question.encoding, pairs, question.costs, keep)
+                predictor = fit_gp(question.encoding, pairs, question.seed, kernel=keep and keep.kernel)
             new = propose(question, subspace, limits, predictor, pairs, batch, rng, small)
         if not len(new):
             break
@@ -109,7 +108,7 @@ def propose(
     question: Question,
     subspace: Subspace,
     limits: Sequence[Constraint],
-    predictor: GaussianPredictor,
+    predictor: GaussianProcessPredictor,
     pairs: Pairs,
     n: int,
     rng: np.random.Generator,
@@ -138,7 +137,7 @@ def propose(
 def _evolved(
     subspace: Subspace,
     limits: Sequence[Constraint],
-    predictor: GaussianPredictor,
+    predictor: GaussianProcessPredictor,
     pairs: Pairs,
     rng: np.random.Generator,
 ) -> Genomes:

@@ -198,9 +198,8 @@ def run_task(task: Task, shared: Shared) -> Result:
         _saver(checkpoint),
     )
     costs = with_cost_models({}, encoding)
-    learned = tuple(costs[name] for name in ("macs", "bit_ops", "weight_bytes"))
     with _clock(seconds, "all"):
-        ranked = method.propose(Question(encoding, limits, bench, task.seed, learned))
+        ranked = method.propose(Question(encoding, limits, bench, task.seed))
         with _clock(seconds, "final"):
             trained = halving.run(encoding.decode(ranked), spend.short)
     best = outcome(trained)

@@ -14,7 +14,7 @@ from apq_tune.encoding import Encoding
 from apq_tune.errors import RunError
 from apq_tune.predict.design import Design
 from apq_tune.predict.ensemble import BoundPredictor, Ensemble
-from apq_tune.predict.gp import GaussianProcessPredictor
+from apq_tune.predict.gp import GaussianProcessPredictor, Kernel
 from apq_tune.predict.mean import MeanPredictor
 from apq_tune.predict.mlp import MLPPredictor, mlp_shapes
 from apq_tune.predict.ordinal import OrdinalFeatures, n_features
@@ -78,7 +78,7 @@ def _arrays(predictor: Predictor, prefix: str = "") -> dict[str, Any]:
         if isinstance(predictor, RidgePredictor):
             own |= {"kind": "ridge"}
         else:
-            own |= {"kind": "gp", "known": predictor.known, "length": predictor.length, "slope": predictor.slope}
+            own |= {"kind": "gp", "known": predictor.known, "kernel": predictor.kernel}
         own |= {"weights": predictor.weights, "intercept": predictor.intercept}
     elif isinstance(predictor, (MeanPredictor, Ensemble)):
         children = {f"member{number}": member for number, member in enumerate(predictor.members)}
@@ -153,6 +153,6 @@ def _of_design(kind: str, own: dict[str, Any], design: Design) -> Predictor:
         if weights.shape != (n,):
             raise ValueError(f"{len(weights)} weights, the space has {n} features")
         return RidgePredictor(design, weights, intercept)
-    if own["known"].shape != (len(weights), n) or own["slope"].shape != (n,):
+    if own["known"].shape != (len(weights), n):
         raise ValueError(f"knows {own['known'].shape} features, {(len(weights), n)} are needed")
-    return GaussianProcessPredictor(design, own["known"], weights, float(own["length"]), own["slope"], intercept)
+    return GaussianProcessPredictor(design, own["known"], weights, Kernel(*map(float, own["kernel"])), intercept)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
+from scipy.linalg import cho_solve, cholesky, solve_triangular
 
 from apq_tune.encoding import Encoding
 from apq_tune.genotype import Genomes
@@ -17,27 +20,43 @@ BATCH = 500
 """Candidates that are compared with all pairs at once, so that the distances stay in the processor's cache."""
 
 MOST_FOR_KERNEL = 500
-"""Pairs that the kernel's three numbers are chosen on: that takes time with the cube of it, dozens of times."""
+"""Pairs that the kernel's numbers are chosen on: that takes time with the cube of it, dozens of times."""
+
+JITTER = 1e-10
+"""Added to the noise, against rounding errors (scikit-learn's value)."""
+
+
+class Kernel(NamedTuple):
+    """What a function is expected to be like: a line, a smooth deviation from it, and noise in what is seen of it."""
+
+    smooth: float  # variance of the deviation
+    length: float  # of the feature space, over which the deviation forgets itself
+    linear: float  # variance of each slope
+    noise: float  # variance
+
+    def __call__(self, one: Floats, other: Floats) -> Floats:
+        """``(n, n_features), (m, n_features) -> (n, m)``: covariances, without the noise."""
+        products = one @ other.T
+        distances = (one**2).sum(axis=1)[:, None] + (other**2).sum(axis=1) - 2 * products
+        return np.asarray(self.smooth * np.exp(distances / (-2 * self.length**2)) + self.linear * products)
 
 
 @dataclass(frozen=True)
 class GaussianProcessPredictor:
-    """The mean of a Gaussian process, added to a base predictor if it corrects one.
+    """A Gaussian process, added to a base predictor if it corrects one.
 
     Attributes:
         design: what it looks at.
         known: ``(n_pairs, n_features)`` of the pairs it learned from.
-        weights: ``(n_pairs,)`` of each, in standardised units, the kernel's amplitude included.
-        length: over which features the kernel ``exp(-d**2 / (2 * length**2))`` falls.
-        slope: ``(n_features,)`` of the linear part, in standardised units.
+        weights: ``(n_pairs,)`` of each, in standardised units.
+        kernel: in standardised units.
         intercept: where all candidates begin that are like none of the pairs, beside the base.
     """
 
     design: Design
     known: Floats
     weights: Floats
-    length: float
-    slope: Floats
+    kernel: Kernel
     intercept: float
 
     @property
@@ -58,13 +77,41 @@ class GaussianProcessPredictor:
     def __call__(self, genomes: Genomes) -> Floats:
         """``(n, n_genes) -> (n,)`` cross-entropy in nats, or accuracy as a fraction."""
         features, start = self.design(genomes)
-        squares = (self.known**2).sum(axis=1)
-        said = [np.zeros(0)]
-        for first in range(0, len(features), BATCH):
-            rows = features[first : first + BATCH]
-            distances = (rows**2).sum(axis=1)[:, None] + squares - 2 * rows @ self.known.T
-            said.append(np.exp(distances / (-2 * self.length**2)) @ self.weights)
-        return self.design.scale.restore(np.concatenate(said) + features @ self.slope + start + self.intercept)
+        said = [self.kernel(rows, self.known) @ self.weights for rows in _parts(features)]
+        return self.design.scale.restore(np.concatenate([np.zeros(0), *said]) + start + self.intercept)
+
+    def lower_bound(self, genomes: Genomes, kappa: float) -> Floats:
+        """``(n, n_genes) -> (n,)``: ``kappa`` standard deviations below the mean, in the units of the prediction."""
+        mean, std = self.moments(genomes)
+        low = mean - kappa * std
+        return np.exp(low) if self.design.scale.log else low
+
+    def moments(self, genomes: Genomes) -> tuple[Floats, Floats]:
+        """``(n, n_genes) -> (n,), (n,)``: mean and standard deviation, without the noise; of a loss's logarithm."""
+        features, start = self.design(genomes)
+        mean, variance = [np.zeros(0)], [np.zeros(0)]
+        for rows in _parts(features):
+            covariances = self.kernel(rows, self.known)
+            mean.append(covariances @ self.weights)
+            seen = solve_triangular(self._root, covariances.T, lower=True)
+            prior = self.kernel.smooth + self.kernel.linear * (rows**2).sum(axis=1)
+            variance.append(np.maximum(prior - (seen**2).sum(axis=0), 0))
+        scale = self.design.scale
+        above = np.concatenate(mean) + start + self.intercept
+        return above * scale.std + scale.mean, np.sqrt(np.concatenate(variance)) * scale.std
+
+    @cached_property
+    def _root(self) -> Floats:
+        """``(n_pairs, n_pairs)``, lower triangular: the root of what is known."""
+        return _root(self.kernel, self.known)
+
+
+def _parts(features: Floats) -> list[Floats]:
+    return [features[first : first + BATCH] for first in range(0, len(features), BATCH)]
+
+
+def _root(kernel: Kernel, known: Floats) -> Floats:
+    return np.asarray(cholesky(kernel(known, known) + (kernel.noise + JITTER) * np.eye(len(known)), lower=True))
 
 
 def fit_gp(
@@ -75,6 +122,7 @@ def fit_gp(
     base: Predictor | None = None,
     correct: bool = True,
     log: bool = True,
+    kernel: Kernel | None = None,
 ) -> GaussianProcessPredictor:
     """Fit a Gaussian process: a line, a smooth deviation from it, and noise.
 
@@ -88,11 +136,8 @@ def fit_gp(
         base: predictor to correct, or to take a hint from.
         correct: whether the base is corrected; else its output is a column like others.
         log: whether the target is a loss, learned as its logarithm, or an accuracy, learned as it is.
+        kernel: of an earlier fit with the same seed; choosing one costs far more than the rest.
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.gaussian_process import GaussianProcessRegressor
-    from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, WhiteKernel
-
     rng = np.random.default_rng(seed)
     ordinal = OrdinalFeatures.of(encoding, rng)
     design = Design(encoding, Scale.of(pairs.target, log=log), base, ordinal, correct)
@@ -100,23 +145,30 @@ def fit_gp(
     target = design.scale.standardise(pairs.target) - start
     intercept = float(target.mean())  # between rungs of the ladder the level changes more than the order
     target -= intercept
-    # Rows have length 1 or so: at a tenth of that no candidate is like another, at twenty times that all is linear.
+    rows = np.sort(rng.permutation(len(target))[:MOST_FOR_KERNEL])
+    kernel = kernel or likeliest_kernel(features[rows], target[rows])
+    weights = cho_solve((_root(kernel, features), True), target)
+    return GaussianProcessPredictor(design, features, weights, kernel, intercept)
+
+
+def likeliest_kernel(features: Floats, target: Floats) -> Kernel:
+    """The kernel with the greatest marginal likelihood.
+
+    Args:
+        features: ``(n, n_features)``, rows of length 1 or so.
+        target: ``(n,)``, of zero mean and about unit variance.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, WhiteKernel
+
+    # At a tenth of a row's length no candidate is like another, at twenty times that all is linear.
     smooth = ConstantKernel(0.5, (1e-3, 1e3)) * RBF(1, (0.1, 20))
     linear = ConstantKernel(1, (1e-3, 1e3)) * DotProduct(0, "fixed")
-    kernel = smooth + linear + WhiteKernel(0.1, (1e-4, 1))
-    model = GaussianProcessRegressor(kernel, random_state=0)
-    rows = np.sort(rng.permutation(len(target))[:MOST_FOR_KERNEL])
+    model = GaussianProcessRegressor(smooth + linear + WhiteKernel(0.1, (1e-4, 1)), random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a number at its bound is an answer, too
-        model.fit(features[rows], target[rows])
-    if len(rows) < len(target):
-        model = GaussianProcessRegressor(model.kernel_, optimizer=None).fit(features, target)
-    (smooth, linear), known = (model.kernel_.k1.k1, model.kernel_.k1.k2), model.X_train_
-    return GaussianProcessPredictor(
-        design,
-        known,
-        smooth.k1.constant_value * model.alpha_,
-        float(smooth.k2.length_scale),
-        linear.k1.constant_value * model.alpha_ @ known,
-        intercept,
-    )
+        model.fit(features, target)
+    (smooth, linear), noise = (model.kernel_.k1.k1, model.kernel_.k1.k2), model.kernel_.k2
+    numbers = smooth.k1.constant_value, smooth.k2.length_scale, linear.k1.constant_value, noise.noise_level
+    return Kernel(*map(float, numbers))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from apq_tune import Candidate, Constraint, Encoding, ProblemError, RunError, SearchSpace
-from apq_tune.cost import bit_ops, cost_models
+from apq_tune.cost import bit_ops
 from apq_tune.geometry import out_size
 from apq_tune.methods import METHODS, Bench, Question, Subspace
 from apq_tune.methods import staged as stages
@@ -50,7 +50,7 @@ def made_up(encoding: Encoding, kind: str, seen: list[Candidate] | None = None):
 
 def question(encoding: Encoding, limits: Sequence[Constraint], seen=None, allowed: Counts = ALLOWED) -> Question:
     measures = {kind: made_up(encoding, kind, seen) for kind in ("fp32", "proxy", "short")}
-    return Question(encoding, tuple(limits), Bench(encoding, measures, allowed), 3, cost_models(encoding)[:3])
+    return Question(encoding, tuple(limits), Bench(encoding, measures, allowed), 3)
 
 
 def flash(space: SearchSpace, candidate: Candidate) -> float:
@@ -244,6 +244,6 @@ def test_named_limits_follow_their_rules_and_read_back_exactly(encoding: Encodin
 def test_staged_search_says_when_it_cannot_begin(encoding: Encoding) -> None:
     limit = Constraint(bit_ops(encoding), 1.0001 * bit_ops(encoding).reachable()[0])
     asked = question(encoding, [limit])
-    asked = Question(encoding, (Constraint(bit_ops(encoding), limit.bound / 2),), asked.bench, 0, asked.costs)
+    asked = Question(encoding, (Constraint(bit_ops(encoding), limit.bound / 2),), asked.bench, 0)
     with pytest.raises(ProblemError, match="at any uniform bit-width; staged search cannot begin, relax one"):
         stages.prune(asked)

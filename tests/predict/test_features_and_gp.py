@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF, DotProduct, WhiteKernel
 
 from apq_tune import Candidate, Encoding, FunctionMetric, RunError
 from apq_tune.cost import cost_models
@@ -114,20 +116,31 @@ def test_a_process_passes_through_pairs_without_noise(encoding: Encoding) -> Non
         assert (predictor.name, predictor.unit) == (("predicted_loss", "nats") if log else ("accuracy", "fraction"))
 
 
-def test_a_process_is_the_solution_of_its_own_equations(encoding: Encoding) -> None:
+@pytest.mark.parametrize("log", [True, False])
+def test_mean_and_spread_are_those_of_scikit_learns_process(encoding: Encoding, log: bool) -> None:
     rng = np.random.default_rng(0)
-    genomes = encoding.sample(40, rng)
+    genomes, unseen = encoding.sample(40, rng), encoding.sample(30, rng)
     pairs = Pairs(genomes, smooth_loss(encoding, genomes) * np.exp(0.3 * rng.standard_normal(40)))
-    found = fit_gp(encoding, pairs, 0)
-    kernel = np.exp(-((found.known[:, None] - found.known[None]) ** 2).sum(axis=2) / (2 * found.length**2))
-    target = (np.log(pairs.target) - np.log(pairs.target).mean()) / np.log(pairs.target).std()
-    # (a K + b X X' + s I) alpha = y, weights = a alpha: what is left of y is the same multiple of every weight
-    left = (target - found.intercept - kernel @ found.weights - found.known @ found.slope) / found.weights
-    assert left == pytest.approx(np.full(40, left.mean()), rel=1e-6)
-    assert left.mean() > 0
-    line = found.weights @ found.known
-    assert found.slope == pytest.approx(line * found.slope[-1] / line[-1], rel=1e-6)  # b / a, the same for all columns
-    assert found.slope[-1] / line[-1] > 0
+    found = fit_gp(encoding, pairs, 0, log=log)
+    smooth, length, linear, noise = found.kernel
+    kernel = smooth * RBF(length) + linear * DotProduct(0) + WhiteKernel(noise)
+    values = np.log(pairs.target) if log else pairs.target
+    model = GaussianProcessRegressor(kernel, optimizer=None, normalize_y=True)
+    model.fit(found.design(genomes)[0], values)
+    mean, std = model.predict(found.design(unseen)[0], return_std=True)
+    own_mean, own_std = found.moments(unseen)
+    assert own_mean == pytest.approx(mean, rel=1e-6)
+    assert np.square(own_std) + noise * values.var() == pytest.approx(np.square(std), rel=1e-6)
+    restore = np.exp if log else np.asarray
+    assert found(unseen) == pytest.approx(restore(mean), rel=1e-6)
+    assert found.lower_bound(unseen, 2.0) == pytest.approx(restore(mean - 2 * own_std), rel=1e-6)
+
+
+def test_a_given_kernel_is_kept(encoding: Encoding) -> None:
+    known = pairs_of(encoding, 40, 0)
+    first = fit_gp(encoding, known, 0)
+    assert fit_gp(encoding, known.rows(np.arange(30)), 0, kernel=first.kernel).kernel == first.kernel
+    assert fit_gp(encoding, known.rows(np.arange(30)), 0).kernel != first.kernel
 
 
 def test_more_pairs_than_the_kernel_is_chosen_on_all_count(encoding: Encoding, monkeypatch: pytest.MonkeyPatch) -> None:
