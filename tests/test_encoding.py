@@ -290,3 +290,29 @@ def test_the_sparse_architecture_is_the_first_columns_of_the_features(name: str,
     genomes = encoding.fill_inert(encoding.sample(50, rng), rng)
     expected = encoding.features(genomes)[:, : encoding.n_arch_features]
     np.testing.assert_array_equal(encoding.arch_matrix(genomes).toarray(), expected)
+
+
+def test_policies_range_from_one_width_to_all_mixed_and_prefer_none(either: Encoding) -> None:
+    n = 6000
+    genomes = either.sample_policies(n, np.random.default_rng(0))
+    np.testing.assert_array_equal(either.canonicalise(genomes), genomes)
+    assert either.is_allowed(genomes).all()
+    bits = either.block_genes(genomes)[:, 2:, 0]  # of the first block, which is always on
+    if not either.space.forbidden:
+        for gene, choices in enumerate(either.space.bit_choices()):
+            shares = np.bincount(bits[:, gene], minlength=len(choices)) / n
+            np.testing.assert_allclose(shares, 1 / len(choices), atol=0.03)
+
+    def alike(genomes: np.ndarray) -> tuple[float, float]:
+        """How often two convolutions of a network have weights of one width; weights and activations of one."""
+        b = [candidate.blocks[0] for candidate in either.decode(genomes)]
+        return (
+            float(np.mean([x.pw_w_bits == x.dw_w_bits for x in b])),
+            float(np.mean([x.pw_w_bits == x.pw_a_bits for x in b])),
+        )
+
+    plain = alike(either.sample(n, np.random.default_rng(0)))
+    weights, across = alike(genomes)
+    assert weights > plain[0] + 0.03
+    if not either.space.forbidden:
+        assert across == pytest.approx(plain[1], abs=0.03)

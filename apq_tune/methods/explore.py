@@ -86,17 +86,18 @@ def explore(
         add(subspace.sample_band(limits, max(1, wanted), rng, joined(before, own).genomes))
     part = _unique(subspace.sample(SMALL, rng))
     small = part if len(part) <= SMALL // 4 else None
-    predictor, fitted = None, 0
+    kernel, fitted = None, 0
     batch = max(1, -(-(n - len(own.target)) // ROUNDS))
     while len(own.target) < n:
         pairs = joined(before, own)
         if len(pairs.target) < FEWEST:
             new = subspace.sample_band(limits, batch, rng, pairs.genomes)
         else:
-            keep = predictor if len(pairs.target) < 1.5 * fitted else None  # hyperparameters are dear, fits are not
-            fitted = fitted if keep is not None else len(pairs.target)
+            if len(pairs.target) >= 1.5 * fitted:  # kernels are dear, the rest of a fit is not
+                kernel, fitted = None, len(pairs.target)
             with threadpool_limits(limits=1):
-                predictor = fit_gp(question.encoding, pairs, question.seed, kernel=keep and keep.kernel)
+                predictor = fit_gp(question.encoding, pairs, question.seed, kernel=kernel)
+            kernel = predictor.kernel
             new = propose(question, subspace, limits, predictor, pairs, batch, rng, small)
         if not len(new):
             break

@@ -16,9 +16,9 @@ class Method(NamedTuple):
     """A way to spend the budget.
 
     Attributes:
-        propose: from the question to ``(k, n_genes)`` candidates, best first; the best third of as many as there are
-            short trainings goes on to longer ones. It spends all evaluations and all short trainings, or says by its
-            counts that its part of the space had no more.
+        propose: from the question to ``(k, n_genes)`` candidates, best first, the first of which go on to longer
+            trainings. It spends all evaluations and all short trainings, or says by its counts that its part of the
+            space had no more.
         quantized: whether quantization-aware training begins at the quantized supernet's weights; else at those of the
             full-precision one.
     """

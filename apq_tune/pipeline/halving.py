@@ -22,6 +22,10 @@ ETA = 3
 """A rung of successive halving (Jamieson 2016) has a third of the candidates and thrice the steps of the one before."""
 
 
+FEWEST = 2
+"""Candidates of a rung: a choice is left for the full length, which alone can say who is best at it."""
+
+
 class Rung(NamedTuple):
     """Trainings of equal length."""
 
@@ -39,7 +43,7 @@ class Trained(NamedTuple):
 
 
 def rungs(n: int, first: int, last: int) -> list[Rung]:
-    """From ``n`` candidates at ``first`` steps to few at ``last`` steps; every rung costs about the same.
+    """From ``n`` candidates at ``first`` steps to few at ``last`` steps; every rung costs about as much.
 
     Args:
         n: candidates of the first rung.
@@ -48,7 +52,8 @@ def rungs(n: int, first: int, last: int) -> list[Rung]:
     """
     result = [Rung(n, first)]
     while result[-1].steps < last:
-        result.append(Rung(-(-result[-1].n // ETA), min(ETA * result[-1].steps, last)))
+        fewer = min(result[-1].n, max(FEWEST, -(-result[-1].n // ETA)))
+        result.append(Rung(fewer, min(ETA * result[-1].steps, last)))
     return result
 
 
@@ -84,7 +89,8 @@ class Halving(NamedTuple):
     Attributes:
         supernet: where they begin.
         few: data with the images that all but the last trainings are scored on.
-        training: batch size and learning rate.
+        training: batch size, and learning rate of the last rung. Shorter trainings have less in proportion: at its
+            rate they would end further from the supernet's weights than they had time to come back from.
         steps: of the first and of the last rung.
         repeats: trainings of the winner at full length, each with a shuffle of its own; the first decides, the mean of
             their test scores is what is reported, so that the luck of one shuffle weighs less.
@@ -102,7 +108,9 @@ class Halving(NamedTuple):
         """One training; the test split is scored at full length only, and never decides."""
         final = steps == self.steps[1]
         seed = (self.seed, VERSUS, steps, repeat)
-        subnet = train_steps(self.supernet, candidate, self.training, steps, seed)
+        rate = self.training.learning_rate * steps / self.steps[1]
+        training = dataclasses.replace(self.training, learning_rate=rate)
+        subnet = train_steps(self.supernet, candidate, training, steps, seed)
         data = self.supernet.data if final else self.few
         scores = {
             name: score(subnet, getattr(data, name), self.supernet.device)._asdict()

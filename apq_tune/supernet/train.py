@@ -182,21 +182,23 @@ def supernet_loss(
             and the smallest and two random ones on the largest one's output (Yu 2019); ``progressive`` one candidate
             whose kernels, then depths, then channels are opened, a third of the training each (Cai 2020);
             ``warm_single_path`` the largest for a fifth of the training, then one uniform random candidate.
-        quantize: whether candidates come with random bits.
+        quantize: whether candidates come with random bits, from one width everywhere to all widths mixed: what is
+            trained with few bits in every network gets worse at many.
         label_smoothing: of the labels, not of the largest one's output.
     """
     smallest, largest = encoding.extremes()
+    draw = encoding.sample_policies if quantize else encoding.sample
     on_labels = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
 
     def single_path(x: Tensor, y: Tensor, rng: np.random.Generator, _: float) -> Tensor:
-        (candidate,) = encoding.decode(encoding.sample(1, rng))
+        (candidate,) = encoding.decode(draw(1, rng))
         return on_labels(supernet(x, candidate, quantize=quantize), y)  # type: ignore[no-any-return]
 
     def progressive(x: Tensor, y: Tensor, rng: np.random.Generator, done: float) -> Tensor:
         closed = [
             field for field, opens in (("depth", 1 / 3), ("channels", WIDTHS_OPEN["progressive"])) if done < opens
         ]
-        (candidate,) = encoding.decode(encoding.at_largest(encoding.sample(1, rng), closed))
+        (candidate,) = encoding.decode(encoding.at_largest(draw(1, rng), closed))
         return on_labels(supernet(x, candidate, quantize=quantize), y)  # type: ignore[no-any-return]
 
     def warm_single_path(x: Tensor, y: Tensor, rng: np.random.Generator, done: float) -> Tensor:
@@ -208,7 +210,7 @@ def supernet_loss(
         logits = supernet(x, largest, quantize=quantize)
         teacher = logits.detach().softmax(dim=1)
         total: Tensor = on_labels(logits, y)
-        for candidate in (smallest, *encoding.decode(encoding.sample(2, rng))):
+        for candidate in (smallest, *encoding.decode(draw(2, rng))):
             total = total + functional.cross_entropy(supernet(x, candidate, quantize=quantize), teacher)
         return total / 4
 

@@ -46,8 +46,8 @@ def test_methods_are_charged_the_same_and_resume_to_the_same_result(shared: Shar
     counts = whole["counts"]
     assert counts["fp32"] + counts["proxy"] == 60
     assert counts["short"] == 6
-    # of 6 candidates after 2 steps, 2 go on to 6 and 1 to 9; the winner once more
-    assert {k: v for k, v in counts.items() if "steps" in k} == {"6 steps": 2, "9 steps": 2, "later steps": 30}
+    # of 6 candidates after 2 steps, 2 go on to 6 and to 9; the winner once more
+    assert {k: v for k, v in counts.items() if "steps" in k} == {"6 steps": 2, "9 steps": 3, "later steps": 39}
     assert {k: v for k, v in counts.items() if k[0].isdigit()} == versus.planned(shared.spend)
     encoding = Encoding(SearchSpace.load("digits"))
     limits = dict(text.split("<=") for text in shared.limits["memory"])
@@ -57,10 +57,12 @@ def test_methods_are_charged_the_same_and_resume_to_the_same_result(shared: Shar
             assert found[cost.name] == cost(genome)[0]
             assert cost.name not in limits or cost(genome)[0] <= float(limits[cost.name])
         assert ("test" in found["scores"]) == (found["steps"] == 9)
-    last = [found for found in whole["finalists"] if found["steps"] == 9]
-    assert whole["test_loss"] == pytest.approx(np.mean([found["scores"]["test"]["loss"] for found in last]))
-    assert last[0]["scores"] != last[1]["scores"]
-    assert last[0]["candidate"] == last[1]["candidate"] == whole["candidate"]
+    first, second, again = (found for found in whole["finalists"] if found["steps"] == 9)
+    best = min(first, second, key=lambda found: found["scores"]["search"]["loss"])
+    assert best["candidate"] == again["candidate"] == whole["candidate"]
+    assert best["scores"] != again["scores"]
+    losses = [found["scores"]["test"]["loss"] for found in (best, again)]
+    assert whole["test_loss"] == pytest.approx(np.mean(losses))
 
     (shared.checkpoints / f"{task.key}.npz").unlink(missing_ok=True)  # of a slow machine
 
@@ -119,10 +121,11 @@ def test_the_commands_compare_and_resume_to_the_same_bytes(shared: Shared, tmp_p
     )
 
 
-def test_rungs_cost_about_the_same() -> None:
+def test_rungs_cost_about_the_same_and_the_last_has_a_choice() -> None:
     assert rungs(24, 20, 180) == [Rung(24, 20), Rung(8, 60), Rung(3, 180)]
-    assert rungs(6, 2, 9) == [Rung(6, 2), Rung(2, 6), Rung(1, 9)]
+    assert rungs(6, 2, 9) == [Rung(6, 2), Rung(2, 6), Rung(2, 9)]
     assert rungs(5, 10, 10) == [Rung(5, 10)]
+    assert rungs(1, 1, 9)[-1] == Rung(1, 9)
 
 
 @pytest.mark.slow
