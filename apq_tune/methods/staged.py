@@ -20,6 +20,7 @@ from apq_tune.genotype import Genomes
 from apq_tune.methods.bench import Question
 from apq_tune.methods.explore import best_of, explore, joined
 from apq_tune.methods.subspace import (
+    ARCHITECTURE_FIELDS,
     DRAWS,
     Project,
     Subspace,
@@ -39,8 +40,6 @@ ARCHITECTURE, CHANNELS = 0.15, 0.3
 
 TRIED = 3
 """Pruned networks of each width that are scored in the quantized supernet."""
-
-NETWORK = ("depth", "resolution", "kernel_size")
 
 
 class Pruned(NamedTuple):
@@ -71,7 +70,9 @@ def _stages(question: Question, policy: Callable[[Encoding], Project]) -> Genome
     for number, network in enumerate(best_of(tried, len(tried.target)).genomes):
         if not bench.left.proxy:
             break  # as a rule after the first: only a small space of bits is exhausted, and the next network tried
-        subspace = Subspace(encoding, both(fixed(encoding, network, (*NETWORK, "channels")), policy(encoding)))
+        subspace = Subspace(
+            encoding, both(fixed(encoding, network, (*ARCHITECTURE_FIELDS, "channels")), policy(encoding))
+        )
         found = explore(
             question, subspace, question.limits, bench.proxy, bench.left.proxy, question.rng(3, number), known=own
         )
@@ -103,7 +104,7 @@ def prune(question: Question) -> list[Pruned]:
         found = explore(question, whole, wider, bench.fp32, n_first, question.rng(1, bits))
         n -= bench.allowed.proxy - bench.left.proxy - spent
         architecture = best_of(found, 1).genomes[0]
-        narrow = Subspace(encoding, both(fixed(encoding, architecture, NETWORK), at_bits(encoding, bits)))
+        narrow = Subspace(encoding, both(fixed(encoding, architecture, ARCHITECTURE_FIELDS), at_bits(encoding, bits)))
         try:
             networks = explore(question, narrow, limits, bench.fp32, n, question.rng(2, bits))
         except ProblemError:  # this architecture is too large at this width even with the fewest channels

@@ -27,6 +27,9 @@ DRAWS, ROUNDS, PARENTS = 1000, 60, 200
 IDLE = 6
 """Draws in a row without anything new that end the search for it, once something is known."""
 
+ARCHITECTURE_FIELDS = ("depth", "resolution", "kernel_size")
+"""What a network is before pruning and quantization, by the names that ``fixed`` takes."""
+
 W_PW, A_PW, W_DW, A_DW = 2, 3, 4, 5
 """Places of the four kinds of bits among the fields of a block."""
 

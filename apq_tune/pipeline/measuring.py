@@ -30,7 +30,7 @@ def measure_fp32_losses(run: Run) -> Parts:
 
 
 def measure_proxy_losses(run: Run) -> Parts:
-    """Random candidates in the quantized supernet."""
+    """Random candidates in the quantized supernet, from uniform policies to mixed ones."""
     n, batch = run.settings.n_proxy, run.settings.batch
     return _losses(run, "proxy_losses", "quantized_supernet", score_batch, n, batch, quantize=True)
 
@@ -44,7 +44,8 @@ def _losses(run: Run, stage: str, source: str, work: Work, n: int, batch: int, *
     """Sample candidates, say which are not yet measured; in the end write ``losses.csv``."""
     directory = run.directory(stage)
     rng = np.random.default_rng((run.settings.seed, *stage.encode()))
-    candidates = run.encoding.decode(run.encoding.sample(n, rng))
+    draw = run.encoding.sample_policies if quantize else run.encoding.sample
+    candidates = run.encoding.decode(draw(n, rng))
     batches = {f"{first:05d}": candidates[first : first + batch] for first in range(0, n, batch)}
     finished = directory.finished_items()
 

@@ -43,7 +43,7 @@ class Chosen(NamedTuple):
 
     name: str  # round and number, such as "2-05"
     candidate: Candidate
-    uniform: bool  # proposed as the best of its uniform bit-width
+    found: str  # uniform, staged or joint: by which search
     predicted_loss: float  # nats, after the QAT of the rounds, by what was known when it was proposed
 
 
@@ -151,7 +151,8 @@ class Refinement:
                 directory = self._open(f"rung_{epochs}", own, needs, epochs)
                 with self._timed(directory, f"survivors, QAT of {epochs} epochs"):
                     uniform = np.array([is_uniform(r.chosen.candidate) for r in rung])
-                    rows = survivors(np.array([r.loss for r in rung]), uniform, n)
+                    staged = np.array([r.chosen.found == "staged" for r in rung])
+                    rows = survivors(np.array([r.loss for r in rung]), (uniform, staged), n)
                     rung = self._train(directory, f"rung {epochs}", [rung[row].chosen for row in rows], epochs)
                 results += rung
                 needs, n = {f"rung {epochs}": directory.fingerprint}, -(-len(rung) // 2)
@@ -196,31 +197,33 @@ class Refinement:
         file = directory.path / "batch.json"
         if not file.exists():
             rungs = self._rungs(results)
-            ensemble = fit_ensemble(self.encoding, rungs, self._proxy(), (self.settings.seed, number))
+            fp32 = load_predictor(self._folder("fp32_predictor") / "predictor.npz", self.encoding)
+            ensemble = fit_ensemble(self.encoding, rungs, self._proxy(fp32), (self.settings.seed, number))
             known = self._known(results)
             proposals = Proposals(
                 self.encoding,
                 ensemble,
+                fp32,
                 self.constraints,
                 self.cost,
                 known,
                 max(1, self._finished.settings.n_evaluations // SEARCH_SHARE),
                 int(np.random.SeedSequence((self.settings.seed, number)).generate_state(1)[0]),
             )
-            genomes, widths = proposals.batch(self.settings.batch, uniform=number == 1)
+            genomes, names = proposals.batch(self.settings.batch, first=number == 1)
             content = {
                 "error": ensemble.error,
                 "n_pairs": [len(pairs.target) for pairs in rungs],
                 "candidates": [
-                    {"candidate": candidate.to_dict(), "uniform": width > 0, "predicted_loss": float(loss)}
-                    for candidate, width, loss in zip(
-                        self.encoding.decode(genomes), widths, ensemble(genomes), strict=True
+                    {"candidate": candidate.to_dict(), "found": name, "predicted_loss": float(loss)}
+                    for candidate, name, loss in zip(
+                        self.encoding.decode(genomes), names, ensemble(genomes), strict=True
                     )
                 ],
             }
             write_atomically(file, to_json(content))
         return [
-            Chosen(f"{number}-{i:02d}", Candidate.from_dict(c["candidate"]), c["uniform"], c["predicted_loss"])
+            Chosen(f"{number}-{i:02d}", Candidate.from_dict(c["candidate"]), c["found"], c["predicted_loss"])
             for i, c in enumerate(read_json(file)["candidates"], start=1)
         ]
 
@@ -242,9 +245,8 @@ class Refinement:
         """Genomes whose loss after the QAT of the rounds is known."""
         return np.concatenate([p.genomes for p in self._rungs(results)[0 if self._same_fidelity() else 1 :]])
 
-    def _proxy(self) -> Predictor:
+    def _proxy(self, fp32: Predictor) -> Predictor:
         """The predictor of the quantized supernet's losses, which pairs correct."""
-        fp32 = load_predictor(self._folder("fp32_predictor") / "predictor.npz", self.encoding)
         pairs, _ = read_losses(self._folder("proxy_losses"), self.encoding)
         return fit_proxy(self.encoding, pairs, self._finished.settings.seed, fp32=fp32)
 
@@ -299,6 +301,7 @@ class Refinement:
             "fidelity": [f"QAT, {r.epochs} epochs" for r in results],
             "epochs": [r.epochs for r in results],
             "round": [int(r.chosen.name.split("-")[0]) for r in results],
+            "found": [r.chosen.found for r in results],
             "uniform": [is_uniform(r.chosen.candidate) for r in results],
             "predicted_loss": [r.chosen.predicted_loss for r in results],
         }

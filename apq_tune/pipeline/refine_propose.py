@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,6 +11,7 @@ import numpy as np
 from apq_tune.encoding import Encoding
 from apq_tune.errors import ProblemError
 from apq_tune.genotype import Genomes
+from apq_tune.methods.subspace import ARCHITECTURE_FIELDS, Subspace, fixed
 from apq_tune.predict.ensemble import Ensemble
 from apq_tune.problem import Constraint, Floats, FunctionMetric, Metric, Objective, Problem
 from apq_tune.search import search
@@ -22,6 +25,7 @@ class Proposals:
     Attributes:
         encoding: of the space.
         ensemble: predicts the loss.
+        fp32: predicts the full-precision loss.
         constraints: to keep.
         cost: that a front is searched against.
         known: ``(k, n_genes)`` canonical genomes that need no training any more.
@@ -31,49 +35,83 @@ class Proposals:
 
     encoding: Encoding
     ensemble: Ensemble
+    fp32: Metric
     constraints: tuple[Constraint, ...]
     cost: Metric
     known: Genomes
     n_evaluations: int
     seed: int
 
-    def batch(self, n: int, *, uniform: bool) -> tuple[Genomes, list[int]]:
+    def batch(self, n: int, *, first: bool) -> tuple[Genomes, list[str]]:
         """Choose ``n`` candidates to train.
 
         Args:
             n: how many; fewer if the searches find fewer.
-            uniform: whether the best ones of uniform bit-widths come first, the most promising width first.
+            first: whether the obvious rivals come first, the most promising before the others: the best network at
+                each uniform bit-width, and what separate stages would choose.
 
         Returns:
-            ``(<= n, n_genes)`` distinct canonical genomes, none of them known; and the uniform width of each, 0 where
-            a search proposed it.
+            ``(<= n, n_genes)`` distinct canonical genomes, none of them known; and how each was found: ``uniform``,
+            ``staged`` or ``joint``.
 
         Raises:
             ProblemError: if nothing new keeps the constraints.
         """
-        own = self.uniform() if uniform else {}
-        first = sorted(own, key=lambda bits: float(self.ensemble(own[bits][None])[0]))
-        pool = np.concatenate([np.array([own[bits] for bits in first]).reshape(-1, self.encoding.n_genes), self.pool()])
+        rivals = [(genome, "uniform") for genome in self.uniform()] if first else []
+        if first:
+            rivals += [(genome, "staged") for genome in self.staged()]
+        rivals.sort(key=lambda rival: float(self.ensemble(rival[0][None])[0]))
+        pool = np.concatenate([np.array([g for g, _ in rivals]).reshape(-1, self.encoding.n_genes), self.pool()])
         _, index = np.unique(pool, axis=0, return_index=True)
-        pool = pool[np.sort(index)].astype(np.int16)
+        index.sort()
+        names = [([name for _, name in rivals] + ["joint"] * len(pool))[row] for row in index]
+        pool = pool[index].astype(np.int16)
         features = self.encoding.features(pool)
         mean, std = self.ensemble.moments(pool)
-        rows = choose_batch(mean, std, similarity(features, features), n, first=range(len(first)))
-        return pool[rows], [first[row] if row < len(first) else 0 for row in rows]
+        n_rivals = sum(name != "joint" for name in names)
+        rows = choose_batch(mean, std, similarity(features, features), n, first=range(n_rivals))
+        return pool[rows], [names[row] for row in rows]
 
-    def uniform(self) -> dict[int, Genomes]:
-        """Width -> ``(n_genes,)``: the predicted best new network at each width that keeps the constraints."""
-        found = {}
+    def uniform(self) -> list[Genomes]:
+        """``(n_genes,)`` each: the predicted best new network at every width that keeps the constraints."""
+        found = []
         for bits in self.encoding.uniform_bits():
-            at = _AtBits(self.encoding, bits)
-            limits = tuple(replace(c, metric=at.of(c.metric)) for c in (*self.constraints, self._new, self._allowed))
-            problem = Problem(self.encoding, [Objective(at.of(self.ensemble))], limits)
-            try:
-                front = search(problem, n_evaluations=self.n_evaluations, seed=self.seed)
-            except ProblemError:  # no network is small enough at this width, or all are known
-                continue
-            found[bits] = self.encoding.at_bits(self.encoding.encode(front.candidates[:1], check=False), bits)[0]
+            network = self._best_at(bits, self.ensemble, (*self.constraints, self._new))
+            if network is not None:
+                found.append(self.encoding.at_bits(network[None], bits)[0])
         return found
+
+    def staged(self) -> list[Genomes]:
+        """``(n_genes,)``, the predicted best new policy for a network that was chosen without knowing of bits.
+
+        At every uniform width the network of the least full-precision loss that keeps the constraints is chosen, then
+        bits for its layers (as ``apq_tune.methods.staged`` does with measurements); the best of these, if any is new.
+        """
+        found = []
+        for bits in self.encoding.uniform_bits():
+            network = self._best_at(bits, self.fp32, self.constraints)
+            if network is None:
+                continue
+            part = Subspace(self.encoding, fixed(self.encoding, network, (*ARCHITECTURE_FIELDS, "channels")))
+            problem = part.problem(self.ensemble, (*self.constraints, self._new))
+            with contextlib.suppress(ProblemError):  # all its policies are known
+                front = search(problem, n_evaluations=self.n_evaluations, seed=self.seed)
+                found.append(self.encoding.encode(front.candidates[:1], check=False)[0])
+        return sorted(found, key=lambda genome: float(self.ensemble(genome[None])[0]))[:1]
+
+    def _best_at(self, bits: int, metric: Metric, limits: Sequence[Constraint]) -> Genomes | None:
+        """The best network by a metric with all bits at a width; ``None`` if none is small enough, or all are known."""
+        at = _AtBits(self.encoding, bits)
+        own = tuple(replace(c, metric=at.of(c.metric)) for c in (*limits, self._allowed))
+        try:
+            front = search(
+                Problem(self.encoding, [Objective(at.of(metric))], own),
+                n_evaluations=self.n_evaluations,
+                seed=self.seed,
+            )
+        except ProblemError:
+            return None
+        return np.asarray(self.encoding.encode(front.candidates[:1], check=False)[0])
 
     def pool(self) -> Genomes:
         """``(p, n_genes)``: the best in the eyes of each member, and the front of lower bounds against the cost."""

@@ -55,7 +55,8 @@ def refined_table(results: pd.DataFrame, cost: str, best: int) -> Table:
     for column in ("stage", "name", "epochs", "predicted", "loss", "acc. %", "test\nacc. %", cost):
         table.add_column(column, justify="left" if column in ("stage", "name") else "right")
     for index, row in results.iterrows():
-        own = row["name"] + (" uniform" if row["uniform"] else "") + (" *" if index == best else "")
+        marks = {" uniform": row["uniform"], " staged": row["found"] == "staged", " *": index == best}
+        own = row["name"] + "".join(mark for mark, on in marks.items() if on)
         test = "" if pd.isna(row["test_accuracy"]) else f"{100 * row['test_accuracy']:.1f}"
         table.add_row(
             row["stage"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -81,6 +82,9 @@ def test_every_result_states_its_fidelity_and_only_the_longest_training_decides(
     assert {json.loads(text)["pw_w_bits"][0] for text in uniform["candidate_json"]} >= {2, 4}
     assert set(rounds.nsmallest(3, "search_loss")["name"]) <= set(final["name"])
     assert uniform.nsmallest(1, "search_loss")["name"].item() in set(final["name"])
+    (staged,) = rounds[rounds["found"] == "staged"]["name"]
+    assert staged in set(final["name"])
+    assert re.search(rf"{staged}( uniform)? staged", result.stdout)
     best = final.loc[final["search_loss"].idxmin()]
     assert f"best, {best['name']}: loss {best['search_loss']:.4f}" in result.stdout
     assert result.stdout.count("QAT, 2 epochs") >= 1

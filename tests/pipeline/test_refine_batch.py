@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apq_tune import Constraint, Encoding, FunctionMetric
-from apq_tune.cost import bit_ops
+from apq_tune.cost import bit_ops, macs
 from apq_tune.pipeline.refine_batch import is_uniform, survivors
 from apq_tune.pipeline.refine_propose import Proposals
 from apq_tune.predict.ensemble import Ensemble
 from apq_tune.search.batch import choose_batch, similarity
+from apq_tune.skeleton import BIT_FIELDS
 
 
 def random_pool(seed: int, p: int = 30) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -64,19 +65,19 @@ def test_batches_are_less_alike_than_the_ranking(seed: int) -> None:
     assert alike[np.ix_(rows, rows)].max() <= alike[np.ix_(ranked, ranked)].max()
 
 
-@given(st.integers(0, 1000), st.integers(1, 12), st.floats(0, 1))
-def test_the_best_half_and_the_best_uniform_one_survive(seed: int, n: int, share: float) -> None:
+@given(st.integers(0, 1000), st.integers(1, 12), st.floats(0, 1), st.floats(0, 1))
+def test_the_best_half_and_the_best_of_each_kind_survive(seed: int, n: int, share: float, other: float) -> None:
     rng = np.random.default_rng(seed)
-    losses, uniform = rng.random(12), rng.random(12) < share
-    rows = survivors(losses, uniform, n)
+    losses, kinds = rng.random(12), [rng.random(12) < share, rng.random(12) < other]
+    rows = survivors(losses, kinds, n)
     assert rows[0] == losses.argmin()
     assert len(rows) == len(set(rows))
-    assert len(rows) == n or (n == 1 and len(rows) == 2)
+    assert n <= len(rows) <= max(n, 3)
     assert (np.diff(losses[rows]) > 0).all()
-    if uniform.any():
-        assert np.flatnonzero(uniform)[losses[uniform].argmin()] in rows
-    mixed = set(rows) - set(np.flatnonzero(uniform).tolist())
-    assert mixed <= set(np.argsort(losses)[:n].tolist())
+    bests = {int(np.flatnonzero(kind)[losses[kind].argmin()]) for kind in kinds if kind.any()}
+    assert bests <= set(rows)
+    assert set(rows) - bests <= set(np.argsort(losses)[:n].tolist())
+    assert survivors(losses, [], n) == np.argsort(losses)[:n].tolist()
 
 
 def made_up(encoding: Encoding) -> Ensemble:
@@ -93,8 +94,13 @@ def made_up(encoding: Encoding) -> Ensemble:
     return Ensemble(tuple(member(w) for w in (-3.0, 3.0)), 0.2)
 
 
-def test_the_first_batch_has_the_best_uniform_policy_and_nothing_known(tiny: Encoding, everything: np.ndarray) -> None:
-    ops, ensemble = bit_ops(tiny), made_up(tiny)
+def likes_the_smallest(encoding: Encoding) -> FunctionMetric:
+    """A full-precision loss that is least for a network which no bits would choose."""
+    return FunctionMetric("predicted_loss", "nats", lambda genomes: macs(encoding)(genomes) / 1e6)
+
+
+def test_the_first_batch_has_the_obvious_rivals_and_nothing_known(tiny: Encoding, everything: np.ndarray) -> None:
+    ops, ensemble, fp32 = bit_ops(tiny), made_up(tiny), likes_the_smallest(tiny)
     limit = Constraint(ops, float(np.quantile(ops(everything), 0.6)))
     keeps = limit.violation(ops(everything)) <= 0
     uniform = np.array([is_uniform(c) for c in tiny.decode(everything)])
@@ -103,10 +109,15 @@ def test_the_first_batch_has_the_best_uniform_policy_and_nothing_known(tiny: Enc
     feasible = everything[keeps]
     known = feasible[np.argsort(ensemble(feasible))[:50]]
     known = known[[not is_uniform(c) for c in tiny.decode(known)]]
-    proposals = Proposals(tiny, ensemble, (limit,), ops, known, len(everything), 0)
-    batch, widths = proposals.batch(6, uniform=True)
-    assert widths == [8, 0, 0, 0, 0, 0]
+    proposals = Proposals(tiny, ensemble, fp32, (limit,), ops, known, len(everything), 0)
+    batch, found = proposals.batch(6, first=True)
+    assert found == ["uniform", "staged", "joint", "joint", "joint", "joint"]
     assert batch[0].tolist() == best.tolist()
+    network = tiny.at_bits(policies[fp32(policies).argmin()][None], 8)  # 8 bits are the only uniform width
+    alike = (tiny.at_largest(feasible, BIT_FIELDS) == tiny.at_largest(network, BIT_FIELDS)).all(axis=1)
+    new = alike & [genome.tobytes() not in {k.tobytes() for k in known} for genome in feasible]
+    assert batch[1].tolist() == feasible[new][ensemble(feasible[new]).argmin()].tolist()
+    assert batch[1].tolist() != best.tolist()
     rows = {genome.tobytes() for genome in batch}
     assert len(rows) == 6
     assert not rows & {genome.tobytes() for genome in known}
@@ -114,7 +125,7 @@ def test_the_first_batch_has_the_best_uniform_policy_and_nothing_known(tiny: Enc
     assert tiny.is_allowed(batch).all()
     assert (batch == tiny.canonicalise(batch)).all()
     new = np.array([genome for genome in feasible if genome.tobytes() not in {k.tobytes() for k in known}])
-    later = proposals.batch(1, uniform=False)[0]
+    later = proposals.batch(1, first=False)[0]
     assert later[0].tolist() == new[ensemble.lower_bound(new).argmin()].tolist()
-    with_uniform_known = Proposals(tiny, ensemble, (limit,), ops, policies, len(everything), 0)
-    assert with_uniform_known.uniform() == {}
+    with_uniform_known = Proposals(tiny, ensemble, fp32, (limit,), ops, policies, len(everything), 0)
+    assert with_uniform_known.uniform() == []
