@@ -40,6 +40,13 @@ TINY = {
 TINY_SIZE = (24 + 24 * 24) * 16
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One of two workers has all tests that start Ray: two Rays on a small machine are in each other's way."""
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 @pytest.fixture(scope="session")
 def space() -> SearchSpace:
     return SearchSpace.load("digits")

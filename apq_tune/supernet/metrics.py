@@ -48,9 +48,9 @@ def device_of(name: str) -> Device:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        raise RunError("device is 'cuda', but torch sees no GPU here; give device='cpu', or install CUDA's torch")
+        raise RunError("device is 'cuda', but torch sees no GPU here; choose 'cpu' or 'auto', or install CUDA's torch")
     if name not in ("cpu", "cuda"):
-        raise RunError(f"device is {name!r}; give 'auto', 'cpu' or 'cuda'")
+        raise RunError(f"device is {name!r}; choose 'auto', 'cpu' or 'cuda'")
     return "cpu" if name == "cpu" else "cuda"
 
 
