@@ -12,7 +12,7 @@ from apq_tune.candidate import Candidate
 from apq_tune.encoding import Encoding
 from apq_tune.front import Front
 from apq_tune.integrations.ray import Result, Work
-from apq_tune.pipeline.directory import write_atomically
+from apq_tune.pipeline.directory import read_json, write_atomically
 from apq_tune.pipeline.learning import BOUND
 from apq_tune.pipeline.stage import Parts, Run, weights
 from apq_tune.pipeline.work import Networks, Question, final_training, pair_batch, run_search, score_batch
@@ -21,7 +21,7 @@ from apq_tune.predict.files import load_predictor
 PAIR_BATCH = 4
 """Candidates in a trial of brief QAT."""
 
-SEARCHES = ("best", "front", "random")
+SEARCHES = ("best", "front", "random", "rivals")
 
 
 def measure_fp32_losses(run: Run) -> Parts:
@@ -73,7 +73,7 @@ def _losses(run: Run, stage: str, source: str, work: Work, n: int, batch: int, *
 
 
 def measure_searches(run: Run) -> Parts:
-    """The constrained question and the front, each search one trial, and the front at random beside it."""
+    """The constrained question and the front, each search one trial; beside them the front at random, and rivals."""
     path = run.directory("search").path
     file = BOUND if run.settings.kappa else "predictor.npz"
     predictor = load_predictor(run.directory("predictors").path / file, run.encoding)
@@ -82,10 +82,11 @@ def measure_searches(run: Run) -> Parts:
         return [name for name in SEARCHES if not (path / f"{name}.json").exists()]
 
     def on_result(key: str, result: Result) -> None:
-        write_atomically(path / f"{key}.json", result.metrics["front"])
+        write_atomically(path / f"{key}.json", result.metrics["file"])
         run.advance("search", len(SEARCHES) - len(missing()), len(SEARCHES))
 
-    question = Question(run.encoding.space, predictor, run.settings)
+    fp32 = load_predictor(run.directory("fp32_predictor").path / "predictor.npz", run.encoding)
+    question = Question(run.encoding.space, predictor, fp32, run.settings)
     return Parts(run_search, question, {name: name for name in missing()}, on_result, lambda: None)
 
 
@@ -109,14 +110,16 @@ def measure_finalists(run: Run) -> Parts:
 
 
 def finalists(run: Run) -> dict[str, Candidate]:
-    """Name -> candidate: the baselines, the best under the constraints, and points spread over the front."""
+    """Name -> candidate, each once: the baselines, the best under the constraints, its rivals, points of the front."""
     path = run.directory("search").path
     largest = run.encoding.extremes()[1]
     chosen = {f"largest_{bits}bit": largest.with_bits(bits) for bits in baseline_bits(run.encoding)}
     chosen["best"] = Front.load(path / "best.json").candidates[0]
+    rivals = {name: c and Candidate.from_dict(c) for name, c in read_json(path / "rivals.json").items()}
+    chosen |= {name: c for name, c in rivals.items() if c is not None and c not in chosen.values()}
     front = Front.load(path / "front.json")
     for number, index in enumerate(spread(np.log(front.metrics["bit_ops"].to_numpy()), run.settings.n_front), start=1):
-        if front.candidates[index] != chosen["best"]:
+        if front.candidates[index] not in chosen.values():
             chosen[f"front_{number}"] = front.candidates[index]
     return chosen
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from apq_tune.encoding import Encoding
-from apq_tune.errors import ProblemError
 from apq_tune.genotype import Genomes
-from apq_tune.methods.subspace import ARCHITECTURE_FIELDS, Subspace, fixed
+from apq_tune.pipeline.rivals import Rivals
 from apq_tune.predict.ensemble import Ensemble
 from apq_tune.problem import Constraint, Floats, FunctionMetric, Metric, Objective, Problem
 from apq_tune.search import search
@@ -57,9 +54,7 @@ class Proposals:
         Raises:
             ProblemError: if nothing new keeps the constraints.
         """
-        rivals = [(genome, "uniform") for genome in self.uniform()] if first else []
-        if first:
-            rivals += [(genome, "staged") for genome in self.staged()]
+        rivals = self.rivals() if first else []
         rivals.sort(key=lambda rival: float(self.ensemble(rival[0][None])[0]))
         pool = np.concatenate([np.array([g for g, _ in rivals]).reshape(-1, self.encoding.n_genes), self.pool()])
         _, index = np.unique(pool, axis=0, return_index=True)
@@ -72,46 +67,11 @@ class Proposals:
         rows = choose_batch(mean, std, similarity(features, features), n, first=range(n_rivals))
         return pool[rows], [names[row] for row in rows]
 
-    def uniform(self) -> list[Genomes]:
-        """``(n_genes,)`` each: the predicted best new network at every width that keeps the constraints."""
-        found = []
-        for bits in self.encoding.uniform_bits():
-            network = self._best_at(bits, self.ensemble, (*self.constraints, self._new))
-            if network is not None:
-                found.append(self.encoding.at_bits(network[None], bits)[0])
-        return found
-
-    def staged(self) -> list[Genomes]:
-        """``(n_genes,)``, the predicted best new policy for a network that was chosen without knowing of bits.
-
-        At every uniform width the network of the least full-precision loss that keeps the constraints is chosen, then
-        bits for its layers (as ``apq_tune.methods.staged`` does with measurements); the best of these, if any is new.
-        """
-        found = []
-        for bits in self.encoding.uniform_bits():
-            network = self._best_at(bits, self.fp32, self.constraints)
-            if network is None:
-                continue
-            part = Subspace(self.encoding, fixed(self.encoding, network, (*ARCHITECTURE_FIELDS, "channels")))
-            problem = part.problem(self.ensemble, (*self.constraints, self._new))
-            with contextlib.suppress(ProblemError):  # all its policies are known
-                front = search(problem, n_evaluations=self.n_evaluations, seed=self.seed)
-                found.append(self.encoding.encode(front.candidates[:1], check=False)[0])
-        return sorted(found, key=lambda genome: float(self.ensemble(genome[None])[0]))[:1]
-
-    def _best_at(self, bits: int, metric: Metric, limits: Sequence[Constraint]) -> Genomes | None:
-        """The best network by a metric with all bits at a width; ``None`` if none is small enough, or all are known."""
-        at = _AtBits(self.encoding, bits)
-        own = tuple(replace(c, metric=at.of(c.metric)) for c in (*limits, self._allowed))
-        try:
-            front = search(
-                Problem(self.encoding, [Objective(at.of(metric))], own),
-                n_evaluations=self.n_evaluations,
-                seed=self.seed,
-            )
-        except ProblemError:
-            return None
-        return np.asarray(self.encoding.encode(front.candidates[:1], check=False)[0])
+    def rivals(self) -> list[tuple[Genomes, str]]:
+        """New candidates that separate searches would choose, and ``uniform`` or ``staged``."""
+        own = Rivals(self.encoding, self.ensemble, self.fp32, self.constraints, self.n_evaluations, self.seed)
+        uniform, staged = own.uniform((self._new,)), own.staged((self._new,))
+        return [*((genome, "uniform") for genome in uniform), *((genome, "staged") for genome in staged[:1])]
 
     def pool(self) -> Genomes:
         """``(p, n_genes)``: the best in the eyes of each member, and the front of lower bounds against the cost."""
@@ -130,21 +90,3 @@ class Proposals:
             return np.array([genome.tobytes() in known for genome in genomes.astype(np.int16)], np.float64)
 
         return Constraint(FunctionMetric("measured_before", "", measured), 0.0)
-
-    @property
-    def _allowed(self) -> Constraint:
-        def forbidden(genomes: Genomes) -> Floats:
-            return (~self.encoding.is_allowed(genomes)).astype(np.float64)
-
-        return Constraint(FunctionMetric("forbidden", "", forbidden), 0.0)
-
-
-@dataclass(frozen=True)
-class _AtBits:
-    """Metrics of candidates whose bits are overruled by one width."""
-
-    encoding: Encoding
-    bits: int
-
-    def of(self, metric: Metric) -> FunctionMetric:
-        return FunctionMetric(metric.name, metric.unit, lambda g: metric(self.encoding.at_bits(g, self.bits)))

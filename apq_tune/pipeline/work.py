@@ -14,6 +14,8 @@ from apq_tune.cost import CostModel, cost_models
 from apq_tune.data import AnySplit, Data
 from apq_tune.encoding import Encoding
 from apq_tune.integrations.ray import Result, Work
+from apq_tune.pipeline.directory import to_json
+from apq_tune.pipeline.rivals import Rivals
 from apq_tune.pipeline.settings import Settings
 from apq_tune.predict import Predictor
 from apq_tune.problem import Constraint, Objective, Problem, parse_constraint
@@ -109,6 +111,7 @@ class Question(NamedTuple):
 
     space: SearchSpace
     predictor: Predictor
+    fp32: Predictor
     settings: Settings
 
     def problems(self) -> dict[str, Problem]:
@@ -124,15 +127,29 @@ class Question(NamedTuple):
             "front": Problem(encoding, [loss, Objective(bit_ops)], others, costs),
         }
 
+    def rivals(self) -> dict[str, Candidate | None]:
+        """``uniform``, ``staged``: the predicted best of each; ``None`` if nothing fits at any uniform width."""
+        settings, encoding = self.settings, Encoding(self.space)
+        constraints = read_constraints(encoding, cost_models(encoding), settings.constraints)
+        rivals = Rivals(encoding, self.predictor, self.fp32, tuple(constraints), settings.n_evaluations, settings.seed)
+        found = {"uniform": rivals.uniform(), "staged": rivals.staged()}
+        return {name: encoding.decode(best[0][None])[0] if best else None for name, best in found.items()}
+
 
 def run_search(item: str, shared: Question) -> Result:
-    """One whole inner search: ``best``, ``front``, or ``random``, which answers the front's question at random."""
+    """One whole inner search, or several small ones, and the content of its file.
+
+    ``best``, ``front``, or ``random``, which answers the front's question at random; ``rivals``: what a uniform policy
+    and separate stages come to under the constraints of ``best``.
+    """
     torch.set_num_threads(1)
     settings = shared.settings
+    if item == "rivals":
+        return Result({"file": to_json({name: c and c.to_dict() for name, c in shared.rivals().items()})})
     problem = shared.problems()["front" if item == "random" else item]
     algorithm = RandomSearch() if item == "random" else None
     front = search(problem, algorithm, n_evaluations=settings.n_evaluations, seed=settings.seed)
-    return Result({"front": front.to_json()})
+    return Result({"file": front.to_json()})
 
 
 def of_its_stage(item: tuple[str, Any], shared: dict[str, tuple[Work, Any]]) -> Result:

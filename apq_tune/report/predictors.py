@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from apq_tune.pipeline.directory import write_atomically
 from apq_tune.pipeline.predictor_report import PredictorReport
-
-STYLE: dict[str, Any] = {"title_justify": "left", "title_style": "bold", "box": SIMPLE_HEAD}
+from apq_tune.report.tables import STYLE
 
 TITLES = {
     "kendall_tau": "Kendall tau",

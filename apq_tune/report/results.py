@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from apq_tune.front import Front
 from apq_tune.pipeline.directory import to_json, write_atomically
 from apq_tune.pipeline.run import Outcome
+from apq_tune.report.tables import STYLE
 
-STYLE: dict[str, Any] = {"title_justify": "left", "title_style": "bold", "box": SIMPLE_HEAD}
+RIVALS = ("uniform", "staged")
+"""Names of what separate searches found under the constraints of ``best``."""
 
 
 def write_report(outcome: Outcome, path: Path, console: Console) -> None:
@@ -73,7 +73,9 @@ def predictor_table(outcome: Outcome) -> Table:
 
 def results_table(results: pd.DataFrame) -> Table:
     """The front and the baselines, real accuracies beside predicted ones."""
-    table = Table(title="Found together, beside uniform bits on the largest network", **STYLE)
+    table = Table(
+        title="Found together, beside separate searches with the same limits and the largest network", **STYLE
+    )
     table.caption = "k kernel, c channels, w weight bits pw/dw, a activation bits pw/dw"
     for column in ("", "predicted\nacc. %", "test\nacc. %", "BitOps", "weight\nbytes"):
         table.add_column(column, justify="left" if not column else "right")
@@ -87,7 +89,7 @@ def results_table(results: pd.DataFrame) -> Table:
             f"{row.bit_ops / 1e6:.2f} M\n({100 * row.bit_ops / largest:.0f}%)",
             f"{row.weight_bytes:.0f}",
             row.candidate.replace(" | ", "\n"),
-            style="dim" if row.name.startswith("largest") else "",
+            style="dim" if row.name.startswith("largest") else "italic" if row.name in RIVALS else "",
         )
     return table
 
@@ -102,8 +104,10 @@ def front_picture(outcome: Outcome) -> bytes:
     predicted.legend()
     _engineering(predicted)
     baseline = outcome.table["name"].str.startswith("largest")
+    rival = outcome.table["name"].isin(RIVALS)
     for rows, style, label in (
-        (outcome.table[~baseline], {"marker": "o", "color": "C0"}, "found together"),
+        (outcome.table[~baseline & ~rival], {"marker": "o", "color": "C0"}, "found together"),
+        (outcome.table[rival], {"marker": "^", "color": "C2"}, "searched apart, same limits"),
         (outcome.table[baseline], {"marker": "s", "color": "C1"}, "largest network, uniform bits"),
     ):
         real.scatter(rows["bit_ops"], 100 * rows["test_accuracy"], label=label, **style)
@@ -113,7 +117,7 @@ def front_picture(outcome: Outcome) -> bytes:
         title="after real QAT, on test images", xlabel="bit_ops (BitOps)", ylabel="test accuracy (%)", xscale="log"
     )
     real.margins(x=0.2, y=0.15)
-    real.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, frameon=False)
+    real.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3, frameon=False, fontsize=8)
     _engineering(real)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)

@@ -12,6 +12,7 @@ from typing import get_args
 import pandas as pd
 import pytest
 
+from apq_tune.candidate import Candidate
 from apq_tune.front import Front
 from apq_tune.predict import Form
 
@@ -70,6 +71,13 @@ def test_a_run_leaves_the_table_the_picture_and_every_stages_product(undisturbed
     assert table["test_accuracy"].between(0, 1).all()
     limit = 0.25 * table["bit_ops"].max()
     assert table.set_index("name").loc["best", "bit_ops"] <= limit
+    rivals = json.loads((out / "8_search" / "rivals.json").read_text())
+    assert set(rivals) == {"uniform", "staged"}
+    for rival in rivals.values():  # a row of their own, or found by another search as well
+        assert Candidate.from_dict(rival).to_json() in set(table["candidate_json"])
+        assert table.set_index("candidate_json").loc[Candidate.from_dict(rival).to_json(), "bit_ops"] <= limit
+    assert len({bits for key in ("pw_w", "pw_a", "dw_w", "dw_a") for bits in rivals["uniform"][f"{key}_bits"]}) == 1
+    assert table["candidate_json"].is_unique
     front = Front.load(out / "front.json")
     assert len(front) > 3
     assert front.provenance["n_evaluations"] == QUICK["n_evaluations"]
