@@ -105,14 +105,14 @@ def front_picture(outcome: Outcome) -> bytes:
     _engineering(predicted)
     baseline = outcome.table["name"].str.startswith("largest")
     rival = outcome.table["name"].isin(RIVALS)
-    for rows, style, label in (
-        (outcome.table[~baseline & ~rival], {"marker": "o", "color": "C0"}, "found together"),
-        (outcome.table[rival], {"marker": "^", "color": "C2"}, "searched apart, same limits"),
-        (outcome.table[baseline], {"marker": "s", "color": "C1"}, "largest network, uniform bits"),
+    for rows, marker, label, place in (
+        (outcome.table[~baseline & ~rival], "o", "found together", (4, 4)),
+        (outcome.table[rival], "^", "searched apart, same limits", (4, -10)),
+        (outcome.table[baseline], "s", "largest network, uniform bits", (4, 4)),
     ):
-        real.scatter(rows["bit_ops"], 100 * rows["test_accuracy"], label=label, **style)
+        real.scatter(rows["bit_ops"], 100 * rows["test_accuracy"], label=label, marker=marker)
         for row in rows.itertuples():
-            real.annotate(row.name, (row.bit_ops, 100 * row.test_accuracy), (4, 4), textcoords="offset points", size=7)
+            real.annotate(row.name, (row.bit_ops, 100 * row.test_accuracy), place, textcoords="offset points", size=7)
     real.set(
         title="after real QAT, on test images", xlabel="bit_ops (BitOps)", ylabel="test accuracy (%)", xscale="log"
     )
