@@ -1,8 +1,10 @@
 """Is joint search better than searching architecture, channels and bits in stages, and than simpler rivals?
 
 The same as ``apq-tune joint-vs-staged`` with settings that are written down here, for a space of Fashion-MNIST by
-default. The limits are set by a rule (``apq_tune/methods/limits.py``) from the space alone. Finished searches are kept
-in runs/benchmarks/joint_vs_staged: interrupted, or with more ``--seeds``, the same command goes on. Tables, picture and
+default. The limits are set by a rule (``apq_tune/methods/limits.py``) from the space alone. Everything else was settled
+on seeds 0, 1, 100 and 101, which are not reported: candidates have to be compared on 2,000 images, since with 600 a
+search in more dimensions finds, more than anything, what those images like. Finished searches are kept in
+runs/benchmarks/joint_vs_staged: interrupted, or with more ``--seeds``, the same command goes on. Tables, picture and
 processor seconds are copied to benchmarks/results.
 """
 
@@ -20,7 +22,7 @@ RUNS, RESULTS = Path("runs/benchmarks/joint_vs_staged"), Path(__file__).parent /
 LARGE = ["supernet.epochs=8", "quantized.epochs=8"]
 LARGE += ["supernet.batch_size=128", "quantized.batch_size=128", "final.batch_size=64"]
 SETTINGS = {"mobilenet_fashion_mnist": LARGE, "mobilenet_fashion_mnist_14": LARGE}
-SPEND = {"proxy": 160, "short": 9, "short-steps": 20, "final-steps": 180, "repeats": 2, "images": 600}
+SPEND = {"proxy": 120, "short": 6, "short-steps": 20, "final-steps": 180, "repeats": 2, "images": 2000}
 
 
 def main() -> None:
@@ -29,7 +31,7 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, help="folder with the files of data sets")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument(
-        "--first-seed", type=int, default=0, help="0 and above are reported, 100 and above were for trying things out"
+        "--first-seed", type=int, default=2, help="others, 0, 1, 100 and 101, were for trying things out"
     )
     parser.add_argument("--budgets", help="some of them first")
     parser.add_argument("--num-cpus", type=int)

@@ -23,7 +23,7 @@ from apq_tune.search.batch import choose_batch, similarity
 FIRST = 0.3
 """Share of the measurements that go to random samples before a predictor is asked."""
 
-ROUNDS = 8
+ROUNDS = 16
 """Batches that the rest is measured in, the predictor fitted anew before each."""
 
 EVALUATIONS = 1000

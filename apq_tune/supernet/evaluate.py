@@ -17,7 +17,7 @@ from apq_tune.supernet.network import Supernet
 from apq_tune.supernet.quantize import ActivationQuantizer
 from apq_tune.supernet.subnet import Subnet
 
-EVALUATION_BATCH = 128  # fits the cache; batches of 512 cost more per image
+EVALUATION_BATCH = 250  # fits the cache; batches of 500 cost more per image, and so do those of 128
 
 
 class Score(NamedTuple):
@@ -43,9 +43,12 @@ def score(network: Callable[[Tensor], Tensor], split: AnySplit, device: torch.de
 def score_candidate(
     supernet: Supernet, candidate: Candidate, calibration: Tensor, split: AnySplit, *, quantize: bool
 ) -> Score:
-    """Recalibrate batch norm on ``calibration`` images, where the supernet is, then score one candidate of it."""
-    statistics = supernet.recalibrate(calibration, candidate, quantize=quantize)
-    return score(lambda x: supernet(x, candidate, quantize=quantize, statistics=statistics), split, calibration.device)
+    """Recalibrate batch norm on ``calibration`` images, where the supernet is, then score one candidate of it.
+
+    It is scored as a stand-alone network, whose batch norm is folded: a fifth less work.
+    """
+    subnet = subnet_from(supernet, candidate, calibration, quantize=quantize).to(calibration.device)
+    return score(lambda x: subnet(x, quantize=quantize), split, calibration.device)
 
 
 def calibrate_quantizers(network: nn.Module, runs: Sequence[Callable[[], object]], limit: int = 16_000) -> None:
