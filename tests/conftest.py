@@ -40,6 +40,7 @@ TINY = {
 TINY_SIZE = (24 + 24 * 24) * 16
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """One of two workers has all tests that start Ray: two Rays on a small machine are in each other's way."""
     for item in items:
