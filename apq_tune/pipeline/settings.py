@@ -1,4 +1,4 @@
-"""Everything that a run can be told, with the defaults that make ``apq-tune run digits`` take about a minute."""
+"""Everything that a run can be told, with the defaults that make ``apq-tune run digits`` take about two minutes."""
 
 from __future__ import annotations
 
