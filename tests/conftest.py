@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from apq_tune import Encoding, SearchSpace
 
@@ -40,12 +42,17 @@ TINY = {
 TINY_SIZE = (24 + 24 * 24) * 16
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One of two workers has all tests that start Ray: two Rays on a small machine are in each other's way."""
-    for item in items:
-        if item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
+class OneForRay(LoadScopeScheduling):
+    """File by file; one process has all files that start Ray, since two Rays are in each other's way."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::")[0]
+        return "ray" if "mark.ray" in (self.config.rootpath / file).read_text() else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OneForRay:
+    """How tests are dealt out to processes."""
+    return OneForRay(config, log)
 
 
 @pytest.fixture(scope="session")
