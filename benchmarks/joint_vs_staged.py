@@ -20,7 +20,7 @@ from apq_tune.space import SearchSpace
 RUNS, RESULTS = Path("runs/benchmarks/joint_vs_staged"), Path(__file__).parent / "results"
 
 LARGE = ["supernet.epochs=8", "quantized.epochs=8"]
-LARGE += ["supernet.batch_size=128", "quantized.batch_size=128", "final.batch_size=64"]
+LARGE += ["supernet.batch_size=128", "quantized.batch_size=128", "final.batch_size=64", "final.learning_rate=2e-3"]
 SETTINGS = {"mobilenet_fashion_mnist": LARGE, "mobilenet_fashion_mnist_14": LARGE}
 SPEND = {"proxy": 120, "short": 6, "short-steps": 20, "final-steps": 180, "repeats": 2, "images": 2000}
 
