@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MAX_REPAIRS = 100
 """Rounds of redrawing forbidden combinations; each leaves at most the share of them that is forbidden."""
 
-TASTE = 0.5
+CONCENTRATION = 0.5
 """Of the Dirichlet distribution of ``sample_policies``: at 1 all shares are equally likely, towards 0 policies get
 uniform."""
 
@@ -205,17 +205,18 @@ class Encoding:
         return self.canonicalise(genomes)
 
     def sample_policies(self, n: int, rng: np.random.Generator) -> Genomes:
-        """``n`` canonical, allowed genomes whose bits range from one width everywhere to all widths mixed.
+        """``n`` canonical, allowed genomes, ``(n, n_genes)``, with bits from one width everywhere to all widths mixed.
 
-        Bits drawn gene by gene leave no network without its share of the fewest ones. Here each network has a taste of
-        its own for every width, one for weights and one for activations, drawn from a Dirichlet distribution.
+        Bits drawn gene by gene leave no network without its share of the fewest ones. Here each network has its own
+        probability of every width, one for weights and one for activations, drawn from a Dirichlet distribution.
         """
         genomes = self._draw(n, rng)
         widths = np.unique(np.concatenate(self._values[-len(BIT_FIELDS) * self.n_slots :]))
-        tastes = {kind: rng.dirichlet(np.full(len(widths), TASTE), n) + 1e-9 for kind in "wa"}
+        alpha = np.full(len(widths), CONCENTRATION)
+        probabilities = {kind: rng.dirichlet(alpha, n) + 1e-9 for kind in "wa"}  # a gene may lack the likely widths
         for gene in range(self.n_genes - len(BIT_FIELDS) * self.n_slots, self.n_genes):
             field = Block._fields[(gene - self._first) // self.n_slots]
-            own = tastes["w" if "_w_" in field else "a"][:, np.searchsorted(widths, self._values[gene])]
+            own = probabilities["w" if "_w_" in field else "a"][:, np.searchsorted(widths, self._values[gene])]
             shares = own.cumsum(axis=1) / own.sum(axis=1, keepdims=True)
             genomes[:, gene] = (rng.random((n, 1)) >= shares[:, :-1]).sum(axis=1)
         return self.canonicalise(self.repair(genomes, rng))

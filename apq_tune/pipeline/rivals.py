@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from apq_tune.encoding import Encoding
 from apq_tune.errors import ProblemError
 from apq_tune.genotype import Genomes
-from apq_tune.methods.subspace import ARCHITECTURE_FIELDS, Subspace, fixed
-from apq_tune.problem import Constraint, Floats, FunctionMetric, Metric, Objective, Problem
+from apq_tune.methods.subspace import ARCHITECTURE_FIELDS, Project, Subspace, at_bits, fixed
+from apq_tune.problem import Constraint, Metric
 from apq_tune.search import search
+
+RIVALS = ("uniform", "staged")
+"""Names of what they find."""
 
 
 @dataclass(frozen=True)
@@ -55,40 +58,22 @@ class Rivals:
         """
         found = []
         for network in self._networks(self.fp32, ()):
-            part = Subspace(self.encoding, fixed(self.encoding, network, (*ARCHITECTURE_FIELDS, "channels")))
-            problem = part.problem(self.loss, (*self.constraints, *limits))
+            bits = fixed(self.encoding, network, (*ARCHITECTURE_FIELDS, "channels"))
             with contextlib.suppress(ProblemError):  # none of its policies keeps the limits
-                front = search(problem, n_evaluations=self.n_evaluations, seed=self.seed)
-                found.append(self.encoding.encode(front.candidates[:1], check=False)[0])
+                found.append(self._best(bits, self.loss, limits))
         return self._ranked(found)
 
     def _networks(self, metric: Metric, limits: Sequence[Constraint]) -> Iterator[Genomes]:
-        """The best network by a metric at each uniform width at which one fits."""
+        """``(n_genes,)`` each: the best network by a metric at each uniform width at which one fits."""
         for bits in self.encoding.uniform_bits():
-            at = _AtBits(self.encoding, bits)
-            own = tuple(replace(c, metric=at.of(c.metric)) for c in (*self.constraints, *limits, self._allowed))
-            problem = Problem(self.encoding, [Objective(at.of(metric))], own)
             with contextlib.suppress(ProblemError):
-                front = search(problem, n_evaluations=self.n_evaluations, seed=self.seed)
-                yield self.encoding.at_bits(self.encoding.encode(front.candidates[:1], check=False), bits)[0]
+                yield self._best(at_bits(self.encoding, bits), metric, limits)
+
+    def _best(self, project: Project, metric: Metric, limits: Sequence[Constraint]) -> Genomes:
+        """``(n_genes,)``: the best of a part of the space."""
+        problem = Subspace(self.encoding, project).problem(metric, (*self.constraints, *limits))
+        front = search(problem, n_evaluations=self.n_evaluations, seed=self.seed)
+        return np.asarray(self.encoding.encode(front.candidates[:1], check=False)[0])
 
     def _ranked(self, genomes: Iterable[Genomes]) -> list[Genomes]:
         return sorted(genomes, key=lambda genome: float(self.loss(genome[None])[0]))
-
-    @property
-    def _allowed(self) -> Constraint:
-        def forbidden(genomes: Genomes) -> Floats:
-            return (~self.encoding.is_allowed(genomes)).astype(np.float64)
-
-        return Constraint(FunctionMetric("forbidden", "", forbidden), 0.0)
-
-
-@dataclass(frozen=True)
-class _AtBits:
-    """Metrics of candidates whose bits are overruled by one width."""
-
-    encoding: Encoding
-    bits: int
-
-    def of(self, metric: Metric) -> FunctionMetric:
-        return FunctionMetric(metric.name, metric.unit, lambda g: metric(self.encoding.at_bits(g, self.bits)))

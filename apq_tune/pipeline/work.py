@@ -15,7 +15,7 @@ from apq_tune.data import AnySplit, Data
 from apq_tune.encoding import Encoding
 from apq_tune.integrations.ray import Result, Work
 from apq_tune.pipeline.directory import to_json
-from apq_tune.pipeline.rivals import Rivals
+from apq_tune.pipeline.rivals import RIVALS, Rivals
 from apq_tune.pipeline.settings import Settings
 from apq_tune.predict import Predictor
 from apq_tune.problem import Constraint, Objective, Problem, parse_constraint
@@ -132,7 +132,7 @@ class Question(NamedTuple):
         settings, encoding = self.settings, Encoding(self.space)
         constraints = read_constraints(encoding, cost_models(encoding), settings.constraints)
         rivals = Rivals(encoding, self.predictor, self.fp32, tuple(constraints), settings.n_evaluations, settings.seed)
-        found = {"uniform": rivals.uniform(), "staged": rivals.staged()}
+        found = dict(zip(RIVALS, (rivals.uniform(), rivals.staged()), strict=True))
         return {name: encoding.decode(best[0][None])[0] if best else None for name, best in found.items()}
 
 

@@ -14,11 +14,9 @@ from rich.table import Table
 
 from apq_tune.front import Front
 from apq_tune.pipeline.directory import to_json, write_atomically
+from apq_tune.pipeline.rivals import RIVALS
 from apq_tune.pipeline.run import Outcome
 from apq_tune.report.tables import STYLE
-
-RIVALS = ("uniform", "staged")
-"""Names of what separate searches found under the constraints of ``best``."""
 
 
 def write_report(outcome: Outcome, path: Path, console: Console) -> None:

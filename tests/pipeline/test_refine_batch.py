@@ -78,6 +78,9 @@ def test_the_best_half_and_the_best_of_each_kind_survive(seed: int, n: int, shar
     assert bests <= set(rows)
     assert set(rows) - bests <= set(np.argsort(losses)[:n].tolist())
     assert survivors(losses, [], n) == np.argsort(losses)[:n].tolist()
+    of_one = survivors(losses, kinds[:1], n)
+    assert len(of_one) == n or (n == 1 and len(of_one) == 2)
+    assert set(of_one) - set(np.flatnonzero(kinds[0]).tolist()) <= set(np.argsort(losses)[:n].tolist())
 
 
 def made_up(encoding: Encoding) -> Ensemble:
