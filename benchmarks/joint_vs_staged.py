@@ -34,12 +34,13 @@ def main() -> None:
         "--first-seed", type=int, default=2, help="others, 0, 1, 100 and 101, were for trying things out"
     )
     parser.add_argument("--budgets", help="some of them first")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--num-cpus", type=int)
     arguments = parser.parse_args()
     name = SearchSpace.load(arguments.space).name
     out = RUNS / name
     command = ["joint-vs-staged", arguments.space, f"--out={out}", "--resume", f"--seeds={arguments.seeds}"]
-    command += [f"--first-seed={arguments.first_seed}"]
+    command += [f"--first-seed={arguments.first_seed}", f"--device={arguments.device}"]
     command += [f"--set={setting}" for setting in SETTINGS.get(name, [])] + [f"--{k}={v}" for k, v in SPEND.items()]
     command += [f"--data-root={arguments.data_root}"] if arguments.data_root else []
     command += [f"--budgets={arguments.budgets}"] if arguments.budgets else []

@@ -29,35 +29,57 @@ RESULTS = Path(__file__).parent / "results"
 WARM_UP = 2
 
 
-def stepper(network: nn.Module, forward: Callable[[], Tensor], labels: Tensor) -> Callable[[], float]:
-    """Processor seconds of one step."""
+def stepper(network: nn.Module, forward: Callable[[], Tensor], labels: Tensor, *, bf16: bool) -> Callable[[], float]:
+    """Seconds of one step: the processor's, or on a GPU those that pass."""
     optimizer = optimizer_for(network, Training(epochs=1, learning_rate=1e-4))
 
     def step() -> float:
-        start = time.process_time()
+        start = clock(labels.device)
         optimizer.zero_grad(set_to_none=True)
-        functional.cross_entropy(forward(), labels).backward()  # type: ignore[no-untyped-call]
+        with torch.autocast(labels.device.type, torch.bfloat16, enabled=bf16):
+            loss = functional.cross_entropy(forward(), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), MAX_GRADIENT_NORM)
         optimizer.step()
-        return time.process_time() - start
+        return clock(labels.device) - start
 
     return step
 
 
-def kinds(space: SearchSpace, candidate: Candidate, batch: int) -> dict[str, Callable[[], float]]:
+def clock(device: torch.device) -> float:
+    """Now."""
+    if device.type == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def kinds(space: SearchSpace, candidate: Candidate, batch: int, device: str) -> dict[str, Callable[[], float]]:
     """Name -> one step of it."""
     torch.manual_seed(0)
-    images = torch.rand(batch, space.input.channels, space.resolutions[-1], space.resolutions[-1])
-    labels = torch.randint(space.classes, (batch,))
-    supernet = Supernet(space)
+    images = torch.rand(batch, space.input.channels, space.resolutions[-1], space.resolutions[-1]).to(device)
+    labels = torch.randint(space.classes, (batch,)).to(device)
+    supernet = Supernet(space).to(device)
     calibrate_quantizers(supernet, [lambda: supernet.recalibrate(images, candidate)])
-    plain, aware = (subnet_from(supernet, candidate, images, quantize=True) for _ in range(2))
-    return {
-        "fp32": stepper(plain, lambda: plain(images, quantize=False), labels),
-        "QAT": stepper(aware, lambda: aware(images), labels),
-        "supernet, fp32": stepper(supernet, lambda: supernet(images, candidate), labels),
-        "supernet, random bits": stepper(supernet, lambda: supernet(images, candidate, quantize=True), labels),
-    }
+
+    def steps(bf16: bool) -> dict[str, Callable[[], float]]:
+        plain, aware = (subnet_from(supernet, candidate, images, quantize=True).to(device).train() for _ in range(2))
+        own = {
+            "fp32": stepper(plain, lambda: plain(images, quantize=False), labels, bf16=bf16),
+            "QAT": stepper(aware, lambda: aware(images), labels, bf16=bf16),
+            "supernet, fp32": stepper(supernet, lambda: supernet(images, candidate), labels, bf16=bf16),
+            "supernet, random bits": stepper(
+                supernet, lambda: supernet(images, candidate, quantize=True), labels, bf16=bf16
+            ),
+        }
+        if device == "cuda":
+            graph = subnet_from(supernet, candidate, images, quantize=True).to(device).train()
+            with torch.autocast(device, torch.bfloat16, enabled=bf16, cache_enabled=False):
+                torch.cuda.make_graphed_callables(graph, (images,), allow_unused_input=True)
+            own["QAT, replayed"] = stepper(graph, lambda: graph(images), labels, bf16=bf16)
+        return {f"{name}, bfloat16" if bf16 else name: step for name, step in own.items()}
+
+    return steps(False) | (steps(True) if device == "cuda" else {})
 
 
 def main() -> None:
@@ -66,6 +88,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--repetitions", type=int, default=12)
     parser.add_argument("--networks", type=int, default=3, help="random ones, beside the largest at 4 bits")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     space = SearchSpace.load(arguments.space)
@@ -75,7 +98,7 @@ def main() -> None:
     candidates |= {f"random {i}": candidate for i, candidate in enumerate(sample, start=1)}
     rows = []
     for name, candidate in candidates.items():
-        steps = kinds(space, candidate, arguments.batch)
+        steps = kinds(space, candidate, arguments.batch, arguments.device)
         for repetition in range(-WARM_UP, arguments.repetitions):
             seconds = {kind: step() for kind, step in steps.items()}
             rows += [
@@ -87,7 +110,7 @@ def main() -> None:
     table = groups["times fp32"].quantile([0.25, 0.5, 0.75]).unstack().set_axis(["25%", "times fp32", "75%"], axis=1)
     table.insert(0, "ms", groups["ms"].median())
     RESULTS.mkdir(exist_ok=True)
-    table.round(3).to_csv(RESULTS / "training_cost.csv")
+    table.round(3).to_csv(RESULTS / ("training_cost.csv" if arguments.device == "cpu" else "training_cost_gpu.csv"))
     print(table.round(2).to_string())
 
 

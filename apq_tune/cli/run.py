@@ -11,6 +11,14 @@ import click
 PAPER = {"quantized.epochs": 0, "predictor": "transferred"}
 """Settings of the literal protocol: the second supernet is the first one, its clip values calibrated."""
 
+device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where networks are trained; auto takes a GPU if there is one, and trials share it.",
+)
+
 
 @click.command()
 @click.argument("space", required=False)
@@ -34,13 +42,7 @@ PAPER = {"quantized.epochs": 0, "predictor": "transferred"}
     type=click.Path(path_type=Path),
     help="Folder with the files of data sets; what is missing is downloaded to it.  [default: ~/.cache/apq_tune/data]",
 )
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Where networks are trained; auto takes a GPU if there is one, and trials share it.",
-)
+@device_option
 @click.option(
     "--protocol",
     type=click.Choice(["ladder", "paper"]),

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from apq_tune.cli.fleet import fleet_options, names, progress_bar
+from apq_tune.cli.run import device_option
 
 if TYPE_CHECKING:
     from apq_tune.encoding import Encoding
     from apq_tune.pipeline.fleet import Fleet
     from apq_tune.pipeline.versus import Spend, Task
+    from apq_tune.supernet.metrics import Device
 
 NAMES = ("joint", "staged", "staged-haq", "uniform", "uniform-wa", "random", "paper")
 BUDGETS = ("memory", "memory-tight", "latency", "bit_ops")
@@ -59,6 +61,7 @@ CONSTRAINTS = click.option(
 @click.option("--budget", type=click.Choice(BUDGETS), help="Instead of constraints: limits by a rule.")
 @click.option("--seed", type=click.IntRange(min=0), help="[default: that of the run]")
 @spend_options
+@device_option
 @fleet_options
 def baseline(
     run: Path,
@@ -66,6 +69,7 @@ def baseline(
     constraints: tuple[str, ...],
     budget: str | None,
     seed: int | None,
+    device: str,
     out: Path,
     resume: bool,
     address: str | None,
@@ -81,16 +85,19 @@ def baseline(
     from apq_tune.encoding import Encoding
     from apq_tune.pipeline.finished import load_supernets
     from apq_tune.pipeline.versus import Spend, Task
+    from apq_tune.supernet.metrics import device_of
 
     if bool(constraints) == (budget is not None):
         raise click.UsageError("give --constraint, once or more, or --budget")
-    checked, trained = Spend.checked(**spend), load_supernets(run)
+    checked, where = Spend.checked(**spend), device_of(device)
+    trained = load_supernets(run)
     encoding = Encoding(trained.space)
     limits = limits_of(encoding, [budget] if budget is not None else [], constraints)
     task = Task(method, budget or OWN, trained.settings.seed if seed is None else seed)
-    basis = _basis(encoding, checked, limits, trained.settings.model_dump(mode="json")) | {"run": str(run.absolute())}
+    basis = _basis(encoding, checked, limits, trained.settings.model_dump(mode="json"), where)
+    basis |= {"run": str(run.absolute())}
     fleet = _fleet(out, "baseline", basis, resume=resume, address=address, num_cpus=num_cpus)
-    _finish(fleet, [task], {task.seed: run.absolute()}, limits, checked, out)
+    _finish(fleet, [task], {task.seed: run.absolute()}, limits, checked, where, out)
 
 
 @click.command("joint-vs-staged")
@@ -103,6 +110,7 @@ def baseline(
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="A setting of each seed's run.")
 @click.option("--data-root", type=click.Path(path_type=Path), help="Folder with the files of data sets, of a SPACE.")
 @spend_options
+@device_option
 @fleet_options
 def joint_vs_staged(
     target: str,
@@ -113,6 +121,7 @@ def joint_vs_staged(
     first_seed: int,
     assignments: tuple[str, ...],
     data_root: Path | None,
+    device: str,
     out: Path,
     resume: bool,
     address: str | None,
@@ -131,8 +140,9 @@ def joint_vs_staged(
     from apq_tune.pipeline.finished import load_supernets
     from apq_tune.pipeline.settings import Settings
     from apq_tune.space import SearchSpace
+    from apq_tune.supernet.metrics import device_of
 
-    checked = versus.Spend.checked(**spend)
+    checked, where = versus.Spend.checked(**spend), device_of(device)
     chosen = names(methods, NAMES, "--methods")
     named = names(budgets, BUDGETS, "--budgets") if budgets else []
     if not named and not constraints:
@@ -151,15 +161,18 @@ def joint_vs_staged(
         runs = {seed: versus.run_path(folder, seed) for seed in range(first_seed, first_seed + seeds)}
     encoding = Encoding(space)
     limits = limits_of(encoding, named, constraints)
-    basis = _basis(encoding, checked, {OWN: limits.get(OWN, [])}, settings.model_dump(mode="json", exclude={"seed"}))
+    own = {OWN: limits.get(OWN, [])}
+    basis = _basis(encoding, checked, own, settings.model_dump(mode="json", exclude={"seed"}), where)
     basis |= {"run": str(Path(target).absolute()) if is_run else None}
     fleet = _fleet(out, "joint-vs-staged", basis, resume=resume, address=address, num_cpus=num_cpus)
     if not is_run:
         items = {f"supernets-{seed:03d}": seed for seed in runs}
         with progress_bar(_console(), "supernets") as on_done:
-            fleet.run(versus.train_run, versus.Training(space, changes, folder, data_root), items, on_done)
+            fleet.run(
+                versus.train_run, versus.Training(space, changes, folder, data_root, where), items, on_done, where
+            )
     tasks = [versus.Task(method, budget, seed) for seed in runs for budget in limits for method in chosen]
-    _finish(fleet, tasks, runs, limits, checked, out)
+    _finish(fleet, tasks, runs, limits, checked, where, out)
 
 
 def limits_of(encoding: Encoding, budgets: list[str], constraints: tuple[str, ...]) -> dict[str, list[str]]:
@@ -170,10 +183,13 @@ def limits_of(encoding: Encoding, budgets: list[str], constraints: tuple[str, ..
     return limits | ({OWN: as_texts(read_limits(encoding, constraints))} if constraints else {})
 
 
-def _basis(encoding: Encoding, spend: Spend, limits: Mapping[str, list[str]], settings: Any) -> dict[str, Any]:
+def _basis(
+    encoding: Encoding, spend: Spend, limits: Mapping[str, list[str]], settings: Any, device: Device
+) -> dict[str, Any]:
     """All that a task's result depends on beside its key, which names method, budget and seed."""
     space = encoding.space.model_dump(mode="json")
-    return {"space": space, "settings": settings, "spend": spend.model_dump(), "limits": dict(limits)}
+    basis = {"space": space, "settings": settings, "spend": spend.model_dump(), "limits": dict(limits)}
+    return basis | {"device": device}
 
 
 def _fleet(out: Path, kind: str, basis: Mapping[str, Any], **options: Any) -> Fleet:
@@ -188,15 +204,16 @@ def _finish(
     runs: Mapping[int, Path],
     limits: Mapping[str, list[str]],
     spend: Spend,
+    device: Device,
     out: Path,
 ) -> None:
     from apq_tune.pipeline.versus import Shared, run_task
     from apq_tune.report.versus import write_versus
 
     console = _console()
-    shared = Shared(dict(runs), dict(limits), spend, fleet.checkpoints)
+    shared = Shared(dict(runs), dict(limits), spend, fleet.checkpoints, device)
     with progress_bar(console, "searches") as on_done:
-        results = fleet.run(run_task, shared, {task.key: task for task in tasks}, on_done)
+        results = fleet.run(run_task, shared, {task.key: task for task in tasks}, on_done, device)
     write_versus(tasks, results, limits, out, console)
 
 

@@ -15,7 +15,7 @@ from apq_tune.pipeline.stages import STAGES
 from apq_tune.predict import Predictor
 from apq_tune.predict.files import load_predictor
 from apq_tune.space import SearchSpace
-from apq_tune.supernet.metrics import TrainedSupernet
+from apq_tune.supernet.metrics import Device, TrainedSupernet
 
 
 class FinishedRun(NamedTuple):
@@ -65,8 +65,8 @@ def open_run(path: Path, stages: Iterable[str]) -> OpenRun:
     return OpenRun(space, settings, folders, run.get("data_root"))
 
 
-def load_supernets(path: str | Path) -> Supernets:
-    """Read the directory of a run that has trained its supernets.
+def load_supernets(path: str | Path, device: Device = "cpu") -> Supernets:
+    """Read the directory of a run that has trained its supernets, to run them on a device.
 
     Raises:
         RunError: if it is none, or has not come so far.
@@ -74,7 +74,7 @@ def load_supernets(path: str | Path) -> Supernets:
     space, settings, folders, data_root = open_run(Path(path), ("supernet", "quantized_supernet"))
     data = load_data(space, data_root)
     fp32, quantized = (
-        TrainedSupernet(space, torch_load(folders[name] / "weights.pt"), data, settings.n_calibration)
+        TrainedSupernet(space, torch_load(folders[name] / "weights.pt"), data, settings.n_calibration, device)
         for name in ("supernet", "quantized_supernet")
     )
     return Supernets(space, fp32, quantized, settings)

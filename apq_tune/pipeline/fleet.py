@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from apq_tune.errors import RunError
-from apq_tune.integrations.ray import Result, Work, check_address, cluster, run_trials
+from apq_tune.integrations.ray import Result, Work, check_address, cluster, gpu_share, run_trials
 from apq_tune.pipeline.directory import PACKAGES, read_json, to_json, write_atomically
 from apq_tune.search import Searching
+from apq_tune.supernet.metrics import Device
 
 FORMAT = 1
 """Of a fleet's folder; raise it when an older one cannot be resumed."""
@@ -112,7 +113,12 @@ class Fleet:
         return results
 
     def run(
-        self, work: Work, shared: Any, items: Mapping[str, Any], on_done: Callable[[int, int], None] | None = None
+        self,
+        work: Work,
+        shared: Any,
+        items: Mapping[str, Any],
+        on_done: Callable[[int, int], None] | None = None,
+        device: Device = "cpu",
     ) -> dict[str, Any]:
         """Do what is not done.
 
@@ -121,12 +127,13 @@ class Fleet:
             shared: second argument of ``work``.
             items: key, good as a file name, -> first argument of ``work``.
             on_done: called with how many are done, and of how many.
+            device: of the trials; those at work at once share the GPUs.
 
         Returns:
             Key -> result, in the order of ``items``.
 
         Raises:
-            RunError: if a search failed; the results of the others are kept.
+            RunError: if a search failed; the results of the others are kept. If the cluster has no GPU.
         """
         results = self.finished()
         left = {key: item for key, item in items.items() if key not in results}
@@ -145,7 +152,15 @@ class Fleet:
         tell()
         if left:
             with cluster(self._address, self._num_cpus) as concurrency:
-                run_trials(work, shared, left, on_result, directory=self.path / "tune", concurrency=concurrency)
+                run_trials(
+                    work,
+                    shared,
+                    left,
+                    on_result,
+                    directory=self.path / "tune",
+                    concurrency=concurrency,
+                    gpus=gpu_share(concurrency) if device == "cuda" else 0,
+                )
         for folder in (self.path / "tune", self.checkpoints):
             shutil.rmtree(folder, ignore_errors=True)
         return {key: results[key] for key in items}

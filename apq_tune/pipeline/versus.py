@@ -38,7 +38,7 @@ from apq_tune.pipeline.run import PipelineRun
 from apq_tune.pipeline.settings import Settings, validated
 from apq_tune.pipeline.training import calibrate
 from apq_tune.space import SearchSpace
-from apq_tune.supernet.metrics import SupernetLoss, TrainedSupernet
+from apq_tune.supernet.metrics import Device, SupernetLoss, TrainedSupernet
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -103,12 +103,14 @@ class Shared(NamedTuple):
         limits: budget -> limits as ``read_limits`` reads them.
         spend: of every method.
         checkpoints: folder.
+        device: where networks are trained and run.
     """
 
     runs: Mapping[int, Path]
     limits: Mapping[str, list[str]]
     spend: Spend
     checkpoints: Path
+    device: Device = "cpu"
 
 
 class Training(NamedTuple):
@@ -118,13 +120,15 @@ class Training(NamedTuple):
     assignments: Mapping[str, Any]  # of settings
     path: Path  # folder of all runs
     data_root: Path | None
+    device: Device = "cpu"
 
 
 def train_run(seed: int, shared: Training) -> Result:
     """Train a seed's two supernets; goes on with what is there, epoch by epoch."""
     start = time.process_time()
     settings = Settings().updated({**shared.assignments, "seed": seed})
-    run = PipelineRun(shared.space, settings, run_path(shared.path, seed), data_root=shared.data_root)
+    path = run_path(shared.path, seed)
+    run = PipelineRun(shared.space, settings, path, data_root=shared.data_root, device=shared.device)
     run.run_until("quantized_supernet")
     return Result({"seconds": round(time.process_time() - start, 1)})
 
@@ -135,18 +139,19 @@ def run_path(folder: Path, seed: int) -> Path:
 
 
 @functools.lru_cache(maxsize=1)
-def networks(path: Path, n_images: int) -> Networks:
+def networks(path: Path, n_images: int, device: Device = "cpu") -> Networks:
     """Load a run's supernets once for all tasks that a process does.
 
     Args:
         path: of the run.
         n_images: of the search split, for everything but the trainings that decide.
+        device: where they run.
     """
-    space, fp32, quantized, settings = load_supernets(path)
+    space, fp32, quantized, settings = load_supernets(path, device)
     network = fp32.network
     calibrate(network, Encoding(space), fp32.calibration, settings.seed)
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    calibrated = TrainedSupernet(space, weights, fp32.data, settings.n_calibration)
+    calibrated = dataclasses.replace(fp32, weights=weights)
     data = fp32.data
     search = data.search.first(n_images)
     return Networks(Encoding(space), fp32, quantized, calibrated, settings, data._replace(search=search))
@@ -167,7 +172,7 @@ def run_task(task: Task, shared: Shared) -> Result:
     """Everything that a method does, from its first sample to the test scores of its winner."""
     torch.set_num_threads(1)
     spend = shared.spend
-    nets = networks(shared.runs[task.seed], spend.images)
+    nets = networks(shared.runs[task.seed], spend.images, shared.device)
     method, encoding = METHODS[task.method], nets.encoding
     limits = read_limits(encoding, shared.limits[task.budget])
     halving = Halving(

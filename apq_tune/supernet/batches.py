@@ -7,7 +7,7 @@ processors train, in the same process. What a batch looks like depends on seed a
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -72,13 +72,15 @@ def batches(
     """
     source = _Batches(split, order, size, augment, seed)
     device = torch.device(device)
-    on_gpu = device.type == "cuda"
-    workers = min(MOST_WORKERS, os.cpu_count() or 1) if on_gpu and not isinstance(split, Split) else 0
-    loader = DataLoader(
-        source, batch_size=None, sampler=range(first, len(source)), num_workers=workers, pin_memory=on_gpu
-    )
+    numbers = range(first, len(source))
+    loaded: Iterable[tuple[Tensor, Tensor]]
+    if device.type == "cuda" and not isinstance(split, Split):
+        workers = min(MOST_WORKERS, os.cpu_count() or 1)
+        loaded = DataLoader(source, batch_size=None, sampler=numbers, num_workers=workers, pin_memory=True)
+    else:
+        loaded = map(source.__getitem__, numbers)
     try:
-        for images, labels in loader if workers or on_gpu else map(source.__getitem__, range(first, len(source))):
+        for images, labels in loaded:
             yield as_inputs(images.to(device, non_blocking=True)), labels.to(device, non_blocking=True)
     except RunError as error:  # a worker's has its traceback in it
         raise RunError(str(error).strip().splitlines()[-1].removeprefix("apq_tune.errors.RunError: ")) from None

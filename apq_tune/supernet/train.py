@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -16,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from apq_tune.data import AnySplit
 from apq_tune.encoding import Encoding
 from apq_tune.errors import RunError
-from apq_tune.supernet.batches import Augment, batches
+from apq_tune.supernet.batches import Augment, batches, first_images
 from apq_tune.supernet.network import Supernet
 from apq_tune.supernet.subnet import Subnet
 
@@ -150,7 +151,7 @@ def train_epochs(
             for group in optimizer.param_groups:
                 group["lr"] = training.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
             optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            with precision(device):
                 value = loss(images, labels, rng, done)
             value.backward()  # type: ignore[no-untyped-call]
             norm = nn.utils.clip_grad_norm_(network.parameters(), MAX_GRADIENT_NORM)
@@ -295,14 +296,45 @@ def finetune(
     def loss(x: Tensor, y: Tensor, _rng: np.random.Generator, _done: float) -> Tensor:
         return functional.cross_entropy(subnet(x), y, label_smoothing=training.label_smoothing)
 
-    train_epochs(
-        subnet,
-        loss,
-        optimizer or optimizer_for(subnet, training),
-        split,
-        training,
-        seed,
-        start=Progress(first_epoch),
-        average=average or average_for(subnet, training),
-        after_epoch=after_epoch,
-    )
+    optimizer, average = optimizer or optimizer_for(subnet, training), average or average_for(subnet, training)
+    device = next(subnet.parameters()).device
+    with replayed(subnet, first_images(split, training.batch_size).to(device)):
+        train_epochs(
+            subnet,
+            loss,
+            optimizer,
+            split,
+            training,
+            seed,
+            start=Progress(first_epoch),
+            average=average,
+            after_epoch=after_epoch,
+        )
+
+
+@contextlib.contextmanager
+def replayed(network: nn.Module, images: Tensor) -> Iterator[None]:
+    """Record a network's training pass over batches like this one, and replay it (CUDA graphs).
+
+    A small network's step is a thousand short kernels; recorded, they need not be launched one by one. On a CPU, and
+    when the network evaluates, nothing changes.
+
+    Args:
+        network: whose shapes and branches do not depend on the images.
+        images: a batch, on the network's device.
+    """
+    if not images.is_cuda:
+        yield
+        return
+    network.train()
+    with precision(images.device):
+        torch.cuda.make_graphed_callables(network, (images,), allow_unused_input=True)
+    try:
+        yield
+    finally:
+        del network.forward  # the recorded one, which hides that of the class
+
+
+def precision(device: torch.device) -> torch.autocast:
+    """What a training pass computes in: bfloat16 on a GPU where that is safe (autocast)."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda", cache_enabled=False)
