@@ -63,7 +63,7 @@ def kinds(space: SearchSpace, candidate: Candidate, batch: int, device: str) -> 
     calibrate_quantizers(supernet, [lambda: supernet.recalibrate(images, candidate)])
 
     def steps(bf16: bool) -> dict[str, Callable[[], float]]:
-        plain, aware = (subnet_from(supernet, candidate, images, quantize=True).to(device).train() for _ in range(2))
+        plain, aware = (subnet_from(supernet, candidate, images, quantize=True).train() for _ in range(2))
         own = {
             "fp32": stepper(plain, lambda: plain(images, quantize=False), labels, bf16=bf16),
             "QAT": stepper(aware, lambda: aware(images), labels, bf16=bf16),
@@ -73,7 +73,7 @@ def kinds(space: SearchSpace, candidate: Candidate, batch: int, device: str) -> 
             ),
         }
         if device == "cuda":
-            graph = subnet_from(supernet, candidate, images, quantize=True).to(device).train()
+            graph = subnet_from(supernet, candidate, images, quantize=True).train()
             with torch.autocast(device, torch.bfloat16, enabled=bf16, cache_enabled=False):
                 torch.cuda.make_graphed_callables(graph, (images,), allow_unused_input=True)
             own["QAT, replayed"] = stepper(graph, lambda: graph(images), labels, bf16=bf16)

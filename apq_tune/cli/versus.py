@@ -94,8 +94,7 @@ def baseline(
     encoding = Encoding(trained.space)
     limits = limits_of(encoding, [budget] if budget is not None else [], constraints)
     task = Task(method, budget or OWN, trained.settings.seed if seed is None else seed)
-    basis = _basis(encoding, checked, limits, trained.settings.model_dump(mode="json"), where)
-    basis |= {"run": str(run.absolute())}
+    basis = _basis(encoding, checked, limits, trained.settings.model_dump(mode="json")) | {"run": str(run.absolute())}
     fleet = _fleet(out, "baseline", basis, resume=resume, address=address, num_cpus=num_cpus)
     _finish(fleet, [task], {task.seed: run.absolute()}, limits, checked, where, out)
 
@@ -161,8 +160,7 @@ def joint_vs_staged(
         runs = {seed: versus.run_path(folder, seed) for seed in range(first_seed, first_seed + seeds)}
     encoding = Encoding(space)
     limits = limits_of(encoding, named, constraints)
-    own = {OWN: limits.get(OWN, [])}
-    basis = _basis(encoding, checked, own, settings.model_dump(mode="json", exclude={"seed"}), where)
+    basis = _basis(encoding, checked, {OWN: limits.get(OWN, [])}, settings.model_dump(mode="json", exclude={"seed"}))
     basis |= {"run": str(Path(target).absolute()) if is_run else None}
     fleet = _fleet(out, "joint-vs-staged", basis, resume=resume, address=address, num_cpus=num_cpus)
     if not is_run:
@@ -183,13 +181,10 @@ def limits_of(encoding: Encoding, budgets: list[str], constraints: tuple[str, ..
     return limits | ({OWN: as_texts(read_limits(encoding, constraints))} if constraints else {})
 
 
-def _basis(
-    encoding: Encoding, spend: Spend, limits: Mapping[str, list[str]], settings: Any, device: Device
-) -> dict[str, Any]:
+def _basis(encoding: Encoding, spend: Spend, limits: Mapping[str, list[str]], settings: Any) -> dict[str, Any]:
     """All that a task's result depends on beside its key, which names method, budget and seed."""
     space = encoding.space.model_dump(mode="json")
-    basis = {"space": space, "settings": settings, "spend": spend.model_dump(), "limits": dict(limits)}
-    return basis | {"device": device}
+    return {"space": space, "settings": settings, "spend": spend.model_dump(), "limits": dict(limits)}
 
 
 def _fleet(out: Path, kind: str, basis: Mapping[str, Any], **options: Any) -> Fleet:

@@ -58,8 +58,7 @@ class Networks(NamedTuple):
 
     def subnet(self, supernet: Supernet, candidate: dict[str, Any], calibration: Tensor) -> Subnet:
         """The stand-alone network of one candidate, where its QAT begins."""
-        own = subnet_from(supernet, Candidate.from_dict(candidate), calibration, quantize=True)
-        return own.to(self.device)
+        return subnet_from(supernet, Candidate.from_dict(candidate), calibration, quantize=True)
 
 
 def score_batch(item: dict[str, Any], shared: Networks) -> Result:

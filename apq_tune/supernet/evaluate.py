@@ -18,6 +18,7 @@ from apq_tune.supernet.quantize import ActivationQuantizer
 from apq_tune.supernet.subnet import Subnet
 
 EVALUATION_BATCH = 250  # images; batches of 128 cost half as much again per image, those of 500 no less
+GPU_PIXELS = 2**22  # of a batch on a GPU, which waits for the processor if there are few
 
 
 class Score(NamedTuple):
@@ -33,7 +34,8 @@ class Score(NamedTuple):
 def score(network: Callable[[Tensor], Tensor], split: AnySplit, device: torch.device | str = "cpu") -> Score:
     """Loss and accuracy of a function from images to logits, both on ``device``."""
     rows = np.arange(len(split.labels))
-    logits = torch.cat([network(images) for images, _ in batches(split, rows, EVALUATION_BATCH, device)])
+    size = EVALUATION_BATCH if torch.device(device).type == "cpu" else max(1, GPU_PIXELS // split.shape[-1] ** 2)
+    logits = torch.cat([network(images) for images, _ in batches(split, rows, size, device)])
     labels = torch.from_numpy(split.labels).to(device)
     losses = functional.cross_entropy(logits, labels, reduction="none").double()
     right = (logits.argmax(dim=1) == labels).double()
@@ -47,7 +49,7 @@ def score_candidate(
 
     It is scored as a stand-alone network, whose batch norm is folded: a seventh less work.
     """
-    subnet = subnet_from(supernet, candidate, calibration, quantize=quantize).to(calibration.device)
+    subnet = subnet_from(supernet, candidate, calibration, quantize=quantize)
     return score(lambda x: subnet(x, quantize=quantize), split, calibration.device)
 
 

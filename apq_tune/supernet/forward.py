@@ -118,7 +118,7 @@ def _run_blocks(
     for convs, quantizers, block, slot in blocks:
         pw_w, pw_a, dw_w, dw_a = block[2:] if quantize else (None,) * 4
         stream = quantizers.stream(x, fixed_bits)
-        x = stream if pw_a == fixed_bits else quantizers.expand(stream, pw_a)
+        x = stream if quantize and pw_a == fixed_bits else quantizers.expand(stream, pw_a)
         x = convs.expand(x, pw_w)
         x = convs.depthwise(quantizers.depthwise(x, dw_a), dw_w)
         if convs.squeeze is not None and convs.excite is not None:  # MobileNetV3's gate (Howard 2019)

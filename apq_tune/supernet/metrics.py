@@ -97,7 +97,7 @@ class TrainedSupernet:
 
     def subnet(self, candidate: Candidate) -> Subnet:
         """The stand-alone network of one candidate, on the device: where its QAT begins."""
-        return subnet_from(self.network, candidate, self.calibration, quantize=True).to(self.device)
+        return subnet_from(self.network, candidate, self.calibration, quantize=True)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "network"}

@@ -225,7 +225,8 @@ class Supernet(nn.Module):
             candidate: which network.
             statistics: of batch norm, from ``recalibrate``.
         """
-        subnet = Subnet(self.space, candidate)
+        with self.stem.weight.device:  # made elsewhere, each of its tensors would travel there and back
+            subnet = Subnet(self.space, candidate)
         given = iter(statistics)
 
         def copy(target: nn.Conv2d, source: ElasticConv) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ class Training:
         augment: ``none``, ``crop`` or ``crop_flip``.
         label_smoothing: share of the label that is spread over all classes (Szegedy 2016).
         ema: decay of an exponential moving average of the weights, which replaces them in the end; 0 for none.
+        bf16: on a GPU, compute in bfloat16 where that is safe (autocast). Small networks gain nothing by it.
     """
 
     epochs: int
@@ -58,6 +60,7 @@ class Training:
     augment: Augment = "none"
     label_smoothing: float = 0.0
     ema: float = 0.0
+    bf16: bool = False
 
     def steps(self, n: int) -> int:
         """Steps of an epoch of ``n`` images."""
@@ -110,7 +113,7 @@ def train_epochs(
     after_epoch: Callable[[int], None] | None = None,
     after_step: Callable[[Progress], None] | None = None,
 ) -> None:
-    """Minimise a loss over shuffled batches; on a GPU in bfloat16 where that is safe (autocast).
+    """Minimise a loss over shuffled batches.
 
     Every epoch has its own generator, made from ``seed`` and its number: resuming equals never stopping.
 
@@ -151,7 +154,7 @@ def train_epochs(
             for group in optimizer.param_groups:
                 group["lr"] = training.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
             optimizer.zero_grad(set_to_none=True)
-            with precision(device):
+            with precision(device, bf16=training.bf16):
                 value = loss(images, labels, rng, done)
             value.backward()  # type: ignore[no-untyped-call]
             norm = nn.utils.clip_grad_norm_(network.parameters(), MAX_GRADIENT_NORM)
@@ -298,7 +301,7 @@ def finetune(
 
     optimizer, average = optimizer or optimizer_for(subnet, training), average or average_for(subnet, training)
     device = next(subnet.parameters()).device
-    with replayed(subnet, first_images(split, training.batch_size).to(device)):
+    with replayed(subnet, first_images(split, training.batch_size).to(device), bf16=training.bf16):
         train_epochs(
             subnet,
             loss,
@@ -313,7 +316,7 @@ def finetune(
 
 
 @contextlib.contextmanager
-def replayed(network: nn.Module, images: Tensor) -> Iterator[None]:
+def replayed(network: nn.Module, images: Tensor, *, bf16: bool) -> Iterator[None]:
     """Record a network's training pass over batches like this one, and replay it (CUDA graphs).
 
     A small network's step is a thousand short kernels; recorded, they need not be launched one by one. On a CPU, and
@@ -322,12 +325,14 @@ def replayed(network: nn.Module, images: Tensor) -> Iterator[None]:
     Args:
         network: whose shapes and branches do not depend on the images.
         images: a batch, on the network's device.
+        bf16: whether to compute in bfloat16 where that is safe.
     """
     if not images.is_cuda:
         yield
         return
+    gc.collect()  # an old recording that is thrown away while a new one is made would spoil it
     network.train()
-    with precision(images.device):
+    with precision(images.device, bf16=bf16):
         torch.cuda.make_graphed_callables(network, (images,), allow_unused_input=True)
     try:
         yield
@@ -335,6 +340,6 @@ def replayed(network: nn.Module, images: Tensor) -> Iterator[None]:
         del network.forward  # the recorded one, which hides that of the class
 
 
-def precision(device: torch.device) -> torch.autocast:
-    """What a training pass computes in: bfloat16 on a GPU where that is safe (autocast)."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda", cache_enabled=False)
+def precision(device: torch.device, *, bf16: bool) -> torch.autocast:
+    """What a training pass computes in: float32, or on a GPU bfloat16 where that is safe and asked for (autocast)."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=bf16 and device.type == "cuda", cache_enabled=False)

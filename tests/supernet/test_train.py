@@ -4,6 +4,7 @@ import torch
 
 from apq_tune.data import load_data
 from apq_tune.errors import RunError
+from apq_tune.pipeline.training import calibrate
 from apq_tune.supernet.evaluate import calibrate_quantizers, score, score_candidate, subnet_from
 from apq_tune.supernet.network import Supernet
 from apq_tune.supernet.train import (
@@ -79,6 +80,16 @@ def test_every_strategy_learns_and_stale_statistics_do_not(space, encoding, data
     stale = [(torch.zeros_like(m), torch.ones_like(v)) for m, v in supernet.recalibrate(calibration, other)]
     wrong = score(lambda x: supernet(x, other, statistics=stale), data.search)
     assert wrong.accuracy < score_candidate(supernet, other, calibration, data.search, quantize=False).accuracy
+
+
+def test_calibration_sets_every_clip_value(space, encoding, data):
+    supernet = Supernet(space)
+    images = torch.from_numpy(data.train.images[:64])
+    before = {name: clip.clone() for name, clip in supernet.named_parameters() if name.endswith("clip")}
+    calibrate(supernet, encoding, images, 0)
+    after = dict(supernet.named_parameters())
+    assert len(before) > 4 * len(supernet.blocks)
+    assert [name for name in before if torch.equal(before[name], after[name])] == []
 
 
 @pytest.mark.slow
