@@ -3,7 +3,8 @@
 For each space and seed: train both supernets, measure fp32 losses, quantized-supernet losses and 240 QAT pairs as a
 run does. In random splits, each form learns from 10 to 200 pairs and predicts 40 that it has not seen. A seed's score
 is the mean over its splits; means, standard deviations and tests are over seeds. ``--space digits:4,6,8`` is the space
-with other bits: there quantization is mild, with ``2,4,8`` it dominates.
+with other bits: there quantization is mild, with ``2,4,8`` it dominates. For Fashion-MNIST, ``--space
+mobilenet_fashion_mnist_14`` and the same with ``:4,6,8``; its supernets are trained as those of ``joint_vs_staged.py``.
 
 A run that is interrupted goes on where it stopped; the scores of a seed are kept in its run directory.
 """
@@ -19,6 +20,7 @@ import torch
 import yaml
 from scipy.stats import ttest_1samp
 
+from apq_tune.pipeline.defaults import PAIR_IMAGES
 from apq_tune.pipeline.directory import write_atomically
 from apq_tune.pipeline.predictor_report import MOST_TEST, report_predictors
 from apq_tune.pipeline.run import PipelineRun
@@ -30,6 +32,16 @@ from apq_tune.space import SearchSpace
 RUNS, RESULTS = Path("runs/benchmarks/transfer"), Path(__file__).parent / "results"
 COUNTS = (10, 20, 50, 100, 200)
 DEFAULT = Settings().predictor
+SETTINGS = {
+    "fashion_mnist": {
+        **{f"{stage}.epochs": 8 for stage in ("supernet", "quantized")},
+        **{f"{stage}.batch_size": 128 for stage in ("supernet", "quantized")},
+        "pair.batch_size": 64,
+        "pair.images": PAIR_IMAGES,
+        "n_search": 2_000,
+    }
+}
+"""Beside the defaults, by data set."""
 
 
 def load_space(text: str) -> SearchSpace:
@@ -44,11 +56,13 @@ def load_space(text: str) -> SearchSpace:
     return SearchSpace.from_dict(data)
 
 
-def one_seed(space: SearchSpace, seed: int, n_splits: int, num_cpus: int | None) -> pd.DataFrame:
+def one_seed(
+    space: SearchSpace, seed: int, n_splits: int, num_cpus: int | None, data_root: Path | None
+) -> pd.DataFrame:
     """Scores of every form and number of pairs, mean over splits, and the noise floor with 0 pairs."""
-    settings = Settings().updated({"seed": seed, "n_pairs": COUNTS[-1] + MOST_TEST})
+    changes = SETTINGS.get(str(space.data), {}) | {"seed": seed, "n_pairs": COUNTS[-1] + MOST_TEST}
     path = RUNS / space.name / f"seed_{seed}"
-    run = PipelineRun(space, settings, path, num_cpus=num_cpus)
+    run = PipelineRun(space, Settings().updated(changes), path, num_cpus=num_cpus, data_root=data_root)
     run.run_until("qat_pairs")
     cache = path / f"curve_{n_splits}.csv"
     if not cache.exists():
@@ -101,6 +115,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--space", action="append", help="NAME or NAME:BITS; repeatable.  [digits, digits:4,6,8]")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--data-root", type=Path, help="folder with the files of data sets")
     parser.add_argument("--splits", type=int, default=3)
     parser.add_argument("--num-cpus", type=int, help="Trials at once.  [all processors]")
     arguments = parser.parse_args()
@@ -108,8 +124,9 @@ def main() -> None:
     spaces = [load_space(text) for text in arguments.space or ["digits", "digits:4,6,8"]]
     RESULTS.mkdir(exist_ok=True)
     for space in spaces:
-        seeds = range(arguments.seeds)
-        table = pd.concat([one_seed(space, seed, arguments.splits, arguments.num_cpus) for seed in seeds])
+        seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+        options = (arguments.splits, arguments.num_cpus, arguments.data_root)
+        table = pd.concat([one_seed(space, seed, *options) for seed in seeds])
         table.to_csv(RESULTS / f"transfer_{space.name}.csv", index=False)
         (RESULTS / f"transfer_{space.name}.png").write_bytes(picture(table))
         print(f"\n== {space.name}")
