@@ -30,9 +30,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def spend_options(command: Command) -> Command:
     """Add what every method may spend."""
     for option in (
-        click.option(
-            "--images", type=int, default=2000, show_default=True, help="Search images, but for the last QAT."
-        ),
+        click.option("--images", type=int, default=2000, show_default=True, help="Search images of the first looks."),
         click.option(
             "--repeats", type=int, default=3, show_default=True, help="Trainings of the winner, for its test."
         ),

@@ -15,10 +15,15 @@ from apq_tune.predict import Floats, Pairs
 from apq_tune.problem import Constraint
 from apq_tune.skeleton import BIT_FIELDS
 
-Kind = Literal["fp32", "proxy", "short"]
-"""Loss in the full-precision supernet; in the quantized one; after a short quantization-aware training."""
+Kind = Literal["fp32", "proxy", "fine", "short"]
+"""Loss in the full-precision supernet; in the quantized one, on a part of the images; the same on all of them; after a
+short quantization-aware training."""
 
 Measure = Callable[[Genomes], Floats]
+
+LOOKED_AT = 3
+"""Candidates for each short training that are compared on all images before: the least of many losses on few images is
+mostly luck, the more so the larger the part of the space that was searched."""
 
 CHUNK = 8
 """Candidates measured between two looks at the clock."""
@@ -29,6 +34,12 @@ class Counts(NamedTuple):
 
     proxy: int  # evaluations in either supernet; both cost the same
     short: int  # short quantization-aware trainings
+    fine: int  # evaluations in the quantized supernet on all images
+
+    @classmethod
+    def of(cls, proxy: int, short: int) -> Counts:
+        """With as many candidates looked at closely as are enough to choose the short trainings among."""
+        return cls(proxy, short, LOOKED_AT * short)
 
 
 class Known(NamedTuple):
@@ -66,7 +77,8 @@ class Bench:
     @property
     def left(self) -> Counts:
         """What may still be measured."""
-        return Counts(self.allowed.proxy - self.count("fp32", "proxy"), self.allowed.short - self.count("short"))
+        proxy, short, fine = self.allowed
+        return Counts(proxy - self.count("fp32", "proxy"), short - self.count("short"), fine - self.count("fine"))
 
     def fp32(self, genomes: Genomes) -> Floats:
         """Full-precision loss; bits make no difference, and networks that differ in nothing else are measured once."""
@@ -75,6 +87,10 @@ class Bench:
     def proxy(self, genomes: Genomes) -> Floats:
         """Loss in the quantized supernet."""
         return self._ask("proxy", genomes)
+
+    def fine(self, genomes: Genomes) -> Floats:
+        """Loss in the quantized supernet on all images."""
+        return self._ask("fine", genomes)
 
     def short(self, genomes: Genomes) -> Floats:
         """Loss after a short quantization-aware training."""
@@ -85,7 +101,7 @@ class Bench:
         keys = [(kind, genome.tobytes()) for genome in genomes]
         new = [row for key, row in dict(zip(keys, range(len(keys)), strict=True)).items() if key not in self._known]
         new.sort()
-        left = self.left.short if kind == "short" else self.left.proxy
+        left = self.left.proxy if kind == "fp32" else getattr(self.left, kind)
         if len(new) > left:
             raise RunError(f"{len(new)} measurements of kind {kind} are asked for, {left} are left; ask for fewer")
         for start in range(0, len(new), CHUNK):

@@ -15,9 +15,14 @@ WARM_UP = 1 / 4
 
 
 def shortlist(question: Question, pairs: Pairs) -> Genomes:
-    """Short trainings of the candidates of the least proxy loss, as many as are left; best first by what came out."""
-    chosen = best_of(pairs, question.bench.left.short)
-    return best_of(Pairs(chosen.genomes, question.bench.short(chosen.genomes)), len(chosen.target)).genomes
+    """Short trainings of the most promising candidates, as many as are left; best first by what came out.
+
+    Those of the least proxy loss are compared on all images, and the better ones are trained.
+    """
+    bench = question.bench
+    promising = best_of(pairs, bench.left.fine).genomes
+    chosen = best_of(Pairs(promising, bench.fine(promising)), bench.left.short).genomes
+    return best_of(Pairs(chosen, bench.short(chosen)), len(chosen)).genomes
 
 
 def uniform(question: Question) -> Genomes:

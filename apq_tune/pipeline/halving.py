@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from apq_tune.candidate import Candidate
-from apq_tune.data import Data
 from apq_tune.supernet.evaluate import score
 from apq_tune.supernet.metrics import TrainedSupernet
 from apq_tune.supernet.subnet import Subnet
@@ -88,7 +87,6 @@ class Halving(NamedTuple):
 
     Attributes:
         supernet: where they begin.
-        few: data with the images that all but the last trainings are scored on.
         training: batch size, and learning rate of the last rung. Shorter trainings have less in proportion: at its
             rate they would end further from the supernet's weights than they had time to come back from.
         steps: of the first and of the last rung.
@@ -98,7 +96,6 @@ class Halving(NamedTuple):
     """
 
     supernet: TrainedSupernet
-    few: Data
     training: Training
     steps: tuple[int, int]
     repeats: int
@@ -106,16 +103,13 @@ class Halving(NamedTuple):
 
     def train(self, candidate: Candidate, steps: int, repeat: int = 0) -> Trained:
         """One training; the test split is scored at full length only, and never decides."""
-        final = steps == self.steps[1]
+        splits = ("search", "test") if steps == self.steps[1] else ("search",)
         seed = (self.seed, VERSUS, steps, repeat)
         rate = self.training.learning_rate * steps / self.steps[1]
         training = dataclasses.replace(self.training, learning_rate=rate)
         subnet = train_steps(self.supernet, candidate, training, steps, seed)
-        data = self.supernet.data if final else self.few
-        scores = {
-            name: score(subnet, getattr(data, name), self.supernet.device)._asdict()
-            for name in (("search", "test") if final else ("search",))
-        }
+        data, device = self.supernet.data, self.supernet.device
+        scores = {name: score(subnet, getattr(data, name), device)._asdict() for name in splits}
         return Trained(candidate, steps, repeat, scores)
 
     def run(self, ranked: Sequence[Candidate], n_short: int) -> list[Trained]:

@@ -51,7 +51,8 @@ class Spend(BaseModel):
         short: short quantization-aware trainings.
         short_steps: of the optimizer in each of them.
         final_steps: of the optimizer in the trainings that decide; between the two, successive halving.
-        images: of the search split, that evaluations and all but the last trainings are scored on; these on all.
+        images: of the search split, that evaluations in a supernet are scored on. The most promising candidates of
+            these are scored again, and trainings always, on all images.
         repeats: trainings of the winner at that length; their mean test scores are reported.
     """
 
@@ -79,7 +80,7 @@ class Spend(BaseModel):
     @property
     def counts(self) -> Counts:
         """As a bench counts them."""
-        return Counts(self.proxy, self.short)
+        return Counts.of(self.proxy, self.short)
 
 
 class Task(NamedTuple):
@@ -144,7 +145,7 @@ def networks(path: Path, n_images: int, device: Device = "cpu") -> Networks:
 
     Args:
         path: of the run.
-        n_images: of the search split, for everything but the trainings that decide.
+        n_images: of the search split, for evaluations in a supernet.
         device: where they run.
     """
     space, fp32, quantized, settings = load_supernets(path, device)
@@ -165,7 +166,7 @@ class Networks(NamedTuple):
     quantized: TrainedSupernet
     calibrated: TrainedSupernet  # full-precision weights with clip values: where literal QAT begins
     settings: Settings
-    few: Data  # with the part of the search split that all but the trainings that decide are scored on
+    few: Data  # with the part of the search split that evaluations in a supernet are scored on
 
 
 def run_task(task: Task, shared: Shared) -> Result:
@@ -177,7 +178,6 @@ def run_task(task: Task, shared: Shared) -> Result:
     limits = read_limits(encoding, shared.limits[task.budget])
     halving = Halving(
         nets.quantized if method.quantized else nets.calibrated,
-        nets.few,
         nets.settings.final,
         (spend.short_steps, spend.final_steps),
         spend.repeats,
@@ -192,6 +192,7 @@ def run_task(task: Task, shared: Shared) -> Result:
     measures: dict[Kind, Measure] = {
         "fp32": SupernetLoss(dataclasses.replace(nets.fp32, data=nets.few), quantize=False),
         "proxy": SupernetLoss(dataclasses.replace(nets.quantized, data=nets.few)),
+        "fine": SupernetLoss(nets.quantized),
         "short": short,
     }
     checkpoint = shared.checkpoints / f"{task.key}.npz"

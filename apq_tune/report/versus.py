@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, StrMethodFormatter
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import t as student
@@ -20,6 +21,9 @@ from apq_tune.pipeline.versus import Task
 from apq_tune.report.tables import STYLE
 
 SIGNIFICANT = 0.05
+LINEAR = 0.5
+"""Points up to which the picture's axis is linear; far-off rivals would hide the close ones."""
+TICKS = (-10, -5, -2, -1, -0.5, 0, 0.5, 1, 2, 5, 10)
 
 
 def write_versus(
@@ -100,6 +104,9 @@ def picture(frame: pd.DataFrame) -> bytes:
             ax.errorbar(gain.mean(), place, xerr=half, fmt="D", color="black", markersize=4, capsize=3)
         ax.axvline(0, color="0.6", linewidth=1, zorder=0)
         ax.set(title=budget, xlabel="joint minus method, points", yticks=range(len(rivals)), yticklabels=rivals)
+        ax.set_xscale("symlog", linthresh=LINEAR)
+        ax.xaxis.set_major_locator(FixedLocator(TICKS))
+        ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         ax.set_ylim(len(rivals) - 0.5, -0.5)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)

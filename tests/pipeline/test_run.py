@@ -97,9 +97,7 @@ def test_a_run_leaves_the_table_the_picture_and_every_stages_product(undisturbed
 INTERRUPTED = {
     "1_supernet": signal.SIGKILL,
     "4_proxy_losses": signal.SIGINT,  # Ctrl-C
-    "5_qat_pairs": signal.SIGKILL,
     "8_search": signal.SIGKILL,
-    "9_finalists": signal.SIGKILL,
 }
 """One stage of each kind; each start of the command takes seconds."""
 
