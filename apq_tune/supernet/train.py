@@ -300,8 +300,7 @@ def finetune(
         return functional.cross_entropy(subnet(x), y, label_smoothing=training.label_smoothing)
 
     optimizer, average = optimizer or optimizer_for(subnet, training), average or average_for(subnet, training)
-    device = next(subnet.parameters()).device
-    with replayed(subnet, first_images(split, training.batch_size).to(device), bf16=training.bf16):
+    with replayed(subnet, split, training):
         train_epochs(
             subnet,
             loss,
@@ -316,23 +315,25 @@ def finetune(
 
 
 @contextlib.contextmanager
-def replayed(network: nn.Module, images: Tensor, *, bf16: bool) -> Iterator[None]:
-    """Record a network's training pass over batches like this one, and replay it (CUDA graphs).
+def replayed(network: nn.Module, split: AnySplit, training: Training) -> Iterator[None]:
+    """Record a network's training pass over a batch, and replay it for each one (CUDA graphs).
 
     A small network's step is a thousand short kernels; recorded, they need not be launched one by one. On a CPU, and
     when the network evaluates, nothing changes.
 
     Args:
         network: whose shapes and branches do not depend on the images.
-        images: a batch, on the network's device.
-        bf16: whether to compute in bfloat16 where that is safe.
+        split: images to train on.
+        training: size of a batch, and precision.
     """
-    if not images.is_cuda:
+    device = next(network.parameters()).device
+    if device.type != "cuda":
         yield
         return
+    images = first_images(split, training.batch_size).to(device)
     gc.collect()  # an old recording that is thrown away while a new one is made would spoil it
     network.train()
-    with precision(images.device, bf16=bf16):
+    with precision(device, bf16=training.bf16):
         torch.cuda.make_graphed_callables(network, (images,), allow_unused_input=True)
     try:
         yield

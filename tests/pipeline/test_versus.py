@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner
 from scipy.stats import ttest_rel, wilcoxon
 
@@ -213,3 +214,16 @@ def test_the_commands_know_the_methods_and_refuse_in_one_line(tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
     with pytest.raises(RunError, match="setting short: "):
         Spend.checked(short=1)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize(
+    "command",
+    [["joint-vs-staged", "digits", "--budgets=memory"], ["baseline", "runs", "--method=uniform", "--budget=memory"]],
+)
+def test_a_gpu_that_is_not_there_is_refused_before_any_work(command: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = CliRunner().invoke(cli, [*command, "--device=cuda", f"--out={out}"])
+    assert isinstance(result.exception, RunError)
+    assert "torch sees no GPU here" in str(result.exception)
+    assert not out.exists()
