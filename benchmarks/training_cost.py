@@ -8,6 +8,8 @@ hits all of them; the table has medians of the ratios within a repetition, and t
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,24 +21,26 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from apq_tune.candidate import Candidate
+from apq_tune.data import Split
 from apq_tune.encoding import Encoding
 from apq_tune.space import SearchSpace
 from apq_tune.supernet.evaluate import calibrate_quantizers, subnet_from
 from apq_tune.supernet.network import Supernet
-from apq_tune.supernet.train import MAX_GRADIENT_NORM, Training, optimizer_for
+from apq_tune.supernet.train import MAX_GRADIENT_NORM, Training, optimizer_for, precision, replayed
 
 RESULTS = Path(__file__).parent / "results"
 WARM_UP = 2
+TRAINING = Training(epochs=1, learning_rate=1e-4)
 
 
 def stepper(network: nn.Module, forward: Callable[[], Tensor], labels: Tensor, *, bf16: bool) -> Callable[[], float]:
     """Seconds of one step: the processor's, or on a GPU those that pass."""
-    optimizer = optimizer_for(network, Training(epochs=1, learning_rate=1e-4))
+    optimizer = optimizer_for(network, TRAINING)
 
     def step() -> float:
         start = clock(labels.device)
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(labels.device.type, torch.bfloat16, enabled=bf16):
+        with precision(labels.device, bf16=bf16):
             loss = functional.cross_entropy(forward(), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), MAX_GRADIENT_NORM)
@@ -54,8 +58,10 @@ def clock(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def kinds(space: SearchSpace, candidate: Candidate, batch: int, device: str) -> dict[str, Callable[[], float]]:
-    """Name -> one step of it."""
+def kinds(
+    space: SearchSpace, candidate: Candidate, batch: int, device: str, recordings: contextlib.ExitStack
+) -> dict[str, Callable[[], float]]:
+    """Name -> one step of it; what is recorded stays so until ``recordings`` is closed."""
     torch.manual_seed(0)
     images = torch.rand(batch, space.input.channels, space.resolutions[-1], space.resolutions[-1]).to(device)
     labels = torch.randint(space.classes, (batch,)).to(device)
@@ -74,8 +80,8 @@ def kinds(space: SearchSpace, candidate: Candidate, batch: int, device: str) -> 
         }
         if device == "cuda":
             graph = subnet_from(supernet, candidate, images, quantize=True).train()
-            with torch.autocast(device, torch.bfloat16, enabled=bf16, cache_enabled=False):
-                torch.cuda.make_graphed_callables(graph, (images,), allow_unused_input=True)
+            split = Split(images.cpu().numpy(), labels.cpu().numpy())
+            recordings.enter_context(replayed(graph, split, dataclasses.replace(TRAINING, batch_size=batch, bf16=bf16)))
             own["QAT, replayed"] = stepper(graph, lambda: graph(images), labels, bf16=bf16)
         return {f"{name}, bfloat16" if bf16 else name: step for name, step in own.items()}
 
@@ -98,19 +104,20 @@ def main() -> None:
     candidates |= {f"random {i}": candidate for i, candidate in enumerate(sample, start=1)}
     rows = []
     for name, candidate in candidates.items():
-        steps = kinds(space, candidate, arguments.batch, arguments.device)
-        for repetition in range(-WARM_UP, arguments.repetitions):
-            seconds = {kind: step() for kind, step in steps.items()}
-            rows += [
-                {"network": name, "kind": kind, "ms": 1e3 * value, "times fp32": value / seconds["fp32"]}
-                for kind, value in seconds.items()
-                if repetition >= 0
-            ]
+        with contextlib.ExitStack() as recordings:
+            steps = kinds(space, candidate, arguments.batch, arguments.device, recordings)
+            for repetition in range(-WARM_UP, arguments.repetitions):
+                seconds = {kind: step() for kind, step in steps.items()}
+                rows += [
+                    {"network": name, "kind": kind, "ms": 1e3 * value, "times fp32": value / seconds["fp32"]}
+                    for kind, value in seconds.items()
+                    if repetition >= 0
+                ]
     groups = pd.DataFrame(rows).groupby(["network", "kind"], sort=False)
     table = groups["times fp32"].quantile([0.25, 0.5, 0.75]).unstack().set_axis(["25%", "times fp32", "75%"], axis=1)
     table.insert(0, "ms", groups["ms"].median())
     RESULTS.mkdir(exist_ok=True)
-    table.round(3).to_csv(RESULTS / ("training_cost.csv" if arguments.device == "cpu" else "training_cost_gpu.csv"))
+    table.round(3).to_csv(RESULTS / f"training_cost_{space.name}_{arguments.device}.csv")
     print(table.round(2).to_string())
 
 
