@@ -49,7 +49,7 @@ class Training:
         augment: ``none``, ``crop`` or ``crop_flip``.
         label_smoothing: share of the label that is spread over all classes (Szegedy 2016).
         ema: decay of an exponential moving average of the weights, which replaces them in the end; 0 for none.
-        bf16: on a GPU, compute in bfloat16 where that is safe (autocast). Small networks gain nothing by it.
+        bf16: on a GPU, compute in bfloat16 where that is safe (autocast). Small images gain nothing by it.
     """
 
     epochs: int
