@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-PAPER = {"quantized.epochs": 0, "predictor": "transferred"}
+PAPER = {"quantized.epochs": 0, "predictor": "transferred", "pair_bits": "alike"}
 """Settings of the literal protocol: the second supernet is the first one, its clip values calibrated."""
 
 device_option = click.option(

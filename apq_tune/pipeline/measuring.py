@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from apq_tune.candidate import Candidate
 from apq_tune.encoding import Encoding
 from apq_tune.front import Front
+from apq_tune.genotype import Genomes
 from apq_tune.integrations.ray import Result, Work
 from apq_tune.pipeline.directory import read_json, write_atomically
 from apq_tune.pipeline.learning import BOUND
@@ -26,25 +28,37 @@ SEARCHES = ("best", "front", "random", "rivals")
 
 def measure_fp32_losses(run: Run) -> Parts:
     """Random networks in full precision."""
-    return _losses(run, "fp32_losses", "supernet", score_batch, run.settings.n_fp32, run.settings.batch, quantize=False)
+    n, batch, draw = run.settings.n_fp32, run.settings.batch, run.encoding.sample
+    return _losses(run, "fp32_losses", "supernet", score_batch, n, batch, draw, quantize=False)
 
 
 def measure_proxy_losses(run: Run) -> Parts:
     """Random candidates in the quantized supernet, from uniform policies to mixed ones."""
-    n, batch = run.settings.n_proxy, run.settings.batch
-    return _losses(run, "proxy_losses", "quantized_supernet", score_batch, n, batch, quantize=True)
+    n, batch, draw = run.settings.n_proxy, run.settings.batch, run.encoding.sample_policies
+    return _losses(run, "proxy_losses", "quantized_supernet", score_batch, n, batch, draw, quantize=True)
 
 
 def measure_pairs(run: Run) -> Parts:
     """Random candidates after brief QAT: the few quantized samples of the method."""
-    return _losses(run, "qat_pairs", "quantized_supernet", pair_batch, run.settings.n_pairs, PAIR_BATCH, quantize=True)
+    draw = {"policies": run.encoding.sample_policies, "alike": run.encoding.sample}[run.settings.pair_bits]
+    n = run.settings.n_pairs
+    return _losses(run, "qat_pairs", "quantized_supernet", pair_batch, n, PAIR_BATCH, draw, quantize=True)
 
 
-def _losses(run: Run, stage: str, source: str, work: Work, n: int, batch: int, *, quantize: bool) -> Parts:
+def _losses(
+    run: Run,
+    stage: str,
+    source: str,
+    work: Work,
+    n: int,
+    batch: int,
+    draw: Callable[[int, np.random.Generator], Genomes],
+    *,
+    quantize: bool,
+) -> Parts:
     """Sample candidates, say which are not yet measured; in the end write ``losses.csv``."""
     directory = run.directory(stage)
     rng = np.random.default_rng((run.settings.seed, *stage.encode()))
-    draw = run.encoding.sample_policies if quantize else run.encoding.sample
     candidates = run.encoding.decode(draw(n, rng))
     batches = {f"{first:05d}": candidates[first : first + batch] for first in range(0, n, batch)}
     finished = directory.finished_items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
@@ -40,6 +40,8 @@ class Settings(BaseModel):
         n_proxy: candidates whose loss is measured in the quantized supernet.
         n_pairs: candidates that are finetuned briefly (QAT) and measured.
         pair: training of each of them.
+        pair_bits: how their bits are drawn: as ``"policies"``, each with its own probability of every width, or
+            ``"alike"``, every width of every layer as likely (Wang 2020).
         folds: of the cross-validation that compares predictors.
         predictor: the form that the search uses.
         kappa: standard deviations that the search adds to a predicted loss, against candidates that look good because
@@ -65,6 +67,7 @@ class Settings(BaseModel):
     n_proxy: Annotated[int, Field(ge=10)] = 160
     n_pairs: Annotated[int, Field(ge=10)] = 32
     pair: Training = Training(epochs=1, batch_size=32, learning_rate=2e-3)
+    pair_bits: Literal["policies", "alike"] = "policies"
     folds: Annotated[int, Field(ge=2, le=10)] = 5
     predictor: Form = "mean"
     kappa: Annotated[float, Field(ge=0)] = 0.0

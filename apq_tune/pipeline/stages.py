@@ -36,7 +36,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "qat_pairs",
         ("quantized_supernet",),
-        ("seed", "n_pairs", "pair", "n_calibration", "n_search"),
+        ("seed", "n_pairs", "pair", "pair_bits", "n_calibration", "n_search"),
         measure=measure_pairs,
     ),
     Stage("fp32_predictor", ("fp32_losses",), ("seed", "folds"), run=fit_fp32_predictor),

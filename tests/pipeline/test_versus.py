@@ -23,6 +23,10 @@ from apq_tune.pipeline import verdict, versus
 from apq_tune.pipeline.compare import holm
 from apq_tune.pipeline.finished import load_supernets
 from apq_tune.pipeline.halving import Rung, rungs, train_steps
+from apq_tune.pipeline.measuring import measure_pairs
+from apq_tune.pipeline.run import PipelineRun
+from apq_tune.pipeline.settings import Settings
+from apq_tune.pipeline.stages import STAGES
 from apq_tune.pipeline.versus import Shared, Spend, Task, run_task
 from apq_tune.supernet.train import Training
 
@@ -155,6 +159,21 @@ def test_the_literal_protocol_never_trains_a_quantized_supernet(shared: Shared, 
     assert moved
     assert all("clip" in name for name in moved)
     assert all(tensor.equal(nets.calibrated.weights[name]) for name, tensor in quantized.items())
+
+
+@pytest.mark.slow
+def test_the_literal_protocol_draws_the_bits_of_all_pairs_alike(shared: Shared, tmp_path: Path) -> None:
+    shutil.copytree(shared.runs[7], tmp_path / "run")
+    drawn = {}
+    for draw in ("policies", PAPER["pair_bits"]):
+        changes = CHANGES | {"seed": 7, "n_pairs": 200, "pair_bits": draw}
+        run = PipelineRun(SearchSpace.load("digits"), Settings().updated(changes), tmp_path / "run")
+        run.run_until("quantized_supernet")
+        run._open(next(stage for stage in STAGES if stage.name == "qat_pairs"))
+        candidates = [c for item in measure_pairs(run).items.values() for c in item["candidates"]]
+        drawn[draw] = [2 in (*c["pw_w_bits"], *c["dw_w_bits"]) for c in candidates]
+    shares = {draw: np.mean(own) for draw, own in drawn.items()}
+    assert shares["policies"] < 0.8 < shares["alike"]  # networks with a layer of 2 bits
 
 
 def test_verdicts_by_hand_and_by_scipy() -> None:
