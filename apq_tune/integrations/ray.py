@@ -20,7 +20,7 @@ import ray
 from ray import tune
 from ray.tune.logger import TBXLoggerCallback
 
-from apq_tune.errors import RunError
+from apq_tune.errors import ApqError, RunError
 
 CONNECT_SECONDS = 10
 """How long a cluster's address may take to answer."""
@@ -166,6 +166,7 @@ def run_trials(
     if not items:
         return
     trainable = tune.with_parameters(_trainable, work=work, shared=shared, items=dict(items))
+    hand = _Hand(on_result)
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"cpu": 1, "gpu": gpus}) if gpus else trainable,
         param_space={"key": tune.grid_search(list(items))},
@@ -175,19 +176,35 @@ def run_trials(
             storage_path=str(directory.parent.resolve()),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
-            callbacks=[_Hand(on_result), _NoTensorBoard()],
+            callbacks=[hand, _NoTensorBoard()],
         ),
     )
-    results = tuner.fit()
-    for index in range(len(results)):
-        result = results[index]
-        if result.error is not None:
-            key = (result.config or {}).get("key", "?")
-            raise RunError(f"trial {key} failed: {_last_line(result.error)}; see {result.path}")
+    with _quiet("ray.tune"):
+        tuner.fit()
+    for key, reason in hand.refused.items():
+        raise RunError(f"trial {key} failed: {reason}")
+    for trial in hand.failed:
+        raise RunError(f"trial {trial.config['key']} failed: {_reason(trial)}; see {trial.path}")
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Say nothing of trials that fail: how, is told in one line, and each has its traceback in a file."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _trainable(config: dict[str, Any], work: Work, shared: Any, items: Mapping[str, Any]) -> None:
-    metrics, files, _ = work(items[config["key"]], shared)
+    try:
+        metrics, files, _ = work(items[config["key"]], shared)
+    except ApqError as error:  # would come again with every further try
+        report({"refused": str(error)})
+        return
     report({"result": metrics}, files)
 
 
@@ -226,15 +243,25 @@ def get(reference: Any) -> Any:
 
 
 class _Hand(tune.Callback):
-    """Hands results over while the experiment runs, so that an interruption loses only unfinished trials."""
+    """Hands results over while the experiment runs, so that an interruption loses only unfinished trials.
+
+    Attributes:
+        refused: key of a trial -> why its work cannot be done.
+        failed: trials that died, or raised anything else, too often.
+    """
 
     def __init__(self, on_result: Callable[[str, Result], None]) -> None:
         self._on_result = on_result
+        self.refused: dict[str, str] = {}
+        self.failed: list[Any] = []
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks to restore them; we resume from our own files and never restore
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:  # noqa: ARG002
+        if (refused := trial.last_result.get("refused")) is not None:
+            self.refused[trial.config["key"]] = refused
+            return
         files: dict[str, bytes] = {}
         if trial.checkpoint is not None:
             with trial.checkpoint.as_directory() as folder:
@@ -242,6 +269,9 @@ class _Hand(tune.Callback):
         self._on_result(
             trial.config["key"], Result(trial.last_result["result"], files, trial.last_result["time_total_s"])
         )
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:  # noqa: ARG002
+        self.failed.append(trial)  # why, it knows when all has ended
 
 
 class _NoTensorBoard(TBXLoggerCallback):
@@ -267,5 +297,9 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _last_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[-1]
+def _reason(trial: Any) -> str:
+    """Why a trial failed, in one line."""
+    text = str(trial.get_pickled_error() or trial.get_error() or "").strip()
+    if "due to the node running low on memory" in text:
+        return "the machine ran out of memory and Ray ended the process; run fewer at once, with --num-cpus"
+    return text.splitlines()[-1] if text else "for no reason that Ray knows"

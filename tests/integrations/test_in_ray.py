@@ -29,12 +29,13 @@ from apq_tune import (
     Objective,
     Problem,
     QATLoss,
+    RunError,
     SearchSpace,
     TrainedSupernet,
 )
 from apq_tune.cost import bit_ops, weight_bytes
 from apq_tune.data import load_data
-from apq_tune.integrations.ray import cluster
+from apq_tune.integrations.ray import Result, _reason, cluster, run_trials
 from apq_tune.supernet.evaluate import calibrate_quantizers
 from apq_tune.supernet.network import Supernet
 from apq_tune.supernet.train import Training
@@ -83,6 +84,57 @@ class KillsItsWorker(QATLoss):
 
 def run_config(path: Path, **more: Any) -> tune.RunConfig:
     return tune.RunConfig(name="tuned", storage_path=str(path), verbose=0, **more)
+
+
+def works_or_not(item: str, folder: str) -> Result:
+    with Path(folder, item).open("a") as file:
+        file.write("tried\n")
+    if item == "refused":
+        raise RunError("clip is -1; give more")
+    if item == "broken":
+        raise ZeroDivisionError
+    return Result({"item": item})
+
+
+@pytest.mark.parametrize(
+    ("bad", "words", "tries"),
+    [
+        ("refused", r"trial 1 failed: clip is -1; give more$", 1),
+        ("broken", r"trial 1 failed: ZeroDivisionError; see ", 3),
+    ],
+)
+def test_a_trial_that_fails_is_one_line_and_loses_no_other(
+    bad: str,
+    words: str,
+    tries: int,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("apq_tune.integrations.ray.MAX_FAILURES", 1)
+    done: dict[str, Any] = {}
+    items = {"1": bad, "2": "good"}
+    with pytest.raises(RunError, match=words) as caught:
+        run_trials(works_or_not, str(tmp_path), items, done.__setitem__, directory=tmp_path / "tune", concurrency=1)
+    assert "\n" not in str(caught.value)
+    assert [result.metrics for result in done.values()] == [{"item": "good"}]
+    assert (tmp_path / bad).read_text().count("tried") == tries
+    assert capfd.readouterr().err == ""
+    if bad == "broken":
+        assert "ZeroDivisionError" in Path(str(caught.value).split("see ")[1], "error.txt").read_text()
+
+
+def test_what_ray_says_of_memory_becomes_advice() -> None:
+    class Trial:
+        def get_pickled_error(self) -> None:
+            return None
+
+        def get_error(self) -> str:
+            return (
+                "1 worker(s) were killed due to the node running low on memory. Memory on the node ...\n\nRefer to ..."
+            )
+
+    assert "ran out of memory and Ray ended the process; run fewer at once, with --num-cpus" in _reason(Trial())
 
 
 def test_tune_run_with_our_search_reports_everything_and_keeps_the_constraint(
