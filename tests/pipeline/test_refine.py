@@ -112,7 +112,7 @@ def test_interrupted_in_rounds_and_rungs_it_ends_with_the_same_bytes(run: Path, 
     kept: dict[Path, int] = {}
     for stage, number in (("round_2", signal.SIGINT), ("rung_2", signal.SIGKILL)):
         process = subprocess.Popen(
-            [PROGRAM, "refine", str(run), f"--out={out}", *REFINE],
+            [PROGRAM, "refine", str(run), f"--out={out}", *REFINE, "--num-cpus=1"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -130,7 +130,7 @@ def test_interrupted_in_rounds_and_rungs_it_ends_with_the_same_bytes(run: Path, 
             assert process.returncode == -number, f"ended before {stage} was reached"
         assert json.loads((out / stage / "stage.json").read_text())["status"] == "started"
         kept |= {path: path.stat().st_mtime_ns for path in out.glob("*/items/*.json")}
-    result = refine(run, out)
+    result = refine(run, out, "--num-cpus=1")
     assert result.returncode == 0, result.stderr
     for name in ("results.csv", "front.json", "best.pt"):
         assert (out / name).read_bytes() == (undisturbed[0] / name).read_bytes(), name
