@@ -131,7 +131,7 @@ def train_epochs(
         after_step: called in the middle of an epoch.
 
     Raises:
-        RunError: if the loss is not finite, with the epoch and the learning rate.
+        RunError: if the loss or its gradient is not finite, with the epoch and the learning rate.
     """
     device = next(network.parameters()).device
     n = len(split.labels)
@@ -159,10 +159,11 @@ def train_epochs(
             value.backward()  # type: ignore[no-untyped-call]
             norm = nn.utils.clip_grad_norm_(network.parameters(), MAX_GRADIENT_NORM)
             if not torch.isfinite(norm):
-                raise RunError(
-                    f"training diverged in epoch {epoch + 1} at learning rate {optimizer.param_groups[0]['lr']:.3g}; "
-                    "lower it"
-                )
+                rate = optimizer.param_groups[0]["lr"]
+                remedy = "lower it"
+                if torch.isfinite(value):  # as in batch norm behind a layer whose every activation was rounded to zero
+                    remedy += ", or allow more bits: the loss is finite, only its gradient is not"
+                raise RunError(f"training diverged in epoch {epoch + 1} at learning rate {rate:.3g}; {remedy}")
             optimizer.step()
             if average is not None:
                 average.update_parameters(network)

@@ -160,6 +160,18 @@ def test_divergence_is_told_with_the_epoch_and_the_learning_rate(space, encoding
         trained(space, encoding, data, 3, rate=1e30)
 
 
+def test_a_gradient_that_overflows_though_the_loss_does_not_is_told_apart(space, data):
+    supernet, training = Supernet(space), Training(epochs=1, learning_rate=1e-2)
+
+    def loss(*_):
+        return (0 * next(supernet.parameters())).sum().sqrt()
+
+    with pytest.raises(
+        RunError, match=r"epoch 1 at learning rate 0.01; lower it, or allow more bits: the loss is finite"
+    ):
+        train_epochs(supernet, loss, optimizer_for(supernet, training), data.train, training, (0,))
+
+
 def test_halves_of_a_score_average_to_the_whole(space, encoding, data):
     torch.manual_seed(0)
     supernet = Supernet(space)
