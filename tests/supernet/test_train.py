@@ -166,9 +166,7 @@ def test_a_gradient_that_overflows_though_the_loss_does_not_is_told_apart(space,
     def loss(*_):
         return (0 * next(supernet.parameters())).sum().sqrt()
 
-    with pytest.raises(
-        RunError, match=r"epoch 1 at learning rate 0.01; lower it, or allow more bits: the loss is finite"
-    ):
+    with pytest.raises(RunError, match=r"at learning rate 0.01; lower it, or allow more bits: the loss is finite"):
         train_epochs(supernet, loss, optimizer_for(supernet, training), data.train, training, (0,))
 
 
