@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument(
         "--first-seed", type=int, default=2, help="others, 0, 1, 100 and 101, were for trying things out"
     )
-    parser.add_argument("--budgets", help="some of them first")
+    parser.add_argument("--budgets", help="some of them, which the result files then name")
     parser.add_argument("--spend", choices=list(SPEND), default="small", help="evaluations of each method, and on what")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--num-cpus", type=int)
@@ -58,10 +58,11 @@ def main() -> None:
     command += [f"--budgets={arguments.budgets}"] if arguments.budgets else []
     command += [f"--num-cpus={arguments.num_cpus}"] if arguments.num_cpus else []
     cli(command, standalone_mode=False)
+    some = arguments.budgets.split(",") if arguments.budgets else []
     RESULTS.mkdir(exist_ok=True)
     for file in ("results.csv", "means.csv", "tests.csv", "seconds.csv", "differences.png"):
         if (out / file).exists():
-            shutil.copy(out / file, RESULTS / f"joint_vs_staged_{name_and_spend}_{file}")
+            shutil.copy(out / file, RESULTS / "_".join(["joint_vs_staged", name_and_spend, *some, file]))
 
 
 if __name__ == "__main__":
