@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 
 PAPER = {"quantized.epochs": 0, "predictor": "transferred", "pair_bits": "alike"}
-"""Settings of the literal protocol: the second supernet is the first one, its clip values calibrated."""
+"""Settings of the literal protocol: the second supernet is the first one, its clip values calibrated, and the
+bits of pairs are drawn layer by layer."""
 
 device_option = click.option(
     "--device",

@@ -179,7 +179,7 @@ def run_trials(
             callbacks=[hand, _NoTensorBoard()],
         ),
     )
-    with _quiet("ray.tune"):
+    with _quiet(logging.getLogger("ray.tune")):
         tuner.fit()
     for key, reason in hand.refused.items():
         raise RunError(f"trial {key} failed: {reason}")
@@ -188,9 +188,8 @@ def run_trials(
 
 
 @contextlib.contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Say nothing of trials that fail: how, is told in one line, and each has its traceback in a file."""
-    logger = logging.getLogger(name)
+def _quiet(logger: logging.Logger) -> Iterator[None]:
+    """Say nothing of trials that fail: why, is told in one line, and each has its traceback in a file."""
     before = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
