@@ -10,6 +10,8 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from ray import tune
 from ray.tune.search import Searcher
 
@@ -223,13 +225,18 @@ def test_tunes_space_may_fix_genes_and_add_parameters(tiny: Encoding) -> None:
         ApqSearch(problem).set_search_properties("accuracy", "max", {})
 
 
-def test_the_archive_is_exported_to_a_study_with_constraints_and_real_values(tiny: Encoding, tmp_path: Path) -> None:
+@pytest.mark.parametrize("url", ["", "sqlite:///"])
+def test_the_archive_is_exported_to_a_study_with_constraints_and_real_values(
+    tiny: Encoding, tmp_path: Path, url: str
+) -> None:
     problem = costs(tiny)
     search = ApqSearch(problem, SAMPLERS["nsga3"], max_concurrent=1)
     done = drive(search, APQObjective(problem), 30)
-    storage = f"sqlite:///{tmp_path / 'runs.db'}"
+    storage = f"{url}{tmp_path / 'runs'}"
     search.export(storage, "mine")
-    study = optuna.load_study(study_name="mine", storage=storage)
+    study = optuna.load_study(
+        study_name="mine", storage=storage if url else JournalStorage(JournalFileBackend(storage))
+    )
     assert [trial.values for trial in study.trials] == [[row["weight_bytes"], row["bit_ops"]] for row in done]
     assert [tiny.space.from_config(trial.params).to_json() for trial in study.trials] == [
         row["candidate"] for row in done
@@ -237,6 +244,8 @@ def test_the_archive_is_exported_to_a_study_with_constraints_and_real_values(tin
     assert all(trial.constraints["violation_bit_ops_max"] <= 0 for trial in study.best_trials)
     with pytest.raises(ApqError, match="has a study 'mine' already; choose another name"):
         search.export(storage, "mine")
+    with pytest.raises(ApqError, match="cannot be used"):
+        search.export(f"{url}{tmp_path / 'absent' / 'runs'}", "mine")
 
 
 def test_cma_es_searches_numbers(tiny: Encoding) -> None:
