@@ -161,7 +161,7 @@ def run_trials(
         gpus: of each trial, beside its one CPU; a fraction shares a GPU between trials.
 
     Raises:
-        RunError: naming the first trial that failed and why; results of the others have been handed over.
+        RunError: naming a trial that failed and why, and how many more did; other results have been handed over.
     """
     if not items:
         return
@@ -181,10 +181,11 @@ def run_trials(
     )
     with _quiet(logging.getLogger("ray.tune")):
         tuner.fit()
-    for key, reason in hand.refused.items():
-        raise RunError(f"trial {key} failed: {reason}")
-    for trial in hand.failed:
-        raise RunError(f"trial {trial.config['key']} failed: {_reason(trial)}; see {trial.path}")
+    failed = hand.refused | {trial.config["key"]: f"{_reason(trial)}; see {trial.path}" for trial in hand.failed}
+    if failed:
+        key, reason = next(iter(failed.items()))
+        others = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        raise RunError(f"trial {key} failed{others}: {reason}")
 
 
 @contextlib.contextmanager
