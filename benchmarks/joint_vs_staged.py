@@ -44,6 +44,7 @@ def main() -> None:
         "--first-seed", type=int, default=2, help="others, 0, 1, 100 and 101, were for trying things out"
     )
     parser.add_argument("--budgets", help="some of them, which the result files then name")
+    parser.add_argument("--methods", help="some of them, which the result files then name")
     parser.add_argument("--spend", choices=list(SPEND), default="small", help="evaluations of each method, and on what")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--num-cpus", type=int)
@@ -57,9 +58,10 @@ def main() -> None:
     command += [f"--set={setting}" for setting in SETTINGS.get(name, [])] + [f"--{k}={v}" for k, v in spend.items()]
     command += [f"--data-root={arguments.data_root}"] if arguments.data_root else []
     command += [f"--budgets={arguments.budgets}"] if arguments.budgets else []
+    command += [f"--methods={arguments.methods}"] if arguments.methods else []
     command += [f"--num-cpus={arguments.num_cpus}"] if arguments.num_cpus else []
     cli(command, standalone_mode=False)
-    some = arguments.budgets.split(",") if arguments.budgets else []
+    some = [word for words in (arguments.budgets, arguments.methods) if words for word in words.split(",")]
     RESULTS.mkdir(exist_ok=True)
     for file in ("results.csv", "means.csv", "tests.csv", "seconds.csv", "differences.png"):
         if (out / file).exists():
