@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import settings
-from xdist.remote import Producer
-from xdist.scheduler import LoadScopeScheduling
 
 from apq_tune import Encoding, SearchSpace
 
@@ -43,19 +41,6 @@ TINY = {
 """A block of stage 1 has 2 * 2 * 8 combinations less the 8 that are forbidden, the one of stage 2 has 2 * 8."""
 
 TINY_SIZE = (24 + 24 * 24) * 16
-
-
-class OneForRay(LoadScopeScheduling):
-    """File by file; one process has all files that start Ray, since two Rays are in each other's way."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.split("::")[0]
-        return "ray" if "mark.ray" in (self.config.rootpath / file).read_text() else file
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OneForRay:
-    """How tests are dealt out to processes."""
-    return OneForRay(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -52,7 +52,7 @@ def command(folder: Path, out: Path) -> subprocess.CompletedProcess[str]:
     program = str(Path(sys.executable).with_name("apq-tune"))
     settings = [f"--set={name}={value}" for name, value in CHANGES.items()]
     return subprocess.run(
-        [program, "run", "--data", str(folder), f"--out={out}", "--num-cpus=2", *settings],
+        [program, "run", "--data", str(folder), f"--out={out}", "--num-cpus=1", *settings],
         capture_output=True,
         text=True,
         check=False,
@@ -105,7 +105,7 @@ def test_the_same_images_are_not_trained_on_again_and_other_ones_are(done: tuple
 
     space = SearchSpace.load(out / "space.yaml")
     heard = Heard()
-    PipelineRun(space, None, out, changes=CHANGES, num_cpus=2, listener=heard).run()
+    PipelineRun(space, None, out, changes=CHANGES, num_cpus=1, listener=heard).run()
     assert set(heard.notes.values()) == {"already done"}
     copy = folder.with_name("copy")
     with pytest.raises(ApqError, match=r"is a run on .*shapes, not on .*copy; choose another --out"):

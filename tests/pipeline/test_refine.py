@@ -46,7 +46,7 @@ PROGRAM = str(Path(sys.executable).with_name("apq-tune"))
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As far as its predictors: a refinement needs no more."""
     out = tmp_path_factory.mktemp("run") / "digits"
-    PipelineRun(SearchSpace.load("digits"), Settings().updated(RUN), out, num_cpus=2).run_until("predictors")
+    PipelineRun(SearchSpace.load("digits"), Settings().updated(RUN), out, num_cpus=1).run_until("predictors")
     return out
 
 
