@@ -39,7 +39,8 @@ def measured(run: Run, stage: str) -> tuple[Pairs, pd.DataFrame]:
 
 def read_losses(path: Path, encoding: Encoding) -> tuple[Pairs, pd.DataFrame]:
     """The same from the folder of the stage."""
-    table = pd.read_csv(path / "losses.csv", float_precision="round_trip")
+    exact = dict.fromkeys(("loss", "loss_even", "loss_odd", "accuracy"), float)  # older pandas rounds otherwise
+    table = pd.read_csv(path / "losses.csv", converters=exact)
     genomes = encoding.encode([Candidate.from_json(text) for text in table["candidate"]])
     return Pairs(genomes, table["loss"].to_numpy()), table
 
