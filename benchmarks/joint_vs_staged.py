@@ -11,7 +11,7 @@ their lead.
 was added after seeds 7 to 11 at 28 x 28, where joint search was level with uniform policies, and settled on seeds 2
 and 5, limits ``memory-tight``, by losses of the quantized supernet alone on 5,000 other images (a throw-away script):
 with 300 evaluations on 5,000 images joint search was .0024 and .0058 better than uniform widths for weights and
-activations.
+activations. Run to the end it was only for the README's four seeds under ``bit_ops`` at 14 x 14, on a CPU.
 
 Finished searches are kept in runs/benchmarks/joint_vs_staged: interrupted, or with more ``--seeds``, the same command
 goes on. Tables, picture and processor seconds are copied to benchmarks/results.
