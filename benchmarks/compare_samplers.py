@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from apq_tune.cli import cli
+from apq_tune.cli import main as apq_tune
 
 RUN = Path("runs/benchmarks/compare_samplers")
 RESULTS = Path(__file__).parent / "results"
@@ -43,7 +43,7 @@ def main() -> None:
     as_table(arguments.macro).to_csv(table, index=False)
     command = ["compare", f"--lookup={table}", "--maximize=accuracy", "--minimize=flops", "--at=200,1000"]
     command += [f"--seeds={arguments.seeds}", f"--out={RUN}", "--resume"]
-    cli([*command, *([f"--num-cpus={arguments.num_cpus}"] if arguments.num_cpus else [])], standalone_mode=False)
+    apq_tune([*command, *([f"--num-cpus={arguments.num_cpus}"] if arguments.num_cpus else [])])
     RESULTS.mkdir(exist_ok=True)
     for name in ("medians", "tests"):
         shutil.copy(RUN / f"{name}.csv", RESULTS / f"compare_samplers_{name}.csv")

@@ -23,7 +23,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from apq_tune.cli import cli
+from apq_tune.cli import main as apq_tune
 from apq_tune.space import SearchSpace
 
 RUNS, RESULTS = Path("runs/benchmarks/joint_vs_staged"), Path(__file__).parent / "results"
@@ -60,7 +60,7 @@ def main() -> None:
     command += [f"--budgets={arguments.budgets}"] if arguments.budgets else []
     command += [f"--methods={arguments.methods}"] if arguments.methods else []
     command += [f"--num-cpus={arguments.num_cpus}"] if arguments.num_cpus else []
-    cli(command, standalone_mode=False)
+    apq_tune(command)
     some = [word for words in (arguments.budgets, arguments.methods) if words for word in words.split(",")]
     RESULTS.mkdir(exist_ok=True)
     for file in ("results.csv", "means.csv", "tests.csv", "seconds.csv", "differences.png"):

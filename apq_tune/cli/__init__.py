@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import click
 
@@ -43,10 +44,14 @@ for command in (
     cli.add_command(command)
 
 
-def main() -> None:
-    """Entry point: one line on stderr for what a user can mend, 1 or 2 as exit status, 130 when interrupted."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: one line on stderr for what a user can mend, 1 or 2 as exit status, 130 when interrupted.
+
+    Args:
+        arguments: instead of those of the process.
+    """
     try:
-        cli(standalone_mode=False)
+        cli(arguments, standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
