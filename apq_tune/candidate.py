@@ -9,7 +9,8 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from apq_tune.errors import CandidateError
+from apq_tune.documents import load_json
+from apq_tune.errors import CandidateError, DocumentError
 
 _COLUMNS = TypeAdapter(dict[str, list[Annotated[int, Field(strict=True, gt=0)]]])
 
@@ -139,8 +140,8 @@ class Candidate:
     def from_json(cls, text: str) -> Candidate:
         """Inverse of ``to_json``."""
         try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
+            data = load_json(text, "candidate")
+        except DocumentError as error:
             raise CandidateError(f"a candidate is one JSON object, got {text[:40]!r} ({error})") from None
         return cls.from_dict(data)
 

@@ -5,6 +5,10 @@ class ApqError(Exception):
     """Anything a user can cause and mend; the command line prints it as one line and exits with 1."""
 
 
+class DocumentError(ApqError):
+    """YAML or JSON that cannot be read, or that can be read in two ways."""
+
+
 class SpaceError(ApqError):
     """A search space that cannot be read or cannot be built."""
 

@@ -16,7 +16,8 @@ from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from apq_tune.candidate import Block, Candidate
 from apq_tune.choices import ChoiceSpace
-from apq_tune.errors import CandidateError, SpaceError
+from apq_tune.documents import load_yaml
+from apq_tune.errors import CandidateError, DocumentError, SpaceError
 from apq_tune.geometry import out_size, ratio_channels, stepped_channels
 from apq_tune.parameters import Parameters
 from apq_tune.skeleton import (
@@ -237,10 +238,9 @@ class SearchSpace(Model, Parameters):
             known = ", ".join(known_spaces())
             raise SpaceError(f"unknown search space {text!r}; known: {known}; or give the path of a .yaml file")
         try:
-            data = yaml.safe_load(content)
-        except yaml.YAMLError as error:
-            place = " ".join(str(error).split())
-            raise SpaceError(f"{source}: is not valid YAML: {place}") from None
+            data = load_yaml(content, source)
+        except DocumentError as error:
+            raise SpaceError(str(error)) from None
         return cls.from_dict(data, source)
 
     @staticmethod

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
+from apq_tune.documents import load_yaml
 from apq_tune.errors import RunError
 from apq_tune.predict import Form
 from apq_tune.supernet.train import Strategy, Training
@@ -97,7 +97,7 @@ class Settings(BaseModel):
                 place = place.get(part) if isinstance(place, dict) else None
             if not isinstance(place, dict) or last not in place:
                 raise RunError(f"unknown setting {name!r}; known: {', '.join(_names(self.model_dump(mode='json')))}")
-            place[last] = yaml.safe_load(value) if isinstance(value, str) else value
+            place[last] = load_yaml(value, f"setting {name}") if isinstance(value, str) else value
         return validated(Settings, data)
 
 
