@@ -27,6 +27,7 @@ from apq_tune.predict import (
 from apq_tune.predict.ensemble import BoundPredictor, fit_parts
 from apq_tune.predict.files import load_predictor, predictor_bytes
 from apq_tune.predict.mlp import MLPPredictor
+from apq_tune.predict.pairs import networks_of
 
 BOUND = "bound.npz"
 """Confidence bound of the chosen form; there is one only if ``kappa`` asks for it."""
@@ -110,7 +111,10 @@ def error_law(loss: Floats, accuracy: Floats, n_images: int) -> list[float]:
 
 
 def _held_out(run: Run, fit: Fit, pairs: Pairs) -> dict[str, float]:
-    predicted = held_out(fit, run.encoding, pairs, run.settings.seed, folds=run.settings.folds)
+    architectures = networks_of(run.encoding.features(pairs.genomes)[:, : run.encoding.n_arch_features])
+    # Where bits alone are open there is but one architecture, nothing to know it by, and nothing that could leak.
+    networks = architectures if architectures.any() else None
+    predicted = held_out(fit, run.encoding, pairs, run.settings.seed, folds=run.settings.folds, networks=networks)
     return agreement(predicted, pairs.target)._asdict()
 
 

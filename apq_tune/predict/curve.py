@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from apq_tune.encoding import Encoding
+from apq_tune.errors import RunError
 from apq_tune.predict.ensemble import FEWEST_PAIRS, Ensemble, fit_parts
 from apq_tune.predict.forms import Form
 from apq_tune.predict.mean import MeanPredictor
-from apq_tune.predict.pairs import Fit, Pairs, Predictor
+from apq_tune.predict.pairs import Fit, Pairs, Predictor, n_networks, networks_of, rows_of
 from apq_tune.predict.scores import agreement
 
 NORMAL_90 = 1.6449
@@ -77,8 +79,9 @@ def learning_curve(
 ) -> Iterator[dict[str, Any]]:
     """Learn from ever more pairs and predict others.
 
-    In each split the pairs are shuffled; the last ``n_test`` are predicted, the first ones learned from, so that forms
-    and numbers of pairs are compared on the same ones.
+    In each split the pairs are shuffled, network by network; the last ``n_test`` are predicted, the first ones learned
+    from, so that forms and numbers of pairs are compared on the same ones. A network on the border is predicted, with
+    all that was measured of it.
 
     Args:
         fits: the forms.
@@ -96,16 +99,17 @@ def learning_curve(
         A row for each split, count and form: ``split``, ``n``, ``form``, the fields of ``Agreement`` but its ``n``, and
         ``coverage``: the share of held-out losses inside the ensemble's intervals of 90%, not a number where untried.
     """
+    networks = networks_of(pairs.genomes)
     done, total = 0, n_splits * sum(len(fits) + (count in coverage_at) * len(fits) for count in counts)
     for split in range(n_splits):
-        order = np.random.default_rng((seed, split)).permutation(len(pairs.target))
-        unseen = pairs.rows(order[len(order) - n_test :])
+        order, first = shuffled(networks, n_test, np.random.default_rng((seed, split)))
+        unseen = pairs.rows(order[first:])
         for count in counts:
-            known = pairs.rows(order[:count])
+            known = pairs.rows(order[: min(count, first)])
             fitted = fit_each(fits, averaged, encoding, known, seed)
             for name, predictor in fitted.items():
                 covered = np.nan
-                if count in coverage_at and count >= FEWEST_PAIRS:
+                if count in coverage_at and n_networks(known) >= FEWEST_PAIRS:
                     covered = coverage(fit_parts(fits[name], encoding, known, seed), unseen)
                     done += 1
                 scores = agreement(predictor(unseen.genomes), unseen.target)._asdict() | {"n": count}
@@ -113,6 +117,25 @@ def learning_curve(
                 done += 1
                 if advance is not None:
                     advance(done, total)
+
+
+def shuffled(networks: NDArray[np.intp], n_test: int, rng: np.random.Generator) -> tuple[NDArray[np.intp], int]:
+    """Pairs in random order, those of a network beside each other, and where those begin that are held out.
+
+    Args:
+        networks: ``(n,)``, see ``networks_of``.
+        n_test: pairs to hold out, at least; more where the border would cut through a network.
+        rng: that shuffles.
+
+    Raises:
+        RunError: if the border would leave nothing to learn from, because there is but one network.
+    """
+    order = rows_of(networks, rng.permutation(int(networks.max()) + 1))
+    first = len(order) - n_test
+    first = int(np.flatnonzero(networks[order] == networks[order[first]])[0])
+    if first == 0:
+        raise RunError(f"{len(order)} pairs are of too few networks to hold {n_test} of them out; measure other ones")
+    return order, first
 
 
 def coverage(ensemble: Ensemble, pairs: Pairs, width: float = NORMAL_90) -> float:

@@ -9,19 +9,20 @@ from functools import partial
 import numpy as np
 
 from apq_tune.encoding import Encoding
+from apq_tune.errors import RunError
 from apq_tune.genotype import Genomes
-from apq_tune.predict.pairs import Fit, Floats, Pairs, Predictor
+from apq_tune.predict.pairs import Fit, Floats, Pairs, Predictor, n_networks, networks_of, rows_of
 from apq_tune.predict.ridge import fit_residual
 
 SHARE = 2 / 3
-"""Of the pairs that a member knows. Drawn without replacement (Buhlmann 2002): ridge chooses its penalty by
+"""Of the networks whose pairs a member knows. Drawn without replacement (Buhlmann 2002): ridge chooses its penalty by
 leave-one-out error, which is none where the pair left out is there a second time."""
 
 KAPPA = 2.0
 """Standard deviations that a lower confidence bound lies below the mean."""
 
 FEWEST_PAIRS = 4
-"""Of a fidelity that is learned from; fewer leave nothing to estimate an error on."""
+"""Of different networks, of a fidelity that is learned from; fewer leave nothing to estimate an error on."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def fit_ensemble(
         n_members: how many ladders.
     """
     rng = np.random.default_rng(seed)
-    used = [pairs for pairs in rungs if len(pairs.target) >= FEWEST_PAIRS]
+    used = [pairs for pairs in rungs if n_networks(pairs) >= FEWEST_PAIRS]
     members, errors = [], []
     for _ in range(n_members):
         predictor = base
@@ -143,9 +144,12 @@ def fit_parts(fit: Fit, encoding: Encoding, pairs: Pairs, seed: int, n_members: 
 def _member(
     fit: Fit, encoding: Encoding, pairs: Pairs, rng: np.random.Generator, seed: int
 ) -> tuple[Predictor, Floats]:
-    """A predictor that knows a part of the pairs, and what it gets wrong of the others, in logarithms."""
-    order = rng.permutation(len(pairs.target))
-    known, unseen = np.split(order, [int(np.ceil(SHARE * len(order)))])
+    """A predictor that knows the pairs of a part of the networks, and what it gets wrong of others, in logarithms."""
+    networks = networks_of(pairs.genomes)
+    if len(order := rng.permutation(n_networks(pairs))) < 2:
+        raise RunError(f"all {len(networks)} pairs are of one network; measure others, too: nothing can be held out")
+    parts = np.split(order, [min(int(np.ceil(SHARE * len(order))), len(order) - 1)])
+    known, unseen = (rows_of(networks, part) for part in parts)
     predictor = fit(encoding, pairs.rows(known), seed)
     return predictor, np.log(predictor(pairs.genomes[unseen]) / pairs.target[unseen])
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,37 @@ class Pairs(NamedTuple):
     def rows(self, index: NDArray[np.intp]) -> Pairs:
         """A subset."""
         return Pairs(self.genomes[index], self.target[index])
+
+
+def networks_of(rows: NDArray[Any]) -> NDArray[np.intp]:
+    """Number networks, so that folds and random splits can keep what was measured of one of them on one side.
+
+    Args:
+        rows: ``(n, k)`` what is seen of each pair: canonical genomes, or the features of a form that sees fewer.
+
+    Returns:
+        ``(n,)`` numbers from 0 in the order of first appearance; without repeats 0 to ``n - 1``.
+    """
+    _, first, group = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    return np.asarray(np.argsort(np.argsort(first))[group.reshape(-1)], np.intp)
+
+
+def n_networks(pairs: Pairs) -> int:
+    """How many different networks were measured."""
+    return len(np.unique(pairs.genomes, axis=0))
+
+
+def rows_of(networks: NDArray[np.intp], chosen: Sequence[int] | NDArray[np.intp]) -> NDArray[np.intp]:
+    """The rows of the chosen networks, network after network in the order given.
+
+    Args:
+        networks: ``(n,)``, see ``networks_of``.
+        chosen: numbers of networks.
+    """
+    order = np.argsort(networks, kind="stable")
+    starts = np.searchsorted(networks[order], np.arange(networks.max(initial=-1) + 2))
+    parts = [order[starts[number] : starts[number + 1]] for number in chosen]
+    return np.concatenate([np.zeros(0, np.intp), *parts])
 
 
 class Predictor(Protocol):

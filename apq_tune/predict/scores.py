@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from apq_tune.encoding import Encoding
-from apq_tune.predict.pairs import Fit, Floats, Pairs
+from apq_tune.errors import RunError
+from apq_tune.predict.pairs import Fit, Floats, Pairs, networks_of, rows_of
 
 
 class Agreement(NamedTuple):
@@ -32,15 +34,42 @@ def agreement(predicted: Floats, measured: Floats, *, log: bool = True) -> Agree
     )
 
 
-def held_out(fit: Fit, encoding: Encoding, pairs: Pairs, seed: int, *, folds: int = 5) -> Floats:
-    """Cross-validated predictions: each pair is predicted by a predictor that was fitted without it.
+def held_out(
+    fit: Fit,
+    encoding: Encoding,
+    pairs: Pairs,
+    seed: int,
+    *,
+    folds: int = 5,
+    networks: NDArray[np.intp] | None = None,
+) -> Floats:
+    """Cross-validated predictions: each pair is predicted by a predictor that has not seen its network.
+
+    Folds are made of networks, not of pairs: what was measured of a network several times is in one fold.
+
+    Args:
+        fit: the form.
+        encoding: of the space.
+        pairs: at least two networks; with fewer networks than folds each is a fold.
+        seed: of the folds and of the fits.
+        folds: how many.
+        networks: ``(n,)``, which pairs the form cannot tell apart; by default those of equal genomes. A form that sees
+            the architecture alone needs that of its own features (``networks_of``).
 
     Returns:
         ``(n,)`` predicted losses in the order of ``pairs``.
+
+    Raises:
+        RunError: if all pairs are of one network.
     """
-    order = np.random.default_rng(seed).permutation(len(pairs.target))
-    predicted = np.empty(len(order))
-    for fold in np.array_split(order, folds):
-        rest = np.setdiff1d(order, fold)
-        predicted[fold] = fit(encoding, pairs.rows(rest), seed)(pairs.genomes[fold])
+    networks = networks_of(pairs.genomes) if networks is None else networks
+    n_networks = int(networks.max()) + 1
+    if n_networks < 2:
+        raise RunError(f"all {len(networks)} pairs are of one network; measure others, too: nothing can be held out")
+    order = np.random.default_rng(seed).permutation(n_networks)
+    predicted = np.empty(len(networks))
+    for fold in np.array_split(order, min(folds, n_networks)):
+        rows = rows_of(networks, fold)
+        rest = np.setdiff1d(np.arange(len(networks)), rows)
+        predicted[rows] = fit(encoding, pairs.rows(rest), seed)(pairs.genomes[rows])
     return predicted
