@@ -106,3 +106,26 @@ def test_calibration_beats_the_largest_magnitude_on_heavy_tails_at_few_bits(sign
         largest = (quantizer(x, bits) - target).square().mean()
         assert calibrated <= largest
         assert bits == 8 or clip < target.abs().max()
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize("skew", ["left", "right", "none"])
+@pytest.mark.parametrize("activation", [None, "h_swish"])
+def test_calibration_finds_the_clip_value_of_a_direct_search(bits: int, skew: str, activation) -> None:
+    """Through the quantizer itself: signed levels reach one step further below zero than above."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.empty(4000).exponential_(generator=generator)
+    x = {"left": -x, "right": x, "none": torch.where(torch.rand(4000, generator=generator) < 0.5, -x, x)}[skew]
+    quantizer = ActivationQuantizer((bits,), activation)
+    target = quantizer(x, None)
+    quantizer.calibrate(x)
+
+    def error() -> float:
+        return (quantizer(x, bits) - target).square().mean().item()
+
+    found, errors = error(), []
+    for clip in torch.linspace(0.01, 1.0, 300) * target.abs().max():
+        with torch.no_grad():
+            quantizer.clip[0] = clip
+        errors.append(error())
+    assert found <= 1.06 * min(errors)

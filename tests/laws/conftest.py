@@ -1,0 +1,245 @@
+"""Whole commands in this process, on a data set that a test can exchange: a law needs the same run several times.
+
+Trials run one after the other without Ray, which would take longer to start than all of them; what they are handed is
+pickled, as Ray does. Every image says in its first rows which split it is from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+
+from apq_tune.cli import cli
+from apq_tune.data import Data, Split, named
+from apq_tune.data.named import Shape
+from apq_tune.pipeline import versus
+from apq_tune.supernet.network import Supernet
+from apq_tune.supernet.subnet import Subnet
+
+NAME, CLASSES, SIZES = "laws", 3, {"train": 96, "search": 60, "test": 60}
+MARKS = {"train": 0.25, "search": 0.5, "test": 0.75}
+"""The two upper rows of the images of each split, still there when one is shifted or mirrored; exact in binary."""
+
+SPACE = {
+    "format": 1,
+    "name": NAME,
+    "data": NAME,
+    "input": {"channels": 1, "size": 8},
+    "classes": CLASSES,
+    "stem": {"channels": 8, "kernel_size": 3, "stride": 1},
+    "stages": [
+        {"channels": 8, "stride": 1, "depth": [1, 2]},
+        {"channels": 12, "stride": 2, "depth": [1, 2]},
+    ],
+    "head": {"channels": 16},
+    "choices": {
+        "kernel_size": [3],
+        "expand_ratio": [1, 2],
+        "pw_w_bits": [2, 4, 8],
+        "pw_a_bits": [2, 4, 8],
+        "dw_w_bits": [2, 4, 8],
+        "dw_a_bits": [2, 4, 8],
+    },
+}
+
+RUN = {
+    "supernet.epochs": 3,
+    "quantized.epochs": 3,
+    "supernet.batch_size": 16,
+    "quantized.batch_size": 16,
+    "pair.batch_size": 16,
+    "final.batch_size": 16,
+    "n_fp32": 12,
+    "n_proxy": 12,
+    "n_pairs": 12,
+    "batch": 6,
+    "folds": 2,
+    "final.epochs": 2,
+    "n_evaluations": 200,
+    "n_front": 2,
+    "n_calibration": 32,
+    "constraints": ["bit_ops<=50%"],
+}
+REFINE = ["--rounds=2", "--batch=4", "--epochs=1", "--final-epochs=2", "--survivors=4"]
+SPEND = ["--proxy=60", "--short=6", "--short-steps=2", "--final-steps=9", "--repeats=2", "--images=60"]
+
+
+def pictures(seed: int) -> Data:
+    """Three classes of noisy stripes and checks, hard enough that networks differ."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:8, :8]
+    patterns = np.stack([x % 2, y % 2, (x + y) % 2]).astype(np.float32)
+    parts = {}
+    for name, n in SIZES.items():
+        labels = np.arange(n) % CLASSES
+        rng.shuffle(labels)
+        images = 0.3 + 0.2 * patterns[labels] + 0.15 * rng.standard_normal((n, 8, 8))
+        images[:, :2] = MARKS[name]
+        parts[name] = Split(images.clip(0, 1).astype(np.float32)[:, None], labels.astype(np.int64))
+    return Data(**parts)
+
+
+def wrong(split: Split, seed: int = 7) -> Split:
+    """Other images with labels that are all wrong: who is best here is worst on the true ones."""
+    rng = np.random.default_rng(seed)
+    images = np.clip(split.images + 0.05 * rng.standard_normal(split.images.shape), 0, 1).astype(np.float32)
+    images[:, :, :2] = split.images[:, :, :2]
+    return Split(images, (split.labels + 1) % CLASSES)
+
+
+class Seen(NamedTuple):
+    """Images in front of a network."""
+
+    doing: str  # the folder and the part that a trial belongs to; nothing in this process
+    network: str  # Supernet or Subnet
+    trained: bool  # whether gradients were recorded
+    images: np.ndarray  # (n, 1, 8, 8)
+
+    @property
+    def splits(self) -> set[str]:
+        """Where they are from, by their marks."""
+        marks = np.unique(self.images[:, 0, 0])
+        assert set(marks) <= set(MARKS.values())
+        return {name for name, mark in MARKS.items() if mark in marks}
+
+
+class World(NamedTuple):
+    """A place where commands run on any data; it remembers what networks saw."""
+
+    space: Path
+    use: Callable[[Data], None]
+    seen: list[Seen]
+
+    def call(self, data: Data, *arguments: object) -> str:
+        """What a command prints."""
+        self.use(data)
+        self.seen.clear()
+        result = CliRunner().invoke(cli, list(map(str, arguments)), catch_exceptions=False, env={"COLUMNS": "250"})
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    def run(self, data: Data, out: Path, seed: int = 0, **changes: Any) -> Path:
+        """``apq-tune run``."""
+        settings = {name.replace("__", "."): value for name, value in changes.items()}
+        options = [f"--set={name}={json.dumps(value)}" for name, value in (RUN | settings).items()]
+        (out.parent / f"{out.name}.txt").write_text(
+            self.call(data, "run", self.space, f"--out={out}", f"--seed={seed}", "--device=cpu", *options)
+        )
+        return out
+
+    def refine(self, data: Data, run: Path, out: Path, seed: int = 0) -> Path:
+        """``apq-tune refine``, on a run that may have been made from other data."""
+        (out.parent / f"{out.name}.txt").write_text(
+            self.call(data, "refine", run, f"--out={out}", f"--seed={seed}", *REFINE)
+        )
+        return out
+
+    def versus(self, data: Data, run: Path, out: Path) -> Path:
+        """``apq-tune joint-vs-staged``."""
+        options = ["--methods=uniform,random", "--budgets=", "--constraint=bit_ops<=50%", "--device=cpu"]
+        (out.parent / f"{out.name}.txt").write_text(
+            self.call(data, "joint-vs-staged", run, f"--out={out}", *options, *SPEND)
+        )
+        return out
+
+
+class _Trials:
+    """``run_trials`` without Ray."""
+
+    doing = ""
+
+    def __call__(
+        self, work: Any, shared: Any, items: Mapping[str, Any], on_result: Any, *, directory: Path, **_: Any
+    ) -> None:
+        for key, item in items.items():
+            self.doing = f"{directory.parent.name}/{key}"
+            on_result(key, work(*pickle.loads(pickle.dumps((item, shared)))))
+        self.doing = ""
+
+
+@contextlib.contextmanager
+def no_cluster(*_: Any) -> Iterator[int]:
+    """``cluster`` without Ray."""
+    yield 1
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    space = tmp_path_factory.mktemp("laws") / f"{NAME}.yaml"
+    space.write_text(yaml.safe_dump(SPACE))
+    threads, trials, seen = torch.get_num_threads(), _Trials(), list[Seen]()
+    current: list[Data] = []
+
+    def use(data: Data) -> None:
+        versus.networks.cache_clear()  # it keeps the data that it was loaded with
+        current[:] = [data]
+
+    def watched(kind: type[Any]) -> Callable[..., Any]:
+        forward = kind.forward
+
+        def watching(network: Any, x: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+            seen.append(Seen(trials.doing, kind.__name__, torch.is_grad_enabled(), x.detach().numpy().copy()))
+            return forward(network, x, *arguments, **options)
+
+        return watching
+
+    def calibrating(network: Supernet, x: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        seen.append(Seen(trials.doing, "Supernet", False, x.numpy().copy()))
+        return recalibrate(network, x, *arguments, **options)
+
+    recalibrate = Supernet.recalibrate
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("run", "refine", "fleet"):
+            patch.setattr(f"apq_tune.pipeline.{module}.run_trials", trials)
+            patch.setattr(f"apq_tune.pipeline.{module}.cluster", no_cluster)
+        patch.setattr("apq_tune.pipeline.refine.check_gpus", lambda _: None)
+        patch.setitem(named.SHAPES, NAME, Shape(1, 8, CLASSES))
+        patch.setitem(named.DATA, NAME, lambda _: current[0])
+        patch.setattr(Supernet, "forward", watched(Supernet))
+        patch.setattr(Supernet, "recalibrate", calibrating)
+        patch.setattr(Subnet, "forward", watched(Subnet))
+        yield World(space, use, seen)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def data() -> Data:
+    return pictures(0)
+
+
+class Base(NamedTuple):
+    """A finished run, its refinement and a comparison of methods on it, and what networks saw meanwhile."""
+
+    run: Path
+    refine: Path
+    versus: Path
+    seen: dict[str, list[Seen]]
+
+
+@pytest.fixture(scope="session")
+def base(world: World, data: Data, tmp_path_factory: pytest.TempPathFactory) -> Base:
+    folder = tmp_path_factory.mktemp("base")
+    run, refine, compared = (folder / name for name in ("run", "refine", "versus"))
+    seen = {}
+    world.run(data, run)
+    seen["run"] = list(world.seen)
+    world.refine(data, run, refine)
+    seen["refine"] = list(world.seen)
+    world.versus(data, run, compared)
+    seen["versus"] = list(world.seen)
+    return Base(run, refine, compared, seen)
+
+
+@pytest.fixture(scope="session", name="wrong")
+def _wrong() -> Callable[[Split], Split]:
+    return wrong
