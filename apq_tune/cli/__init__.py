@@ -13,6 +13,7 @@ from apq_tune.cli.predictor import predictor
 from apq_tune.cli.refine import refine
 from apq_tune.cli.run import run
 from apq_tune.cli.search import score, search
+from apq_tune.cli.settings import settings
 from apq_tune.cli.spaces import cost, space, spaces
 from apq_tune.cli.sweep import sweep
 from apq_tune.cli.transfer import transfer
@@ -40,6 +41,7 @@ for command in (
     cost,
     transfer,
     predictor,
+    settings,
 ):
     cli.add_command(command)
 

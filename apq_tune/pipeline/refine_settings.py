@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict
 
+from apq_tune import ranges
 from apq_tune.errors import RunError
-from apq_tune.pipeline.settings import Settings, validated
+from apq_tune.pipeline.settings import Settings
+from apq_tune.ranges import validated
 from apq_tune.supernet.train import Training
 
 
@@ -27,12 +29,12 @@ class RefineSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seed: Annotated[int, Field(ge=0)] = 0
-    rounds: PositiveInt = 3
-    batch: PositiveInt = 8
-    epochs: PositiveInt = 2
-    final_epochs: PositiveInt = 6
-    survivors: PositiveInt | None = None
+    seed: ranges.Seed = 0
+    rounds: ranges.Rounds = 3
+    batch: ranges.PerRound = 8
+    epochs: ranges.Epochs = 2
+    final_epochs: ranges.Epochs = 6
+    survivors: ranges.Count | None = None
     constraints: tuple[str, ...] | None = None
 
     @classmethod
@@ -47,6 +49,11 @@ class RefineSettings(BaseModel):
             raise RunError(
                 f"final epochs are {settings.final_epochs}, those of the rounds {settings.epochs}; "
                 "the last training must not be shorter than the first"
+            )
+        if settings.survivors is not None and settings.survivors > settings.rounds * settings.batch:
+            raise RunError(
+                f"survivors are {settings.survivors}, but {settings.rounds} rounds of {settings.batch} train "
+                f"{settings.rounds * settings.batch} candidates; give at most so many"
             )
         return settings
 

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, model_validator
 
+from apq_tune import ranges
 from apq_tune.documents import load_yaml
-from apq_tune.errors import RunError
+from apq_tune.errors import DocumentError, RunError
 from apq_tune.predict import Form
+from apq_tune.ranges import validated
 from apq_tune.supernet.train import Strategy, Training
 
-Model = TypeVar("Model", bound=BaseModel)
-
-
-def validated(model: type[Model], data: dict[str, Any]) -> Model:
-    """Settings from plain data.
-
-    Raises:
-        RunError: naming the setting, the value and what is allowed.
-    """
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
-        raise RunError(f"setting {name}: {first['msg']}, got {first['input']!r}") from None
+ALWAYS_TRAINED = ("supernet", "pair", "final")
+"""Trainings of at least one epoch; ``quantized`` has none in the paper's protocol."""
 
 
 class Settings(BaseModel):
@@ -35,7 +24,7 @@ class Settings(BaseModel):
         seed: of everything.
         strategy: of supernet training.
         supernet: training in full precision.
-        quantized: further training of the same weights with random bits.
+        quantized: further training of the same weights with random bits; no epochs only with ``--protocol paper``.
         n_fp32: candidates whose full-precision loss is measured.
         n_proxy: candidates whose loss is measured in the quantized supernet.
         n_pairs: candidates that are finetuned briefly (QAT) and measured.
@@ -59,26 +48,35 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: ranges.Seed = 0
     strategy: Strategy = "single_path"
     supernet: Training = Training(epochs=20, batch_size=32, learning_rate=1e-2)
     quantized: Training = Training(epochs=18, batch_size=32, learning_rate=1e-2)
-    n_fp32: Annotated[int, Field(ge=10)] = 120
-    n_proxy: Annotated[int, Field(ge=10)] = 160
-    n_pairs: Annotated[int, Field(ge=10)] = 32
+    n_fp32: ranges.Measured = 120
+    n_proxy: ranges.Measured = 160
+    n_pairs: ranges.Measured = 32
     pair: Training = Training(epochs=1, batch_size=32, learning_rate=2e-3)
     pair_bits: Literal["policies", "alike"] = "policies"
-    folds: Annotated[int, Field(ge=2, le=10)] = 5
+    folds: ranges.Folds = 5
     predictor: Form = "mean"
-    kappa: Annotated[float, Field(ge=0)] = 0.0
+    kappa: ranges.Deviations = 0.0
     constraints: tuple[str, ...] = ("bit_ops<=25%",)
-    n_evaluations: PositiveInt = 10_000
-    n_front: PositiveInt = 3
+    n_evaluations: ranges.Evaluations = 10_000
+    n_front: ranges.Finalists = 3
     final: Training = Training(epochs=6, batch_size=32, learning_rate=5e-3)
-    n_calibration: PositiveInt = 256
-    n_search: PositiveInt | None = None
-    batch: PositiveInt = 20
-    checkpoint_steps: PositiveInt = 500
+    n_calibration: ranges.Images = 256
+    n_search: ranges.Images | None = None
+    batch: ranges.Count = 20
+    checkpoint_steps: ranges.Steps = 500
+
+    @model_validator(mode="after")
+    def _is_trained(self) -> Settings:
+        for name in ALWAYS_TRAINED:
+            if getattr(self, name).epochs == 0:
+                raise ValueError(f"{name}.epochs: give {ranges.EPOCHS}, got 0")
+        if self.quantized.epochs == 0 and self.predictor != "transferred":
+            raise ValueError(f"quantized.epochs: give {ranges.EPOCHS}, got 0; only --protocol paper leaves it out")
+        return self
 
     def updated(self, assignments: dict[str, Any]) -> Settings:
         """A copy with some settings changed.
@@ -97,8 +95,15 @@ class Settings(BaseModel):
                 place = place.get(part) if isinstance(place, dict) else None
             if not isinstance(place, dict) or last not in place:
                 raise RunError(f"unknown setting {name!r}; known: {', '.join(_names(self.model_dump(mode='json')))}")
-            place[last] = load_yaml(value, f"setting {name}") if isinstance(value, str) else value
+            place[last] = _read(name, value) if isinstance(value, str) else value
         return validated(Settings, data)
+
+
+def _read(name: str, text: str) -> Any:
+    try:
+        return load_yaml(text, f"setting {name}, {ranges.shown(text)}")
+    except DocumentError as error:
+        raise RunError(str(error)) from None
 
 
 def _names(data: dict[str, Any], prefix: str = "") -> list[str]:

@@ -16,12 +16,13 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict
 
+from apq_tune import ranges
 from apq_tune.data import Data
 from apq_tune.encoding import Encoding
 from apq_tune.errors import RunError
@@ -35,8 +36,9 @@ from apq_tune.pipeline.finished import load_supernets
 from apq_tune.pipeline.fleet import CHECKPOINT_SECONDS
 from apq_tune.pipeline.halving import Halving, outcome, rungs
 from apq_tune.pipeline.run import PipelineRun
-from apq_tune.pipeline.settings import Settings, validated
+from apq_tune.pipeline.settings import Settings
 from apq_tune.pipeline.training import calibrate
+from apq_tune.ranges import validated
 from apq_tune.space import SearchSpace
 from apq_tune.supernet.metrics import Device, SupernetLoss, TrainedSupernet
 
@@ -58,12 +60,12 @@ class Spend(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    proxy: Annotated[int, Field(ge=60)] = 300
-    short: Annotated[int, Field(ge=3)] = 24
-    short_steps: PositiveInt = 20
-    final_steps: PositiveInt = 180
-    repeats: PositiveInt = 3
-    images: PositiveInt = 2000
+    proxy: ranges.Proxy = 300
+    short: ranges.Short = 24
+    short_steps: ranges.Steps = 20
+    final_steps: ranges.Steps = 180
+    repeats: ranges.Rounds = 3
+    images: ranges.Images = 2000
 
     @classmethod
     def checked(cls, **values: Any) -> Spend:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import math
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from apq_tune import ranges
 from apq_tune.data import AnySplit
 from apq_tune.encoding import Encoding
 from apq_tune.errors import RunError
@@ -41,7 +43,7 @@ class Training:
     """How long, how fast and on what.
 
     Attributes:
-        epochs: passes over the images.
+        epochs: passes over the images; 0 only where the paper's protocol leaves a training out.
         batch_size: images in a step.
         learning_rate: at the start of the cosine (AdamW).
         weight_decay: of AdamW, on convolution weights.
@@ -52,15 +54,24 @@ class Training:
         bf16: on a GPU, compute in bfloat16 where that is safe (autocast). Small images gain nothing by it.
     """
 
-    epochs: int
-    batch_size: int = 64
-    learning_rate: float = 3e-3
-    weight_decay: float = 1e-2
-    images: int | None = None
+    epochs: ranges.EpochsOrNone
+    batch_size: ranges.BatchSize = 64
+    learning_rate: ranges.LearningRate = 3e-3
+    weight_decay: ranges.WeightDecay = 1e-2
+    images: ranges.Images | None = None
     augment: Augment = "none"
-    label_smoothing: float = 0.0
-    ema: float = 0.0
-    bf16: bool = False
+    label_smoothing: ranges.Share = 0.0
+    ema: ranges.Share = 0.0
+    bf16: ranges.Flag = False
+
+    def __post_init__(self) -> None:
+        """Check what was given.
+
+        Raises:
+            RunError: naming the setting, the value and what is allowed.
+        """
+        for name, value in ranges.checked(Training, dataclasses.asdict(self)).items():
+            object.__setattr__(self, name, value)
 
     def steps(self, n: int) -> int:
         """Steps of an epoch of ``n`` images."""
@@ -131,7 +142,7 @@ def train_epochs(
         after_step: called in the middle of an epoch.
 
     Raises:
-        RunError: if the loss or its gradient is not finite, with the epoch and the learning rate.
+        RunError: if the loss, its gradient or a weight is not finite, with the epoch and the learning rate.
     """
     device = next(network.parameters()).device
     n = len(split.labels)
@@ -169,10 +180,18 @@ def train_epochs(
                 average.update_parameters(network)
             if after_step is not None and step + 1 < steps:
                 after_step(Progress(epoch, step + 1, dict(rng.bit_generator.state)))
+        if not is_finite(network):  # the last step of an epoch has no later gradient that would tell
+            raise RunError(f"training diverged in epoch {epoch + 1}: weights are not finite; lower the learning rate")
         if average is not None and epoch + 1 == training.epochs:
             network.load_state_dict(average.module.state_dict())
         if after_epoch is not None:
             after_epoch(epoch + 1)
+
+
+def is_finite(network: nn.Module) -> bool:
+    """Whether every weight and every running statistic of a network is a finite number."""
+    tensors = [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
+    return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all())
 
 
 def supernet_loss(

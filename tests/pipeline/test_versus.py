@@ -221,7 +221,7 @@ def test_the_commands_know_the_methods_and_refuse_in_one_line(tmp_path: Path) ->
     for arguments, said in (
         (
             ["joint-vs-staged", "digits", "--proxy=5"],
-            "setting proxy: Input should be greater than or equal to 60, got 5",
+            "setting proxy: give a whole number from 60 to 1000000, got 5",
         ),
         (["joint-vs-staged", "digits", "--constraint=weight_bytes<=1"], "no candidate reaches weight_bytes <= 1"),
         (["joint-vs-staged", "digits", "--final-steps=9"], "final steps are 9, short ones 20; swap them"),

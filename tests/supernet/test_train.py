@@ -156,8 +156,18 @@ def test_a_training_in_bfloat16_learns_and_keeps_its_weights_exact(space, encodi
 
 
 def test_divergence_is_told_with_the_epoch_and_the_learning_rate(space, encoding, data):
+    poisoned = data._replace(train=data.train._replace(images=np.full_like(data.train.images, np.nan)))
     with pytest.raises(RunError, match=r"diverged in epoch \d+ at learning rate"):
-        trained(space, encoding, data, 3, rate=1e30)
+        trained(space, encoding, poisoned, 1)
+
+
+def test_weights_that_the_last_step_ruins_are_told(space, encoding, data):
+    supernet, training = Supernet(space), Training(epochs=1, batch_size=64, images=64)
+    optimizer = optimizer_for(supernet, training)
+    optimizer.register_step_post_hook(lambda *_: supernet.stem.weight.data.fill_(np.inf))
+    loss = supernet_loss(supernet, encoding, "single_path", quantize=False)
+    with pytest.raises(RunError, match="diverged in epoch 1: weights are not finite"):
+        train_epochs(supernet, loss, optimizer, data.train, training, (0, 1))
 
 
 def test_a_gradient_that_overflows_though_the_loss_does_not_is_told_apart(space, data):
