@@ -6,7 +6,7 @@ The format is documented in ``docs/cost_tables.md``.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from apq_tune.cost.model import CostModel
 from apq_tune.encoding import Encoding
 from apq_tune.errors import TableError
 from apq_tune.ops import BlockOps, Op, all_choices
+from apq_tune.sheets import is_count, no_number, number_in, read_sheet
 from apq_tune.skeleton import Slot
 from apq_tune.space import SearchSpace
 
@@ -42,8 +43,13 @@ FIXED_KEY = ("resolution",)
 KEYS = {CONV: CONV_KEY, BLOCK: BLOCK_KEY, FIXED: FIXED_KEY}
 SHAPE_COLUMNS = tuple(dict.fromkeys((*CONV_KEY, *BLOCK_KEY)))
 
-UNITS = {"ms": "ms", "mj": "mJ", "bytes": "bytes"}
-"""Last word of a value column -> unit for people; other columns have none."""
+UNITS = {
+    **{unit: unit for unit in ("s", "ms", "us", "ns", "j", "w", "kb", "mb", "kib", "mib", "bytes", "bits", "cycles")},
+    **{unit: unit for unit in ("macs", "flops", "ops", "params", "percent", "fraction", "mm2", "usd", "units")},
+    **{"mj": "mJ", "uj": "uJ", "nj": "nJ", "j": "J", "w": "W", "mw": "mW", "kb": "kB", "mb": "MB"},
+    **{"kib": "KiB", "mib": "MiB"},
+}
+"""Last word of a value column -> unit for people."""
 
 N_LISTED = 5
 """Missing ops that an error names."""
@@ -63,6 +69,7 @@ class CostTable:
         convs: shape and bits of a convolution (``CONV_KEY``) -> values.
         blocks: shape of a whole block (``BLOCK_KEY``) -> values; bits do not matter to it.
         fixed: resolution -> sum of the values of all parts that are not searched.
+        note: on how it was read, for the message that ops are missing.
     """
 
     source: str
@@ -70,48 +77,53 @@ class CostTable:
     convs: dict[Key, tuple[float, ...]]
     blocks: dict[Key, tuple[float, ...]]
     fixed: dict[int, tuple[float, ...]]
+    note: str = ""
 
     @classmethod
-    def from_frame(cls, frame: pd.DataFrame, source: str) -> CostTable:
+    def from_frame(
+        cls, frame: pd.DataFrame, source: str, places: Sequence[str] | None = None, note: str = ""
+    ) -> CostTable:
         """Check rows and index them.
 
         Args:
             frame: columns ``op``, those of the op's key, and one for each metric; ``source`` and ``name`` are notes.
             source: file name for messages.
+            places: ``(n_rows,)``, what to call each row in messages; by default ``row 1`` and so on.
+            note: see above.
 
         Raises:
-            TableError: naming the row and what is wrong with it.
+            TableError: naming the row, the column, the value and what is wrong with it.
         """
+        places = [f"row {number}" for number in range(1, len(frame) + 1)] if places is None else places
         if "op" not in frame:
-            raise TableError(f"{source}: has no column 'op'; see docs/cost_tables.md")
-        metrics = [c for c in frame.columns if c not in {"op", "name", "source", *SHAPE_COLUMNS}]
+            raise TableError(f"{source}: has no column 'op'; it has {_listed(frame.columns)}; see docs/cost_tables.md")
+        metrics = [str(c) for c in frame.columns if c not in {"op", "name", "source", *SHAPE_COLUMNS}]
         if not metrics or frame.empty:
             raise TableError(f"{source}: has no {'rows' if metrics else 'value column such as latency_ms'}; add some")
-        try:
-            values = frame[metrics].to_numpy(np.float64)
-        except ValueError as error:
-            raise TableError(f"{source}: {error}; values are numbers") from None
-        bad = ~(np.isfinite(values) & (values >= 0)).all(axis=1)
-        if bad.any():
-            raise TableError(
-                f"{source}: row {int(bad.argmax()) + 1} has a value below zero or none; give a number >= 0"
-            )
+        for name in metrics:
+            _check_metric(frame, name, source)
+        values = np.column_stack([_values(frame, name, source, places) for name in metrics])
         indexed: dict[str, dict[Key, tuple[float, ...]]] = {kind: {} for kind in KINDS}
-        for kind, rows in frame.groupby("op", sort=False):
+        seen: dict[tuple[Any, ...], int] = {}
+        rows_by_op: dict[str, list[int]] = {}
+        for row, op in enumerate(frame["op"]):
+            rows_by_op.setdefault(str(op), []).append(row)
+        for kind, rows in rows_by_op.items():
             if kind not in KEYS:
-                raise TableError(f"{source}: row {int(rows.index[0]) + 1} has op {kind!r}; use one of {list(KEYS)}")
-            shapes = _shapes(rows, str(kind), source)
-            place = frame.index.get_indexer(rows.index)
-            for row, key in zip(place, map(tuple, shapes.tolist()), strict=True):
+                raise TableError(f"{source}: {places[rows[0]]} has op {kind!r}; use one of {list(KEYS)}")
+            keys = map(tuple, _shapes(frame.iloc[rows], kind, source, [places[row] for row in rows]).tolist())
+            for row, key in zip(rows, keys, strict=True):
                 value = tuple(values[row].tolist())
+                name = _text(frame["name"].iloc[row]) if kind == FIXED and "name" in frame else ""
+                if (name or kind != FIXED) and (first := seen.setdefault((kind, name, *key), row)) != row:
+                    said = " ".join([kind, *([name] if name else []), _words(kind, key)])
+                    raise TableError(f"{source}: {places[row]} repeats {said} of {places[first]}; keep one")
                 if kind == FIXED:
                     known = indexed[FIXED].get(key, (0.0,) * len(metrics))
                     value = tuple(a + b for a, b in zip(known, value, strict=True))
-                elif key in indexed[str(kind)]:
-                    raise TableError(f"{source}: row {int(row) + 1} repeats {kind} {_words(str(kind), key)}; keep one")
-                indexed[str(kind)][key] = value
+                indexed[kind][key] = value
         fixed = {key[0]: value for key, value in indexed[FIXED].items()}
-        return cls(source, tuple(metrics), indexed[CONV], indexed[BLOCK], fixed)
+        return cls(source, tuple(metrics), indexed[CONV], indexed[BLOCK], fixed, note)
 
     def models(self, encoding: Encoding) -> tuple[CostModel, ...]:
         """A cost model for each metric.
@@ -124,9 +136,11 @@ class CostTable:
         """
         if missing := self.missing(encoding.space):
             listed = "; ".join(missing[:N_LISTED])
+            more = "; ..." if len(missing) > N_LISTED else ""
+            note = f"; {self.note}" if self.note else ""
             raise TableError(
-                f"{self.source}: {len(missing)} ops of {encoding.space.name} are missing: {listed}"
-                f"{'; ...' if len(missing) > N_LISTED else ''}; measure them or change the space"
+                f"{self.source}: {len(missing)} ops of {encoding.space.name} are missing: {listed}{more}; "
+                f"measure them or change the space{note}"
             )
         return tuple(self._model(encoding, number) for number in range(len(self.metrics)))
 
@@ -170,7 +184,7 @@ class CostTable:
             wanted = only in (None, "fixed")
             return self.fixed.get(resolution, self.fixed.get(0, ()))[number] if wanted else 0.0
 
-        return CostModel(name, UNITS.get(name.rsplit("_", 1)[-1], ""), encoding, block_cost, fixed_cost)
+        return CostModel(name, _unit(name) or "", encoding, block_cost, fixed_cost)
 
     def _parts(self, ops: BlockOps) -> list[str]:
         return ["blocks"] if self.blocks else ["expand", "depthwise", *["gate"] * len(ops.gate), "project"]
@@ -237,26 +251,68 @@ def _words(kind: str, key: Any) -> str:
     return " ".join(f"{name}={value}" for name, value in zip(KEYS[kind], key, strict=True))
 
 
-def _shapes(rows: pd.DataFrame, kind: str, source: str) -> NDArray[np.int64]:
+def _shapes(rows: pd.DataFrame, kind: str, source: str, places: Sequence[str]) -> NDArray[np.int64]:
     """``(n, len(key))`` integers; an empty ``resolution`` becomes 0."""
     columns = list(KEYS[kind])
     if absent := [column for column in columns if column not in rows and column != "resolution"]:
         raise TableError(f"{source}: rows of op {kind!r} need the columns {columns}; {absent} are missing")
-    shapes = rows.reindex(columns=columns)
-    if "resolution" in columns:
-        shapes["resolution"] = shapes["resolution"].fillna(0)
-    numbers: NDArray[np.float64] = shapes.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
-    bad = (~np.isfinite(numbers) | (numbers != np.floor(numbers))).any(axis=1)
-    if bad.any():
-        row = int(rows.index[int(bad.argmax())]) + 1
-        raise TableError(f"{source}: row {row} of op {kind!r} lacks a whole number in one of {columns}; fill it in")
-    return numbers.astype(np.int64)
+    shapes = np.zeros((len(rows), len(columns)), np.int64)
+    for number, column in enumerate(columns):
+        for row, given in enumerate(rows[column] if column in rows else [""] * len(rows)):
+            text = _text(given)
+            if not text and column == "resolution":
+                continue
+            value = number_in(text)
+            if value is None or value != np.floor(value) or not 0 <= value < 2**31:
+                why = no_number(text) if value is None else f"is {text}"
+                raise TableError(
+                    f"{source}: {places[row]}: {column} {why}; rows of op {kind!r} need a whole number >= 0 there"
+                )
+            shapes[row, number] = int(value)
+    return shapes
+
+
+def _values(frame: pd.DataFrame, name: str, source: str, places: Sequence[str]) -> NDArray[np.float64]:
+    """A metric of all rows: ``(n_rows,)`` numbers >= 0."""
+    values = np.zeros(len(frame))
+    for row, given in enumerate(frame[name]):
+        text = _text(given)
+        value = number_in(text.partition(" #")[0].strip())  # a comment behind the last value
+        if value is None or value < 0:
+            why = no_number(text) if value is None else f"is {text}"
+            raise TableError(f"{source}: {places[row]}: {name} {why}; give a number >= 0")
+        values[row] = value
+    return values
+
+
+def _text(given: Any) -> str:
+    """A cell as text: ours hold text already, those of other formats numbers, lists and what else JSON has."""
+    if given is None or (isinstance(given, float) and np.isnan(given)):
+        return ""
+    return given if isinstance(given, str) else repr(given) if isinstance(given, bool | list | dict) else str(given)
+
+
+def _unit(name: str) -> str | None:
+    """The unit for people of a value column; ``None`` where its last word is none that is known."""
+    return UNITS.get(name.replace("-", "_").rsplit("_", 1)[-1].lower())
+
+
+def _check_metric(frame: pd.DataFrame, name: str, source: str) -> None:
+    """Refuse a column of whose values nobody could say what they are."""
+    if _unit(name) is not None:
+        return
+    if len(frame) > 1 and is_count([_text(value) for value in frame[name]]):
+        raise TableError(f"{source}: column {name!r} only counts the rows and is no metric; remove it")
+    raise TableError(
+        f"{source}: column {name!r} ends in no unit that is known; if it is a metric, put its unit last ({name}_ms; "
+        f"units: {', '.join(UNITS)}), else remove it"
+    )
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(map(repr, names))
 
 
 def read_csv(path: Path) -> CostTable:
     """Read our own format."""
-    try:
-        frame = pd.read_csv(path, comment="#")
-    except (OSError, ValueError) as error:
-        raise TableError(f"{path}: is no readable CSV ({error}); see docs/cost_tables.md") from None
-    return CostTable.from_frame(frame, str(path))
+    return CostTable.from_frame(read_sheet(path, TableError, comments=True), str(path))

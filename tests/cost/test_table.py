@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
-from apq_tune import Candidate, Encoding, TableError, load_cost_table
+from apq_tune import Candidate, Encoding, SearchSpace, TableError, load_cost_table
 from apq_tune.cost.table import pairs_that_shrink
 from apq_tune.ops import Op, block_ops
 
@@ -83,11 +85,18 @@ def test_a_table_without_fixed_parts_does_not_count_them_as_zero(
 @pytest.mark.parametrize(
     ("column", "value", "said"),
     [
-        ("latency_ms", -1.0, "row 2 has a value below zero or none"),
-        ("latency_ms", np.nan, "row 2 has a value below zero or none"),
+        ("latency_ms", -1.0, "row 2: latency_ms is -1.0; give a number >= 0"),
+        ("latency_ms", np.nan, "row 2: latency_ms is empty; give a number >= 0"),
+        ("latency_ms", "1,5", "row 2: latency_ms is '1,5', with a comma: write 1.5; give a number >= 0"),
+        ("latency_ms", "1,500", r"row 2: .* write 1.500 \(or 1500, if it separates thousands\); give a number >= 0"),
+        ("latency_ms", "5 ms", "row 2: latency_ms is '5 ms': write 5 and put the unit in the column's name; give"),
+        ("latency_ms", "1_000", "row 2: latency_ms is '1_000'; give a number >= 0"),
+        ("latency_ms", "inf", "row 2: latency_ms is 'inf'; give a number >= 0"),
         ("op", "pool", "row 2 has op 'pool'; use one of"),
-        ("in_channels", np.nan, "row 2 of op 'conv' lacks a whole number in one of"),
-        ("in_channels", 1.5, "row 2 of op 'conv' lacks a whole number in one of"),
+        ("op", "", "row 2 has op ''; use one of"),
+        ("in_channels", np.nan, "row 2: in_channels is empty; rows of op 'conv' need a whole number >= 0 there"),
+        ("in_channels", 1.5, "row 2: in_channels is 1.5; rows of op 'conv' need a whole number >= 0 there"),
+        ("in_channels", -8, "row 2: in_channels is -8; rows of op 'conv' need a whole number >= 0 there"),
     ],
 )
 def test_a_bad_row_is_refused_by_its_number(
@@ -111,6 +120,203 @@ def test_what_is_no_table_is_refused_by_its_path(tmp_path: Path, content: str) -
         (tmp_path / name).write_text(content)
         with pytest.raises(TableError, match=name.replace(".", r"\.")):
             load_cost_table(tmp_path / name)
+
+
+def test_a_part_that_is_named_comes_once(frame: pd.DataFrame, tmp_path: Path) -> None:
+    twice = pd.concat([frame, frame[frame["op"] == "fixed"]], ignore_index=True)
+    with pytest.raises(TableError, match=r"row 33 repeats fixed stem resolution=0 of row 31; keep one"):
+        load_cost_table(written(twice, tmp_path / "t.csv"))
+
+
+def test_what_spreadsheets_do_to_a_table_does_not_change_it(frame: pd.DataFrame, tmp_path: Path) -> None:
+    frame = frame.assign(name=frame["name"].fillna("conv #3")).convert_dtypes()
+    known = load_cost_table(written(frame, tmp_path / "t.csv"))
+    text = frame.to_csv(index=False)
+    lines = text.splitlines()
+    ways = {
+        "upper.CSV": text,
+        "bom.csv": "\ufeff" + text,
+        "index.csv": frame.to_csv(),
+        "resaved.csv": frame.to_csv(index_label="Unnamed: 0"),
+        "from_1.csv": frame.set_axis(range(1, len(frame) + 1)).to_csv(),
+        "semicolons.csv": frame.to_csv(index=False, sep=";"),
+        "tabs.csv": frame.to_csv(index=False, sep="\t"),
+        "crlf.csv": "\r\n".join(lines),
+        "blank.csv": "\n\n" + "\n\n".join(lines) + "\n" + "," * 20 + "\n",
+        "trailing.csv": "".join(f"{line},\n" for line in lines),
+        "behind_rows.csv": lines[0] + "\n" + "".join(f"{line},,\n" for line in lines[1:]),
+        "padded.csv": "\n".join(line.replace(",", " , ") for line in lines),
+        "comments.csv": "# measured on a board, 2026\n" + "\n  # again\n".join(lines),
+    }
+    ways["behind.csv"] = frame[[c for c in frame if c != "latency_ms"] + ["latency_ms"]].to_csv(index=False)
+    ways["behind.csv"] = ways["behind.csv"].replace("\n", " # ours\n").replace("latency_ms # ours", "latency_ms")
+    for name, content in ways.items():
+        (tmp_path / name).write_text(content, "utf-8", newline="")
+        found = load_cost_table(tmp_path / name)
+        assert (found.metrics, found.convs, found.fixed) == (known.metrics, known.convs, known.fixed), name
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("op,latency_ms,latency_ms\nfixed,1,2\n", "has two columns 'latency_ms'; keep one, or rename it"),
+        ("op,latency_ms,latency_ms \nfixed,1,2\n", "has two columns 'latency_ms'; keep one, or rename it"),
+        ("op,resolution,latency_ms,\nfixed,,1,x\n", r"column 4 has no name \(''\); name it, or remove it"),
+        (",op,latency_ms\n7,fixed,1\n", r"column 1 has no name \(''\); name it"),
+        ("op,latency_ms,Unnamed: 2\nfixed,1,0\n", r"column 3 has no name \('Unnamed: 2'\); name it"),
+        ("id,op,latency_ms\n0,fixed,1\n1,fixed,1\n", "column 'id' only counts the rows and is no metric; remove it"),
+        ("op,latency\nfixed,1\n", r"column 'latency' ends in no unit that is known; .* put its unit last \(latency_ms"),
+        ("op,latency_ms,std\nfixed,1,2\n", r"column 'std' ends in no unit .*, else remove it"),
+        ("op,latency_ms\nfixed,1,2\n", r"row 1 \(line 2\) has 3 cells, the header has 2; put text that holds commas"),
+        (
+            'op,name,latency_ms\nfixed,"stem,1\n',
+            r"is no readable CSV \(line 2: unexpected end of data\); close the quotes",
+        ),
+        ("Op,latency_ms\nfixed,1\n", "has no column 'op'; it has 'Op', 'latency_ms'"),
+        ("op,latency_ms\n", "has no rows under its header"),
+    ],
+)
+def test_a_csv_that_could_mean_two_things_is_refused(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "t.csv").write_text(content)
+    with pytest.raises(TableError, match=rf"t\.csv: {said}"):
+        load_cost_table(tmp_path / "t.csv")
+
+
+def test_text_in_another_encoding_and_a_missing_file_are_told(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes("op,name\nfixed,Größe\n".encode("cp1252"))
+    with pytest.raises(TableError, match="is no UTF-8 text"):
+        load_cost_table(tmp_path / "t.csv")
+    with pytest.raises(TableError, match="cannot be read"):
+        load_cost_table(tmp_path / "absent.csv")
+
+
+BITFUSION = {
+    "head": {"latency": 1.0, "energy": 1.0},
+    "(96, 456, 14, 1, 1, 0, 1)-W4A4": {"latency": 1.0, "energy": 1.0},
+    "tail": {"latency": 1.0, "energy": 1.0},
+}
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        (BITFUSION | {"head": {"latency": "x", "energy": 1}}, "entry 'head': latency_ms is 'x'; give a number >= 0"),
+        (BITFUSION | {"tail": {"latency": True, "energy": 1}}, "entry 'tail': latency_ms is 'True'"),
+        (BITFUSION | {"tail": {"latency": None, "energy": 1}}, "entry 'tail': latency_ms is empty"),
+        (BITFUSION | {"tail": {"latency": [1], "energy": 1}}, r"entry 'tail': latency_ms is '\[1\]'"),
+        (BITFUSION | {"tail": {"latency": -1, "energy": 1}}, "entry 'tail': latency_ms is -1"),
+        (BITFUSION | {"foot": {"latency": 1, "energy": 1}}, "cannot read entry 'foot'; expected 'head', 'tail' or"),
+        ({k: v for k, v in BITFUSION.items() if k != "tail"}, "has no entry 'tail'; .* never counts as zero"),
+        ([1], "is no cost table in JSON, it holds a list, no entries by name; give .csv, .yaml or APQ's JSON"),
+        ({}, "is no cost table in JSON, it holds nothing"),
+    ],
+)
+def test_an_entry_of_json_is_refused_by_its_key(tmp_path: Path, entries: object, said: str) -> None:
+    (tmp_path / "t.json").write_text(json.dumps(entries))
+    with pytest.raises(TableError, match=rf"t\.json: {said}"):
+        load_cost_table(tmp_path / "t.json")
+
+
+def test_a_key_twice_and_endless_nesting_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_text('{"head": {"latency": 1, "energy": 1}, "head": {"latency": 2, "energy": 1}}')
+    with pytest.raises(TableError, match='key "head" comes twice'):
+        load_cost_table(tmp_path / "t.json")
+    (tmp_path / "t.json").write_text("[" * 100_000)
+    with pytest.raises(TableError, match="nested deeper"):
+        load_cost_table(tmp_path / "t.json")
+
+
+def once_for_all(*, gates: str = "-se:0-hs:0", size: int = 16) -> dict[str, dict[str, float]]:
+    """A table for ``YAML_SPACE``: one block of two kernels."""
+    half = size // 2
+    means = {
+        f"Conv-input:{size}x{size}x3-output:{half}x{half}x8": 1.0,
+        f"expanded_conv-input:{half}x{half}x8-output:{half}x{half}x8-expand:8-kernel:3-stride:1-idskip:1{gates}": 2.0,
+        **{
+            f"expanded_conv-input:{half}x{half}x8-output:{half}x{half}x16-expand:24-kernel:{kernel}-stride:1-idskip:0"
+            f"{gates}": 4.0 * kernel
+            for kernel in (3, 5)
+        },
+        f"Conv_1-input:{half}x{half}x16-output:{half}x{half}x32": 32.0,
+        f"Logits-input:{half}x{half}x32-output:4": 64.0,
+    }
+    return {key: {"count": 100, "mean": mean, "std": 0.1} for key, mean in means.items()}
+
+
+YAML_SPACE = {
+    "format": 1,
+    "name": "small",
+    "input": {"channels": 3, "size": 16},
+    "classes": 4,
+    "stem": {"channels": 8, "kernel_size": 3, "stride": 2},
+    "first": {"channels": 8, "kernel_size": 3},
+    "stages": [{"channels": 16, "stride": 1, "depth": [1], "kernel_size": [3, 5]}],
+    "head": {"channels": 32},
+    "choices": {"kernel_size": [3], "expand_ratio": [3], "pw_w_bits": [8], "pw_a_bits": [8], "dw_w_bits": [8]}
+    | {"dw_a_bits": [8]},
+}
+
+
+@pytest.mark.parametrize("gates", ["-se:0-hs:0", ""])
+@pytest.mark.parametrize("suffix", [".yaml", ".YAML", ".Yml"])
+def test_once_for_alls_tables_are_read_in_both_notations(tmp_path: Path, gates: str, suffix: str) -> None:
+    (tmp_path / f"t{suffix}").write_text(yaml.safe_dump(once_for_all(gates=gates)))
+    encoding = Encoding(SearchSpace.from_dict(YAML_SPACE))
+    for path in (tmp_path / f"t{suffix}", tmp_path):
+        (latency,) = load_cost_table(path).models(encoding)
+        assert latency(encoding.enumerate()).tolist() == [1 + 2 + 32 + 64 + 12, 1 + 2 + 32 + 64 + 20]
+
+
+def changed(old: str, new: str | None, **kind: str) -> dict[str, object]:
+    """A table in which one key is another, or gone."""
+    table = once_for_all(**kind)  # type: ignore[arg-type]
+    (key,) = [key for key in table if old in key]
+    return {
+        (key.replace(old, new) if new is not None and k == key else k): v for k, v in table.items() if new or k != key
+    }
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        (once_for_all() | {"extra": {"mean": 5.0}}, "cannot read entry 'extra'; blocks are called 'expanded_conv-"),
+        (once_for_all() | {5: {"mean": 5.0}}, "cannot read entry 5; blocks are called"),
+        (changed("kernel:5", "kernal:5"), "cannot read entry 'expanded_conv-.*kernal:5"),
+        (changed("kernel:5-stride:1-idskip:0", "kernel:5-stride:1-idskip:2"), "cannot read entry 'expanded_conv-"),
+        (changed("Conv_1-input:8x8", "Conv_3-input:8x8"), "cannot read entry 'Conv_3-"),
+        (changed("Conv_1", None), r"has no entry 'Conv_1-input:\.\.\.'; give it, it never counts as zero"),
+        (changed("Logits", None), "has no entry 'Logits-input"),
+        (changed("Conv-input", None), "has no entry 'Conv-input"),
+        (changed("expand:8-", None), "has 0 entries for the first block, which every network begins with"),
+        (changed("Logits-input:8x8x32", "Logits-input:1x1x48"), "Conv_1 gives 32 channels, Logits takes 48; the entry"),
+        (once_for_all() | {"Logits-input:1x1x32-output:9": {"mean": 1}}, "has several entries 'Logits-input:"),
+        (changed("kernel:5-stride:1-idskip:0-se:0-hs:0", "kernel:5-stride:1-idskip:0"), "entry .* has no -se:0-hs:0"),
+        (once_for_all() | {"Conv_2-input:1x1x32-output:1x1x32": {"mean": "2 ms"}}, "latency_ms is '2 ms': write 2 and"),
+        (once_for_all() | {"Conv_2-input:1x1x32-output:1x1x32": {"median": 2}}, "entry 'Conv_2.*' has no mean"),
+    ],
+)
+def test_an_entry_of_yaml_that_means_nothing_is_refused_by_its_key(
+    tmp_path: Path, table: dict[object, object], said: str
+) -> None:
+    (tmp_path / "t.yaml").write_text(yaml.safe_dump(table))
+    with pytest.raises(TableError, match=said) as caught:
+        load_cost_table(tmp_path / "t.yaml")
+    assert "t.yaml" in str(caught.value)
+
+
+def test_entries_without_gates_are_told_where_blocks_with_gates_are_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "t.yaml").write_text(yaml.safe_dump(once_for_all(gates="")))
+    stages = [YAML_SPACE["stages"][0] | {"squeeze_excite": True}]  # type: ignore[index]
+    encoding = Encoding(SearchSpace.from_dict(YAML_SPACE | {"stages": stages}))
+    with pytest.raises(TableError, match=r"2 ops of small are missing: .*; its entries have no -se and -hs, so"):
+        load_cost_table(tmp_path / "t.yaml").models(encoding)
+
+
+def test_two_files_of_one_resolution_are_refused(tmp_path: Path) -> None:
+    for name in ("16.yaml", "copy.YAML"):
+        (tmp_path / name).write_text(yaml.safe_dump(once_for_all()))
+    with pytest.raises(TableError, match=r"16\.yaml and copy\.YAML are both of resolution 16; keep one"):
+        load_cost_table(tmp_path)
 
 
 def test_pairs_that_shrink_are_counted_as_by_hand(tmp_path: Path) -> None:
