@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
+from apq_tune.data.choice import Choice, choose_space, space_for, spaces_that_keep
 from apq_tune.data.folder import read_folder
-from apq_tune.data.named import DATA, SHAPES, Place, Shape, imagenet
+from apq_tune.data.image import shown
+from apq_tune.data.named import DATA, SHAPES, Place, imagenet
 from apq_tune.data.split import AnySplit, Data, FileSplit, Split, pooled
+from apq_tune.data.taken import taken
 from apq_tune.errors import RunError
-from apq_tune.space import SearchSpace, known_spaces
+from apq_tune.space import SearchSpace
 
-__all__ = ["DATA", "AnySplit", "Data", "FileSplit", "Split", "data_digest", "load_data", "space_for"]
-
-BY_SIZE = ("digits", "mobilenet_fashion_mnist_14", "mobilenet_fashion_mnist", "mobilenet_cifar", "apq_mobilenet")
-"""Shipped spaces that a folder of images may get; the one whose size is nearest by ratio."""
+__all__ = [
+    "DATA",
+    "AnySplit",
+    "Choice",
+    "Data",
+    "FileSplit",
+    "Split",
+    "check_images",
+    "choose_space",
+    "data_digest",
+    "load_data",
+    "space_for",
+    "spaces_that_keep",
+    "taken",
+]
 
 
 def load_data(space: SearchSpace, root: str | Path | None = None) -> Data:
@@ -34,7 +47,7 @@ def load_data(space: SearchSpace, root: str | Path | None = None) -> Data:
     if is_folder(space.data):
         folder = read_folder(str(space.data))
         _check_classes(space, len(folder.classes))
-        return folder.data(size, channels)
+        return folder.data(size, channels, white=folder.white())
     if space.data not in SHAPES:
         raise RunError(
             f"{space.name}: data is {space.data!r}; known data sets: {', '.join(SHAPES)}; or name a folder of images "
@@ -58,33 +71,24 @@ def is_folder(data: str | None) -> bool:
 
 
 def data_digest(space: SearchSpace) -> str | None:
-    """Hash of names and sizes of a folder's images; ``None`` for a set with a name, which never changes."""
+    """Hash of names and contents of a folder's images; ``None`` for a set with a name, which never changes."""
     return read_folder(str(space.data)).digest if is_folder(space.data) else None
-
-
-def space_for(data: str, space: SearchSpace | None = None) -> SearchSpace:
-    """A search space for a data set or a folder: channels, classes and data are replaced.
-
-    Args:
-        data: name of a set, or path of a folder.
-        space: to take; by default the shipped one whose size is nearest to that of the images, by ratio.
-
-    Raises:
-        RunError: if the folder cannot be used.
-    """
-    if data in SHAPES:
-        shape = SHAPES[data]
-    else:
-        folder = read_folder(data)
-        data, shape = str(folder.path), Shape(folder.channels, folder.size, len(folder.classes))
-    if space is None:
-        spaces = [SearchSpace.load(name) for name in BY_SIZE if name in known_spaces()]
-        space = min(spaces, key=lambda one: abs(math.log(one.resolutions[-1] / shape.size)))
-    plain = space.model_dump(mode="json", exclude_none=True)
-    plain |= {"data": data, "classes": shape.classes, "input": plain["input"] | {"channels": shape.channels}}
-    return SearchSpace.from_dict(plain, f"{space.name} for {data}")
 
 
 def _check_classes(space: SearchSpace, classes: int) -> None:
     if classes != space.classes:
         raise RunError(f"{space.name}: classes is {space.classes}, {space.data} has {classes}; write {classes}")
+
+
+def check_images(space: SearchSpace, data: Data) -> None:
+    """Some of the images are unlike the others; else there is nothing to learn.
+
+    Raises:
+        RunError: if not.
+    """
+    train = data.train
+    if isinstance(train, Split) and (train.images == train.images[:1]).all():
+        raise RunError(
+            f"{shown(str(space.data))}: all images to train on are the same, pixel by pixel, at {train.shape[-1]} "
+            "pixels; look at them, and give some that differ"
+        )

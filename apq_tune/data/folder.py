@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from apq_tune.data.split import SEARCH_SHARE, Data, FileSplit, Split, decode, stratified
+from apq_tune.data.image import Look, decode, look, shown, value_range, white_of
+from apq_tune.data.layout import ROLES, Layout, read_layout
+from apq_tune.data.listing import Listed
+from apq_tune.data.split import SEARCH_SHARE, Data, FileSplit, Split, stratified
 from apq_tune.errors import RunError
-
-PARTS = {"train": ("train",), "search": ("val", "valid", "validation"), "test": ("test",)}
-"""Names of the folders that hold a part."""
 
 IN_MEMORY = 2**30
 """Bytes; a part that decodes to more is decoded batch by batch."""
 
-N_LOOKED_AT = 1000
-"""Images whose headers tell colour and size."""
-
 LEAST = 5
 """Images of a class that is to be split."""
 
-LAYOUT = "give a folder DIR with DIR/CLASS/IMAGE or DIR/train/CLASS/IMAGE"
+FRESH = 2.0
+"""Seconds for which a file's time of change does not tell two contents apart: the coarsest clock of a file system."""
+
+KNOWN = 2**20
+"""Files whose digests and headers are remembered while the program runs."""
+
+T = TypeVar("T")
 
 
 class Files(NamedTuple):
@@ -48,39 +54,76 @@ class Folder(NamedTuple):
         path: the folder.
         classes: names, in the order of the labels.
         parts: ``train``, ``search`` and ``test``, each shuffled.
-        channels: 1 if all images are grey, else 3.
-        size: median of the shorter sides, pixels.
+        origins: part -> where its images are from, in words.
+        notes: what was decided about the layout, or not taken.
     """
 
     path: Path
     classes: tuple[str, ...]
     parts: tuple[Files, Files, Files]
-    channels: int
-    size: int
+    origins: Mapping[str, str]
+    notes: tuple[str, ...]
+
+    @property
+    def files(self) -> list[str]:
+        """All of them, part by part."""
+        return [file for part in self.parts for file in part.files]
+
+    def looks(self) -> list[Look]:
+        """What headers and bytes of all files tell; those that did not change since are not read again.
+
+        Raises:
+            RunError: if one is no readable image, naming it.
+        """
+        return in_threads(_look, self.files)
+
+    @property
+    def channels(self) -> int:
+        """1 if all images are grey, else 3."""
+        return 1 if all(one.grey for one in self.looks()) else 3
+
+    @property
+    def size(self) -> int:
+        """Median of the shorter sides, pixels."""
+        return int(np.median([one.side for one in self.looks()]))
 
     @property
     def digest(self) -> str:
-        """Hash of names and sizes of the files: another one if images came, went or changed."""
-        content = hashlib.sha256()
-        for part in self.parts:
+        """Hash of names and contents of the files: another one if images came, went or changed."""
+        content, looks = hashlib.sha256(), iter(self.looks())
+        for name, part in zip(ROLES, self.parts, strict=True):
             for file in part.files:
-                content.update(f"{Path(file).relative_to(self.path)} {Path(file).stat().st_size}\n".encode())
+                relative = os.fsencode(os.path.relpath(file, self.path))
+                content.update(name.encode() + b" " + relative + b" " + next(looks).digest.encode() + b"\n")
         return content.hexdigest()[:16]
 
-    def data(self, size: int, channels: int) -> Data:
+    def white(self) -> float | None:
+        """White of images of floats or of 32-bit integers, the same for all; ``None`` if there are none.
+
+        Raises:
+            RunError: if no white suits them, naming one.
+        """
+        files = [file for file, one in zip(self.files, self.looks(), strict=True) if one.open_ended]
+        if not files:
+            return None
+        largest = [high for _, high in in_threads(value_range, files)]
+        return white_of(max(largest), files[int(np.argmax(largest))])
+
+    def data(self, size: int, channels: int, *, white: float | None = None) -> Data:
         """The images at a size: shorter side resized to it, then the square in the middle.
 
         Raises:
             RunError: if an image cannot be read, naming it.
         """
-        return Data(*(_loaded(FileSplit(files, labels, channels, size)) for files, labels in self.parts))
+        return Data(*(_loaded(FileSplit(files, labels, channels, size, white)) for files, labels in self.parts))
 
 
 def read_folder(path: str | Path, *, val_is_test: bool = False) -> Folder:
     """List a folder and check its layout.
 
-    ``train``, ``val`` (the search part) and ``test`` are taken as they are; what is missing is cut from ``train``, by
-    class, the same in every run: a fifth of all for each, or a sixth for ``search`` where there is a ``test`` folder.
+    ``train``, ``val`` (the search part) and ``test``, by these names or the usual others, case aside, are taken as they
+    are; what is missing is cut from ``train``, by class, the same in every run: a fifth of all for each, or a sixth for
+    ``search`` where there is a ``test`` folder.
 
     Args:
         path: the folder, ``CLASS/IMAGE`` or ``train/CLASS/IMAGE``.
@@ -88,105 +131,110 @@ def read_folder(path: str | Path, *, val_is_test: bool = False) -> Folder:
 
     Raises:
         RunError: if it is missing, has no images, one class alone, an empty or a tiny class, other classes in one part
-            than in another, or unreadable images.
+            than in another, one file in two parts or classes, or if splits and classes cannot be told apart.
     """
     path = Path(path).expanduser().absolute()
-    if not path.is_dir():
-        raise RunError(f"{path}: is no folder; {LAYOUT}")
-    places = {part: _first_folder(path, names) for part, names in PARTS.items()}
-    if places["train"] is None:
-        places = {"train": path, "search": None, "test": None}
-    elif val_is_test:
-        places = {"train": places["train"], "search": None, "test": places["search"]}
-    listed = {part: _listed(place) for part, place in places.items() if place is not None}
-    classes = listed["train"][0]
-    for part, (own, _) in listed.items():
-        if own != classes:
-            odd = sorted(set(own) ^ set(classes))[0]
-            raise RunError(f"{places[part]}: class {odd!r} is in only one of it and {places['train']}; both need all")
-    train, search, test = (listed[part][1] if part in listed else None for part in PARTS)
-    assert train is not None
-    missing = [part for part in PARTS if part not in listed]
+    layout = read_layout(path, val_is_test=val_is_test)
+    _check_once(layout)
+    given = {part: _shuffled(layout.listed[part]) for part in layout.listed}
+    train, search, test = given["train"], given.get("search"), given.get("test")
+    where = {part: f"folder {shown(place.name)}" for part, place in layout.places.items()}
+    source = where["train"] if len(where) > 1 or layout.places["train"] != path else "all images"
+    missing = [part for part in ROLES if part not in given]
     counts = np.bincount(train.labels)
     if missing and counts.min() < LEAST:
         raise RunError(
-            f"{places['train']}: class {classes[counts.argmin()]!r} has {counts.min()} images; to cut "
-            f"{' and '.join(missing)} from it, give it at least {LEAST}, or give those folders, too"
+            f"{shown(layout.places['train'])}: class {shown(layout.classes[counts.argmin()])!r} has {counts.min()} "
+            f"images; to cut {' and '.join(missing)} from it, give it at least {LEAST}, or give those folders, too"
         )
     if test is None:
         rows, own_rows = stratified(train.labels, 0.2)
         train, test = train.take(rows), train.take(own_rows)
         search_share = 0.25  # of the four fifths that are left: a fifth of all
+        where["test"] = f"a fifth of {source}, by class"
     else:
         search_share = SEARCH_SHARE
     if search is None:
         rows, own_rows = stratified(train.labels, search_share)
         train, search = train.take(rows), train.take(own_rows)
-    parts = (train, search, test)
-    return Folder(path, classes, parts, *_look([file for part in parts for file in part.files]))
+        where["search"] = f"a {'fifth' if 'test' in missing else 'sixth'} of {source}, by class"
+    if missing:
+        where["train"] = f"what is left of {source}"
+    return Folder(path, layout.classes, (train, search, test), where, layout.notes)
 
 
-def _first_folder(path: Path, names: Sequence[str]) -> Path | None:
-    """The first of these folders that has folders of its own: one without is a class of that name."""
-    for name in names:
-        if (path / name).is_dir() and any(entry.is_dir() for entry in (path / name).iterdir()):
-            return path / name
-    return None
+def in_threads(work: Callable[[str], T], files: Sequence[str]) -> list[T]:
+    """One result for each file, in their order."""
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4) as pool:
+        return list(pool.map(work, files))
 
 
-def _listed(path: Path) -> tuple[tuple[str, ...], Files]:
-    """Classes and shuffled files of one part."""
-    from torchvision.datasets.folder import IMG_EXTENSIONS, ImageFolder
-
-    names = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-    class Visible(ImageFolder):  # type: ignore[misc]
-        def find_classes(self, _: str | Path) -> tuple[list[str], dict[str, int]]:
-            return names, {name: i for i, name in enumerate(names)}
-
-    found: Any = Visible(str(path), allow_empty=True) if names else None
-    if found is None or not found.samples:
-        flat = any(entry.suffix.lower() in IMG_EXTENSIONS for entry in path.iterdir())
-        raise RunError(
-            f"{path}: has images, but none in a folder of its class; {LAYOUT}"
-            if flat
-            else f"{path}: has no images ({', '.join(IMG_EXTENSIONS)}); {LAYOUT}"
-        )
-    classes = tuple(found.classes)
-    counts = np.bincount(found.targets, minlength=len(classes))
-    if not counts.all():
-        raise RunError(f"{path / classes[counts.argmin()]}: holds no images; put some there, or remove the folder")
-    if len(classes) < 2:
-        raise RunError(f"{path}: has one class alone, {classes[0]!r}; classification needs two folders at least")
-    files = Files(tuple(str(file) for file, _ in found.samples), np.array(found.targets, np.int64))
-    return classes, files.take(np.random.default_rng(0).permutation(len(files.labels)))
-
-
-def _look(files: Sequence[str]) -> tuple[int, int]:
-    """Channels and median shorter side, from the headers of some images."""
-    grey, sides = True, []
-    for file in files[:: max(1, len(files) // N_LOOKED_AT)]:
-        mode, side = _header(file)
-        grey &= mode in ("1", "L", "LA", "I", "I;16", "F")
-        sides.append(side)
-    return (1 if grey else 3), int(np.median(sides))
-
-
-def _header(file: str) -> tuple[str, int]:
-    """Mode and shorter side of an image."""
-    from PIL import Image
-
+def _look(file: str) -> Look:
+    """At a file, or at what is remembered of it if nothing touched it since."""
     try:
-        with Image.open(file) as image:
-            return image.mode, min(image.size)
-    except (OSError, Image.DecompressionBombError) as error:
-        raise RunError(f"{file}: is no readable image ({type(error).__name__}); mend or remove it") from None
+        status = Path(file).stat()
+    except OSError:
+        return look(file)  # which says what is wrong
+    if time.time() - max(status.st_mtime, status.st_ctime) < FRESH:
+        return look(file)
+    return _look_once(file, status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
+
+
+@functools.lru_cache(KNOWN)
+def _look_once(file: str, *_: int) -> Look:
+    return look(file)
+
+
+def _check_once(layout: Layout) -> None:
+    """No file is in two parts or in two classes, by links."""
+    first: dict[tuple[int, int], tuple[str, str, str]] = {}
+    twice = []
+    for part, found in layout.listed.items():
+        for name, listed in zip(layout.classes, found, strict=True):
+            for file, identity in zip(listed.files, listed.identities, strict=True):
+                before = first.setdefault(identity, (file, part, name))
+                if before[0] != file:
+                    twice.append((file, before, "splits" if before[1] != part else "classes"))
+    if twice:
+        file, (before_file, *_), kind = twice[0]
+        more = f" ({len(twice)} files are in two places)" if len(twice) > 1 else ""
+        raise RunError(
+            f"{shown(file)}: is the same file as {shown(before_file)}, so it would be in two {kind}{more}; remove it "
+            "from one of them"
+        )
+
+
+def _shuffled(found: Sequence[Listed]) -> Files:
+    """All classes of one part."""
+    files = tuple(file for listed in found for file in listed.files)
+    labels = np.repeat(np.arange(len(found), dtype=np.int64), [len(listed.files) for listed in found])
+    return Files(files, labels).take(np.random.default_rng(0).permutation(len(labels)))
 
 
 def _loaded(split: FileSplit) -> Split | FileSplit:
     """In memory, if it fits."""
     if len(split.files) * int(np.prod(split.shape)) > IN_MEMORY:
         return split
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4) as pool:
-        images = list(pool.map(lambda file: decode(file, split.channels, split.size), split.files))
+    images = in_threads(lambda file: decode(file, split.channels, split.size, white=split.white), split.files)
     return Split(np.stack(images), split.labels)
+
+
+def repeated(folder: Folder) -> Mapping[str, int]:
+    """How many images are there byte for byte more than once.
+
+    Returns:
+        ``"train and test"`` and the like -> images of the latter part that are in the former one, too; ``"classes"`` ->
+        different images that are in several classes. Only what there is.
+    """
+    looks = iter(folder.looks())
+    contents = {
+        name: [(next(looks).digest, int(label)) for label in part.labels]
+        for name, part in zip(ROLES, folder.parts, strict=True)
+    }
+    found: dict[str, int] = {}
+    for one, other in (("train", "search"), ("train", "test"), ("search", "test")):
+        seen = {digest for digest, _ in contents[one]}
+        found[f"{one} and {other}"] = sum(digest in seen for digest, _ in contents[other])
+    classes = Counter(digest for digest, _ in {pair for part in contents.values() for pair in part})
+    found["classes"] = sum(n > 1 for n in classes.values())
+    return {where: n for where, n in found.items() if n}

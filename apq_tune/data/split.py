@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -43,6 +44,7 @@ class FileSplit(NamedTuple):
     labels: NDArray[np.int64]  # (n,)
     channels: int  # 1 or 3
     size: int
+    white: float | None = None  # of floats and of 32-bit integers
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -69,53 +71,35 @@ class Data(NamedTuple):
     test: AnySplit
 
 
-def decode(file: str, channels: int, size: int, *, crop: bool = False) -> NDArray[np.uint8]:
-    """Read an image: shorter side resized, then the square in the middle.
-
-    Args:
-        file: its path.
-        channels: 1 for grey, 3 for colour; it is converted.
-        size: pixels of the square.
-        crop: take a random part of the image instead, as training on ImageNet does (Szegedy 2015), from torch's
-            generator.
-
-    Returns:
-        ``(channels, size, size)``, 0 to 255.
-
-    Raises:
-        RunError: if it cannot be read, naming it.
-    """
-    from PIL import Image
-    from torchvision.transforms import v2
-
-    try:
-        with Image.open(file) as opened:
-            image = opened.convert("L" if channels == 1 else "RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).split())
-        raise RunError(f"{file}: is no readable image ({reason}); mend or remove it") from None
-    if crop:
-        image = v2.RandomResizedCrop(size)(image)
-    else:
-        image = v2.functional.center_crop(v2.functional.resize(image, [size]), [size, size])
-    return np.asarray(image, np.uint8).reshape(size, size, channels).transpose(2, 0, 1)
-
-
 def stratified(labels: NDArray[np.int64], share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Cut a share off, every class by its own share; both parts come shuffled, the same in every run.
 
     Args:
-        labels: ``(n,)``.
+        labels: ``(n,)``, at least two of each class.
         share: of the second part, 0 to 1.
 
     Returns:
-        Rows of the first part and of the second one; together they are all rows, once.
+        Rows of the first part and of the second one; together they are all rows, once. Each has every class.
     """
     from sklearn.model_selection import train_test_split
 
-    rows = np.arange(len(labels))
-    first, second = train_test_split(rows, test_size=share, stratify=labels, random_state=SPLIT_SEED)
-    return first, second
+    rows, classes = np.arange(len(labels)), np.unique(labels)
+    second_size = math.ceil(share * len(labels))
+    if min(second_size, len(labels) - second_size) >= len(classes):
+        first, second = train_test_split(rows, test_size=share, stratify=labels, random_state=SPLIT_SEED)
+        if all(len(np.unique(labels[part])) == len(classes) for part in (first, second)):
+            return first, second
+    return _one_at_least(labels, share)
+
+
+def _one_at_least(labels: NDArray[np.int64], share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The same for few images: the share of a class is rounded, but leaves an image to both parts."""
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(labels))
+    is_second = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        own = order[labels[order] == label]
+        is_second[own[: min(max(1, round(share * len(own))), len(own) - 1)]] = True
+    return order[~is_second[order]], order[is_second[order]]
 
 
 def pooled(split: AnySplit, size: int) -> AnySplit:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from apq_tune.data.split import AnySplit, Split, decode
+from apq_tune.data.image import decode
+from apq_tune.data.split import AnySplit, Split
 from apq_tune.errors import RunError
 
 Augment = Literal["none", "crop", "crop_flip"]
@@ -111,7 +112,8 @@ class _Batches(Dataset[tuple[Tensor, Tensor]]):
         if isinstance(split, Split):
             return torch.from_numpy(split.images)[torch.from_numpy(rows)]
         crop = self._augment != "none"
-        return torch.from_numpy(np.stack([decode(split.files[i], split.channels, split.size, crop=crop) for i in rows]))
+        images = [decode(split.files[i], split.channels, split.size, crop=crop, white=split.white) for i in rows]
+        return torch.from_numpy(np.stack(images))
 
     def _augmented(self, images: Tensor) -> Tensor:
         from torchvision.transforms import v2
