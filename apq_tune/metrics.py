@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from apq_tune.cost import bitfusion_energy_mj, bitfusion_latency_ms, cost_models, load_cost_table
+from apq_tune.cost import load_cost_table
+from apq_tune.cost.registry import read_limits
 from apq_tune.encoding import Encoding
 from apq_tune.errors import CandidateError, ProblemError, RunError
 from apq_tune.notation import candidate_from, read_candidates
 from apq_tune.predict import MLPPredictor, Pairs
 from apq_tune.predict.files import load_predictor
-from apq_tune.problem import Metric, Objective, Problem, parse_constraint
+from apq_tune.problem import Metric, Objective, Problem
 from apq_tune.space import SearchSpace
 
 MAXIMISED = ("accuracy",)
@@ -39,15 +40,6 @@ def load_metrics(encoding: Encoding, predictor: Path | None, tables: Sequence[Pa
     return metrics
 
 
-def with_cost_models(metrics: dict[str, Metric], encoding: Encoding) -> dict[str, Metric]:
-    """The same and, after them, those that need no file; a metric from a file is preferred to a model of its name."""
-    built_in: dict[str, Metric] = {model.name: model for model in cost_models(encoding)}
-    for name, make in (("latency_ms", bitfusion_latency_ms), ("energy_mj", bitfusion_energy_mj)):
-        if name not in metrics:
-            built_in[name] = make(encoding)
-    return metrics | {name: model for name, model in built_in.items() if name not in metrics}
-
-
 def problem_of(
     encoding: Encoding, metrics: dict[str, Metric], objectives: Sequence[str], limits: Sequence[str]
 ) -> Problem:
@@ -57,7 +49,7 @@ def problem_of(
         encoding: of the space.
         metrics: that may be named; those of tables and predictors are reported with the front.
         objectives: names; by default the first metric.
-        limits: ``METRIC=NUMBER``, an upper bound.
+        limits: see ``read_limits``.
 
     Raises:
         ProblemError: for an unknown metric or a bound out of reach.
@@ -67,12 +59,7 @@ def problem_of(
         if name not in metrics:
             raise ProblemError(f"unknown metric {name!r}; known: {', '.join(metrics)}")
     wanted = [Objective(metrics[name], "maximize" if name in MAXIMISED else "minimize") for name in names]
-    constraints = []
-    for limit in limits:
-        name, equals, number = limit.partition("=")
-        if not equals or name.endswith(("<", ">")):
-            raise ProblemError(f"cannot read limit {limit!r}; write METRIC=NUMBER, such as latency_ms=8.4")
-        constraints.append(parse_constraint(f"{name}<={number}", list(metrics.values())))
+    constraints = read_limits(encoding, metrics, limits)
     return Problem(encoding, wanted, constraints, also=list(metrics.values()))
 
 

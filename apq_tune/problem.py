@@ -15,6 +15,7 @@ from apq_tune.choices import ChoiceSpace
 from apq_tune.encoding import encoding_of
 from apq_tune.errors import ProblemError
 from apq_tune.genotype import Genomes, Genotype
+from apq_tune.quantities import read_quantity
 from apq_tune.space import SearchSpace
 
 Floats = NDArray[np.float64]
@@ -304,30 +305,41 @@ class Problem:
             columns[metric.name] = values
 
 
-def parse_constraint(text: str, metrics: Sequence[Metric], reference: Mapping[str, float] | None = None) -> Constraint:
-    """Read ``"bit_ops <= 2e6"`` or ``"bit_ops <= 25%"``.
+def parse_constraint(
+    text: str,
+    metrics: Sequence[Metric],
+    reference: Mapping[str, float] | None = None,
+    aliases: Mapping[str, str] | None = None,
+) -> Constraint:
+    """Read ``"bit_ops <= 2e6"``, ``"weight_bytes <= 200kB"`` or ``"bit_ops <= 25%"``.
 
     Args:
-        text: metric, ``<=`` or ``>=``, number.
+        text: metric, ``<=`` or ``>=``, number, possibly with a unit (see ``read_quantity``).
         metrics: those that may be named.
-        reference: metric name -> what 100% is; without it percentages are refused.
+        reference: metric name -> what 100% is; without it percentages are refused, but of fractions.
+        aliases: other names of metrics.
 
     Raises:
-        ProblemError: if it is no comparison, its number is none, or its metric is unknown (lists the known ones).
+        ProblemError: if it is no comparison, its number is none, its unit does not fit, or its metric is unknown (lists
+            the known ones).
     """
-    match = re.fullmatch(r"\s*(\w+)\s*(<=|>=)\s*(\S+)\s*", text)
+    match = re.fullmatch(r"\s*(\w+)\s*(<=|>=)\s*(\S.*?)\s*", text)
     if match is None:
         raise ProblemError(f"cannot read constraint {text!r}; write METRIC<=NUMBER or METRIC>=NUMBER")
-    name, sense, number = match.groups()
-    by_name = {metric.name: metric for metric in metrics}
-    if name not in by_name:
-        raise ProblemError(f"unknown metric {name!r} in {text!r}; known: {', '.join(by_name)}")
+    given, sense, number = match.groups()
+    by_name, aliases = {metric.name: metric for metric in metrics}, aliases or {}
+    metric = by_name.get(aliases.get(given, given))
+    if metric is None:
+        also = {name: alias for alias, name in aliases.items()}
+        known = ", ".join(f"{name} (or {also[name]})" if name in also else name for name in by_name)
+        raise ProblemError(f"unknown metric {given!r} in {text!r}; known: {known}")
     try:
-        bound = float(number.removesuffix("%"))
-    except ValueError:
-        raise ProblemError(f"{number!r} in {text!r} is not a number; write for instance {name}{sense}2e6") from None
-    if number.endswith("%"):
-        if name not in (reference or {}):
-            raise ProblemError(f"{number} in {text!r}: what 100% of {name} is, is not known here; give a plain number")
-        bound *= (reference or {})[name] / 100
-    return Constraint(by_name[name], bound, "<=" if sense == "<=" else ">=")
+        if number.endswith("%") and metric.unit != "fraction":
+            if metric.name not in (reference or {}):
+                raise ProblemError(f"what 100% of {metric.name} is, is not known here; give a plain number")
+            bound = read_quantity(number.removesuffix("%"), "percent") * ((reference or {})[metric.name] / 100)
+        else:
+            bound = read_quantity(number, metric.unit)
+    except ProblemError as error:
+        raise ProblemError(f"cannot read {text!r}: {error}") from None
+    return Constraint(metric, bound, "<=" if sense == "<=" else ">=")

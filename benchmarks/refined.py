@@ -15,10 +15,9 @@ import numpy as np
 import pandas as pd
 
 from apq_tune import Candidate, Encoding, Front, Problem, load_run
-from apq_tune.cost import cost_models
+from apq_tune.cost import Costs
 from apq_tune.pipeline.directory import read_json
 from apq_tune.pipeline.refine_work import Shared, train_candidate
-from apq_tune.pipeline.work import read_constraints
 from apq_tune.problem import Objective
 
 
@@ -49,9 +48,9 @@ def main() -> None:
     best = arguments.run / "best.json"
     if best.exists():
         show("the run's best", trained(Front.load(best).candidates[0]))
-    costs = cost_models(encoding)
+    costs = Costs.of(encoding)
     texts = settings["constraints"] or run.settings.constraints
-    problem = Problem(encoding, [Objective(costs[0])], read_constraints(encoding, costs, texts))
+    problem = Problem(encoding, [Objective(costs.metrics["macs"])], costs.limits(texts))
     drawn = np.unique(encoding.sample(20_000, np.random.default_rng(settings["seed"])), axis=0)
     feasible = np.flatnonzero(problem.evaluate(drawn).feasible)
     rows = np.random.default_rng(settings["seed"]).choice(feasible, total // length, replace=False)

@@ -89,7 +89,8 @@ def test_search_begins_with_given_candidates_and_stops_when_the_front_is_stable(
     ("arguments", "said"),
     [
         (("--limit", "bit_ops=1000"), "bit_ops goes from 3.00339e+06 to 5.86301e+07"),
-        (("--limit", "bit_ops<=1e7"), "cannot read limit 'bit_ops<=1e7'; write METRIC=NUMBER"),
+        (("--limit", "bit_ops<1e7"), "cannot read constraint 'bit_ops<1e7'; write METRIC<=NUMBER"),
+        (("--constraint", "flash<=200kb"), "'kb' in '200kb' is no unit of bytes"),
         (("--limit", "speed=3"), "unknown metric 'speed'"),
         (("--objective", "speed"), "unknown metric 'speed'; known: "),
         (("--table", "absent.csv"), "absent.csv: is no readable CSV"),

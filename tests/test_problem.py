@@ -154,9 +154,7 @@ def test_parse_constraint_reads_numbers_and_percentages_of_the_reference(
     assert (constraint.sense, constraint.bound) == (sense, bound)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "macs", "macs < 3", "macs = 3", "macs <=", "<= 3", "macs <= 3 4", "macs <= 3 <= 4"]
-)
+@pytest.mark.parametrize("text", ["", "macs", "macs < 3", "macs = 3", "macs <=", "<= 3"])
 def test_parse_constraint_refuses_what_is_no_comparison(tiny: Encoding, text: str) -> None:
     with pytest.raises(ProblemError, match=r"cannot read constraint .*write METRIC<=NUMBER"):
         parse_constraint(text, [macs(tiny)])
@@ -167,15 +165,15 @@ def test_parse_constraint_refuses_an_unknown_metric_with_the_known_ones(tiny: En
         parse_constraint("mac <= 3", [macs(tiny), bit_ops(tiny)])
 
 
-@pytest.mark.parametrize("number", ["much", "2e", "x%", "%", "25%%"])
+@pytest.mark.parametrize("number", ["much", "2e", "x%", "%", "25%%", "3 4", "3 <= 4", "1,000", "0x10"])
 def test_parse_constraint_refuses_what_is_no_number(tiny: Encoding, number: str) -> None:
-    with pytest.raises(ProblemError, match=f"'{number}' in .* is not a number; write for instance macs<=2e6"):
+    with pytest.raises(ProblemError, match=r"cannot read 'macs <= .*(no finite number|no unit of|plain number)"):
         parse_constraint(f"macs <= {number}", [macs(tiny)], {"macs": 200.0})
 
 
 @pytest.mark.parametrize("number", ["nan", "inf"])
 def test_parse_constraint_refuses_numbers_that_are_not_finite(tiny: Encoding, number: str) -> None:
-    with pytest.raises(ProblemError, match="give a finite number"):
+    with pytest.raises(ProblemError, match="no finite number"):
         parse_constraint(f"macs <= {number}", [macs(tiny)])
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import click
 
+from apq_tune.cli.costs import LIMITS, TABLES
 from apq_tune.cli.fleet import fleet_options, names, progress_bar
-from apq_tune.cli.search import PREDICTOR, TABLES
+from apq_tune.cli.search import PREDICTOR
 
 SAMPLERS = (
     "nsga2",
@@ -26,7 +27,7 @@ SAMPLERS = (
 @click.option("--space", "space_name", help="Name of a shipped space, or a YAML file; or give --lookup.")
 @PREDICTOR
 @TABLES
-@click.option("--limit", "limits", multiple=True, metavar="METRIC=NUMBER", help="Upper bound; repeatable.")
+@LIMITS
 @click.option("--front", "axes", metavar="METRIC,METRIC", help="What to trade off, such as accuracy,latency_ms.")
 @click.option(
     "--lookup",
@@ -76,11 +77,13 @@ def compare(
 
     from rich.console import Console
 
+    from apq_tune.cost.registry import with_built_in
     from apq_tune.encoding import Encoding
     from apq_tune.lookup import load_lookup
-    from apq_tune.metrics import load_metrics, problem_of, with_cost_models
+    from apq_tune.metrics import load_metrics, problem_of
     from apq_tune.pipeline import compare as plan
-    from apq_tune.pipeline.fleet import Fleet, digest
+    from apq_tune.pipeline.directory import digest
+    from apq_tune.pipeline.fleet import Fleet
     from apq_tune.report.compare import write_comparison
     from apq_tune.space import SearchSpace
 
@@ -90,7 +93,7 @@ def compare(
     else:
         space = SearchSpace.load(str(space_name))
         encoding = Encoding(space)
-        metrics = with_cost_models(load_metrics(encoding, predictor, tables), encoding)
+        metrics = with_built_in(load_metrics(encoding, predictor, tables), encoding)
         problem = problem_of(encoding, metrics, str(axes).split(","), limits)
     basis = {
         "space": space.model_dump(mode="json") if space is not None else None,

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from apq_tune.cli.costs import BUDGET, LIMITS, TABLES, all_limits
+
 POSITIVE = click.IntRange(min=1)
 
 
@@ -15,13 +17,9 @@ POSITIVE = click.IntRange(min=1)
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--rounds", type=POSITIVE, default=3, show_default=True, help="Of proposing, training and learning.")
 @click.option("--batch", type=POSITIVE, default=8, show_default=True, help="Candidates in each round.")
-@click.option(
-    "--constraint",
-    "constraints",
-    multiple=True,
-    metavar="TEXT",
-    help="Such as 'bit_ops<=25%' or 'weight_bytes<=20000'; repeatable.  [default: those of the run]",
-)
+@LIMITS
+@BUDGET
+@TABLES
 @click.option("--epochs", type=POSITIVE, default=2, show_default=True, help="Of QAT in the rounds.")
 @click.option("--final-epochs", type=POSITIVE, default=6, show_default=True, help="Of the QAT that decides.")
 @click.option("--survivors", type=POSITIVE, help="Candidates that leave the rounds.  [default: half of them]")
@@ -40,7 +38,9 @@ def refine(
     run: Path,
     rounds: int,
     batch: int,
-    constraints: tuple[str, ...],
+    limits: tuple[str, ...],
+    budget: str | None,
+    tables: tuple[Path, ...],
     epochs: int,
     final_epochs: int,
     survivors: int | None,
@@ -53,13 +53,22 @@ def refine(
     """Search on from the directory RUN of a run, with real QAT in the loop.
 
     Each round trains a diverse batch of promising candidates briefly and teaches the predictor what came out; the best
-    half goes on to longer QAT, and only the longest decides. Interrupt it at any moment; the same command goes on.
+    half goes on to longer QAT, and only the longest decides. Limits are those of the run unless --constraint or
+    --budget is given; a --table is added to those of the run. Interrupt it at any moment; the same command goes on.
     """
+    from apq_tune.cost import Costs
+    from apq_tune.encoding import Encoding
+    from apq_tune.pipeline.directory import kept_tables
+    from apq_tune.pipeline.finished import open_run
     from apq_tune.pipeline.refine import Refinement
     from apq_tune.pipeline.refine_settings import RefineSettings
     from apq_tune.report.progress import RichListener
     from apq_tune.report.refined import write_refined
 
+    texts = None
+    if limits or budget:
+        opened = open_run(run, ("predictors",))
+        texts = all_limits(Costs.of(Encoding(opened.space), [*kept_tables(run), *tables]), limits, budget)
     settings = RefineSettings.checked(
         seed=seed,
         rounds=rounds,
@@ -67,7 +76,7 @@ def refine(
         epochs=epochs,
         final_epochs=final_epochs,
         survivors=survivors,
-        constraints=constraints or None,
+        constraints=texts,
     )
     out = out or run / "refine"
     with RichListener() as listener:
@@ -75,6 +84,7 @@ def refine(
             run,
             settings,
             out,
+            tables=tables,
             address=address,
             num_cpus=num_cpus,
             gpus=gpus_per_trial,

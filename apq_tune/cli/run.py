@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from apq_tune.cli.costs import BUDGET, LIMITS, TABLES, all_limits
+
 PAPER = {"quantized.epochs": 0, "predictor": "transferred", "pair_bits": "alike"}
 """Settings of the literal protocol: the second supernet is the first one, its clip values calibrated, and the
 bits of pairs are drawn layer by layer."""
@@ -30,14 +32,9 @@ device_option = click.option(
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory.  [default: runs/SPACE or runs/DIR]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same result.")
-@click.option(
-    "--constraint",
-    "constraints",
-    multiple=True,
-    metavar="TEXT",
-    help="Such as 'bit_ops<=25%' (of the largest network at its most bits) or 'weight_bytes<=20000'; repeatable.  "
-    "[default: bit_ops<=25%]",
-)
+@LIMITS
+@BUDGET
+@TABLES
 @click.option(
     "--data-root",
     type=click.Path(path_type=Path),
@@ -61,7 +58,9 @@ def run(
     data: str | None,
     out: Path | None,
     seed: int,
-    constraints: tuple[str, ...],
+    limits: tuple[str, ...],
+    budget: str | None,
+    tables: tuple[Path, ...],
     data_root: Path | None,
     device: str,
     protocol: str,
@@ -71,10 +70,13 @@ def run(
 ) -> None:
     """Search SPACE from end to end: a shipped space such as 'digits', or a YAML file.
 
-    With --data on your own images; without SPACE then in the shipped space whose image size is nearest to theirs.
+    Without --constraint and --budget the limit is bit_ops<=25%. With --data on your own images; without SPACE then in
+    the shipped space whose image size is nearest to theirs.
     Interrupt it at any moment; the same command goes on where it stopped.
     """
+    from apq_tune.cost import Costs
     from apq_tune.data import space_for
+    from apq_tune.encoding import Encoding
     from apq_tune.space import SearchSpace
 
     if space is None and data is None:
@@ -83,7 +85,9 @@ def run(
     if data is not None:
         loaded = space_for(data, loaded)
     assert loaded is not None
-    changes: dict[str, object] = {"seed": seed} | ({"constraints": list(constraints)} if constraints else {})
+    changes: dict[str, object] = {"seed": seed}
+    if limits or budget:
+        changes["constraints"] = list(all_limits(Costs.of(Encoding(loaded), tables), limits, budget))
     changes |= (PAPER if protocol == "paper" else {}) | assigned(assignments)
     out = out or Path("runs") / (loaded.name if data is None else Path(data).absolute().name)
 
@@ -97,6 +101,7 @@ def run(
             None,
             out,
             changes=changes,
+            tables=tables,
             data_root=data_root,
             device=device,
             address=address,

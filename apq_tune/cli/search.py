@@ -6,16 +6,11 @@ from pathlib import Path
 
 import click
 
+from apq_tune.cli.costs import BUDGET, LIMITS, TABLES
+
 SPACE = click.option("--space", "space_name", required=True, help="Name of a shipped space, or a YAML file.")
 PREDICTOR = click.option(
     "--predictor", type=click.Path(path_type=Path), help="Ours (.npz), or a published APQ or once-for-all checkpoint."
-)
-TABLES = click.option(
-    "--table",
-    "tables",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="Cost table: .csv, BitFusion JSON, or a folder of once-for-all YAML; repeatable.",
 )
 
 
@@ -23,7 +18,8 @@ TABLES = click.option(
 @SPACE
 @PREDICTOR
 @TABLES
-@click.option("--limit", "limits", multiple=True, metavar="METRIC=NUMBER", help="Upper bound; repeatable.")
+@LIMITS
+@BUDGET
 @click.option("--objective", help="Metric to improve.  [default: the predictor's]")
 @click.option(
     "--front", "axes", metavar="METRIC,METRIC", help="Trade metrics off instead, such as latency_ms,accuracy."
@@ -48,6 +44,7 @@ def search(
     predictor: Path | None,
     tables: tuple[Path, ...],
     limits: tuple[str, ...],
+    budget: str | None,
     objective: str | None,
     axes: str | None,
     sampler: str | None,
@@ -62,8 +59,9 @@ def search(
     from rich.console import Console
     from rich.progress import Progress
 
+    from apq_tune.cost.registry import Costs, as_texts, with_built_in
     from apq_tune.encoding import Encoding
-    from apq_tune.metrics import load_metrics, problem_of, with_cost_models
+    from apq_tune.metrics import load_metrics, problem_of
     from apq_tune.notation import candidate_from, read_candidates
     from apq_tune.report.tables import print_front, save_front
     from apq_tune.search import ALGORITHMS
@@ -74,9 +72,10 @@ def search(
         raise click.UsageError("give --objective or --front, not both")
     encoding = Encoding(SearchSpace.load(space_name))
     from_files = load_metrics(encoding, predictor, tables)
-    metrics = with_cost_models(from_files, encoding)
+    metrics = with_built_in(from_files, encoding)
     wanted = axes.split(",") if axes else [objective] if objective else []
-    problem = problem_of(encoding, metrics, wanted, limits)
+    by_rule = as_texts(Costs(encoding, metrics).budget(budget)) if budget else []
+    problem = problem_of(encoding, metrics, wanted, [*limits, *by_rule])
     algorithm = ALGORITHMS[sampler]() if sampler else None
     initial = None
     if start is not None:
@@ -121,8 +120,9 @@ def score(
     skip_invalid: bool,
 ) -> None:
     """Score given candidates, in our notation or the published one, with every metric."""
+    from apq_tune.cost.registry import with_built_in
     from apq_tune.encoding import Encoding
-    from apq_tune.metrics import load_metrics, score_candidates, with_cost_models
+    from apq_tune.metrics import load_metrics, score_candidates
     from apq_tune.notation import read_candidates
     from apq_tune.report.tables import write_frame
     from apq_tune.space import SearchSpace
@@ -130,7 +130,7 @@ def score(
     if out.suffix not in (".csv", ".json"):
         raise click.UsageError(f"--out {out}: give a name that ends in .csv or .json")
     encoding = Encoding(SearchSpace.load(space_name))
-    metrics = with_cost_models(load_metrics(encoding, predictor, tables), encoding)
+    metrics = with_built_in(load_metrics(encoding, predictor, tables), encoding)
     frame, refused = score_candidates(encoding, metrics, read_candidates(candidates), skip_invalid=skip_invalid)
     for line in refused:
         click.echo(f"skipped: {line}", err=True)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from apq_tune.cli.costs import TABLES
+
 
 @click.command()
 def spaces() -> None:
@@ -20,13 +22,14 @@ def spaces() -> None:
 
 @click.command()
 @click.argument("name")
-@click.option("--table", "tables", multiple=True, type=click.Path(path_type=Path), help="Cost table; repeatable.")
+@TABLES
 def space(name: str, tables: tuple[Path, ...]) -> None:
     """Describe the search space NAME (or a YAML file): counts, genes, choices, and the range of every cost."""
     from rich.console import Console
 
+    from apq_tune.cost.registry import with_built_in
     from apq_tune.encoding import Encoding
-    from apq_tune.metrics import load_metrics, with_cost_models
+    from apq_tune.metrics import load_metrics
     from apq_tune.report.tables import choices_table, ranges_table
     from apq_tune.space import SearchSpace
 
@@ -38,7 +41,7 @@ def space(name: str, tables: tuple[Path, ...]) -> None:
         f"input {loaded.input.channels} x {' / '.join(map(str, loaded.resolutions))} pixels, {loaded.classes} classes"
     )
     console.print(choices_table(loaded))
-    console.print(ranges_table(with_cost_models(load_metrics(encoding, None, tables), encoding)))
+    console.print(ranges_table(with_built_in(load_metrics(encoding, None, tables), encoding)))
 
 
 @click.group()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from apq_tune.cli.costs import BUDGETS, METRICS
 from apq_tune.cli.fleet import fleet_options, names, progress_bar
 from apq_tune.cli.search import PREDICTOR, SPACE
 
@@ -28,7 +29,15 @@ SAMPLERS = ("evolution", "nsga2", "random")
     "--limits",
     multiple=True,
     metavar="METRIC=NUMBER,NUMBER",
-    help="Upper bounds, such as latency_ms=6,8,10; of several metrics, every combination.",
+    help="Upper bounds, such as latency_ms=6,8,10 or flash=100kB,200kB; of several metrics, every combination. METRIC "
+    f"is one of {METRICS}, or a column of --table.",
+)
+@click.option(
+    "--budget",
+    "budgets",
+    multiple=True,
+    type=click.Choice(BUDGETS),
+    help="Limits by a rule, as for run; repeatable. Each is searched under beside what --limits says.",
 )
 @click.option("--objective", help="Metric to improve.  [default: the predictor's]")
 @click.option(
@@ -45,6 +54,7 @@ def sweep(
     predictor: Path | None,
     tables: tuple[str, ...],
     limits: tuple[str, ...],
+    budgets: tuple[str, ...],
     objective: str | None,
     axes: str | None,
     samplers: str | None,
@@ -67,21 +77,24 @@ def sweep(
 
     from apq_tune.encoding import Encoding
     from apq_tune.pipeline import sweep as plan
-    from apq_tune.pipeline.fleet import Fleet, digest
+    from apq_tune.pipeline.directory import digest
+    from apq_tune.pipeline.fleet import Fleet
     from apq_tune.report.sweep import write_sweep
     from apq_tune.space import SearchSpace
 
-    paths, targets = plan.read_tables(tables), plan.read_limits(limits)
+    paths = plan.read_tables(tables)
     encoding = Encoding(SearchSpace.load(space_name))
     metrics = plan.device_metrics(encoding, predictor, paths)
     wanted = tuple(axes.split(",") if axes else [objective] if objective else [])
     asked = plan.Sweep(encoding, metrics, wanted, evaluations, out.absolute() / "checkpoints")
-    tasks = plan.tasks_of(asked, targets, chosen, seeds)
+    targets = plan.read_limits(limits, next(iter(metrics.values()))) if limits or not budgets else []
+    tasks = plan.tasks_of(asked, targets, chosen, seeds, budgets)
     basis = {
         "space": encoding.space.model_dump(mode="json"),
         "predictor": digest(predictor),
         "tables": {name: [digest(path) for path in own] for name, own in paths.items()},
         "limits": targets,
+        "budgets": budgets,
         "objectives": wanted,
         "samplers": chosen,
         "evaluations": evaluations,

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from apq_tune.cli.costs import BUDGETS, LIMITS, TABLES
 from apq_tune.cli.fleet import fleet_options, names, progress_bar
 from apq_tune.cli.run import device_option
 
 if TYPE_CHECKING:
-    from apq_tune.encoding import Encoding
+    from apq_tune.cost import Costs
     from apq_tune.pipeline.fleet import Fleet
     from apq_tune.pipeline.versus import Spend, Task
     from apq_tune.supernet.metrics import Device
 
 NAMES = ("joint", "staged", "staged-haq", "uniform", "uniform-wa", "random", "paper")
-BUDGETS = ("memory", "memory-tight", "latency", "bit_ops")
 OWN = "constraints"
 """Name of the budget that the user's own constraints are."""
 
@@ -43,20 +43,12 @@ def spend_options(command: Command) -> Command:
     return command
 
 
-CONSTRAINTS = click.option(
-    "--constraint",
-    "constraints",
-    multiple=True,
-    metavar="TEXT",
-    help="Such as 'latency_ms<=0.5', 'bit_ops<=25%' or 'weight_bytes<=20000'; all of them at once.",
-)
-
-
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--method", type=click.Choice(NAMES), required=True)
-@CONSTRAINTS
+@LIMITS
 @click.option("--budget", type=click.Choice(BUDGETS), help="Instead of constraints: limits by a rule.")
+@TABLES
 @click.option("--seed", type=click.IntRange(min=0), help="[default: that of the run]")
 @spend_options
 @device_option
@@ -64,8 +56,9 @@ CONSTRAINTS = click.option(
 def baseline(
     run: Path,
     method: str,
-    constraints: tuple[str, ...],
+    limits: tuple[str, ...],
     budget: str | None,
+    tables: tuple[Path, ...],
     seed: int | None,
     device: str,
     out: Path,
@@ -80,28 +73,33 @@ def baseline(
     staged: architecture, then channels, then one width per layer; staged-haq: then one for weights and one for
     activations; random: best of as many; paper: the literal protocol, without a quantized supernet; joint: ours.
     """
+    from apq_tune.cost import Costs
     from apq_tune.encoding import Encoding
+    from apq_tune.pipeline.directory import kept_tables
     from apq_tune.pipeline.finished import load_supernets
     from apq_tune.pipeline.versus import Spend, Task
     from apq_tune.supernet.metrics import device_of
 
-    if bool(constraints) == (budget is not None):
+    if bool(limits) == (budget is not None):
         raise click.UsageError("give --constraint, once or more, or --budget")
     checked, where = Spend.checked(**spend), device_of(device)
     trained = load_supernets(run)
-    encoding = Encoding(trained.space)
-    limits = limits_of(encoding, [budget] if budget is not None else [], constraints)
+    all_tables = [*kept_tables(run), *tables]
+    costs = Costs.of(Encoding(trained.space), all_tables)
+    targets = limits_of(costs, [budget] if budget is not None else [], limits)
     task = Task(method, budget or OWN, trained.settings.seed if seed is None else seed)
-    basis = _basis(encoding, checked, limits, trained.settings.model_dump(mode="json")) | {"run": str(run.absolute())}
+    basis = _basis(costs, all_tables, checked, targets, trained.settings.model_dump(mode="json"))
+    basis |= {"run": str(run.absolute())}
     fleet = _fleet(out, "baseline", basis, resume=resume, address=address, num_cpus=num_cpus)
-    _finish(fleet, [task], {task.seed: run.absolute()}, limits, checked, where, out)
+    _finish(fleet, [task], {task.seed: run.absolute()}, targets, checked, costs, where, out)
 
 
 @click.command("joint-vs-staged")
 @click.argument("target", metavar="SPACE|RUN")
 @click.option("--methods", default=",".join(NAMES), show_default=True)
 @click.option("--budgets", default=",".join(BUDGETS), show_default=True, help="Limits by a rule; '' for none of them.")
-@CONSTRAINTS
+@LIMITS
+@TABLES
 @click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="How many, of a SPACE.")
 @click.option("--first-seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="A setting of each seed's run.")
@@ -113,7 +111,8 @@ def joint_vs_staged(
     target: str,
     methods: str,
     budgets: str,
-    constraints: tuple[str, ...],
+    limits: tuple[str, ...],
+    tables: tuple[Path, ...],
     seeds: int,
     first_seed: int,
     assignments: tuple[str, ...],
@@ -132,8 +131,10 @@ def joint_vs_staged(
     --resume.
     """
     from apq_tune.cli.run import assigned
+    from apq_tune.cost import Costs
     from apq_tune.encoding import Encoding
     from apq_tune.pipeline import versus
+    from apq_tune.pipeline.directory import kept_tables
     from apq_tune.pipeline.finished import load_supernets
     from apq_tune.pipeline.settings import Settings
     from apq_tune.space import SearchSpace
@@ -142,7 +143,7 @@ def joint_vs_staged(
     checked, where = versus.Spend.checked(**spend), device_of(device)
     chosen = names(methods, NAMES, "--methods")
     named = names(budgets, BUDGETS, "--budgets") if budgets else []
-    if not named and not constraints:
+    if not named and not limits:
         raise click.UsageError("give --budgets or --constraint")
     changes = assigned(assignments)
     is_run = (Path(target) / "run.json").exists()
@@ -156,9 +157,11 @@ def joint_vs_staged(
         space, settings = SearchSpace.load(target), Settings().updated(changes)
         folder = out.absolute() / "runs"
         runs = {seed: versus.run_path(folder, seed) for seed in range(first_seed, first_seed + seeds)}
-    encoding = Encoding(space)
-    limits = limits_of(encoding, named, constraints)
-    basis = _basis(encoding, checked, {OWN: limits.get(OWN, [])}, settings.model_dump(mode="json", exclude={"seed"}))
+    all_tables = [*(kept_tables(Path(target)) if is_run else []), *tables]
+    costs = Costs.of(Encoding(space), all_tables)
+    targets = limits_of(costs, named, limits)
+    own = {OWN: targets.get(OWN, [])}
+    basis = _basis(costs, all_tables, checked, own, settings.model_dump(mode="json", exclude={"seed"}))
     basis |= {"run": str(Path(target).absolute()) if is_run else None}
     fleet = _fleet(out, "joint-vs-staged", basis, resume=resume, address=address, num_cpus=num_cpus)
     if not is_run:
@@ -167,22 +170,28 @@ def joint_vs_staged(
             fleet.run(
                 versus.train_run, versus.Training(space, changes, folder, data_root, where), items, on_done, where
             )
-    tasks = [versus.Task(method, budget, seed) for seed in runs for budget in limits for method in chosen]
-    _finish(fleet, tasks, runs, limits, checked, where, out)
+    tasks = [versus.Task(method, budget, seed) for seed in runs for budget in targets for method in chosen]
+    _finish(fleet, tasks, runs, targets, checked, costs, where, out)
 
 
-def limits_of(encoding: Encoding, budgets: list[str], constraints: tuple[str, ...]) -> dict[str, list[str]]:
-    """Budget -> limits as text, those of the user's own constraints last."""
-    from apq_tune.methods.limits import as_texts, named_limits, read_limits
+def limits_of(costs: Costs, budgets: list[str], limits: tuple[str, ...]) -> dict[str, list[str]]:
+    """Budget -> limits as text, those of the user's own last."""
+    from apq_tune.cost.registry import as_texts
 
-    limits = {name: as_texts(named_limits(encoding, name)) for name in budgets}
-    return limits | ({OWN: as_texts(read_limits(encoding, constraints))} if constraints else {})
+    return {name: as_texts(costs.budget(name)) for name in budgets} | (
+        {OWN: as_texts(costs.limits(limits))} if limits else {}
+    )
 
 
-def _basis(encoding: Encoding, spend: Spend, limits: Mapping[str, list[str]], settings: Any) -> dict[str, Any]:
+def _basis(
+    costs: Costs, tables: list[Path], spend: Spend, limits: Mapping[str, list[str]], settings: Any
+) -> dict[str, Any]:
     """All that a task's result depends on beside its key, which names method, budget and seed."""
-    space = encoding.space.model_dump(mode="json")
-    return {"space": space, "settings": settings, "spend": spend.model_dump(), "limits": dict(limits)}
+    from apq_tune.pipeline.directory import digest
+
+    space = costs.encoding.space.model_dump(mode="json")
+    basis = {"space": space, "settings": settings, "spend": spend.model_dump(), "limits": dict(limits)}
+    return basis | ({"tables": [digest(table) for table in tables]} if tables else {})
 
 
 def _fleet(out: Path, kind: str, basis: Mapping[str, Any], **options: Any) -> Fleet:
@@ -197,6 +206,7 @@ def _finish(
     runs: Mapping[int, Path],
     limits: Mapping[str, list[str]],
     spend: Spend,
+    costs: Costs,
     device: Device,
     out: Path,
 ) -> None:
@@ -204,7 +214,7 @@ def _finish(
     from apq_tune.report.versus import write_versus
 
     console = _console()
-    shared = Shared(dict(runs), dict(limits), spend, fleet.checkpoints, device)
+    shared = Shared(dict(runs), dict(limits), spend, fleet.checkpoints, costs, device)
     with progress_bar(console, "searches") as on_done:
         results = fleet.run(run_task, shared, {task.key: task for task in tasks}, on_done, device)
     write_versus(tasks, results, limits, out, console)

@@ -8,13 +8,15 @@ from apq_tune.cost.bitfusion import bitfusion_energy_mj, bitfusion_latency_ms
 from apq_tune.cost.formats import load_cost_table
 from apq_tune.cost.macs import macs
 from apq_tune.cost.model import CostModel
+from apq_tune.cost.models import cost_models
+from apq_tune.cost.registry import Costs
 from apq_tune.cost.table import CostTable
 from apq_tune.cost.weight_bytes import weight_bytes
-from apq_tune.encoding import Encoding
 
 __all__ = [
     "CostModel",
     "CostTable",
+    "Costs",
     "bit_ops",
     "bitfusion_energy_mj",
     "bitfusion_latency_ms",
@@ -24,8 +26,3 @@ __all__ = [
     "peak_activation_bytes",
     "weight_bytes",
 ]
-
-
-def cost_models(encoding: Encoding) -> tuple[CostModel, ...]:
-    """Every cost model that needs nothing but the search space."""
-    return macs(encoding), bit_ops(encoding), weight_bytes(encoding), peak_activation_bytes(encoding)

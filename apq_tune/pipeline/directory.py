@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ from apq_tune.space import SearchSpace
 
 FORMAT = 1
 """Of run directories; raise it when an older run cannot be resumed."""
+
+TABLES = "tables"
+"""Folder of a run's cost tables."""
 
 PACKAGES = ("apq-tune", "torch", "ray", "optuna", "numpy", "scikit-learn", "moocore")
 
@@ -167,6 +170,46 @@ class RunDirectory:
         write_atomically(record, to_json(content))
         write_atomically(path / "space.yaml", space.to_yaml())
 
+    def keep_tables(self, tables: Sequence[Path]) -> list[str]:
+        """Copy cost tables into the run, so that whatever goes on from it has them; what was there before goes.
+
+        Returns:
+            A digest of each.
+
+        Raises:
+            RunError: if they cannot be written.
+        """
+        digests = [str(digest(table)) for table in tables]
+        folder = self.path / TABLES
+        if [str(digest(kept)) for kept in kept_tables(self.path)] == digests:
+            return digests
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+            for number, table in enumerate(tables, start=1):
+                folder.mkdir(exist_ok=True)
+                (shutil.copytree if table.is_dir() else shutil.copy)(table, folder / f"{number}_{table.name}")
+        except OSError as error:
+            raise RunError(f"cannot write {folder}: {error.strerror}; mend that or choose another --out") from None
+        return digests
+
+
+def kept_tables(run: Path) -> list[Path]:
+    """The cost tables that a run has copied, in their order."""
+    folder = run / TABLES
+    return sorted(folder.iterdir(), key=lambda path: int(path.name.split("_")[0])) if folder.is_dir() else []
+
+
+def digest(path: Path | None) -> str | None:
+    """SHA-256 of a file, or of the names and contents of a folder's files; ``None`` stays what it is."""
+    if path is None:
+        return None
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    whole = hashlib.sha256()
+    for file in files:
+        name = "" if file == path else str(file.relative_to(path))
+        whole.update(name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+    return whole.hexdigest()
+
 
 def _difference(before: Any, after: Any) -> str:
     """Which settings changed, and how, in one line."""
@@ -178,6 +221,8 @@ def _difference(before: Any, after: Any) -> str:
         changed.append("the search space changed")
     if before.get("data") != after.get("data"):
         changed.append("the images changed")
+    if before.get("tables") != after.get("tables"):
+        changed.append("the cost tables changed")
     return ", ".join(changed)
 
 

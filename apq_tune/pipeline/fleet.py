@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import shutil
 import time
@@ -184,15 +183,3 @@ def finish(searching: Searching, checkpoint: Path, seconds: float = CHECKPOINT_S
         if not searching.done and time.monotonic() - saved >= seconds:
             write_atomically(checkpoint, searching.to_bytes())
             saved = time.monotonic()
-
-
-def digest(path: Path | None) -> str | None:
-    """SHA-256 of a file, or of the names and contents of a folder's files; ``None`` stays what it is."""
-    if path is None:
-        return None
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    whole = hashlib.sha256()
-    for file in files:
-        name = "" if file == path else str(file.relative_to(path))
-        whole.update(name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
-    return whole.hexdigest()

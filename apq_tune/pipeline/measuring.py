@@ -100,7 +100,7 @@ def measure_searches(run: Run) -> Parts:
         run.advance("search", len(SEARCHES) - len(missing()), len(SEARCHES))
 
     fp32 = load_predictor(run.directory("fp32_predictor").path / "predictor.npz", run.encoding)
-    question = Question(run.encoding.space, predictor, fp32, run.settings)
+    question = Question(run.encoding.space, predictor, fp32, run.settings, run.costs)
     return Parts(run_search, question, {name: name for name in missing()}, on_result, lambda: None)
 
 

@@ -14,13 +14,22 @@ import numpy as np
 import pandas as pd
 
 from apq_tune.candidate import Candidate
-from apq_tune.cost import cost_models
+from apq_tune.cost import Costs
+from apq_tune.cost.registry import as_texts
 from apq_tune.encoding import Encoding
 from apq_tune.errors import RunError
 from apq_tune.front import Axis, Front
 from apq_tune.integrations.ray import Result, check_address, check_gpus, cluster, run_trials
 from apq_tune.pareto import is_non_dominated
-from apq_tune.pipeline.directory import StageDirectory, fingerprint, read_json, to_json, write_atomically
+from apq_tune.pipeline.directory import (
+    StageDirectory,
+    digest,
+    fingerprint,
+    kept_tables,
+    read_json,
+    to_json,
+    write_atomically,
+)
 from apq_tune.pipeline.finished import load_run
 from apq_tune.pipeline.learning import read_losses
 from apq_tune.pipeline.refine_batch import is_uniform, survivors
@@ -29,7 +38,6 @@ from apq_tune.pipeline.refine_settings import RefineSettings, training_of
 from apq_tune.pipeline.refine_work import Shared, train_candidate
 from apq_tune.pipeline.run import TUNE_FILES, Listener
 from apq_tune.pipeline.stages import STAGES
-from apq_tune.pipeline.work import read_constraints
 from apq_tune.predict import Pairs, Predictor, fit_proxy
 from apq_tune.predict.ensemble import fit_ensemble
 from apq_tune.predict.files import load_predictor
@@ -88,6 +96,7 @@ class Refinement:
         settings: RefineSettings,
         out: Path,
         *,
+        tables: Sequence[Path] = (),
         address: str | None = None,
         num_cpus: int | None = None,
         gpus: float = 0,
@@ -100,6 +109,7 @@ class Refinement:
             run: directory of a run.
             settings: of the refinement.
             out: its own directory.
+            tables: cost tables beside those of the run.
             address: of a Ray cluster to join; ``None`` uses this machine.
             num_cpus: most trials at once; ``None`` for all processors.
             gpus: of each trial; 0 trains on processors.
@@ -114,10 +124,10 @@ class Refinement:
         self._finished = load_run(run)
         self.encoding = Encoding(self._finished.space)
         texts = self._finished.settings.constraints if settings.constraints is None else settings.constraints
-        self._costs = cost_models(self.encoding)
-        self.constraints = tuple(read_constraints(self.encoding, self._costs, texts))
-        (bit_ops,) = (metric for metric in self._costs if metric.name == "bit_ops")
-        self.cost = self.constraints[0].metric if self.constraints else bit_ops
+        all_tables = [*kept_tables(run), *tables]
+        self._costs, self._tables = Costs.of(self.encoding, all_tables), [str(digest(table)) for table in all_tables]
+        self.constraints = self._costs.limits(texts)
+        self.cost = self.constraints[0].metric if self.constraints else self._costs.metrics["bit_ops"]
         if address is not None:
             check_address(address)
         if out.exists() and not (out / "refine.json").exists() and (not out.is_dir() or any(out.iterdir())):
@@ -168,7 +178,8 @@ class Refinement:
         values["final"] = epochs == self.settings.final_epochs
         of_run = self._finished.settings
         if "constraints" in values:
-            values |= {"constraints": [str(c) for c in self.constraints], "n_evaluations": of_run.n_evaluations}
+            values |= {"constraints": as_texts(self.constraints), "n_evaluations": of_run.n_evaluations}
+            values |= {"tables": self._tables} if self._tables else {}
         values["training"] = dataclasses.asdict(training_of(epochs, of_run))
         basis = {"settings": values, "needs": needs, "space": self._finished.space.name}
         return StageDirectory(self.path / name, basis)
@@ -310,7 +321,7 @@ class Refinement:
             for split in ("search", "test")
             for kind in ("loss", "accuracy")
         }
-        columns |= {metric.name: metric(genomes) for metric in self._costs}
+        columns |= {name: metric(genomes) for name, metric in self._costs.metrics.items()}
         columns |= {"candidate": [str(r.chosen.candidate) for r in results]}
         columns |= {"candidate_json": [r.chosen.candidate.to_json() for r in results]}
         table = pd.DataFrame(columns)
@@ -329,7 +340,7 @@ class Refinement:
     def _front(self, final: pd.DataFrame) -> Front:
         rows = final[is_non_dominated(final[["search_loss", self.cost.name]].to_numpy(np.float64))]
         rows = rows.sort_values("search_loss")
-        names = ["search_loss", "search_accuracy", "test_loss", "test_accuracy", *(m.name for m in self._costs)]
+        names = ["search_loss", "search_accuracy", "test_loss", "test_accuracy", *self._costs.metrics]
         return Front(
             tuple(map(Candidate.from_json, rows["candidate_json"])),
             rows[names].reset_index(drop=True),

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from apq_tune.candidate import Candidate
-from apq_tune.cost import cost_models
+from apq_tune.cost import Costs
 from apq_tune.data import data_digest, load_data
 from apq_tune.encoding import Encoding
 from apq_tune.front import Front
@@ -24,7 +24,7 @@ from apq_tune.pipeline.directory import RunDirectory, StageDirectory, read_json
 from apq_tune.pipeline.settings import Settings
 from apq_tune.pipeline.stage import Parts, Stage
 from apq_tune.pipeline.stages import STAGES
-from apq_tune.pipeline.work import of_its_stage, read_constraints
+from apq_tune.pipeline.work import of_its_stage
 from apq_tune.predict.files import load_predictor
 from apq_tune.space import SearchSpace
 from apq_tune.supernet.metrics import device_of
@@ -75,6 +75,7 @@ class PipelineRun:
         path: Path,
         *,
         changes: Mapping[str, Any] = MappingProxyType({}),
+        tables: Sequence[Path] = (),
         data_root: Path | None = None,
         device: str = "cpu",
         address: str | None = None,
@@ -89,6 +90,7 @@ class PipelineRun:
             settings: of the run; ``None`` for those that suit the data.
             path: run directory.
             changes: to the settings, by dotted name.
+            tables: cost tables, whose metrics may be limited; copied into the run directory.
             data_root: folder with the files of data sets; ``None`` for the default one.
             device: where networks are trained and run, ``"auto"``, ``"cpu"`` or ``"cuda"``.
             address: of a Ray cluster to join; ``None`` uses this machine.
@@ -100,11 +102,13 @@ class PipelineRun:
             RunError: if a setting is unknown, the directory cannot be used, the data does not fit, there is no such
                 device, or nothing listens at the address.
             ProblemError: if a constraint is unknown, unreadable or out of reach.
+            TableError: if a table cannot be read or does not cover the space.
         """
         self.encoding = Encoding(space)
+        self.costs = Costs.of(self.encoding, tables)
         given = settings is not None
         settings = (settings or Settings()).updated(dict(changes))  # before the data, which may take a while
-        read_constraints(self.encoding, cost_models(self.encoding), settings.constraints)
+        self.costs.limits(settings.constraints)
         self.device = device_of(device)
         check_address(address)
         self.data = load_data(space, data_root)
@@ -112,6 +116,7 @@ class PipelineRun:
             settings = default_settings(space, self.data).updated(dict(changes))
         self.settings, self._digest = settings, data_digest(space)
         self.files = RunDirectory(path, space, settings.model_dump(mode="json"), command, data_root)
+        self._tables = self.files.keep_tables(tables)
         self._address, self._num_cpus, self._listener = address, num_cpus, listener
         self._directories: dict[str, StageDirectory] = {}
         self._stack = contextlib.ExitStack()
@@ -168,11 +173,13 @@ class PipelineRun:
                 self._listener.finished(stage.name, directory.seconds, note if stage in pending else "already done")
 
     def _open(self, stage: Stage) -> StageDirectory:
-        basis = {
+        basis: dict[str, Any] = {
             "settings": self.settings.model_dump(mode="json", include=set(stage.settings)),
             "needs": {name: self._directories[name].fingerprint for name in stage.needs},
             "space": self.encoding.space.model_dump(mode="json"),
         } | ({} if self._digest is None else {"data": self._digest})
+        if self._tables and "constraints" in stage.settings:
+            basis["tables"] = self._tables
         number = STAGES.index(stage) + 1
         directory = StageDirectory(self.files.path / f"{number}_{stage.name}", basis)
         self._directories[stage.name] = directory
@@ -233,7 +240,7 @@ class PipelineRun:
             for split in ("search", "test")
             for kind in ("accuracy", "loss")
         }
-        columns |= {metric.name: metric(genomes) for metric in cost_models(self.encoding)}
+        columns |= {name: metric(genomes) for name, metric in self.costs.metrics.items()}
         columns |= {"candidate": list(map(str, candidates)), "candidate_json": [c.to_json() for c in candidates]}
         return pd.DataFrame(columns).sort_values("bit_ops", ascending=False, ignore_index=True)
 

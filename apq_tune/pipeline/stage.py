@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from apq_tune.cost import Costs
 from apq_tune.data import Data
 from apq_tune.encoding import Encoding
 from apq_tune.errors import RunError
@@ -24,6 +25,7 @@ class Run(Protocol):
     """What a stage may use."""
 
     encoding: Encoding
+    costs: Costs
     settings: Settings
     data: Data
     device: Device  # where networks run

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,13 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from apq_tune.cost.registry import ALIASES, Costs, with_built_in
 from apq_tune.encoding import Encoding
 from apq_tune.errors import ProblemError
 from apq_tune.integrations.ray import Result
-from apq_tune.metrics import load_metrics, problem_of, with_cost_models
+from apq_tune.metrics import load_metrics, problem_of
 from apq_tune.pareto import Yardstick
 from apq_tune.pipeline.fleet import CHECKPOINT_SECONDS, finish
-from apq_tune.problem import Metric, Problem
+from apq_tune.problem import Metric, Problem, parse_constraint
 from apq_tune.search import ALGORITHMS, Searching
 
 ANALYTIC = "analytic"
@@ -85,21 +85,27 @@ def read_tables(texts: Sequence[str]) -> dict[str, list[Path]]:
     return tables
 
 
-def read_limits(texts: Sequence[str]) -> list[tuple[tuple[str, float], ...]]:
+def read_limits(texts: Sequence[str], metrics: Mapping[str, Metric]) -> list[tuple[tuple[str, float], ...]]:
     """``METRIC=NUMBER,NUMBER``, each of another metric -> every combination of the bounds; without any, no limit.
+
+    Args:
+        texts: as above, or with ``<=``; names and units as of ``apq_tune.cost.registry.read_limits``.
+        metrics: that may be limited, by name.
 
     Raises:
         ProblemError: if one cannot be read, or a metric or a bound comes twice.
     """
     choices: dict[str, list[tuple[str, float]]] = {}
+    aliases = {alias: name for alias, name in ALIASES.items() if alias not in metrics}
     for text in texts:
-        name, _, numbers = text.partition("=")
-        try:
-            bounds = [float(part) for part in numbers.split(",")]
-        except ValueError:
-            bounds = []
-        if not re.fullmatch(r"\w+", name) or not bounds or not all(map(math.isfinite, bounds)):
+        match = re.fullmatch(r"\s*(\w+)\s*<?=\s*(.*)", text)
+        if match is None:
             raise ProblemError(f"cannot read limits {text!r}; write METRIC=NUMBER,NUMBER, such as latency_ms=6,8,10")
+        limits = [
+            parse_constraint(f"{match[1]}<={part}", list(metrics.values()), aliases=aliases)
+            for part in match[2].split(",")
+        ]
+        name, bounds = limits[0].metric.name, [limit.bound for limit in limits]
         if name in choices or len(set(bounds)) < len(bounds):
             raise ProblemError(f"limits {text!r}: a metric or a bound comes twice; give each once")
         choices[name] = [(name, bound) for bound in bounds]
@@ -117,22 +123,37 @@ def device_metrics(
     learned = load_metrics(encoding, predictor, [])
     devices = {name: list(paths) for name, paths in tables.items()} or {ANALYTIC: []}
     return {
-        name: with_cost_models(learned | load_metrics(encoding, None, paths), encoding)
-        for name, paths in devices.items()
+        name: with_built_in(learned | load_metrics(encoding, None, paths), encoding) for name, paths in devices.items()
     }
 
 
 def tasks_of(
-    sweep: Sweep, targets: Sequence[tuple[tuple[str, float], ...]], samplers: Sequence[str], seeds: int
+    sweep: Sweep,
+    targets: Sequence[tuple[tuple[str, float], ...]],
+    samplers: Sequence[str],
+    seeds: int,
+    budgets: Sequence[str] = (),
 ) -> list[Task]:
     """Every combination.
+
+    Args:
+        sweep: what the searches share.
+        targets: limits, the same on every device.
+        samplers: names.
+        seeds: how many.
+        budgets: names of limits by a rule, beside the targets: each device has its own.
 
     Raises:
         ProblemError: if an objective or a limit is unknown, or a limit out of reach, on any device.
     """
-    for device, limits in itertools.product(sweep.metrics, targets):
-        sweep.problem(device, limits)
-    return [Task(*parts) for parts in itertools.product(sweep.metrics, targets, samplers, range(seeds))]
+    tasks = []
+    for device, metrics in sweep.metrics.items():
+        by_rule = [Costs(sweep.encoding, metrics).budget(name) for name in budgets]
+        own = [*targets, *(tuple((limit.metric.name, limit.bound) for limit in limits) for limits in by_rule)]
+        for limits in own:
+            sweep.problem(device, limits)
+        tasks += [Task(device, *parts) for parts in itertools.product(own, samplers, range(seeds))]
+    return tasks
 
 
 def run_task(task: Task, shared: Sweep) -> Result:

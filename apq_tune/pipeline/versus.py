@@ -23,14 +23,13 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from apq_tune import ranges
+from apq_tune.cost import Costs
 from apq_tune.data import Data
 from apq_tune.encoding import Encoding
 from apq_tune.errors import RunError
 from apq_tune.integrations.ray import Result
 from apq_tune.methods import METHODS, Bench, Question
 from apq_tune.methods.bench import Counts, Kind, Known, Measure
-from apq_tune.methods.limits import read_limits
-from apq_tune.metrics import with_cost_models
 from apq_tune.pipeline.directory import write_atomically
 from apq_tune.pipeline.finished import load_supernets
 from apq_tune.pipeline.fleet import CHECKPOINT_SECONDS
@@ -103,9 +102,10 @@ class Shared(NamedTuple):
 
     Attributes:
         runs: seed -> directory of a run whose supernets are trained.
-        limits: budget -> limits as ``read_limits`` reads them.
+        limits: budget -> limits as ``Costs.limits`` reads them.
         spend: of every method.
         checkpoints: folder.
+        costs: that may be limited.
         device: where networks are trained and run.
     """
 
@@ -113,6 +113,7 @@ class Shared(NamedTuple):
     limits: Mapping[str, list[str]]
     spend: Spend
     checkpoints: Path
+    costs: Costs
     device: Device = "cpu"
 
 
@@ -177,7 +178,7 @@ def run_task(task: Task, shared: Shared) -> Result:
     spend = shared.spend
     nets = networks(shared.runs[task.seed], spend.images, shared.device)
     method, encoding = METHODS[task.method], nets.encoding
-    limits = read_limits(encoding, shared.limits[task.budget])
+    limits = shared.costs.limits(shared.limits[task.budget])
     halving = Halving(
         nets.quantized if method.quantized else nets.calibrated,
         nets.settings.final,
@@ -205,7 +206,7 @@ def run_task(task: Task, shared: Shared) -> Result:
         read_known(checkpoint),
         _saver(checkpoint),
     )
-    costs = with_cost_models({}, encoding)
+    costs = shared.costs.metrics
     with _clock(seconds, "all"):
         ranked = method.propose(Question(encoding, limits, bench, task.seed))
         with _clock(seconds, "final"):

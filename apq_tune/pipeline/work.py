@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from apq_tune.candidate import Candidate
-from apq_tune.cost import CostModel, cost_models
+from apq_tune.cost import Costs
 from apq_tune.data import AnySplit, Data
-from apq_tune.encoding import Encoding
 from apq_tune.integrations.ray import Result, Work
 from apq_tune.pipeline.directory import to_json
 from apq_tune.pipeline.rivals import RIVALS, Rivals
 from apq_tune.pipeline.settings import Settings
 from apq_tune.predict import Predictor
-from apq_tune.problem import Constraint, Objective, Problem, parse_constraint
+from apq_tune.problem import Objective, Problem
 from apq_tune.search import RandomSearch, search
 from apq_tune.space import SearchSpace
 from apq_tune.supernet.batches import first_images
@@ -91,20 +89,6 @@ def final_training(item: dict[str, Any], shared: Networks) -> Result:
     return Result(scores, {"weights.pt": buffer.getvalue()})
 
 
-def read_constraints(encoding: Encoding, costs: Sequence[CostModel], texts: Sequence[str]) -> list[Constraint]:
-    """Read constraints on cost models; a percentage is of the largest network at its most bits.
-
-    Raises:
-        ProblemError: if one cannot be read, names no cost model, or is out of reach.
-    """
-    largest = encoding.encode([encoding.extremes()[1]], check=False)
-    reference = {cost.name: float(cost(largest)[0]) for cost in costs}
-    constraints = [parse_constraint(text, costs, reference) for text in texts]
-    for constraint in constraints:
-        constraint.check_reachable()
-    return constraints
-
-
 class Question(NamedTuple):
     """What the searches share."""
 
@@ -112,13 +96,13 @@ class Question(NamedTuple):
     predictor: Predictor
     fp32: Predictor
     settings: Settings
+    costs: Costs
 
     def problems(self) -> dict[str, Problem]:
         """``best``: least predicted loss under all constraints; ``front``: the same against BitOps, unlimited there."""
-        encoding = Encoding(self.space)
-        costs = cost_models(encoding)
-        constraints = read_constraints(encoding, costs, self.settings.constraints)
-        (bit_ops,) = (m for m in costs if m.name == "bit_ops")
+        encoding, costs = self.costs.encoding, list(self.costs.metrics.values())
+        constraints = self.costs.limits(self.settings.constraints)
+        bit_ops = self.costs.metrics["bit_ops"]
         others = [c for c in constraints if c.metric.name != bit_ops.name]
         loss = Objective(self.predictor)
         return {
@@ -128,9 +112,9 @@ class Question(NamedTuple):
 
     def rivals(self) -> dict[str, Candidate | None]:
         """``uniform``, ``staged``: the predicted best of each; ``None`` if nothing fits at any uniform width."""
-        settings, encoding = self.settings, Encoding(self.space)
-        constraints = read_constraints(encoding, cost_models(encoding), settings.constraints)
-        rivals = Rivals(encoding, self.predictor, self.fp32, tuple(constraints), settings.n_evaluations, settings.seed)
+        settings, encoding = self.settings, self.costs.encoding
+        constraints = self.costs.limits(settings.constraints)
+        rivals = Rivals(encoding, self.predictor, self.fp32, constraints, settings.n_evaluations, settings.seed)
         found = dict(zip(RIVALS, (rivals.uniform(), rivals.staged()), strict=True))
         return {name: encoding.decode(best[0][None])[0] if best else None for name, best in found.items()}
 

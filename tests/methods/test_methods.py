@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from apq_tune import Candidate, Constraint, Encoding, ProblemError, RunError, SearchSpace
-from apq_tune.cost import bit_ops
+from apq_tune.cost import Costs, bit_ops
+from apq_tune.cost.registry import BUDGETS, as_texts
 from apq_tune.geometry import out_size
 from apq_tune.methods import METHODS, Bench, Question, Subspace
 from apq_tune.methods import staged as stages
 from apq_tune.methods.bench import Counts
 from apq_tune.methods.explore import best_of, explore
-from apq_tune.methods.limits import NAMED, as_texts, named_limits, read_limits
 from apq_tune.methods.subspace import everything, fixed, tied_bits, uniform_bits, uniform_wa_bits
 
 ALLOWED = Counts.of(72, 9)
@@ -86,7 +86,7 @@ def ram(space: SearchSpace, candidate: Candidate) -> float:
 
 @pytest.fixture(scope="module", params=METHODS)
 def proposed(request: pytest.FixtureRequest, deep: Encoding) -> tuple[str, Question, np.ndarray]:
-    asked = question(deep, named_limits(deep, "memory-tight"))
+    asked = question(deep, Costs.of(deep).budget("memory-tight"))
     return request.param, asked, METHODS[request.param].propose(asked)
 
 
@@ -129,7 +129,7 @@ def test_a_method_gives_bits_as_its_name_says(deep: Encoding, proposed) -> None:
 
 
 def test_stages_keep_what_earlier_stages_decided(deep: Encoding) -> None:
-    limits = named_limits(deep, "memory")
+    limits = Costs.of(deep).budget("memory")
     for pruned in stages.prune(question(deep, limits)):
         (architecture,) = deep.decode(pruned.architecture[None])
         slots = iter(s for s in deep.space.slots if s.position < architecture.depths[s.stage])
@@ -215,7 +215,7 @@ def everything_tiny(tiny: Encoding) -> np.ndarray:
 
 
 def test_exploring_beats_the_same_number_of_samples(deep: Encoding) -> None:
-    limits = named_limits(deep, "memory")
+    limits = Costs.of(deep).budget("memory")
     gains = []
     for seed in range(10):
         asked = question(deep, limits)
@@ -228,18 +228,18 @@ def test_exploring_beats_the_same_number_of_samples(deep: Encoding) -> None:
 
 def test_named_limits_follow_their_rules_and_read_back_exactly(encoding: Encoding) -> None:
     drawn = encoding.decode(encoding.at_bits(encoding.sample(2001, np.random.default_rng(0)), 4))
-    memory, tight = named_limits(encoding, "memory"), named_limits(encoding, "memory-tight")
+    memory, tight = Costs.of(encoding).budget("memory"), Costs.of(encoding).budget("memory-tight")
     assert memory[0].bound == np.median([flash(encoding.space, c) for c in drawn])
     assert memory[1].bound == np.median([ram(encoding.space, c) for c in drawn])
     assert [t.bound for t in tight] == [0.7 * m.bound for m in memory]
-    (share,) = named_limits(encoding, "bit_ops")
+    (share,) = Costs.of(encoding).budget("bit_ops")
     assert share.bound == pytest.approx(0.25 * bit_ops(encoding).reachable()[1])
-    for name in NAMED:
-        limits = named_limits(encoding, name)
-        again = read_limits(encoding, as_texts(limits))
+    for name in BUDGETS:
+        limits = Costs.of(encoding).budget(name)
+        again = Costs.of(encoding).limits(as_texts(limits))
         assert [(a.metric.name, a.bound, a.sense) for a in again] == [(b.metric.name, b.bound, b.sense) for b in limits]
     with pytest.raises(ProblemError, match="unknown budget 'watts'; known: memory, memory-tight, latency, bit_ops"):
-        named_limits(encoding, "watts")
+        Costs.of(encoding).budget("watts")
 
 
 def test_staged_search_says_when_it_cannot_begin(encoding: Encoding) -> None:

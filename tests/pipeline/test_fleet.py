@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from apq_tune import Encoding, Evolution, FunctionMetric, Objective, Problem, RunError, search
-from apq_tune.pipeline.fleet import Fleet, digest, finish
+from apq_tune.pipeline.directory import digest
+from apq_tune.pipeline.fleet import Fleet, finish
 from apq_tune.search import Searching
 
 

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from apq_tune import ApqError, Encoding, load_predictor
 from apq_tune.cli import cli
 from apq_tune.cli.predictor import PLAIN
-from apq_tune.cost import bit_ops
+from apq_tune.cost import Costs, bit_ops
 from apq_tune.pipeline.learning import fit_predictors
 from apq_tune.pipeline.measuring import measure_searches
 from apq_tune.pipeline.predictor_report import report_predictors
@@ -116,6 +116,7 @@ class Stages:
 
     def __init__(self, path: Path, encoding: Encoding, settings: Settings) -> None:
         self.path, self.encoding, self.settings = path, encoding, settings
+        self.costs = Costs.of(encoding)
         self.data = types.SimpleNamespace(search=types.SimpleNamespace(labels=np.zeros(450)))
 
     def directory(self, stage: str) -> Any:

@@ -47,7 +47,7 @@ def test_every_combination_finds_its_own_optimum(
     texts = [f"{name}={','.join(map(repr, map(float, values)))}" for name, values in bounds.items()]
     monkeypatch.setattr("apq_tune.metrics.MAXIMISED", ("macs",))
     sweep = sweep_of(tiny, tmp_path, "macs", n=len(everything))
-    tasks = tasks_of(sweep, read_limits(texts), ["evolution", "random"], 1)
+    tasks = tasks_of(sweep, read_limits(texts, sweep.metrics["analytic"]), ["evolution", "random"], 1)
     frame = done(sweep, tasks)
     assert len(frame) == len(tasks) == 2 * 2 * 2
     for row in frame.to_dict("records"):
@@ -104,24 +104,27 @@ def test_what_seeds_attained_by_hand(tiny: Encoding, tmp_path: Path) -> None:
     assert attained(run, x, y, np.array([0.0, 1.0, 2.5, 9.0])).tolist() == [np.inf, 9, 6, 4]
 
 
+METRICS = {name: FunctionMetric(name, "", lambda genomes: 1.0 * genomes[:, 0]) for name in "ab"}
+
+
 def test_limits_combine_and_numbers_are_kept_exactly() -> None:
-    assert read_limits([]) == [()]
-    assert read_limits(["a=1,2.5", "b=1e-3"]) == [(("a", 1.0), ("b", 0.001)), (("a", 2.5), ("b", 0.001))]
+    assert read_limits([], METRICS) == [()]
+    assert read_limits(["a=1,2.5", "b<=1e-3"], METRICS) == [(("a", 1.0), ("b", 0.001)), (("a", 2.5), ("b", 0.001))]
     close = [Task("d", (("a", value),), "random", 0).key for value in (1 / 3, 0.333333)]
     assert len(set(close)) == 2
     assert Task("note10", (("a", 6.0),), "nsga2", 3).key == "note10-a=6-nsga2-3"
 
 
-@pytest.mark.parametrize("text", ["a", "a=", "=3", "a<=3", "a=1,x", "a=inf", "a=1,,2", "a=5%"])
+@pytest.mark.parametrize("text", ["a", "a=", "=3", "a>=3", "a=1,x", "a=inf", "a=1,,2", "a=5%"])
 def test_limits_that_cannot_be_read_are_refused(text: str) -> None:
-    with pytest.raises(ProblemError, match=r"cannot read limits .*; write METRIC=NUMBER,NUMBER"):
-        read_limits([text])
+    with pytest.raises(ProblemError, match=r"cannot read .*write|what 100% of a is"):
+        read_limits([text], METRICS)
 
 
 @pytest.mark.parametrize("texts", [["a=1,1.0"], ["a=1", "a=2"]])
 def test_a_limit_given_twice_is_refused(texts: list[str]) -> None:
     with pytest.raises(ProblemError, match="a metric or a bound comes twice"):
-        read_limits(texts)
+        read_limits(texts, METRICS)
 
 
 def test_tables_have_names() -> None:
@@ -194,7 +197,7 @@ def test_interrupted_and_killed_a_sweep_goes_on_to_the_results_of_searches_run_b
 
     digits = Encoding(SearchSpace.load("digits"))
     sweep = sweep_of(digits, tmp_path, "peak_activation_bytes", n=4000)
-    tasks = tasks_of(sweep, read_limits([limits]), ["evolution", "random"], 2)
+    tasks = tasks_of(sweep, read_limits([limits], sweep.metrics["analytic"]), ["evolution", "random"], 2)
     expected = done(sweep, tasks)
     assert (out / "results.csv").read_text() == expected.to_csv(index=False)
     pd.testing.assert_frame_equal(pd.read_parquet(out / "results.parquet"), expected)

@@ -14,11 +14,12 @@ from scipy.stats import ttest_rel, wilcoxon
 
 from apq_tune import ApqError, Candidate, Encoding, RunError, SearchSpace
 from apq_tune.cli import cli
+from apq_tune.cli import costs as options
 from apq_tune.cli.run import PAPER
-from apq_tune.cli.versus import BUDGETS, NAMES
-from apq_tune.cost import cost_models
+from apq_tune.cli.versus import NAMES
+from apq_tune.cost import Costs, cost_models
+from apq_tune.cost.registry import BUDGETS, as_texts
 from apq_tune.methods import METHODS
-from apq_tune.methods.limits import NAMED, as_texts, named_limits
 from apq_tune.pipeline import verdict, versus
 from apq_tune.pipeline.compare import holm
 from apq_tune.pipeline.finished import load_supernets
@@ -38,9 +39,10 @@ CHANGES = {"supernet.epochs": 1, "quantized.epochs": 1, "n_calibration": 32}
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
     folder, space = tmp_path_factory.mktemp("versus"), SearchSpace.load("digits")
     versus.train_run(7, versus.Training(space, CHANGES, folder / "runs", None))
-    limits = {name: as_texts(named_limits(Encoding(space), name)) for name in NAMED}
+    costs = Costs.of(Encoding(space))
+    limits = {name: as_texts(costs.budget(name)) for name in BUDGETS}
     runs = {7: versus.run_path(folder / "runs", 7)}
-    return Shared(runs, limits, Spend.checked(**SPEND), folder / "checkpoints")
+    return Shared(runs, limits, Spend.checked(**SPEND), folder / "checkpoints", costs)
 
 
 @pytest.mark.slow
@@ -208,7 +210,7 @@ def test_verdicts_by_hand_and_by_scipy() -> None:
 
 
 def test_the_commands_know_the_methods_and_refuse_in_one_line(tmp_path: Path) -> None:
-    assert (tuple(METHODS), NAMED) == (NAMES, BUDGETS)
+    assert (tuple(METHODS), BUDGETS) == (NAMES, options.BUDGETS)
     out = f"--out={tmp_path / 'out'}"
     for arguments, said in (
         (["joint-vs-staged", "digits", "--methods=both"], "unknown 'both'; known: joint, staged"),

@@ -1,0 +1,15 @@
+"""The cost models that need nothing but the search space."""
+
+from __future__ import annotations
+
+from apq_tune.cost.activation_bytes import peak_activation_bytes
+from apq_tune.cost.bit_ops import bit_ops
+from apq_tune.cost.macs import macs
+from apq_tune.cost.model import CostModel
+from apq_tune.cost.weight_bytes import weight_bytes
+from apq_tune.encoding import Encoding
+
+
+def cost_models(encoding: Encoding) -> tuple[CostModel, ...]:
+    """Every cost model that needs nothing but the search space."""
+    return macs(encoding), bit_ops(encoding), weight_bytes(encoding), peak_activation_bytes(encoding)
