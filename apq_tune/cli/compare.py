@@ -75,8 +75,6 @@ def compare(
         raise click.UsageError(f"--at {at!r}: give numbers of candidates, such as 200,1000")
     counts = sorted({int(part) for part in at.split(",")})
 
-    from rich.console import Console
-
     from apq_tune.cost.registry import with_built_in
     from apq_tune.encoding import Encoding
     from apq_tune.lookup import load_lookup
@@ -85,6 +83,7 @@ def compare(
     from apq_tune.pipeline.directory import digest
     from apq_tune.pipeline.fleet import Fleet
     from apq_tune.report.compare import write_comparison
+    from apq_tune.report.screen import Screen
     from apq_tune.space import SearchSpace
 
     space = None
@@ -110,7 +109,7 @@ def compare(
     fleet = Fleet(out, "comparison", basis, resume=resume, command=command, address=address, num_cpus=num_cpus)
     contest = plan.Contest(problem, counts[-1])
     entries = [plan.Entry(sampler, seed) for sampler in chosen for seed in range(seeds)]
-    console = Console(highlight=False)
+    console = Screen()
     with progress_bar(console, "searches") as on_done:
         results = fleet.run(plan.run_entry, contest, {entry.key: entry for entry in entries}, on_done)
     write_comparison(contest, entries, results, counts, out, console)

@@ -24,13 +24,13 @@ def report(run: Path, splits: int, seed: int) -> None:
 
     Prints Kendall tau, pairwise accuracy, error and the coverage of intervals; leaves CSV and a picture in RUN.
     """
-    from rich.console import Console
     from rich.progress import Progress
 
     from apq_tune.pipeline.predictor_report import report_predictors
     from apq_tune.report.predictors import write_predictor_report
+    from apq_tune.report.screen import Screen
 
-    console = Console()
+    console = Screen()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("fitting predictors", total=None)
         found = report_predictors(

@@ -56,13 +56,13 @@ def search(
     out: Path | None,
 ) -> None:
     """Find the best candidate under limits, or a front, with a predictor and cost models."""
-    from rich.console import Console
     from rich.progress import Progress
 
     from apq_tune.cost.registry import Costs, as_texts, with_built_in
     from apq_tune.encoding import Encoding
     from apq_tune.metrics import load_metrics, problem_of
     from apq_tune.notation import candidate_from, read_candidates
+    from apq_tune.report.screen import Screen
     from apq_tune.report.tables import print_front, save_front
     from apq_tune.search import ALGORITHMS
     from apq_tune.search import search as run_search
@@ -80,7 +80,7 @@ def search(
     initial = None
     if start is not None:
         initial = encoding.encode([candidate_from(entry, encoding.space) for entry in read_candidates(start)])
-    console = Console(highlight=False)
+    console = Screen()
     if out is not None:
         save_front(None, out)  # refuse a folder that cannot be written before any work
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:

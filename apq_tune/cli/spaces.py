@@ -25,16 +25,15 @@ def spaces() -> None:
 @TABLES
 def space(name: str, tables: tuple[Path, ...]) -> None:
     """Describe the search space NAME (or a YAML file): counts, genes, choices, and the range of every cost."""
-    from rich.console import Console
-
     from apq_tune.cost.registry import with_built_in
     from apq_tune.encoding import Encoding
     from apq_tune.metrics import load_metrics
+    from apq_tune.report.screen import Screen
     from apq_tune.report.tables import choices_table, ranges_table
     from apq_tune.space import SearchSpace
 
     encoding = Encoding(SearchSpace.load(name))
-    console, loaded = Console(highlight=False), encoding.space
+    console, loaded = Screen(), encoding.space
     console.print(
         f"{loaded.name}: 10^{loaded.log10_size(bits=False):.2f} networks, 10^{loaded.log10_size():.2f} with bits; "
         f"{encoding.n_genes} genes, {encoding.n_arch_features} + {encoding.n_bit_features} features; "
@@ -54,15 +53,14 @@ def cost() -> None:
 @click.option("--space", "name", required=True, help="Search space that the table should cover.")
 def audit(table: Path, name: str) -> None:
     """Check the cost table TABLE: what is missing, what shrinks with more bits, ranges, and where the cost is."""
-    from rich.console import Console
-
     from apq_tune.cost import load_cost_table
     from apq_tune.encoding import Encoding
     from apq_tune.errors import TableError
+    from apq_tune.report.screen import Screen
     from apq_tune.report.tables import print_audit
     from apq_tune.space import SearchSpace
 
     loaded, encoding = load_cost_table(table), Encoding(SearchSpace.load(name))
-    print_audit(loaded, encoding, Console(highlight=False))
+    print_audit(loaded, encoding, Screen())
     if missing := loaded.missing(encoding.space):
         raise TableError(f"{table} does not cover {name}: {len(missing)} ops are missing; measure them")

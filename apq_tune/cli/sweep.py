@@ -73,12 +73,11 @@ def sweep(
         raise click.UsageError("give --objective or --front, not both")
     chosen = names(samplers or ("nsga2,random" if axes else "evolution,random"), SAMPLERS, "--samplers")
 
-    from rich.console import Console
-
     from apq_tune.encoding import Encoding
     from apq_tune.pipeline import sweep as plan
     from apq_tune.pipeline.directory import digest
     from apq_tune.pipeline.fleet import Fleet
+    from apq_tune.report.screen import Screen
     from apq_tune.report.sweep import write_sweep
     from apq_tune.space import SearchSpace
 
@@ -102,7 +101,7 @@ def sweep(
     }
     command = shlex.join(["apq-tune", *sys.argv[1:]])
     fleet = Fleet(out, "sweep", basis, resume=resume, command=command, address=address, num_cpus=num_cpus)
-    console = Console(highlight=False)
+    console = Screen()
     with progress_bar(console, "searches") as on_done:
         results = fleet.run(plan.run_task, asked, {task.key: task for task in tasks}, on_done)
     write_sweep(asked, tasks, results, out, console)

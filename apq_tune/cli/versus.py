@@ -221,6 +221,6 @@ def _finish(
 
 
 def _console() -> Any:
-    from rich.console import Console
+    from apq_tune.report.screen import Screen
 
-    return Console(highlight=False)
+    return Screen()

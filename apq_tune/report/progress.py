@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from apq_tune.report.screen import Screen
 
 TITLES = {
     "supernet": "train the supernet",
@@ -28,7 +29,7 @@ class RichListener:
     """
 
     def __init__(self) -> None:
-        self.console = Console(highlight=False)
+        self.console = Screen()
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
