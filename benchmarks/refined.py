@@ -16,7 +16,7 @@ import pandas as pd
 
 from apq_tune import Candidate, Encoding, Front, Problem, load_run
 from apq_tune.cost import Costs
-from apq_tune.pipeline.directory import read_json
+from apq_tune.pipeline.files import read_json
 from apq_tune.pipeline.refine_work import Shared, train_candidate
 from apq_tune.problem import Objective
 

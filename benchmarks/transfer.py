@@ -21,7 +21,7 @@ import yaml
 from scipy.stats import ttest_1samp
 
 from apq_tune.pipeline.defaults import PAIR_IMAGES
-from apq_tune.pipeline.directory import write_atomically
+from apq_tune.pipeline.files import write_atomically
 from apq_tune.pipeline.predictor_report import MOST_TEST, report_predictors
 from apq_tune.pipeline.run import PipelineRun
 from apq_tune.pipeline.settings import Settings

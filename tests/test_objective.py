@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from apq_tune import (
 from apq_tune.cost import bit_ops, weight_bytes
 from apq_tune.data import load_data
 from apq_tune.errors import RunError
+from apq_tune.pipeline.directory import RunDirectory
 from apq_tune.problem import reported_name
 from apq_tune.supernet.evaluate import calibrate_quantizers
 from apq_tune.supernet.network import Supernet
@@ -186,7 +186,6 @@ def test_without_ray_it_pickles_by_value(supernet: TrainedSupernet) -> None:
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="is no run directory; make one with"):
         load_run(tmp_path)
-    (tmp_path / "run.json").write_text(json.dumps({"settings": {}}))
-    (tmp_path / "space.yaml").write_text(SearchSpace.load("digits").to_yaml())
+    RunDirectory(tmp_path, SearchSpace.load("digits"), {}, "")
     with pytest.raises(RunError, match="its stage supernet is not done; go on with"):
         load_run(tmp_path)

@@ -8,12 +8,16 @@ from typing import NamedTuple
 
 from apq_tune.data import load_data
 from apq_tune.errors import RunError
-from apq_tune.pipeline.directory import read_json
+from apq_tune.pipeline.digests import check, read_record
+from apq_tune.pipeline.directory import FORMAT, StageFiles, digest, kept_tables
+from apq_tune.pipeline.learning import PREDICTOR
 from apq_tune.pipeline.settings import Settings
-from apq_tune.pipeline.stage import torch_load
+from apq_tune.pipeline.stage import Stage, torch_load
 from apq_tune.pipeline.stages import STAGES
+from apq_tune.pipeline.training import WEIGHTS
 from apq_tune.predict import Predictor
 from apq_tune.predict.files import load_predictor
+from apq_tune.ranges import validated
 from apq_tune.space import SearchSpace
 from apq_tune.supernet.metrics import Device, TrainedSupernet
 
@@ -33,7 +37,7 @@ class OpenRun(NamedTuple):
 
     space: SearchSpace
     settings: Settings
-    folders: dict[str, Path]  # of each stage
+    stages: dict[str, StageFiles]
     data_root: str | None  # where the files of its data set are
 
 
@@ -50,19 +54,43 @@ def open_run(path: Path, stages: Iterable[str]) -> OpenRun:
     """Find the parts of a run that has done some stages.
 
     Raises:
-        RunError: if it is no run, or has not come so far.
+        RunError: if it is no run, has not come so far, or what it has done is damaged or of other settings than it has
+            now; each with the command that mends that.
     """
-    if not (path / "run.json").exists():
-        raise RunError(f"{path}: is no run directory; make one with: apq-tune run SPACE --out {path}")
-    run = read_json(path / "run.json")
-    settings = Settings.model_validate(run["settings"])
+    try:
+        if not (path / "run.json").exists():
+            raise RunError(f"{path}: is no run directory; make one with: apq-tune run SPACE --out {path}")
+    except OSError as error:
+        raise RunError(f"{path}: is no run directory ({error.strerror})") from None
+    remedy = f"delete it and repeat the command that made it: apq-tune run ... --out {path}"
+    run = read_record(path / "run.json", remedy, current=FORMAT)
+    command = run["command"] or f"apq-tune run {run['space']} --out {path}"
+    again = f"this makes it anew: {command}"
+    settings = validated(Settings, run["settings"])
+    if not check(path / "space.yaml", [run["digests"]["space.yaml"]], again):
+        raise RunError(f"{path / 'space.yaml'}: is missing; {again}")
+    if [digest(table) for table in kept_tables(path)] != run["digests"]["tables"]:
+        raise RunError(f"{path}: the cost tables that it keeps are damaged or missing; {again}")
     space = SearchSpace.load(path / "space.yaml")
-    folders = {stage.name: path / f"{number}_{stage.name}" for number, stage in enumerate(STAGES, start=1)}
-    for name in stages:
-        record = folders[name] / "stage.json"
-        if not record.exists() or read_json(record)["status"] != "done":
-            raise RunError(f"{path}: its stage {name} is not done; go on with: apq-tune run {space.name} --out {path}")
+    folders = {s.name: StageFiles(path / f"{number}_{s.name}", again) for number, s in enumerate(STAGES, start=1)}
+    plain = space.model_dump(mode="json")
+    for stage in _with_needs(stages):
+        if not folders[stage.name].begun or not folders[stage.name].done:
+            raise RunError(f"{path}: its stage {stage.name} is not done; go on with: {command}")
+        basis = folders[stage.name].record()["basis"]
+        own = settings.model_dump(mode="json", include=set(stage.settings))
+        needs = {name: folders[name].fingerprint for name in stage.needs}
+        if (basis["settings"], basis["needs"], basis["space"]) != (own, needs, plain):
+            raise RunError(f"{path}: its stage {stage.name} was done with other settings; do it again with: {command}")
     return OpenRun(space, settings, folders, run.get("data_root"))
+
+
+def _with_needs(names: Iterable[str]) -> list[Stage]:
+    """These stages and all that they come from, in order."""
+    wanted = set(names)
+    for stage in reversed(STAGES):
+        wanted |= set(stage.needs) if stage.name in wanted else set()
+    return [stage for stage in STAGES if stage.name in wanted]
 
 
 def load_supernets(path: str | Path, device: Device = "cpu") -> Supernets:
@@ -71,10 +99,10 @@ def load_supernets(path: str | Path, device: Device = "cpu") -> Supernets:
     Raises:
         RunError: if it is none, or has not come so far.
     """
-    space, settings, folders, data_root = open_run(Path(path), ("supernet", "quantized_supernet"))
+    space, settings, stages, data_root = open_run(Path(path), ("supernet", "quantized_supernet"))
     data = load_data(space, data_root)
     fp32, quantized = (
-        TrainedSupernet(space, torch_load(folders[name] / "weights.pt"), data, settings.n_calibration, device)
+        TrainedSupernet(space, torch_load(stages[name].checked(WEIGHTS)), data, settings.n_calibration, device)
         for name in ("supernet", "quantized_supernet")
     )
     return Supernets(space, fp32, quantized, settings)
@@ -86,7 +114,7 @@ def load_run(path: str | Path) -> FinishedRun:
     Raises:
         RunError: if it is none, or has not come so far.
     """
-    folders = open_run(Path(path), ("supernet", "quantized_supernet", "predictors")).folders
+    stages = open_run(Path(path), ("supernet", "quantized_supernet", "predictors")).stages
     space, fp32, quantized, settings = load_supernets(path)
-    predictor = load_predictor(folders["predictors"] / "predictor.npz", space)
+    predictor = load_predictor(stages["predictors"].checked(PREDICTOR), space)
     return FinishedRun(space, predictor, fp32, quantized, settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -13,12 +14,17 @@ from typing import Any
 
 from apq_tune.errors import RunError
 from apq_tune.integrations.ray import Result, Work, check_address, cluster, gpu_share, run_trials
-from apq_tune.pipeline.directory import PACKAGES, read_json, to_json, write_atomically
+from apq_tune.pipeline.digests import Digests, read_record, write_record
+from apq_tune.pipeline.directory import PACKAGES, claim
+from apq_tune.pipeline.files import read_json, to_json, write_atomically
 from apq_tune.search import Searching
 from apq_tune.supernet.metrics import Device
 
-FORMAT = 1
-"""Of a fleet's folder; raise it when an older one cannot be resumed."""
+FORMAT = 2
+"""Of a fleet's folder; raise it when an older one cannot be resumed. Those of 1 had no digests."""
+
+LONGEST = 200
+"""Bytes of a key: it is the name of files, with endings of ours and of Ray Tune's."""
 
 CHECKPOINT_SECONDS = 5.0
 """How much of a search may be lost when its worker dies."""
@@ -29,6 +35,8 @@ STEPS = 20
 
 class Fleet:
     """A folder of independent searches: ``fleet.json``, ``items/`` with a result each, ``checkpoints/`` meanwhile.
+
+    This process owns it as long as the object lives.
 
     Attributes:
         path: the folder.
@@ -57,29 +65,29 @@ class Fleet:
             num_cpus: most trials at once; ``None`` for all processors.
 
         Raises:
-            RunError: if the folder cannot be used, or nothing listens at the address.
+            RunError: if the folder cannot be used or is in use, or nothing listens at the address.
         """
         check_address(address)
         self.path, self._address, self._num_cpus = path.absolute(), address, num_cpus
         basis = json.loads(json.dumps(basis))
         record = path / "fleet.json"
+        self._lock = claim(path, kind, (record.name,))
+        self._digests = Digests(self.path)
         if record.exists():
-            self._check(read_json(record), kind, basis, path)
+            remedy = f"delete the folder {path} to begin anew, or choose another --out"
+            self._check(read_record(record, remedy, current=FORMAT), kind, basis, path)
             if not resume and any(any(folder.glob("[!.]*")) for folder in (self._items, self.checkpoints)):
                 raise RunError(f"{path}: holds a {kind} begun before; go on with --resume, or choose another --out")
             return
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise RunError(f"{path}: exists and is no {kind}; choose another --out")
         versions = {package: metadata.version(package) for package in PACKAGES}
         content = {"format": FORMAT, "kind": kind, "command": command, "versions": versions, "basis": basis}
-        write_atomically(record, to_json(content))
+        write_record(record, content)
 
     @staticmethod
     def _check(before: Mapping[str, Any], kind: str, basis: Mapping[str, Any], path: Path) -> None:
         """Refuse to mix results of different questions."""
-        if before.get("kind") != kind or before.get("format") != FORMAT:
-            found = f"{before.get('kind')} of format {before.get('format')}"
-            raise RunError(f"{path}: is a {found}, not a {kind} of format {FORMAT}; choose another --out")
+        if before.get("kind") != kind:
+            raise RunError(f"{path}: is a {before.get('kind')}, not a {kind}; choose another --out")
         was = before.get("basis", {})
         for name in {**basis, **was}:
             if was.get(name) != basis.get(name):
@@ -101,15 +109,11 @@ class Fleet:
         """Key -> result of the searches that are done.
 
         Raises:
-            RunError: if a result cannot be read, naming its file.
+            RunError: if a result is damaged, naming its file.
         """
-        results = {}
-        for path in sorted(self._items.glob("[!.]*.json")):
-            try:
-                results[path.stem] = json.loads(path.read_text("utf-8"))
-            except (OSError, ValueError) as error:  # noqa: PERF203
-                raise RunError(f"{path}: cannot be read ({error}); delete it to have that search done again") from None
-        return results
+        redo = "the same command with --resume does that search again"
+        names = {name[6:-5]: name for name in sorted(self._digests)}
+        return {key: read_json(self.path / name) for key, name in names.items() if self._digests.whole(name, redo)}
 
     def run(
         self,
@@ -134,11 +138,13 @@ class Fleet:
         Raises:
             RunError: if a search failed; the results of the others are kept. If the cluster has no GPU.
         """
+        if long := [key for key in items if len(os.fsencode(key)) > LONGEST]:
+            raise RunError(f"{long[0][:60]}...: is too long for the name of a file; give shorter names or fewer limits")
         results = self.finished()
         left = {key: item for key, item in items.items() if key not in results}
 
         def on_result(key: str, result: Result) -> None:
-            write_atomically(self._items / f"{key}.json", to_json(result.metrics))
+            self._digests.write(f"items/{key}.json", to_json(result.metrics))
             with contextlib.suppress(OSError):
                 (self.checkpoints / f"{key}.npz").unlink(missing_ok=True)
             results[key] = result.metrics

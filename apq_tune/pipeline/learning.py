@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
 from apq_tune.candidate import Candidate
 from apq_tune.encoding import Encoding
-from apq_tune.pipeline.directory import to_json, write_atomically
+from apq_tune.pipeline.directory import StageFiles
+from apq_tune.pipeline.files import to_json
 from apq_tune.pipeline.stage import Run
 from apq_tune.predict import (
     AVERAGED,
@@ -29,19 +28,26 @@ from apq_tune.predict.files import load_predictor, predictor_bytes
 from apq_tune.predict.mlp import MLPPredictor
 from apq_tune.predict.pairs import networks_of
 
+LOSSES, PREDICTOR, REPORT = "losses.csv", "predictor.npz", "report.json"
+"""Files of stages that measure and of stages that learn."""
+
 BOUND = "bound.npz"
 """Confidence bound of the chosen form; there is one only if ``kappa`` asks for it."""
 
 
 def measured(run: Run, stage: str) -> tuple[Pairs, pd.DataFrame]:
     """Pairs of a measuring stage that is done, and its whole table of scores."""
-    return read_losses(run.directory(stage).path, run.encoding)
+    return read_losses(run.directory(stage), run.encoding)
 
 
-def read_losses(path: Path, encoding: Encoding) -> tuple[Pairs, pd.DataFrame]:
-    """The same from the folder of the stage."""
+def read_losses(stage: StageFiles, encoding: Encoding) -> tuple[Pairs, pd.DataFrame]:
+    """The same from the folder of the stage.
+
+    Raises:
+        RunError: if the table is missing or damaged.
+    """
     exact = dict.fromkeys(("loss", "loss_even", "loss_odd", "accuracy"), float)  # older pandas rounds otherwise
-    table = pd.read_csv(path / "losses.csv", converters=exact)
+    table = pd.read_csv(stage.checked(LOSSES), converters=exact)
     genomes = encoding.encode([Candidate.from_json(text) for text in table["candidate"]])
     return Pairs(genomes, table["loss"].to_numpy()), table
 
@@ -53,9 +59,9 @@ def fit_fp32_predictor(run: Run) -> None:
         "noise_floor": noise_floor(table),
         "held_out": _held_out(run, fit_fp32, pairs),
     }
-    path = run.directory("fp32_predictor").path
-    write_atomically(path / "predictor.npz", predictor_bytes(fit_fp32(run.encoding, pairs, run.settings.seed)))
-    write_atomically(path / "report.json", to_json(report))
+    directory = run.directory("fp32_predictor")
+    directory.write(PREDICTOR, predictor_bytes(fit_fp32(run.encoding, pairs, run.settings.seed)))
+    directory.write(REPORT, to_json(report))
 
 
 def fit_predictors(run: Run) -> None:
@@ -63,7 +69,7 @@ def fit_predictors(run: Run) -> None:
 
     A search that asks for a confidence bound (``kappa``) gets it from an ensemble of the chosen form.
     """
-    fp32 = load_predictor(run.directory("fp32_predictor").path / "predictor.npz", run.encoding)
+    fp32 = load_predictor(run.directory("fp32_predictor").checked(PREDICTOR), run.encoding)
     assert isinstance(fp32, MLPPredictor)
     proxy_pairs, proxy_table = measured(run, "proxy_losses")
     pairs, table = measured(run, "qat_pairs")
@@ -85,13 +91,13 @@ def fit_predictors(run: Run) -> None:
         "chosen": run.settings.predictor,
         "error_law": error_law(pairs.target, table["accuracy"].to_numpy(), n_search),
     }
-    path = run.directory("predictors").path
+    directory = run.directory("predictors")
     fit = fits[run.settings.predictor]
-    write_atomically(path / "predictor.npz", predictor_bytes(fit(run.encoding, pairs, seed)))
+    directory.write(PREDICTOR, predictor_bytes(fit(run.encoding, pairs, seed)))
     if run.settings.kappa:
         bound = BoundPredictor(fit_parts(fit, run.encoding, pairs, seed), run.settings.kappa)
-        write_atomically(path / BOUND, predictor_bytes(bound))
-    write_atomically(path / "report.json", to_json(report))
+        directory.write(BOUND, predictor_bytes(bound))
+    directory.write(REPORT, to_json(report))
 
 
 def error_law(loss: Floats, accuracy: Floats, n_images: int) -> list[float]:

@@ -14,8 +14,8 @@ from apq_tune.encoding import Encoding
 from apq_tune.front import Front
 from apq_tune.genotype import Genomes
 from apq_tune.integrations.ray import Result, Work
-from apq_tune.pipeline.directory import read_json, write_atomically
-from apq_tune.pipeline.learning import BOUND
+from apq_tune.pipeline.files import read_json
+from apq_tune.pipeline.learning import BOUND, LOSSES, PREDICTOR
 from apq_tune.pipeline.stage import Parts, Run, weights
 from apq_tune.pipeline.work import Networks, Question, final_training, pair_batch, run_search, score_batch
 from apq_tune.predict.files import load_predictor
@@ -61,7 +61,7 @@ def _losses(
     rng = np.random.default_rng((run.settings.seed, *stage.encode()))
     candidates = run.encoding.decode(draw(n, rng))
     batches = {f"{first:05d}": candidates[first : first + batch] for first in range(0, n, batch)}
-    finished = directory.finished_items()
+    finished = {key: item for key, item in directory.finished_items().items() if key in batches}
 
     def advance() -> None:
         run.advance(stage, sum(len(batches[key]) for key in finished), n)
@@ -74,7 +74,7 @@ def _losses(
     def finish() -> None:
         scores = [score for key in batches for score in finished[key]["scores"]]
         table = pd.DataFrame(scores).assign(candidate=[c.to_json() for c in candidates])
-        write_atomically(directory.path / "losses.csv", table.to_csv(index=False))
+        directory.write(LOSSES, table.to_csv(index=False))
 
     advance()
     items = {
@@ -88,18 +88,18 @@ def _losses(
 
 def measure_searches(run: Run) -> Parts:
     """The constrained question and the front, each search one trial; beside them the front at random, and rivals."""
-    path = run.directory("search").path
-    file = BOUND if run.settings.kappa else "predictor.npz"
-    predictor = load_predictor(run.directory("predictors").path / file, run.encoding)
+    directory = run.directory("search")
+    file = BOUND if run.settings.kappa else PREDICTOR
+    predictor = load_predictor(run.directory("predictors").checked(file), run.encoding)
 
     def missing() -> list[str]:
-        return [name for name in SEARCHES if not (path / f"{name}.json").exists()]
+        return [name for name in SEARCHES if not directory.has(f"{name}.json")]
 
     def on_result(key: str, result: Result) -> None:
-        write_atomically(path / f"{key}.json", result.metrics["file"])
+        directory.write(f"{key}.json", result.metrics["file"])
         run.advance("search", len(SEARCHES) - len(missing()), len(SEARCHES))
 
-    fp32 = load_predictor(run.directory("fp32_predictor").path / "predictor.npz", run.encoding)
+    fp32 = load_predictor(run.directory("fp32_predictor").checked(PREDICTOR), run.encoding)
     question = Question(run.encoding.space, predictor, fp32, run.settings, run.costs)
     return Parts(run_search, question, {name: name for name in missing()}, on_result, lambda: None)
 
@@ -108,10 +108,10 @@ def measure_finalists(run: Run) -> Parts:
     """The chosen candidates and the baselines, trained at full length on equal terms."""
     directory = run.directory("finalists")
     chosen = finalists(run)
-    finished = directory.finished_items()
+    finished = {key: item for key, item in directory.finished_items().items() if directory.has(f"{key}.pt")}
 
     def on_result(key: str, result: Result) -> None:
-        write_atomically(directory.path / f"{key}.pt", result.files["weights.pt"])
+        directory.write(f"{key}.pt", result.files["weights.pt"])
         directory.finish_item(key, result.metrics | {"candidate": chosen[key].to_dict()})
         finished[key] = result.metrics
         run.advance("finalists", len(finished), len(chosen))
@@ -125,13 +125,13 @@ def measure_finalists(run: Run) -> Parts:
 
 def finalists(run: Run) -> dict[str, Candidate]:
     """Name -> candidate, each once: the baselines, the best under the constraints, its rivals, points of the front."""
-    path = run.directory("search").path
+    found = run.directory("search")
     largest = run.encoding.extremes()[1]
     chosen = {f"largest_{bits}bit": largest.with_bits(bits) for bits in baseline_bits(run.encoding)}
-    chosen["best"] = Front.load(path / "best.json").candidates[0]
-    rivals = {name: c and Candidate.from_dict(c) for name, c in read_json(path / "rivals.json").items()}
+    chosen["best"] = Front.load(found.checked("best.json")).candidates[0]
+    rivals = {name: c and Candidate.from_dict(c) for name, c in read_json(found.checked("rivals.json")).items()}
     chosen |= {name: c for name, c in rivals.items() if c is not None and c not in chosen.values()}
-    front = Front.load(path / "front.json")
+    front = Front.load(found.checked("front.json"))
     for number, index in enumerate(spread(np.log(front.metrics["bit_ops"].to_numpy()), run.settings.n_front), start=1):
         if front.candidates[index] not in chosen.values():
             chosen[f"front_{number}"] = front.candidates[index]

@@ -70,8 +70,8 @@ def report_predictors(
     """
     opened = open_run(run, ("fp32_losses", "proxy_losses", "qat_pairs"))
     encoding, own = Encoding(opened.space), opened.settings
-    fp32, proxy = (read_losses(opened.folders[name], encoding)[0] for name in ("fp32_losses", "proxy_losses"))
-    pairs, table = read_losses(opened.folders["qat_pairs"], encoding)
+    fp32, proxy = (read_losses(opened.stages[name], encoding)[0] for name in ("fp32_losses", "proxy_losses"))
+    pairs, table = read_losses(opened.stages["qat_pairs"], encoding)
     n_pairs = len(pairs.target)
     if n_pairs < FEWEST:
         raise RunError(f"{run}: has {n_pairs} quantized pairs, {FEWEST} are needed; run it with --set n_pairs={FEWEST}")

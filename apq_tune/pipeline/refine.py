@@ -17,30 +17,25 @@ from apq_tune.candidate import Candidate
 from apq_tune.cost import Costs
 from apq_tune.cost.registry import as_texts
 from apq_tune.encoding import Encoding
-from apq_tune.errors import RunError
 from apq_tune.front import Axis, Front
 from apq_tune.integrations.ray import Result, check_address, check_gpus, cluster, run_trials
 from apq_tune.pareto import is_non_dominated
-from apq_tune.pipeline.directory import (
-    StageDirectory,
-    digest,
-    fingerprint,
-    kept_tables,
-    read_json,
-    to_json,
-    write_atomically,
-)
-from apq_tune.pipeline.finished import load_run
-from apq_tune.pipeline.learning import read_losses
+from apq_tune.pipeline.directory import StageDirectory, claim, digest, kept_tables
+from apq_tune.pipeline.files import read_json, to_json, write_atomically
+from apq_tune.pipeline.finished import load_run, open_run
+from apq_tune.pipeline.learning import PREDICTOR, read_losses
 from apq_tune.pipeline.refine_batch import is_uniform, survivors
 from apq_tune.pipeline.refine_propose import Proposals
 from apq_tune.pipeline.refine_settings import RefineSettings, training_of
 from apq_tune.pipeline.refine_work import Shared, train_candidate
 from apq_tune.pipeline.run import TUNE_FILES, Listener
-from apq_tune.pipeline.stages import STAGES
+from apq_tune.pipeline.training import WEIGHTS
 from apq_tune.predict import Pairs, Predictor, fit_proxy
 from apq_tune.predict.ensemble import fit_ensemble
 from apq_tune.predict.files import load_predictor
+
+BATCH = "batch.json"
+"""What a round trains."""
 
 SEARCH_SHARE = 4
 """Each of a round's many inner searches gets the run's evaluations divided by this."""
@@ -121,6 +116,7 @@ class Refinement:
             ProblemError: if a constraint is unknown, unreadable or out of reach.
         """
         self.run_path, self.settings, self.path = run, settings, out
+        self._stages = open_run(run, ("predictors",)).stages
         self._finished = load_run(run)
         self.encoding = Encoding(self._finished.space)
         texts = self._finished.settings.constraints if settings.constraints is None else settings.constraints
@@ -130,8 +126,7 @@ class Refinement:
         self.cost = self.constraints[0].metric if self.constraints else self._costs.metrics["bit_ops"]
         if address is not None:
             check_address(address)
-        if out.exists() and not (out / "refine.json").exists() and (not out.is_dir() or any(out.iterdir())):
-            raise RunError(f"{out}: exists and is no refinement; choose another --out")
+        self._lock = claim(out, "refinement", ("refine.json", "round_1/stage.json"))
         record = {"run": str(run), "command": command, "settings": settings.model_dump(mode="json")}
         write_atomically(out / "refine.json", to_json(record))
         self._address, self._num_cpus, self._gpus, self._listener = address, num_cpus, gpus, listener
@@ -143,8 +138,7 @@ class Refinement:
     def run(self) -> Refined:
         """Do every round and every rung that is not done."""
         settings, results, rung = self.settings, list[Trained](), list[Trained]()
-        basis = read_json(self._folder("predictors") / "stage.json")["basis"]
-        needs = {"run": fingerprint(basis)}
+        needs = {"run": self._stages["predictors"].fingerprint}
         with self._stack:
             if self._gpus:
                 self._start_cluster()  # refuse what it does not have before any work
@@ -167,10 +161,6 @@ class Refinement:
                 results += rung
                 needs, n = {f"rung {epochs}": directory.fingerprint}, -(-len(rung) // 2)
         return self._outcome(results)
-
-    def _folder(self, stage: str) -> Path:
-        number = next(n for n, known in enumerate(STAGES, start=1) if known.name == stage)
-        return self.run_path / f"{number}_{stage}"
 
     def _open(self, name: str, settings: set[str], needs: dict[str, str], epochs: int) -> StageDirectory:
         """Of a round or a rung; done anew if a setting, the run or an earlier round changed."""
@@ -205,10 +195,9 @@ class Refinement:
 
     def _batch(self, directory: StageDirectory, number: int, results: Sequence[Trained]) -> list[Chosen]:
         """What this round trains; proposed once, then read from ``batch.json``."""
-        file = directory.path / "batch.json"
-        if not file.exists():
+        if not directory.has(BATCH):
             rungs = self._rungs(results)
-            fp32 = load_predictor(self._folder("fp32_predictor") / "predictor.npz", self.encoding)
+            fp32 = load_predictor(self._stages["fp32_predictor"].checked(PREDICTOR), self.encoding)
             ensemble = fit_ensemble(self.encoding, rungs, self._proxy(fp32), (self.settings.seed, number))
             known = self._known(results)
             proposals = Proposals(
@@ -232,10 +221,10 @@ class Refinement:
                     )
                 ],
             }
-            write_atomically(file, to_json(content))
+            directory.write(BATCH, to_json(content))
         return [
             Chosen(f"{number}-{i:02d}", Candidate.from_dict(c["candidate"]), c["found"], c["predicted_loss"])
-            for i, c in enumerate(read_json(file)["candidates"], start=1)
+            for i, c in enumerate(read_json(directory.path / BATCH)["candidates"], start=1)
         ]
 
     def _same_fidelity(self) -> bool:
@@ -244,7 +233,7 @@ class Refinement:
 
     def _rungs(self, results: Sequence[Trained]) -> list[Pairs]:
         """Pairs of the run and of the rounds so far: together if they had the same training, else apart."""
-        of_run, _ = read_losses(self._folder("qat_pairs"), self.encoding)
+        of_run, _ = read_losses(self._stages["qat_pairs"], self.encoding)
         genomes = self.encoding.encode([r.chosen.candidate for r in results], check=False)
         of_rounds = Pairs(genomes.reshape(-1, self.encoding.n_genes), np.array([r.loss for r in results]))
         if not self._same_fidelity():
@@ -258,13 +247,19 @@ class Refinement:
 
     def _proxy(self, fp32: Predictor) -> Predictor:
         """The predictor of the quantized supernet's losses, which pairs correct."""
-        pairs, _ = read_losses(self._folder("proxy_losses"), self.encoding)
+        pairs, _ = read_losses(self._stages["proxy_losses"], self.encoding)
         return fit_proxy(self.encoding, pairs, self._finished.settings.seed, fp32=fp32)
 
     def _train(self, directory: StageDirectory, stage: str, batch: Sequence[Chosen], epochs: int) -> list[Trained]:
         """Run what is not done of these trainings as trials, each result kept at once."""
-        finished = directory.finished_items()
         final = epochs == self.settings.final_epochs
+        files = (WEIGHTS,) if final else ()
+        kept = directory.finished_items()
+        finished = {
+            chosen.name: kept[chosen.name]
+            for chosen in batch
+            if chosen.name in kept and all(directory.has(f"{chosen.name}.{name}") for name in files)
+        }
 
         def advance() -> None:
             if self._listener is not None:
@@ -272,7 +267,7 @@ class Refinement:
 
         def on_result(key: str, result: Result) -> None:
             for name, content in result.files.items():
-                write_atomically(directory.path / f"{key}.{name}", content)
+                directory.write(f"{key}.{name}", content)
             directory.finish_item(key, result.metrics)
             finished[key] = result.metrics
             advance()

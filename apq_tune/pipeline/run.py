@@ -15,12 +15,14 @@ import pandas as pd
 
 from apq_tune.candidate import Candidate
 from apq_tune.cost import Costs
-from apq_tune.data import data_digest, load_data
+from apq_tune.data import data_digest, is_folder, load_data
 from apq_tune.encoding import Encoding
 from apq_tune.front import Front
 from apq_tune.integrations.ray import Result, check_address, cluster, gpu_share, run_trials
 from apq_tune.pipeline.defaults import default_settings
-from apq_tune.pipeline.directory import RunDirectory, StageDirectory, read_json
+from apq_tune.pipeline.directory import RunDirectory, StageDirectory
+from apq_tune.pipeline.files import read_json
+from apq_tune.pipeline.learning import PREDICTOR, REPORT
 from apq_tune.pipeline.settings import Settings
 from apq_tune.pipeline.stage import Parts, Stage
 from apq_tune.pipeline.stages import STAGES
@@ -82,6 +84,7 @@ class PipelineRun:
         num_cpus: int | None = None,
         command: str = "",
         listener: Listener | None = None,
+        wait: float = 0.0,
     ) -> None:
         """Check everything that can be checked before work begins.
 
@@ -97,13 +100,16 @@ class PipelineRun:
             num_cpus: most trials at once; ``None`` for all processors.
             command: the command line, to remember.
             listener: told how the run goes.
+            wait: seconds that another process which owns the directory may need to end.
 
         Raises:
-            RunError: if a setting is unknown, the directory cannot be used, the data does not fit, there is no such
-                device, or nothing listens at the address.
+            RunError: if a setting is unknown, the directory cannot be used or is in use, the data does not fit, there
+                is no such device, or nothing listens at the address.
             ProblemError: if a constraint is unknown, unreadable or out of reach.
             TableError: if a table cannot be read or does not cover the space.
         """
+        if is_folder(space.data):  # one name for a folder, by whatever links and dots it is given
+            space = space.model_copy(update={"data": str(Path(str(space.data)).resolve())})
         self.encoding = Encoding(space)
         self.costs = Costs.of(self.encoding, tables)
         given = settings is not None
@@ -115,8 +121,10 @@ class PipelineRun:
         if not given:
             settings = default_settings(space, self.data).updated(dict(changes))
         self.settings, self._digest = settings, data_digest(space)
-        self.files = RunDirectory(path, space, settings.model_dump(mode="json"), command, data_root)
-        self._tables = self.files.keep_tables(tables)
+        self.files = RunDirectory(
+            path, space, settings.model_dump(mode="json"), command, data_root, tables=tables, wait=wait
+        )
+        self._tables = self.files.tables
         self._address, self._num_cpus, self._listener = address, num_cpus, listener
         self._directories: dict[str, StageDirectory] = {}
         self._stack = contextlib.ExitStack()
@@ -138,6 +146,14 @@ class PipelineRun:
 
     def run_until(self, last: str) -> None:
         """Do the stages up to ``last`` (and those that share its experiment) that are not done."""
+        self.files.hold()
+        try:
+            self._do_until(last)
+        except BaseException:
+            self.files.release()  # whoever keeps the traceback keeps this object
+            raise
+
+    def _do_until(self, last: str) -> None:
         with self._stack:
             for group in _groups(STAGES):
                 self._do(group)
@@ -212,10 +228,10 @@ class PipelineRun:
 
     def outcome(self) -> Outcome:
         """Read the results of a run whose stages are all done."""
-        report = read_json(self.directory("predictors").path / "report.json")
-        report["fp32"] = read_json(self.directory("fp32_predictor").path / "report.json")
-        search = self.directory("search").path
-        fronts = {name: Front.load(search / f"{name}.json") for name in ("best", "front", "random")}
+        report = read_json(self.directory("predictors").checked(REPORT))
+        report["fp32"] = read_json(self.directory("fp32_predictor").checked(REPORT))
+        search = self.directory("search")
+        fronts = {name: Front.load(search.checked(f"{name}.json")) for name in ("best", "front", "random")}
         return Outcome(
             self._table(report["error_law"]),
             fronts,
@@ -227,7 +243,7 @@ class PipelineRun:
         items = self.directory("finalists").finished_items()
         candidates = [Candidate.from_dict(item["candidate"]) for item in items.values()]
         genomes = self.encoding.encode(candidates, check=False)
-        predictor = load_predictor(self.directory("predictors").path / "predictor.npz", self.encoding)
+        predictor = load_predictor(self.directory("predictors").checked(PREDICTOR), self.encoding)
         loss = predictor(genomes)
         slope, intercept = error_law
         columns = {

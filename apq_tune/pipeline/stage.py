@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -14,7 +12,6 @@ import torch
 from apq_tune.cost import Costs
 from apq_tune.data import Data
 from apq_tune.encoding import Encoding
-from apq_tune.errors import RunError
 from apq_tune.integrations.ray import Result, Work
 from apq_tune.pipeline.directory import StageDirectory
 from apq_tune.pipeline.settings import Settings
@@ -85,19 +82,12 @@ def torch_bytes(state: Mapping[str, Any]) -> bytes:
 def torch_load(path: Path) -> dict[str, Any]:
     """Read a checkpoint, tensors and plain values only.
 
-    Raises:
-        RunError: if it is missing or damaged, naming the file and the remedy.
+    Its digest has been compared before, so that it is what was written.
     """
-    try:
-        loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0]
-        raise RunError(
-            f"{path}: damaged checkpoint ({reason}); delete {path.parent} to have that stage done again"
-        ) from None
+    loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return loaded
 
 
 def weights(run: Run, stage: str) -> dict[str, Any]:
     """The supernet's weights after a training stage."""
-    return torch_load(run.directory(stage).path / "weights.pt")
+    return torch_load(run.directory(stage).checked("weights.pt"))

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from apq_tune.encoding import Encoding
-from apq_tune.pipeline.directory import write_atomically
 from apq_tune.pipeline.stage import Run, torch_bytes, torch_load, weights
 from apq_tune.supernet import train as supernet_training
 from apq_tune.supernet.batches import first_images
@@ -17,6 +16,9 @@ from apq_tune.supernet.train import Progress, Training, average_for, optimizer_f
 
 N_QUANTIZER_CANDIDATES = 8
 """Random candidates, beside the largest, that initial clip values are calibrated on."""
+
+WEIGHTS, CHECKPOINT = "weights.pt", "checkpoint.pt"
+"""What a training leaves, and what it has meanwhile."""
 
 
 def train_supernet(run: Run) -> None:
@@ -45,15 +47,13 @@ def calibrate(supernet: Supernet, encoding: Encoding, images: Tensor, seed: int)
 
 def _train(run: Run, stage: str, supernet: Supernet, training: Training, *, quantize: bool) -> None:
     torch.set_num_threads(1)
-    path = run.directory(stage).path
-    optimizer, average, checkpoint = (
-        optimizer_for(supernet, training),
-        average_for(supernet, training),
-        path / "checkpoint.pt",
-    )
+    directory = run.directory(stage)
+    if directory.has(WEIGHTS):  # ended just before that was recorded
+        return
+    optimizer, average = optimizer_for(supernet, training), average_for(supernet, training)
     start = Progress()
-    if checkpoint.exists():
-        state = torch_load(checkpoint)
+    if directory.has(CHECKPOINT, "training begins anew"):
+        state = torch_load(directory.path / CHECKPOINT)
         supernet.load_state_dict(state["supernet"])
         optimizer.load_state_dict(state["optimizer"])
         if average is not None:
@@ -64,7 +64,7 @@ def _train(run: Run, stage: str, supernet: Supernet, training: Training, *, quan
         state = {"supernet": supernet.state_dict(), "optimizer": optimizer.state_dict(), "progress": tuple(progress)}
         if average is not None:
             state["average"] = average.state_dict()
-        write_atomically(checkpoint, torch_bytes(state))
+        directory.write(CHECKPOINT, torch_bytes(state))
 
     def after_epoch(epoch: int) -> None:
         save(Progress(epoch))
@@ -89,5 +89,5 @@ def _train(run: Run, stage: str, supernet: Supernet, training: Training, *, quan
         after_epoch=after_epoch,
         after_step=after_step,
     )
-    write_atomically(path / "weights.pt", torch_bytes(supernet.state_dict()))
-    checkpoint.unlink(missing_ok=True)
+    directory.write(WEIGHTS, torch_bytes(supernet.state_dict()))
+    directory.remove(CHECKPOINT)

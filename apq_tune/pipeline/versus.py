@@ -30,7 +30,7 @@ from apq_tune.errors import RunError
 from apq_tune.integrations.ray import Result
 from apq_tune.methods import METHODS, Bench, Question
 from apq_tune.methods.bench import Counts, Kind, Known, Measure
-from apq_tune.pipeline.directory import write_atomically
+from apq_tune.pipeline.files import write_atomically
 from apq_tune.pipeline.finished import load_supernets
 from apq_tune.pipeline.fleet import CHECKPOINT_SECONDS
 from apq_tune.pipeline.halving import Halving, outcome, rungs
@@ -40,6 +40,9 @@ from apq_tune.pipeline.training import calibrate
 from apq_tune.ranges import validated
 from apq_tune.space import SearchSpace
 from apq_tune.supernet.metrics import Device, SupernetLoss, TrainedSupernet
+
+LAST_MOMENTS = 60.0
+"""Seconds that a worker of a command which was killed may need to end, before another one trains in its folder."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -132,7 +135,7 @@ def train_run(seed: int, shared: Training) -> Result:
     start = time.process_time()
     settings = Settings().updated({**shared.assignments, "seed": seed})
     path = run_path(shared.path, seed)
-    run = PipelineRun(shared.space, settings, path, data_root=shared.data_root, device=shared.device)
+    run = PipelineRun(shared.space, settings, path, data_root=shared.data_root, device=shared.device, wait=LAST_MOMENTS)
     run.run_until("quantized_supernet")
     return Result({"seconds": round(time.process_time() - start, 1)})
 

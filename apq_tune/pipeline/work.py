@@ -12,7 +12,7 @@ from apq_tune.candidate import Candidate
 from apq_tune.cost import Costs
 from apq_tune.data import AnySplit, Data
 from apq_tune.integrations.ray import Result, Work
-from apq_tune.pipeline.directory import to_json
+from apq_tune.pipeline.files import to_json
 from apq_tune.pipeline.rivals import RIVALS, Rivals
 from apq_tune.pipeline.settings import Settings
 from apq_tune.predict import Predictor

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from apq_tune.pipeline.compare import Contest, Entry, curves_frame, medians_frame, pairwise_tests, yardstick_of
-from apq_tune.pipeline.directory import write_atomically
+from apq_tune.pipeline.files import write_atomically
 from apq_tune.report.tables import STYLE
 
 SIGNIFICANT = 0.05

@@ -12,7 +12,7 @@ from matplotlib.ticker import EngFormatter
 from rich.console import Console
 from rich.table import Table
 
-from apq_tune.pipeline.directory import write_atomically
+from apq_tune.pipeline.files import write_atomically
 from apq_tune.pipeline.refine import Refined
 from apq_tune.report.tables import STYLE
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from apq_tune.front import Front
-from apq_tune.pipeline.directory import to_json, write_atomically
+from apq_tune.pipeline.files import to_json, write_atomically
 from apq_tune.pipeline.rivals import RIVALS
 from apq_tune.pipeline.run import Outcome
 from apq_tune.report.tables import STYLE

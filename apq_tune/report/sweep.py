@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from apq_tune.pipeline.directory import write_atomically
+from apq_tune.pipeline.files import write_atomically
 from apq_tune.pipeline.sweep import Sweep, Task, number, results_frame, target_columns
 from apq_tune.problem import Objective
 from apq_tune.report.tables import STYLE

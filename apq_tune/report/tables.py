@@ -19,7 +19,7 @@ from apq_tune.cost.table import pairs_that_shrink
 from apq_tune.encoding import Encoding
 from apq_tune.errors import RunError
 from apq_tune.front import Front
-from apq_tune.pipeline.directory import write_atomically
+from apq_tune.pipeline.files import write_atomically
 from apq_tune.problem import Bounded, Metric
 from apq_tune.skeleton import BIT_FIELDS
 from apq_tune.space import SearchSpace

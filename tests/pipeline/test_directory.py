@@ -3,7 +3,8 @@ import json
 import pytest
 
 from apq_tune.errors import RunError
-from apq_tune.pipeline.directory import RunDirectory, StageDirectory, write_atomically
+from apq_tune.pipeline.directory import RunDirectory, StageDirectory
+from apq_tune.pipeline.files import write_atomically
 
 
 def basis(**settings):
@@ -18,10 +19,11 @@ def test_a_stage_resumes_what_it_was_and_starts_afresh_when_a_setting_changed(tm
     assert again.stale is None
     assert again.finished_items() == {"000": {"loss": 0.5}}
     assert (again.seconds, again.done) == (2.0, False)
+    before = again.fingerprint
     changed = StageDirectory(tmp_path / "stage", basis(n=3, training={"epochs": 4}))
     assert changed.stale == "training.epochs 2 -> 4"
     assert changed.finished_items() == {}
-    assert changed.fingerprint != again.fingerprint
+    assert changed.fingerprint != before
 
 
 def test_a_changed_earlier_stage_is_named(tmp_path):
@@ -52,12 +54,12 @@ def test_runs_of_another_space_or_format_or_no_runs_at_all_are_refused(tmp_path,
         RunDirectory(tmp_path / "run", space.model_copy(update={"name": "other"}), {}, "cmd")
     record = tmp_path / "run" / "run.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"format": 0}))
-    with pytest.raises(RunError, match="format 0, this version writes 1"):
+    with pytest.raises(RunError, match="is of format 0, this version of apq-tune writes 2 and reads no other"):
         RunDirectory(tmp_path / "run", space, {}, "cmd")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
     with pytest.raises(RunError, match="is no run directory"):
         RunDirectory(tmp_path / "mine", space, {}, "cmd")
     record.write_text("{")
-    with pytest.raises(RunError, match=r"run\.json: cannot be read"):
+    with pytest.raises(RunError, match=r"run\.json: is damaged .*; delete it, the same command makes it anew"):
         RunDirectory(tmp_path / "run", space, {}, "cmd")

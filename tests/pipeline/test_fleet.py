@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from apq_tune import Encoding, Evolution, FunctionMetric, Objective, Problem, RunError, search
+from apq_tune.pipeline.digests import Digests
 from apq_tune.pipeline.directory import digest
 from apq_tune.pipeline.fleet import Fleet, finish
 from apq_tune.search import Searching
@@ -62,8 +63,7 @@ def test_a_folder_is_used_when_it_is_new_or_empty_or_asked_to_go_on(tmp_path: Pa
     basis = {"seeds": 2, "limits": [("a", 1.0)]}
     Fleet(tmp_path / "new", "sweep", basis, resume=False)
     Fleet(tmp_path / "new", "sweep", basis, resume=False)  # nothing was done in it
-    (tmp_path / "new/items").mkdir()
-    (tmp_path / "new/items/a.json").write_text('{"n": 1}')
+    Digests(tmp_path / "new").write("items/a.json", '{"n": 1}')
     with pytest.raises(RunError, match="holds a sweep begun before; go on with --resume, or choose another --out"):
         Fleet(tmp_path / "new", "sweep", basis, resume=False)
     assert Fleet(tmp_path / "new", "sweep", basis, resume=True).finished() == {"a": {"n": 1}}
@@ -78,7 +78,7 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path) ->
     before = (out / "fleet.json").read_bytes()
     with pytest.raises(RunError, match="is a sweep whose seeds is 2, not 3; repeat what it began with"):
         Fleet(out, "sweep", {"seeds": 3}, resume=True)
-    with pytest.raises(RunError, match="is a sweep of format 1, not a comparison of format 1; choose another --out"):
+    with pytest.raises(RunError, match="is a sweep, not a comparison; choose another --out"):
         Fleet(out, "comparison", {"seeds": 2}, resume=True)
     assert (out / "fleet.json").read_bytes() == before
     (tmp_path / "mine").mkdir()
@@ -93,12 +93,15 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path) ->
 
 def test_a_damaged_result_is_named_and_the_others_stay(tmp_path: Path) -> None:
     fleet = Fleet(tmp_path, "sweep", {}, resume=False)
-    (tmp_path / "items").mkdir()
-    (tmp_path / "items/a.json").write_text("{}")
-    (tmp_path / "items/b.json").write_text('{"n')
-    with pytest.raises(RunError, match=r"b\.json: cannot be read \(.*\); delete it to have that search done again"):
+    for name in "abc":
+        Digests(tmp_path).write(f"items/{name}.json", "{}")
+    (tmp_path / "items/b.json").write_text('{"n": 1}')
+    (tmp_path / "items/foreign.json").write_text("{}")
+    fleet = Fleet(tmp_path, "sweep", {}, resume=True)
+    with pytest.raises(RunError, match=r"b\.json: is damaged .*; delete it, the same command with --resume does that"):
         fleet.finished()
-    assert (tmp_path / "items/a.json").exists()
+    (tmp_path / "items/b.json").unlink()
+    assert set(fleet.finished()) == {"a", "c"}
 
 
 def test_digests_tell_contents_and_names_apart(tmp_path: Path) -> None:

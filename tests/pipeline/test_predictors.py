@@ -18,6 +18,8 @@ from apq_tune import ApqError, Encoding, load_predictor
 from apq_tune.cli import cli
 from apq_tune.cli.predictor import PLAIN
 from apq_tune.cost import Costs, bit_ops
+from apq_tune.pipeline.directory import RunDirectory, StageDirectory
+from apq_tune.pipeline.files import write_atomically
 from apq_tune.pipeline.learning import fit_predictors
 from apq_tune.pipeline.measuring import measure_searches
 from apq_tune.pipeline.predictor_report import report_predictors
@@ -33,13 +35,15 @@ QUICK = {"ridge", "linear_ladder", "ladder", "mean"}
 
 def made_up_run(encoding: Encoding, path: Path, n_pairs: int) -> Path:
     """The directory of a run whose losses are a power of BitOps, with noise."""
-    path.mkdir()
-    (path / "run.json").write_text(json.dumps({"settings": Settings().model_dump(mode="json")}))
-    (path / "space.yaml").write_text(encoding.space.to_yaml())
+    settings, fingerprints = Settings(), dict[str, str]()
+    RunDirectory(path, encoding.space, settings.model_dump(mode="json"), "")
     for number, stage in enumerate(STAGES[:5], start=1):
-        folder = path / f"{number}_{stage.name}"
-        folder.mkdir()
-        (folder / "stage.json").write_text(json.dumps({"status": "done"}))
+        basis = {
+            "settings": settings.model_dump(mode="json", include=set(stage.settings)),
+            "needs": {name: fingerprints[name] for name in stage.needs},
+            "space": encoding.space.model_dump(mode="json"),
+        }
+        directory = StageDirectory(path / f"{number}_{stage.name}", basis)
         n = n_pairs if stage.name == "qat_pairs" else 60
         rng = np.random.default_rng(number)
         genomes = encoding.sample(n, rng)
@@ -52,7 +56,9 @@ def made_up_run(encoding: Encoding, path: Path, n_pairs: int) -> Path:
             "loss_odd": odd,
         }
         table = pd.DataFrame(columns | {"candidate": [c.to_json() for c in encoding.decode(genomes)]})
-        table.to_csv(folder / "losses.csv", index=False)
+        directory.write("losses.csv", table.to_csv(index=False))
+        directory.add_seconds(1.0, done=True)
+        fingerprints[stage.name] = directory.fingerprint
     return path
 
 
@@ -105,10 +111,25 @@ def test_report_says_what_is_missing(encoding: Encoding, tmp_path: Path) -> None
     assert "is no run directory" in refusal("predictor", "report", tmp_path / "absent")
     run = made_up_run(encoding, tmp_path / "few", 9)
     assert "has 9 quantized pairs, 10 are needed" in refusal("predictor", "report", run)
-    (run / "5_qat_pairs" / "stage.json").write_text(json.dumps({"status": "running"}))
-    assert "its stage qat_pairs is not done; go on with: apq-tune run digits" in refusal("predictor", "report", run)
+    losses = run / "5_qat_pairs" / "losses.csv"
+    losses.write_text(losses.read_text()[:-100])
+    assert "losses.csv: is damaged (its content is not" in refusal("predictor", "report", run)
+    assert f"delete it, this makes it anew: apq-tune run digits --out {run}" in refusal("predictor", "report", run)
     (run / "5_qat_pairs" / "stage.json").unlink()
-    assert "its stage qat_pairs is not done" in refusal("predictor", "report", run)
+    assert "its stage qat_pairs is not done; go on with: apq-tune run digits" in refusal("predictor", "report", run)
+
+
+class Folder:
+    """As much of a stage's directory as they see, without digests."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.checked = path, path.joinpath
+
+    def has(self, name: str) -> bool:
+        return (self.path / name).exists()
+
+    def write(self, name: str, content: Any) -> None:
+        write_atomically(self.path / name, content)
 
 
 class Stages:
@@ -121,7 +142,7 @@ class Stages:
 
     def directory(self, stage: str) -> Any:
         number = next(n for n, known in enumerate(STAGES, start=1) if known.name == stage)
-        return types.SimpleNamespace(path=self.path / f"{number}_{stage}")
+        return Folder(self.path / f"{number}_{stage}")
 
     def advance(self, stage: str, done: int, total: int) -> None:
         pass

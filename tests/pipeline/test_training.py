@@ -9,7 +9,7 @@ import torch
 
 from apq_tune import SearchSpace
 from apq_tune.errors import RunError
-from apq_tune.pipeline import training
+from apq_tune.pipeline.directory import StageDirectory
 from apq_tune.pipeline.run import PipelineRun
 
 CHANGES = {
@@ -42,15 +42,15 @@ def test_stopped_within_an_epoch_it_ends_with_the_same_weights(
 ) -> None:
     written = []
 
-    def write(path: Path, content: bytes) -> None:
-        written.append(path.name)
-        original(path, content)
+    def write(stage: StageDirectory, name: str, content: bytes) -> None:
+        written.append(name)
+        original(stage, name, content)
         if written.count("checkpoint.pt") == last:
             raise KeyboardInterrupt
 
-    original = training.write_atomically
+    original = StageDirectory.write
     with monkeypatch.context() as patch:
-        patch.setattr(training, "write_atomically", write)
+        patch.setattr(StageDirectory, "write", write)
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path / "run")
     weights = train(tmp_path / "run")

@@ -1,0 +1,58 @@
+"""Files that are written whole or not at all, and JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from apq_tune.errors import RunError
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader, or a run that resumes after a crash, sees all of it or nothing.
+
+    Raises:
+        RunError: if it cannot be written (no permission, disk full), with the reason.
+    """
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise cannot_write(path, error) from None
+
+
+def cannot_write(path: Path, error: OSError) -> RunError:
+    """What to say when a file or a folder cannot be written."""
+    return RunError(f"cannot write {path}: {error.strerror or error}; mend that or choose another --out")
+
+
+def read_json(path: Path, remedy: str = "delete it and repeat the command") -> Any:
+    """Read a JSON file of ours.
+
+    Args:
+        path: of the file.
+        remedy: what to do if it is damaged.
+
+    Raises:
+        RunError: if it is missing or damaged, naming the file and the remedy.
+    """
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{path}: cannot be read ({str(error).splitlines()[0]}); {remedy}") from None
+
+
+def to_json(data: Any) -> str:
+    """Readable JSON."""
+    return json.dumps(data, indent=1) + "\n"
