@@ -45,9 +45,9 @@ def main() -> None:
     show(f"refined ({total} epochs of QAT)", final.loc[final["search_loss"].idxmin()])
     uniform = final[final["uniform"]]
     show("its best with uniform bits", uniform.loc[uniform["search_loss"].idxmin()])
-    best = arguments.run / "best.json"
+    best = arguments.run / "8_search" / "best.json"
     if best.exists():
-        show("the run's best", trained(Front.load(best).candidates[0]))
+        show("the run's predicted best", trained(Front.load(best).candidates[0]))
     costs = Costs.of(encoding)
     texts = settings["constraints"] or run.settings.constraints
     problem = Problem(encoding, [Objective(costs.metrics["macs"])], costs.limits(texts))

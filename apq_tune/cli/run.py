@@ -10,9 +10,9 @@ import click
 
 from apq_tune.cli.costs import BUDGET, LIMITS, TABLES, all_limits
 
-PAPER = {"quantized.epochs": 0, "predictor": "transferred", "pair_bits": "alike"}
-"""Settings of the literal protocol: the second supernet is the first one, its clip values calibrated, and the
-bits of pairs are drawn layer by layer."""
+PAPER = {"quantized.epochs": 0, "predictor": "transferred", "fallback": False, "pair_bits": "alike"}
+"""Settings of the literal protocol: the second supernet is the first one, its clip values calibrated, the bits of pairs
+are drawn layer by layer, and the predictor is used whether it is of use or not."""
 
 device_option = click.option(
     "--device",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 
 from apq_tune.candidate import Candidate
+from apq_tune.cost import cost_models
 from apq_tune.encoding import Encoding
 from apq_tune.pipeline.directory import StageFiles
 from apq_tune.pipeline.files import to_json
@@ -15,7 +18,6 @@ from apq_tune.predict import (
     Agreement,
     Fit,
     Floats,
-    Form,
     Pairs,
     agreement,
     fit_fp32,
@@ -25,8 +27,11 @@ from apq_tune.predict import (
 )
 from apq_tune.predict.ensemble import BoundPredictor, fit_parts
 from apq_tune.predict.files import load_predictor, predictor_bytes
+from apq_tune.predict.law import fit_law
 from apq_tune.predict.mlp import MLPPredictor
 from apq_tune.predict.pairs import networks_of
+from apq_tune.predict.scores import kendall_tau
+from apq_tune.predict.trust import COSTS, PROXY, judge
 
 LOSSES, PREDICTOR, REPORT = "losses.csv", "predictor.npz", "report.json"
 """Files of stages that measure and of stages that learn."""
@@ -67,7 +72,8 @@ def fit_fp32_predictor(run: Run) -> None:
 def fit_predictors(run: Run) -> None:
     """Transfer to the quantized supernet's losses, then to QAT; compare with other forms on held-out pairs.
 
-    A search that asks for a confidence bound (``kappa``) gets it from an ensemble of the chosen form.
+    A form that is demonstrably of no use is replaced by what the same pairs support best (``predict.trust``). A search
+    that asks for a confidence bound (``kappa``) gets it from an ensemble of what is used.
     """
     fp32 = load_predictor(run.directory("fp32_predictor").checked(PREDICTOR), run.encoding)
     assert isinstance(fp32, MLPPredictor)
@@ -76,7 +82,7 @@ def fit_predictors(run: Run) -> None:
     seed = run.settings.seed
     proxy = fit_proxy(run.encoding, proxy_pairs, seed, fp32=fp32)
     fits = forms(fp32, proxy)
-    unseen: dict[Form, Floats] = {}
+    unseen: dict[str, Floats] = {}
     for number, (name, fit) in enumerate(fits.items()):
         run.advance("predictors", number, len(fits) + 1)
         if name != "mean":
@@ -84,15 +90,25 @@ def fit_predictors(run: Run) -> None:
     unseen["mean"] = np.exp(np.mean([np.log(unseen[name]) for name in AVERAGED], axis=0))
     n_images = len(run.data.search.labels)
     n_search = min(n_images, run.settings.n_search or n_images)
+    costs = {cost.name: cost for cost in cost_models(run.encoding) if cost.name in COSTS}
+    rankings = unseen | {PROXY: proxy(pairs.genomes)} | {name: -cost(pairs.genomes) for name, cost in costs.items()}
+    taus = {name: kendall_tau(values, pairs.target) for name, values in rankings.items()}
+    trust = judge(run.settings.predictor, taus, len(pairs.target), fall_back=run.settings.fallback)
     report = {
         "noise_floor": {"quantized supernet": noise_floor(proxy_table), "qat pairs": noise_floor(table)},
         "held_out": {name: agreement(unseen[name], pairs.target)._asdict() for name in fits},
         "proxy alone": agreement(proxy(pairs.genomes), pairs.target)._asdict(),
-        "chosen": run.settings.predictor,
+        "chosen": trust.form,
+        "used": trust.used,
+        "useless": trust.useless,
+        "why": trust.why,
+        "n": trust.n,
+        "support": {name: support._asdict() for name, support in trust.support.items()},
         "error_law": error_law(pairs.target, table["accuracy"].to_numpy(), n_search),
     }
     directory = run.directory("predictors")
-    fit = fits[run.settings.predictor]
+    laws: dict[str, Fit] = {name: partial(fit_law, metric=metric) for name, metric in (costs | {PROXY: proxy}).items()}
+    fit = ({str(name): form for name, form in fits.items()} | laws)[trust.used]
     directory.write(PREDICTOR, predictor_bytes(fit(run.encoding, pairs, seed)))
     if run.settings.kappa:
         bound = BoundPredictor(fit_parts(fit, run.encoding, pairs, seed), run.settings.kappa)

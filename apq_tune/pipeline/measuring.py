@@ -15,13 +15,16 @@ from apq_tune.front import Front
 from apq_tune.genotype import Genomes
 from apq_tune.integrations.ray import Result, Work
 from apq_tune.pipeline.files import read_json
-from apq_tune.pipeline.learning import BOUND, LOSSES, PREDICTOR
+from apq_tune.pipeline.learning import BOUND, LOSSES, PREDICTOR, REPORT
 from apq_tune.pipeline.stage import Parts, Run, weights
 from apq_tune.pipeline.work import Networks, Question, final_training, pair_batch, run_search, score_batch
 from apq_tune.predict.files import load_predictor
 
 PAIR_BATCH = 4
 """Candidates in a trial of brief QAT."""
+
+MORE = 2
+"""Times as many points of the front are trained where the predictor is of no use."""
 
 SEARCHES = ("best", "front", "random", "rivals")
 
@@ -124,7 +127,11 @@ def measure_finalists(run: Run) -> Parts:
 
 
 def finalists(run: Run) -> dict[str, Candidate]:
-    """Name -> candidate, each once: the baselines, the best under the constraints, its rivals, points of the front."""
+    """Name -> candidate, each once: the baselines, the best under the constraints, its rivals, points of the front.
+
+    Where the search could not rely on the predictor that it was asked to use, more points are taken: then real training
+    has to find what prediction cannot.
+    """
     found = run.directory("search")
     largest = run.encoding.extremes()[1]
     chosen = {f"largest_{bits}bit": largest.with_bits(bits) for bits in baseline_bits(run.encoding)}
@@ -132,7 +139,9 @@ def finalists(run: Run) -> dict[str, Candidate]:
     rivals = {name: c and Candidate.from_dict(c) for name, c in read_json(found.checked("rivals.json")).items()}
     chosen |= {name: c for name, c in rivals.items() if c is not None and c not in chosen.values()}
     front = Front.load(found.checked("front.json"))
-    for number, index in enumerate(spread(np.log(front.metrics["bit_ops"].to_numpy()), run.settings.n_front), start=1):
+    trusted = not read_json(run.directory("predictors").checked(REPORT))["useless"]
+    n = run.settings.n_front * (1 if trusted else MORE)
+    for number, index in enumerate(spread(np.log(front.metrics[front.objectives[1].name].to_numpy()), n), start=1):
         if front.candidates[index] not in chosen.values():
             chosen[f"front_{number}"] = front.candidates[index]
     return chosen

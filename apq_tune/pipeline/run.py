@@ -19,15 +19,17 @@ from apq_tune.data import data_digest, is_folder, load_data
 from apq_tune.encoding import Encoding
 from apq_tune.front import Front
 from apq_tune.integrations.ray import Result, check_address, cluster, gpu_share, run_trials
+from apq_tune.pipeline.choice import kept, with_choice
 from apq_tune.pipeline.defaults import default_settings
 from apq_tune.pipeline.directory import RunDirectory, StageDirectory
 from apq_tune.pipeline.files import read_json
-from apq_tune.pipeline.learning import PREDICTOR, REPORT
+from apq_tune.pipeline.learning import PREDICTOR, REPORT, measured
 from apq_tune.pipeline.settings import Settings
 from apq_tune.pipeline.stage import Parts, Stage
 from apq_tune.pipeline.stages import STAGES
-from apq_tune.pipeline.work import of_its_stage
+from apq_tune.pipeline.work import front_cost, of_its_stage
 from apq_tune.predict.files import load_predictor
+from apq_tune.problem import Constraint
 from apq_tune.space import SearchSpace
 from apq_tune.supernet.metrics import device_of
 
@@ -55,16 +57,31 @@ class Outcome(NamedTuple):
     """What a run found.
 
     Attributes:
-        table: one row for each finalist and baseline, real accuracies included.
+        table: one row for each finalist and baseline, real accuracies included; ``chosen`` is the best of those that
+            are ``feasible``, after real training.
+        constraints: the limits.
         fronts: ``best``, ``front`` and ``random``, as the searches found them.
-        predictors: how good the predictors are, and the noise floor.
+        predictors: how good the predictors are, which one the search used, and the noise floor.
+        pairs_kept: how many of the pairs that the predictor learned from keep the limits.
+        settings: of the run.
+        weights: file of the chosen network's weights.
         seconds: wall time of each stage.
     """
 
     table: pd.DataFrame
+    constraints: tuple[Constraint, ...]
     fronts: dict[str, Front]
     predictors: dict[str, Any]
+    pairs_kept: int
+    settings: Settings
+    weights: Path | None
     seconds: dict[str, float]
+
+    @property
+    def chosen(self) -> pd.Series | None:
+        """Row of the network to take; ``None`` if none that was trained keeps the limits."""
+        rows = self.table[self.table["chosen"]]
+        return rows.iloc[0] if len(rows) else None
 
 
 class PipelineRun:
@@ -232,14 +249,23 @@ class PipelineRun:
         report["fp32"] = read_json(self.directory("fp32_predictor").checked(REPORT))
         search = self.directory("search")
         fronts = {name: Front.load(search.checked(f"{name}.json")) for name in ("best", "front", "random")}
+        constraints = tuple(self.costs.limits(self.settings.constraints))
+        pairs, _ = measured(self, "qat_pairs")
+        limited = {c.metric.name: c.metric(pairs.genomes) for c in constraints}
+        table = self._table(report["error_law"], constraints)
+        (chosen,) = table.loc[table["chosen"], "name"].tolist() or [None]
         return Outcome(
-            self._table(report["error_law"]),
+            table,
+            constraints,
             fronts,
             report,
+            int(kept(pd.DataFrame(limited, index=range(len(pairs.target))), constraints).sum()),
+            self.settings,
+            None if chosen is None else self.directory("finalists").checked(f"{chosen}.pt"),
             {name: directory.seconds for name, directory in self._directories.items()},
         )
 
-    def _table(self, error_law: list[float]) -> pd.DataFrame:
+    def _table(self, error_law: list[float], constraints: Sequence[Constraint]) -> pd.DataFrame:
         items = self.directory("finalists").finished_items()
         candidates = [Candidate.from_dict(item["candidate"]) for item in items.values()]
         genomes = self.encoding.encode(candidates, check=False)
@@ -258,7 +284,9 @@ class PipelineRun:
         }
         columns |= {name: metric(genomes) for name, metric in self.costs.metrics.items()}
         columns |= {"candidate": list(map(str, candidates)), "candidate_json": [c.to_json() for c in candidates]}
-        return pd.DataFrame(columns).sort_values("bit_ops", ascending=False, ignore_index=True)
+        order = front_cost(constraints, self.costs).name
+        table = pd.DataFrame(columns).sort_values(order, ascending=False, kind="stable", ignore_index=True)
+        return with_choice(table, constraints)
 
 
 def _groups(stages: Sequence[Stage]) -> list[list[Stage]]:

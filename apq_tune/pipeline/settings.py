@@ -33,6 +33,8 @@ class Settings(BaseModel):
             ``"alike"``, every width of every layer as likely (Wang 2020).
         folds: of the cross-validation that compares predictors.
         predictor: the form that the search uses.
+        fallback: whether a form that ranks held-out pairs no better than chance, or than a cost, gives way to what the
+            same pairs support best (``predict.trust``).
         kappa: standard deviations that the search adds to a predicted loss, against candidates that look good because
             the predictor errs; 0 trusts the prediction.
         constraints: on cost models, such as ``bit_ops<=25%`` (of the largest network at its most bits) or
@@ -59,6 +61,7 @@ class Settings(BaseModel):
     pair_bits: Literal["policies", "alike"] = "policies"
     folds: ranges.Folds = 5
     predictor: Form = "mean"
+    fallback: bool = True
     kappa: ranges.Deviations = 0.0
     constraints: tuple[str, ...] = ("bit_ops<=25%",)
     n_evaluations: ranges.Evaluations = 10_000

@@ -43,7 +43,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "predictors",
         ("fp32_predictor", "proxy_losses", "qat_pairs"),
-        ("seed", "folds", "predictor", "kappa"),
+        ("seed", "folds", "predictor", "fallback", "kappa"),
         run=fit_predictors,
     ),
     Stage("search", ("predictors",), ("seed", "constraints", "n_evaluations"), measure=measure_searches),

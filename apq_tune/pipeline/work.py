@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 from apq_tune.candidate import Candidate
 from apq_tune.cost import Costs
 from apq_tune.data import AnySplit, Data
+from apq_tune.errors import ProblemError
+from apq_tune.front import Axis, Front
 from apq_tune.integrations.ray import Result, Work
 from apq_tune.pipeline.files import to_json
 from apq_tune.pipeline.rivals import RIVALS, Rivals
 from apq_tune.pipeline.settings import Settings
 from apq_tune.predict import Predictor
-from apq_tune.problem import Objective, Problem
+from apq_tune.problem import Constraint, Metric, Objective, Problem
 from apq_tune.search import RandomSearch, search
 from apq_tune.space import SearchSpace
 from apq_tune.supernet.batches import first_images
@@ -89,6 +93,12 @@ def final_training(item: dict[str, Any], shared: Networks) -> Result:
     return Result(scores, {"weights.pt": buffer.getvalue()})
 
 
+def front_cost(constraints: Sequence[Constraint], costs: Costs) -> Metric:
+    """What a front trades loss against: the metric of the first upper limit, BitOps where there is none."""
+    limited = [constraint.metric for constraint in constraints if constraint.sense == "<="]
+    return limited[0] if limited else costs.metrics["bit_ops"]
+
+
 class Question(NamedTuple):
     """What the searches share."""
 
@@ -99,15 +109,17 @@ class Question(NamedTuple):
     costs: Costs
 
     def problems(self) -> dict[str, Problem]:
-        """``best``: least predicted loss under all constraints; ``front``: the same against BitOps, unlimited there."""
+        """``best``: least predicted loss under all constraints; ``front``: the same against the first limited cost.
+
+        The front keeps every constraint, too: its points are trained in full, and a network over a limit could not be
+        chosen however good it is.
+        """
         encoding, costs = self.costs.encoding, list(self.costs.metrics.values())
         constraints = self.costs.limits(self.settings.constraints)
-        bit_ops = self.costs.metrics["bit_ops"]
-        others = [c for c in constraints if c.metric.name != bit_ops.name]
         loss = Objective(self.predictor)
         return {
             "best": Problem(encoding, [loss], constraints, costs),
-            "front": Problem(encoding, [loss, Objective(bit_ops)], others, costs),
+            "front": Problem(encoding, [loss, Objective(front_cost(constraints, self.costs))], constraints, costs),
         }
 
     def rivals(self) -> dict[str, Candidate | None]:
@@ -123,7 +135,8 @@ def run_search(item: str, shared: Question) -> Result:
     """One whole inner search, or several small ones, and the content of its file.
 
     ``best``, ``front``, or ``random``, which answers the front's question at random; ``rivals``: what a uniform policy
-    and separate stages come to under the constraints of ``best``.
+    and separate stages come to under the constraints of ``best``. Random search may meet nothing that keeps tight
+    limits; its front then is empty.
     """
     torch.set_num_threads(1)
     settings = shared.settings
@@ -131,8 +144,20 @@ def run_search(item: str, shared: Question) -> Result:
         return Result({"file": to_json({name: c and c.to_dict() for name, c in shared.rivals().items()})})
     problem = shared.problems()["front" if item == "random" else item]
     algorithm = RandomSearch() if item == "random" else None
-    front = search(problem, algorithm, n_evaluations=settings.n_evaluations, seed=settings.seed)
+    try:
+        front = search(problem, algorithm, n_evaluations=settings.n_evaluations, seed=settings.seed)
+    except ProblemError:
+        if item != "random":
+            raise
+        front = _empty(problem, settings.n_evaluations)
     return Result({"file": front.to_json()})
+
+
+def _empty(problem: Problem, n_evaluations: int) -> Front:
+    """The front of a search that met nothing feasible."""
+    axes = tuple(Axis(o.metric.name, o.metric.unit, o.direction) for o in problem.objectives)
+    table = pd.DataFrame(columns=[metric.name for metric in problem.metrics], dtype=float)
+    return Front((), table, axes, {"n_evaluations": n_evaluations})
 
 
 def of_its_stage(item: tuple[str, Any], shared: dict[str, tuple[Work, Any]]) -> Result:

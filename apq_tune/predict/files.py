@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import yaml
 
+from apq_tune.cost import CostModel, cost_models
 from apq_tune.encoding import Encoding
 from apq_tune.errors import RunError
 from apq_tune.predict.design import Design
 from apq_tune.predict.ensemble import BoundPredictor, Ensemble
 from apq_tune.predict.gp import GaussianProcessPredictor, Kernel
+from apq_tune.predict.law import LawPredictor
 from apq_tune.predict.mean import MeanPredictor
 from apq_tune.predict.mlp import MLPPredictor, mlp_shapes
 from apq_tune.predict.ordinal import OrdinalFeatures, n_features
@@ -89,6 +91,12 @@ def _arrays(predictor: Predictor, prefix: str = "") -> dict[str, Any]:
             own |= {"kind": "ensemble", "error": predictor.error}
     elif isinstance(predictor, BoundPredictor):
         own, children = {"kind": "bound", "kappa": predictor.kappa}, {"ensemble": predictor.ensemble}
+    elif isinstance(predictor, LawPredictor):
+        own = {"kind": "law", "slope": predictor.slope, "intercept": predictor.intercept, "cost": ""}
+        if isinstance(predictor.metric, CostModel):
+            own["cost"] = predictor.metric.name
+        else:
+            children = {"metric": predictor.metric}
     else:
         raise TypeError(f"cannot save a {type(predictor).__name__}; this version saves the forms that it fits")
     arrays = {prefix + name: np.asarray(value) for name, value in own.items()}
@@ -125,6 +133,13 @@ def _predictor(arrays: dict[str, Any], prefix: str, encoding: Encoding) -> Predi
         ensemble = _predictor(arrays, f"{prefix}ensemble.", encoding)
         assert isinstance(ensemble, Ensemble)
         return BoundPredictor(ensemble, float(own["kappa"]))
+    if kind == "law":
+        metric: Predictor | CostModel
+        if cost := str(own["cost"]):
+            metric = {model.name: model for model in cost_models(encoding)}[cost]
+        else:
+            metric = _predictor(arrays, f"{prefix}metric.", encoding)
+        return LawPredictor(encoding, metric, float(own["slope"]), float(own["intercept"]))
     members = tuple(_predictor(arrays, f"{prefix}member{i}.", encoding) for i in range(int(own["n_members"])))
     if kind == "mean":
         return MeanPredictor(members, bool(own["log"]))

@@ -23,15 +23,18 @@ class Agreement(NamedTuple):
 
 def agreement(predicted: Floats, measured: Floats, *, log: bool = True) -> Agreement:
     """Compare two ``(n,)`` arrays of positive losses, or of accuracies with ``log=False``."""
-    from scipy.stats import kendalltau
-
     i, j = np.triu_indices(len(measured), 1)
     same = np.sign(predicted[i] - predicted[j]) * np.sign(measured[i] - measured[j])
     errors = np.log(predicted) - np.log(measured) if log else predicted - measured
     rmse = float(np.sqrt(np.mean(errors**2)))
-    return Agreement(
-        float(kendalltau(predicted, measured).statistic), float((same + 1).mean() / 2), rmse, len(measured)
-    )
+    return Agreement(kendall_tau(predicted, measured), float((same + 1).mean() / 2), rmse, len(measured))
+
+
+def kendall_tau(predicted: Floats, measured: Floats) -> float:
+    """Rank correlation of two ``(n,)`` arrays, from -1 to 1; not a number where one of them is all alike."""
+    from scipy.stats import kendalltau
+
+    return float(kendalltau(predicted, measured).statistic)
 
 
 def held_out(

@@ -1,129 +1,171 @@
-"""The end of a run: tables on the terminal; ``results.csv``, ``summary.json`` and ``front.png`` in the directory."""
+"""The end of a run: tables on the terminal; ``results.csv``, ``summary.json``, pictures and the chosen network."""
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from rich.console import Console
 from rich.table import Table
 
 from apq_tune.front import Front
+from apq_tune.pipeline.choice import RECORD, WEIGHTS, described, keep
 from apq_tune.pipeline.files import to_json, write_atomically
 from apq_tune.pipeline.rivals import RIVALS
 from apq_tune.pipeline.run import Outcome
+from apq_tune.problem import Constraint
+from apq_tune.report.answer import print_chosen
+from apq_tune.report.limits import amount, cell, engineering, heading, print_fitting, share
+from apq_tune.report.pictures import run_picture
 from apq_tune.report.tables import STYLE
+from apq_tune.report.trust import OF_PREDICTORS, agreement_line, predictor_table, trust_lines
+
+OPTIONAL = ("blocks", "predicted")
+"""Columns that a narrow terminal goes without, the first one first."""
 
 
 def write_report(outcome: Outcome, path: Path, console: Console) -> None:
     """Write the files and print the tables."""
-    write_atomically(path / "results.csv", outcome.table.to_csv(index=False))
-    write_atomically(path / "front.png", front_picture(outcome))
-    for name, front in outcome.fronts.items():
-        write_atomically(path / f"{name}.json", front.to_json())
-    hypervolumes = search_hypervolumes(outcome.fronts)
-    summary = {"predictors": outcome.predictors, "hypervolume": hypervolumes, "seconds": outcome.seconds}
-    write_atomically(path / "summary.json", to_json(summary))
+    table, constraints, fronts = outcome.table, outcome.constraints, outcome.fronts
+    hypervolumes = search_hypervolumes(fronts)
+    row = outcome.chosen
+    fidelity = f"QAT, {outcome.settings.final.epochs} epochs"
+    record = None if row is None else described(row, constraints, fidelity)
+    write_atomically(path / "results.csv", table.to_csv(index=False))
+    write_atomically(path / "front.png", run_picture(outcome))
+    for name in ("front", "random"):
+        write_atomically(path / f"{name}.json", fronts[name].to_json())
+    keep(path, record, None if outcome.weights is None else outcome.weights.read_bytes())
+    write_atomically(path / "summary.json", to_json(summary(outcome, record, hypervolumes)))
     console.print()
-    console.print(predictor_table(outcome))
-    console.print(results_table(outcome.table))
-    evaluations = outcome.fronts["front"].provenance["n_evaluations"]
-    console.print(
-        f"{evaluations} candidates scored in each search; NSGA-II covers {hypervolumes['front']:.3f} of the "
-        f"predicted loss x BitOps plane, random search {hypervolumes['random']:.3f}."
+    print_fitting(
+        console,
+        lambda without: predictor_table(outcome.predictors, without),
+        OF_PREDICTORS,
+        lambda: predictor_records(outcome),
     )
-    console.print("train fits weights, search makes every choice, test only reports; accuracies are after equal QAT.")
-    console.print(
-        f"Files in {path}: results.csv, front.png, front.json, summary.json, 9_finalists/*.pt", soft_wrap=True
+    print_fitting(
+        console,
+        lambda without: results_table(table, constraints, without),
+        OPTIONAL,
+        lambda: network_records(table, constraints),
     )
+    cost = fronts["front"].objectives[1].name
+    console.print(
+        f"{fronts['front'].provenance['n_evaluations']} candidates scored in each search; within the limits NSGA-II "
+        f"covers {hypervolumes['front']:.3f} of the predicted loss x {cost} plane, random search "
+        f"{hypervolumes['random']:.3f}.",
+        soft_wrap=True,
+    )
+    console.print(
+        f"train fits weights, search makes every choice, test only reports; accuracies are after {fidelity}, alike.",
+        soft_wrap=True,
+    )
+    console.print(agreement_line(table), soft_wrap=True, markup=False)
+    n_pairs = outcome.predictors["n"]
+    if constraints and outcome.pairs_kept < n_pairs / 4:
+        console.print(
+            f"Only {outcome.pairs_kept} of the {n_pairs} pairs that the predictor learned from keep the limits: it "
+            "knows little of where the search looked.",
+            soft_wrap=True,
+        )
+    for line in trust_lines(outcome.predictors, outcome.settings, str(path)):
+        console.print(line, soft_wrap=True, markup=False, style="bold")
+    console.print()
+    print_chosen(row, constraints, int(table["feasible"].sum()), len(table), console)
+    files = ["results.csv", "front.png", "front.json", "summary.json", "9_finalists/*.pt"]
+    chosen = [] if row is None else [f"{WEIGHTS} and {RECORD} (the chosen network)"]
+    console.print(f"Files in {path}: " + ", ".join([*chosen, *files]), soft_wrap=True, markup=False)
+
+
+def summary(outcome: Outcome, record: dict[str, Any] | None, hypervolumes: dict[str, float]) -> dict[str, Any]:
+    """What ``summary.json`` holds."""
+    columns = ["name", "feasible", "chosen", "search_accuracy", "test_accuracy"]
+    columns += [c.metric.name for c in outcome.constraints]
+    networks = outcome.table[list(dict.fromkeys(columns))].to_dict(orient="records")
+    return {
+        "chosen": record,
+        "networks": networks,
+        "predictors": outcome.predictors,
+        "pairs_kept": outcome.pairs_kept,
+        "hypervolume": hypervolumes,
+        "seconds": outcome.seconds,
+    }
 
 
 def search_hypervolumes(fronts: dict[str, Front]) -> dict[str, float]:
     """Share of the box from 0 to the worst values of both fronts that each of ``front`` and ``random`` dominates."""
-    both = [fronts["front"], fronts["random"]]
-    names = [axis.name for axis in both[0].objectives]
+    both = [front for front in (fronts["front"], fronts["random"]) if len(front)]
+    names = [axis.name for axis in fronts["front"].objectives]
     reference = {name: max(float(front.metrics[name].max()) for front in both) for name in names}
     box = 1.0
     for value in reference.values():
         box *= value
-    return {name: fronts[name].hypervolume(reference) / box for name in ("front", "random")}
+    shares = {name: fronts[name].hypervolume(reference) / box for name in ("front", "random") if len(fronts[name])}
+    return {name: shares.get(name, 0.0) for name in ("front", "random")}
 
 
-def predictor_table(outcome: Outcome) -> Table:
-    """How well the forms predict QAT losses they have not seen."""
-    report = outcome.predictors
-    n = report["held_out"]["scratch"]["n"]
-    table = Table(title=f"Predictors of QAT loss on {n} held-out pairs (cross-validated)", **STYLE)
-    table.add_column("form")
-    for column in ("Kendall tau", "pairwise accuracy", "RMSE of log loss"):
-        table.add_column(column, justify="right")
-    rows = {name + (" (used)" if name == report["chosen"] else ""): s for name, s in report["held_out"].items()}
-    rows["noise floor (even against odd images)"] = report["noise_floor"]["qat pairs"]
-    for name, scores in rows.items():
-        values = (f"{scores[key]:.3f}" for key in ("kendall_tau", "pairwise_accuracy", "rmse_log"))
-        table.add_row(name, *values)
-    return table
-
-
-def results_table(results: pd.DataFrame) -> Table:
-    """The front and the baselines, real accuracies beside predicted ones."""
+def results_table(
+    results: pd.DataFrame, constraints: tuple[Constraint, ...], without: frozenset[str] = frozenset()
+) -> Table:
+    """The front and the baselines: real accuracies, predicted ones, and every limited cost beside its limit."""
     table = Table(
         title="Found together, beside separate searches with the same limits and the largest network", **STYLE
     )
-    table.caption = "k kernel, c channels, w weight bits pw/dw, a activation bits pw/dw"
-    for column in ("", "predicted\nacc. %", "test\nacc. %", "BitOps", "weight\nbytes"):
-        table.add_column(column, justify="left" if not column else "right")
-    table.add_column("blocks, each stage\non a new line")
-    largest = results["bit_ops"].max()
-    for row in results.itertuples():
-        table.add_row(
-            row.name,
-            f"{100 * row.predicted_accuracy:.1f}",
-            f"{100 * row.test_accuracy:.1f}",
-            f"{row.bit_ops / 1e6:.2f} M\n({100 * row.bit_ops / largest:.0f}%)",
-            f"{row.weight_bytes:.0f}",
-            row.candidate.replace(" | ", "\n"),
-            style="dim" if row.name.startswith("largest") else "italic" if row.name in RIVALS else "",
-        )
+    caption = "* chosen; OVER: breaks the limit, not to be chosen" if constraints else "* chosen"
+    if "blocks" not in without:
+        caption += "; k kernel, c channels, w weight bits pw/dw, a activation bits pw/dw"
+    table.caption = caption
+    table.add_column("", no_wrap=True)
+    for constraint in constraints:
+        table.add_column(heading(constraint), justify="right", no_wrap=True)
+    if not constraints:
+        table.add_column("bit_ops", justify="right", no_wrap=True)
+    for column in ("search\nacc. %", "test\nacc. %"):
+        table.add_column(column, justify="right", no_wrap=True)
+    if "predicted" not in without:
+        table.add_column("predicted\nacc. %", justify="right", no_wrap=True)
+    if "blocks" not in without:
+        table.add_column("blocks, each stage\non a new line", no_wrap=True)
+    for row in results.to_dict(orient="records"):
+        costs = [cell(c, row[c.metric.name]) for c in constraints] or [engineering(row["bit_ops"])]
+        accuracies = [f"{100 * row[f'{split}_accuracy']:.1f}" for split in ("search", "test")]
+        accuracies += [] if "predicted" in without else [f"{100 * row['predicted_accuracy']:.1f}"]
+        blocks = [] if "blocks" in without else [row["candidate"].replace(" | ", "\n")]
+        table.add_row(_marked(row), *costs, *accuracies, *blocks, style=_style(row))
     return table
 
 
-def front_picture(outcome: Outcome) -> bytes:
-    """PNG: predicted front, random front, and what real QAT confirmed."""
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    predicted, real = figure.subplots(1, 2)
-    outcome.fronts["random"].plot(predicted, marker=".", linestyle="", color="0.7", label="random search")
-    outcome.fronts["front"].plot(predicted, marker=".", color="C0", label="NSGA-II")
-    predicted.set(title="predicted by the search", yscale="log", xscale="log")
-    predicted.legend()
-    _engineering(predicted)
-    baseline = outcome.table["name"].str.startswith("largest")
-    rival = outcome.table["name"].isin(RIVALS)
-    for rows, marker, label, place in (
-        (outcome.table[~baseline & ~rival], "o", "found together", (4, 4)),
-        (outcome.table[rival], "^", "searched apart, same limits", (4, -10)),
-        (outcome.table[baseline], "s", "largest network, uniform bits", (4, 4)),
-    ):
-        real.scatter(rows["bit_ops"], 100 * rows["test_accuracy"], label=label, marker=marker)
-        for row in rows.itertuples():
-            real.annotate(row.name, (row.bit_ops, 100 * row.test_accuracy), place, textcoords="offset points", size=7)
-    real.set(
-        title="after real QAT, on test images", xlabel="bit_ops (BitOps)", ylabel="test accuracy (%)", xscale="log"
-    )
-    real.margins(x=0.2, y=0.15)
-    real.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3, frameon=False, fontsize=8)
-    _engineering(real)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
+def _marked(row: dict[str, Any]) -> str:
+    return ("* " if row["chosen"] else "  ") + str(row["name"])
 
 
-def _engineering(ax: Axes) -> None:
-    """Label a logarithmic x axis at 1, 2 and 5 times powers of ten, as ``5 M``."""
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.xaxis.set_major_formatter(EngFormatter())
+def _style(row: dict[str, Any]) -> str:
+    if row["chosen"]:
+        return "bold"
+    return "dim" if row["name"].startswith("largest") else "italic" if row["name"] in RIVALS else ""
+
+
+def network_records(results: pd.DataFrame, constraints: tuple[Constraint, ...]) -> list[str]:
+    """The table in lines, for a terminal that has no room for it."""
+    lines = []
+    for row in results.to_dict(orient="records"):
+        lines.append(_marked(row).strip() + (" (chosen)" if row["chosen"] else ""))
+        for c in constraints:
+            value = float(row[c.metric.name])
+            lines.append(f"  {c.metric.name} {amount(value, c.metric.unit)}, {share(c, value)}")
+        scores = {split: row[f"{split}_accuracy"] for split in ("search", "test", "predicted")}
+        lines.append("  " + ", ".join(f"{split} {100 * score:.1f}%" for split, score in scores.items()))
+    return lines
+
+
+def predictor_records(outcome: Outcome) -> list[str]:
+    """The table of predictors in lines."""
+    report = outcome.predictors
+    lines = [f"Kendall tau on {report['n']} held-out pairs:"]
+    lines += [
+        f"  {name} {scores['kendall_tau']:.3f}{' (used)' if name == report['used'] else ''}"
+        for name, scores in report["support"].items()
+    ]
+    return lines

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import types
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from scipy.stats import kendalltau
 
 from apq_tune import ApqError, Encoding, load_predictor
 from apq_tune.cli import cli
@@ -25,7 +27,7 @@ from apq_tune.pipeline.measuring import measure_searches
 from apq_tune.pipeline.predictor_report import report_predictors
 from apq_tune.pipeline.settings import Settings
 from apq_tune.pipeline.stages import STAGES
-from apq_tune.predict import PlainForm, fit_gp, fit_ridge
+from apq_tune.predict import Pairs, PlainForm, fit_gp, fit_ridge
 from apq_tune.predict.ensemble import BoundPredictor, fit_parts
 from apq_tune.predict.files import predictor_bytes
 from apq_tune.predict.forms import forms
@@ -175,9 +177,44 @@ def test_a_search_uses_the_bound_if_kappa_asks_for_it(
     )
 
 
-def _losses(encoding: Encoding, n: int) -> Any:
-    from apq_tune.predict import Pairs
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("fallback", [True, False])
+def test_a_predictor_that_ranks_the_wrong_way_round_is_given_up(
+    encoding: Encoding, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fallback: bool
+) -> None:
+    path = made_up_run(encoding, tmp_path / "run", 20)
+    monkeypatch.setattr("apq_tune.pipeline.learning.MLPPredictor", object)
+    (path / "6_fp32_predictor").mkdir()
+    good = fit_ridge(encoding, _losses(encoding, 30), 0)
+    (path / "6_fp32_predictor" / "predictor.npz").write_bytes(predictor_bytes(good))
+    upside_down = fit_ridge(encoding, Pairs(good.encoding.sample(30, np.random.default_rng(0)), np.ones(30)), 0)
+    upside_down = replace(upside_down, weights=-good.weights)
 
+    def planted(fp32: Any, proxy: Any) -> dict[str, Any]:
+        own = {name: fit for name, fit in forms(fp32, proxy).items() if name in QUICK}
+        return own | {"ridge": lambda *_: upside_down}
+
+    monkeypatch.setattr("apq_tune.pipeline.learning.forms", planted)
+    run: Any = Stages(path, encoding, Settings(predictor="ridge", folds=2, fallback=fallback))
+    fit_predictors(run)
+    report = json.loads((path / "7_predictors" / "report.json").read_text())
+    assert report["held_out"]["ridge"]["kendall_tau"] < -0.3
+    assert report["useless"]
+    assert "no better than chance" in report["why"]
+    assert report["chosen"] == "ridge"
+    genomes = encoding.sample(50, np.random.default_rng(9))
+    used = measure_searches(run).shared.predictor(genomes)
+    tau = kendalltau(used, bit_ops(encoding)(genomes)).statistic  # more of it, less loss
+    if fallback:
+        assert report["used"] != "ridge"
+        assert report["support"][report["used"]]["low"] == max(s["low"] for s in report["support"].values())
+        assert tau < -0.5
+    else:
+        assert report["used"] == "ridge"
+        assert tau > 0
+
+
+def _losses(encoding: Encoding, n: int) -> Any:
     genomes = encoding.sample(n, np.random.default_rng(0))
     return Pairs(genomes, bit_ops(encoding)(genomes) ** -0.5)
 

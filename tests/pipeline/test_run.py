@@ -79,6 +79,13 @@ def test_a_run_leaves_the_table_the_picture_and_every_stages_product(undisturbed
         assert table.set_index("candidate_json").loc[Candidate.from_dict(rival).to_json(), "bit_ops"] <= limit
     assert len({bits for key in ("pw_w", "pw_a", "dw_w", "dw_a") for bits in rivals["uniform"][f"{key}_bits"]}) == 1
     assert table["candidate_json"].is_unique
+    chosen = table[table["feasible"]].nsmallest(1, "search_loss")["name"].item()
+    assert table.query("chosen")["name"].tolist() == [chosen]
+    assert f"Chosen: {chosen}, the least loss" in result.stdout
+    assert (out / "best.pt").read_bytes() == (out / "9_finalists" / f"{chosen}.pt").read_bytes()
+    assert json.loads((out / "best.json").read_text())["name"] == chosen
+    assert (table.loc[~table["name"].str.startswith("largest"), "bit_ops"] <= limit).all()  # all may be chosen
+    assert table["feasible"].sum() >= 4
     front = Front.load(out / "front.json")
     assert len(front) > 3
     assert front.provenance["n_evaluations"] == QUICK["n_evaluations"]
@@ -110,7 +117,15 @@ def test_killed_in_stages_of_every_kind_the_same_command_ends_with_the_same_fron
     result = run(out)
     assert result.returncode == 0, result.stderr
     expected = undisturbed[0]
-    for name in ("results.csv", "front.json", "best.json", "3_fp32_losses/losses.csv", "5_qat_pairs/losses.csv"):
+    for name in (
+        "results.csv",
+        "front.json",
+        "best.json",
+        "best.pt",
+        "8_search/best.json",
+        "3_fp32_losses/losses.csv",
+        "5_qat_pairs/losses.csv",
+    ):
         assert (out / name).read_bytes() == (expected / name).read_bytes(), name
 
 

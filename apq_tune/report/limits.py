@@ -1,0 +1,129 @@
+"""Costs beside their limits: cells of tables, lines of text, panels of pictures."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+from rich.console import Console
+from rich.table import Table
+
+from apq_tune.problem import Constraint
+
+MOST_PANELS = 3
+"""Limits that get a panel of a picture."""
+
+PREFIXES = ("", "k", "M", "G", "T")
+
+WIDE = 10_000
+"""Columns of a terminal on which every table fits."""
+
+
+def engineering(value: float) -> str:
+    """Four digits, as ``14.66 M`` from a thousand up."""
+    if not math.isfinite(value):
+        return f"{value:g}"
+    for power in range(len(PREFIXES) - 1, 0, -1):
+        if abs(value) >= 999.95 * 1000.0 ** (power - 1):  # 999.95 is 1000 in four digits
+            return f"{value / 1000.0**power:.4g} {PREFIXES[power]}"
+    return f"{value:.4g}"
+
+
+def amount(value: float, unit: str) -> str:
+    """A value with its unit, as ``20 kB``, ``14.66 M BitOps``, ``0.27 ms``."""
+    number = engineering(value)
+    if unit == "bytes":
+        return f"{number}B" if " " in number else f"{number} B"
+    return f"{number} {unit}".strip()
+
+
+def broken(name: str, width: int = 12) -> str:
+    """A long name over several lines, broken after underscores."""
+    lines = [""]
+    for part in re.findall(r"[^_]*_?", name):
+        if lines[-1] and len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
+
+
+def breaks(constraint: Constraint, value: float) -> bool:
+    """Whether a value misses a limit."""
+    excess = value - constraint.bound if constraint.sense == "<=" else constraint.bound - value
+    return excess > 0
+
+
+def share(constraint: Constraint, value: float) -> str:
+    """How much of a limit is used, and in words if it is broken: ``67%``, ``400% OVER``."""
+    mark = ("OVER" if constraint.sense == "<=" else "UNDER") if breaks(constraint, value) else ""
+    percent = f"{100 * value / constraint.bound:.0f}%" if constraint.bound else ""
+    return " ".join(filter(None, (percent, mark)))
+
+
+def heading(constraint: Constraint) -> str:
+    """Of a column: the metric, and its limit below."""
+    unit = "bytes" if constraint.metric.unit == "bytes" else ""
+    return f"{broken(constraint.metric.name)}\n{constraint.sense} {amount(constraint.bound, unit)}"
+
+
+def cell(constraint: Constraint, value: float) -> str:
+    """The value, and its share of the limit below."""
+    unit = "bytes" if constraint.metric.unit == "bytes" else ""
+    return f"{amount(value, unit)}\n{share(constraint, value)}"
+
+
+def limit_lines(row: Mapping[str, Any], constraints: Sequence[Constraint]) -> list[str]:
+    """One for each limit: ``bit_ops 9.8 M BitOps: 67% of the limit <= 14.66 M BitOps``."""
+    lines = []
+    for constraint in constraints:
+        value, unit = float(row[constraint.metric.name]), constraint.metric.unit
+        of = f"{share(constraint, value)} of the limit".strip()
+        limit = f"{constraint.sense} {amount(constraint.bound, unit)}"
+        lines.append(f"{constraint.metric.name} {amount(value, unit)}: {of} {limit}")
+    return lines
+
+
+def print_fitting(
+    console: Console,
+    build: Callable[[frozenset[str]], Table],
+    optional: Sequence[str],
+    records: Callable[[], Iterable[str]],
+) -> None:
+    """Print a table with as many of its columns as the terminal has room for: no figure is ever cut.
+
+    Args:
+        console: where to print.
+        build: makes the table without some of its columns.
+        optional: columns that may go, the first one first.
+        records: the same in lines, for a terminal that is too narrow for any table.
+    """
+    for n in range(len(optional) + 1):
+        table = build(frozenset(optional[:n]))
+        if console.measure(table, options=console.options.update(width=WIDE)).maximum <= console.width:
+            console.print(table)
+            return
+    for line in records():
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def draw_limit(ax: Axes, constraint: Constraint) -> None:
+    """A vertical line at the bound, the forbidden side shaded."""
+    ax.axvline(constraint.bound, color="C3", linewidth=1, linestyle="--", label="limit")
+    low, high = ax.get_xlim()
+    side = (constraint.bound, max(high, constraint.bound)) if constraint.sense == "<=" else (low, constraint.bound)
+    ax.axvspan(*side, color="C3", alpha=0.06, linewidth=0)
+    ax.set_xlim(min(low, constraint.bound * (0.9 if constraint.bound > 0 else 1.1)), max(high, constraint.bound * 1.1))
+
+
+def logarithmic(ax: Axes) -> None:
+    """A logarithmic x axis, labelled at 1, 2 and 5 times powers of ten, as ``5 M``; linear if there is a zero."""
+    if ax.get_xlim()[0] <= 0 and ax.dataLim.x0 <= 0:
+        return
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.xaxis.set_major_formatter(EngFormatter())

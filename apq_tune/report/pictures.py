@@ -1,0 +1,97 @@
+"""Pictures of trained networks: accuracy against every limited cost, with the limits."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from apq_tune.pipeline.rivals import RIVALS
+from apq_tune.pipeline.run import Outcome
+from apq_tune.problem import Constraint, Metric
+from apq_tune.report.limits import MOST_PANELS, amount, draw_limit, logarithmic
+
+
+def run_picture(outcome: Outcome) -> bytes:
+    """PNG: the predicted front; then, against each limited cost, what real QAT made of the networks."""
+    front = outcome.fronts["front"]
+    costs = panels(outcome.constraints) or [(front.objectives[1].name, front.objectives[1].unit, None)]
+    figure, axes = grid(1 + len(costs))
+    outcome.fronts["random"].plot(axes[0], marker=".", linestyle="", color="0.7", label="random search")
+    front.plot(axes[0], marker=".", color="C0", label="NSGA-II")
+    axes[0].set(title="predicted by the search, within all limits", yscale="log")
+    own = next((c for c in outcome.constraints if c.metric.name == front.objectives[1].name), None)
+    logarithmic(axes[0])
+    if own is not None:
+        draw_limit(axes[0], own)
+    axes[0].legend(fontsize=8)
+    for ax, (name, unit, constraint) in zip(axes[1:], costs, strict=True):
+        networks_panel(ax, outcome.table, name, unit, constraint)
+    handles, labels = axes[1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    return png(figure)
+
+
+def panels(constraints: Sequence[Constraint]) -> list[tuple[str, str, Constraint | None]]:
+    """Name, unit and limit of the first limited metrics, each once."""
+    found: dict[str, tuple[str, str, Constraint | None]] = {}
+    for constraint in constraints:
+        metric: Metric = constraint.metric
+        found.setdefault(metric.name, (metric.name, metric.unit, constraint))
+    return list(found.values())[:MOST_PANELS]
+
+
+def grid(n: int) -> tuple[Figure, list[Axes]]:
+    """A figure with ``n`` panels, up to three in a row."""
+    columns = n if n <= 3 else 2
+    rows = -(-n // columns)
+    figure = Figure(figsize=(5.2 * columns, 4.4 * rows), layout="constrained")
+    return figure, list(np.atleast_1d(figure.subplots(rows, columns)).ravel()[:n])
+
+
+def networks_panel(ax: Axes, table: pd.DataFrame, name: str, unit: str, constraint: Constraint | None) -> None:
+    """Accuracies of the trained networks against one cost: search split hollow, test filled, the chosen one ringed.
+
+    Args:
+        ax: where to draw.
+        table: of networks, see ``Outcome.table``.
+        name: of the cost.
+        unit: of the cost.
+        constraint: its limit.
+    """
+    largest, rival = table["name"].str.startswith("largest"), table["name"].isin(RIVALS)
+    ax.vlines(table[name], 100 * table["search_accuracy"], 100 * table["test_accuracy"], color="0.8", zorder=0)
+    for rows, marker, colour, label in (
+        (table[~largest & ~rival], "o", "C0", "found together"),
+        (table[rival], "^", "C1", "searched apart, same limits"),
+        (table[largest], "s", "C2", "largest network, uniform bits"),
+    ):
+        style: dict[str, Any] = {"marker": marker, "edgecolors": colour}
+        ax.scatter(rows[name], 100 * rows["search_accuracy"], facecolors="none", **style)
+        ax.scatter(rows[name], 100 * rows["test_accuracy"], facecolors=colour, label=f"{label} (test)", **style)
+        for row in rows.to_dict(orient="records"):
+            weight = "bold" if row["chosen"] else "normal"
+            text = f"{row['name']} (chosen)" if row["chosen"] else row["name"]
+            at = (row[name], 100 * row["test_accuracy"])
+            ax.annotate(text, at, (4, 4), textcoords="offset points", size=7, weight=weight)
+    chosen = table[table["chosen"]]
+    ax.scatter(chosen[name], 100 * chosen["search_accuracy"], s=160, facecolors="none", edgecolors="C3", label="chosen")
+    ax.scatter([], [], facecolors="none", edgecolors="0.4", label="hollow: search split, which chooses")
+    ax.set(title="after real QAT", xlabel=f"{name} ({unit})" if unit else name, ylabel="accuracy (%)")
+    logarithmic(ax)
+    ax.margins(x=0.2, y=0.12)
+    if constraint is not None:
+        draw_limit(ax, constraint)
+        ax.set_title(f"after real QAT; limit {constraint.sense} {amount(constraint.bound, unit)}")
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
