@@ -29,7 +29,7 @@ from apq_tune.predict.ensemble import BoundPredictor, fit_parts
 from apq_tune.predict.files import load_predictor, predictor_bytes
 from apq_tune.predict.law import fit_law
 from apq_tune.predict.mlp import MLPPredictor
-from apq_tune.predict.pairs import networks_of
+from apq_tune.predict.pairs import n_networks, networks_of
 from apq_tune.predict.scores import kendall_tau
 from apq_tune.predict.trust import COSTS, PROXY, judge
 
@@ -93,7 +93,7 @@ def fit_predictors(run: Run) -> None:
     costs = {cost.name: cost for cost in cost_models(run.encoding) if cost.name in COSTS}
     rankings = unseen | {PROXY: proxy(pairs.genomes)} | {name: -cost(pairs.genomes) for name, cost in costs.items()}
     taus = {name: kendall_tau(values, pairs.target) for name, values in rankings.items()}
-    trust = judge(run.settings.predictor, taus, len(pairs.target), fall_back=run.settings.fallback)
+    trust = judge(run.settings.predictor, taus, n_networks(pairs), fall_back=run.settings.fallback)
     report = {
         "noise_floor": {"quantized supernet": noise_floor(proxy_table), "qat pairs": noise_floor(table)},
         "held_out": {name: agreement(unseen[name], pairs.target)._asdict() for name in fits},
