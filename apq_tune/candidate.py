@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
+import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
 
 from apq_tune.documents import load_json
@@ -26,7 +28,45 @@ class Block(NamedTuple):
     dw_a_bits: int
 
 
-Value = int | float | str | bool
+Value = int | float | str | bool | tuple[Any, ...] | None
+
+
+def plain_value(value: Any) -> Value:
+    """A value of a choice as one that JSON can hold and that is equal to itself when read again.
+
+    NumPy's numbers become Python's, lists become tuples.
+
+    Raises:
+        CandidateError: saying what is wrong with it, to be put behind the name of the choice.
+    """
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return tuple(plain_value(item) for item in value)
+    if isinstance(value, bool | None):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise CandidateError(f"{value} is no value of a choice; give a finite number, or text such as '{value}'")
+        return float(value)
+    if isinstance(value, str):
+        return str(value)
+    kind = type(value).__name__
+    raise CandidateError(f"{_short(value)} is a {kind}; values are numbers, text, true or false, or lists of these")
+
+
+def same_value(one: Any, other: Any) -> bool:
+    """Whether two values are one and the same: Python holds ``True`` and ``1`` to be equal."""
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and all(map(same_value, one, other))
+    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 @dataclass(frozen=True)
@@ -53,9 +93,13 @@ class Choice:
         Raises:
             CandidateError: if it is no such mapping.
         """
-        if set(data) != {"choices"} or not isinstance(data["choices"], Mapping):
-            raise CandidateError(f"a candidate of named choices has the key 'choices', got {sorted(data)}")
-        return cls(tuple(data["choices"].items()))
+        if not isinstance(data, Mapping) or set(data) != {"choices"} or not isinstance(data["choices"], Mapping):
+            got = list(data) if isinstance(data, Mapping) else f"a {type(data).__name__}"
+            raise CandidateError(f"a candidate of named choices has the key 'choices' with a mapping, got {got}")
+        try:
+            return cls(tuple((name, plain_value(value)) for name, value in data["choices"].items()))
+        except CandidateError as error:
+            raise CandidateError(f"choices: {error}") from None
 
     def to_json(self) -> str:
         """One line of JSON."""

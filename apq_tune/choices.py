@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from apq_tune.candidate import Choice
+from apq_tune.candidate import Choice, plain_value, same_value
 from apq_tune.errors import CandidateError, SpaceError
 from apq_tune.genotype import Genomes, draw
 from apq_tune.parameters import Parameters
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+MOST_VALUES = 2**15 - 1
+"""Of one choice: genes are 16-bit numbers."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +35,40 @@ class ChoiceSpace(Parameters):
     choices: Mapping[str, tuple[Any, ...]]
 
     def __post_init__(self) -> None:
+        """Check the choices, and turn their values into plain ones: see ``plain_value``."""
+        if not isinstance(self.choices, Mapping):
+            raise SpaceError(f"{self.name}: choices are a {type(self.choices).__name__}; give names with their values")
         if not self.choices:
             raise SpaceError(f"{self.name}: has no choices; give at least one name with its values")
-        for name, values in self.choices.items():
-            if not values:
-                raise SpaceError(f"{self.name}: {name} has no values; give at least one")
-            if len(set(values)) < len(values):
-                raise SpaceError(f"{self.name}: {name} has a value twice in {list(values)}; keep one")
+        object.__setattr__(self, "choices", {name: self._plain(name, own) for name, own in self.choices.items()})
+
+    def _plain(self, name: Any, values: Any) -> tuple[Any, ...]:
+        if not isinstance(name, str) or not name.strip():
+            raise SpaceError(
+                f"{self.name}: the name {name!r} is no text; files know names as text alone, give {str(name)!r}"
+            )
+        if isinstance(values, str | bytes | Mapping | set | frozenset) or not isinstance(values, Iterable):
+            remedy = "[...]" if isinstance(values, Mapping | set | frozenset) else f"[{values!r}]"
+            raise SpaceError(f"{self.name}: {name} is {values!r}; give a list of values, such as {remedy}")
+        listed = list(values)
+        if not listed:
+            raise SpaceError(f"{self.name}: {name} has no values; give at least one")
+        if len(listed) > MOST_VALUES:
+            raise SpaceError(
+                f"{self.name}: {name} has {len(listed)} values; give at most {MOST_VALUES}, or wider steps"
+            )
+        try:
+            plain = tuple(plain_value(value) for value in listed)
+        except CandidateError as error:
+            raise SpaceError(f"{self.name}: {name}: {error}") from None
+        if len(set(plain)) < len(plain):
+            first = next(value for place, value in enumerate(plain) if value in plain[:place])
+            raise SpaceError(f"{self.name}: {name} has a value twice: {first!r} (True counts as 1); keep one")
+        return plain
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a file of choices holds it, such as ``SearchSpace.load`` reads."""
+        return {"name": self.name, "choices": {name: list(values) for name, values in self.choices.items()}}
 
     @property
     def genes(self) -> Mapping[str, tuple[Any, ...]]:
@@ -44,7 +77,7 @@ class ChoiceSpace(Parameters):
 
     def candidate_of(self, values: Mapping[str, Any]) -> Choice:
         """The candidate with these values."""
-        return Choice(tuple((name, values[name]) for name in self.choices))
+        return Choice(tuple((name, plain_value(values[name])) for name in self.choices))
 
     def values_of(self, candidate: Choice) -> dict[str, Any]:
         """Name -> value of a candidate."""
@@ -57,17 +90,25 @@ class ChoiceEncoding:
     Attributes:
         space: the choices.
         n_choices: ``(n_genes,)`` number of values of each gene.
+        n_arch_features: columns of ``features``.
+        n_bit_features: none.
     """
 
     def __init__(self, space: ChoiceSpace) -> None:
         self.space = space
         self.n_choices = np.array([len(values) for values in space.choices.values()], np.int16)
         self._index = [{value: i for i, value in enumerate(values)} for values in space.choices.values()]
+        self.n_arch_features, self.n_bit_features = int(self.n_choices.sum()), 0
 
     @property
     def name(self) -> str:
         """Of the search space."""
         return self.space.name
+
+    @property
+    def n_genes(self) -> int:
+        """Length of a genome."""
+        return len(self.n_choices)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -115,10 +156,19 @@ class ChoiceEncoding:
 
     def features(self, genomes: Genomes) -> NDArray[np.float32]:
         """One-hot columns, choice after choice: ``(n, sum(n_choices))``."""
-        first = np.cumsum(self.n_choices) - self.n_choices
-        out = np.zeros((len(genomes), int(self.n_choices.sum())), np.float32)
+        first = np.cumsum(self.n_choices, dtype=np.int64) - self.n_choices
+        out = np.zeros((len(genomes), self.n_arch_features), np.float32)
         np.put_along_axis(out, first + genomes.astype(np.int64), 1, axis=1)
         return out
+
+    def arch_matrix(self, genomes: Genomes) -> csr_array:
+        """``features`` as a sparse matrix."""
+        from scipy.sparse import csr_array
+
+        n, width = genomes.shape
+        columns = genomes + (np.cumsum(self.n_choices, dtype=np.int32) - self.n_choices)
+        starts = np.arange(0, n * width + 1, width, dtype=np.int32)
+        return csr_array((np.ones(n * width, np.float32), columns.ravel(), starts), shape=(n, self.n_arch_features))
 
     def decode(self, genomes: Genomes) -> list[Choice]:
         """``(n, n_genes)`` -> ``n`` candidates."""
@@ -139,8 +189,21 @@ class ChoiceEncoding:
                     f"candidate {i}: has choices {sorted(given)}; {self.name} has {sorted(self.names)}"
                 )
             for gene, name in enumerate(self.names):
-                if given[name] not in self._index[gene]:
-                    known = list(self.space.choices[name])
-                    raise CandidateError(f"candidate {i}: {name} is {given[name]!r}; choose one of {known}")
-                genomes[i, gene] = self._index[gene][given[name]]
+                genomes[i, gene] = self._place(i, gene, name, given[name])
         return genomes
+
+    def _place(self, i: int, gene: int, name: str, given: Any) -> int:
+        values = self.space.choices[name]
+        try:
+            value = plain_value(given)
+        except CandidateError as error:
+            raise CandidateError(f"candidate {i}: {name}: {error}") from None
+        place = self._index[gene].get(value)
+        if place is None or not same_value(value, values[place]):
+            raise CandidateError(f"candidate {i}: {name} is {value!r}; choose one of {_listed(values)}")
+        return place
+
+
+def _listed(values: Sequence[Any], n: int = 20) -> str:
+    shown = ", ".join(map(repr, values[:n]))
+    return f"[{shown}]" if len(values) <= n else f"[{shown}, ...] ({len(values)} values)"

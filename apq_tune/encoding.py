@@ -45,7 +45,14 @@ class Encoding:
         n_bit_features: columns that describe its bits; they follow the former.
     """
 
-    def __init__(self, space: SearchSpace) -> None:
+    def __init__(self, space: SearchSpace | Any) -> None:
+        """Lay out the genome.
+
+        Raises:
+            SpaceError: if the space has no network.
+        """
+        if not isinstance(space, SearchSpace):
+            raise SpaceError(_no_network(space))
         self.space = space
         slots, self._n_stages = space.slots, len(space.stages)
         self._has_resolution = len(space.resolutions) > 1
@@ -383,6 +390,12 @@ class Encoding:
                 f"row {int(gaps.argmax())}: a block is off before one that is on; fill up from the first"
             )
         return genomes
+
+
+def _no_network(space: Any) -> str:
+    if isinstance(space, ChoiceSpace):
+        return f"{space.name}: holds named choices and no network; ChoiceEncoding encodes it, this needs a SearchSpace"
+    return f"{space!r} is no search space; give one, such as SearchSpace.load('digits')"
 
 
 def encoding_of(space: SearchSpace | ChoiceSpace | Genotype) -> Any:

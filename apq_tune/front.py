@@ -126,11 +126,21 @@ class Front:
                 "candidates": [candidate.to_dict() for candidate in self.candidates],
             },
             indent=1,
+            default=_plain,
         )
 
     def save(self, path: str | Path) -> None:
-        """Write the front to one JSON file."""
-        Path(path).write_text(self.to_json(), "utf-8")
+        """Write the front to one JSON file, in a folder that is made if there is none.
+
+        Raises:
+            RunError: if the file cannot be written.
+        """
+        path, content = Path(path), self.to_json()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content, "utf-8")
+        except OSError as error:
+            raise RunError(f"{path}: cannot be written ({error.strerror}); give the path of a file") from None
 
     @classmethod
     def load(cls, path: str | Path) -> Front:
@@ -152,10 +162,21 @@ class Front:
             raise RunError(
                 f"{path}: is no front of format {FORMAT} ({where}: {first['msg']}); make it with Front.save"
             ) from None
+        if absent := [axis.name for axis in file.objectives if axis.name not in file.metrics]:
+            raise RunError(f"{path}: is no whole front (no values of its objective {absent[0]!r}); make it anew")
         if {len(candidates)} != {len(column) for column in file.metrics.values()}:
             raise RunError(f"{path}: is no whole front ({len(candidates)} candidates, but not as many metrics)")
         objectives = tuple(Axis(**axis.model_dump()) for axis in file.objectives)
         return cls(candidates, pd.DataFrame(file.metrics), objectives, file.provenance)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON does not know, as what it knows; paths and the like as text."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=str)
+    return dict(value) if isinstance(value, Mapping) else str(value)
 
 
 class _AxisEntry(BaseModel):

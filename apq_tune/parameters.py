@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar
 
+from apq_tune.candidate import plain_value, same_value
 from apq_tune.errors import CandidateError
 
 C = TypeVar("C")
@@ -84,9 +85,10 @@ class Parameters:
         for name, choices in self.genes.items():
             if name not in config:
                 raise CandidateError(f"config: {name!r} is missing; start from to_tune(), which has every gene")
-            if config[name] not in choices:
+            value = _known(name, config[name])
+            if not any(same_value(value, choice) for choice in choices):
                 raise CandidateError(f"config: {name} is {config[name]!r}; choose one of {list(choices)}")
-            values[name] = config[name]
+            values[name] = value
         return self.candidate_of(values)
 
     def to_config(self, candidate: Any) -> dict[str, Any]:
@@ -99,6 +101,14 @@ class Parameters:
         if self.from_config(config) != candidate:
             raise CandidateError(f"{candidate} is not in the space, or has a combination that it forbids")
         return config
+
+
+def _known(name: str, value: Any) -> Any:
+    """A value as choices hold it."""
+    try:
+        return plain_value(value)
+    except CandidateError as error:
+        raise CandidateError(f"config: {name}: {error}") from None
 
 
 def _some(names: Mapping[str, Any], n: int = 4) -> str:

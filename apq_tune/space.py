@@ -16,7 +16,7 @@ from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from apq_tune.candidate import Block, Candidate
 from apq_tune.choices import ChoiceSpace
-from apq_tune.documents import load_yaml
+from apq_tune.documents import load_json, load_yaml
 from apq_tune.errors import CandidateError, DocumentError, SpaceError
 from apq_tune.geometry import out_size, ratio_channels, stepped_channels
 from apq_tune.parameters import Parameters
@@ -219,8 +219,11 @@ class SearchSpace(Model, Parameters):
             raise SpaceError(f"{source}: {first_complaint(error)}") from None
 
     @classmethod
-    def load(cls, name_or_path: str | Path) -> SearchSpace:
-        """Read a shipped space by name (``"digits"``) or any YAML file by path.
+    def load(cls, name_or_path: str | Path) -> Any:
+        """Read a shipped space by name (``"digits"``), or any YAML or JSON file by path.
+
+        Returns:
+            A ``SearchSpace``; of a file that holds nothing but ``choices`` (and a ``name``), a ``ChoiceSpace``.
 
         Raises:
             SpaceError: for an unknown name (lists the known ones) or a faulty file (names file, key and remedy).
@@ -228,19 +231,21 @@ class SearchSpace(Model, Parameters):
         text = str(name_or_path)
         if text in known_spaces():
             source, content = f"{text}.yaml", (_shipped() / f"{text}.yaml").read_text("utf-8")
-        elif Path(text).suffix in {".yaml", ".yml"}:
+        elif Path(text).suffix.lower() in {".yaml", ".yml", ".json"}:
             source = text
             try:
                 content = Path(text).read_text("utf-8")
             except (OSError, UnicodeDecodeError) as error:
-                raise SpaceError(f"{text}: cannot be read ({error}); give a readable YAML file") from None
+                raise SpaceError(f"{text}: cannot be read ({error}); give a readable YAML or JSON file") from None
         else:
             known = ", ".join(known_spaces())
             raise SpaceError(f"unknown search space {text!r}; known: {known}; or give the path of a .yaml file")
         try:
-            data = load_yaml(content, source)
+            data = (load_json if source.lower().endswith(".json") else load_yaml)(content, source)
         except DocumentError as error:
             raise SpaceError(str(error)) from None
+        if isinstance(data, dict) and "choices" in data and set(data) <= {"choices", "name"}:
+            return _choices_in(data, source)
         return cls.from_dict(data, source)
 
     @staticmethod
@@ -252,13 +257,26 @@ class SearchSpace(Model, Parameters):
             name: of the space.
 
         Raises:
-            SpaceError: if a choice has no values or repeats one.
+            SpaceError: if a choice has no values, repeats one, or has one that no file can hold.
         """
-        return ChoiceSpace(name, {key: tuple(values) for key, values in choices.items()})
+        return ChoiceSpace(name, choices)  # type: ignore[arg-type]  # checked, and made tuples, in there
 
     def to_yaml(self) -> str:
         """The space as YAML; ``from_dict(yaml.safe_load(...))`` gives an equal space."""
         return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False)
+
+
+def _choices_in(data: Mapping[str, Any], source: str) -> ChoiceSpace:
+    """The space of a file of choices."""
+    name = data.get("name", Path(source).stem)
+    if not isinstance(name, str):
+        raise SpaceError(f"{source}: name is {name!r}; give text")
+    if data["choices"] is None or not isinstance(data["choices"], dict):
+        raise SpaceError(f"{source}: choices are {data['choices']!r}; give names with lists of values")
+    try:
+        return ChoiceSpace(name, data["choices"])
+    except SpaceError as error:
+        raise SpaceError(f"{source}: {error}") from None
 
 
 def known_spaces() -> tuple[str, ...]:

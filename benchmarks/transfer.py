@@ -47,7 +47,7 @@ SETTINGS = {
 def load_space(text: str) -> SearchSpace:
     """A space by its name or file, and ``:4,6,8`` for other bits of every layer."""
     name, _, bits = text.partition(":")
-    space = SearchSpace.load(name)
+    space: SearchSpace = SearchSpace.load(name)
     if not bits:
         return space
     data = yaml.safe_load(space.to_yaml())

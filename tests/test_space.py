@@ -149,7 +149,7 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_refused_by_its_path(tmp_path: Path) -> None:
-    with pytest.raises(SpaceError, match=r"absent\.yaml: cannot be read .*give a readable YAML file"):
+    with pytest.raises(SpaceError, match=r"absent\.yaml: cannot be read .*give a readable YAML or JSON file"):
         SearchSpace.load(tmp_path / "absent.yaml")
 
 

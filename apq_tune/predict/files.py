@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import itertools
+import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,9 @@ from typing import Any
 import numpy as np
 import yaml
 
+from apq_tune.choices import ChoiceEncoding, ChoiceSpace
 from apq_tune.cost import CostModel, cost_models
-from apq_tune.encoding import Encoding
+from apq_tune.encoding import Encoding, encoding_of
 from apq_tune.errors import RunError
 from apq_tune.predict.design import Design
 from apq_tune.predict.ensemble import BoundPredictor, Ensemble
@@ -34,11 +37,15 @@ def predictor_bytes(predictor: Predictor) -> bytes:
     """
     buffer = io.BytesIO()
     arrays = _arrays(predictor)
-    np.savez(buffer, space=np.asarray(predictor.encoding.space.to_yaml()), **arrays)  # type: ignore[attr-defined]
+    space = predictor.encoding.space  # type: ignore[attr-defined]
+    text = json.dumps(space.to_dict()) if isinstance(space, ChoiceSpace) else space.to_yaml()
+    np.savez(buffer, space=np.asarray(text), **arrays)
     return buffer.getvalue()
 
 
-def load_predictor(path: str | Path, space: SearchSpace | Encoding | None = None) -> Predictor:
+def load_predictor(
+    path: str | Path, space: SearchSpace | ChoiceSpace | Encoding | ChoiceEncoding | None = None
+) -> Predictor:
     """Read a predictor and check it against its space.
 
     Args:
@@ -50,18 +57,60 @@ def load_predictor(path: str | Path, space: SearchSpace | Encoding | None = None
         RunError: if the file is damaged, in no format that is known, or made for a space with other features.
     """
     path = Path(path)
-    encoding = Encoding(space) if isinstance(space, SearchSpace) else space
+    encoding = None if space is None else encoding_of(space)
     if path.suffix != ".npz" and not _is_npz(path):
         return published_predictor(path, encoding)
     named = f"for {encoding.space.name} " if encoding is not None else ""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
-        learned_on = SearchSpace.from_dict(yaml.safe_load(str(arrays.pop("space"))), str(path))
-        encoding = encoding or Encoding(learned_on)
+        learned_on = _space_in(str(arrays.pop("space")), str(path))
+        encoding = encoding or encoding_of(learned_on)
+        _check_choices(path, learned_on, encoding.space)
+        _check_finite(arrays)
         return _predictor(arrays, "", encoding)
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        KeyError,
+        EOFError,
+        zipfile.BadZipFile,
+        yaml.YAMLError,
+    ) as error:
         raise RunError(f"{path}: is no readable predictor {named}({error}); make it again") from None
+
+
+def _space_in(text: str, source: str) -> SearchSpace | ChoiceSpace:
+    """The space that a predictor was fitted on."""
+    data = yaml.safe_load(text)
+    if isinstance(data, dict) and set(data) == {"name", "choices"}:
+        return SearchSpace.from_choices(data["choices"], data["name"])
+    return SearchSpace.from_dict(data, source)
+
+
+def _check_choices(path: Path, learned_on: SearchSpace | ChoiceSpace, space: SearchSpace | ChoiceSpace) -> None:
+    """Refuse named choices other than those learned on: columns of equal number would mean other things.
+
+    Raises:
+        RunError: naming the first difference.
+    """
+    if isinstance(learned_on, SearchSpace) and isinstance(space, SearchSpace):
+        return
+    theirs, ours = list(learned_on.genes.items()), list(space.genes.items())
+    if theirs != ours:
+        name, values = next((t for t, o in itertools.zip_longest(theirs, ours) if t != o and t is not None), ours[-1])
+        raise RunError(
+            f"{path}: was fitted on the choices of {learned_on.name}, which are not those of {space.name} (first "
+            f"difference: {name} of {list(values)[:8]}); give the space that it was fitted on"
+        )
+
+
+def _check_finite(arrays: dict[str, Any]) -> None:
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(f"{name} holds a number that is not finite")
 
 
 def _is_npz(path: Path) -> bool:

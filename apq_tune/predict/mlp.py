@@ -127,6 +127,7 @@ def fit_mlp(
     from torch.nn import functional
 
     settings = settings or MLPSettings()
+    bits = bits and encoding.n_bit_features > 0  # named choices have none
     rng = np.random.default_rng(seed)
     if start is None:
         shapes = mlp_shapes(encoding, settings.hidden, bits=bits)

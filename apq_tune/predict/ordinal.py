@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq_tune.candidate import Block
+from apq_tune.choices import ChoiceEncoding
 from apq_tune.cost import CostModel, cost_models
 from apq_tune.encoding import Encoding
 from apq_tune.genotype import Genomes
+from apq_tune.predict import named
 from apq_tune.predict.pairs import Floats
 
 N_REFERENCE = 2000
@@ -28,17 +30,17 @@ class OrdinalFeatures:
     columns and of the number of kinds, so that a random candidate's squared length is 1 in the mean.
 
     Attributes:
-        encoding: of the space.
+        encoding: of the space; for named choices without a network see ``named.columns``.
         mean: ``(n_features,)`` of the columns over random candidates.
         factor: ``(n_features,)`` that the centred columns are multiplied by.
     """
 
-    encoding: Encoding
+    encoding: Encoding | ChoiceEncoding
     mean: Floats
     factor: Floats
 
     @classmethod
-    def of(cls, encoding: Encoding, rng: np.random.Generator) -> OrdinalFeatures:
+    def of(cls, encoding: Encoding | ChoiceEncoding, rng: np.random.Generator) -> OrdinalFeatures:
         """Measure the spread of the columns on random candidates."""
         n = n_features(encoding)
         raw = cls(encoding, np.zeros(n), np.ones(n))
@@ -54,6 +56,12 @@ class OrdinalFeatures:
 
     def __call__(self, genomes: Genomes) -> Floats:
         """``(n, n_genes) -> (n, n_features)``."""
+        return np.asarray((self._columns(genomes) - self.mean) * self.factor)
+
+    def _columns(self, genomes: Genomes) -> Floats:
+        """``(n, n_genes) -> (n, n_features)``, neither centred nor scaled."""
+        if isinstance(self.encoding, ChoiceEncoding):
+            return named.columns(self.encoding, genomes)
         active, genes = self.encoding.active(genomes), self.encoding.block_genes(genomes)
         columns = [active.astype(np.float64)]
         fields, slots = np.indices(genes.shape[1:])
@@ -63,15 +71,17 @@ class OrdinalFeatures:
             columns.append(np.log2(resolutions)[self.encoding.resolution_index(genomes)][:, None])
         index = self._costs[0].index(genomes)
         columns.append(np.log(np.column_stack([cost.at(*index) for cost in self._costs])))
-        return np.asarray((np.concatenate(columns, axis=1) - self.mean) * self.factor)
+        return np.concatenate(columns, axis=1)
 
     @cached_property
     def _costs(self) -> tuple[CostModel, ...]:
+        assert isinstance(self.encoding, Encoding)
         return cost_models(self.encoding)
 
     @cached_property
     def _tables(self) -> tuple[Floats, Floats]:
         """``(6, n_slots, n_values)``: by field, slot and gene, ``log2`` of the value, and 2 to the minus it."""
+        assert isinstance(self.encoding, Encoding)
         blocks = self.encoding.choices[-len(Block._fields) * self.encoding.n_slots :]
         values = np.ones((len(blocks), max(map(len, blocks))))
         for row, choices in zip(values, blocks, strict=True):
@@ -88,8 +98,10 @@ def _columns(encoding: Encoding) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     return several, several & is_bits[:, None]
 
 
-def _kinds(encoding: Encoding) -> NDArray[np.intp]:
+def _kinds(encoding: Encoding | ChoiceEncoding) -> NDArray[np.intp]:
     """``(n_features,)``: which kind each column is of."""
+    if isinstance(encoding, ChoiceEncoding):
+        return named.kinds(encoding)
     n_fields = len(Block._fields)
     fields = np.broadcast_to(np.arange(n_fields)[:, None], (n_fields, encoding.n_slots))
     kinds = [np.full(encoding.n_slots, n_fields), *(fields[chosen] for chosen in _columns(encoding))]
@@ -98,6 +110,6 @@ def _kinds(encoding: Encoding) -> NDArray[np.intp]:
     return np.concatenate([*kinds, np.full(len(cost_models(encoding)), n_fields + 2)])
 
 
-def n_features(encoding: Encoding) -> int:
+def n_features(encoding: Encoding | ChoiceEncoding) -> int:
     """Number of columns for a space."""
     return len(_kinds(encoding))

@@ -11,7 +11,8 @@ import pytest
 import torch
 from scipy.stats import kendalltau
 
-from apq_tune import Encoding, RunError
+from apq_tune import Encoding, RunError, SearchSpace
+from apq_tune.encoding import encoding_of
 from apq_tune.predict import (
     MeanPredictor,
     MLPPredictor,
@@ -27,6 +28,7 @@ from apq_tune.predict import (
     fit_ridge,
     forms,
     held_out,
+    plain_forms,
 )
 from apq_tune.predict.files import load_predictor, predictor_bytes
 
@@ -393,3 +395,35 @@ def test_held_out_mixes_the_rows_by_the_seed(encoding: Encoding) -> None:
     first, again, other = (held_out(fit, encoding, pairs, seed).tolist() for seed in (1, 1, 2))
     assert first == again
     assert first != other
+
+
+def test_every_plain_form_learns_named_choices_and_comes_back_from_its_file(tmp_path: Path) -> None:
+    choices = {"op": ["conv", "skip", "pool"], "width": [8, 16, 24, 32], "kernel": [(1, 1), (3, 3)]}
+    space = SearchSpace.from_choices(choices | {"rate": [0.1, 0.01, 0.001], "flag": [True, False]}, "mine")
+    encoding = encoding_of(space)
+    rng = np.random.default_rng(0)
+    genomes = rng.permutation(encoding.enumerate())[:80]
+    log = 0.5 * genomes[:, 0] - 0.2 * (genomes[:, 1] - 1) ** 2 + 0.3 * genomes[:, 3] * genomes[:, 4]
+    pairs, unseen = Pairs(genomes[:50], np.exp(log[:50])), slice(50, 80)
+    for name, fit in plain_forms(log=True).items():
+        predictor = fit(encoding, pairs, 0)
+        assert agreement(predictor(genomes[unseen]), np.exp(log[unseen])).kendall_tau > 0.6, name
+        (tmp_path / "p.npz").write_bytes(predictor_bytes(predictor))
+        for given in (None, space, encoding):
+            np.testing.assert_array_equal(load_predictor(tmp_path / "p.npz", given)(genomes), predictor(genomes))
+    other = SearchSpace.from_choices(choices | {"rate": [0.001, 0.01, 0.1], "flag": [True, False]}, "other")
+    with pytest.raises(
+        RunError, match=r"p\.npz: was fitted on the choices of mine, .* those of other \(first difference: rate"
+    ):
+        load_predictor(tmp_path / "p.npz", other)
+    with pytest.raises(RunError, match="was fitted on the choices of mine, which are not those of digits"):
+        load_predictor(tmp_path / "p.npz", SearchSpace.load("digits"))
+
+
+def test_weights_that_are_not_finite_are_refused(tiny: Encoding, everything: np.ndarray, tmp_path: Path) -> None:
+    pairs = Pairs(everything[::500], np.exp(np.arange(len(everything[::500])) / 10))
+    predictor = fit_ridge(tiny, pairs, 0)
+    predictor.weights[3] = np.nan
+    (tmp_path / "p.npz").write_bytes(predictor_bytes(predictor))
+    with pytest.raises(RunError, match="weights holds a number that is not finite"):
+        load_predictor(tmp_path / "p.npz")
