@@ -21,6 +21,10 @@ class ProblemError(ApqError):
     """An objective or a constraint that makes no sense, or that nothing can meet."""
 
 
+class ReachError(ProblemError):
+    """A limit that no candidate of the space keeps; one of another space may."""
+
+
 class TableError(ApqError):
     """A cost table that cannot be read, or that does not cover a search space."""
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from apq_tune.choices import ChoiceSpace
 from apq_tune.encoding import encoding_of
-from apq_tune.errors import ProblemError
+from apq_tune.errors import ProblemError, ReachError
 from apq_tune.genotype import Genomes, Genotype
 from apq_tune.quantities import read_quantity
 from apq_tune.space import SearchSpace
@@ -159,14 +159,14 @@ class Constraint:
         """Refuse a bound that no candidate meets, if the metric knows its range.
 
         Raises:
-            ProblemError: with the smallest and the largest reachable value.
+            ReachError: with the smallest and the largest reachable value.
         """
         if not isinstance(self.metric, Bounded):
             return
         low, high = self.metric.reachable()
         slack = 1e-12 * abs(self.bound)  # sums in another order differ in the last digits
         if (self.bound < low - slack) if self.sense == "<=" else (self.bound > high + slack):
-            raise ProblemError(
+            raise ReachError(
                 f"no candidate reaches {self}: {self.metric.name} goes from {low:.6g} to {high:.6g} "
                 f"{self.metric.unit}; give a bound in that range"
             )

@@ -5,10 +5,15 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from apq_tune.cli.costs import BUDGET, LIMITS, TABLES, all_limits
+
+if TYPE_CHECKING:
+    from apq_tune.data.choice import Complaint
+    from apq_tune.space import SearchSpace
 
 PAPER = {"quantized.epochs": 0, "predictor": "transferred", "fallback": False, "pair_bits": "alike"}
 """Settings of the literal protocol: the second supernet is the first one, its clip values calibrated, the bits of pairs
@@ -75,19 +80,25 @@ def run(
     Interrupt it at any moment; the same command goes on where it stopped.
     """
     from apq_tune.cost import Costs
-    from apq_tune.data import space_for
     from apq_tune.encoding import Encoding
+    from apq_tune.errors import ReachError
+    from apq_tune.pipeline.reach import complaints, with_others
     from apq_tune.space import SearchSpace
 
     if space is None and data is None:
         raise click.UsageError("neither SPACE nor --data; write a search space such as digits, or --data DIR")
     loaded = None if space is None else SearchSpace.load(space)
+    notes: tuple[str, ...] = ()
+    complain = complaints(limits, budget, tables)
     if data is not None:
-        loaded = space_for(data, loaded)
+        loaded, notes = _chosen(data, loaded, complain if limits or budget else None)
     assert loaded is not None
     changes: dict[str, object] = {"seed": seed}
     if limits or budget:
-        changes["constraints"] = list(all_limits(Costs.of(Encoding(loaded), tables), limits, budget))
+        try:
+            changes["constraints"] = list(all_limits(Costs.of(Encoding(loaded), tables), limits, budget))
+        except ReachError as error:
+            raise with_others(error, loaded, complain) from None
     changes |= (PAPER if protocol == "paper" else {}) | assigned(assignments)
     out = out or Path("runs") / (loaded.name if data is None else Path(data).absolute().name)
 
@@ -108,9 +119,28 @@ def run(
             num_cpus=num_cpus,
             command=shlex.join(["apq-tune", *sys.argv[1:]]),
             listener=listener,
+            notes=notes,
         )
+        for line in pipeline.taken:
+            listener.console.print(line, markup=False, soft_wrap=True)
         outcome = pipeline.run()
     write_report(outcome, out, listener.console)
+
+
+def _chosen(data: str, space: SearchSpace | None, complain: Complaint | None) -> tuple[SearchSpace, tuple[str, ...]]:
+    """A space for the data, and why it was taken.
+
+    Raises:
+        click.UsageError: if the data has no name.
+    """
+    from apq_tune.data import choose_space
+
+    if not data.strip():
+        raise click.UsageError(
+            "--data is empty; write a folder of images or the name of a data set ('.' for this folder)"
+        )
+    choice = choose_space(data, space, complain)
+    return choice.space, (choice.reason,)
 
 
 def assigned(assignments: tuple[str, ...]) -> dict[str, str]:

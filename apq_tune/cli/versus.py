@@ -132,6 +132,7 @@ def joint_vs_staged(
     """
     from apq_tune.cli.run import assigned
     from apq_tune.cost import Costs
+    from apq_tune.data import taken
     from apq_tune.encoding import Encoding
     from apq_tune.pipeline import versus
     from apq_tune.pipeline.directory import kept_tables
@@ -165,6 +166,8 @@ def joint_vs_staged(
     basis |= {"run": str(Path(target).absolute()) if is_run else None}
     fleet = _fleet(out, "joint-vs-staged", basis, resume=resume, address=address, num_cpus=num_cpus)
     if not is_run:
+        for line in taken(space):
+            _console().print(line, markup=False, soft_wrap=True)
         items = {f"supernets-{seed:03d}": seed for seed in runs}
         with progress_bar(_console(), "supernets") as on_done:
             fleet.run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -29,7 +30,7 @@ def taken(space: SearchSpace) -> tuple[str, ...]:
     Raises:
         RunError: if the folder cannot be used.
     """
-    if space.data is None or not space.data.startswith("/"):
+    if space.data is None or not Path(space.data).is_absolute():
         return ()
     return describe(read_folder(space.data), space)
 

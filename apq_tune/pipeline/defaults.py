@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
+import numpy as np
+
 from apq_tune.data import Data
+from apq_tune.errors import RunError
 from apq_tune.pipeline.settings import Settings
 from apq_tune.space import SearchSpace
 
@@ -23,6 +27,26 @@ OF_NAMED: dict[str, dict[str, Any]] = {
     "imagenet": {"supernet.epochs": 50, "quantized.epochs": 20, "final.epochs": 10, "pair.images": 64_000},
 }
 """What these need beyond the general rule; on a GPU."""
+
+
+def check_data(settings: Settings, data: Data, given: Collection[str]) -> None:
+    """What settings ask for is there.
+
+    Args:
+        settings: of a run.
+        data: of it.
+        given: names of the settings that the user gave; the defaults take what there is.
+
+    Raises:
+        RunError: naming the setting, its value and the range.
+    """
+    n, classes = len(data.search.labels), len(np.unique(data.search.labels))
+    wanted, least = settings.n_search, max(2, classes)
+    if "n_search" in given and wanted is not None and not least <= wanted <= n:
+        raise RunError(
+            f"setting n_search: {wanted} images to compare candidates on; there are {n} of {classes} classes: give "
+            f"{least} to {n}, or null for all"
+        )
 
 
 def default_settings(space: SearchSpace, data: Data) -> Settings:

@@ -200,6 +200,7 @@ class RunDirectory:
         *,
         tables: Sequence[Path] = (),
         wait: float = 0.0,
+        taken: Sequence[str] = (),
     ) -> None:
         """Open or create.
 
@@ -211,6 +212,7 @@ class RunDirectory:
             data_root: folder with the files of data sets.
             tables: cost tables, which are copied into the folder.
             wait: seconds that another process which owns the folder may need to end.
+            taken: lines about the images, to keep.
 
         Raises:
             RunError: if it cannot be written, is in use, or holds a run of another space or of another version.
@@ -236,7 +238,7 @@ class RunDirectory:
             "settings": dict(settings),
             "versions": versions,
             "digests": {"space.yaml": hashlib.sha256(yaml.encode("utf-8")).hexdigest(), "tables": self.tables},
-        }
+        } | ({"taken": list(taken)} if taken else {})
         write_atomically(path / "space.yaml", yaml)
         write_record(record, content)
 

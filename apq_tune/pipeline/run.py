@@ -15,12 +15,12 @@ import pandas as pd
 
 from apq_tune.candidate import Candidate
 from apq_tune.cost import Costs
-from apq_tune.data import data_digest, is_folder, load_data
+from apq_tune.data import check_images, data_digest, is_folder, load_data, taken
 from apq_tune.encoding import Encoding
 from apq_tune.front import Front
 from apq_tune.integrations.ray import Result, check_address, cluster, gpu_share, run_trials
 from apq_tune.pipeline.choice import kept, with_choice
-from apq_tune.pipeline.defaults import default_settings
+from apq_tune.pipeline.defaults import check_data, default_settings
 from apq_tune.pipeline.directory import RunDirectory, StageDirectory
 from apq_tune.pipeline.files import read_json
 from apq_tune.pipeline.learning import PREDICTOR, REPORT, measured
@@ -102,6 +102,7 @@ class PipelineRun:
         command: str = "",
         listener: Listener | None = None,
         wait: float = 0.0,
+        notes: Sequence[str] = (),
     ) -> None:
         """Check everything that can be checked before work begins.
 
@@ -118,6 +119,7 @@ class PipelineRun:
             command: the command line, to remember.
             listener: told how the run goes.
             wait: seconds that another process which owns the directory may need to end.
+            notes: lines to keep beside those about the images.
 
         Raises:
             RunError: if a setting is unknown, the directory cannot be used or is in use, the data does not fit, there
@@ -137,9 +139,19 @@ class PipelineRun:
         self.data = load_data(space, data_root)
         if not given:
             settings = default_settings(space, self.data).updated(dict(changes))
+        check_data(settings, self.data, changes)
+        check_images(space, self.data)
         self.settings, self._digest = settings, data_digest(space)
+        self.taken = (*taken(space), *notes)
         self.files = RunDirectory(
-            path, space, settings.model_dump(mode="json"), command, data_root, tables=tables, wait=wait
+            path,
+            space,
+            settings.model_dump(mode="json"),
+            command,
+            data_root,
+            tables=tables,
+            wait=wait,
+            taken=self.taken,
         )
         self._tables = self.files.tables
         self._address, self._num_cpus, self._listener = address, num_cpus, listener

@@ -68,6 +68,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     result = command(base / "shapes", base / "run")
     assert result.returncode == 0, result.stderr
     assert "best" in result.stdout
+    assert "train: 30 images to train on, 15 of each class; what is left of all images" in result.stdout
     return base / "shapes", base / "run"
 
 
@@ -77,7 +78,10 @@ def test_a_run_on_a_folder_ends_with_test_accuracies_of_its_own_images(done: tup
     assert set(np.round(table["test_accuracy"] * 10, 6)) <= set(range(11))  # of ten test images
     space = SearchSpace.load(out / "space.yaml")
     assert (space.name, space.data, space.classes, space.input.channels) == ("digits", str(folder), 2, 3)
-    settings = json.loads((out / "run.json").read_text())["settings"]
+    record = json.loads((out / "run.json").read_text())
+    assert record["taken"][0] == f"images: {folder}, 2 classes: cross, square"
+    assert record["taken"][-1].startswith("space: digits, 8 pixels, nearest to the images' ")
+    settings = record["settings"]
     assert settings["quantized"]["augment"] == "crop_flip"  # the default for colour
     assert settings["supernet"]["augment"] == "crop"
 

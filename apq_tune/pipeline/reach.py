@@ -1,0 +1,62 @@
+"""Which spaces can keep limits, so that one can be chosen before anything is trained, or others be named."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from apq_tune.cost import Costs, cost_models
+from apq_tune.cost.registry import ALIASES, read_limits
+from apq_tune.data.choice import Complaint, spaces_that_keep
+from apq_tune.encoding import Encoding
+from apq_tune.errors import ReachError, TableError
+from apq_tune.problem import Bounded, Constraint, Metric
+from apq_tune.space import SearchSpace
+
+
+def complaints(texts: Sequence[str], budget: str | None = None, tables: Sequence[Path] = ()) -> Complaint:
+    """A function that tells what a space cannot keep of limits.
+
+    Args:
+        texts: limits as people type them.
+        budget: limits by a rule, which every space keeps that has such a rule.
+        tables: of costs.
+    """
+
+    def complain(space: SearchSpace, room: float) -> str | None:
+        try:
+            encoding = Encoding(space)
+            limits = read_limits(encoding, _metrics(encoding, texts, tables), texts)
+            if budget is not None:
+                Costs.of(encoding, tables).budget(budget)
+        except (ReachError, TableError) as error:
+            return str(error)
+        return next((said for limit in limits if (said := _tight(limit, room)) is not None), None)
+
+    return complain
+
+
+def _metrics(encoding: Encoding, texts: Sequence[str], tables: Sequence[Path]) -> Mapping[str, Metric]:
+    """What the limits are about; models of the accelerator, which take seconds, only if a limit names one."""
+    quick: dict[str, Metric] = {model.name: model for model in cost_models(encoding)}
+    named = {ALIASES.get(name, name) for text in texts for name in re.findall(r"^\s*(\w+)", text)}
+    return Costs.of(encoding, tables).metrics if tables or named - set(quick) else quick
+
+
+def _tight(limit: Constraint, room: float) -> str | None:
+    if room == 1 or not isinstance(limit.metric, Bounded):
+        return None
+    low, high = limit.metric.reachable()
+    if limit.sense == "<=" and low * room > limit.bound:
+        return f"{limit} leaves no room, its smallest network has {low:g} {limit.metric.unit}"
+    if limit.sense == ">=" and high < limit.bound * room:
+        return f"{limit} leaves no room, its largest network has {high:g} {limit.metric.unit}"
+    return None
+
+
+def with_others(error: ReachError, space: SearchSpace, complain: Complaint) -> ReachError:
+    """The same refusal, with the shipped spaces that keep the limits."""
+    names = [name for name in spaces_that_keep(space, complain) if name != space.name]
+    others = f"; shipped spaces that keep all limits: {', '.join(names)}" if names else "; no shipped space does"
+    return ReachError(f"{error}{others}")
