@@ -94,7 +94,7 @@ def test_search_begins_with_given_candidates_and_stops_when_the_front_is_stable(
         (("--limit", "speed=3"), "unknown metric 'speed'"),
         (("--objective", "speed"), "unknown metric 'speed'; known: "),
         (("--table", "absent.csv"), "absent.csv: is no readable CSV"),
-        (("--predictor", "absent.pth"), "absent.pth: is no readable checkpoint"),
+        (("--predictor", "absent.pth"), "absent.pth: cannot be read (No such file or directory)"),
         (("--out", "/proc/nowhere"), "cannot write /proc/nowhere"),
     ],
 )

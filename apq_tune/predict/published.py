@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from apq_tune.checkpoints import read_state, tensor
 from apq_tune.encoding import Encoding
 from apq_tune.errors import RunError
 from apq_tune.predict.mlp import MLPPredictor, mlp_shapes
@@ -37,24 +37,17 @@ def published_predictor(path: Path, encoding: Encoding | None) -> MLPPredictor:
     Raises:
         RunError: if it is neither, or its shapes are not those of the space.
     """
-    import torch
-
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise RunError(f"{path}: is no readable checkpoint ({str(error).splitlines()[0]}); get it again") from None
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
-    found = set(state) if isinstance(state, Mapping) else set()
+    state = read_state(path)
+    found = set(state)
     if found == _parameters(APQ_NAMES):
         encoding = encoding or Encoding(SearchSpace.load("apq_mobilenet"))
-        weights = _renamed(state, APQ_NAMES)
+        weights = _renamed(path, state, APQ_NAMES)
     elif found == _parameters(OFA_NAMES):
         encoding = encoding or Encoding(SearchSpace.load("ofa_mobilenetv3"))
-        weights = _renamed(state, OFA_NAMES)
+        weights = _renamed(path, state, OFA_NAMES)
         _keep_own_resolutions(path, weights, encoding)
     else:
-        some = ", ".join(map(str, sorted(found, key=str)[:4])) or type(state).__name__
+        some = ", ".join(sorted(found)[:4])
         raise RunError(
             f"{path}: is neither APQ's predictor (layers.0.0.weight, ..., quantize_fc.weight) nor once-for-all's "
             f"(0.weight, ..., 6.weight); it has {some}"
@@ -73,11 +66,11 @@ def _parameters(names: Mapping[str, str]) -> set[str]:
     return {f"{name}.{kind}" for name in names for kind in ("weight", "bias")}
 
 
-def _renamed(state: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+def _renamed(path: Path, state: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     weights = {}
     for theirs, ours in names.items():
-        weights[f"W{ours}"] = np.ascontiguousarray(state[f"{theirs}.weight"].float().numpy().T)
-        weights[f"b{ours}"] = state[f"{theirs}.bias"].float().numpy()
+        weights[f"W{ours}"] = np.ascontiguousarray(tensor(path, state, f"{theirs}.weight").numpy().T)
+        weights[f"b{ours}"] = tensor(path, state, f"{theirs}.bias").numpy()
     return weights
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from apq_tune.candidate import Candidate
+from apq_tune.checkpoints import read_state, tensor
 from apq_tune.errors import RunError
 from apq_tune.space import SearchSpace
 from apq_tune.supernet.network import ElasticBlock, ElasticConv, Statistics, Supernet
@@ -37,16 +37,11 @@ def load_supernet(path: str | Path, space: SearchSpace | None = None) -> Publish
         space: of inverted bottlenecks without squeeze-excite; by default ``apq_mobilenet``.
 
     Raises:
-        RunError: if it cannot be read, or a tensor is missing or of another shape than the space needs.
+        RunError: if it cannot be read, or a tensor is missing, not finite, or of another shape than the space needs.
     """
     path, space = Path(path), space or SearchSpace.load("apq_mobilenet")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise RunError(f"{path}: is no readable checkpoint ({str(error).splitlines()[0]}); get it again") from None
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
-    if not isinstance(state, Mapping) or "first_conv.conv.weight" not in state:
+    state = read_state(path)
+    if "first_conv.conv.weight" not in state:
         raise RunError(f"{path}: has no 'first_conv.conv.weight'; give the once-for-all checkpoint of {space.name}")
     supernet = Supernet(space)
     norms = _Reader(path, state, space.name).fill(supernet)
@@ -56,7 +51,7 @@ def load_supernet(path: str | Path, space: SearchSpace | None = None) -> Publish
 class _Reader:
     """Copies tensors by their published names, checking shapes."""
 
-    def __init__(self, path: Path, state: Mapping[str, Tensor], space: str) -> None:
+    def __init__(self, path: Path, state: Mapping[str, Any], space: str) -> None:
         self._path, self._state, self._space = path, state, space
 
     def fill(self, supernet: Supernet) -> dict[ElasticConv, _Norm]:
@@ -96,7 +91,7 @@ class _Reader:
     def _copy(self, target: Tensor, name: str) -> None:
         if name not in self._state:
             raise RunError(f"{self._path}: has no {name!r}, which {self._space} needs; give its own checkpoint")
-        source = self._state[name]
+        source = tensor(self._path, self._state, name)
         if source.shape != target.shape:
             raise RunError(
                 f"{self._path}: {name} is {tuple(source.shape)}, {self._space} needs {tuple(target.shape)}; "

@@ -1,0 +1,145 @@
+"""Checkpoints of others: names and dense, finite tensors, whatever wrapped them; everything else in words of ours."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apq_tune.errors import RunError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NESTED = ("state_dict", "model_state_dict", "model", "net")
+"""Keys under which training scripts keep a network's state beside an optimizer's."""
+
+PREFIXES = ("module.", "_orig_mod.")
+"""What DataParallel and torch.compile put before every name."""
+
+LFS, HTML = b"version https://git-lfs", (b"<!doctype", b"<html", b"<?xml")
+
+DOS_FOLDER = 0x10
+"""Attribute of an archive's entry: torch reads nothing where it is set, and never sets it."""
+
+AGAIN = "get the file again"
+ONLY_TENSORS = "give its tensors alone: torch.save(model.state_dict(), PATH)"
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Read the state of a network, as ``torch.save(network.state_dict(), path)`` writes it.
+
+    A state inside a checkpoint of a training is found, and the prefix of a wrapper that all names have is dropped. Only
+    tensors and plain values are read, so that no code in the file can run.
+
+    Args:
+        path: of the checkpoint.
+
+    Returns:
+        Name -> value; see ``tensor`` for what may be done with one.
+
+    Raises:
+        RunError: if it is no such file, is damaged, or holds objects.
+    """
+    _check_file(path)
+    state = _load(path)
+    for name in NESTED:
+        if isinstance(state, Mapping) and isinstance(state.get(name), Mapping):
+            state = state[name]
+    if not isinstance(state, Mapping) or not state or not all(isinstance(name, str) for name in state):
+        raise RunError(f"{path}: holds a {type(state).__name__}, not names and tensors; {ONLY_TENSORS}")
+    for prefix in PREFIXES:
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return dict(state)
+
+
+def tensor(path: Path, state: Mapping[str, Any], name: str) -> Tensor:
+    """A dense tensor of finite float32 numbers without gradients.
+
+    Args:
+        path: of the checkpoint, for messages.
+        state: what ``read_state`` gave.
+        name: of a value in it.
+
+    Raises:
+        RunError: if the value is anything that cannot be read so.
+    """
+    import torch
+
+    value = state[name]
+    if not isinstance(value, torch.Tensor):
+        raise RunError(f"{path}: {name} is a {type(value).__name__}, not a tensor; {ONLY_TENSORS}")
+    wrong = None
+    if value.is_meta:
+        wrong = "has a shape but no numbers (device 'meta'); save the network after its weights are loaded"
+    elif value.is_quantized:
+        wrong = f"is quantized ({str(value.dtype).removeprefix('torch.')}); give the weights before that, as floats"
+    elif value.layout != torch.strided:
+        wrong = f"is sparse ({str(value.layout).removeprefix('torch.')}); save it after .to_dense()"
+    elif not value.is_floating_point():
+        wrong = f"is of {str(value.dtype).removeprefix('torch.')}; give floats"
+    if wrong is None:
+        value = value.detach().float()
+        if bad := int((~torch.isfinite(value)).sum()):
+            wrong = f"has {bad} of {value.numel()} values that are not finite; {AGAIN}, or train anew"
+    if wrong is not None:
+        raise RunError(f"{path}: {name} {wrong}")
+    return value
+
+
+def _check_file(path: Path) -> None:
+    """Refuse what is told by its first bytes, or by the checksums of its parts, which torch does not compare."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+        if not head:
+            raise RunError(f"{path}: is empty; {AGAIN}")
+        if head.startswith(LFS):
+            raise RunError(f"{path}: is a Git LFS pointer, not the file itself; get that with: git lfs pull")
+        if head.lstrip().lower().startswith(HTML):
+            raise RunError(f"{path}: is a web page, not a checkpoint; download the file itself")
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if any(Path(name).name == "constants.pkl" for name in archive.namelist()):
+                    raise RunError(f"{path}: is a TorchScript program; {ONLY_TENSORS}")
+                folders = [entry.filename for entry in archive.infolist() if entry.external_attr & DOS_FOLDER]
+                if bad := archive.testzip() or next(iter(folders), None):
+                    raise RunError(f"{path}: is damaged ({bad} is not as it was saved); {AGAIN}")
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror or error}); give a checkpoint of torch.save") from None
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError, struct.error):
+        raise RunError(f"{path}: is damaged; {AGAIN}") from None
+
+
+def _load(path: Path) -> Any:
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "GLOBAL" in str(error) or "Unsupported" in str(error):
+            raise RunError(
+                f"{path}: holds Python objects, which are not loaded, since that would run code from the file; "
+                f"{ONLY_TENSORS}"
+            ) from None
+        raise RunError(f"{path}: is no checkpoint of torch.save, or damaged; {AGAIN}") from None
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+        ArithmeticError,
+        MemoryError,
+        ImportError,
+        struct.error,
+        zipfile.BadZipFile,
+    ):  # all that unpickling of random bytes comes to
+        raise RunError(f"{path}: is no checkpoint of torch.save, or damaged; {AGAIN}") from None
