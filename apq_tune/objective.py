@@ -10,9 +10,10 @@ from typing import Any, Literal
 import numpy as np
 
 from apq_tune.errors import ApqError, ProblemError
-from apq_tune.problem import Constraint, Floats, Problem, Trained, constraint_name, reported_name
+from apq_tune.problem import Constraint, Floats, Problem, Trained, reported_name
 
-CHECKPOINT = "training.pt"
+CHECKPOINT, CANDIDATE = "training.pt", "candidate.json"
+"""Files of a trial's checkpoint: a training, and whose it is."""
 
 
 class Pruned(Exception):  # noqa: N818
@@ -29,10 +30,10 @@ class APQObjective:
 
     A metric that trains (``QATLoss``) reports after each epoch, in Tune with a checkpoint: schedulers and pruners can
     end it, and a trial whose worker died goes on. Metrics that really run networks are not asked of candidates that
-    break a constraint: these report the worst, infinity.
+    break a constraint: these report the worst, infinity, and ``epoch`` 0 if they would have been trained.
 
-    While Ray runs, the problem (with all weights and data in it) is put into the object store once, and only a
-    reference travels with the trainable.
+    While Ray runs, the problem (with all weights and data in it) is put into the object store once in a session, and
+    only a reference travels with the trainable.
 
     Attributes:
         problem: what is asked.
@@ -47,7 +48,8 @@ class APQObjective:
             ProblemError: if more than one of its metrics trains, or one that trains is no objective.
         """
         self._problem: Problem | None = problem
-        self._reference: Any = None
+        self._reference: Any = None  # to the problem in the object store
+        self._session = ""  # of Ray, in which the reference is good
         trained = [metric.name for metric in problem.metrics if isinstance(metric, Trained)]
         named = {objective.metric.name for objective in problem.objectives}
         if len(trained) > 1 or not named.issuperset(trained):
@@ -78,13 +80,18 @@ class APQObjective:
         return [objective.direction[:3] for objective in self.problem.objectives]
 
     def __reduce__(self) -> tuple[Callable[..., APQObjective], tuple[Any, ...]]:
-        if self._reference is None and "ray" in sys.modules:
-            from apq_tune.integrations.ray import put
+        if self._problem is not None and "ray" in sys.modules:
+            from apq_tune.integrations.ray import put, session
 
-            self._reference = put(self._problem)
+            if self._session != (now := session()):  # objects of another session are gone
+                self._reference, self._session = put(self._problem), now
         if self._reference is not None:
             return _from_reference, (self._reference,)
         return APQObjective, (self.problem,)
+
+    def __deepcopy__(self, _: dict[int, Any]) -> APQObjective:
+        """The same problem: a copy by reference would not outlive the session of Ray."""
+        return APQObjective(self.problem)
 
     def __call__(self, trial: Any) -> Any:
         """Evaluate one trial.
@@ -106,13 +113,21 @@ class APQObjective:
         from apq_tune.integrations import ray
 
         candidate = self._space.from_config(config)
+        reported = False
 
         def step(_: int, metrics: dict[str, Any], state: Callable[[], bytes]) -> None:
-            ray.report(metrics, {CHECKPOINT: state()})
+            nonlocal reported
+            reported = True
+            ray.report(metrics, {CHECKPOINT: state(), CANDIDATE: candidate.to_json().encode()})
 
-        checkpoint = ray.restored().get(CHECKPOINT) if self._trained else None
-        metrics = self.evaluate(candidate, config, step, checkpoint)
-        return None if "epoch" in metrics else metrics
+        files = ray.restored() if self._trained else {}
+        if files.get(CANDIDATE, candidate.to_json().encode()) != candidate.to_json().encode():
+            raise ProblemError(
+                "Tune restored a checkpoint of another candidate, whose weights do not fit this one: a scheduler may "
+                "change settings of a training, such as learning_rate, but no genes"
+            )
+        metrics = self.evaluate(candidate, config, step, files.get(CHECKPOINT))
+        return None if reported else metrics
 
     def _optuna(self, trial: Any) -> float | list[float]:
         study = getattr(trial, "study", None)
@@ -139,8 +154,8 @@ class APQObjective:
         except ApqError as error:
             trial.set_user_attr("reason", str(error))
             return float("nan") if len(self.metric) == 1 else [float("nan")] * len(self.metric)
-        for constraint in self.problem.constraints:
-            trial.set_constraint(str(constraint), metrics[constraint_name(constraint)])
+        for name in self.problem.constraint_names:
+            trial.set_constraint(name, metrics[name])
         for name, value in metrics.items():
             trial.set_user_attr(name, value)
         values = [metrics[name] for name in self.metric]
@@ -185,7 +200,8 @@ class APQObjective:
 
         def metrics() -> dict[str, Any]:
             own = {reported_name(metric): values[metric.name] for metric in problem.metrics}
-            violations = {constraint_name(c): _violation(c, values) for c in problem.constraints}
+            named = zip(problem.constraint_names, problem.constraints, strict=True)
+            violations = {name: _violation(constraint, values) for name, constraint in named}
             total = {"violation": float(sum(max(value, 0.0) for value in violations.values()))}
             return own | violations | total | known | {"seconds": time.monotonic() - start}
 
@@ -193,6 +209,8 @@ class APQObjective:
             worst = {o.metric.name: np.inf if o.direction == "minimize" else -np.inf for o in problem.objectives}
             values |= {name: float(worst.get(name, np.nan)) for name in costly}
             known["fidelity"] = "not run: breaks a constraint" if costly else known["fidelity"]
+            if (untrained := self._trained) is not None:  # schedulers count epochs, and miss them
+                known.update(epoch=0, epochs=untrained.adjusted(config or {}).epochs)
             return metrics()
         trained = self._trained
         others = [metric for metric in costly.values() if not isinstance(metric, Trained)]
@@ -228,5 +246,5 @@ def _violation(constraint: Constraint, values: Mapping[str, float]) -> float:
 
 def _from_reference(reference: Any) -> APQObjective:
     objective = APQObjective.__new__(APQObjective)
-    objective._problem, objective._reference = None, reference
+    objective._problem, objective._reference, objective._session = None, reference, ""
     return objective

@@ -7,13 +7,20 @@ nothing with conditional ones.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+import functools
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from apq_tune.candidate import plain_value, same_value
 from apq_tune.errors import CandidateError
 
 C = TypeVar("C")
+
+
+CLOSE = 0.85
+"""Share of letters in common (``difflib``) from which a name is taken for another one with a slip."""
 
 
 class Suggests(Protocol):
@@ -64,9 +71,17 @@ class Parameters:
         for name in fixed:
             if name not in self.genes:
                 raise CandidateError(f"fixed: {name!r} is no gene; known: {_some(self.genes)}")
-        asked = {
-            name: trial.suggest_categorical(name, values) for name, values in self.genes.items() if name not in fixed
-        }
+        asked = {}
+        for name, values in self.genes.items():
+            if name in fixed:
+                continue
+            try:
+                asked[name] = trial.suggest_categorical(name, values)
+            except ValueError as error:
+                raise CandidateError(
+                    f"the study cannot take {name} from {list(values)} ({error}); it was made with another space, "
+                    "make a new one"
+                ) from None
         return self.from_config({**asked, **fixed})
 
     def from_config(self, config: Mapping[str, Any]) -> Any:
@@ -79,16 +94,17 @@ class Parameters:
             config: name -> value, one for each gene; other names are the user's own and are passed over.
 
         Raises:
-            CandidateError: if a gene is missing or has a value that it cannot have, naming both.
+            CandidateError: if a gene is missing or has a value that it cannot have, naming both, or a name that is no
+                gene differs from one only as by a slip.
         """
+        genes = self.genes
+        if len(config) > len(genes) or any(name not in config for name in genes):
+            check_names([name for name in config if name not in genes], genes)
         values = {}
-        for name, choices in self.genes.items():
+        for name, choices in genes.items():
             if name not in config:
                 raise CandidateError(f"config: {name!r} is missing; start from to_tune(), which has every gene")
-            value = _known(name, config[name])
-            if not any(same_value(value, choice) for choice in choices):
-                raise CandidateError(f"config: {name} is {config[name]!r}; choose one of {list(choices)}")
-            values[name] = value
+            values[name] = value_of(name, config[name], choices)
         return self.candidate_of(values)
 
     def to_config(self, candidate: Any) -> dict[str, Any]:
@@ -109,6 +125,62 @@ def _known(name: str, value: Any) -> Any:
         return plain_value(value)
     except CandidateError as error:
         raise CandidateError(f"config: {name}: {error}") from None
+
+
+def value_of(name: str, given: Any, choices: Sequence[Any]) -> Any:
+    """The choice that a given value means: 2 for 2.0, and for numpy's 2.
+
+    Raises:
+        CandidateError: if there is none.
+    """
+    value = _known(name, given)
+    for choice in choices:
+        if same_value(value, choice):
+            return choice
+    raise CandidateError(f"config: {name} is {given!r}; choose one of {list(choices)}")
+
+
+def check_names(names: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse names that look like known ones with a slip; others are the user's own.
+
+    Raises:
+        CandidateError: with the name that was meant.
+    """
+    if (slip := _slip(tuple(map(str, names)), tuple(known))) is not None:
+        given, meant = slip
+        raise CandidateError(
+            f"config: there is no {given!r}, did you mean {meant!r}? A name of your own must differ more"
+        )
+
+
+@functools.lru_cache(maxsize=64)
+def _slip(names: tuple[str, ...], known: tuple[str, ...]) -> tuple[str, str] | None:
+    """The first name that is close to a known one, and that one."""
+    for name in names:
+        if name in known:
+            continue
+        for form in (_letters, _words, _without_numbers):
+            own = form(name)
+            same = [other for other in known if own is not None and form(other) == own]
+            if same:
+                return name, difflib.get_close_matches(name, same, 1, 0.0)[0]
+        if close := difflib.get_close_matches(name, known, 1, CLOSE):
+            return name, close[0]
+    return None
+
+
+def _letters(name: str) -> str | None:
+    return re.sub(r"[\W_]", "", name).lower() or None
+
+
+def _words(name: str) -> tuple[str, ...] | None:
+    return tuple(sorted(name.lower().split())) or None
+
+
+def _without_numbers(name: str) -> str | None:
+    """``None`` if there is no number, or nothing else."""
+    rest = re.sub(r"\d+", "#", name)
+    return rest if rest != name and re.search(r"[^\W\d_]{2}", rest) else None
 
 
 def _some(names: Mapping[str, Any], n: int = 4) -> str:

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -144,8 +145,9 @@ class Constraint:
     def __post_init__(self) -> None:
         if self.sense not in ("<=", ">="):
             raise ProblemError(f"constraint on {self.metric.name} uses {self.sense!r}; use '<=' or '>='")
-        if not math.isfinite(self.bound):
-            raise ProblemError(f"bound of {self.metric.name} is {self.bound}; give a finite number")
+        bound: Any = self.bound
+        if not isinstance(bound, Real) or not math.isfinite(self.bound):
+            raise ProblemError(f"bound of {self.metric.name} is {self.bound!r}; give a finite number")
 
     def __str__(self) -> str:
         return f"{self.metric.name} {self.sense} {self.bound:g}"
@@ -180,8 +182,14 @@ def reported_name(metric: Metric) -> str:
 
 
 def constraint_name(constraint: Constraint) -> str:
-    """The name under which a constraint's violation is reported; feasible where ``<= 0``."""
+    """The name of a constraint's violation, unless ``Problem.constraint_names`` has to tell two apart."""
     return f"violation_{constraint.metric.name}_{'max' if constraint.sense == '<=' else 'min'}"
+
+
+def _shortest(number: float) -> str:
+    """The fewest digits that read back as the number."""
+    short = f"{number:g}"
+    return short if float(short) == number else repr(float(number))
 
 
 class Evaluation(NamedTuple):
@@ -237,6 +245,18 @@ class Problem:
         self.metrics = tuple(by_name.values())
         for constraint in self.constraints:
             constraint.check_reachable()
+
+    @property
+    def constraint_names(self) -> tuple[str, ...]:
+        """The name of each constraint's violation, feasible where ``<= 0``: in results, tables and studies alike.
+
+        Where two limit one metric from the same side, both names end with the bound.
+        """
+        names = [constraint_name(constraint) for constraint in self.constraints]
+        return tuple(
+            f"{name}_{_shortest(constraint.bound)}" if names.count(name) > 1 else name
+            for name, constraint in zip(names, self.constraints, strict=True)
+        )
 
     def evaluate(self, genomes: Genomes) -> Evaluation:
         """Score canonical genomes ``(n, n_genes)``.

@@ -7,21 +7,23 @@ and every trial ends in a state that says what happened.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, NoReturn
 
 import numpy as np
 import optuna
 import pandas as pd
+from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.samplers import BaseSampler
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from apq_tune.errors import StudyError
+from apq_tune.errors import CandidateError, StudyError
 from apq_tune.genotype import Genotype
+from apq_tune.integrations.export import write_study
+from apq_tune.integrations.narrowed import NarrowedEncoding
 from apq_tune.integrations.optuna import EvolutionSampler, NSGA2Sampler
 
 MAX_DUPLICATES = 5
@@ -30,6 +32,9 @@ longest for a proposal, would use up any number in a small space."""
 
 MAX_DRAWS = 1000
 """Random candidates drawn to find one that is new; then the space counts as exhausted."""
+
+MAX_ENUMERATED = 50_000
+"""Combinations of genes up to which what is left in a space is looked for one by one."""
 
 Outcome = Literal["complete", "pruned", "failed"]
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
@@ -62,6 +67,7 @@ class AskTell:
         *,
         others: Mapping[str, BaseDistribution] | None = None,
         fixed: Mapping[str, Any] | None = None,
+        choices: Mapping[str, Sequence[Any]] | None = None,
         seed: int = 0,
     ) -> None:
         """Begin.
@@ -72,20 +78,33 @@ class AskTell:
             sampler: any of Optuna's; by default our evolution for one objective, our NSGA-II for several.
             others: parameters of the user's own beside the genes. Candidates may then come twice.
             fixed: values of parameters, genes or others, that are not to be sampled.
+            choices: gene -> the values that may be tried, where these are not all.
             seed: of the default sampler, and of random candidates in place of duplicates.
+
+        Raises:
+            CandidateError: if the space allows nothing of what is left.
         """
-        self._encoding, self._fixed = encoding, dict(fixed or {})
+        self._whole, self._fixed = encoding, dict(fixed or {})
+        own = {name: (value,) for name, value in self._fixed.items() if name in encoding.space.genes}
+        kept = dict(choices or {}) | own
+        narrowed = NarrowedEncoding(encoding, kept) if kept else None
+        self._encoding: Any = encoding if narrowed is None else narrowed
+        if narrowed is not None and isinstance(sampler, EvolutionSampler | NSGA2Sampler):
+            sampler = sampler.within(narrowed)
         if sampler is None:
             ours = EvolutionSampler if len(directions) == 1 else NSGA2Sampler
-            sampler = ours(space=encoding, seed=seed)  # type: ignore[arg-type]
+            sampler = ours(space=self._encoding, seed=seed)  # type: ignore[arg-type]
         # Other samplers can use the order of numbers, which categories would hide from them.
         self._ordinal = not isinstance(sampler, EvolutionSampler | NSGA2Sampler)
-        self._genes = {name: values for name, values in encoding.space.genes.items() if name not in self._fixed}
+        genes = self._encoding.space.genes
+        self._genes = {name: values for name, values in genes.items() if name not in self._fixed}
         self._others = {name: value for name, value in (others or {}).items() if name not in self._fixed}
         self._distributions = {name: self._shown(values) for name, values in self._genes.items()} | self._others
         self._rng = np.random.default_rng(seed)
         self._running: dict[str, _Running] = {}
         self._known: dict[bytes, int | None] = {}  # canonical genome -> number of its finished trial
+        self._ended: dict[str, int] = {}  # key -> number
+        self._replaced: set[int] = set()  # numbers of trials that were told, then tried again with success
         verbosity = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study: Study = optuna.create_study(
@@ -115,9 +134,23 @@ class AskTell:
                 params[name] = self._genes[name].index(config[name]) if is_index else config[name]
         return params
 
+    def _chosen(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """A configuration from outside, each value as our parameters have it.
+
+        Raises:
+            CandidateError: if it is no candidate of the space, or one that may not be tried.
+        """
+        candidate = self._candidate(config)
+        self._encoding.encode([candidate])
+        return {**config, **self._encoding.space.to_config(candidate)}
+
+    def _candidate(self, config: Mapping[str, Any]) -> Any:
+        space = self._whole.space
+        return space.from_config({name: config[name] for name in space.genes if name in config})
+
     def _genome(self, config: Mapping[str, Any]) -> bytes:
         """The canonical genome of a configuration: what tells candidates apart."""
-        return bytes(self._encoding.encode([self._encoding.space.from_config(config)])[0].tobytes())
+        return bytes(self._encoding.encode([self._candidate(config)])[0].tobytes())
 
     @property
     def n_running(self) -> int:
@@ -133,18 +166,31 @@ class AskTell:
         for _ in range(MAX_DUPLICATES):
             trial = self.study.ask(self._distributions)
             config = self._config(trial.params)
-            genome = self._genome(config)
+            try:
+                genome = self._genome(config)
+            except CandidateError:  # what the space allows nearest to it may not be tried
+                trial.set_user_attr("duplicate", True)
+                self.study.tell(trial, state=TrialState.FAIL)
+                continue
             if self._others or genome not in self._known:
                 return self._begin(key, trial, config, genome)
             self._tell_duplicate(trial, genome)
-        for _ in range(MAX_DRAWS):
-            (candidate,) = self._encoding.decode(self._encoding.sample(1, self._rng))
-            config = self._encoding.space.to_config(candidate) | self._fixed
-            genome = self._genome(config)
-            if genome not in self._known:
+        for drawn in self._draws():
+            genome = bytes(drawn.tobytes())
+            if self._others or genome not in self._known:
+                (candidate,) = self._encoding.decode(drawn[None])
+                config = self._encoding.space.to_config(candidate) | self._fixed
                 self.study.enqueue_trial(self._params(config))
-                return self._begin(key, self.study.ask(self._distributions), config, genome)
+                trial = self.study.ask(self._distributions)
+                return self._begin(key, trial, config | self._config(trial.params), genome)
         return None
+
+    def _draws(self) -> Iterator[NDArray[np.int16]]:
+        """Random canonical genomes, and after these all there are, if they can be counted."""
+        for _ in range(MAX_DRAWS):
+            yield self._encoding.sample(1, self._rng)[0]
+        if math.prod(self._encoding.n_choices.tolist()) <= MAX_ENUMERATED:
+            yield from self._rng.permutation(self._encoding.enumerate())
 
     def _begin(self, key: str, trial: Trial, config: dict[str, Any], genome: bytes) -> dict[str, Any]:
         self._running[key] = _Running(trial, genome)
@@ -199,9 +245,46 @@ class AskTell:
             if not math.isnan(violation):
                 trial.set_constraint(name, violation)
         for name, value in said.items():
-            trial.set_user_attr(name, value)
+            trial.set_user_attr(name, _plain(value))
         self.study.tell(trial, list(values) if outcome == "complete" else None, state=STATES[outcome])
-        self._known[genome] = trial.number
+        self._known[genome] = self._ended[key] = trial.number
+
+    def revise(
+        self,
+        key: str,
+        config: Mapping[str, Any],
+        outcome: Outcome,
+        values: Sequence[float],
+        violations: Mapping[str, float] | None = None,
+        said: Mapping[str, Any] | None = None,
+    ) -> None:
+        """A trial that ended outside: one that was told and then tried again, or that we never knew of.
+
+        Only one that was completed says more than what is known; it takes the place of what was told before, under its
+        key or, if that was a failure, of the same candidate.
+
+        Raises:
+            CandidateError: if the configuration is no candidate of the space.
+        """
+        is_whole = len(values) == len(self.study.directions) and not any(map(math.isnan, values))
+        if outcome != "complete" or not is_whole:
+            return
+        before = self._ended.get(key)
+        params = self._params(self._chosen(config))
+        trials = self.study.get_trials(deepcopy=False)
+        failed = (t.number for t in trials if t.state == TrialState.FAIL and t.params == params)
+        before = next(failed, None) if before is None else before
+        if self.add(config, values, violations, said):
+            self._ended[key] = len(trials)
+            self._replaced |= set() if before is None else {before}
+
+    def config_of(self, key: str) -> dict[str, Any]:
+        """The configuration of a trial that was asked for; empty if there was none."""
+        if key in self._running:
+            return self._config(self._running[key].trial.params)
+        if key in self._ended:
+            return self._config(self.study.get_trials(deepcopy=False)[self._ended[key]].params)
+        return {}
 
     def add(
         self,
@@ -209,10 +292,11 @@ class AskTell:
         values: Sequence[float],
         violations: Mapping[str, float] | None = None,
         said: Mapping[str, Any] | None = None,
-    ) -> None:
+    ) -> bool:
         """A trial that was run elsewhere: warm start, several objectives and constraints included.
 
-        One that contradicts what is fixed is passed over.
+        Returns:
+            Whether it was taken: one that contradicts what is fixed or narrowed is passed over.
 
         Raises:
             StudyError: if values are missing or NaN.
@@ -222,19 +306,23 @@ class AskTell:
             raise StudyError(
                 f"objectives of a known candidate are {list(values)}; give {len(self.study.directions)} numbers"
             )
-        genome = self._genome(config)  # checks the configuration, too
-        if any(config[name] != value for name, value in self._fixed.items() if name in config):
-            return
+        self._whole.encode([self._candidate(config)])  # no candidate at all is an error
+        try:
+            config = self._chosen(config)
+        except CandidateError:
+            return False
+        genome = self._genome(config)
         self.study.add_trial(
             optuna.trial.create_trial(
                 values=list(values),
                 params=self._params(config),
                 distributions={n: d for n, d in self._distributions.items() if n in config},
-                user_attrs=dict(said or {}),
-                constraints=dict(violations or {}),
+                user_attrs={name: _plain(value) for name, value in (said or {}).items()},
+                constraints={name: float(value) for name, value in (violations or {}).items()},
             )
         )
         self._known[genome] = self.study.get_trials(deepcopy=False)[-1].number
+        return True
 
     def give_up(self, reason: str = "lost", but: Collection[str] = ()) -> None:
         """Fail every trial that still runs, but those given, with a reason: nothing stays RUNNING for ever.
@@ -250,7 +338,7 @@ class AskTell:
         """Those that were run, here or elsewhere, parameters by their real values."""
         shown = []
         for trial in self.study.get_trials():
-            if not trial.user_attrs.get("duplicate"):
+            if not trial.user_attrs.get("duplicate") and trial.number not in self._replaced:
                 config = {name: value for name, value in self._config(trial.params).items() if name in trial.params}
                 real = {name: CategoricalDistribution(values) for name, values in self._genes.items()} | self._others
                 trial.params = config
@@ -268,26 +356,18 @@ class AskTell:
             rows.append(row | trial.user_attrs | self._fixed | trial.params)
         return pd.DataFrame(rows)
 
-    def export(self, storage: str, name: str) -> Study:
-        """Copy the trials that were run to a study in a storage, for optuna-dashboard and Optuna's plots.
+    def export(self, place: str | os.PathLike[str], name: str) -> Study:
+        """Copy the trials that were run to a study in a storage; see ``write_study``."""
+        finished = [trial for trial in self.trials() if trial.state.is_finished()]
+        return write_study(place, name, self.study.directions, finished)
 
-        Args:
-            storage: a URL such as ``"sqlite:///runs.db"``, or the path of a journal file, which is written much faster.
-            name: of the new study.
 
-        Raises:
-            StudyError: if there is a study of that name, or the storage cannot be used.
-        """
-        from sqlalchemy.exc import SQLAlchemyError  # which comes with Optuna and takes as long to import
-
-        try:
-            place = storage if "://" in storage else JournalStorage(JournalFileBackend(storage))
-            study = optuna.create_study(storage=place, study_name=name, directions=self.study.directions)
-        except optuna.exceptions.DuplicatedStudyError:
-            raise StudyError(f"{storage} has a study {name!r} already; choose another name") from None
-        except (ImportError, OSError, SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-            raise StudyError(
-                f"{storage} cannot be used ({str(error).splitlines()[0]}); give a path, or sqlite:///FILE"
-            ) from None
-        study.add_trials([trial for trial in self.trials() if trial.state.is_finished()])
-        return study
+def _plain(value: Any) -> Any:
+    """A value as JSON can hold it."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {str(name): _plain(own) for name, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(own) for own in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

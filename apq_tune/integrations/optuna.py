@@ -15,11 +15,12 @@ the order in which trials end is left to chance.
 
 from __future__ import annotations
 
+import copy
 import math
 import operator
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, Self, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ from apq_tune.choices import ChoiceEncoding, ChoiceSpace
 from apq_tune.encoding import Encoding, encoding_of
 from apq_tune.errors import ProblemError, StudyError
 from apq_tune.genotype import Genomes
+from apq_tune.integrations.narrowed import NarrowedEncoding
 from apq_tune.integrations.optuna_genes import ParameterGenes, uniform_value
 from apq_tune.problem import Evaluation
 from apq_tune.search.algorithms import NSGA2, Evolution, State
@@ -50,7 +52,8 @@ SMALL = 20
 """Population and parents of ``EvolutionSampler``. ``Evolution``'s own 50 are for many thousands of evaluations; in 200
 and 600, on synthetic losses over ``digits`` and ``apq_mobilenet``, 50 parents were worse than 20."""
 
-Space: TypeAlias = SearchSpace | ChoiceSpace | Encoding | ChoiceEncoding
+Encodings: TypeAlias = Encoding | ChoiceEncoding | NarrowedEncoding
+Space: TypeAlias = SearchSpace | ChoiceSpace | Encodings
 Key: TypeAlias = tuple[bytes, tuple[tuple[str, str], ...]]
 
 
@@ -96,15 +99,26 @@ class _PopulationSampler(BaseSampler):
     def __init__(self, algorithm: Evolution, space: Space | None, seed: int | None) -> None:
         if seed is not None and (not isinstance(seed, int | np.integer) or seed < 0):
             raise ProblemError(f"seed is {seed!r}; give a whole number from 0, or None")
-        if not isinstance(space, SearchSpace | ChoiceSpace | Encoding | ChoiceEncoding | None):
+        if not isinstance(space, Space | None):
             raise ProblemError(f"space is {space!r}; give a SearchSpace, a ChoiceSpace or an encoding of one")
         self._algorithm = algorithm
         self._seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else int(seed)
-        self._encoding: Encoding | ChoiceEncoding | None = None if space is None else encoding_of(space)
+        self._take(space)
+
+    def _take(self, space: Space | None) -> None:
+        self._encoding: Encodings | None = None if space is None else encoding_of(space)
         choices = {} if self._encoding is None else dict(zip(self._encoding.names, self._encoding.choices, strict=True))
         self._own: dict[str, BaseDistribution] = {n: CategoricalDistribution(v) for n, v in choices.items()}
         self._places = {name: {value: i for i, value in enumerate(values)} for name, values in choices.items()}
         self._forget()
+
+    def within(self, space: NarrowedEncoding) -> Self:
+        """The same sampler on a part of its space; one that knows no space stays what it is."""
+        if self._encoding is None:
+            return self
+        own = copy.copy(self)
+        own._take(space)
+        return own
 
     def _forget(self) -> None:
         """Empty the caches. They are values that are replaced and never changed, since threads share a sampler."""
@@ -184,6 +198,8 @@ class _PopulationSampler(BaseSampler):
         if finished[: len(past.finished)] != past.finished:  # another study, or clocks that disagree
             past = _Past([], [], None, frozenset())
         new = finished[len(past.finished) :]
+        if not past.finished:  # later ones must agree with these, Optuna sees to it
+            self._check_space(new)
         if new:
             size = self._algorithm.batch
             told, state = len(past.usable) // size * size, past.state
@@ -195,6 +211,25 @@ class _PopulationSampler(BaseSampler):
             past = _Past(finished, usable, state, seen)
         self._past = past
         return past
+
+    def _check_space(self, trials: Iterable[FrozenTrial]) -> None:
+        """Refuse trials that have a gene of ours with other choices: Optuna would, in words of its own.
+
+        Raises:
+            StudyError: naming the gene and both choices.
+        """
+        checked: set[str] = set()
+        for trial in trials:
+            for name in trial.distributions.keys() & self._own.keys() - checked:
+                checked.add(name)
+                own, found = self._own[name], trial.distributions[name]
+                if found != own:
+                    there = list(found.choices) if isinstance(found, CategoricalDistribution) else found
+                    here = list(cast(CategoricalDistribution, own).choices)
+                    raise StudyError(
+                        f"trial {trial.number} of the study was made with another space: {name} is one of {there} "
+                        f"there, {here} here; make a new study, or give the sampler the space of this one"
+                    )
 
     def _encode(self, past: _Past, search_space: Mapping[str, BaseDistribution]) -> _Parents:
         """The population as genomes, which are the same for a whole generation."""

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial
 from apq_tune.choices import ChoiceEncoding
 from apq_tune.encoding import Encoding
 from apq_tune.genotype import Genomes, draw
+from apq_tune.integrations.narrowed import NarrowedEncoding
 
 GRID = 2**14
 """Steps of the range of a float, or of an integer with more values: what fits a gene of 16 bits, and a power of two, so
@@ -24,7 +25,9 @@ class ParameterGenes:
     """Parameters of a study as genes: first those of our space, if they are all there, then any others."""
 
     def __init__(
-        self, distributions: Mapping[str, BaseDistribution], encoding: Encoding | ChoiceEncoding | None
+        self,
+        distributions: Mapping[str, BaseDistribution],
+        encoding: Encoding | ChoiceEncoding | NarrowedEncoding | None,
     ) -> None:
         own = () if encoding is None else encoding.names
         self._encoding = encoding if all(name in distributions for name in own) else None

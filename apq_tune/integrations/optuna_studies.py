@@ -73,8 +73,8 @@ def run_study(problem: Problem, sampler: str, *, n_evaluations: int, seed: int) 
                     F = scores.F if scores.feasible.all() else free.evaluate(genomes).F
                     known[key], last_new = (F[0].tolist(), scores.G[0].tolist()), trials
                 values, violations = known[key]
-                for constraint, violation in zip(problem.constraints, violations, strict=True):
-                    trial.set_constraint(str(constraint), violation)
+                for name, violation in zip(problem.constraint_names, violations, strict=True):
+                    trial.set_constraint(name, violation)
                 study.tell(trial, values)
     finally:
         optuna.logging.set_verbosity(before)

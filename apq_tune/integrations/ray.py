@@ -1,6 +1,6 @@
 """Ray Tune as the host of expensive work: one trial is a batch of candidates, a whole search or a whole finetuning.
 
-The only file that knows Ray.
+Ray is known here and in the files of ``ApqSearch`` alone.
 """
 
 from __future__ import annotations
@@ -235,6 +235,14 @@ def _files(folder: Path) -> dict[str, bytes]:
 def put(value: Any) -> Any:
     """A reference to a value in the object store, where every node finds it; ``None`` if Ray does not run."""
     return ray.put(value) if ray.is_initialized() else None
+
+
+def session() -> str:
+    """What tells one connection to a cluster from the next: objects that were put do not outlive it. Empty: none."""
+    if not ray.is_initialized():
+        return ""
+    context = ray.get_runtime_context()
+    return f"{context.get_node_id()} {context.get_job_id()}"
 
 
 def get(reference: Any) -> Any:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import math
+import os
 import re
+import warnings
 from collections.abc import Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +18,20 @@ import ray
 from optuna.samplers import BaseSampler
 from ray import cloudpickle
 from ray.tune.search import Searcher
-from ray.tune.search.optuna import OptunaSearch
-from ray.tune.search.variant_generator import parse_spec_vars
+from ray.tune.search.repeater import Repeater
 
-from apq_tune.candidate import Candidate, Choice
-from apq_tune.errors import CandidateError, ProblemError
+from apq_tune.errors import ProblemError
 from apq_tune.front import Axis, Front
 from apq_tune.integrations.asktell import AskTell
+from apq_tune.integrations.export import check_place
+from apq_tune.integrations.host import calling, check_goal, check_scheduler
+from apq_tune.integrations.param_space import read_param_space
+from apq_tune.integrations.results import config_of, read_result, why_none
+from apq_tune.integrations.warm_start import read_candidate, read_warm_start
 from apq_tune.pareto import is_non_dominated
-from apq_tune.problem import Problem, constraint_name, reported_name
+from apq_tune.problem import Problem, Trained, reported_name
 
-STATE = ("_problem", "_sampler", "_warm", "_seed", "_most", "_study")
+STATE = ("_problem", "_sampler", "_warm", "_seed", "_most", "_study", "_space", "_paused", "_repeated", "_metric")
 """What is saved."""
 
 
@@ -70,32 +76,31 @@ class ApqSearch(Searcher):
         if max_concurrent is not None and max_concurrent < 1:
             raise ProblemError(f"max_concurrent is {max_concurrent}; give at least 1, or leave it out")
         self._problem, self._sampler, self._seed = problem, sampler, seed
-        self._warm = _known(problem, warm_start)
+        self._warm = read_warm_start(problem, warm_start)
         self._most = max_concurrent
         self._study: AskTell | None = None
+        self._space = read_param_space({}, {})
+        self._paused: set[str] = set()
+        self._repeated = self._is_checked = False
 
     def _begin(self, config: Mapping[str, Any]) -> AskTell:
         genes = self._problem.encoding.space.genes
-        flat = dict(config)
-        _, domains, grids = parse_spec_vars(flat)
-        if grids:
-            raise ProblemError(f"{'/'.join(grids[0][0])}: a grid cannot be searched; give tune.choice")
-        open_names = {path[0] for path, _ in domains}
-        fixed = {name: value for name, value in flat.items() if name not in open_names}
-        others = {name: value for name, value in flat.items() if name in open_names and name not in genes}
-        for name, value in fixed.items():
-            if name in genes and value not in genes[name]:
-                raise CandidateError(f"config: {name} is {value!r}; choose one of {list(genes[name])}")
+        self._space = read_param_space(config, genes, _settings(self._problem))
         study = AskTell(
             self._problem.encoding,
             [objective.direction for objective in self._problem.objectives],
             self._sampler,
-            others=OptunaSearch.convert_search_space(others) if others else {},
-            fixed=fixed,
+            others=self._space.others,
+            fixed=self._space.fixed,
+            choices=self._space.choices,
             seed=self._seed,
         )
-        for known in self._warm:
-            study.add(**known)
+        left_out = sum(not study.add(*known) for known in self._warm)
+        if left_out:
+            said = f"{left_out} of {len(self._warm)} candidates of the warm start contradict param_space"
+            if left_out == len(self._warm):
+                raise ProblemError(f"{said}; leave warm_start out, or fix fewer genes")
+            warnings.warn(f"{said}, and are left out", stacklevel=2)
         return study
 
     @property
@@ -104,21 +109,47 @@ class ApqSearch(Searcher):
             self._study = self._begin({})
         return self._study
 
+    @property
+    def _goals(self) -> dict[str, str]:
+        """Reported name of each objective -> Tune's mode."""
+        return {reported_name(objective.metric): objective.direction[:3] for objective in self._problem.objectives}
+
+    def _check_host(self) -> None:
+        """Refuse what Tune was asked for beside us, if it cannot be.
+
+        Raises:
+            ProblemError: naming it.
+        """
+        host = calling()
+        check_goal(host.metric, host.mode, self._goals)
+        check_scheduler(host.scheduler, self._goals, host.wrappers)
+        if any(isinstance(wrapper, Repeater) for wrapper in host.wrappers):
+            if len(self._names) > 1:
+                raise ProblemError(
+                    f"Repeater hands on the mean of one metric, the problem improves {self._names}; leave Repeater out"
+                )
+            for searcher in (self, *host.wrappers):
+                searcher._metric = self._names[0]  # whose mean it takes; it asks the searcher within
+            self._repeated = True
+
     def set_search_properties(
         self,
         metric: str | None,
-        mode: str | None,  # noqa: ARG002
+        mode: str | None,
         config: dict[str, Any],
         **_: Any,
     ) -> bool:
-        """Take over Tune's ``param_space``; genes that are missing in it are searched, values in it are fixed.
+        """Take over Tune's ``param_space``: values fix a gene, ``tune.choice`` narrows it, what is missing is searched.
+
+        Entries that are no genes are the user's own: domains, nested ones as well, are searched beside the genes.
 
         Raises:
-            ProblemError: if Tune was given a metric of its own.
+            ProblemError: if Tune was given a metric or a mode that is not the problem's, a scheduler that cannot serve,
+                or a parameter that cannot be searched.
+            CandidateError: if a gene has no such value, or a name is one of a gene but for a slip.
         """
-        names = [reported_name(objective.metric) for objective in self._problem.objectives]
-        if metric is not None and [metric] != names:
-            raise ProblemError(f"metric is {metric!r}, the problem improves {names}; leave metric and mode of Tune out")
+        check_goal(metric, mode, self._goals)
+        self._check_host()
         if self._study is None:
             self._study = self._begin(config)
         return True
@@ -132,47 +163,48 @@ class ApqSearch(Searcher):
         """A configuration; ``None`` while enough trials run; ``FINISHED`` when the space is exhausted."""
         if self._most is None:
             self._most = max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
-        if self._asked.n_running >= self._most:
+        if not self._is_checked:  # before the first trial; with an empty param_space Tune asks for nothing else
+            self._check_host()
+            self._is_checked = True
+        if self._asked.n_running - len(self._paused) >= self._most:
             return None
         config = self._asked.ask(trial_id)
-        return Searcher.FINISHED if config is None else config  # type: ignore[return-value]
+        return Searcher.FINISHED if config is None else self._space.nested(config)  # type: ignore[return-value]
+
+    def on_pause(self, trial_id: str) -> None:
+        """BOHB's scheduler holds a trial: another one may run in its place."""
+        self._paused.add(trial_id)
+
+    def on_unpause(self, trial_id: str) -> None:
+        """It runs again."""
+        self._paused.discard(trial_id)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """An epoch of a training."""
-        if "epoch" in result:
-            self._asked.report(trial_id, float(result.get(self._names[0], math.nan)), int(result["epoch"]))
+        told = result.get(self._names[0], math.nan)
+        if "epoch" in result and isinstance(told, Real):
+            self._asked.report(trial_id, float(told), int(result["epoch"]))
 
     @property
     def _names(self) -> list[str]:
         return [reported_name(objective.metric) for objective in self._problem.objectives]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """The end of a trial, whatever it was."""
+        """The end of a trial, whatever it was; of one that Tune tried again, or restored, the last counts."""
         study, result = self._asked, result or {}
-        if not study.is_running(trial_id):
-            self._reconcile(result, error)
-            return
+        self._paused.discard(trial_id)
+        if self._repeated:  # an error of one repetition is that of the last, the mean is of the others
+            error = error and not math.isfinite(result.get(self._names[0], math.nan))
+        config = config_of(result) or study.config_of(trial_id)
         if error or not result:
-            study.tell(trial_id, "failed", said={"reason": "the trial raised, or was lost; see Tune's error.txt"})
+            if study.is_running(trial_id):
+                study.tell(trial_id, "failed", said={"reason": "the trial raised, or was lost; see Tune's error.txt"})
             return
-        stopped = int(result.get("epoch", 0)) < int(result.get("epochs", 0))
-        values, violations, said = self._told(result)
-        study.tell(trial_id, "pruned" if stopped else "complete", values, violations, said)
-
-    def _told(self, result: Mapping[str, Any]) -> tuple[list[float], dict[str, float], dict[str, Any]]:
-        names = [constraint_name(constraint) for constraint in self._problem.constraints]
-        violations = {name: float(result[name]) for name in names if name in result}
-        reported = [reported_name(metric) for metric in self._problem.metrics]
-        kept = (*reported, *names, "violation", "candidate", "fidelity", "seconds", "epoch")
-        said = {name: result[name] for name in kept if name in result}
-        return [float(result[name]) for name in self._names if name in result], violations, said
-
-    def _reconcile(self, result: Mapping[str, Any], error: bool) -> None:
-        """A trial that we do not know: Tune restored it, and it is younger than what we had saved."""
-        values, violations, said = self._told(result)
-        config = result.get("config")
-        if not error and config and len(values) == len(self._names) and not any(map(math.isnan, values)):
-            self._asked.add(config, values, violations, said)
+        told = read_result(self._problem, result, config or None)
+        if study.is_running(trial_id):
+            study.tell(trial_id, *told)
+        elif config:
+            study.revise(trial_id, config, *told)
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row for each trial that was run: state, metrics by name, candidate, parameters."""
@@ -192,14 +224,14 @@ class ApqSearch(Searcher):
         ]
         rows = [row for row in rows if all(name in row for name in names)]
         if not rows:
-            raise ProblemError("no trial was completed that keeps the constraints; run more, or relax a bound")
+            raise ProblemError(why_none(self._problem, self._asked.trials()))
         metrics = pd.DataFrame(rows)[names]
         signs = [1.0 if objective.direction == "minimize" else -1.0 for objective in self._problem.objectives]
         F = metrics[self._names].to_numpy(np.float64) * signs
         best = np.flatnonzero(is_non_dominated(F))
         best = best[np.lexsort(F[best].T[::-1])]
         return Front(
-            tuple(_candidate(rows[i]["candidate"]) for i in best),
+            tuple(read_candidate(rows[i]["candidate"]) for i in best),
             metrics.iloc[best].reset_index(drop=True),
             tuple(
                 Axis(name, objective.metric.unit, objective.direction)
@@ -214,9 +246,27 @@ class ApqSearch(Searcher):
             },
         )
 
-    def export(self, storage: str, name: str) -> Any:
-        """Copy all trials to an Optuna study, for ``optuna-dashboard STORAGE``; see ``AskTell.export``."""
+    def export(self, storage: str | os.PathLike[str], name: str) -> Any:
+        """Copy all trials to an Optuna study, for ``optuna-dashboard STORAGE``.
+
+        Args:
+            storage: a URL such as ``"sqlite:///runs.db"``, or a path: SQLite if it ends with ``.db`` or ``.sqlite``,
+                else a journal file, which is written much faster.
+            name: of the new study.
+
+        Raises:
+            StudyError: if there is a study of that name, or the storage cannot be used.
+        """
         return self._asked.export(storage, name)
+
+    @staticmethod
+    def check_export(storage: str | os.PathLike[str], name: str | None = None) -> None:
+        """See before the search whether ``export`` will work.
+
+        Raises:
+            StudyError: as ``export`` would.
+        """
+        check_place(storage, name)
 
     @property
     def study(self) -> Any:
@@ -243,38 +293,7 @@ def _trials_of(folder: Path) -> set[str] | None:
     return set(re.findall(r'\\?"trial_id\\?": \\?"(\w+)', states[-1].read_text("utf-8"))) if states else None
 
 
-def _candidate(text: str) -> Candidate | Choice:
-    data = json.loads(text)
-    return Choice.from_dict(data) if "choices" in data else Candidate.from_dict(data)
-
-
-def _known(problem: Problem, given: Front | pd.DataFrame | None) -> list[dict[str, Any]]:
-    """Arguments of ``AskTell.add``."""
-    if given is None:
-        return []
-    frame = given.to_dataframe() if isinstance(given, Front) else given
-    column = next((name for name in ("candidate_json", "candidate") if name in frame), None)
-    needed = [o.metric for o in problem.objectives] + [c.metric for c in problem.constraints]
-    names = {metric.name: reported_name(metric) for metric in needed}
-    missing = [] if column else ["candidate_json"]
-    missing += [new for old, new in names.items() if old not in frame and new not in frame]
-    if missing:
-        raise ProblemError(f"warm start lacks {missing}; it has {list(frame.columns)}")
-    values = {old: frame[new if new in frame else old].to_numpy(np.float64) for old, new in names.items()}
-    known = []
-    for row, text in enumerate(frame[column]):
-        own = {old: float(column[row]) for old, column in values.items()}
-        violations = {
-            constraint_name(c): float(c.violation(np.array([own[c.metric.name]]))[0]) for c in problem.constraints
-        }
-        candidate = _candidate(text)
-        said = {names[old]: value for old, value in own.items()} | violations
-        known.append(
-            {
-                "config": problem.encoding.space.to_config(candidate),
-                "values": [own[objective.metric.name] for objective in problem.objectives],
-                "violations": violations,
-                "said": said | {"candidate": candidate.to_json(), "fidelity": "warm start"},
-            }
-        )
-    return known
+def _settings(problem: Problem) -> list[str]:
+    """Names by which a configuration can set the training of a metric, as far as it tells them."""
+    trainings = (getattr(metric, "training", None) for metric in problem.metrics if isinstance(metric, Trained))
+    return [field.name for one in trainings if dataclasses.is_dataclass(one) for field in dataclasses.fields(one)]

@@ -1,0 +1,109 @@
+"""What Ray Tune was asked for beside a searcher: it tells a searcher little of it, and nothing of its scheduler."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ray.tune.schedulers import HyperBandForBOHB, PopulationBasedTraining, PopulationBasedTrainingReplay
+from ray.tune.search import Searcher
+from ray.tune.search.repeater import Repeater
+
+from apq_tune.errors import ProblemError
+
+
+class Host(NamedTuple):
+    """The experiment that calls us.
+
+    Attributes:
+        metric: of ``TuneConfig`` or ``tune.run``.
+        mode: likewise.
+        scheduler: the innermost one, if it hosts another.
+        wrappers: searchers around ours, the outermost first.
+    """
+
+    metric: str | None = None
+    mode: str | None = None
+    scheduler: Any = None
+    wrappers: tuple[Searcher, ...] = ()
+
+
+def calling() -> Host:
+    """The host further up this thread's stack; an empty one if we are called by hand."""
+    found: dict[str, Any] = {}
+    wrappers: list[Searcher] = []
+    frame = sys._getframe(1)
+    while frame is not None:
+        own = frame.f_locals.get("self")
+        if isinstance(own, Searcher) and hasattr(own, "searcher") and all(own is not other for other in wrappers):
+            wrappers.append(own)
+        if frame.f_code.co_name == "run" and frame.f_globals.get("__name__") == "ray.tune.tune":
+            found = {name: frame.f_locals.get(name) for name in ("metric", "mode", "scheduler")}
+            break
+        frame = frame.f_back  # type: ignore[assignment]
+    while (inner := getattr(found.get("scheduler"), "_base_scheduler", None)) is not None:
+        found["scheduler"] = inner
+    return Host(**found, wrappers=tuple(reversed(wrappers)))
+
+
+def check_goal(metric: str | None, mode: str | None, goals: Mapping[str, str], whose: str = "") -> None:
+    """Refuse a metric, or a direction, that is not the problem's.
+
+    Args:
+        metric: ``None`` if none was given.
+        mode: ``"min"``, ``"max"``, or ``None``.
+        goals: reported name of each objective -> its mode.
+        whose: for people, of whom both are.
+
+    Raises:
+        ProblemError: naming what contradicts what.
+    """
+    names = list(goals)
+    if metric is not None and [metric] != names:
+        raise ProblemError(
+            f"{whose}metric is {metric!r}, the problem improves {names}; leave metric and mode of Tune out"
+        )
+    against = [name for name, own in goals.items() if mode is not None and mode != own]
+    if against:
+        way = {"min": "minimizes", "max": "maximizes"}[goals[against[0]]]
+        raise ProblemError(
+            f"{whose}mode is {mode!r}, the problem {way} {against[0]}; give {goals[against[0]]!r}, or leave it out"
+            if len(goals) == 1
+            else f"{whose}mode is {mode!r}, the problem {way} {against[0]}; leave metric and mode of Tune out"
+        )
+
+
+def check_scheduler(scheduler: Any, goals: Mapping[str, str], wrappers: Sequence[Searcher]) -> None:
+    """Refuse a scheduler that cannot serve, or that keeps the worst.
+
+    Raises:
+        ProblemError: naming it and what to take instead.
+    """
+    name = type(scheduler).__name__
+    if isinstance(scheduler, PopulationBasedTraining | PopulationBasedTrainingReplay):
+        raise ProblemError(
+            f"{name} puts another candidate and its weights into a trial, so that no result is of the candidate that "
+            "ApqSearch proposed; take ASHAScheduler, or leave search_alg out and mutate no genes"
+        )
+    if isinstance(scheduler, HyperBandForBOHB) and any(isinstance(one, Repeater) for one in wrappers):
+        raise ProblemError(f"{name} pauses trials, of which Repeater knows nothing; take one of the two")
+    metric: str = getattr(scheduler, "_metric", None) or ""
+    mode = getattr(scheduler, "_mode", None)
+    if metric in goals and mode is not None and mode != goals[metric]:
+        check_goal(None, mode, {metric: goals[metric]}, f"{name}: ")
+
+
+def check_mutations(scheduler: Any, genes: Mapping[str, Any]) -> None:
+    """Refuse population-based training that changes genes: weights of one candidate do not fit another.
+
+    Raises:
+        ProblemError: naming a gene.
+    """
+    mutated = set(getattr(scheduler, "_hyperparam_mutations", None) or {})
+    mutated |= set(getattr(scheduler, "_hyperparam_bounds", None) or {})
+    if wrong := [name for name in genes if name in mutated]:
+        raise ProblemError(
+            f"{type(scheduler).__name__} changes {wrong[0]!r}, which is a gene: weights of one candidate do not fit "
+            "another; let it change settings of the training, such as learning_rate"
+        )
