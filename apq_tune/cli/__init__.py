@@ -96,9 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: instead of those of the process.
     """
-    os.environ.pop(
-        "MPLBACKEND", None
-    )  # a notebook's; pictures are only written to files, and its backend may be absent
+    os.environ.pop("MPLBACKEND", None)  # a notebook's, which may be absent here; our pictures only go to files
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^")  # Ray's paragraphs on dead workers: ours is one line
     try:
         cli(arguments, standalone_mode=False)
         if sys.stdout is not None:

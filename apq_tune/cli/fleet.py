@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+ADDRESS = "Ray cluster to join: its head's, or auto for the one on this machine.  [default: none, this machine alone]"
+
+
 def fleet_options(command: Command) -> Command:
     """Add ``--out``, ``--resume``, ``--address`` and ``--num-cpus``."""
     for option in (
         click.option("--num-cpus", type=click.IntRange(min=1), help="Trials at once.  [default: all processors]"),
-        click.option("--address", help="Ray cluster to join, such as 'auto'.  [default: this machine alone]"),
+        click.option("--address", metavar="HOST:PORT|auto", help=ADDRESS),
         click.option("--resume", is_flag=True, help="Go on with what an interrupted run left in --out."),
         click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder; each search is kept."),
     ):

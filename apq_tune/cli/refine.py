@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from apq_tune.cli.costs import BUDGET, LIMITS, TABLES, all_limits
+from apq_tune.cli.fleet import ADDRESS
 
 POSITIVE = click.IntRange(min=1)
 
@@ -26,7 +27,7 @@ POSITIVE = click.IntRange(min=1)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same result.")
 @click.option("--out", type=click.Path(path_type=Path), help="Directory of the refinement.  [default: RUN/refine]")
 @click.option("--num-cpus", type=POSITIVE, help="Trials at once.  [default: all processors]")
-@click.option("--address", help="Ray cluster to join, such as 'auto'.  [default: this machine alone]")
+@click.option("--address", metavar="HOST:PORT|auto", help=ADDRESS)
 @click.option(
     "--gpus-per-trial",
     type=click.FloatRange(min=0),

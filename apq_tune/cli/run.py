@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from apq_tune.cli.costs import BUDGET, LIMITS, TABLES, all_limits
+from apq_tune.cli.fleet import ADDRESS
 
 if TYPE_CHECKING:
     from apq_tune.data.choice import Complaint
@@ -54,7 +55,7 @@ device_option = click.option(
     help="paper: that of Wang 2020, literally: QAT from full-precision weights, a transferred predictor.",
 )
 @click.option("--num-cpus", type=click.IntRange(min=1), help="Trials at once.  [default: all processors]")
-@click.option("--address", help="Ray cluster to join, such as 'auto'.  [default: this machine alone]")
+@click.option("--address", metavar="HOST:PORT|auto", help=ADDRESS)
 @click.option(
     "--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Change a setting, such as final.epochs=20."
 )

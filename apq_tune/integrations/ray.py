@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
-import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -21,12 +19,14 @@ from ray import tune
 from ray.tune.logger import TBXLoggerCallback
 
 from apq_tune.errors import ApqError, RunError
-
-CONNECT_SECONDS = 10
-"""How long a cluster's address may take to answer."""
+from apq_tune.integrations.joining import ray_folder, wanted_address
 
 MAX_FAILURES = 2
 """How often a trial whose worker died is tried again."""
+
+
+LONGEST_REASON = 300
+"""Characters of what a failed trial's error says; the rest is in its own file."""
 
 
 class Result(NamedTuple):
@@ -39,38 +39,6 @@ class Result(NamedTuple):
 
 Work = Callable[[Any, Any], Result]
 """From one item and what all items share to a result; a function of a module, so that it pickles by name."""
-
-
-def wanted_address(address: str | None) -> str | None:
-    """The cluster to join: the one that is given, else ``RAY_ADDRESS``, else none.
-
-    Ray alone would also join any cluster that happens to run on this machine.
-    """
-    return address or os.environ.get("RAY_ADDRESS") or None
-
-
-def check_address(address: str | None) -> None:
-    """Refuse a host and port at which nothing listens: Ray itself would wait for many minutes.
-
-    Args:
-        address: as given; ``None`` looks at ``RAY_ADDRESS``.
-
-    Raises:
-        RunError: if no connection can be made.
-    """
-    address = wanted_address(address)
-    if address is None:
-        return
-    place = re.fullmatch(r"(?:ray://)?(.+):(\d+)", address)
-    if place is None:
-        return  # "auto", "local" and the like, which Ray answers at once
-    host, port = place.groups()
-    try:
-        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        raise RunError(
-            f"cannot reach a Ray cluster at {address!r} ({error}); check --address and RAY_ADDRESS, or leave them out"
-        ) from None
 
 
 @contextlib.contextmanager
@@ -91,6 +59,7 @@ def cluster(address: str | None, num_cpus: int | None) -> Iterator[int]:
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C raises KeyboardInterrupt here, as anywhere
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints tables even when told to be silent
     address = wanted_address(address)
+    own: dict[str, Any] = {} if address or (folder := ray_folder()) is None else {"_temp_dir": folder}
     try:
         ray.init(
             address=address or "local",
@@ -98,8 +67,9 @@ def cluster(address: str | None, num_cpus: int | None) -> Iterator[int]:
             include_dashboard=None if address else False,
             log_to_driver=False,
             logging_level=logging.ERROR,
+            **own,
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = f"the Ray cluster at {address!r}" if address else "a local Ray cluster"
         raise RunError(
             f"cannot reach {where} ({_first_line(error)}); check --address and RAY_ADDRESS, or leave them out"
@@ -310,4 +280,9 @@ def _reason(trial: Any) -> str:
     text = str(trial.get_pickled_error() or trial.get_error() or "").strip()
     if "due to the node running low on memory" in text:
         return "the machine ran out of memory and Ray ended the process; run fewer at once, with --num-cpus"
-    return text.splitlines()[-1] if text else "for no reason that Ray knows"
+    if "worker process has died" in text or "Worker unexpectedly exits" in text:
+        return (
+            "its process was killed or crashed, most often because memory ran out (dmesg tells); "
+            "run fewer at once, with --num-cpus"
+        )
+    return text.splitlines()[-1][:LONGEST_REASON] if text else "for no reason that Ray knows"

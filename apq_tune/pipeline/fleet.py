@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from apq_tune.errors import RunError
-from apq_tune.integrations.ray import Result, Work, check_address, cluster, gpu_share, run_trials
+from apq_tune.integrations.joining import check_address
+from apq_tune.integrations.ray import Result, Work, cluster, gpu_share, run_trials
 from apq_tune.pipeline.digests import Digests, read_record, write_record
 from apq_tune.pipeline.directory import PACKAGES, claim
 from apq_tune.pipeline.files import read_json, to_json, write_atomically

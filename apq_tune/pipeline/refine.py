@@ -18,7 +18,8 @@ from apq_tune.cost import Costs
 from apq_tune.cost.registry import as_texts
 from apq_tune.encoding import Encoding
 from apq_tune.front import Axis, Front
-from apq_tune.integrations.ray import Result, check_address, check_gpus, cluster, run_trials
+from apq_tune.integrations.joining import check_address
+from apq_tune.integrations.ray import Result, check_gpus, cluster, run_trials
 from apq_tune.pareto import is_non_dominated
 from apq_tune.pipeline.directory import StageDirectory, claim, digest, kept_tables
 from apq_tune.pipeline.files import read_json, to_json, write_atomically
@@ -124,8 +125,7 @@ class Refinement:
         self._costs, self._tables = Costs.of(self.encoding, all_tables), [str(digest(table)) for table in all_tables]
         self.constraints = self._costs.limits(texts)
         self.cost = self.constraints[0].metric if self.constraints else self._costs.metrics["bit_ops"]
-        if address is not None:
-            check_address(address)
+        check_address(address)
         self._lock = claim(out, "refinement", ("refine.json", "round_1/stage.json"))
         record = {"run": str(run), "command": command, "settings": settings.model_dump(mode="json")}
         write_atomically(out / "refine.json", to_json(record))

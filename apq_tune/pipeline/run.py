@@ -18,7 +18,8 @@ from apq_tune.cost import Costs
 from apq_tune.data import check_images, data_digest, is_folder, load_data, taken
 from apq_tune.encoding import Encoding
 from apq_tune.front import Front
-from apq_tune.integrations.ray import Result, check_address, cluster, gpu_share, run_trials
+from apq_tune.integrations.joining import check_address
+from apq_tune.integrations.ray import Result, cluster, gpu_share, run_trials
 from apq_tune.pipeline.choice import kept, with_choice
 from apq_tune.pipeline.defaults import check_data, default_settings
 from apq_tune.pipeline.directory import RunDirectory, StageDirectory

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from apq_tune import RunError
-from apq_tune.integrations.ray import Result, check_address, run_trials, wanted_address
+from apq_tune.integrations.joining import check_address, wanted_address
+from apq_tune.integrations.ray import Result, run_trials
 
 DOCS = Path(__file__).parents[2] / "docs"
 

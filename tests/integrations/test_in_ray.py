@@ -140,7 +140,16 @@ def test_what_ray_says_of_memory_becomes_advice() -> None:
                 "1 worker(s) were killed due to the node running low on memory. Memory on the node ...\n\nRefer to ..."
             )
 
+    class Killed(Trial):
+        def get_error(self) -> str:
+            return (
+                "The actor died unexpectedly.\nThe actor is dead because its worker process has died. "
+                "Worker exit type: SYSTEM_ERROR " + "and so on " * 100
+            )
+
     assert "ran out of memory and Ray ended the process; run fewer at once, with --num-cpus" in _reason(Trial())
+    assert "its process was killed or crashed" in _reason(Killed())
+    assert len(_reason(Killed())) < 200
 
 
 def test_tune_run_with_our_search_reports_everything_and_keeps_the_constraint(
