@@ -9,7 +9,8 @@ import contextlib
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -37,8 +38,12 @@ class Result(NamedTuple):
     seconds: float = 0.0  # wall time of the trial; filled in by ``run_trials``
 
 
-Work = Callable[[Any, Any], Result]
-"""From one item and what all items share to a result; a function of a module, so that it pickles by name."""
+Work = Callable[[Any, Any], Result | Generator[int, None, Result]]
+"""From one item and what all items share to a result; a function of a module, so that it pickles by name. One that does
+several things may yield how many are done."""
+
+TELL_SECONDS = 1.0
+"""Least time between two words of a trial on how much is done: each costs some milliseconds."""
 
 
 @contextlib.contextmanager
@@ -57,6 +62,7 @@ def cluster(address: str | None, num_cpus: int | None) -> Iterator[int]:
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C raises KeyboardInterrupt here, as anywhere
+    os.environ.setdefault("RAY_worker_niceness", "0")  # trials run at the priority of the command; Ray's own is 15
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints tables even when told to be silent
     address = wanted_address(address)
     own: dict[str, Any] = {} if address or (folder := ray_folder()) is None else {"_temp_dir": folder}
@@ -118,6 +124,7 @@ def run_trials(
     directory: Path,
     concurrency: int,
     gpus: float = 0,
+    on_progress: Callable[[str, int], None] | None = None,
 ) -> None:
     """Run every item as a trial of one Tune experiment.
 
@@ -129,6 +136,7 @@ def run_trials(
         directory: for Tune's own files; on several machines it must be a file system that all of them see.
         concurrency: trials at once.
         gpus: of each trial, beside its one CPU; a fraction shares a GPU between trials.
+        on_progress: called in this process with a key and how much of that item is done, for work that yields it.
 
     Raises:
         RunError: naming a trial that failed and why, and how many more did; other results have been handed over.
@@ -136,7 +144,7 @@ def run_trials(
     if not items:
         return
     trainable = tune.with_parameters(_trainable, work=work, shared=shared, items=dict(items))
-    hand = _Hand(on_result)
+    hand = _Hand(on_result, on_progress)
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"cpu": 1, "gpu": gpus}) if gpus else trainable,
         param_space={"key": tune.grid_search(list(items))},
@@ -171,11 +179,46 @@ def _quiet(logger: logging.Logger) -> Iterator[None]:
 
 def _trainable(config: dict[str, Any], work: Work, shared: Any, items: Mapping[str, Any]) -> None:
     try:
-        metrics, files, _ = work(items[config["key"]], shared)
+        metrics, files, _ = result_of(work, items[config["key"]], shared, _telling())
     except ApqError as error:  # would come again with every further try
         report({"refused": str(error)})
         return
     report({"result": metrics}, files)
+
+
+def result_of(work: Work, item: Any, shared: Any, tell: Callable[[int], None] | None = None) -> Result:
+    """Do one item.
+
+    Args:
+        work: what to do.
+        item: its first argument.
+        shared: its second argument.
+        tell: called with how much is done, if ``work`` yields it.
+    """
+    doing = work(item, shared)
+    if isinstance(doing, Result):
+        return doing
+    while True:
+        try:
+            done = next(doing)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+        if tell is not None:
+            tell(done)
+
+
+def _telling() -> Callable[[int], None]:
+    """From inside a trial: say how much is done, not too often."""
+    last = time.monotonic()
+
+    def tell(done: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= TELL_SECONDS:
+            report({"done": done})
+            last = time.monotonic()
+
+    return tell
 
 
 def report(metrics: dict[str, Any], files: Mapping[str, bytes] = MappingProxyType({})) -> None:
@@ -228,13 +271,19 @@ class _Hand(tune.Callback):
         failed: trials that died, or raised anything else, too often.
     """
 
-    def __init__(self, on_result: Callable[[str, Result], None]) -> None:
-        self._on_result = on_result
+    def __init__(
+        self, on_result: Callable[[str, Result], None], on_progress: Callable[[str, int], None] | None = None
+    ) -> None:
+        self._on_result, self._on_progress = on_result, on_progress
         self.refused: dict[str, str] = {}
         self.failed: list[Any] = []
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks to restore them; we resume from our own files and never restore
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **_: Any) -> None:  # noqa: ARG002
+        if self._on_progress is not None and "done" in result:
+            self._on_progress(trial.config["key"], int(result["done"]))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:  # noqa: ARG002
         if (refused := trial.last_result.get("refused")) is not None:

@@ -66,8 +66,15 @@ def _losses(
     batches = {f"{first:05d}": candidates[first : first + batch] for first in range(0, n, batch)}
     finished = {key: item for key, item in directory.finished_items().items() if key in batches}
 
+    under_way: dict[str, int] = {}
+
     def advance() -> None:
-        run.advance(stage, sum(len(batches[key]) for key in finished), n)
+        begun = sum(done for key, done in under_way.items() if key not in finished)
+        run.advance(stage, begun + sum(len(batches[key]) for key in finished), n)
+
+    def on_progress(key: str, done: int) -> None:
+        under_way[key] = done
+        advance()
 
     def on_result(key: str, result: Result) -> None:
         directory.finish_item(key, result.metrics)
@@ -86,7 +93,7 @@ def _losses(
         if key not in finished
     }
     shared = Networks(run.encoding.space, weights(run, source), quantize, run.data, run.settings, run.device)
-    return Parts(work, shared, items, on_result, finish)
+    return Parts(work, shared, items, on_result, finish, on_progress)
 
 
 def measure_searches(run: Run) -> Parts:

@@ -246,6 +246,11 @@ class PipelineRun:
             parts[name].on_result(key, result)
             shares[name] += result.seconds
 
+        def on_progress(trial_key: str, done: int) -> None:
+            name, key = items[trial_key]
+            if (told := parts[name].on_progress) is not None:
+                told(key, done)
+
         run_trials(
             of_its_stage,
             {name: (part.work, part.shared) for name, part in parts.items()},
@@ -254,6 +259,7 @@ class PipelineRun:
             directory=self.directory(next(iter(parts))).path / TUNE_FILES,
             concurrency=self._concurrency,
             gpus=gpu_share(self._concurrency) if self.device == "cuda" else 0,
+            on_progress=on_progress,
         )
 
     def outcome(self) -> Outcome:

@@ -45,6 +45,7 @@ class Parts(NamedTuple):
         items: key -> part, of the parts that are not done.
         on_result: keeps a part's result, at once.
         finish: makes the stage's product when all parts are done.
+        on_progress: told how much of a part is done, of parts that say so.
     """
 
     work: Work
@@ -52,6 +53,7 @@ class Parts(NamedTuple):
     items: Mapping[str, Any]
     on_result: Callable[[str, Result], None]
     finish: Callable[[], None]
+    on_progress: Callable[[str, int], None] | None = None
 
 
 class Stage(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -63,22 +63,29 @@ class Networks(NamedTuple):
         return subnet_from(supernet, Candidate.from_dict(candidate), calibration, quantize=True)
 
 
-def score_batch(item: dict[str, Any], shared: Networks) -> Result:
-    """Score candidates of the supernet on the search split."""
+def score_batch(item: dict[str, Any], shared: Networks) -> Generator[int, None, Result]:
+    """Score candidates of the supernet on the search split; yields how many are done."""
     supernet, calibration = shared.supernet()
-    candidates = map(Candidate.from_dict, item["candidates"])
-    scores = [score_candidate(supernet, c, calibration, shared.search, quantize=shared.quantize) for c in candidates]
+    scores = []
+    for candidate in map(Candidate.from_dict, item["candidates"]):
+        scores.append(score_candidate(supernet, candidate, calibration, shared.search, quantize=shared.quantize))
+        yield len(scores)
     return Result({"scores": [s._asdict() for s in scores]})
 
 
-def pair_batch(item: dict[str, Any], shared: Networks) -> Result:
-    """Finetune candidates briefly (QAT), each from the supernet's weights, and score them on the search split."""
+def pair_batch(item: dict[str, Any], shared: Networks) -> Generator[int, None, Result]:
+    """Finetune candidates briefly (QAT), each from the supernet's weights, and score them on the search split.
+
+    Yields:
+        How many are done.
+    """
     supernet, calibration = shared.supernet()
     scores = []
     for number, data in enumerate(item["candidates"], start=item["first"]):
         subnet = shared.subnet(supernet, data, calibration)
         finetune(subnet, shared.data.train, shared.settings.pair, (shared.settings.seed, PAIRS, number))
         scores.append(score(subnet, shared.search, shared.device)._asdict())
+        yield len(scores)
     return Result({"scores": scores})
 
 
@@ -160,7 +167,7 @@ def _empty(problem: Problem, n_evaluations: int) -> Front:
     return Front((), table, axes, {"n_evaluations": n_evaluations})
 
 
-def of_its_stage(item: tuple[str, Any], shared: dict[str, tuple[Work, Any]]) -> Result:
+def of_its_stage(item: tuple[str, Any], shared: dict[str, tuple[Work, Any]]) -> Result | Generator[int, None, Result]:
     """Do a part of any of the stages that are measured together."""
     stage, part = item
     work, own = shared[stage]

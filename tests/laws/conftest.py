@@ -22,6 +22,7 @@ from click.testing import CliRunner
 from apq_tune.cli import cli
 from apq_tune.data import Data, Split, named
 from apq_tune.data.named import Shape
+from apq_tune.integrations.ray import result_of
 from apq_tune.pipeline import versus
 from apq_tune.supernet.network import Supernet
 from apq_tune.supernet.subnet import Subnet
@@ -163,7 +164,7 @@ class _Trials:
     ) -> None:
         for key, item in items.items():
             self.doing = f"{directory.parent.name}/{key}"
-            on_result(key, work(*pickle.loads(pickle.dumps((item, shared)))))
+            on_result(key, result_of(work, *pickle.loads(pickle.dumps((item, shared)))))
         self.doing = ""
 
 
