@@ -127,6 +127,7 @@ SPLITS = Whole(3, 1_000)
 SEEDS = Whole(1, 10_000)
 COMPARED_SEEDS = Whole(2, 10_000)
 CPUS = Whole(1, 100_000)
+MINUTES = Finite(0, 100_000, above=True)
 GPUS = Finite(0, 1_000)
 LEARNING_RATE = Finite(0, 10, above=True)
 WEIGHT_DECAY = Finite(0, 1)
@@ -152,6 +153,7 @@ Folds = Annotated[int, FOLDS]
 LearningRate = Annotated[float, LEARNING_RATE]
 WeightDecay = Annotated[float, WEIGHT_DECAY]
 Share = Annotated[float, SHARE]
+Minutes = Annotated[float, MINUTES]
 Deviations = Annotated[float, DEVIATIONS]
 Proxy = Annotated[int, PROXY]
 Short = Annotated[int, SHORT]

@@ -54,6 +54,11 @@ device_option = click.option(
     show_default=True,
     help="paper: that of Wang 2020, literally: QAT from full-precision weights, a transferred predictor.",
 )
+@click.option(
+    "--minutes",
+    type=float,
+    help="That the run may take: trainings and numbers of measurements are fitted to it, by timing some steps.",
+)
 @click.option("--num-cpus", type=click.IntRange(min=1), help="Trials at once.  [default: all processors]")
 @click.option("--address", metavar="HOST:PORT|auto", help=ADDRESS)
 @click.option(
@@ -70,6 +75,7 @@ def run(
     data_root: Path | None,
     device: str,
     protocol: str,
+    minutes: float | None,
     num_cpus: int | None,
     address: str | None,
     assignments: tuple[str, ...],
@@ -94,7 +100,7 @@ def run(
     if data is not None:
         loaded, notes = _chosen(data, loaded, complain if limits or budget else None)
     assert loaded is not None
-    changes: dict[str, object] = {"seed": seed}
+    changes: dict[str, object] = {"seed": seed} | ({} if minutes is None else {"minutes": minutes})
     if limits or budget:
         try:
             changes["constraints"] = list(all_limits(Costs.of(Encoding(loaded), tables), limits, budget))

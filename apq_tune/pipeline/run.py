@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -17,12 +18,14 @@ from apq_tune.candidate import Candidate
 from apq_tune.cost import Costs
 from apq_tune.data import check_images, data_digest, is_folder, load_data, taken
 from apq_tune.encoding import Encoding
+from apq_tune.errors import RunError
 from apq_tune.front import Front
 from apq_tune.integrations.joining import check_address
 from apq_tune.integrations.ray import Result, cluster, gpu_share, run_trials
 from apq_tune.pipeline.choice import kept, with_choice
 from apq_tune.pipeline.defaults import check_data, default_settings
 from apq_tune.pipeline.directory import RunDirectory, StageDirectory
+from apq_tune.pipeline.estimate import estimate, fitted, measure_rates
 from apq_tune.pipeline.files import read_json
 from apq_tune.pipeline.learning import PREDICTOR, REPORT, measured
 from apq_tune.pipeline.settings import Settings
@@ -40,6 +43,10 @@ TUNE_FILES = "tune"
 
 class Listener(Protocol):
     """Who wants to know how the run goes."""
+
+    def planned(self, seconds: Mapping[str, float], concurrency: int) -> None:
+        """How long the stages that are left will take, if so many processors are free."""
+        ...
 
     def stage(self, name: str, number: int, total: int) -> None:
         """A stage begins; several may run at once."""
@@ -142,6 +149,9 @@ class PipelineRun:
             settings = default_settings(space, self.data).updated(dict(changes))
         check_data(settings, self.data, changes)
         check_images(space, self.data)
+        self._address, self._num_cpus, self._listener = address, num_cpus, listener
+        if settings.minutes is not None:
+            settings = self._fitted(settings, changes, path)
         self.settings, self._digest = settings, data_digest(space)
         self.taken = (*taken(space), *notes)
         self.files = RunDirectory(
@@ -155,7 +165,6 @@ class PipelineRun:
             taken=self.taken,
         )
         self._tables = self.files.tables
-        self._address, self._num_cpus, self._listener = address, num_cpus, listener
         self._directories: dict[str, StageDirectory] = {}
         self._stack = contextlib.ExitStack()
         self._concurrency: int | None = None
@@ -183,7 +192,38 @@ class PipelineRun:
             self.files.release()  # whoever keeps the traceback keeps this object
             raise
 
+    def _fitted(self, settings: Settings, changes: Mapping[str, Any], path: Path) -> Settings:
+        """Settings for so many minutes; those of a run that was begun with as many stay what they are."""
+        before = _recorded(path)
+        if before is not None and before.minutes == settings.minutes:
+            return before.updated(dict(changes))
+        assert settings.minutes is not None
+        rates = measure_rates(self.encoding, settings, self.data, self.device)
+        return fitted(settings, self.data, rates, self._trials_at_once(), settings.minutes, changes)
+
+    def _trials_at_once(self) -> int:
+        """As far as it is known before the cluster is joined."""
+        own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return self._num_cpus or own
+
+    def _tell_plan(self) -> None:
+        """Measure some steps, and tell how long each stage that is left will take."""
+        if self._listener is None:
+            return
+        left = [stage.name for number, stage in enumerate(STAGES, start=1) if not self._seems_done(number, stage)]
+        if left:
+            rates = measure_rates(self.encoding, self.settings, self.data, self.device)
+            seconds = estimate(self.settings, self.data, rates, self._trials_at_once())
+            self._listener.planned({name: seconds[name] for name in left}, self._trials_at_once())
+
+    def _seems_done(self, number: int, stage: Stage) -> bool:
+        """Whether a stage was done; whether it still holds is seen when it is its turn."""
+        record = self.files.path / f"{number}_{stage.name}" / "stage.json"
+        return record.exists() and read_json(record).get("status") == "done"
+
     def _do_until(self, last: str) -> None:
+        if last == STAGES[-1].name:
+            self._tell_plan()
         with self._stack:
             for group in _groups(STAGES):
                 self._do(group)
@@ -306,6 +346,14 @@ class PipelineRun:
         order = front_cost(constraints, self.costs).name
         table = pd.DataFrame(columns).sort_values(order, ascending=False, kind="stable", ignore_index=True)
         return with_choice(table, constraints)
+
+
+def _recorded(path: Path) -> Settings | None:
+    """Settings of a run that was begun in a directory, if there is one."""
+    with contextlib.suppress(RunError, KeyError, TypeError, ValueError):
+        if (path / "run.json").exists():
+            return Settings.model_validate(read_json(path / "run.json")["settings"])
+    return None
 
 
 def _groups(stages: Sequence[Stage]) -> list[list[Stage]]:

@@ -46,6 +46,8 @@ class Settings(BaseModel):
         n_search: search images that candidates are compared on before the finalists; ``None`` for all.
         batch: candidates in a trial of cheap evaluations.
         checkpoint_steps: steps of supernet training after which it is saved, beside after each epoch.
+        minutes: that a run may take: trainings are shortened or lengthened, and fewer or more candidates measured, by
+            steps that are timed when it begins; ``None`` takes the settings as they are.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,6 +73,7 @@ class Settings(BaseModel):
     n_search: ranges.Images | None = None
     batch: ranges.Count = 20
     checkpoint_steps: ranges.Steps = 500
+    minutes: ranges.Minutes | None = None
 
     @model_validator(mode="after")
     def _is_trained(self) -> Settings:

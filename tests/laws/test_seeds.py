@@ -13,6 +13,7 @@ import torch
 
 from apq_tune import Encoding
 from apq_tune.data import Data
+from apq_tune.integrations.ray import result_of
 from apq_tune.methods import METHODS
 from apq_tune.methods import Question as Compared
 from apq_tune.methods.bench import Bench, Counts
@@ -75,7 +76,8 @@ def largest(finished: FinishedRun) -> Any:
 
 
 def pairs_of_qat(finished: FinishedRun, _: Path, seed: int) -> Any:
-    return pair_batch({"first": 0, "candidates": [largest(finished).to_dict()]}, networks(finished, seed)).metrics
+    item = {"first": 0, "candidates": [largest(finished).to_dict()]}
+    return result_of(pair_batch, item, networks(finished, seed)).metrics
 
 
 def finalist(finished: FinishedRun, _: Path, seed: int) -> Any:
@@ -183,10 +185,11 @@ def test_a_method_begins_where_its_seed_says(finished: FinishedRun, method: str)
 def test_pairs_and_repeats_and_lengths_have_shuffles_of_their_own(finished: FinishedRun) -> None:
     """Equal networks that are trained twice tell how much luck is in a training."""
     twice = {"first": 0, "candidates": [largest(finished).to_dict()] * 2}
-    first, second = pair_batch(twice, networks(finished, 0)).metrics["scores"]
+    first, second = result_of(pair_batch, twice, networks(finished, 0)).metrics["scores"]
     assert first != second
     later = {"first": 1, "candidates": [largest(finished).to_dict()]}
-    assert pair_batch(later, networks(finished, 0)).metrics["scores"] == [second]  # however they are dealt out
+    alone = result_of(pair_batch, later, networks(finished, 0))
+    assert alone.metrics["scores"] == [second]  # however they are dealt out
     halving = Halving(finished.supernet, finished.settings.final, (6, 6), 2, 0)
     assert halving.train(largest(finished), 6, 0).scores != halving.train(largest(finished), 6, 1).scores
 

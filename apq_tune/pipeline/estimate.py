@@ -1,0 +1,252 @@
+"""How long a run will take, by a few steps that are timed on the user's images; and settings for less.
+
+What runs side by side is divided by the number of trials at once, so an estimate holds where as many processors are
+free. Fits of predictors and inner searches, which take seconds, are counted with figures of one machine.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from apq_tune.data import AnySplit, Data
+from apq_tune.encoding import Encoding
+from apq_tune.errors import RunError
+from apq_tune.pipeline.settings import Settings
+from apq_tune.supernet.batches import batches
+from apq_tune.supernet.metrics import Device
+from apq_tune.supernet.network import Supernet
+from apq_tune.supernet.subnet import Subnet
+from apq_tune.supernet.train import Training, finetune, optimizer_for, precision, supernet_loss
+
+PROBE_SECONDS = 0.5
+"""Of each of the three kinds of step, so that the digits job stays as quick as it is."""
+
+FEWEST, MOST = 3, 12
+"""Steps that are measured; the first one, which warms up, does not count."""
+
+START_SECONDS, EXPERIMENT_SECONDS = 8.0, 3.0
+"""Of Ray itself and its workers, and of each of the three experiments (Ray 2.60 on two cores)."""
+
+FIT_SECONDS = 0.12
+"""Of one small predictor, of which cross-validation fits about a dozen a fold (digits, two cores)."""
+
+EVALUATIONS_PER_SECOND = 6_000.0
+"""Of an inner search with the mean of two ladders (digits, one core)."""
+
+RIVAL_SEARCHES = 9
+"""Inner searches that find what uniform policies and separate stages come to, at three bit-widths."""
+
+NAMED_FINALISTS = 5
+"""The largest network at two bit-widths, the best one, and two rivals."""
+
+LEAST, GREATEST, STEP = 0.1, 4.0, 1.1
+"""Of the factor by which ``--minutes`` shortens or lengthens a run, and how finely it is chosen."""
+
+FLOORS = {"supernet.epochs": 4, "quantized.epochs": 4, "final.epochs": 2, "n_fp32": 40, "n_proxy": 60, "n_pairs": 16}
+"""Below these, predictors rank no better than chance on the data sets that we tried."""
+
+
+class Rates(NamedTuple):
+    """Seconds for one image.
+
+    Attributes:
+        fp32: of a step of supernet training in full precision.
+        quantized: of one with random bits.
+        qat: of a step of quantization-aware training of one network.
+    """
+
+    fp32: float
+    quantized: float
+    qat: float
+
+    @property
+    def forward(self) -> float:
+        """Of scoring: a third of a step, whose backward pass costs twice its forward pass."""
+        return self.qat / 3
+
+
+def measure_rates(encoding: Encoding, settings: Settings, data: Data, device: Device = "cpu") -> Rates:
+    """Time some steps of each kind of training with networks drawn at random.
+
+    Nothing that a run depends on changes: torch's generator is put back.
+
+    Args:
+        encoding: of the space.
+        settings: of the run.
+        data: its images.
+        device: where they are trained.
+    """
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.set_num_threads(1)
+        try:
+            supernet = Supernet(encoding.space).to(device)
+            fp32 = _supernet_rate(supernet, encoding, settings, settings.supernet, data.train, quantize=False)
+            quantized = _supernet_rate(supernet, encoding, settings, settings.quantized, data.train, quantize=True)
+            qat = _qat_rate(supernet, encoding, settings.pair, data.train)
+        finally:
+            torch.set_num_threads(threads)
+    return Rates(fp32, quantized, qat)
+
+
+def _supernet_rate(
+    supernet: Supernet, encoding: Encoding, settings: Settings, training: Training, split: AnySplit, *, quantize: bool
+) -> float:
+    optimizer, rng = optimizer_for(supernet, training), np.random.default_rng(0)
+    loss = supernet_loss(supernet, encoding, settings.strategy, quantize=quantize)
+    supernet.train()
+    device = next(supernet.parameters()).device
+    order = np.arange(min(training.batch_size, len(split.labels)))
+
+    def step() -> None:
+        ((images, labels),) = batches(split, order, len(order), device, augment=training.augment, seed=(0,))
+        optimizer.zero_grad(set_to_none=True)
+        with precision(device, bf16=training.bf16):
+            value = loss(images, labels, rng, 0.5)
+        value.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return _timed(step, device) / len(order)
+
+
+def _qat_rate(supernet: Supernet, encoding: Encoding, training: Training, split: AnySplit) -> float:
+    """Of a network at the middle of its choices, batch norm folded as it comes."""
+    (candidate,) = encoding.decode(encoding.sample(1, np.random.default_rng(0)))
+    device = next(supernet.parameters()).device
+    order = np.arange(min(training.batch_size, len(split.labels)))
+    ((images, _),) = batches(split, order, len(order), device)
+    subnet: Subnet = supernet.extract(candidate, supernet.recalibrate(images, candidate, quantize=True))
+    one = Training(1, len(order), training.learning_rate, training.weight_decay, bf16=training.bf16)
+    few = split.take(order)
+    return _timed(lambda: finetune(subnet, few, one, (0,)), device) / len(order)
+
+
+def _timed(step: Callable[[], None], device: torch.device) -> float:
+    """Median seconds of a step."""
+    seconds: list[float] = []
+    begun = time.monotonic()
+    while len(seconds) < FEWEST + 1 or (len(seconds) < MOST and time.monotonic() - begun < PROBE_SECONDS):
+        start = time.monotonic()
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.monotonic() - start)
+    return statistics.median(seconds[1:])
+
+
+def estimate(settings: Settings, data: Data, rates: Rates, concurrency: int) -> dict[str, float]:
+    """Stage -> seconds that it takes.
+
+    Args:
+        settings: of the run.
+        data: its images.
+        rates: as measured.
+        concurrency: trials at once, each on a free processor.
+    """
+    n_train, n_whole, n_test = (len(split.labels) for split in (data.train, data.search, data.test))
+    n_search = min(n_whole, settings.n_search or n_whole)
+    calibration = min(settings.n_calibration, n_train)
+
+    def images(training: Training) -> int:
+        return training.epochs * training.steps(n_train) * training.batch_size
+
+    scoring = (calibration + n_search) * rates.forward
+    of_pair = images(settings.pair) * rates.qat + scoring
+    of_final = images(settings.final) * rates.qat + (calibration + n_whole + n_test) * rates.forward
+    n_final = NAMED_FINALISTS + settings.n_front
+    search = (3 + RIVAL_SEARCHES) * settings.n_evaluations / EVALUATIONS_PER_SECOND
+    return {
+        "supernet": images(settings.supernet) * rates.fp32,
+        "quantized_supernet": images(settings.quantized) * rates.quantized,
+        "fp32_losses": START_SECONDS + settings.n_fp32 * scoring / concurrency,
+        "proxy_losses": EXPERIMENT_SECONDS + settings.n_proxy * scoring / concurrency,
+        "qat_pairs": settings.n_pairs * of_pair / concurrency,
+        "fp32_predictor": (settings.folds + 1) * 4 * FIT_SECONDS,
+        "predictors": (settings.folds + 1) * 12 * FIT_SECONDS,
+        "search": EXPERIMENT_SECONDS + search / min(concurrency, 4),
+        "finalists": EXPERIMENT_SECONDS + math.ceil(n_final / concurrency) * of_final,
+    }
+
+
+def fitted(
+    settings: Settings, data: Data, rates: Rates, concurrency: int, minutes: float, keep: Collection[str] = ()
+) -> Settings:
+    """Settings whose run takes about so long: trainings are shortened or lengthened, and fewer or more are measured.
+
+    Args:
+        settings: to begin with.
+        data: images of the run.
+        rates: as measured.
+        concurrency: trials at once.
+        minutes: that the run may take.
+        keep: dotted names of settings that stay as they are.
+
+    Raises:
+        RunError: if even the shortest run takes longer, with its length.
+    """
+    shortest = None
+    factor = GREATEST
+    while factor >= LEAST:
+        own = settings.updated(_scaled(settings, factor, keep))
+        shortest = sum(estimate(own, data, rates, concurrency).values()) / 60
+        if shortest <= minutes:
+            return own
+        factor /= STEP
+    assert shortest is not None
+    raise RunError(
+        f"--minutes {minutes:g}: the shortest run whose predictors can still rank takes about {shortest:.1f} minutes "
+        f"here; give at least {math.ceil(shortest)}, or take fewer images with --set supernet.images=N "
+        "--set quantized.images=N, or a smaller space"
+    )
+
+
+def _scaled(settings: Settings, factor: float, keep: Collection[str]) -> dict[str, int]:
+    """Epochs in proportion, numbers of measurements by the root of the factor: noise falls with theirs."""
+    changes = {}
+    for name, floor in FLOORS.items():
+        value = _value(settings, name)
+        power = 1.0 if name.endswith("epochs") else 0.5
+        if name not in keep and value:
+            changes[name] = max(min(floor, value), round(value * factor**power))
+    return changes
+
+
+def _value(settings: Settings, name: str) -> int:
+    value: object = settings
+    for part in name.split("."):
+        value = getattr(value, part)
+    assert isinstance(value, int)
+    return value
+
+
+def words(seconds: float) -> str:
+    """A duration as people say it."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def remaining(estimates: Mapping[str, float], done: Mapping[str, float], shares: Mapping[str, float]) -> float:
+    """Seconds that are left, corrected by how long what is done took against its estimate.
+
+    Args:
+        estimates: stage -> seconds, of all stages that had to be done.
+        done: stage -> seconds that it really took, of those that are done.
+        shares: stage -> share that is done, of those under way.
+    """
+    expected = sum(estimates[stage] for stage in done if stage in estimates)
+    took = sum(seconds for stage, seconds in done.items() if stage in estimates)
+    # Two estimated minutes weigh as much as what was seen: the first short stages say little of the long ones.
+    pace = (took + 120) / (expected + 120)
+    left = sum(
+        seconds * (1 - min(1.0, shares.get(stage, 0.0))) for stage, seconds in estimates.items() if stage not in done
+    )
+    return pace * left
