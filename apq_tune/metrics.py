@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from apq_tune.cost import load_cost_table
+from apq_tune.cost.given import check_macs
 from apq_tune.cost.registry import read_limits
 from apq_tune.encoding import Encoding
 from apq_tune.errors import CandidateError, ProblemError, RunError
@@ -129,5 +130,7 @@ def read_pairs(path: Path, space: SearchSpace) -> tuple[Pairs, bool]:
         raise RunError(f"{path}: row {row + 1}: {names[0]} is {frame[names[0]][row]}; accuracy is a fraction, loss > 0")
     if len(target) < 10:
         raise RunError(f"{path}: has {len(target)} pairs; give at least 10")
-    genomes = Encoding(space).encode([candidate_from(entry, space) for entry in entries])
+    encoding = Encoding(space)
+    genomes = encoding.encode([candidate_from(entry, space) for entry in entries])
+    check_macs(path, frame, encoding, entries, genomes)
     return Pairs(genomes, target), names[0] == "loss"

@@ -36,6 +36,13 @@ from apq_tune.skeleton import (
     first_complaint,
 )
 
+RENAMED = {
+    "ofa_mobilenetv3": "there are two of it: ofa_mobilenetv3_w12 (width 1.2, stem of 24 channels: what had this name, "
+    "and what the published accuracy predictor and latency tables are of) and ofa_mobilenetv3_w10 (width 1.0, stem of "
+    "16 channels); name one of them"
+}
+"""Shipped spaces that are no more -> what to take."""
+
 
 class SearchSpace(Model, Parameters):
     """Named choices in a skeleton of inverted bottleneck blocks (MBConv, Sandler 2018)."""
@@ -229,6 +236,8 @@ class SearchSpace(Model, Parameters):
             SpaceError: for an unknown name (lists the known ones) or a faulty file (names file, key and remedy).
         """
         text = str(name_or_path)
+        if text in RENAMED:
+            raise SpaceError(f"search space {text!r}: {RENAMED[text]}")
         if text in known_spaces():
             source, content = f"{text}.yaml", (_shipped() / f"{text}.yaml").read_text("utf-8")
         elif Path(text).suffix.lower() in {".yaml", ".yml", ".json"}:

@@ -1,8 +1,9 @@
 """How well do predictors learn real ImageNet accuracies from few networks?
 
-Usage: ``python benchmarks/predictors_imagenet.py --data ../shared/data/dynas``: once-for-all MobileNetV3 networks that
-DyNAS-T evaluated. The files are pooled; a network that occurs several times has the mean of its accuracies. Ten random
-80/20 splits; each form learns from the first 25 to 400 of the 80% and ranks the 20%. None has seen a network before.
+Usage: ``python benchmarks/predictors_imagenet.py --data ../shared/data/dynas``: once-for-all MobileNetV3 networks of
+width 1.0 that DyNAS-T evaluated. The files are pooled; a network that occurs several times has the mean of its
+accuracies. Ten random 80/20 splits; each form learns from the first 25 to 400 of the 80% and ranks the 20%. None has
+seen a network before.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import pandas as pd
 import torch
 
 from apq_tune import Encoding, SearchSpace
+from apq_tune.cost.given import check_macs
 from apq_tune.notation import candidate_from, read_candidates
 from apq_tune.predict import Pairs, agreement, plain_forms
 
@@ -28,8 +30,10 @@ def read_networks(folder: Path, encoding: Encoding) -> tuple[Pairs, float]:
     """Pooled networks without duplicates, and the standard deviation of repeated measurements."""
     genomes, accuracies = [], []
     for path in sorted(folder.glob("*.csv")):
-        genomes.append(encoding.encode([candidate_from(entry, encoding.space) for entry in read_candidates(path)]))
-        accuracies.append(pd.read_csv(path)["Top-1 Acc (%)"].to_numpy() / 100)
+        entries, table = read_candidates(path), pd.read_csv(path)
+        genomes.append(encoding.encode([candidate_from(entry, encoding.space) for entry in entries]))
+        check_macs(path, table, encoding, entries, genomes[-1])
+        accuracies.append(table["Top-1 Acc (%)"].to_numpy() / 100)
     if not genomes:
         raise SystemExit(f"{folder}: has no .csv; give the folder of DyNAS-T's results with --data")
     accuracy = np.concatenate(accuracies)
@@ -45,7 +49,7 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=10)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    encoding = Encoding(SearchSpace.load("ofa_mobilenetv3"))
+    encoding = Encoding(SearchSpace.load("ofa_mobilenetv3_w10"))
     pairs, noise = read_networks(arguments.data, encoding)
     spread = 100 * pairs.target.std()
     print(f"{len(pairs.target)} networks, accuracy spreads by {spread:.2f} points, repetitions by {100 * noise:.3f}")

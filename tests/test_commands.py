@@ -129,7 +129,7 @@ def test_score_names_an_invalid_candidate_by_position_and_reason_or_skips_it(dig
     assert pd.read_csv(tmp_path / "s.csv")["position"].tolist() == [0, 2]
 
 
-@pytest.mark.parametrize("name", ["digits", "apq_mobilenet", "ofa_mobilenetv3"])
+@pytest.mark.parametrize("name", ["digits", "apq_mobilenet", "ofa_mobilenetv3_w12"])
 def test_space_describes(name: str) -> None:
     result = call("space", name)
     assert result.exit_code == 0

@@ -284,7 +284,7 @@ def test_uniform_policies_leave_out_what_the_rules_forbid(tiny_space: SearchSpac
     assert set(encoding.decode(encoding.uniform_policies())) == {smallest, largest, smallest.with_bits(2)}
 
 
-@pytest.mark.parametrize("name", ["digits", "apq_mobilenet", "ofa_mobilenetv3"])
+@pytest.mark.parametrize("name", ["digits", "apq_mobilenet", "ofa_mobilenetv3_w12"])
 def test_the_sparse_architecture_is_the_first_columns_of_the_features(name: str, rng: np.random.Generator) -> None:
     encoding = Encoding(SearchSpace.load(name))
     genomes = encoding.fill_inert(encoding.sample(50, rng), rng)

@@ -12,7 +12,7 @@ import pytest
 from apq_tune import Candidate, CandidateError, Encoding, SearchSpace
 from apq_tune.encoding import encoding_of
 
-NAMES = ["digits", "apq_mobilenet", "ofa_mobilenetv3"]
+NAMES = ["digits", "apq_mobilenet", "ofa_mobilenetv3_w12"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -101,6 +101,6 @@ def test_a_candidate_that_is_not_in_the_space_has_no_config(tiny: Encoding, spac
     bad = [block._replace(kernel_size=5, dw_a_bits=2) for block in largest.stages[0]]
     forbidden = Candidate((tuple(bad), *largest.stages[1:]))
     with pytest.raises(CandidateError, match="candidate has 5 stages; digits has 2"):
-        space.to_config(Encoding(SearchSpace.load("ofa_mobilenetv3")).extremes()[1])
+        space.to_config(Encoding(SearchSpace.load("ofa_mobilenetv3_w12")).extremes()[1])
     with pytest.raises(CandidateError, match="not in the space"):
         tiny.space.to_config(forbidden)

@@ -14,7 +14,7 @@ from apq_tune import CandidateError, Encoding, RunError, SearchSpace, TableError
 from apq_tune.cost.table import pairs_that_shrink
 from apq_tune.notation import candidate_from, read_candidates
 
-APQ, OFA = Encoding(SearchSpace.load("apq_mobilenet")), Encoding(SearchSpace.load("ofa_mobilenetv3"))
+APQ, OFA = Encoding(SearchSpace.load("apq_mobilenet")), Encoding(SearchSpace.load("ofa_mobilenetv3_w12"))
 
 
 @pytest.fixture(scope="module")

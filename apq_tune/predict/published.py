@@ -43,7 +43,7 @@ def published_predictor(path: Path, encoding: Encoding | None) -> MLPPredictor:
         encoding = encoding or Encoding(SearchSpace.load("apq_mobilenet"))
         weights = _renamed(path, state, APQ_NAMES)
     elif found == _parameters(OFA_NAMES):
-        encoding = encoding or Encoding(SearchSpace.load("ofa_mobilenetv3"))
+        encoding = encoding or Encoding(SearchSpace.load("ofa_mobilenetv3_w12"))
         weights = _renamed(path, state, OFA_NAMES)
         _keep_own_resolutions(path, weights, encoding)
     else:

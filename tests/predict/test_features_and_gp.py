@@ -78,7 +78,7 @@ def test_ordinal_features_are_those_of_a_plain_loop(either: Encoding) -> None:
 def test_resolutions_are_a_column_and_single_choices_are_none() -> None:
     from apq_tune import SearchSpace
 
-    encoding = Encoding(SearchSpace.load("ofa_mobilenetv3"))  # has resolutions, and no bits to choose
+    encoding = Encoding(SearchSpace.load("ofa_mobilenetv3_w12"))  # has resolutions, and no bits to choose
     features = OrdinalFeatures.of(encoding, np.random.default_rng(0))
     n_slots = encoding.n_slots
     assert len(features.mean) == 3 * n_slots + 1 + 4

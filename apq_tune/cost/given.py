@@ -1,0 +1,60 @@
+"""Costs that a file states beside its candidates: if they are not those of the space, its networks are others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from apq_tune.cost.macs import macs
+from apq_tune.encoding import Encoding
+from apq_tune.errors import ApqError, CandidateError
+from apq_tune.genotype import Genomes
+from apq_tune.notation import candidate_from
+from apq_tune.space import SearchSpace, known_spaces
+
+TOLERANCE = 0.05
+"""Of a count that counts biases and normalisation, too; networks of the next width differ by a third."""
+
+
+def check_macs(path: Path, frame: pd.DataFrame, encoding: Encoding, entries: Sequence[Any], genomes: Genomes) -> None:
+    """Refuse candidates whose file states other MACs than they have in a space, such as those of another width.
+
+    Args:
+        path: of the file.
+        frame: all of its columns; one called ``MACs``, in any case, is looked at, if there is one.
+        encoding: of the space.
+        entries: the candidates as the file has them.
+        genomes: ``(n, n_genes)`` of the candidates.
+
+    Raises:
+        CandidateError: naming the first candidate and the shipped spaces in which it has the MACs that are stated.
+    """
+    column = next((str(name) for name in frame.columns if str(name).strip().lower() == "macs"), None)
+    if column is None or not len(genomes):
+        return
+    stated = pd.to_numeric(frame[column], errors="coerce").to_numpy(np.float64)
+    ratio = stated / macs(encoding)(genomes)
+    if not np.isfinite(ratio).all() or abs(np.median(ratio) - 1) <= TOLERANCE:
+        return
+    entry, wanted = entries[0], stated[0]
+    names = [name for name in known_spaces() if name != encoding.name and _agrees(entry, wanted, name)]
+    remedy = f"give --space {names[0]}" if names else "give the space that they are of, or leave the column out"
+    raise CandidateError(
+        f"{path}: its first candidate has {wanted:.4g} {column}, in {encoding.name} it would have "
+        f"{wanted / ratio[0]:.4g}: these are networks of another space; {remedy}"
+    )
+
+
+def _agrees(entry: Any, wanted: float, name: str) -> bool:
+    """Whether a candidate is one of a shipped space, with the MACs that are stated."""
+    space = SearchSpace.load(name)
+    encoding = Encoding(space)
+    try:
+        genomes = encoding.encode([candidate_from(entry, space)])
+    except ApqError:
+        return False
+    return bool(abs(wanted / macs(encoding)(genomes)[0] - 1) <= TOLERANCE)
