@@ -105,8 +105,9 @@ def picture(table: pd.DataFrame) -> bytes:
     known, n_seeds = table[table["n"] > 0], table["seed"].nunique()
     factor = t.ppf(0.975, n_seeds - 1) / np.sqrt(n_seeds) if n_seeds > 1 else 0.0
     grouped = known.groupby(["form", "n"], sort=False)[list(TITLES)]
-    spread = (factor * grouped.std()).add_suffix("_interval")
-    summary = pd.concat([grouped.mean(), spread], axis=1).reset_index()
+    mean, half = grouped.mean(), factor * grouped.std()
+    ends = [(mean - half).add_suffix("_low"), (mean + half).add_suffix("_high")]
+    summary = pd.concat([mean, *ends], axis=1).reset_index()
     floor = table[table["form"] == "noise floor"][list(TITLES)].mean()
     return curve_picture(summary, dict(floor))
 

@@ -91,7 +91,12 @@ def baseline(
     basis = _basis(costs, all_tables, checked, targets, trained.settings.model_dump(mode="json"))
     basis |= {"run": str(run.absolute())}
     fleet = _fleet(out, "baseline", basis, resume=resume, address=address, num_cpus=num_cpus)
-    _finish(fleet, [task], {task.seed: run.absolute()}, targets, checked, costs, where, out)
+    results = _finish(fleet, [task], {task.seed: run.absolute()}, targets, checked, costs, where, out, keep=True)
+
+    from apq_tune.report.baseline import write_baseline
+
+    constraints = tuple(costs.limits(targets[task.budget]))
+    write_baseline(task, results, constraints, fleet.weights(task.key), checked, out, _console())
 
 
 @click.command("joint-vs-staged")
@@ -212,15 +217,18 @@ def _finish(
     costs: Costs,
     device: Device,
     out: Path,
-) -> None:
+    *,
+    keep: bool = False,
+) -> dict[str, Any]:
     from apq_tune.pipeline.versus import Shared, run_task
     from apq_tune.report.versus import write_versus
 
     console = _console()
-    shared = Shared(dict(runs), dict(limits), spend, fleet.checkpoints, costs, device)
+    shared = Shared(dict(runs), dict(limits), spend, fleet.checkpoints, costs, device, keep)
     with progress_bar(console, "searches") as on_done:
         results = fleet.run(run_task, shared, {task.key: task for task in tasks}, on_done, device)
     write_versus(tasks, results, limits, out, console)
+    return results
 
 
 def _console() -> Any:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from apq_tune.data import load_data
 from apq_tune.errors import RunError
 from apq_tune.pipeline.digests import check, read_record
 from apq_tune.pipeline.directory import FORMAT, StageFiles, digest, kept_tables
+from apq_tune.pipeline.files import read_json
 from apq_tune.pipeline.learning import PREDICTOR
 from apq_tune.pipeline.settings import Settings
 from apq_tune.pipeline.stage import Stage, torch_load
@@ -118,3 +119,18 @@ def load_run(path: str | Path) -> FinishedRun:
     space, fp32, quantized, settings = load_supernets(path)
     predictor = load_predictor(stages["predictors"].checked(PREDICTOR), space)
     return FinishedRun(space, predictor, fp32, quantized, settings)
+
+
+def read_finalists(path: Path) -> dict[str, Any]:
+    """Name -> scores and candidate of the networks that a run trained in full.
+
+    Returns:
+        Nothing if it has not come so far, or has trained them with other settings than it has now: they are for
+        comparison only.
+    """
+    try:
+        finalists = open_run(path, ("finalists",)).stages["finalists"]
+        items = [name for name in finalists.record()["products"] if name.startswith("items/")]
+        return {Path(name).stem: read_json(finalists.checked(name)) for name in sorted(items)}
+    except RunError:
+        return {}

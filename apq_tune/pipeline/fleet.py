@@ -113,8 +113,25 @@ class Fleet:
             RunError: if a result is damaged, naming its file.
         """
         redo = "the same command with --resume does that search again"
-        names = {name[6:-5]: name for name in sorted(self._digests)}
-        return {key: read_json(self.path / name) for key, name in names.items() if self._digests.whole(name, redo)}
+        names = {name[6:-5]: name for name in sorted(self._digests) if name.endswith(".json")}
+        also = {key: f"items/{key}.pt" for key in names}
+        lost = {key for key, name in also.items() if name in self._digests and not self._digests.whole(name, redo)}
+        return {
+            key: read_json(self.path / name)
+            for key, name in names.items()
+            if key not in lost and self._digests.whole(name, redo)
+        }
+
+    def weights(self, key: str) -> bytes:
+        """The checkpoint that a finished search handed back.
+
+        Raises:
+            RunError: if it is missing.
+        """
+        try:
+            return (self._items / f"{key}.pt").read_bytes()
+        except OSError as error:
+            raise RunError(f"{self._items / key}.pt: cannot be read ({error.strerror}); repeat with --resume") from None
 
     def run(
         self,
@@ -145,6 +162,8 @@ class Fleet:
         left = {key: item for key, item in items.items() if key not in results}
 
         def on_result(key: str, result: Result) -> None:
+            for content in result.files.values():
+                self._digests.write(f"items/{key}.pt", content)
             self._digests.write(f"items/{key}.json", to_json(result.metrics))
             with contextlib.suppress(OSError):
                 (self.checkpoints / f"{key}.npz").unlink(missing_ok=True)

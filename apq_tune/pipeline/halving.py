@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from apq_tune.candidate import Candidate
+from apq_tune.pipeline.stage import torch_bytes
 from apq_tune.supernet.evaluate import score
 from apq_tune.supernet.metrics import TrainedSupernet
 from apq_tune.supernet.subnet import Subnet
@@ -39,6 +40,7 @@ class Trained(NamedTuple):
     steps: int
     repeat: int  # number of its shuffle
     scores: dict[str, dict[str, float]]  # of the search split, and of the test split at full length
+    weights: bytes = b""  # a checkpoint; only of trainings that may decide, and only if asked for
 
 
 def rungs(n: int, first: int, last: int) -> list[Rung]:
@@ -93,6 +95,7 @@ class Halving(NamedTuple):
         repeats: trainings of the winner at full length, each with a shuffle of its own; the first decides, the mean of
             their test scores is what is reported, so that the luck of one shuffle weighs less.
         seed: of shuffles.
+        keep: whether the first training of each candidate at full length keeps its weights.
     """
 
     supernet: TrainedSupernet
@@ -100,6 +103,7 @@ class Halving(NamedTuple):
     steps: tuple[int, int]
     repeats: int
     seed: int
+    keep: bool = False
 
     def train(self, candidate: Candidate, steps: int, repeat: int = 0) -> Trained:
         """One training; the test split is scored at full length only, and never decides."""
@@ -110,7 +114,8 @@ class Halving(NamedTuple):
         subnet = train_steps(self.supernet, candidate, training, steps, seed)
         data, device = self.supernet.data, self.supernet.device
         scores = {name: score(subnet, getattr(data, name), device)._asdict() for name in splits}
-        return Trained(candidate, steps, repeat, scores)
+        kept = self.keep and steps == self.steps[1] and repeat == 0
+        return Trained(candidate, steps, repeat, scores, torch_bytes(subnet.cpu().state_dict()) if kept else b"")
 
     def run(self, ranked: Sequence[Candidate], n_short: int) -> list[Trained]:
         """The rungs after the first, of which the ranking is the outcome; then the winner again.
@@ -131,12 +136,17 @@ class Halving(NamedTuple):
         return results + [self.train(ranked[0], self.steps[1], repeat) for repeat in range(1, self.repeats)]
 
 
-def outcome(trained: Sequence[Trained]) -> dict[str, Any]:
-    """The winner of ``Halving.run``, and its losses and accuracies: the test's are means of its trainings."""
+def winner(trained: Sequence[Trained]) -> Trained:
+    """The training of least loss on the search split at full length, the first of its candidate."""
     length = max(t.steps for t in trained)
     final = [t for t in trained if t.steps == length and t.repeat == 0]
-    best = min(final, key=lambda t: t.scores["search"]["loss"])
-    again = [t for t in trained if t.steps == length and t.candidate == best.candidate]
+    return min(final, key=lambda t: t.scores["search"]["loss"])
+
+
+def outcome(trained: Sequence[Trained]) -> dict[str, Any]:
+    """The winner of ``Halving.run``, and its losses and accuracies: the test's are means of its trainings."""
+    best = winner(trained)
+    again = [t for t in trained if t.steps == best.steps and t.candidate == best.candidate]
     scores = {f"search_{kind}": best.scores["search"][kind] for kind in ("loss", "accuracy")}
     scores |= {f"test_{kind}": float(np.mean([t.scores["test"][kind] for t in again])) for kind in ("loss", "accuracy")}
     return {"candidate": best.candidate.to_dict(), **scores}

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from apq_tune.encoding import Encoding
 from apq_tune.errors import RunError
-from apq_tune.pipeline.finished import open_run
-from apq_tune.pipeline.learning import noise_floor, read_losses
+from apq_tune.pipeline.files import read_json
+from apq_tune.pipeline.finished import OpenRun, open_run
+from apq_tune.pipeline.learning import REPORT, noise_floor, read_losses
 from apq_tune.predict import AVERAGED, fit_rungs, forms
 from apq_tune.predict.curve import counts_for, half_width, learning_curve
+from apq_tune.predict.trust import FEWEST_FOR_INTERVAL
 
 SCORES = ("kendall_tau", "pairwise_accuracy", "rmse_log", "coverage")
 
@@ -29,7 +33,7 @@ class PredictorReport(NamedTuple):
 
     Attributes:
         splits: a row for each split, number of pairs and form; see ``learning_curve``.
-        summary: mean over splits and half of its 95% interval (``..._interval``) for each form and number of pairs.
+        summary: see ``summarise``.
         floor: agreement of the losses on even and on odd images; what a perfect predictor could not much exceed.
         n_pairs: of the run.
         n_test: of them held out in each split.
@@ -91,17 +95,60 @@ def report_predictors(
     )
     splits = pd.DataFrame(rows)
     return PredictorReport(
-        splits, summarise(splits, n_pairs, n_test), noise_floor(table), n_pairs, n_test, n_splits, own.predictor
+        splits, summarise(splits, n_pairs, n_test), noise_floor(table), n_pairs, n_test, n_splits, _used(opened)
     )
 
 
 def summarise(splits: pd.DataFrame, n_pairs: int, n_test: int) -> pd.DataFrame:
-    """Mean and half of the 95% interval over splits, for each form and number of pairs."""
+    """Mean and 95% interval (``..._low``, ``..._high``) over splits, for each form and number of pairs."""
     rows = []
     for (form, n), group in splits.groupby(["form", "n"], sort=False):
         row = {"form": form, "n": n, "splits": len(group)}
         for score in SCORES:
             row[score] = group[score].mean()
-            row[f"{score}_interval"] = half_width(group[score].std(), len(group), n_pairs, n_test)
+            values = group[score].to_numpy(np.float64)
+            row[f"{score}_low"], row[f"{score}_high"] = interval(values, score, n_pairs, n_test)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def interval(values: NDArray[np.float64], score: str, n_pairs: int, n_test: int) -> tuple[float, float]:
+    """Ends of the 95% interval of a score's mean over splits, inside what the score can be.
+
+    Correlations are averaged as their inverse hyperbolic tangents (Fisher), errors as logarithms: on those scales an
+    interval may be symmetric, on their own it would leave them.
+
+    Args:
+        values: ``(n_splits,)`` of the score, one for each split.
+        score: its name.
+        n_pairs: that are split.
+        n_test: pairs held out in each split; of fewer than ten, intervals say nothing.
+
+    Returns:
+        Not a number where there is none.
+    """
+    if n_test < FEWEST_FOR_INTERVAL or np.isnan(values).any():
+        return np.nan, np.nan
+    most = 1 - 4 / (n_test * (n_test - 1))  # as if one pair of networks were in the wrong order
+    there: Callable[[Any], Any]
+    back: Callable[[Any], Any]
+    if score == "kendall_tau":
+        there, back = (lambda tau: np.arctanh(np.clip(tau, -most, most))), np.tanh
+    elif score == "pairwise_accuracy":
+        there, back = (lambda share: np.arctanh(np.clip(2 * share - 1, -most, most))), (lambda z: (1 + np.tanh(z)) / 2)
+    elif score == "rmse_log":
+        there, back = np.log, np.exp
+    else:
+        there, back = (lambda share: share), (lambda share: np.clip(share, 0, 1))
+    moved = there(values)
+    half = half_width(float(moved.std(ddof=1)), len(values), n_pairs, n_test)
+    ends = back(moved.mean() - half), back(moved.mean() + half)
+    return float(min(ends[0], values.mean())), float(max(ends[1], values.mean()))
+
+
+def _used(opened: OpenRun) -> str:
+    """What the run's search uses: the form that was asked for, or what took its place."""
+    predictors = opened.stages["predictors"]
+    if predictors.begun and predictors.done:
+        return str(read_json(predictors.checked(REPORT))["used"])
+    return opened.settings.predictor

@@ -21,9 +21,10 @@ from apq_tune.front import Axis, Front
 from apq_tune.integrations.joining import check_address
 from apq_tune.integrations.ray import Result, check_gpus, cluster, run_trials
 from apq_tune.pareto import is_non_dominated
+from apq_tune.pipeline.choice import kept, with_choice
 from apq_tune.pipeline.directory import StageDirectory, claim, digest, kept_tables
 from apq_tune.pipeline.files import read_json, to_json, write_atomically
-from apq_tune.pipeline.finished import load_run, open_run
+from apq_tune.pipeline.finished import load_run, open_run, read_finalists
 from apq_tune.pipeline.learning import PREDICTOR, read_losses
 from apq_tune.pipeline.refine_batch import is_uniform, survivors
 from apq_tune.pipeline.refine_propose import Proposals
@@ -31,9 +32,11 @@ from apq_tune.pipeline.refine_settings import RefineSettings, training_of
 from apq_tune.pipeline.refine_work import Shared, train_candidate
 from apq_tune.pipeline.run import TUNE_FILES, Listener
 from apq_tune.pipeline.training import WEIGHTS
+from apq_tune.pipeline.work import front_cost
 from apq_tune.predict import Pairs, Predictor, fit_proxy
 from apq_tune.predict.ensemble import fit_ensemble
 from apq_tune.predict.files import load_predictor
+from apq_tune.problem import Constraint
 
 BATCH = "batch.json"
 """What a round trains."""
@@ -70,16 +73,20 @@ class Refined(NamedTuple):
 
     Attributes:
         table: one row for each training, in the order of rounds and rungs, its fidelity in words and in epochs.
+        constraints: the limits, which every candidate keeps.
         front: loss on the search split against the constrained cost, of the trainings at full length.
-        best: row of ``table``: least loss on the search split at full length.
+        best: row of ``table``: least loss on the search split at full length; ``chosen`` there.
         uniform: the same among uniform bit-widths; ``None`` if none keeps the constraints.
+        of_run: the network that the run would have chosen within these limits; ``None`` if it trained none.
         weights: file of the best network's weights.
     """
 
     table: pd.DataFrame
+    constraints: tuple[Constraint, ...]
     front: Front
     best: int
     uniform: int | None
+    of_run: pd.Series | None
     weights: Path
 
 
@@ -124,7 +131,7 @@ class Refinement:
         all_tables = [*kept_tables(run), *tables]
         self._costs, self._tables = Costs.of(self.encoding, all_tables), [str(digest(table)) for table in all_tables]
         self.constraints = self._costs.limits(texts)
-        self.cost = self.constraints[0].metric if self.constraints else self._costs.metrics["bit_ops"]
+        self.cost = front_cost(self.constraints, self._costs)
         check_address(address)
         self._lock = claim(out, "refinement", ("refine.json", "round_1/stage.json"))
         record = {"run": str(run), "command": command, "settings": settings.model_dump(mode="json")}
@@ -323,14 +330,36 @@ class Refinement:
         final = table[table["epochs"] == self.settings.final_epochs]
         uniform = final[final["uniform"]]
         best = int(final["search_loss"].idxmin())
+        table.insert(1, "feasible", kept(table, self.constraints))
+        table.insert(2, "chosen", table.index == best)
         folder = f"rung_{self.settings.final_epochs}" if self.settings.rungs else f"round_{final.loc[best, 'round']}"
         return Refined(
             table,
+            tuple(self.constraints),
             self._front(final),
             best,
             int(uniform["search_loss"].idxmin()) if len(uniform) else None,
+            self._of_run(),
             self.path / folder / f"{table.loc[best, 'name']}.weights.pt",
         )
+
+    def _of_run(self) -> pd.Series | None:
+        """The best network within the limits of this refinement that the run has trained in full."""
+        items = read_finalists(self.run_path)
+        if not items:
+            return None
+        candidates = [Candidate.from_dict(item["candidate"]) for item in items.values()]
+        genomes = self.encoding.encode(candidates, check=False)
+        columns: dict[str, Any] = {"name": list(items)}
+        columns |= {
+            f"{split}_{kind}": [item[split][kind] for item in items.values()]
+            for split in ("search", "test")
+            for kind in ("loss", "accuracy")
+        }
+        columns |= {name: metric(genomes) for name, metric in self._costs.metrics.items()}
+        columns |= {"fidelity": f"QAT, {self._finished.settings.final.epochs} epochs"}
+        table = with_choice(pd.DataFrame(columns), self.constraints)
+        return table[table["chosen"]].iloc[0] if table["chosen"].any() else None
 
     def _front(self, final: pd.DataFrame) -> Front:
         rows = final[is_non_dominated(final[["search_loss", self.cost.name]].to_numpy(np.float64))]

@@ -33,7 +33,7 @@ from apq_tune.methods.bench import Counts, Kind, Known, Measure
 from apq_tune.pipeline.files import write_atomically
 from apq_tune.pipeline.finished import load_supernets
 from apq_tune.pipeline.fleet import CHECKPOINT_SECONDS
-from apq_tune.pipeline.halving import Halving, outcome, rungs
+from apq_tune.pipeline.halving import Halving, outcome, rungs, winner
 from apq_tune.pipeline.run import PipelineRun
 from apq_tune.pipeline.settings import Settings
 from apq_tune.pipeline.training import calibrate
@@ -110,6 +110,7 @@ class Shared(NamedTuple):
         checkpoints: folder.
         costs: that may be limited.
         device: where networks are trained and run.
+        keep: whether the winner's weights are kept.
     """
 
     runs: Mapping[int, Path]
@@ -118,6 +119,7 @@ class Shared(NamedTuple):
     checkpoints: Path
     costs: Costs
     device: Device = "cpu"
+    keep: bool = False
 
 
 class Training(NamedTuple):
@@ -188,6 +190,7 @@ def run_task(task: Task, shared: Shared) -> Result:
         (spend.short_steps, spend.final_steps),
         spend.repeats,
         task.seed,
+        shared.keep,
     )
     seconds = dict.fromkeys((*KINDS, "final", "all"), 0.0)
 
@@ -218,11 +221,11 @@ def run_task(task: Task, shared: Shared) -> Result:
     names = list(costs)
     genomes = encoding.encode([t.candidate for t in trained], check=False)
     priced = {name: costs[name](genomes).tolist() for name in names}
-    winner = [t.candidate.to_dict() for t in trained].index(best["candidate"])
+    row = [t.candidate.to_dict() for t in trained].index(best["candidate"])
     return Result(
         {
             **best,
-            "costs": {name: priced[name][winner] for name in names},
+            "costs": {name: priced[name][row] for name in names},
             "counts": {kind: bench.count(kind) for kind in KINDS} | _lengths(trained),
             "finalists": [
                 {"candidate": t.candidate.to_dict(), "steps": t.steps, "repeat": t.repeat, "scores": t.scores}
@@ -230,7 +233,8 @@ def run_task(task: Task, shared: Shared) -> Result:
                 for i, t in enumerate(trained)
             ],
             "seconds": {name: round(value, 2) for name, value in seconds.items()},
-        }
+        },
+        {"weights.pt": winner(trained).weights} if shared.keep else {},
     )
 
 

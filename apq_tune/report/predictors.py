@@ -14,6 +14,7 @@ from rich.table import Table
 
 from apq_tune.pipeline.files import write_atomically
 from apq_tune.pipeline.predictor_report import PredictorReport
+from apq_tune.predict.trust import FEWEST_FOR_INTERVAL
 from apq_tune.report.tables import STYLE
 
 TITLES = {
@@ -44,9 +45,13 @@ def write_predictor_report(report: PredictorReport, path: Path, console: Console
     )
     for score in TITLES:
         console.print(score_table(report, score))
+    intervals = (
+        "Below each mean over splits its 95% interval; splits share pairs (Nadeau 2003)."
+        if report.n_test >= FEWEST_FOR_INTERVAL
+        else f"{report.n_test} held-out pairs are too few for intervals: set n_pairs to {3 * FEWEST_FOR_INTERVAL} at least."
+    )
     console.print(
-        "± half of a 95% interval of the mean over splits, which share pairs (Nadeau 2003). Noise floor: losses on "
-        "even images against those on odd ones.",
+        f"{intervals} Noise floor: losses on even images against those on odd ones.",
         soft_wrap=True,
     )
     console.print(f"Files in {path}: predictor_report.csv, predictor_splits.csv, predictor_report.png", soft_wrap=True)
@@ -59,14 +64,20 @@ def score_table(report: PredictorReport, score: str) -> Table:
     table.add_column("form", no_wrap=True)
     counts = sorted(summary["n"].unique())
     for number, n in enumerate(counts):
-        table.add_column(str(n) if number else f"{n} pairs", justify="right")
+        table.add_column(str(n) if number else f"{n} pairs", justify="right", no_wrap=True)
     for form, rows in summary.groupby("form", sort=False):
         known = rows.set_index("n")
-        cells = [f"{_short(known.loc[n, score])}±{_short(known.loc[n, f'{score}_interval'])}" for n in counts]
+        cells = [_cell(known.loc[n], score) for n in counts]
         table.add_row(f"{form} (used)" if form == report.used else str(form), *cells)
     if score in report.floor:
         table.add_row("noise floor", _short(report.floor[score]), style="dim")
     return table
+
+
+def _cell(row: pd.Series, score: str) -> str:
+    """The mean, and its interval below where there is one."""
+    mean, low, high = (_short(row[name]) for name in (score, f"{score}_low", f"{score}_high"))
+    return mean if np.isnan(row[f"{score}_low"]) else f"{mean}\n{low} to {high}"
 
 
 def _short(number: float) -> str:
@@ -77,7 +88,7 @@ def curve_picture(summary: pd.DataFrame, floor: dict[str, float]) -> bytes:
     """PNG: three scores against the number of pairs.
 
     Args:
-        summary: ``form``, ``n``, and each score with its ``..._interval``.
+        summary: ``form``, ``n``, and each score with its ``..._low`` and ``..._high``, not a number for no interval.
         floor: a score of the labels themselves, drawn as a level.
     """
     figure = Figure(figsize=(13, 4.4), layout="constrained")
@@ -89,7 +100,8 @@ def curve_picture(summary: pd.DataFrame, floor: dict[str, float]) -> bytes:
             style: dict[str, Any] = {"color": f"C{number}", "linestyle": LINES[number % 3]}
             if form == "mean":
                 style |= {"color": "black", "linestyle": "-", "linewidth": 2}
-            error = rows[f"{score}_interval"]
+            ends = rows[[f"{score}_low", f"{score}_high"]].to_numpy(np.float64).T
+            error = np.abs(np.nan_to_num(ends - rows[score].to_numpy(np.float64)))
             ax.errorbar(rows["n"] * shift, rows[score], error, marker=".", elinewidth=0.7, label=str(form), **style)
         low, high = min(summary[score].min(), floor[score]), max(summary[score].max(), floor[score])
         margin = 0.15 * (high - low)

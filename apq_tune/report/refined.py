@@ -2,87 +2,155 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter
 from rich.console import Console
 from rich.table import Table
 
+from apq_tune.pipeline.choice import RECORD, WEIGHTS, described, keep
 from apq_tune.pipeline.files import write_atomically
 from apq_tune.pipeline.refine import Refined
+from apq_tune.problem import Constraint
+from apq_tune.report.answer import print_chosen, scores_in_words
+from apq_tune.report.limits import amount, draw_limit, engineering, heading, print_fitting, share
+from apq_tune.report.pictures import grid, panels, png
 from apq_tune.report.tables import STYLE
+
+OPTIONAL = ("predicted", "acc. %", "stage")
+"""Columns that a narrow terminal goes without, the first one first."""
 
 
 def write_refined(refined: Refined, path: Path, console: Console) -> None:
     """Write the files and print the table."""
-    table, cost = refined.table, refined.front.objectives[1].name
+    table, constraints, best = refined.table, refined.constraints, refined.table.loc[refined.best]
     write_atomically(path / "results.csv", table.to_csv(index=False))
     write_atomically(path / "front.json", refined.front.to_json())
     write_atomically(path / "front.png", refined_picture(refined))
-    write_atomically(path / "best.pt", refined.weights.read_bytes())
+    keep(path, described(best, constraints, best["fidelity"]), refined.weights.read_bytes())
     console.print()
-    console.print(refined_table(table, cost, refined.best))
-    best = table.loc[refined.best]
-    console.print(f"best, {best['name']}: {_words(best)}", soft_wrap=True)
+    print_fitting(
+        console, lambda without: refined_table(refined, without), OPTIONAL, lambda: refined_records(table, constraints)
+    )
     if refined.uniform is not None and refined.uniform != refined.best:
         uniform = table.loc[refined.uniform]
-        console.print(f"best with uniform bits, {uniform['name']}: {_words(uniform)}", soft_wrap=True)
+        console.print(
+            f"best with uniform bits, {uniform['name']}: {scores_in_words(uniform)} after {uniform['fidelity']}",
+            soft_wrap=True,
+        )
     console.print(
         f"{len(table)} trainings of {table['candidate_json'].nunique()} candidates, {table['epochs'].sum()} epochs of "
         "QAT in all. The search split chose; test images only report.",
         soft_wrap=True,
     )
-    console.print(f"Files in {path}: results.csv, front.json, front.png, best.pt", soft_wrap=True)
-
-
-def _words(row: pd.Series) -> str:
-    return (
-        f"loss {row['search_loss']:.4f}, accuracy {100 * row['search_accuracy']:.1f}% on the search split, "
-        f"{100 * row['test_accuracy']:.1f}% on test images after {row['fidelity']}"
+    final = table[table["epochs"] == best["epochs"]]
+    console.print()
+    print_chosen(best, constraints, int(final["feasible"].sum()), len(final), console)
+    if refined.of_run is not None:
+        console.print(f"  {against_run(best, refined.of_run)}", soft_wrap=True, markup=False)
+    console.print(
+        f"Files in {path}: {WEIGHTS} and {RECORD} (the chosen network), results.csv, front.json, front.png",
+        soft_wrap=True,
+        markup=False,
     )
 
 
-def refined_table(results: pd.DataFrame, cost: str, best: int) -> Table:
-    """Every training: what was predicted of the first one, what came out, and after how many epochs."""
+def against_run(best: pd.Series, of_run: pd.Series) -> str:
+    """By how much the refined network is better than what the run would have chosen."""
+    loss = 100 * (best["search_loss"] / of_run["search_loss"] - 1)
+    gains = {split: 100 * (best[f"{split}_accuracy"] - of_run[f"{split}_accuracy"]) for split in ("search", "test")}
+    verdict = "better than" if loss < 0 else "no better than"
+    kept = "" if loss < 0 else "; keep that one"
+    return (
+        f"{verdict} the run's own choice within these limits ({of_run['name']}, loss {of_run['search_loss']:.4f} after "
+        f"{of_run['fidelity']}): loss {loss:+.1f}%, accuracy {gains['search']:+.1f} points on the search split, "
+        f"{gains['test']:+.1f} on test images{kept}"
+    )
+
+
+def refined_table(refined: Refined, without: frozenset[str] = frozenset()) -> Table:
+    """Every training: what was predicted of the first one, what came out, after how many epochs, costs and limits."""
+    constraints, cost = refined.constraints, refined.front.objectives[1].name
     table = Table(title="Real QAT, round by round", **STYLE)
-    table.caption = "predicted: loss after the QAT of the rounds, before it was run; * the best at full length"
-    for column in ("stage", "name", "epochs", "predicted", "loss", "acc. %", "test\nacc. %", cost):
-        table.add_column(column, justify="left" if column in ("stage", "name") else "right")
-    for index, row in results.iterrows():
-        marks = {" uniform": row["uniform"], " staged": row["found"] == "staged", " *": index == best}
-        own = row["name"] + "".join(mark for mark, on in marks.items() if on)
-        test = "" if pd.isna(row["test_accuracy"]) else f"{100 * row['test_accuracy']:.1f}"
-        table.add_row(
-            row["stage"],
-            own,
-            str(row["epochs"]),
-            f"{row['predicted_loss']:.4f}",
-            f"{row['search_loss']:.4f}",
-            f"{100 * row['search_accuracy']:.1f}",
-            test,
-            EngFormatter(places=2)(row[cost]),
-        )
+    table.caption = "predicted: loss after the QAT of the rounds, before it was run; * chosen: the best at full length"
+    headings = ["stage", "name", "epochs", "predicted", "loss", "acc. %", "test\nacc. %"]
+    headings = [name for name in headings if name not in without]
+    for column in headings:
+        table.add_column(column, justify="left" if column in ("stage", "name") else "right", no_wrap=True)
+    for limit in constraints:
+        table.add_column(heading(limit), justify="right", no_wrap=True)
+    if not constraints:
+        table.add_column(cost, justify="right", no_wrap=True)
+    for index, row in refined.table.iterrows():
+        cells = {
+            "stage": row["stage"],
+            "name": _named(row),
+            "epochs": str(row["epochs"]),
+            "predicted": f"{row['predicted_loss']:.4f}",
+            "loss": f"{row['search_loss']:.4f}",
+            "acc. %": f"{100 * row['search_accuracy']:.1f}",
+            "test\nacc. %": "" if pd.isna(row["test_accuracy"]) else f"{100 * row['test_accuracy']:.1f}",
+        }
+        costs = [_cost(limit, row) for limit in constraints] or [engineering(row[cost])]
+        table.add_row(*(cells[name] for name in headings), *costs, style="bold" if index == refined.best else "")
     return table
 
 
+def _named(row: pd.Series) -> str:
+    marks = {" uniform": row["uniform"], " staged": row["found"] == "staged", " *": row["chosen"]}
+    return str(row["name"]) + "".join(mark for mark, on in marks.items() if on)
+
+
+def _cost(limit: Constraint, row: pd.Series) -> str:
+    value, unit = float(row[limit.metric.name]), limit.metric.unit
+    return f"{amount(value, unit if unit == 'bytes' else '')} {share(limit, value)}".strip()
+
+
+def refined_records(table: pd.DataFrame, constraints: tuple[Constraint, ...]) -> list[str]:
+    """The table in lines, for a terminal that has no room for it."""
+    lines = []
+    for _, row in table.iterrows():
+        lines.append(f"{row['stage']}, {_named(row)}, {row['epochs']} epochs")
+        lines.append(f"  loss {row['search_loss']:.4f}, accuracy {100 * row['search_accuracy']:.1f}%")
+        if not pd.isna(row["test_accuracy"]):
+            lines.append(f"  test accuracy {100 * row['test_accuracy']:.1f}%")
+        lines += [f"  {limit.metric.name} {_cost(limit, row)}" for limit in constraints]
+    return lines
+
+
 def refined_picture(refined: Refined) -> bytes:
-    """PNG: loss on the search split against the constrained cost, each length of training in its own colour."""
-    table, axis = refined.table, refined.front.objectives[1]
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
-    ax = figure.subplots()
+    """PNG: loss on the search split against every limited cost, each length of training in its own colour."""
+    axis = refined.front.objectives[1]
+    costs = panels(refined.constraints) or [(axis.name, axis.unit, None)]
+    figure, axes = grid(len(costs))
+    for ax, (name, unit, limit) in zip(axes, costs, strict=True):
+        _losses(ax, refined, name)
+        ax.set(xlabel=f"{name} ({unit})" if unit else name, yscale="log")
+        ax.xaxis.set_major_formatter(EngFormatter())
+        if limit is not None:
+            draw_limit(ax, limit)
+            ax.set_title(f"limit {limit.sense} {amount(limit.bound, unit)}", fontsize=10)
+    axes[0].set(ylabel="cross-entropy on the search split (nats)")
+    axes[0].legend(fontsize=8)
+    return png(figure)
+
+
+def _losses(ax: Axes, refined: Refined, name: str) -> None:
+    """One panel: all trainings, the chosen one ringed, what the run would have chosen as a cross."""
+    table, front = refined.table, refined.front.metrics.sort_values(name)
     for number, (epochs, rows) in enumerate(table.groupby("epochs")):
         for uniform, own in rows.groupby("uniform"):
             style: dict[str, Any] = {"marker": "s" if uniform else "o", "color": f"C{number}"}
             label = f"QAT, {epochs} epochs" + (", uniform bits" if uniform else "")
-            ax.scatter(own[axis.name], own["search_loss"], label=label, **style)
-    front = refined.front.metrics.sort_values(axis.name)
-    ax.plot(front[axis.name], front["search_loss"], color="0.5", zorder=0, label="front at full length")
-    ax.set(xlabel=f"{axis.name} ({axis.unit})", ylabel="cross-entropy on the search split (nats)", yscale="log")
-    ax.legend(fontsize=8)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
+            ax.scatter(own[name], own["search_loss"], label=label, **style)
+    if name == refined.front.objectives[1].name:
+        ax.plot(front[name], front["search_loss"], color="0.5", zorder=0, label="front at full length")
+    best = table.loc[refined.best]
+    ax.scatter([best[name]], [best["search_loss"]], s=160, facecolors="none", edgecolors="C3", label="chosen")
+    ax.annotate(f"{best['name']} (chosen)", (best[name], best["search_loss"]), (6, -10), textcoords="offset points")
+    if refined.of_run is not None:
+        own_choice = refined.of_run
+        ax.scatter([own_choice[name]], [own_choice["search_loss"]], marker="x", color="black", label="the run's choice")

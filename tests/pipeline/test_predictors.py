@@ -24,7 +24,7 @@ from apq_tune.pipeline.directory import RunDirectory, StageDirectory
 from apq_tune.pipeline.files import write_atomically
 from apq_tune.pipeline.learning import fit_predictors
 from apq_tune.pipeline.measuring import measure_searches
-from apq_tune.pipeline.predictor_report import report_predictors
+from apq_tune.pipeline.predictor_report import interval, report_predictors
 from apq_tune.pipeline.settings import Settings
 from apq_tune.pipeline.stages import STAGES
 from apq_tune.predict import Pairs, PlainForm, fit_gp, fit_ridge
@@ -102,11 +102,26 @@ def test_report_prints_and_writes_all_forms_and_repeats_itself(encoding: Encodin
     row = summary[(summary["form"] == "ladder") & (summary["n"] == 24)].iloc[0]
     assert row["kendall_tau"] == pytest.approx(one.mean())
     # two degrees of freedom, three splits, 12 of 36 pairs held out
-    assert row["kendall_tau_interval"] == pytest.approx(4.30265 * one.std() * np.sqrt(1 / 3 + 12 / 24), rel=1e-4)
+    z = np.arctanh(one.clip(upper=1 - 4 / (12 * 11)))
+    half = 4.30265 * z.std() * np.sqrt(1 / 3 + 12 / 24)
+    ends = np.tanh([z.mean() - half, z.mean() + half])
+    assert row["kendall_tau_low"] == pytest.approx(ends[0], rel=1e-4)
+    assert row["kendall_tau_high"] == pytest.approx(max(ends[1], one.mean()), rel=1e-4)
     assert row["kendall_tau"] > 0.8  # nearly noiseless
     assert (run / "predictor_report.png").read_bytes().startswith(b"\x89PNG")
     again = report_predictors(run, n_splits=3, coverage_at=()).splits.drop(columns="coverage")
     pd.testing.assert_frame_equal(again, splits.drop(columns="coverage"))
+
+
+@pytest.mark.parametrize("score", ["kendall_tau", "pairwise_accuracy", "rmse_log", "coverage"])
+def test_intervals_stay_inside_what_a_score_can_be_and_are_absent_where_they_say_nothing(score: str) -> None:
+    for values in ([1.0, 1.0], [0.1, 1.0], [0.02, 0.9], [0.56, 0.33, 0.9]):
+        low, high = interval(np.array(values), score, 32, 10)
+        assert low <= np.mean(values) <= high
+        assert low >= (-1 if score == "kendall_tau" else 0)
+        assert high <= 1 or score == "rmse_log"
+        assert np.isnan(interval(np.array(values), score, 12, 4)).all()
+    assert np.isnan(interval(np.array([0.5, np.nan]), score, 32, 10)).all()
 
 
 def test_report_says_what_is_missing(encoding: Encoding, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -85,8 +86,13 @@ def test_every_result_states_its_fidelity_and_only_the_longest_training_decides(
     assert staged in set(final["name"])
     assert "staged" in result.stdout
     best = final.loc[final["search_loss"].idxmin()]
-    assert f"best, {best['name']}: loss {best['search_loss']:.4f}" in result.stdout
-    assert result.stdout.count("QAT, 2 epochs") >= 1
+    assert f"Chosen: {best['name']}, the least loss on the search split among the 4 of 4" in result.stdout
+    assert f"loss {best['search_loss']:.4f}" in result.stdout
+    assert re.search(r"bit_ops [\d.]+ M BitOps: \d+% of the limit <= 14.66 M BitOps", result.stdout)
+    assert table["feasible"].all()
+    assert table.loc[table["chosen"], "name"].tolist() == [best["name"]]
+    assert table.loc[table["chosen"], "epochs"].tolist() == [2]
+    assert json.loads((out / "best.json").read_text())["name"] == best["name"]
     front = Front.load(out / "front.json")
     assert front.candidates[0].to_json() == best["candidate_json"]
     assert front.provenance["fidelity"] == "QAT, 2 epochs"
