@@ -48,7 +48,7 @@ def write_predictor_report(report: PredictorReport, path: Path, console: Console
     intervals = (
         "Below each mean over splits its 95% interval; splits share pairs (Nadeau 2003)."
         if report.n_test >= FEWEST_FOR_INTERVAL
-        else f"{report.n_test} held-out pairs are too few for intervals: set n_pairs to {3 * FEWEST_FOR_INTERVAL} at least."
+        else f"{report.n_test} held-out pairs are too few for intervals: set n_pairs to {3 * FEWEST_FOR_INTERVAL}."
     )
     console.print(
         f"{intervals} Noise floor: losses on even images against those on odd ones.",
