@@ -114,9 +114,11 @@ def draw_limit(ax: Axes, constraint: Constraint) -> None:
     """A vertical line at the bound, the forbidden side shaded."""
     ax.axvline(constraint.bound, color="C3", linewidth=1, linestyle="--", label="limit")
     low, high = ax.get_xlim()
-    side = (constraint.bound, max(high, constraint.bound)) if constraint.sense == "<=" else (low, constraint.bound)
+    beyond = 0.1 * abs(constraint.bound)
+    low, high = min(low, constraint.bound - beyond), max(high, constraint.bound + beyond)
+    side = (constraint.bound, high) if constraint.sense == "<=" else (low, constraint.bound)
     ax.axvspan(*side, color="C3", alpha=0.06, linewidth=0)
-    ax.set_xlim(min(low, constraint.bound * (0.9 if constraint.bound > 0 else 1.1)), max(high, constraint.bound * 1.1))
+    ax.set_xlim(low, high)
 
 
 def logarithmic(ax: Axes) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter
 
 from apq_tune.pipeline.rivals import RIVALS
 from apq_tune.pipeline.run import Outcome
@@ -25,6 +26,8 @@ def run_picture(outcome: Outcome) -> bytes:
     outcome.fronts["random"].plot(axes[0], marker=".", linestyle="", color="0.7", label="random search")
     front.plot(axes[0], marker=".", color="C0", label="NSGA-II")
     axes[0].set(title="predicted by the search, within all limits", yscale="log")
+    for which in (axes[0].yaxis.set_major_formatter, axes[0].yaxis.set_minor_formatter):
+        which(FormatStrFormatter("%.3g"))
     own = next((c for c in outcome.constraints if c.metric.name == front.objectives[1].name), None)
     logarithmic(axes[0])
     if own is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, FormatStrFormatter
 from rich.console import Console
 from rich.table import Table
 
@@ -75,7 +75,9 @@ def refined_table(refined: Refined, without: frozenset[str] = frozenset()) -> Ta
     """Every training: what was predicted of the first one, what came out, after how many epochs, costs and limits."""
     constraints, cost = refined.constraints, refined.front.objectives[1].name
     table = Table(title="Real QAT, round by round", **STYLE)
-    table.caption = "predicted: loss after the QAT of the rounds, before it was run; * chosen: the best at full length"
+    table.caption = "* chosen: the best at full length"
+    if "predicted" not in without:
+        table.caption += "; predicted: loss after the QAT of the rounds, before it was run"
     headings = ["stage", "name", "epochs", "predicted", "loss", "acc. %", "test\nacc. %"]
     headings = [name for name in headings if name not in without]
     for column in headings:
@@ -129,12 +131,16 @@ def refined_picture(refined: Refined) -> bytes:
     for ax, (name, unit, limit) in zip(axes, costs, strict=True):
         _losses(ax, refined, name)
         ax.set(xlabel=f"{name} ({unit})" if unit else name, yscale="log")
+        ax.margins(x=0.1, y=0.1)
+        ax.yaxis.set_major_formatter(FormatStrFormatter("%.3g"))
+        ax.yaxis.set_minor_formatter(FormatStrFormatter("%.3g"))
         ax.xaxis.set_major_formatter(EngFormatter())
         if limit is not None:
             draw_limit(ax, limit)
             ax.set_title(f"limit {limit.sense} {amount(limit.bound, unit)}", fontsize=10)
     axes[0].set(ylabel="cross-entropy on the search split (nats)")
-    axes[0].legend(fontsize=8)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return png(figure)
 
 

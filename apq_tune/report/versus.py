@@ -40,7 +40,7 @@ def write_versus(
     for name, content in (files | {"seconds": seconds}).items():
         if len(content):
             write_atomically(path / f"{name}.csv", content.to_csv(index=False))
-    for budget in frame["budget"].unique():
+    for budget in frame["budget"].unique() if len(tasks) > 1 else ():  # one search alone is told in words
         own = tests[tests["budget"] == budget] if len(tests) else tests
         console.print(budget_table(budget, limits[budget], means[means["budget"] == budget], own))
     if len(tests):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from apq_tune.pipeline.run import PipelineRun
 from apq_tune.pipeline.settings import Settings
 from apq_tune.pipeline.stages import STAGES
 from apq_tune.pipeline.versus import Shared, Spend, Task, run_task
+from apq_tune.supernet import evaluate
 from apq_tune.supernet.train import Training
 
 SPEND = {"proxy": 60, "short": 6, "short_steps": 2, "final_steps": 9, "repeats": 2, "images": 100}
@@ -121,7 +124,19 @@ def test_the_commands_compare_and_resume_to_the_same_bytes(shared: Shared, tmp_p
     assert table["n proxy"].tolist() == [60, 60]
     assert (out / "differences.png").read_bytes().startswith(b"\x89PNG")
     alone = tmp_path / "alone"
-    run("baseline", shared.runs[7], "--method=uniform", "--constraint=bit_ops<=25%", f"--out={alone}")
+    command = ("baseline", shared.runs[7], "--method=uniform", "--constraint=bit_ops<=25%", f"--out={alone}")
+    said = run(*command)
+    assert "Chosen: uniform, the least loss on the search split among the 2 of 2 trained networks" in said
+    assert re.search(r"bit_ops [\d.]+ M BitOps: \d+% of the limit <= 14.66 M BitOps", said)
+    record, weights = json.loads((alone / "best.json").read_text()), (alone / "best.pt").read_bytes()
+    network = load_supernets(shared.runs[7]).quantized.subnet(Candidate.from_dict(record["candidate"]))
+    network.load_state_dict(torch.load(alone / "best.pt", weights_only=True))
+    data = load_supernets(shared.runs[7]).quantized.data
+    assert evaluate.score(network, data.search).loss == pytest.approx(record["scores"]["search"]["loss"], rel=1e-6)
+    for name in ("best.pt", "items/007-constraints-uniform.pt"):
+        (alone / name).unlink()
+    run(*command, "--resume")
+    assert (alone / "best.pt").read_bytes() == weights
     columns = ["test_loss", "candidate_json", "n short"]
     pd.testing.assert_frame_equal(
         pd.read_csv(alone / "results.csv")[columns], table[columns][1:].reset_index(drop=True)

@@ -18,12 +18,14 @@ from apq_tune import Candidate, Constraint, Encoding, FunctionMetric
 from apq_tune.cost import Costs, bit_ops
 from apq_tune.front import Axis, Front
 from apq_tune.pipeline.choice import choose, described, keep, kept, with_choice
+from apq_tune.pipeline.refine import Refined
 from apq_tune.pipeline.run import Outcome
 from apq_tune.pipeline.settings import Settings
 from apq_tune.pipeline.work import Question, front_cost
 from apq_tune.predict.trust import COSTS, PROXY, judge
 from apq_tune.report.answer import print_chosen
 from apq_tune.report.limits import amount, breaks, broken, engineering, limit_lines, share
+from apq_tune.report.refined import against_run, refined_picture, write_refined
 from apq_tune.report.results import results_table, search_hypervolumes, write_report
 from apq_tune.report.trust import agreement_line, predictor_table, trust_lines
 
@@ -34,6 +36,14 @@ def metric(name: str, unit: str = "bytes") -> FunctionMetric:
 
 FLASH, RAM = Constraint(metric("weight_bytes"), 200_000), Constraint(metric("peak_activation_bytes"), 80_000)
 NAMES = ("largest_8bit", "uniform", "best", "front_1", "front_2")
+
+
+@pytest.fixture(autouse=True)
+def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures take most of the time; only some tests need them."""
+    if "picture" not in request.node.name and "left_with" not in request.node.name:
+        for name in ("results.run_picture", "refined.refined_picture"):
+            monkeypatch.setattr(f"apq_tune.report.{name}", lambda _: b"")
 
 
 @pytest.fixture
@@ -300,3 +310,38 @@ def test_a_record_names_everything_to_rebuild_the_network(networks) -> None:
     record = described(row, (RAM,), "QAT, 2 epochs")
     assert set(record) == {"name", "candidate", "words", "fidelity", "scores", "limits"}
     assert record["limits"][0]["value"] == 40_000
+
+
+def test_a_refinement_shows_every_limit_and_what_it_gained(networks, tmp_path: Path) -> None:
+    trained = with_choice(networks.iloc[2:].reset_index(drop=True), (FLASH, RAM)).assign(
+        stage=["round 1", "rung 6", "rung 6"],
+        epochs=[1, 6, 6],
+        fidelity=["QAT, 1 epochs", "QAT, 6 epochs", "QAT, 6 epochs"],
+        found="joint",
+        uniform=[False, True, False],
+        predicted_loss=1.0,
+    )
+    axes = (Axis("search_loss", "nats", "minimize"), Axis("weight_bytes", "bytes", "minimize"))
+    front = Front(tuple(map(Candidate.from_json, trained["candidate_json"][1:])), trained.iloc[1:], axes)
+    torch.save({}, tmp_path / "weights.pt")
+    of_run = with_choice(networks, (FLASH, RAM)).iloc[3].copy()
+    of_run["fidelity"] = "QAT, 6 epochs"
+    for run_choice, gain in ((of_run, "better than the run's own choice"), (None, "Chosen: front_2")):
+        refined = Refined(trained, (FLASH, RAM), front, 2, 1, run_choice, tmp_path / "weights.pt")
+        for width in (40, 70, 120):
+            console = Console(width=width, file=io.StringIO(), highlight=False)
+            write_refined(refined, tmp_path, console)
+            said = console.file.getvalue()  # type: ignore[attr-defined]
+            assert gain in said
+            for figures in ("120 kB 60%", "80 kB 100%", "190 kB 95%", "1.2000"):
+                assert figures in said
+            assert "…" not in said
+            assert "among the 2 of 2 trained networks that keep" in said
+    assert "(front_1, loss 1.8000 after QAT, 6 epochs): loss -33.3%, accuracy +14.0 points" in against_run(
+        trained.loc[2], of_run
+    )
+    worse = against_run(trained.loc[1], trained.loc[2])
+    assert worse.startswith("no better than")
+    assert worse.endswith("keep that one")
+    assert json.loads((tmp_path / "best.json").read_text())["name"] == "front_2"
+    assert refined_picture(refined).startswith(b"\x89PNG")
