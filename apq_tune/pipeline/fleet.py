@@ -17,6 +17,7 @@ from apq_tune.integrations.joining import check_address
 from apq_tune.integrations.ray import Result, Work, cluster, gpu_share, run_trials
 from apq_tune.pipeline.digests import Digests, read_record, write_record
 from apq_tune.pipeline.directory import PACKAGES, claim
+from apq_tune.pipeline.disk import SMALL_BYTES, check_space
 from apq_tune.pipeline.files import read_json, to_json, write_atomically
 from apq_tune.search import Searching
 from apq_tune.supernet.metrics import Device
@@ -176,6 +177,7 @@ class Fleet:
 
         tell()
         if left:
+            check_space(self.path, SMALL_BYTES)
             with cluster(self._address, self._num_cpus) as concurrency:
                 run_trials(
                     work,

@@ -23,6 +23,7 @@ from apq_tune.integrations.ray import Result, check_gpus, cluster, run_trials
 from apq_tune.pareto import is_non_dominated
 from apq_tune.pipeline.choice import kept, with_choice
 from apq_tune.pipeline.directory import StageDirectory, claim, digest, kept_tables
+from apq_tune.pipeline.disk import check_space, run_bytes
 from apq_tune.pipeline.files import read_json, to_json, write_atomically
 from apq_tune.pipeline.finished import load_run, open_run, read_finalists
 from apq_tune.pipeline.learning import PREDICTOR, read_losses
@@ -146,6 +147,7 @@ class Refinement:
         """Do every round and every rung that is not done."""
         settings, results, rung = self.settings, list[Trained](), list[Trained]()
         needs = {"run": self._stages["predictors"].fingerprint}
+        check_space(self.path, run_bytes(self.encoding.space, (), settings.rounds * settings.batch))
         with self._stack:
             if self._gpus:
                 self._start_cluster()  # refuse what it does not have before any work

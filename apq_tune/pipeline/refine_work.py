@@ -9,6 +9,7 @@ import torch
 
 from apq_tune.candidate import Candidate
 from apq_tune.integrations.ray import Result
+from apq_tune.pipeline.finite import finite
 from apq_tune.pipeline.refine_settings import training_of
 from apq_tune.pipeline.settings import Settings
 from apq_tune.supernet.evaluate import score
@@ -34,9 +35,13 @@ def train_candidate(item: dict[str, Any], shared: Shared) -> Result:
     """
     subnet = shared.supernet.subnet(Candidate.from_dict(item["candidate"]))
     data, device = shared.supernet.data, shared.supernet.device
-    finetune(subnet, data.train, training_of(item["epochs"], shared.settings), (shared.seed, REFINE, item["epochs"]))
+    training = training_of(item["epochs"], shared.settings)
+    finetune(subnet, data.train, training, (shared.seed, REFINE, item["epochs"]))
     splits = ("search", "test") if item["final"] else ("search",)
-    scores: dict[str, Any] = {name: score(subnet, getattr(data, name), device)._asdict() for name in splits}
+    found = {name: score(subnet, getattr(data, name), device) for name in splits}
+    for own in found.values():
+        finite(own, Candidate.from_dict(item["candidate"]), "final", training.learning_rate)
+    scores: dict[str, Any] = {name: own._asdict() for name, own in found.items()}
     if not item["final"]:
         return Result(scores)
     buffer = io.BytesIO()

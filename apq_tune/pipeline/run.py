@@ -25,6 +25,7 @@ from apq_tune.integrations.ray import Result, cluster, gpu_share, run_trials
 from apq_tune.pipeline.choice import kept, with_choice
 from apq_tune.pipeline.defaults import check_data, default_settings
 from apq_tune.pipeline.directory import RunDirectory, StageDirectory
+from apq_tune.pipeline.disk import check_space, run_bytes
 from apq_tune.pipeline.estimate import estimate, fitted, measure_rates
 from apq_tune.pipeline.files import read_json
 from apq_tune.pipeline.learning import PREDICTOR, REPORT, measured
@@ -36,6 +37,9 @@ from apq_tune.predict.files import load_predictor
 from apq_tune.problem import Constraint
 from apq_tune.space import SearchSpace
 from apq_tune.supernet.metrics import device_of
+
+FINALISTS = 5
+"""Networks that are trained in the end, beside those from the front: two baselines, the best and its rivals."""
 
 TUNE_FILES = "tune"
 """Folder of a stage for Ray Tune's own files, dropped when the stage is done."""
@@ -168,6 +172,7 @@ class PipelineRun:
         self._directories: dict[str, StageDirectory] = {}
         self._stack = contextlib.ExitStack()
         self._concurrency: int | None = None
+        self._roomy = False  # whether there is room for what will be written
 
     def directory(self, stage: str) -> StageDirectory:
         """The directory of a stage that is done or running."""
@@ -234,6 +239,10 @@ class PipelineRun:
     def _do(self, group: Sequence[Stage]) -> None:
         """Do stages that do not need each other; if they are measured by trials, all in one experiment."""
         pending = [stage for stage in group if not self._open(stage).done]
+        if pending and not self._roomy:
+            left = {stage.name for stage in STAGES[STAGES.index(pending[0]) :]}
+            check_space(self.files.path, run_bytes(self.encoding.space, left, FINALISTS + self.settings.n_front))
+            self._roomy = True
         start = time.monotonic()
         shares = dict.fromkeys((stage.name for stage in pending), 0.0)  # of the time that the group takes
         finished: set[str] = set()

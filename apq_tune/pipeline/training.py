@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from apq_tune.encoding import Encoding
+from apq_tune.pipeline.finite import check_supernet, check_weights
 from apq_tune.pipeline.stage import Run, torch_bytes, torch_load, weights
 from apq_tune.supernet import train as supernet_training
 from apq_tune.supernet.batches import first_images
@@ -60,7 +61,10 @@ def _train(run: Run, stage: str, supernet: Supernet, training: Training, *, quan
             average.load_state_dict(state["average"])
         start = Progress(*state["progress"])
 
+    setting = "quantized" if quantize else "supernet"
+
     def save(progress: Progress) -> None:
+        check_weights(supernet, setting, training, progress.epoch + (progress.step > 0))
         state = {"supernet": supernet.state_dict(), "optimizer": optimizer.state_dict(), "progress": tuple(progress)}
         if average is not None:
             state["average"] = average.state_dict()
@@ -89,5 +93,6 @@ def _train(run: Run, stage: str, supernet: Supernet, training: Training, *, quan
         after_epoch=after_epoch,
         after_step=after_step,
     )
+    check_supernet(supernet, run.encoding, run.data, setting, training, quantize=quantize)
     directory.write(WEIGHTS, torch_bytes(supernet.state_dict()))
     directory.remove(CHECKPOINT)

@@ -17,6 +17,7 @@ from apq_tune.errors import ProblemError
 from apq_tune.front import Axis, Front
 from apq_tune.integrations.ray import Result, Work
 from apq_tune.pipeline.files import to_json
+from apq_tune.pipeline.finite import finite
 from apq_tune.pipeline.rivals import RIVALS, Rivals
 from apq_tune.pipeline.settings import Settings
 from apq_tune.predict import Predictor
@@ -66,9 +67,13 @@ class Networks(NamedTuple):
 def score_batch(item: dict[str, Any], shared: Networks) -> Generator[int, None, Result]:
     """Score candidates of the supernet on the search split; yields how many are done."""
     supernet, calibration = shared.supernet()
+    training, name = (
+        (shared.settings.quantized, "quantized") if shared.quantize else (shared.settings.supernet, "supernet")
+    )
     scores = []
     for candidate in map(Candidate.from_dict, item["candidates"]):
-        scores.append(score_candidate(supernet, candidate, calibration, shared.search, quantize=shared.quantize))
+        own = score_candidate(supernet, candidate, calibration, shared.search, quantize=shared.quantize)
+        scores.append(finite(own, candidate, name, training.learning_rate))
         yield len(scores)
     return Result({"scores": [s._asdict() for s in scores]})
 
@@ -84,7 +89,9 @@ def pair_batch(item: dict[str, Any], shared: Networks) -> Generator[int, None, R
     for number, data in enumerate(item["candidates"], start=item["first"]):
         subnet = shared.subnet(supernet, data, calibration)
         finetune(subnet, shared.data.train, shared.settings.pair, (shared.settings.seed, PAIRS, number))
-        scores.append(score(subnet, shared.search, shared.device)._asdict())
+        own = score(subnet, shared.search, shared.device)
+        finite(own, Candidate.from_dict(data), "pair", shared.settings.pair.learning_rate)
+        scores.append(own._asdict())
         yield len(scores)
     return Result({"scores": scores})
 
@@ -94,10 +101,12 @@ def final_training(item: dict[str, Any], shared: Networks) -> Result:
     supernet, calibration = shared.supernet()
     subnet = shared.subnet(supernet, item["candidate"], calibration)
     finetune(subnet, shared.data.train, shared.settings.final, (shared.settings.seed, FINALISTS))
-    scores = {name: score(subnet, getattr(shared.data, name), shared.device)._asdict() for name in ("search", "test")}
+    scores = {name: score(subnet, getattr(shared.data, name), shared.device) for name in ("search", "test")}
+    for own in scores.values():
+        finite(own, Candidate.from_dict(item["candidate"]), "final", shared.settings.final.learning_rate)
     buffer = io.BytesIO()
     torch.save(subnet.cpu().state_dict(), buffer)
-    return Result(scores, {"weights.pt": buffer.getvalue()})
+    return Result({name: own._asdict() for name, own in scores.items()}, {"weights.pt": buffer.getvalue()})
 
 
 def front_cost(constraints: Sequence[Constraint], costs: Costs) -> Metric:
