@@ -62,6 +62,7 @@ def search(
     from apq_tune.encoding import Encoding
     from apq_tune.metrics import load_metrics, problem_of
     from apq_tune.notation import candidate_from, read_candidates
+    from apq_tune.pipeline.lock import own
     from apq_tune.report.screen import Screen
     from apq_tune.report.tables import print_front, save_front
     from apq_tune.search import ALGORITHMS
@@ -82,6 +83,7 @@ def search(
         initial = encoding.encode([candidate_from(entry, encoding.space) for entry in read_candidates(start)])
     console = Screen()
     if out is not None:
+        lock = own(out)
         save_front(None, out)  # refuse a folder that cannot be written before any work
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("search", total=evaluations)
@@ -102,6 +104,7 @@ def search(
     if out is not None:
         save_front(front, out)
         console.print(f"Files in {out}: front.json, front.csv" + (", front.png" if len(front.objectives) > 1 else ""))
+        lock.release()
 
 
 @click.command()

@@ -81,7 +81,7 @@ def own(folder: Path, *, wait: float = 0.0) -> FolderLock:
     """
     try:
         key = folder.resolve()
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise RunError(f"cannot use {folder}: {error}; choose another --out") from None
     held = _held.get(key)
     lock = held() if held is not None else None

@@ -147,7 +147,7 @@ class Refinement:
         """Do every round and every rung that is not done."""
         settings, results, rung = self.settings, list[Trained](), list[Trained]()
         needs = {"run": self._stages["predictors"].fingerprint}
-        check_space(self.path, run_bytes(self.encoding.space, (), settings.rounds * settings.batch))
+        check_space(self.path, run_bytes(self.encoding.space, (), settings.n_weights))
         with self._stack:
             if self._gpus:
                 self._start_cluster()  # refuse what it does not have before any work

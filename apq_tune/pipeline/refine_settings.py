@@ -65,6 +65,12 @@ class RefineSettings(BaseModel):
             lengths.append(min(2 * lengths[-1], self.final_epochs))
         return lengths[1:]
 
+    @property
+    def n_weights(self) -> int:
+        """Networks whose weights are kept, at most: those of the last training."""
+        n = self.rounds * self.batch
+        return min(n, self.survivors or -(-n // 2)) if self.rungs else n
+
 
 def training_of(epochs: int, run: Settings) -> Training:
     """The run's own training of that length, so that its results are of the same fidelity; else its final one, cut."""
