@@ -279,7 +279,8 @@ def _saver(path: Path) -> Callable[[list[Known]], None]:
             buffer = io.BytesIO()
             kinds = np.array([KINDS.index(k.kind) for k in known])
             genomes = np.array([np.frombuffer(k.genome, np.int16) for k in known])
-            np.savez(buffer, kinds=kinds, genomes=genomes, losses=np.array([k.loss for k in known]))
+            losses = np.array([k.loss for k in known])
+            np.savez(buffer, task=np.asarray(path.name), kinds=kinds, genomes=genomes, losses=losses)
             write_atomically(path, buffer.getvalue())
             last = time.monotonic()
 
@@ -287,8 +288,10 @@ def _saver(path: Path) -> Callable[[list[Known]], None]:
 
 
 def read_known(path: Path) -> dict[tuple[Kind, bytes], float]:
-    """What an interrupted task had measured; nothing if there is no good file."""
+    """What an interrupted task had measured; nothing if there is no good file of this task."""
     with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile), np.load(path) as file:
+        if str(file["task"]) != path.name:
+            return {}
         rows = zip(file["kinds"], file["genomes"].astype(np.int16), file["losses"], strict=True)
         return {(KINDS[kind], genome.tobytes()): float(loss) for kind, genome, loss in rows}
     return {}
