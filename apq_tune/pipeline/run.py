@@ -24,7 +24,7 @@ from apq_tune.integrations.joining import check_address
 from apq_tune.integrations.ray import Result, cluster, gpu_share, run_trials
 from apq_tune.pipeline.choice import kept, with_choice
 from apq_tune.pipeline.defaults import check_data, default_settings
-from apq_tune.pipeline.directory import RunDirectory, StageDirectory
+from apq_tune.pipeline.directory import AGAIN, RunDirectory, StageDirectory, StageFiles
 from apq_tune.pipeline.disk import check_space, run_bytes
 from apq_tune.pipeline.estimate import estimate, fitted, measure_rates
 from apq_tune.pipeline.files import read_json
@@ -223,8 +223,8 @@ class PipelineRun:
 
     def _seems_done(self, number: int, stage: Stage) -> bool:
         """Whether a stage was done; whether it still holds is seen when it is its turn."""
-        record = self.files.path / f"{number}_{stage.name}" / "stage.json"
-        return record.exists() and read_json(record).get("status") == "done"
+        files = StageFiles(self.files.path / f"{number}_{stage.name}", AGAIN)
+        return files.begun and files.done
 
     def _do_until(self, last: str) -> None:
         if last == STAGES[-1].name:
@@ -359,7 +359,7 @@ class PipelineRun:
 
 def _recorded(path: Path) -> Settings | None:
     """Settings of a run that was begun in a directory, if there is one."""
-    with contextlib.suppress(RunError, KeyError, TypeError, ValueError):
+    with contextlib.suppress(RunError, OSError, KeyError, TypeError, ValueError):
         if (path / "run.json").exists():
             return Settings.model_validate(read_json(path / "run.json")["settings"])
     return None

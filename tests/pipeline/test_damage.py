@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from apq_tune import Encoding, RunError, SearchSpace, load_run
-from apq_tune.integrations.ray import Result
+from apq_tune.integrations.ray import Result, result_of
 from apq_tune.pipeline.finished import open_run
 from apq_tune.pipeline.learning import read_losses
 from apq_tune.pipeline.refine import Refinement
@@ -48,7 +48,7 @@ def serial(
     work: Any, shared: Any, items: Mapping[str, Any], on_result: Callable[[str, Result], None], **_: Any
 ) -> None:
     for key, item in items.items():
-        on_result(key, work(item, shared))
+        on_result(key, result_of(work, item, shared))
 
 
 @pytest.fixture(autouse=True, scope="module")
