@@ -81,6 +81,10 @@ class APQObjective:
 
     def __reduce__(self) -> tuple[Callable[..., APQObjective], tuple[Any, ...]]:
         if self._problem is not None and "ray" in sys.modules:
+            if "ray.tune" in sys.modules:  # Tune pickles what it is to run before the first trial
+                from apq_tune.integrations.host import calling, check_mutations
+
+                check_mutations(calling().scheduler, self._space.genes)
             from apq_tune.integrations.ray import put, session
 
             if self._session != (now := session()):  # objects of another session are gone
@@ -231,6 +235,8 @@ class APQObjective:
                     step(epoch, metrics(), state)
 
             own.train(candidate, report, checkpoint)
+            if own.name not in values:
+                raise ProblemError(f"the training of {own.name} reported nothing; let it report its last epoch again")
         return metrics()
 
 

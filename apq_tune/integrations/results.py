@@ -55,12 +55,11 @@ def read_result(problem: Problem, result: Mapping[str, Any], config: Mapping[str
         result: the last one, flat.
         config: genes of the candidate, if they are known.
     """
-    said: dict[str, Any] = {}
     try:
         computed = {} if config is None else _computed(problem, result, config)
     except ApqError as error:
         return Told("failed", [], {}, {"reason": str(error)})
-    result = {**computed, **result}
+    given, result = result, {**computed, **result}
     objectives = [reported_name(objective.metric) for objective in problem.objectives]
     values, wrong = _numbers(result, objectives)
     violations: dict[str, float] = {}
@@ -77,10 +76,10 @@ def read_result(problem: Problem, result: Mapping[str, Any], config: Mapping[str
             violations[name] = own[0]
     reported = [reported_name(metric) for metric in problem.metrics]
     kept = (*reported, "violation", "candidate", "fidelity", "seconds", "epoch")
-    said |= {name: result[name] for name in kept if name in result}
+    said = {name: result[name] for name in kept if name in result}
     said |= violations | {"violation": float(sum(max(value, 0.0) for value in violations.values()))}
     if wrong:
-        said["detail"] = wrong  # beside the reason that the study gives
+        said["detail"] = f"{wrong}; it reported {_metrics(given)}"  # beside the reason that the study gives
     elif missed:
         return Told("failed", values, violations, said | {"reason": missed})
     epoch, epochs = (_numbers(result, [name])[0] or [0.0] for name in ("epoch", "epochs"))
@@ -114,7 +113,7 @@ def _numbers(result: Mapping[str, Any], names: Sequence[str]) -> tuple[list[floa
         try:
             value = float(result[name])
         except KeyError:
-            wrong = wrong or f"it reported no {name!r}; its results have {_metrics(result)}"
+            wrong = wrong or f"it reported no {name!r}"
             continue
         except (TypeError, ValueError):
             wrong = wrong or f"{name} is {result[name]!r}, no number"

@@ -31,7 +31,19 @@ from apq_tune.integrations.warm_start import read_candidate, read_warm_start
 from apq_tune.pareto import is_non_dominated
 from apq_tune.problem import Problem, Trained, reported_name
 
-STATE = ("_problem", "_sampler", "_warm", "_seed", "_most", "_study", "_space", "_paused", "_repeated", "_metric")
+STATE = (
+    "_problem",
+    "_sampler",
+    "_warm",
+    "_seed",
+    "_most",
+    "_study",
+    "_space",
+    "_paused",
+    "_last",
+    "_repeated",
+    "_metric",
+)
 """What is saved."""
 
 
@@ -81,6 +93,7 @@ class ApqSearch(Searcher):
         self._study: AskTell | None = None
         self._space = read_param_space({}, {})
         self._paused: set[str] = set()
+        self._last: dict[str, dict[str, Any]] = {}  # result of each trial that runs
         self._repeated = self._is_checked = False
 
     def _begin(self, config: Mapping[str, Any]) -> AskTell:
@@ -181,6 +194,7 @@ class ApqSearch(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """An epoch of a training."""
+        self._last[trial_id] = result
         told = result.get(self._names[0], math.nan)
         if "epoch" in result and isinstance(told, Real):
             self._asked.report(trial_id, float(told), int(result["epoch"]))
@@ -191,7 +205,8 @@ class ApqSearch(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The end of a trial, whatever it was; of one that Tune tried again, or restored, the last counts."""
-        study, result = self._asked, result or {}
+        last = self._last.pop(trial_id, {})
+        study, result = self._asked, result or ({} if error else last)  # Tune ends a paused trial without a result
         self._paused.discard(trial_id)
         if self._repeated:  # an error of one repetition is that of the last, the mean is of the others
             error = error and not math.isfinite(result.get(self._names[0], math.nan))
