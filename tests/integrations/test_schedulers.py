@@ -113,10 +113,8 @@ def test_a_scheduler_meets_candidates_that_break_a_limit_and_the_study_knows_how
     search = ApqSearch(PROBLEM)
     results = tuner(tmp_path, APQObjective(PROBLEM), search, scheduler=WORK[name][which](time)).fit()
     assert (len(results), results.num_errors) == (6, 0)
-    ended = Counter(
-        (trial.state.name, trial.params["a"] > 2, trial.user_attrs["epoch"] == EPOCHS)
-        for trial in search._asked.trials()
-    )
+    trials = search._asked.trials()
+    ended = Counter((t.state.name, t.params["a"] > 2, t.user_attrs["epoch"] == EPOCHS) for t in trials)
     assert ended.keys() <= {("COMPLETE", True, False), ("COMPLETE", False, True), ("PRUNED", False, False)}
     assert ended["COMPLETE", True, False] == 2  # not trained, and told all the same
     assert ended["COMPLETE", False, True] >= 1
