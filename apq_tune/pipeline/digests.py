@@ -167,8 +167,7 @@ def read_record(path: Path, remedy: str, *, current: int | None = None) -> dict[
             raise ValueError(f"holds a {type(record).__name__}")
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path}: is damaged ({str(error).splitlines()[0]}); {remedy}") from None
-    if current is not None and record.get("format") != current:
-        was = record.get("format")
+    if current is not None and (was := record.get("format", current)) != current:
         raise RunError(
             f"{path.parent}: is of format {was}, this version of apq-tune writes {current} and reads no other; "
             "make it anew in another --out, or use the version that made it"

@@ -56,6 +56,7 @@ def _in_this_process() -> Iterator[None]:
     import contextlib
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("apq_tune.pipeline.refine.check_gpus", lambda _: None)
         for module in ("run", "refine"):
             patch.setattr(f"apq_tune.pipeline.{module}.run_trials", serial)
             patch.setattr(f"apq_tune.pipeline.{module}.cluster", lambda *_: contextlib.nullcontext(1))
@@ -123,6 +124,14 @@ DAMAGES: dict[str, Callable[[bytes, bytes], bytes]] = {
 }
 
 
+def chosen_files(folder: Path, damage: str) -> list[str]:
+    """Every file flipped; of the other damages, which are told apart by nothing, a third each; few records swapped."""
+    names = files(folder)
+    if damage == "swapped":
+        return [name for name in names if not name.endswith("stage.json") or name[0] in "69"]
+    return names if damage == "flipped" else names[sorted(DAMAGES).index(damage) :: 3]
+
+
 def same(one: list[Any], other: list[Any]) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
@@ -144,7 +153,7 @@ def test_a_damaged_file_of_a_run_is_refused_by_name_or_changes_nothing(
     path = tmp_path / "run"
     shutil.copytree(original, path)
     expected, refused = read(path), 0
-    for name in files(original):
+    for name in chosen_files(original, damage):
         content, results = (original / name).read_bytes(), list[Any]()
         (path / name).write_bytes(DAMAGES[damage](content, another(original, name)))
         said = refusal(lambda: results.append(read(path)))  # noqa: B023
@@ -165,7 +174,7 @@ def test_a_damaged_file_of_a_run_is_refused_by_name_or_changes_nothing(
             assert "delete" in said
             assert "the same command makes it anew" in said
             (path / name).write_bytes(content)
-    assert refused >= 30
+    assert refused >= 10
 
 
 def test_a_missing_file_of_a_run_is_made_anew_with_the_same_bytes(
