@@ -218,7 +218,7 @@ class RunDirectory:
             RunError: if it cannot be written, is in use, or holds a run of another space or of another version.
         """
         self.path, record = path, path / "run.json"
-        self._lock = claim(path, "run directory", ("run.json", f"*/{RECORD}"), wait=wait)
+        self._lock = claim(path, "run directory", ("run.json", f"1_*/{RECORD}"), wait=wait)
         before = _before(record)
         if before.get("data", space.data) != space.data:
             raise RunError(f"{path}: is a run on {before.get('data')}, not on {space.data}; choose another --out")

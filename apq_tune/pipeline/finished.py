@@ -65,7 +65,7 @@ def open_run(path: Path, stages: Iterable[str]) -> OpenRun:
         raise RunError(f"{path}: is no run directory ({error.strerror})") from None
     remedy = f"delete it and repeat the command that made it: apq-tune run ... --out {path}"
     run = read_record(path / "run.json", remedy, current=FORMAT)
-    command = run["command"] or f"apq-tune run {run['space']} --out {path}"
+    command = run["command"] or "the program that began it"
     again = f"this makes it anew: {command}"
     settings = validated(Settings, run["settings"])
     if not check(path / "space.yaml", [run["digests"]["space.yaml"]], again):

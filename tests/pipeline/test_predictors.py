@@ -38,7 +38,7 @@ QUICK = {"ridge", "linear_ladder", "ladder", "mean"}
 def made_up_run(encoding: Encoding, path: Path, n_pairs: int) -> Path:
     """The directory of a run whose losses are a power of BitOps, with noise."""
     settings, fingerprints = Settings(), dict[str, str]()
-    RunDirectory(path, encoding.space, settings.model_dump(mode="json"), "")
+    RunDirectory(path, encoding.space, settings.model_dump(mode="json"), f"apq-tune run digits --out {path}")
     for number, stage in enumerate(STAGES[:5], start=1):
         basis = {
             "settings": settings.model_dump(mode="json", include=set(stage.settings)),
