@@ -81,6 +81,8 @@ def score_candidates(
     Raises:
         CandidateError: naming the position of the first invalid candidate and the reason, unless they are skipped.
     """
+    if not entries:
+        raise CandidateError("there is no candidate to score; the file holds an empty list")
     genomes, positions, refused = [], [], []
     for position, entry in enumerate(entries):
         try:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,11 @@ from apq_tune.encoding import encoding_of
 from apq_tune.errors import ProblemError, ReachError
 from apq_tune.genotype import Genomes, Genotype
 from apq_tune.quantities import read_quantity
+from apq_tune.ranges import shown
 from apq_tune.space import SearchSpace
 
 Floats = NDArray[np.float64]
+Part = TypeVar("Part")
 
 
 class Metric(Protocol):
@@ -122,6 +124,32 @@ class FunctionMetric:
         return self.function(genomes)
 
 
+def _check_metric(metric: Any, of: str) -> None:
+    """Refuse what is no metric, such as a bare function.
+
+    Raises:
+        ProblemError: with how to make it one.
+    """
+    if isinstance(metric, type) or not callable(metric) or not isinstance(getattr(metric, "name", None), str):
+        example = "FunctionMetric('name', 'unit', function), whose function takes genomes (n, n_genes) and returns (n,)"
+        raise ProblemError(f"{of} needs a metric, got {shown(metric)}; make one with {example}")
+
+
+def _all_of(parts: Any, kind: type[Part], name: str) -> tuple[Part, ...]:
+    """The parts of a problem as a tuple.
+
+    Raises:
+        ProblemError: if they are no list of that kind.
+    """
+    if not isinstance(parts, Iterable) or isinstance(parts, str):
+        raise ProblemError(f"{name} of a problem come as a list, got {shown(parts)}; write [...]")
+    found: tuple[Part, ...] = tuple(parts)
+    for part in found:
+        if not isinstance(part, kind):
+            raise ProblemError(f"{name} of a problem are {kind.__name__}(metric, ...), got {shown(part)}")
+    return found
+
+
 @dataclass(frozen=True)
 class Objective:
     """A metric and which way is better."""
@@ -130,6 +158,7 @@ class Objective:
     direction: Literal["minimize", "maximize"] = "minimize"
 
     def __post_init__(self) -> None:
+        _check_metric(self.metric, "an objective")
         if self.direction not in ("minimize", "maximize"):
             raise ProblemError(f"direction of {self.metric.name} is {self.direction!r}; use 'minimize' or 'maximize'")
 
@@ -143,10 +172,11 @@ class Constraint:
     sense: Literal["<=", ">="] = "<="
 
     def __post_init__(self) -> None:
+        _check_metric(self.metric, "a constraint")
         if self.sense not in ("<=", ">="):
             raise ProblemError(f"constraint on {self.metric.name} uses {self.sense!r}; use '<=' or '>='")
         bound: Any = self.bound
-        if not isinstance(bound, Real) or not math.isfinite(self.bound):
+        if isinstance(bound, bool) or not isinstance(bound, Real) or not math.isfinite(self.bound):
             raise ProblemError(f"bound of {self.metric.name} is {self.bound!r}; give a finite number")
 
     def __str__(self) -> str:
@@ -234,7 +264,8 @@ class Problem:
             ProblemError: if there is no objective, two metrics share a name, or a bound is out of reach.
         """
         self.encoding: Genotype = encoding_of(space)
-        self.objectives, self.constraints = tuple(objectives), tuple(constraints)
+        self.objectives = _all_of(objectives, Objective, "objectives")
+        self.constraints = _all_of(constraints, Constraint, "constraints")
         if not self.objectives:
             raise ProblemError("a problem needs at least one objective, got none")
         by_name: dict[str, Metric] = {}
@@ -243,6 +274,9 @@ class Problem:
             if by_name.setdefault(metric.name, metric) is not metric:
                 raise ProblemError(f"two different metrics are called {metric.name!r}; rename one")
         self.metrics = tuple(by_name.values())
+        improved = [objective.metric.name for objective in self.objectives]
+        if twice := sorted({name for name in improved if improved.count(name) > 1}):
+            raise ProblemError(f"{twice[0]} is an objective twice; give it once")
         for constraint in self.constraints:
             constraint.check_reachable()
 

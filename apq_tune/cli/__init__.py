@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import platform
 import sys
@@ -98,6 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     os.environ.pop("MPLBACKEND", None)  # a notebook's, which may be absent here; our pictures only go to files
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^")  # Ray's paragraphs on dead workers: ours is one line
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be text in the terminal's encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         cli(arguments, standalone_mode=False)
         if sys.stdout is not None:

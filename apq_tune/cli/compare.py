@@ -8,9 +8,11 @@ from pathlib import Path
 
 import click
 
+from apq_tune import ranges
 from apq_tune.cli.costs import LIMITS, TABLES
 from apq_tune.cli.fleet import fleet_options, names, progress_bar
-from apq_tune.cli.search import PREDICTOR
+from apq_tune.cli.search import PREDICTOR, metric_names
+from apq_tune.cli.values import Number, Place
 
 SAMPLERS = (
     "nsga2",
@@ -31,14 +33,14 @@ SAMPLERS = (
 @click.option("--front", "axes", metavar="METRIC,METRIC", help="What to trade off, such as accuracy,latency_ms.")
 @click.option(
     "--lookup",
-    type=click.Path(path_type=Path),
+    type=Place(),
     help="Instead of a space: CSV with a row for every candidate; columns that are no objectives are choices.",
 )
 @click.option("--maximize", multiple=True, metavar="COLUMN", help="Objective of --lookup; repeatable.")
 @click.option("--minimize", multiple=True, metavar="COLUMN", help="Objective of --lookup; repeatable.")
 @click.option("--samplers", default=",".join(SAMPLERS), show_default=True)
 @click.option("--at", default="200,1000", show_default=True, help="Distinct candidates scored; the last is the budget.")
-@click.option("--seeds", type=click.IntRange(min=2), default=10, show_default=True, help="How many.")
+@click.option("--seeds", type=Number(ranges.COMPARED_SEEDS), default=10, show_default=True, help="How many.")
 @fleet_options
 def compare(
     space_name: str | None,
@@ -63,17 +65,19 @@ def compare(
     """
     if (lookup is None) == (space_name is None):
         raise click.UsageError("give --space, with --front, or --lookup, with --maximize and --minimize")
-    if lookup is None and not axes:
+    if lookup is None and axes is None:
         raise click.UsageError("--space needs --front, such as --front accuracy,latency_ms")
     unused = (predictor, tables, limits, axes) if lookup is not None else (maximize, minimize)
-    if any(unused):
+    if any(value not in (None, ()) for value in unused):
         raise click.UsageError(
             "--lookup goes with --maximize and --minimize; --predictor, --table, --limit and --front with --space"
         )
     chosen = names(samplers, SAMPLERS, "--samplers")
-    if not all(part.strip().isdecimal() and int(part) > 0 for part in at.split(",")):
-        raise click.UsageError(f"--at {at!r}: give numbers of candidates, such as 200,1000")
-    counts = sorted({int(part) for part in at.split(",")})
+    count = Number(ranges.EVALUATIONS)
+    try:
+        counts = sorted({count.convert(part.strip(), None, None) for part in at.split(",")})
+    except click.BadParameter as error:
+        raise click.UsageError(f"--at {at!r}: {error.message}; write such as 200,1000") from None
 
     from apq_tune.cost.registry import with_built_in
     from apq_tune.encoding import Encoding
@@ -93,7 +97,7 @@ def compare(
         space = SearchSpace.load(str(space_name))
         encoding = Encoding(space)
         metrics = with_built_in(load_metrics(encoding, predictor, tables), encoding)
-        problem = problem_of(encoding, metrics, str(axes).split(","), limits)
+        problem = problem_of(encoding, metrics, metric_names(axes, "--front"), limits)
     basis = {
         "space": space.model_dump(mode="json") if space is not None else None,
         "lookup": digest(lookup),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from apq_tune.cli.values import Place
 
 if TYPE_CHECKING:
     from apq_tune.cost import Costs
@@ -39,7 +40,7 @@ TABLES = click.option(
     "--table",
     "tables",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=Place(),
     help="Cost table: .csv, BitFusion JSON, or a folder of once-for-all YAML; repeatable.",
 )
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from apq_tune import ranges
+from apq_tune.cli.values import Number, Place
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,10 +24,10 @@ ADDRESS = "Ray cluster to join: its head's, or auto for the one on this machine.
 def fleet_options(command: Command) -> Command:
     """Add ``--out``, ``--resume``, ``--address`` and ``--num-cpus``."""
     for option in (
-        click.option("--num-cpus", type=click.IntRange(min=1), help="Trials at once.  [default: all processors]"),
+        click.option("--num-cpus", type=Number(ranges.CPUS), help="Trials at once.  [default: all processors]"),
         click.option("--address", metavar="HOST:PORT|auto", help=ADDRESS),
         click.option("--resume", is_flag=True, help="Go on with what an interrupted run left in --out."),
-        click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder; each search is kept."),
+        click.option("--out", type=Place(), required=True, help="Folder; each search is kept."),
     ):
         command = option(command)
     return command

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import click
 
+from apq_tune import ranges
+from apq_tune.cli.values import Number, Place
+
 PLAIN = ("gp", "mean", "ordinal", "ridge", "scratch")
 """The names of ``PlainForm``, the default first; written out, since the import would slow ``--help``."""
 
@@ -16,9 +19,9 @@ def predictor() -> None:
 
 
 @predictor.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--splits", type=click.IntRange(min=3), default=5, show_default=True, help="Random splits of the pairs.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the splits.")
+@click.argument("run", type=Place())
+@click.option("--splits", type=Number(ranges.SPLITS), default=5, show_default=True, help="Random splits of the pairs.")
+@click.option("--seed", type=Number(ranges.SEED), default=0, show_default=True, help="Of the splits.")
 def report(run: Path, splits: int, seed: int) -> None:
     """Compare all forms by the number of quantized pairs, on the pairs of the run in directory RUN.
 
@@ -46,13 +49,13 @@ def report(run: Path, splits: int, seed: int) -> None:
 @click.option("--space", "space_name", required=True, help="That the candidates belong to.")
 @click.option(
     "--pairs",
-    type=click.Path(path_type=Path),
+    type=Place(),
     required=True,
     help="CSV of candidates (as for score) with a column 'accuracy' (fraction) or 'loss' (nats).",
 )
 @click.option("--form", type=click.Choice(PLAIN), default=PLAIN[0], show_default=True, help="To save.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="New predictor, .npz.")
+@click.option("--seed", type=Number(ranges.SEED), default=0, show_default=True)
+@click.option("--out", type=Place(), required=True, help="New predictor, .npz.")
 def fit(space_name: str, pairs: Path, form: str, seed: int, out: Path) -> None:
     """Fit a predictor to measured candidates and nothing else; 'transfer' starts from another predictor."""
     from apq_tune.encoding import Encoding

@@ -8,29 +8,35 @@ from pathlib import Path
 
 import click
 
+from apq_tune import ranges
 from apq_tune.cli.costs import BUDGET, LIMITS, TABLES, all_limits
 from apq_tune.cli.fleet import ADDRESS
-
-POSITIVE = click.IntRange(min=1)
+from apq_tune.cli.values import Number, Place
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--rounds", type=POSITIVE, default=3, show_default=True, help="Of proposing, training and learning.")
-@click.option("--batch", type=POSITIVE, default=8, show_default=True, help="Candidates in each round.")
+@click.argument("run", type=Place())
+@click.option(
+    "--rounds", type=Number(ranges.ROUNDS), default=3, show_default=True, help="Of proposing, training and learning."
+)
+@click.option("--batch", type=Number(ranges.PER_ROUND), default=8, show_default=True, help="Candidates in each round.")
 @LIMITS
 @BUDGET
 @TABLES
-@click.option("--epochs", type=POSITIVE, default=2, show_default=True, help="Of QAT in the rounds.")
-@click.option("--final-epochs", type=POSITIVE, default=6, show_default=True, help="Of the QAT that decides.")
-@click.option("--survivors", type=POSITIVE, help="Candidates that leave the rounds.  [default: half of them]")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same result.")
-@click.option("--out", type=click.Path(path_type=Path), help="Directory of the refinement.  [default: RUN/refine]")
-@click.option("--num-cpus", type=POSITIVE, help="Trials at once.  [default: all processors]")
+@click.option("--epochs", type=Number(ranges.EPOCHS), default=2, show_default=True, help="Of QAT in the rounds.")
+@click.option(
+    "--final-epochs", type=Number(ranges.EPOCHS), default=6, show_default=True, help="Of the QAT that decides."
+)
+@click.option(
+    "--survivors", type=Number(ranges.COUNT), help="Candidates that leave the rounds.  [default: half of them]"
+)
+@click.option("--seed", type=Number(ranges.SEED), default=0, show_default=True, help="Same seed, same result.")
+@click.option("--out", type=Place(), help="Directory of the refinement.  [default: RUN/refine]")
+@click.option("--num-cpus", type=Number(ranges.CPUS), help="Trials at once.  [default: all processors]")
 @click.option("--address", metavar="HOST:PORT|auto", help=ADDRESS)
 @click.option(
     "--gpus-per-trial",
-    type=click.FloatRange(min=0),
+    type=Number(ranges.GPUS),
     default=0,
     show_default=True,
     help="Train on GPUs; 0.5 puts two trials on one.",

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from apq_tune import ranges
 from apq_tune.cli.costs import BUDGET, LIMITS, TABLES, all_limits
 from apq_tune.cli.fleet import ADDRESS
+from apq_tune.cli.values import Number, Place
 
 if TYPE_CHECKING:
     from apq_tune.data.choice import Complaint
@@ -36,14 +38,14 @@ device_option = click.option(
     metavar="DIR",
     help="Folder of images, DIR/CLASS/IMAGE or DIR/train/CLASS/IMAGE; or the name of a data set.  [default: SPACE's]",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Run directory.  [default: runs/SPACE or runs/DIR]")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same result.")
+@click.option("--out", type=Place(), help="Run directory.  [default: runs/SPACE or runs/DIR]")
+@click.option("--seed", type=Number(ranges.SEED), default=0, show_default=True, help="Same seed, same result.")
 @LIMITS
 @BUDGET
 @TABLES
 @click.option(
     "--data-root",
-    type=click.Path(path_type=Path),
+    type=Place(),
     help="Folder with the files of data sets; what is missing is downloaded to it.  [default: ~/.cache/apq_tune/data]",
 )
 @device_option
@@ -56,10 +58,10 @@ device_option = click.option(
 )
 @click.option(
     "--minutes",
-    type=float,
+    type=Number(ranges.MINUTES),
     help="That the run may take: trainings and numbers of measurements are fitted to it, by timing some steps.",
 )
-@click.option("--num-cpus", type=click.IntRange(min=1), help="Trials at once.  [default: all processors]")
+@click.option("--num-cpus", type=Number(ranges.CPUS), help="Trials at once.  [default: all processors]")
 @click.option("--address", metavar="HOST:PORT|auto", help=ADDRESS)
 @click.option(
     "--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Change a setting, such as final.epochs=20."
@@ -92,6 +94,8 @@ def run(
     from apq_tune.pipeline.reach import complaints, with_others
     from apq_tune.space import SearchSpace
 
+    if data is not None and not data.strip():
+        raise click.UsageError(f"--data {data!r} is no folder; give one, or . for the current one, or a name")
     if space is None and data is None:
         raise click.UsageError("neither SPACE nor --data; write a search space such as digits, or --data DIR")
     loaded = None if space is None else SearchSpace.load(space)
@@ -161,5 +165,7 @@ def assigned(assignments: tuple[str, ...]) -> dict[str, str]:
         name, equals, value = assignment.partition("=")
         if not equals:
             raise click.UsageError(f"--set {assignment!r} has no '='; write NAME=VALUE, such as final.epochs=20")
+        if name.strip() in changes:
+            raise click.UsageError(f"--set {name.strip()} comes twice; give it once")
         changes[name.strip()] = value
     return changes

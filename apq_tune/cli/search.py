@@ -6,11 +6,30 @@ from pathlib import Path
 
 import click
 
+from apq_tune import ranges
 from apq_tune.cli.costs import BUDGET, LIMITS, TABLES
+from apq_tune.cli.values import Number, Place
+
+
+def metric_names(text: str | None, option: str) -> list[str]:
+    """The metrics that an option names; none if it is not given.
+
+    Raises:
+        click.UsageError: if a name is empty or comes twice.
+    """
+    names = [] if text is None else [part.strip() for part in text.split(",")]
+    if "" in names:
+        raise click.UsageError(f"{option} {text!r}: a name is empty; give names of metrics, such as macs,bit_ops")
+    if len(set(names)) < len(names):
+        raise click.UsageError(f"{option} {text!r}: a metric comes twice; give each once")
+    if option == "--objective" and len(names) > 1:
+        raise click.UsageError(f"--objective {text!r} names several metrics; trade them off with --front")
+    return names
+
 
 SPACE = click.option("--space", "space_name", required=True, help="Name of a shipped space, or a YAML file.")
 PREDICTOR = click.option(
-    "--predictor", type=click.Path(path_type=Path), help="Ours (.npz), or a published APQ or once-for-all checkpoint."
+    "--predictor", type=Place(), help="Ours (.npz), or a published APQ or once-for-all checkpoint."
 )
 
 
@@ -25,20 +44,22 @@ PREDICTOR = click.option(
     "--front", "axes", metavar="METRIC,METRIC", help="Trade metrics off instead, such as latency_ms,accuracy."
 )
 @click.option("--sampler", type=click.Choice(["evolution", "nsga2", "random"]), help="[default: what fits]")
-@click.option("--evaluations", type=click.IntRange(min=1), default=20_000, show_default=True)
+@click.option("--evaluations", type=Number(ranges.EVALUATIONS), default=20_000, show_default=True)
 @click.option(
     "--islands",
-    type=click.IntRange(min=1),
+    type=Number(ranges.COUNT),
     help="Populations that evolve side by side.  [default: one for every 100,000 evaluations]",
 )
-@click.option("--patience", type=click.IntRange(min=1), help="Stop when so many evaluations left the front unchanged.")
+@click.option(
+    "--patience", type=Number(ranges.EVALUATIONS), help="Stop when so many evaluations left the front unchanged."
+)
 @click.option(
     "--start",
-    type=click.Path(path_type=Path),
+    type=Place(),
     help="Candidates to evaluate first (.json, .jsonl or .csv).  [default: uniform bit-widths]",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for front.json, front.csv and front.png.")
+@click.option("--seed", type=Number(ranges.SEED), default=0, show_default=True)
+@click.option("--out", type=Place(), help="Folder for front.json, front.csv and front.png.")
 def search(
     space_name: str,
     predictor: Path | None,
@@ -69,12 +90,16 @@ def search(
     from apq_tune.search import search as run_search
     from apq_tune.space import SearchSpace
 
-    if objective and axes:
+    if objective is not None and axes is not None:
         raise click.UsageError("give --objective or --front, not both")
+    if objective is None and axes is None and predictor is None:
+        raise click.UsageError(
+            "what to improve is not said: give --predictor, --objective such as macs, or --front such as macs,bit_ops"
+        )
     encoding = Encoding(SearchSpace.load(space_name))
     from_files = load_metrics(encoding, predictor, tables)
     metrics = with_built_in(from_files, encoding)
-    wanted = axes.split(",") if axes else [objective] if objective else []
+    wanted = metric_names(axes, "--front") if axes is not None else metric_names(objective, "--objective")
     by_rule = as_texts(Costs(encoding, metrics).budget(budget)) if budget else []
     problem = problem_of(encoding, metrics, wanted, [*limits, *by_rule])
     algorithm = ALGORITHMS[sampler]() if sampler else None
@@ -111,8 +136,8 @@ def search(
 @SPACE
 @PREDICTOR
 @TABLES
-@click.option("--candidates", type=click.Path(path_type=Path), required=True, help=".json, .jsonl or .csv.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help=".csv or .json.")
+@click.option("--candidates", type=Place(), required=True, help=".json, .jsonl or .csv.")
+@click.option("--out", type=Place(), required=True, help=".csv or .json.")
 @click.option("--skip-invalid", is_flag=True, help="Name invalid candidates and go on.")
 def score(
     space_name: str,

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from apq_tune.cli.costs import TABLES
+from apq_tune.cli.values import Place
 
 
 @click.command()
@@ -49,7 +50,7 @@ def cost() -> None:
 
 
 @cost.command()
-@click.argument("table", type=click.Path(path_type=Path))
+@click.argument("table", type=Place())
 @click.option("--space", "name", required=True, help="Search space that the table should cover.")
 def audit(table: Path, name: str) -> None:
     """Check the cost table TABLE: what is missing, what shrinks with more bits, ranges, and where the cost is."""

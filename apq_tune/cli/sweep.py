@@ -8,9 +8,11 @@ from pathlib import Path
 
 import click
 
+from apq_tune import ranges
 from apq_tune.cli.costs import BUDGETS, METRICS
 from apq_tune.cli.fleet import fleet_options, names, progress_bar
-from apq_tune.cli.search import PREDICTOR, SPACE
+from apq_tune.cli.search import PREDICTOR, SPACE, metric_names
+from apq_tune.cli.values import Number
 
 SAMPLERS = ("evolution", "nsga2", "random")
 
@@ -46,8 +48,10 @@ SAMPLERS = ("evolution", "nsga2", "random")
 @click.option(
     "--samplers", help=f"Out of {', '.join(SAMPLERS)}.  [default: evolution,random; for --front nsga2,random]"
 )
-@click.option("--evaluations", type=click.IntRange(min=1), default=20_000, show_default=True, help="Of each search.")
-@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="How many.")
+@click.option(
+    "--evaluations", type=Number(ranges.EVALUATIONS), default=20_000, show_default=True, help="Of each search."
+)
+@click.option("--seeds", type=Number(ranges.SEEDS), default=3, show_default=True, help="How many.")
 @fleet_options
 def sweep(
     space_name: str,
@@ -69,9 +73,13 @@ def sweep(
 
     Interrupt it at any moment; the same command with --resume goes on where it stopped.
     """
-    if objective and axes:
+    if objective is not None and axes is not None:
         raise click.UsageError("give --objective or --front, not both")
-    chosen = names(samplers or ("nsga2,random" if axes else "evolution,random"), SAMPLERS, "--samplers")
+    chosen = names(
+        ("nsga2,random" if axes is not None else "evolution,random") if samplers is None else samplers,
+        SAMPLERS,
+        "--samplers",
+    )
 
     from apq_tune.encoding import Encoding
     from apq_tune.pipeline import sweep as plan
@@ -84,7 +92,7 @@ def sweep(
     paths = plan.read_tables(tables)
     encoding = Encoding(SearchSpace.load(space_name))
     metrics = plan.device_metrics(encoding, predictor, paths)
-    wanted = tuple(axes.split(",") if axes else [objective] if objective else [])
+    wanted = tuple(metric_names(axes, "--front") if axes is not None else metric_names(objective, "--objective"))
     asked = plan.Sweep(encoding, metrics, wanted, evaluations, out.absolute() / "checkpoints")
     targets = plan.read_limits(limits, next(iter(metrics.values()))) if limits or not budgets else []
     tasks = plan.tasks_of(asked, targets, chosen, seeds, budgets)

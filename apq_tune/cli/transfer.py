@@ -6,18 +6,21 @@ from pathlib import Path
 
 import click
 
+from apq_tune import ranges
+from apq_tune.cli.values import Number, Place
+
 
 @click.command()
-@click.option("--predictor", type=click.Path(path_type=Path), required=True, help="To start from.")
+@click.option("--predictor", type=Place(), required=True, help="To start from.")
 @click.option(
     "--pairs",
-    type=click.Path(path_type=Path),
+    type=Place(),
     required=True,
     help="CSV of candidates (as for score) with a column 'accuracy' (fraction) or 'loss' (nats).",
 )
 @click.option("--space", "space_name", help="[default: the one that the predictor was made for]")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="New predictor, .npz.")
+@click.option("--seed", type=Number(ranges.SEED), default=0, show_default=True)
+@click.option("--out", type=Place(), required=True, help="New predictor, .npz.")
 def transfer(predictor: Path, pairs: Path, space_name: str | None, seed: int, out: Path) -> None:
     """Finetune a predictor on pairs of candidate and measurement; the bits' input is added if it has none.
 

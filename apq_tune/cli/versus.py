@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from apq_tune import ranges
 from apq_tune.cli.costs import BUDGETS, LIMITS, TABLES
 from apq_tune.cli.fleet import fleet_options, names, progress_bar
 from apq_tune.cli.run import device_option
+from apq_tune.cli.values import Number, Place
 
 if TYPE_CHECKING:
     from apq_tune.cost import Costs
@@ -30,26 +32,48 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def spend_options(command: Command) -> Command:
     """Add what every method may spend."""
     for option in (
-        click.option("--images", type=int, default=2000, show_default=True, help="Search images of the first looks."),
         click.option(
-            "--repeats", type=int, default=3, show_default=True, help="Trainings of the winner, for its test."
+            "--images",
+            type=Number(ranges.IMAGES),
+            default=2000,
+            show_default=True,
+            help="Search images of the first looks.",
         ),
-        click.option("--final-steps", type=int, default=180, show_default=True, help="Of the QAT that decides."),
-        click.option("--short-steps", type=int, default=20, show_default=True, help="Of each short QAT."),
-        click.option("--short", type=int, default=24, show_default=True, help="Short QAT runs of each method."),
-        click.option("--proxy", type=int, default=300, show_default=True, help="Supernet evaluations of each method."),
+        click.option(
+            "--repeats",
+            type=Number(ranges.ROUNDS),
+            default=3,
+            show_default=True,
+            help="Trainings of the winner, for its test.",
+        ),
+        click.option(
+            "--final-steps", type=Number(ranges.STEPS), default=180, show_default=True, help="Of the QAT that decides."
+        ),
+        click.option(
+            "--short-steps", type=Number(ranges.STEPS), default=20, show_default=True, help="Of each short QAT."
+        ),
+        click.option(
+            "--short", type=Number(ranges.SHORT), default=24, show_default=True, help="Short QAT runs of each method."
+        ),
+        click.option(
+            "--proxy",
+            type=Number(ranges.PROXY),
+            default=300,
+            show_default=True,
+            help="Supernet evaluations of each method.",
+        ),
     ):
         command = option(command)
     return command
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=Place())
 @click.option("--method", type=click.Choice(NAMES), required=True)
 @LIMITS
 @click.option("--budget", type=click.Choice(BUDGETS), help="Instead of constraints: limits by a rule.")
 @TABLES
-@click.option("--seed", type=click.IntRange(min=0), help="[default: that of the run]")
+@click.option("--seed", type=Number(ranges.SEED), help="[default: that of the run]")
 @spend_options
 @device_option
 @fleet_options
@@ -105,10 +129,10 @@ def baseline(
 @click.option("--budgets", default=",".join(BUDGETS), show_default=True, help="Limits by a rule; '' for none of them.")
 @LIMITS
 @TABLES
-@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="How many, of a SPACE.")
-@click.option("--first-seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seeds", type=Number(ranges.SEEDS), help="How many, of a SPACE.  [default: 5]")
+@click.option("--first-seed", type=Number(ranges.SEED), help="Of a SPACE.  [default: 0]")
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="A setting of each seed's run.")
-@click.option("--data-root", type=click.Path(path_type=Path), help="Folder with the files of data sets, of a SPACE.")
+@click.option("--data-root", type=Place(), help="Folder with the files of data sets, of a SPACE.")
 @spend_options
 @device_option
 @fleet_options
@@ -118,8 +142,8 @@ def joint_vs_staged(
     budgets: str,
     limits: tuple[str, ...],
     tables: tuple[Path, ...],
-    seeds: int,
-    first_seed: int,
+    seeds: int | None,
+    first_seed: int | None,
     assignments: tuple[str, ...],
     data_root: Path | None,
     device: str,
@@ -153,8 +177,10 @@ def joint_vs_staged(
         raise click.UsageError("give --budgets or --constraint")
     changes = assigned(assignments)
     is_run = (Path(target) / "run.json").exists()
-    if is_run and (changes or first_seed or data_root):
-        raise click.UsageError("a RUN has its own; --set, --first-seed and --data-root go with a SPACE")
+    if is_run and (changes or seeds is not None or first_seed is not None or data_root):
+        raise click.UsageError("a RUN has its own; --set, --seeds, --first-seed and --data-root go with a SPACE")
+    if "seed" in changes:
+        raise click.UsageError("--set seed: the seeds of a comparison are said by --first-seed and --seeds")
     if is_run:
         trained = load_supernets(target)
         space, settings = trained.space, trained.settings
@@ -162,7 +188,9 @@ def joint_vs_staged(
     else:
         space, settings = SearchSpace.load(target), Settings().updated(changes)
         folder = out.absolute() / "runs"
-        runs = {seed: versus.run_path(folder, seed) for seed in range(first_seed, first_seed + seeds)}
+        runs = {
+            seed: versus.run_path(folder, seed) for seed in seeds_from(first_seed or 0, 5 if seeds is None else seeds)
+        }
     all_tables = [*(kept_tables(Path(target)) if is_run else []), *tables]
     costs = Costs.of(Encoding(space), all_tables)
     targets = limits_of(costs, named, limits)
@@ -180,6 +208,17 @@ def joint_vs_staged(
             )
     tasks = [versus.Task(method, budget, seed) for seed in runs for budget in targets for method in chosen]
     _finish(fleet, tasks, runs, targets, checked, costs, where, out)
+
+
+def seeds_from(first: int, n: int) -> range:
+    """Consecutive seeds.
+
+    Raises:
+        click.UsageError: if the last is none any more.
+    """
+    if first + n - 1 > ranges.SEED.high:
+        raise click.UsageError(f"--first-seed {first} --seeds {n}: the largest seed is {ranges.SEED.high}")
+    return range(first, first + n)
 
 
 def limits_of(costs: Costs, budgets: list[str], limits: tuple[str, ...]) -> dict[str, list[str]]:

@@ -13,7 +13,7 @@ from apq_tune.search.searching import Searching
 
 def search(
     problem: Problem,
-    algorithm: Algorithm | None = None,
+    algorithm: Algorithm | str | None = None,
     *,
     n_evaluations: int = 10_000,
     seed: int = 0,
@@ -28,7 +28,8 @@ def search(
 
     Args:
         problem: objectives and constraints.
-        algorithm: by default ``Evolution`` for one objective, ``NSGA2`` for several.
+        algorithm: or its name, ``"evolution"``, ``"nsga2"`` or ``"random"``; by default
+            ``Evolution`` for one objective, ``NSGA2`` for several.
         n_evaluations: distinct candidates to evaluate; a space that has no more is enumerated.
         seed: same seed, same front.
         initial: ``(k, n_genes)`` genomes to evaluate first; by default the smallest and the largest network at each

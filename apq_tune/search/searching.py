@@ -17,7 +17,8 @@ from apq_tune.errors import ProblemError, RunError
 from apq_tune.front import Front
 from apq_tune.genotype import Genomes, Genotype
 from apq_tune.problem import Evaluation, Problem
-from apq_tune.search.algorithms import NSGA2, Algorithm, Evolution, State
+from apq_tune.ranges import EVALUATIONS, SEED, Whole, shown
+from apq_tune.search.algorithms import ALGORITHMS, NSGA2, Algorithm, Evolution, State
 from apq_tune.search.archive import Archive, Seen
 
 FORMAT = 1
@@ -46,7 +47,7 @@ class Searching:
     def __init__(
         self,
         problem: Problem,
-        algorithm: Algorithm | None = None,
+        algorithm: Algorithm | str | None = None,
         *,
         n_evaluations: int = 10_000,
         seed: int = 0,
@@ -59,13 +60,15 @@ class Searching:
         Raises:
             ProblemError: if a count makes no sense.
         """
+        if not isinstance(problem, Problem):
+            raise ProblemError(f"give a Problem(space, objectives, constraints), got {shown(problem)}")
+        n_evaluations = _number("n_evaluations", n_evaluations, EVALUATIONS)
+        seed = _number("seed", seed, SEED)
+        patience = None if patience is None else _number("patience", patience, EVALUATIONS)
+        algorithm = _algorithm(algorithm, len(problem.objectives))
         if islands is None:
             islands = max(1, n_evaluations // EVALUATIONS_PER_ISLAND)
-        for name, count in (("n_evaluations", n_evaluations), ("islands", islands), ("patience", patience or 1)):
-            if count < 1:
-                raise ProblemError(f"{name} is {count}; give at least 1")
-        if algorithm is None:
-            algorithm = Evolution() if len(problem.objectives) == 1 else NSGA2()
+        islands = _number("islands", islands, Whole(1, max(1, n_evaluations // algorithm.batch)))
         self.problem, self.algorithm, self.done = problem, algorithm, False
         encoding = problem.encoding
         self._settings = {
@@ -220,6 +223,25 @@ class Searching:
         self._seen.restore(seen)
         self._archive.restore(best, closest)
         self._front_at = b"" if best is None else _values(best)
+
+
+def _number(name: str, value: Any, allowed: Whole) -> int:
+    try:
+        return int(allowed.check(value))
+    except ValueError as error:
+        raise ProblemError(f"{name}: {error}") from None
+
+
+def _algorithm(algorithm: Any, n_objectives: int) -> Algorithm:
+    """An algorithm by name, by default the one that fits, or the one that is given."""
+    if algorithm is None:
+        return Evolution() if n_objectives == 1 else NSGA2()
+    if isinstance(algorithm, str) and algorithm in ALGORITHMS:
+        return ALGORITHMS[algorithm]()
+    if isinstance(algorithm, type | str) or not all(hasattr(algorithm, part) for part in ("batch", "ask", "tell")):
+        known = ", ".join(map(repr, ALGORITHMS))
+        raise ProblemError(f"algorithm is {shown(algorithm)}; give one of {known}, or an object such as NSGA2()")
+    return algorithm  # type: ignore[no-any-return]
 
 
 def _values(best: tuple[Genomes, Evaluation]) -> bytes:

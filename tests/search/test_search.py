@@ -204,7 +204,7 @@ def test_constraints_that_nothing_meets_together_are_refused_saying_how_close_th
 
 @pytest.mark.parametrize("n_evaluations", [0, -5])
 def test_no_evaluations_are_refused(tiny: Encoding, n_evaluations: int) -> None:
-    with pytest.raises(ProblemError, match=f"n_evaluations is {n_evaluations}; give at least 1"):
+    with pytest.raises(ProblemError, match=f"n_evaluations: give a whole number from 1 to .*, got {n_evaluations}"):
         search(recorded_problem(tiny)[0], n_evaluations=n_evaluations)
 
 

@@ -1,0 +1,62 @@
+"""Numbers and paths on the command line: numbers are read and checked as those of ``--set``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from apq_tune.documents import load_yaml
+from apq_tune.errors import DocumentError
+from apq_tune.ranges import Range, Whole, shown
+
+LONGEST_NAME = 255
+"""Bytes of one part of a path, on the file systems in use."""
+
+
+class Number(click.ParamType):  # type: ignore[type-arg]
+    """A number in a range; ``1e3`` is a whole one, too."""
+
+    def __init__(self, allowed: Range) -> None:
+        """In the range ``allowed``."""
+        self.allowed = allowed
+        self.name = "integer" if isinstance(allowed, Whole) else "number"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:  # noqa: ARG002
+        """``1..100``: what ``--help`` shows beside the option."""
+        return f"{self.allowed.low}..{self.allowed.high}"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number.
+
+        Raises:
+            click.BadParameter: with the range and the value.
+        """
+        try:
+            return self.allowed.check(load_yaml(value, "number") if isinstance(value, str) else value)
+        except (ValueError, DocumentError):
+            self.fail(f"give {self.allowed}, got {shown(value)}", param, ctx)
+
+
+class Place(click.ParamType):  # type: ignore[type-arg]
+    """A file or folder, which may not exist yet."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The path.
+
+        Raises:
+            click.BadParameter: if it is empty, which would be the current folder, or no file system takes it.
+        """
+        text = str(value)
+        if not text.strip():
+            self.fail(f"{text!r} is no path; give one, or . for the current folder", param, ctx)
+        if "\0" in text:
+            self.fail(f"{text!r} holds a NUL character, which no path may", param, ctx)
+        longest = max(Path(text).parts, key=lambda part: len(os.fsencode(part)), default="")
+        if len(os.fsencode(longest)) > LONGEST_NAME:
+            self.fail(f"{shown(longest)} is longer than {LONGEST_NAME} bytes; choose a shorter name", param, ctx)
+        return Path(text)
