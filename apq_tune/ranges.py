@@ -129,7 +129,6 @@ COMPARED_SEEDS = Whole(2, 10_000)
 CPUS = Whole(1, 100_000)
 MINUTES = Finite(0, 100_000, above=True)
 GPUS = Finite(0, 1_000)
-MINUTES = Finite(0, 1_000_000, above=True)
 LEARNING_RATE = Finite(0, 10, above=True)
 WEIGHT_DECAY = Finite(0, 1)
 SHARE = Finite(0, 1, below=True)
@@ -155,7 +154,6 @@ LearningRate = Annotated[float, LEARNING_RATE]
 WeightDecay = Annotated[float, WEIGHT_DECAY]
 Minutes = Annotated[float, MINUTES]
 Share = Annotated[float, SHARE]
-Minutes = Annotated[float, MINUTES]
 Deviations = Annotated[float, DEVIATIONS]
 Proxy = Annotated[int, PROXY]
 Short = Annotated[int, SHORT]

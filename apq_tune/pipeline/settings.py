@@ -63,7 +63,7 @@ class Settings(BaseModel):
     pair_bits: Literal["policies", "alike"] = "policies"
     folds: ranges.Folds = 5
     predictor: Form = "mean"
-    fallback: bool = True
+    fallback: ranges.Flag = True
     kappa: ranges.Deviations = 0.0
     constraints: tuple[str, ...] = ("bit_ops<=25%",)
     n_evaluations: ranges.Evaluations = 10_000
