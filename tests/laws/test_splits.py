@@ -65,7 +65,8 @@ def test_the_test_split_changes_test_columns_and_nothing_else(world, data: Data,
         assert set(known) == set(found)
         assert [name for name in known if known[name] != found[name]] == []
         scores = [pd.read_csv(folder / "results.csv")["test_loss"].dropna().to_numpy() for folder in (before, after)]
-        assert (scores[1] > scores[0] + 0.1).all()
+        assert (scores[1] != scores[0]).all()
+        assert scores[1].mean() > scores[0].mean() + 0.1
     for before, after in ((base.run, run), (base.refine, refined)):
         assert words(before) == words(after)
 

@@ -1,0 +1,141 @@
+"""Is every wrong input refused in one line, or does it give the right result?
+
+Usage: ``python benchmarks/fuzz_inputs.py --out FOLDER [--only files,images,layouts,options] [--limit N] [--jobs 1]``.
+Damages every file of a run, a refinement and a sweep in five ways and has it read by the commands that come later;
+reads one picture in thirty kinds of files, and thirty layouts of folders; gives every option of every command ten odd
+values. Each command runs in a forked process, which is ended after 20 s; where only its checks are asked for, the work
+that would follow is skipped. Wrong is: a traceback, more than one line for a refusal, a hang, a library's warning,
+another result without a word, a remedy that does not work. Prints a table of counts and every violation, which also go
+to ``FOLDER/findings.csv``; exits with 1 if there is any.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from fuzzing.files import file_cases
+from fuzzing.harness import Case, Finding, Said, check, violation, without_ray
+from fuzzing.images import image_cases
+from fuzzing.layouts import layout_cases
+from fuzzing.material import make_material
+from fuzzing.options import option_cases
+
+T = TypeVar("T")
+
+KINDS = ("files", "images", "layouts", "options")
+ALONE = 8
+"""Cases that are repeated in a process of their own, without a fork, and must end with the same status and line."""
+
+
+def main() -> None:
+    """Make the material, run the cases, print what was found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="Folder for all that is made.")
+    parser.add_argument("--only", default=",".join(KINDS), help="Kinds of inputs, out of %(default)s.")
+    parser.add_argument("--limit", type=int, help="Most cases of each kind, evenly spread over all of them.")
+    parser.add_argument("--match", default="", help="Only cases whose name this regular expression finds.")
+    parser.add_argument("--jobs", type=int, default=1, help="Commands at once.  [default: %(default)s]")
+    arguments = parser.parse_args()
+    kinds = arguments.only.split(",")
+    if unknown := set(kinds) - set(KINDS):
+        parser.error(f"--only {arguments.only}: unknown {', '.join(sorted(unknown))}; known: {', '.join(KINDS)}")
+    out = arguments.out.absolute()
+    without_ray()
+    own = make_material(out / "material")
+    made = {
+        "files": lambda: file_cases(own, out / "files"),
+        "images": lambda: image_cases(out / "images"),
+        "layouts": lambda: layout_cases(out / "layouts"),
+        "options": lambda: option_cases(own, out),
+    }
+    findings: list[Finding] = []
+    for kind in kinds:
+        cases = spread([c for c in made[kind]() if re.search(arguments.match, c.name)], arguments.limit)
+        jobs = 1 if kind == "options" else arguments.jobs  # they share a folder
+        findings += told(check(cases, jobs), len(cases))
+    alone = list(repeated_alone(spread([f for f in findings if not f.case.whole], ALONE)))
+    summary(findings, kinds)
+    for line in alone:
+        print(f"VIOLATION forked and alone differ: {line}")
+    write(findings, out / "findings.csv")
+    sys.exit(bool(alone or any(finding.violation for finding in findings)))
+
+
+def spread(items: Sequence[T], n: int | None) -> list[T]:
+    """At most so many, evenly spaced."""
+    if n is None or n >= len(items):
+        return list(items)
+    return [items[i * len(items) // n] for i in range(n)]
+
+
+def told(found: Iterator[Finding], total: int) -> Iterator[Finding]:
+    """Say what is wrong as soon as it is known."""
+    for number, finding in enumerate(found, start=1):
+        if finding.violation:
+            print(f"[{finding.case.kind} {number}/{total}] {finding.case.name}: {finding.violation}", flush=True)
+        yield finding
+
+
+def repeated_alone(findings: Sequence[Finding]) -> Iterator[str]:
+    """Differences between a forked command that was refused and the installed one."""
+    program = str(Path(sys.executable).with_name("apq-tune"))
+    for case, said, _ in findings:
+        if said.status not in (1, 2) or any("\0" in word for word in case.arguments):
+            continue
+        case.prepare()
+        start = time.monotonic()
+        done = subprocess.run(
+            [program, *case.arguments],
+            cwd=case.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            errors="replace",
+            timeout=120,
+        )
+        again = Said(done.returncode, done.stdout, done.stderr, time.monotonic() - start)
+        if (again.status, again.reason) != (said.status, said.reason) or violation(again):
+            yield f"{case.name}: {said.status} {said.reason!r}, alone {again.status} {again.reason!r}"
+
+
+def summary(findings: Sequence[Finding], kinds: Sequence[str]) -> None:
+    """Counts of each kind, then every violation with its command."""
+    print(f"\n{'kind':10}{'cases':>8}{'right':>8}{'refused':>9}{'violations':>12}{'hangs':>7}{'slowest':>9}")
+    for kind in kinds:
+        own = [f for f in findings if f.case.kind == kind]
+        good = [f for f in own if not f.violation]
+        counts = (len(own), sum(f.said.status == 0 for f in good), sum(f.said.status != 0 for f in good))
+        slowest = max((f.said.seconds for f in own), default=0.0)
+        wrong, hangs = len(own) - len(good), sum(f.said.hangs for f in own)
+        print(f"{kind:10}{counts[0]:8}{counts[1]:8}{counts[2]:9}{wrong:12}{hangs:7}{slowest:7.1f} s")
+    for case, _, wrong_with in findings:
+        if wrong_with:
+            print(f"\nVIOLATION {case.kind}: {case.name}\n  {wrong_with}\n  apq-tune {command(case)}")
+
+
+def command(case: Case) -> str:
+    """As a shell takes it, in printable characters."""
+    return ascii(shlex.join(word if len(word) < 120 else f"{word[:100]}..." for word in case.arguments))[1:-1]
+
+
+def write(findings: Sequence[Finding], path: Path) -> None:
+    """One row for each case."""
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        rows = csv.writer(file)
+        rows.writerow(("kind", "case", "status", "seconds", "stderr_lines", "line", "violation"))
+        for case, said, wrong in findings:
+            lines = len(said.err.splitlines())
+            rows.writerow((case.kind, case.name, said.status, f"{said.seconds:.2f}", lines, said.reason, wrong))
+
+
+if __name__ == "__main__":
+    main()

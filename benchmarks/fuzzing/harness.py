@@ -1,0 +1,249 @@
+"""Commands in forked processes: what they say, how long they take, and whether that is right or a refusal.
+
+A fork spares the imports. Trials run inside it one after the other, without Ray; an error that Ray would wrap in a line
+is a traceback here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import pkgutil
+import re
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+
+from apq_tune.errors import ApqError, RunError
+from apq_tune.integrations.ray import Result, Work
+
+HANG_SECONDS = 20.0
+"""After which a command is ended, and counted as hanging."""
+
+POLL_SECONDS = 0.005
+
+PROBE = "probe.npz"
+"""In the current folder: the images that a run whose work was skipped would have worked on."""
+
+LAST_RESORT = re.compile(
+    r"^.*(internal error|unforeseen|report (it|this)|please report).*$", re.IGNORECASE | re.MULTILINE
+)
+WARNING = re.compile(r"^.*\b[A-Z]\w*Warning: .*$", re.MULTILINE)
+
+
+class Said(NamedTuple):
+    """What a command did."""
+
+    status: int  # exit status; negative: the signal that ended it
+    out: str
+    err: str
+    seconds: float
+    hangs: bool = False
+
+    @property
+    def reason(self) -> str:
+        """The line of a refusal; empty if there is none."""
+        return next((line for line in self.err.splitlines()[::-1] if re.match(r"[eE]rror: ", line)), "")
+
+
+Judge = Callable[[Said], str]
+"""What is wrong with an outcome beside the general rules; an empty string if nothing is."""
+
+
+class Case(NamedTuple):
+    """One wrong input."""
+
+    kind: str  # files, images, layouts or options
+    name: str  # what is wrong, readable
+    arguments: tuple[str, ...]  # of apq-tune
+    folder: Path  # made for it; the current one of the command
+    prepare: Callable[[], None] = lambda: None  # makes the input, just before
+    judge: Judge = lambda _: ""
+    whole: bool = False  # do the work, too, and not only the checks before it
+
+
+class Finding(NamedTuple):
+    """A case, what its command did, and what is wrong with that; an empty string if nothing is."""
+
+    case: Case
+    said: Said
+    violation: str
+
+
+def violation(said: Said) -> str:
+    """What is neither right nor refused in one line; an empty string if all is well."""
+    text = f"{said.out}\n{said.err}"
+    lines = [line.strip() for line in said.err.splitlines() if line.strip()]
+    last = lines[-1][:200] if lines else ""
+    if said.hangs:
+        return f"hangs for more than {HANG_SECONDS:g} s"
+    if "Traceback (most recent call last)" in text:
+        return f"traceback: {last}"
+    if said.status not in (0, 1, 2):
+        return f"exit status {said.status}: {last}"
+    for words, pattern in (("the last resort", LAST_RESORT), ("a library's warning", WARNING)):
+        if found := pattern.search(text):
+            return f"{words}: {found[0].strip()[:200]}"
+    if said.status and (not said.reason or len(lines) > (1 if said.status == 1 else 3)):  # click shows the usage, too
+        return f"{len(lines)} lines for a refusal: {last}"
+    return ""
+
+
+def check(cases: Sequence[Case], jobs: int) -> Iterator[Finding]:
+    """Run cases, several at once if so wanted, and judge them."""
+    waiting, running = list(cases[::-1]), list[tuple[Case, Running]]()
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            case = waiting.pop()
+            case.prepare()
+            running.append((case, Running(case.arguments, case.folder, whole=case.whole)))
+        time.sleep(POLL_SECONDS)
+        for case, process in list(running):
+            if (said := process.poll()) is not None:
+                running.remove((case, process))
+                yield Finding(case, said, violation(said) or case.judge(said))
+
+
+def call(arguments: Sequence[str], folder: Path, *, whole: bool = True, seconds: float = HANG_SECONDS) -> Said:
+    """Run one command to its end."""
+    process = Running(arguments, folder, whole=whole, seconds=seconds)
+    while (said := process.poll()) is None:
+        time.sleep(POLL_SECONDS)
+    return said
+
+
+class Running:
+    """A command in a process of its own."""
+
+    def __init__(self, arguments: Sequence[str], folder: Path, *, whole: bool, seconds: float = HANG_SECONDS) -> None:
+        """Fork.
+
+        Args:
+            arguments: of ``apq-tune``.
+            folder: the current one.
+            whole: do the work; else every check before it is made, and it counts as done.
+            seconds: after which it is ended.
+        """
+        self._files = [tempfile.TemporaryFile("w+b") for _ in range(2)]  # noqa: SIM115
+        self._start, self._seconds = time.monotonic(), seconds
+        sys.stdout.flush()
+        self._child = os.fork()
+        if self._child == 0:
+            status = 70
+            try:
+                os.setsid()
+                for number, file in enumerate(self._files, start=1):
+                    os.dup2(file.fileno(), number)
+                status = _run(arguments, folder, whole=whole)
+            finally:
+                os._exit(status)
+
+    def poll(self) -> Said | None:
+        """What it did, if it has ended; after its time it is ended."""
+        seconds, hangs = time.monotonic() - self._start, False
+        ended, status = os.waitpid(self._child, os.WNOHANG)
+        if not ended:
+            if seconds < self._seconds:
+                return None
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._child, signal.SIGKILL)
+            status, hangs = os.waitpid(self._child, 0)[1], True
+        out, err = map(_text, self._files)
+        return Said(os.waitstatus_to_exitcode(status), out, err, seconds, hangs)
+
+
+def _text(file: IO[bytes]) -> str:
+    """All that was written to a file, which is closed."""
+    with file:
+        file.seek(0)
+        return file.read().decode("utf-8", "replace")
+
+
+def _run(arguments: Sequence[str], folder: Path, *, whole: bool) -> int:
+    """In the child: the command, its exit status."""
+    from apq_tune.cli import main
+
+    os.chdir(folder)
+    sys.argv = ["apq-tune", *arguments]
+    if not whole:
+        _skip_work()
+    status = 0
+    try:
+        main(arguments)
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    return status
+
+
+def one_by_one(
+    work: Work, shared: Any, items: Mapping[str, Any], on_result: Callable[[str, Result], None], **_: Any
+) -> None:
+    """Stands for ``run_trials``."""
+    refused = {}
+    for key, item in items.items():
+        try:
+            on_result(key, work(item, shared))
+        except ApqError as error:  # noqa: PERF203
+            refused[key] = str(error)
+    if refused:
+        key, reason = next(iter(refused.items()))
+        raise RunError(f"trial {key} failed: {reason}")
+
+
+@contextlib.contextmanager
+def no_cluster(*_: Any) -> Iterator[int]:
+    """Stands for ``cluster``."""
+    yield 1
+
+
+def without_ray() -> None:
+    """Run trials in the processes that ask for them, from now on; and import all that they need."""
+    import torch
+    import torchvision.datasets
+    import torchvision.transforms.v2  # noqa: F401
+
+    import apq_tune
+    from apq_tune.pipeline import fleet, refine, run
+
+    for module in pkgutil.walk_packages(apq_tune.__path__, "apq_tune."):
+        importlib.import_module(module.name)
+    torch.set_num_threads(1)
+    for user in (run, refine, fleet):
+        vars(user).update(run_trials=one_by_one, cluster=no_cluster)
+    vars(refine).update(check_gpus=lambda _: None)
+
+
+def _skip_work() -> None:
+    """End with status 0 where the work would begin, all checks made."""
+    from apq_tune import search
+    from apq_tune.pipeline import predictor_report
+    from apq_tune.pipeline.fleet import Fleet
+    from apq_tune.pipeline.refine import Refinement
+    from apq_tune.pipeline.run import PipelineRun
+
+    def skip(*_: Any, **__: Any) -> Any:
+        sys.exit(0)
+
+    def keep_images(run: PipelineRun) -> Any:
+        parts = {name: getattr(run.data, name) for name in run.data._fields}
+        arrays = {f"{name}_{array}": getattr(part, array) for name, part in parts.items() for array in part._fields}
+        np.savez(PROBE, **arrays)
+        sys.exit(0)
+
+    for place, name in ((Fleet, "run"), (Refinement, "run"), (search, "search"), (predictor_report, "learning_curve")):
+        setattr(place, name, skip)
+    setattr(PipelineRun, "run", keep_images)  # noqa: B010
