@@ -23,7 +23,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from apq_tune.errors import ApqError, RunError
-from apq_tune.integrations.ray import Result, Work
+from apq_tune.integrations.ray import Result, Work, result_of
 
 HANG_SECONDS = 20.0
 """After which a command is ended, and counted as hanging."""
@@ -196,7 +196,7 @@ def one_by_one(
     refused = {}
     for key, item in items.items():
         try:
-            on_result(key, work(item, shared))
+            on_result(key, result_of(work, item, shared))
         except ApqError as error:  # noqa: PERF203
             refused[key] = str(error)
     if refused:

@@ -24,6 +24,11 @@ from apq_tune.data import Data, Split, named
 from apq_tune.data.named import Shape
 from apq_tune.integrations.ray import result_of
 from apq_tune.pipeline import versus
+from apq_tune.pipeline.run import PipelineRun
+from apq_tune.pipeline.settings import Settings
+from apq_tune.pipeline.stage import Stage
+from apq_tune.pipeline.stages import STAGES
+from apq_tune.pipeline.work import of_its_stage
 from apq_tune.supernet.network import Supernet
 from apq_tune.supernet.subnet import Subnet
 
@@ -53,6 +58,9 @@ SPACE = {
     },
 }
 
+N_SEARCH = 40
+"""Search images before the finalists."""
+
 RUN = {
     "supernet.epochs": 3,
     "quantized.epochs": 3,
@@ -69,6 +77,7 @@ RUN = {
     "n_evaluations": 200,
     "n_front": 2,
     "n_calibration": 32,
+    "n_search": N_SEARCH,
     "constraints": ["bit_ops<=50%"],
 }
 REFINE = ["--rounds=2", "--batch=4", "--epochs=1", "--final-epochs=2", "--survivors=4"]
@@ -120,6 +129,7 @@ class World(NamedTuple):
     space: Path
     use: Callable[[Data], None]
     seen: list[Seen]
+    read: set[tuple[str, str]]  # stage, and a setting or the name of a stage whose directory it opened
 
     def call(self, data: Data, *arguments: object) -> str:
         """What a command prints."""
@@ -158,14 +168,31 @@ class _Trials:
     """``run_trials`` without Ray."""
 
     doing = ""
+    stage = ""
+
+    def inside(self, stage: Stage) -> Stage:
+        """The stage, which says meanwhile that it is the one at work."""
+
+        def of(work: Any) -> Any:
+            def doing(run: Any) -> Any:
+                self.stage = stage.name
+                try:
+                    return work(run)
+                finally:
+                    self.stage = ""
+
+            return None if work is None else doing
+
+        return stage._replace(run=of(stage.run), measure=of(stage.measure))
 
     def __call__(
         self, work: Any, shared: Any, items: Mapping[str, Any], on_result: Any, *, directory: Path, **_: Any
     ) -> None:
         for key, item in items.items():
             self.doing = f"{directory.parent.name}/{key}"
+            self.stage = item[0] if work is of_its_stage else ""
             on_result(key, result_of(work, *pickle.loads(pickle.dumps((item, shared)))))
-        self.doing = ""
+        self.doing = self.stage = ""
 
 
 @contextlib.contextmanager
@@ -180,6 +207,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     space.write_text(yaml.safe_dump(SPACE))
     threads, trials, seen = torch.get_num_threads(), _Trials(), list[Seen]()
     current: list[Data] = []
+    read: set[tuple[str, str]] = set()
 
     def use(data: Data) -> None:
         versus.networks.cache_clear()  # it keeps the data that it was loaded with
@@ -198,7 +226,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         seen.append(Seen(trials.doing, "Supernet", False, x.numpy().copy()))
         return recalibrate(network, x, *arguments, **options)
 
-    recalibrate = Supernet.recalibrate
+    def reading(settings: Settings, name: str) -> Any:
+        if trials.stage and name in type(settings).model_fields:
+            read.add((trials.stage, name))
+        return object.__getattribute__(settings, name)
+
+    def opening(run: PipelineRun, stage: str) -> Any:
+        if trials.stage:
+            read.add((trials.stage, stage))
+        return directory(run, stage)
+
+    recalibrate, directory = Supernet.recalibrate, PipelineRun.directory
     with pytest.MonkeyPatch.context() as patch:
         for module in ("run", "refine", "fleet"):
             patch.setattr(f"apq_tune.pipeline.{module}.run_trials", trials)
@@ -209,7 +247,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         patch.setattr(Supernet, "forward", watched(Supernet))
         patch.setattr(Supernet, "recalibrate", calibrating)
         patch.setattr(Subnet, "forward", watched(Subnet))
-        yield World(space, use, seen)
+        patch.setattr(Settings, "__getattribute__", reading)
+        patch.setattr(PipelineRun, "directory", opening)
+        patch.setattr("apq_tune.pipeline.run.STAGES", tuple(map(trials.inside, STAGES)))
+        yield World(space, use, seen, read)
     torch.set_num_threads(threads)
 
 
@@ -225,6 +266,7 @@ class Base(NamedTuple):
     refine: Path
     versus: Path
     seen: dict[str, list[Seen]]
+    read: set[tuple[str, str]]
 
 
 @pytest.fixture(scope="session")
@@ -232,15 +274,22 @@ def base(world: World, data: Data, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("base")
     run, refine, compared = (folder / name for name in ("run", "refine", "versus"))
     seen = {}
+    world.read.clear()
     world.run(data, run)
+    read = set(world.read)
     seen["run"] = list(world.seen)
     world.refine(data, run, refine)
     seen["refine"] = list(world.seen)
     world.versus(data, run, compared)
     seen["versus"] = list(world.seen)
-    return Base(run, refine, compared, seen)
+    return Base(run, refine, compared, seen, read)
 
 
 @pytest.fixture(scope="session", name="wrong")
 def _wrong() -> Callable[[Split], Split]:
     return wrong
+
+
+@pytest.fixture(scope="session")
+def n_search() -> int:
+    return N_SEARCH

@@ -13,6 +13,7 @@ from torch import nn
 from apq_tune.candidate import Candidate
 from apq_tune.data import Split
 from apq_tune.pipeline.halving import Halving, Trained, outcome
+from apq_tune.supernet.evaluate import score
 from apq_tune.supernet.train import Progress, Training, average_for, optimizer_for, train_epochs
 
 N = 50
@@ -134,6 +135,16 @@ def test_resuming_after_an_epoch_does_the_epochs_that_are_left_and_no_other() ->
     optimizer = optimizer_for(network, training)
     train_epochs(network, loss, optimizer, NUMBERED, training, (0,), start=Progress(2), after_epoch=torn.append)
     assert torn == [3, 4]
+
+
+def test_a_score_is_the_plain_mean_of_cross_entropies_and_of_right_answers() -> None:
+    logits = torch.randn(N, 3, generator=torch.Generator().manual_seed(0))
+    found = score(lambda x: logits[x[:, 0, 0, 0].long()], NUMBERED)
+    chances = logits.double().exp() / logits.double().exp().sum(dim=1, keepdim=True)
+    losses = [-math.log(chances[i, label]) for i, label in enumerate(NUMBERED.labels)]
+    assert found.loss == pytest.approx(np.mean(losses), rel=1e-6)
+    assert (found.loss_even, found.loss_odd) == pytest.approx((np.mean(losses[::2]), np.mean(losses[1::2])), rel=1e-6)
+    assert found.accuracy == pytest.approx(np.mean(logits.argmax(dim=1).numpy() == NUMBERED.labels))
 
 
 def trained(number: int, steps: int, search: float, test: float, repeat: int = 0) -> Trained:

@@ -1,0 +1,113 @@
+"""Laws of a finished run: what a stage reads it depends on, and what is told of its products is true of them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import kendalltau
+
+from apq_tune import Candidate, Encoding, Front, load_run
+from apq_tune.data import Data
+from apq_tune.pipeline.halving import Halving
+from apq_tune.pipeline.settings import Settings
+from apq_tune.pipeline.stages import STAGES
+from apq_tune.supernet.train import Training
+
+pytestmark = pytest.mark.slow
+
+WITHOUT_EFFECT = {"checkpoint_steps"}
+"""Settings that change no result."""
+
+
+def depends_on(name: str) -> set[str]:
+    """A stage, and all whose products its own are made from."""
+    needs = next(stage.needs for stage in STAGES if stage.name == name)
+    return {name}.union(*map(depends_on, needs))
+
+
+def test_a_stage_depends_on_every_setting_and_every_stage_that_it_reads(base) -> None:
+    """Else a change of one would leave stale results that say "already done"."""
+    declared = {stage.name: set(stage.settings) for stage in STAGES}
+    assert {stage for stage, _ in base.read} == set(declared)
+    for stage, name in base.read:
+        if name in declared:
+            assert name in depends_on(stage), f"{stage} reads {name}"
+        elif name not in WITHOUT_EFFECT:
+            assert any(name in declared[own] for own in depends_on(stage)), f"{stage} reads {name}"
+    assert set().union(*declared.values()) == set(Settings.model_fields) - WITHOUT_EFFECT
+
+
+def test_networks_begin_at_the_supernet_of_their_precision(base) -> None:
+    weights = {"supernet", "quantized_supernet"}
+    read = {
+        stage: {name for own, name in base.read if own == stage} & weights - {stage}
+        for stage in depends_on("finalists")
+    }
+    assert {stage: names for stage, names in read.items() if names} == {
+        "quantized_supernet": {"supernet"},
+        "fp32_losses": {"supernet"},
+        "proxy_losses": {"quantized_supernet"},
+        "qat_pairs": {"quantized_supernet"},
+        "finalists": {"quantized_supernet"},
+    }
+
+
+def test_what_is_reported_of_pairs_is_what_their_table_says(base, n_search: int) -> None:
+    pairs = pd.read_csv(base.run / "5_qat_pairs" / "losses.csv")
+    report = json.loads((base.run / "7_predictors" / "report.json").read_text())
+    floor = kendalltau(pairs["loss_even"], pairs["loss_odd"]).statistic
+    assert report["noise_floor"]["qat pairs"]["kendall_tau"] == pytest.approx(floor)
+    assert floor < 1
+    error = ((1 - pairs["accuracy"]) * n_search + 0.5) / (n_search + 1)
+    assert report["error_law"] == pytest.approx(np.polyfit(np.log(pairs["loss"]), np.log(error), 1).tolist())
+
+
+def test_the_search_asks_the_predictor_of_qat_and_keeps_its_limit(world, data: Data, base) -> None:
+    world.use(data)
+    finished = load_run(base.run)
+    encoding = Encoding(finished.space)
+    for name in ("best", "front"):
+        front = Front.load(base.run / "8_search" / f"{name}.json")
+        predicted = finished.predictor(encoding.encode(list(front.candidates)))
+        np.testing.assert_allclose(front.metrics["predicted_loss"], predicted, rtol=1e-9)
+    table = pd.read_csv(base.run / "results.csv")
+    limit = 0.5 * table.set_index("name").loc["largest_8bit", "bit_ops"]
+    assert table.set_index("name").loc["best", "bit_ops"] <= limit
+    assert table.set_index("name").loc["best", "bit_ops"] > 0.1 * limit
+
+
+def test_the_front_of_a_refinement_is_that_of_its_longest_trainings(base) -> None:
+    table = pd.read_csv(base.refine / "results.csv")
+    final = table[table["epochs"] == table["epochs"].max()]
+    best = {
+        row.candidate_json
+        for row in final.itertuples()
+        if not any(
+            other.search_loss <= row.search_loss and other.bit_ops <= row.bit_ops and other.Index != row.Index
+            for other in final.itertuples()
+        )
+    }
+    front = Front.load(base.refine / "front.json")
+    assert [c.to_json() for c in front.candidates] == [
+        row.candidate_json for row in final.sort_values("search_loss").itertuples() if row.candidate_json in best
+    ]
+    assert Candidate.from_json(final.loc[final["search_loss"].idxmin(), "candidate_json"]) == front.candidates[0]
+
+
+def test_a_shorter_training_has_a_lower_rate_in_proportion(world, data: Data, base, monkeypatch) -> None:
+    world.use(data)
+    rates = {}
+
+    def train_steps(_supernet, _candidate, training: Training, steps: int, _seed) -> None:
+        rates[steps] = training.learning_rate
+        raise LookupError
+
+    monkeypatch.setattr("apq_tune.pipeline.halving.train_steps", train_steps)
+    halving = Halving(load_run(base.run).supernet, Training(epochs=1, learning_rate=0.9), (2, 18), 2, 0)
+    for steps in (2, 6, 18):
+        with pytest.raises(LookupError):
+            halving.train(None, steps)  # type: ignore[arg-type]
+    assert rates == pytest.approx({2: 0.1, 6: 0.3, 18: 0.9})
