@@ -20,7 +20,7 @@ test: ## all tests
 quick: ## the tests that neither start Ray nor train a network
 	pytest -m 'not ray and not slow'
 
-NEED_FILES := $(addprefix benchmarks/,bitfusion_fit.py compare_samplers.py joint_vs_staged.py ofa_search.py predictors_imagenet.py \
+NEED_FILES := $(addprefix benchmarks/,bitfusion_fit.py compare_samplers.py fuzz_inputs.py joint_vs_staged.py ofa_search.py predictors_imagenet.py \
 	refined.py)
 
 bench: ## every benchmark that needs no published files; each prints its figures and says what it answers

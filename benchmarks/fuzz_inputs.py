@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from fuzzing.files import file_cases
-from fuzzing.harness import Case, Finding, Said, check, violation, without_ray
+from fuzzing.harness import HANG_SECONDS, Case, Finding, Said, check, violation, without_ray
 from fuzzing.images import image_cases
 from fuzzing.layouts import layout_cases
 from fuzzing.material import make_material
@@ -44,6 +44,9 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="Most cases of each kind, evenly spread over all of them.")
     parser.add_argument("--match", default="", help="Only cases whose name this regular expression finds.")
     parser.add_argument("--jobs", type=int, default=1, help="Commands at once.  [default: %(default)s]")
+    parser.add_argument(
+        "--seconds", type=float, default=HANG_SECONDS, help="A command hangs after these; more on a busy machine."
+    )
     arguments = parser.parse_args()
     kinds = arguments.only.split(",")
     if unknown := set(kinds) - set(KINDS):
@@ -61,7 +64,7 @@ def main() -> None:
     for kind in kinds:
         cases = spread([c for c in made[kind]() if re.search(arguments.match, c.name)], arguments.limit)
         jobs = 1 if kind == "options" else arguments.jobs  # they share a folder
-        findings += told(check(cases, jobs), len(cases))
+        findings += told(check(cases, jobs, arguments.seconds), len(cases))
     alone = list(repeated_alone(spread([f for f in findings if not f.case.whole], ALONE)))
     summary(findings, kinds)
     for line in alone:

@@ -26,7 +26,7 @@ from apq_tune.errors import ApqError, RunError
 from apq_tune.integrations.ray import Result, Work, result_of
 
 HANG_SECONDS = 20.0
-"""After which a command is ended, and counted as hanging."""
+"""After which a command is ended, and counted as hanging; of a machine that has nothing else to do."""
 
 POLL_SECONDS = 0.005
 
@@ -84,7 +84,7 @@ def violation(said: Said) -> str:
     lines = [line.strip() for line in said.err.splitlines() if line.strip()]
     last = lines[-1][:200] if lines else ""
     if said.hangs:
-        return f"hangs for more than {HANG_SECONDS:g} s"
+        return f"hangs for more than {said.seconds:.0f} s"
     if "Traceback (most recent call last)" in text:
         return f"traceback: {last}"
     if said.status not in (0, 1, 2):
@@ -97,14 +97,14 @@ def violation(said: Said) -> str:
     return ""
 
 
-def check(cases: Sequence[Case], jobs: int) -> Iterator[Finding]:
+def check(cases: Sequence[Case], jobs: int, seconds: float = HANG_SECONDS) -> Iterator[Finding]:
     """Run cases, several at once if so wanted, and judge them."""
     waiting, running = list(cases[::-1]), list[tuple[Case, Running]]()
     while waiting or running:
         while waiting and len(running) < jobs:
             case = waiting.pop()
             case.prepare()
-            running.append((case, Running(case.arguments, case.folder, whole=case.whole)))
+            running.append((case, Running(case.arguments, case.folder, whole=case.whole, seconds=seconds)))
         time.sleep(POLL_SECONDS)
         for case, process in list(running):
             if (said := process.poll()) is not None:

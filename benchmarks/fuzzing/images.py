@@ -36,8 +36,8 @@ def of(pixels: NDArray[Any], mode: str | None = None) -> Any:
 
 
 def alpha(pixels: Grey) -> NDArray[np.uint8]:
-    """A black image whose shape is in its alpha channel alone."""
-    return np.dstack([np.zeros_like(pixels)] * 3 + [pixels])
+    """A black image whose shape is in its alpha channel alone: on white it shows the picture."""
+    return np.dstack([np.zeros_like(pixels)] * 3 + [255 - pixels])
 
 
 def rotated(pixels: Grey) -> bytes:
