@@ -128,6 +128,10 @@ class ChoiceEncoding:
         """``n`` genomes, uniform: ``(n, n_genes)``."""
         return draw(self.n_choices, n, rng)
 
+    def active_genes(self, genomes: Genomes) -> NDArray[np.bool_]:
+        """``(n, n_genes) -> (n, n_genes)``: all genes matter."""
+        return np.ones(genomes.shape, bool)
+
     def canonicalise(self, genomes: Genomes) -> Genomes:
         """Genomes are canonical as they are."""
         return genomes

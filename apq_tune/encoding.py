@@ -147,6 +147,10 @@ class Encoding:
         off = np.tile(~self.active(genomes), (1, len(Block._fields)))
         return np.concatenate([np.zeros((len(genomes), self._first), bool), off], axis=1)
 
+    def active_genes(self, genomes: Genomes) -> NDArray[np.bool_]:
+        """``(n, n_genes) -> (n, n_genes)``: which genes matter."""
+        return ~self._inert(genomes)
+
     def canonicalise(self, genomes: Genomes) -> Genomes:
         """Set inert genes to zero, so that equal networks have equal genomes."""
         genomes = genomes.copy()

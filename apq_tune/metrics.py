@@ -9,18 +9,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from apq_tune.choices import ChoiceEncoding, ChoiceSpace
 from apq_tune.cost import load_cost_table
 from apq_tune.cost.given import check_macs
-from apq_tune.cost.registry import read_limits
-from apq_tune.encoding import Encoding
+from apq_tune.cost.registry import read_limits, with_built_in
+from apq_tune.encoding import Encoding, encoding_of
 from apq_tune.errors import CandidateError, ProblemError, RunError
-from apq_tune.notation import candidate_from, read_candidates
+from apq_tune.genotype import Genomes
+from apq_tune.measured import outside, within
+from apq_tune.notation import candidate_from, entries_of
 from apq_tune.predict import MLPPredictor, Pairs
-from apq_tune.predict.files import load_predictor
+from apq_tune.predict.files import load_predictor, measured_in
+from apq_tune.predict.pairs import Floats, n_networks
 from apq_tune.problem import Metric, Objective, Problem
+from apq_tune.sheets import numbers_in, read_sheet
 from apq_tune.space import SearchSpace
 
 MAXIMISED = ("accuracy",)
+
+FEWEST = 10
+"""Pairs that a predictor is fitted to, of different candidates."""
 
 
 def load_metrics(encoding: Encoding, predictor: Path | None, tables: Sequence[Path]) -> dict[str, Metric]:
@@ -39,6 +47,41 @@ def load_metrics(encoding: Encoding, predictor: Path | None, tables: Sequence[Pa
                 raise ProblemError(f"{path}: {model.name} is in another table already; rename the column in one")
             metrics[model.name] = model
     return metrics
+
+
+def all_metrics(encoding: Encoding | ChoiceEncoding, from_files: dict[str, Metric]) -> dict[str, Metric]:
+    """Metrics from files and, where the space has networks, the costs that need none.
+
+    Raises:
+        ProblemError: if there is no metric at all.
+    """
+    if isinstance(encoding, Encoding):
+        return with_built_in(from_files, encoding)
+    if not from_files:
+        raise ProblemError(f"{encoding.name}: named choices have no costs of their own; give --predictor or --table")
+    return from_files
+
+
+def stay_measured(encoding: Any, predictor: Path | None, *, extrapolate: bool) -> tuple[Any, str]:
+    """The part of a space that a predictor's pairs measured, and what to tell of it; nothing if it is the whole.
+
+    Args:
+        encoding: of the space.
+        predictor: file; one that does not remember its pairs restricts nothing.
+        extrapolate: whether to search the whole space anyway.
+
+    Raises:
+        RunError: if the file is of another space.
+    """
+    mask = None if predictor is None else measured_in(predictor, encoding)
+    left_out = [] if mask is None else outside(encoding, mask)
+    if not left_out or mask is None:
+        return encoding, ""
+    shown = "; ".join(left_out[:5]) + ("; ..." if len(left_out) > 5 else "")
+    named = f"{len(left_out)} of {len(encoding.names)} choices were measured in part ({shown})"
+    if extrapolate:
+        return encoding, f"{named}; outside of that the predictor guesses"
+    return within(encoding, mask), f"{named}; the search stays there, --extrapolate searches the whole space"
 
 
 def problem_of(
@@ -110,29 +153,84 @@ def load_start(path: Path, space: SearchSpace | None) -> MLPPredictor:
     return predictor
 
 
-def read_pairs(path: Path, space: SearchSpace) -> tuple[Pairs, bool]:
-    """Candidates with a column ``accuracy`` or ``loss``.
+def read_pairs(
+    path: Path, space: SearchSpace | ChoiceSpace, *, column: str | None = None, percent: bool = False
+) -> tuple[Pairs, bool]:
+    """Candidates with what was measured of them, several measurements of one among them or not.
+
+    Args:
+        path: of a CSV, see ``entries_of``.
+        space: of the candidates.
+        column: with the measurements; by default ``accuracy`` or ``loss``. A name with "loss" in it, in any case, is a
+            loss, any other an accuracy.
+        percent: whether accuracies are percentages.
 
     Returns:
         The pairs, and whether their target is a loss.
 
     Raises:
-        RunError: if the column is missing or its values make no sense.
-        CandidateError: for a candidate that is not in the space.
+        RunError: if the column is missing or its values make no sense, naming the row.
+        CandidateError: for a candidate that is not in the space, naming the row.
     """
-    entries = read_candidates(path)
-    frame = pd.read_csv(path)
-    names = [name for name in ("accuracy", "loss") if name in frame]
-    if len(names) != 1:
-        raise RunError(f"{path}: needs one column 'accuracy' or 'loss', has {list(frame.columns)}")
-    target = pd.to_numeric(frame[names[0]], errors="coerce").to_numpy(np.float64)
-    good = (target > 0) & (target <= 1 if names[0] == "accuracy" else np.isfinite(target))
-    if not good.all():
-        row = int(np.argmin(good))
-        raise RunError(f"{path}: row {row + 1}: {names[0]} is {frame[names[0]][row]}; accuracy is a fraction, loss > 0")
-    if len(target) < 10:
-        raise RunError(f"{path}: has {len(target)} pairs; give at least 10")
-    encoding = Encoding(space)
-    genomes = encoding.encode([candidate_from(entry, space) for entry in entries])
-    check_macs(path, frame, encoding, entries, genomes)
-    return Pairs(genomes, target), names[0] == "loss"
+    if path.suffix.lower() != ".csv":
+        raise RunError(f"{path}: pairs are read from a .csv; give one with a column 'accuracy' or 'loss'")
+    frame = read_sheet(path, RunError)
+    names = [column] if column is not None else [name for name in ("accuracy", "loss") if name in frame]
+    if len(names) != 1 or names[0] not in frame:
+        wanted = repr(column) if column is not None else "'accuracy' or 'loss', one of them"
+        raise RunError(f"{path}: needs a column {wanted}, has {list(frame.columns)}; --column NAME takes another one")
+    (name,) = names
+    is_loss = "loss" in name.lower()
+    if is_loss and percent:
+        raise RunError(f"{path}: {name} is a loss in nats, --percent is for accuracies; leave it out")
+    target = numbers_in(frame, name, path, RunError) / (100 if percent else 1)
+    _check_target(path, frame, name, target, is_loss=is_loss, percent=percent)
+    if len(target) < FEWEST:
+        raise RunError(f"{path}: has {len(target)} pairs; give at least {FEWEST}")
+    encoding, genomes = encoding_of(space), []
+    entries = entries_of(frame, path, space)
+    for row, entry in zip(frame.index, entries, strict=True):
+        try:
+            genomes.append(encoding.encode([candidate_from(entry, space)])[0])
+        except CandidateError as error:  # noqa: PERF203
+            raise CandidateError(f"{path}: row {row}: {str(error).removeprefix('candidate 0: ')}") from None
+    pairs = Pairs(np.array(genomes), target)
+    if isinstance(encoding, Encoding):
+        check_macs(path, frame, encoding, entries, pairs.genomes)
+    if (n := n_networks(pairs)) < FEWEST:
+        raise RunError(f"{path}: its {len(target)} pairs are of {n} candidates; give at least {FEWEST} different ones")
+    return pairs, is_loss
+
+
+def _check_target(path: Path, frame: pd.DataFrame, name: str, target: Floats, *, is_loss: bool, percent: bool) -> None:
+    """Refuse measurements that cannot be what they are said to be."""
+    good = (target > 0) if is_loss else (target > 0) & (target <= 1)
+    if good.all():
+        return
+    place = int(np.argmin(good))
+    said = f"{path}: row {frame.index[place]}: {name} is {frame[name].iloc[place]}"
+    if is_loss:
+        raise RunError(f"{said}; a loss is above 0")
+    if not percent and (target > 0).all() and (target <= 100).all():
+        raise RunError(f"{said}; an accuracy is a fraction of 1, these look like percentages: give --percent")
+    raise RunError(f"{said}; an accuracy is above 0 and at most {100 if percent else 1}")
+
+
+def tell_constant(encoding: Any, genomes: Genomes, n: int = 5) -> str:
+    """In words, which choices never vary among measured candidates; empty if all do.
+
+    Args:
+        encoding: of the space.
+        genomes: ``(k, n_genes)`` that were measured.
+        n: names to give.
+    """
+    active = encoding.active_genes(genomes)
+    alone = []
+    for gene, name in enumerate(encoding.names):
+        seen = np.unique(genomes[active[:, gene], gene])
+        if encoding.n_choices[gene] > 1 and len(seen) <= 1:
+            alone.append(f"{name} ({encoding.choices[gene][seen[0]] if len(seen) else 'always off'})")
+    if not alone:
+        return ""
+    shown = ", ".join(alone[:n]) + (", ..." if len(alone) > n else "")
+    return f"{len(alone)} of {len(encoding.names)} choices never vary in the pairs, nothing is learned of them: {shown}"

@@ -11,12 +11,18 @@ from typing import Any
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from apq_tune.candidate import Block, Candidate
-from apq_tune.errors import CandidateError
+from apq_tune.candidate import Block, Candidate, Choice
+from apq_tune.choices import ChoiceSpace
+from apq_tune.documents import load_json
+from apq_tune.errors import CandidateError, DocumentError
 from apq_tune.geometry import make_divisible
+from apq_tune.sheets import number_in, read_sheet
 from apq_tune.space import SearchSpace
 
 PUBLISHED_BITS = ("pw_w_bits_setting", "pw_a_bits_setting", "dw_w_bits_setting", "dw_a_bits_setting")
+
+MOST_TEXT, MOST_BRACKETS = 100_000, 200
+"""Of a cell with a candidate: Python's parser is not made for what is longer or nests deeper."""
 
 
 class _Published(BaseModel):
@@ -34,19 +40,23 @@ class _Published(BaseModel):
     dw_a_bits_setting: list[int] | None = None
 
 
-def candidate_from(data: Any, space: SearchSpace) -> Candidate:
+def candidate_from(data: Any, space: SearchSpace | ChoiceSpace) -> Any:
     """Read one candidate in either notation.
 
     Args:
-        data: our ``Candidate.to_dict``, or a mapping with ``ks``, ``e`` and ``d`` (Cai 2020), and
+        data: our ``Candidate.to_dict`` or ``Choice.to_dict``, or a mapping with ``ks``, ``e`` and ``d`` (Cai 2020), and
             ``pw_w_bits_setting`` and its like (Wang 2020); without bits, ``fixed_bits`` of the space are meant.
         space: that it should belong to; membership is checked by ``Encoding.encode``.
 
     Raises:
         CandidateError: saying what is wrong.
     """
+    if isinstance(space, ChoiceSpace):
+        return Choice.from_dict(data)
     if isinstance(data, Mapping) and {"ks", "e", "d"} <= set(data):
         return _from_published(data, space)
+    if isinstance(data, Mapping) and set(data) == {"choices"}:
+        raise CandidateError(f"is a candidate of named choices; {space.name} has networks")
     return Candidate.from_dict(data)
 
 
@@ -87,26 +97,31 @@ def _from_published(data: Mapping[str, Any], space: SearchSpace) -> Candidate:
     return Candidate(tuple(stages), given.r[0])
 
 
-def read_candidates(path: str | Path) -> list[Any]:
+def read_candidates(path: str | Path, space: SearchSpace | ChoiceSpace | None = None) -> list[Any]:
     """Read the entries of a file, each still as plain data: see ``candidate_from``.
 
     Args:
-        path: ``.json`` (a list, or one candidate), ``.jsonl`` (one a line) or ``.csv``: a column ``candidate_json``,
-            ``candidate`` or ``Sub-network`` of JSON (or Python) text, or one column for each key.
+        path: ``.json`` (a list, or one candidate), ``.jsonl`` (one a line) or ``.csv``: see ``entries_of``.
+        space: of named choices, whose names are columns of a CSV.
 
     Raises:
         CandidateError: if the file cannot be read.
     """
     path = Path(path)
+    kind = path.suffix.lower()
+    if kind == ".csv":
+        return entries_of(read_sheet(path, CandidateError), path, space)
     try:
-        if path.suffix == ".csv":
-            return _csv_entries(pd.read_csv(path), path)
-        text = path.read_text("utf-8")
-        if path.suffix in (".jsonl", ".ndjson"):
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        data = json.loads(text)
-    except (OSError, ValueError) as error:
+        text = path.read_bytes().decode("utf-8-sig")
+        if kind in (".jsonl", ".ndjson"):
+            lines = enumerate(text.splitlines(), start=1)
+            data: Any = [load_json(line, f"{path}, line {number}") for number, line in lines if line.strip()]
+        else:
+            data = load_json(text, str(path))
+    except (OSError, UnicodeError) as error:
         raise CandidateError(f"{path}: cannot be read ({error}); give .json, .jsonl or .csv") from None
+    except DocumentError as error:
+        raise CandidateError(f"{error}; candidates are read from .json, .jsonl or .csv") from None
     if isinstance(data, Mapping) and "candidates" in data:
         data = data["candidates"]
     entries = data if isinstance(data, list) else [data]
@@ -115,14 +130,86 @@ def read_candidates(path: str | Path) -> list[Any]:
     ]
 
 
-def _csv_entries(frame: pd.DataFrame, path: Path) -> list[Any]:
+def entries_of(frame: pd.DataFrame, path: Path, space: SearchSpace | ChoiceSpace | None = None) -> list[Any]:
+    """The candidates of a CSV, each still as plain data.
+
+    Args:
+        frame: of text, see ``read_sheet``: a column ``candidate_json``, ``candidate`` or ``Sub-network`` of JSON (or
+            Python) text, or one column for each key; of named choices, one column for each name.
+        path: for messages.
+        space: of named choices, if it is one.
+
+    Raises:
+        CandidateError: naming the row and the cell that cannot be read.
+    """
+    if isinstance(space, ChoiceSpace) and not {"candidate_json", "candidate"} & (set(frame.columns) - set(space.genes)):
+        return _choices_of(frame, path, space)
     for column in ("candidate_json", "candidate", "Sub-network"):
-        if column in frame:
-            return [ast.literal_eval(text.replace("null", "None")) for text in frame[column]]
+        if column in frame and column not in (space.genes if isinstance(space, ChoiceSpace) else ()):
+            return [_cell(path, row, column, text) for row, text in frame[column].items()]
     if "depths" not in frame and "ks" not in frame:
         raise CandidateError(f"{path}: has no column candidate_json, candidate or ks, e, d; has {list(frame.columns)}")
     keys = {"depths", "resolution", "ks", "e", "d", "r", *Block._fields, *PUBLISHED_BITS}
     columns = [column for column in frame.columns if column in keys]
-    return [
-        {key: ast.literal_eval(value) for key, value in row.items()} for row in frame[columns].to_dict(orient="records")
-    ]
+    entries = []
+    for row, cells in frame[columns].to_dict(orient="index").items():
+        entry = {key: _cell(path, row, key, text) for key, text in cells.items() if text}
+        for key in ("resolution", "r"):  # one number, with or without brackets
+            if isinstance(entry.get(key), int):
+                entry[key] = [entry[key]]
+        entries.append(entry)
+    return entries
+
+
+def _cell(path: Path, row: Any, column: str, text: str) -> Any:
+    """A cell that holds JSON or Python text."""
+    where = f"{path}: row {row}: {column}"
+    if not text:
+        raise CandidateError(f"{where} is empty; give a candidate in every row, or remove the row")
+    if len(text) > MOST_TEXT or text.count("[") + text.count("{") + text.count("(") > MOST_BRACKETS:
+        raise CandidateError(f"{where} is {_short(text)!r}, too long for a candidate; give one a row")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        raise CandidateError(
+            f"{where} is {_short(text)!r}, which is no candidate in JSON; write it as 'candidate_json' of front.csv is"
+        ) from None
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _choices_of(frame: pd.DataFrame, path: Path, space: ChoiceSpace) -> list[dict[str, Any]]:
+    """Candidates of named choices: each value is found by how it is written, or as a number of equal value."""
+    if absent := [name for name in space.genes if name not in frame]:
+        raise CandidateError(
+            f"{path}: has no column {absent[0]!r}, a choice of {space.name}; it has {list(frame.columns)}"
+        )
+    columns = {}
+    for name, values in space.genes.items():
+        by_text = {text: value for value in reversed(values) for text in _texts(value)}
+        by_number = {float(v): v for v in values if isinstance(v, int | float) and not isinstance(v, bool)}
+        found = []
+        for row, text in frame[name].items():
+            number = number_in(text)
+            if text in by_text:
+                found.append(by_text[text])
+            elif number in by_number:
+                found.append(by_number[number])
+            else:
+                shown = ", ".join(map(str, values[:20])) + (", ..." if len(values) > 20 else "")
+                raise CandidateError(f"{path}: row {row}: {name} is {text!r}; choose one of {shown}")
+        columns[name] = found
+    return [{"choices": dict(zip(columns, row, strict=True))} for row in zip(*columns.values(), strict=True)]
+
+
+def _texts(value: Any) -> set[str]:
+    """The ways in which a value is written in a cell; lists in the ways of JSON and of Python."""
+    if isinstance(value, str):
+        return {value}
+    return {str(value), json.dumps(value), *([str(list(value))] if isinstance(value, tuple) else [])}

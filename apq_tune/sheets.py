@@ -41,7 +41,7 @@ def read_sheet(path: str | Path, refused: type[ApqError], *, comments: bool = Fa
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise refused(f"{path}: cannot be read ({error.strerror}); give the path of a CSV file") from None
+        raise refused(f"{path}: is no readable CSV ({error.strerror}); give the path of one") from None
     except UnicodeDecodeError as error:
         raise refused(f"{path}: is no UTF-8 text (byte {error.start}); save it as 'CSV UTF-8'") from None
     lines = text.splitlines(keepends=True)

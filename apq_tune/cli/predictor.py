@@ -46,36 +46,50 @@ def report(run: Path, splits: int, seed: int) -> None:
 
 
 @predictor.command()
-@click.option("--space", "space_name", required=True, help="That the candidates belong to.")
+@click.option(
+    "--space",
+    "space_name",
+    required=True,
+    help='That the candidates belong to: a name, a YAML file, or a file of named choices, {"choices": {...}}.',
+)
 @click.option(
     "--pairs",
     type=Place(),
     required=True,
     help="CSV of candidates (as for score) with a column 'accuracy' (fraction) or 'loss' (nats).",
 )
+@click.option("--column", metavar="NAME", help="Of the measurements, if it is called otherwise, as 'Top-1 Acc (%)'.")
+@click.option("--percent", is_flag=True, help="Accuracies are percentages.")
 @click.option("--form", type=click.Choice(PLAIN), default=PLAIN[0], show_default=True, help="To save.")
 @click.option("--seed", type=Number(ranges.SEED), default=0, show_default=True)
 @click.option("--out", type=Place(), required=True, help="New predictor, .npz.")
-def fit(space_name: str, pairs: Path, form: str, seed: int, out: Path) -> None:
+def fit(space_name: str, pairs: Path, column: str | None, percent: bool, form: str, seed: int, out: Path) -> None:
     """Fit a predictor to measured candidates and nothing else; 'transfer' starts from another predictor."""
-    from apq_tune.encoding import Encoding
-    from apq_tune.metrics import read_pairs
+    from apq_tune.encoding import encoding_of
+    from apq_tune.measured import measured_values
+    from apq_tune.metrics import read_pairs, tell_constant
     from apq_tune.predict import agreement, held_out, plain_forms
     from apq_tune.predict.files import predictor_bytes
+    from apq_tune.predict.pairs import n_networks
     from apq_tune.report.tables import write_bytes
     from apq_tune.space import SearchSpace
 
     if out.suffix != ".npz":
         raise click.UsageError(f"--out {out}: give a name that ends in .npz")
-    encoding = Encoding(SearchSpace.load(space_name))
-    measured, is_loss = read_pairs(pairs, encoding.space)
+    encoding = encoding_of(SearchSpace.load(space_name))
+    measured, is_loss = read_pairs(pairs, encoding.space, column=column, percent=percent)
     forms = plain_forms(log=is_loss)
     chosen = next(name for name in forms if name == form)
-    write_bytes(predictor_bytes(forms[chosen](encoding, measured, seed)), out)
+    inside = measured_values(encoding, measured.genomes)
+    write_bytes(predictor_bytes(forms[chosen](encoding, measured, seed), inside), out)
     for name, learn in forms.items():
         scores = agreement(held_out(learn, encoding, measured, seed), measured.target, log=is_loss)
         click.echo(
             f"{name}: Kendall tau {scores.kendall_tau:.3f}, pairwise accuracy {scores.pairwise_accuracy:.3f}"
             + (" (saved)" if name == form else "")
         )
-    click.echo(f"cross-validated on {len(measured.target)} pairs; the new predictor knows all of them: {out}")
+    n = n_networks(measured)
+    pairs_told = f"{len(measured.target)} pairs" + (f" of {n} candidates" if n < len(measured.target) else "")
+    click.echo(f"cross-validated on {pairs_told}; the new predictor knows all of them: {out}")
+    if told := tell_constant(encoding, measured.genomes):
+        click.echo(told)

@@ -27,7 +27,15 @@ def metric_names(text: str | None, option: str) -> list[str]:
     return names
 
 
-SPACE = click.option("--space", "space_name", required=True, help="Name of a shipped space, or a YAML file.")
+SPACE = click.option(
+    "--space",
+    "space_name",
+    required=True,
+    help="Name of a shipped space, a YAML file, or a file of named choices.",
+)
+EXTRAPOLATE = click.option(
+    "--extrapolate", is_flag=True, help="Search outside of what the predictor's pairs measured, too."
+)
 PREDICTOR = click.option(
     "--predictor", type=Place(), help="Ours (.npz), or a published APQ or once-for-all checkpoint."
 )
@@ -58,6 +66,7 @@ PREDICTOR = click.option(
     type=Place(),
     help="Candidates to evaluate first (.json, .jsonl or .csv).  [default: uniform bit-widths]",
 )
+@EXTRAPOLATE
 @click.option("--seed", type=Number(ranges.SEED), default=0, show_default=True)
 @click.option("--out", type=Place(), help="Folder for front.json, front.csv and front.png.")
 def search(
@@ -73,15 +82,18 @@ def search(
     islands: int | None,
     patience: int | None,
     start: Path | None,
+    extrapolate: bool,
     seed: int,
     out: Path | None,
 ) -> None:
     """Find the best candidate under limits, or a front, with a predictor and cost models."""
     from rich.progress import Progress
 
-    from apq_tune.cost.registry import Costs, as_texts, with_built_in
-    from apq_tune.encoding import Encoding
-    from apq_tune.metrics import load_metrics, problem_of
+    from apq_tune.choices import ChoiceEncoding
+    from apq_tune.cost.registry import Costs, as_texts
+    from apq_tune.encoding import encoding_of
+    from apq_tune.errors import ProblemError
+    from apq_tune.metrics import all_metrics, load_metrics, problem_of, stay_measured
     from apq_tune.notation import candidate_from, read_candidates
     from apq_tune.pipeline.lock import own
     from apq_tune.report.screen import Screen
@@ -96,32 +108,42 @@ def search(
         raise click.UsageError(
             "what to improve is not said: give --predictor, --objective such as macs, or --front such as macs,bit_ops"
         )
-    encoding = Encoding(SearchSpace.load(space_name))
+    encoding = encoding_of(SearchSpace.load(space_name))
     from_files = load_metrics(encoding, predictor, tables)
-    metrics = with_built_in(from_files, encoding)
+    metrics = all_metrics(encoding, from_files)
+    if budget and isinstance(encoding, ChoiceEncoding):
+        raise click.UsageError(f"--budget {budget}: {encoding.name} has no networks; give --limit METRIC=NUMBER")
     wanted = metric_names(axes, "--front") if axes is not None else metric_names(objective, "--objective")
     by_rule = as_texts(Costs(encoding, metrics).budget(budget)) if budget else []
-    problem = problem_of(encoding, metrics, wanted, [*limits, *by_rule])
+    inside, told = stay_measured(encoding, predictor, extrapolate=extrapolate)
+    problem = problem_of(inside, metrics, wanted, [*limits, *by_rule])
     algorithm = ALGORITHMS[sampler]() if sampler else None
     initial = None
     if start is not None:
-        initial = encoding.encode([candidate_from(entry, encoding.space) for entry in read_candidates(start)])
+        given = read_candidates(start, encoding.space)
+        initial = inside.encode([candidate_from(entry, encoding.space) for entry in given])
     console = Screen()
+    if told:
+        console.print(told)
     if out is not None:
         lock = own(out)
         save_front(None, out)  # refuse a folder that cannot be written before any work
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("search", total=evaluations)
-        front = run_search(
-            problem,
-            algorithm,
-            n_evaluations=evaluations,
-            seed=seed,
-            initial=initial,
-            islands=islands,
-            patience=patience,
-            progress=lambda done: progress.update(task, completed=done),
-        )
+        try:
+            front = run_search(
+                problem,
+                algorithm,
+                n_evaluations=evaluations,
+                seed=seed,
+                initial=initial,
+                islands=islands,
+                patience=patience,
+                progress=lambda done: progress.update(task, completed=done),
+            )
+        except ProblemError as error:
+            also = "" if inside is encoding else ", or search outside of what was measured with --extrapolate"
+            raise ProblemError(f"{error}{also}") from None
     named = {
         metric.name for metric in (*(o.metric for o in problem.objectives), *(c.metric for c in problem.constraints))
     }
@@ -148,18 +170,18 @@ def score(
     skip_invalid: bool,
 ) -> None:
     """Score given candidates, in our notation or the published one, with every metric."""
-    from apq_tune.cost.registry import with_built_in
-    from apq_tune.encoding import Encoding
-    from apq_tune.metrics import load_metrics, score_candidates
+    from apq_tune.encoding import encoding_of
+    from apq_tune.metrics import all_metrics, load_metrics, score_candidates
     from apq_tune.notation import read_candidates
     from apq_tune.report.tables import write_frame
     from apq_tune.space import SearchSpace
 
     if out.suffix not in (".csv", ".json"):
         raise click.UsageError(f"--out {out}: give a name that ends in .csv or .json")
-    encoding = Encoding(SearchSpace.load(space_name))
-    metrics = with_built_in(load_metrics(encoding, predictor, tables), encoding)
-    frame, refused = score_candidates(encoding, metrics, read_candidates(candidates), skip_invalid=skip_invalid)
+    encoding = encoding_of(SearchSpace.load(space_name))
+    metrics = all_metrics(encoding, load_metrics(encoding, predictor, tables))
+    entries = read_candidates(candidates, encoding.space)
+    frame, refused = score_candidates(encoding, metrics, entries, skip_invalid=skip_invalid)
     for line in refused:
         click.echo(f"skipped: {line}", err=True)
     write_frame(frame, out)

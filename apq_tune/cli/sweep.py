@@ -11,7 +11,7 @@ import click
 from apq_tune import ranges
 from apq_tune.cli.costs import BUDGETS, METRICS
 from apq_tune.cli.fleet import fleet_options, names, progress_bar
-from apq_tune.cli.search import PREDICTOR, SPACE, metric_names
+from apq_tune.cli.search import EXTRAPOLATE, PREDICTOR, SPACE, metric_names
 from apq_tune.cli.values import Number
 
 SAMPLERS = ("evolution", "nsga2", "random")
@@ -52,6 +52,7 @@ SAMPLERS = ("evolution", "nsga2", "random")
     "--evaluations", type=Number(ranges.EVALUATIONS), default=20_000, show_default=True, help="Of each search."
 )
 @click.option("--seeds", type=Number(ranges.SEEDS), default=3, show_default=True, help="How many.")
+@EXTRAPOLATE
 @fleet_options
 def sweep(
     space_name: str,
@@ -64,6 +65,7 @@ def sweep(
     samplers: str | None,
     evaluations: int,
     seeds: int,
+    extrapolate: bool,
     out: Path,
     resume: bool,
     address: str | None,
@@ -81,7 +83,9 @@ def sweep(
         "--samplers",
     )
 
-    from apq_tune.encoding import Encoding
+    from apq_tune.choices import ChoiceSpace
+    from apq_tune.encoding import encoding_of
+    from apq_tune.metrics import stay_measured
     from apq_tune.pipeline import sweep as plan
     from apq_tune.pipeline.directory import digest
     from apq_tune.pipeline.fleet import Fleet
@@ -90,14 +94,15 @@ def sweep(
     from apq_tune.space import SearchSpace
 
     paths = plan.read_tables(tables)
-    encoding = Encoding(SearchSpace.load(space_name))
+    encoding = encoding_of(SearchSpace.load(space_name))
     metrics = plan.device_metrics(encoding, predictor, paths)
     wanted = tuple(metric_names(axes, "--front") if axes is not None else metric_names(objective, "--objective"))
-    asked = plan.Sweep(encoding, metrics, wanted, evaluations, out.absolute() / "checkpoints")
+    inside, told = stay_measured(encoding, predictor, extrapolate=extrapolate)
+    asked = plan.Sweep(inside, metrics, wanted, evaluations, out.absolute() / "checkpoints")
     targets = plan.read_limits(limits, next(iter(metrics.values()))) if limits or not budgets else []
     tasks = plan.tasks_of(asked, targets, chosen, seeds, budgets)
     basis = {
-        "space": encoding.space.model_dump(mode="json"),
+        "space": space.to_dict() if isinstance(space := encoding.space, ChoiceSpace) else space.model_dump(mode="json"),
         "predictor": digest(predictor),
         "tables": {name: [digest(path) for path in own] for name, own in paths.items()},
         "limits": targets,
@@ -107,9 +112,13 @@ def sweep(
         "evaluations": evaluations,
         "seeds": seeds,
     }
+    if told:  # of predictors that do not remember their pairs nothing is asked
+        basis["extrapolate"] = extrapolate
     command = shlex.join(["apq-tune", *sys.argv[1:]])
     fleet = Fleet(out, "sweep", basis, resume=resume, command=command, address=address, num_cpus=num_cpus)
     console = Screen()
+    if told:
+        console.print(told)
     with progress_bar(console, "searches") as on_done:
         results = fleet.run(plan.run_task, asked, {task.key: task for task in tasks}, on_done)
     write_sweep(asked, tasks, results, out, console)

@@ -21,6 +21,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -146,8 +147,15 @@ def with_built_in(metrics: Mapping[str, Metric], encoding: Encoding) -> dict[str
     return {**metrics, **{name: model for name, model in built_in.items() if name not in metrics}}
 
 
-def at_largest(encoding: Encoding, metrics: Mapping[str, Metric]) -> dict[str, float]:
-    """Name -> value of the largest network at its most bits."""
+def at_largest(encoding: Encoding | Any, metrics: Mapping[str, Metric]) -> dict[str, float]:
+    """Name -> value of the largest network at its most bits.
+
+    Raises:
+        ProblemError: if the space has no networks.
+    """
+    if not isinstance(encoding, Encoding):
+        name = getattr(encoding, "name", encoding)
+        raise ProblemError(f"{name}: has no largest network to take a share of; give a number")
     largest = encoding.encode([encoding.extremes()[1]], check=False)
     return {name: float(metric(largest)[0]) for name, metric in metrics.items()}
 

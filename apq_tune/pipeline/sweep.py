@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from apq_tune.cost.registry import ALIASES, Costs, with_built_in
+from apq_tune.cost.registry import ALIASES, Costs
 from apq_tune.encoding import Encoding
 from apq_tune.errors import ProblemError
 from apq_tune.integrations.ray import Result
-from apq_tune.metrics import load_metrics, problem_of
+from apq_tune.metrics import all_metrics, load_metrics, problem_of
 from apq_tune.pareto import Yardstick
 from apq_tune.pipeline.fleet import CHECKPOINT_SECONDS, finish
 from apq_tune.problem import Metric, Problem, parse_constraint
@@ -123,7 +123,7 @@ def device_metrics(
     learned = load_metrics(encoding, predictor, [])
     devices = {name: list(paths) for name, paths in tables.items()} or {ANALYTIC: []}
     return {
-        name: with_built_in(learned | load_metrics(encoding, None, paths), encoding) for name, paths in devices.items()
+        name: all_metrics(encoding, learned | load_metrics(encoding, None, paths)) for name, paths in devices.items()
     }
 
 

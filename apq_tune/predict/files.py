@@ -16,6 +16,7 @@ from apq_tune.choices import ChoiceEncoding, ChoiceSpace
 from apq_tune.cost import CostModel, cost_models
 from apq_tune.encoding import Encoding, encoding_of
 from apq_tune.errors import RunError
+from apq_tune.measured import Mask
 from apq_tune.predict.design import Design
 from apq_tune.predict.ensemble import BoundPredictor, Ensemble
 from apq_tune.predict.gp import GaussianProcessPredictor, Kernel
@@ -28,9 +29,16 @@ from apq_tune.predict.published import published_predictor
 from apq_tune.predict.ridge import RidgePredictor
 from apq_tune.space import SearchSpace
 
+MEASURED = "measured"
+"""Name of the array that says what pairs lie within."""
 
-def predictor_bytes(predictor: Predictor) -> bytes:
+
+def predictor_bytes(predictor: Predictor, measured: Mask | None = None) -> bytes:
     """The content of a predictor file.
+
+    Args:
+        predictor: to save.
+        measured: what its pairs lie within (``measured_values``), for searches to stay there.
 
     Raises:
         TypeError: for a predictor of a kind that this version does not save.
@@ -39,6 +47,7 @@ def predictor_bytes(predictor: Predictor) -> bytes:
     arrays = _arrays(predictor)
     space = predictor.encoding.space  # type: ignore[attr-defined]
     text = json.dumps(space.to_dict()) if isinstance(space, ChoiceSpace) else space.to_yaml()
+    arrays |= {} if measured is None else {MEASURED: measured}
     np.savez(buffer, space=np.asarray(text), **arrays)
     return buffer.getvalue()
 
@@ -68,6 +77,7 @@ def load_predictor(
         encoding = encoding or encoding_of(learned_on)
         _check_choices(path, learned_on, encoding.space)
         _check_finite(arrays)
+        arrays.pop(MEASURED, None)
         return _predictor(arrays, "", encoding)
     except (
         OSError,
@@ -80,6 +90,24 @@ def load_predictor(
         yaml.YAMLError,
     ) as error:
         raise RunError(f"{path}: is no readable predictor {named}({error}); make it again") from None
+
+
+def measured_in(path: str | Path, encoding: Encoding | ChoiceEncoding) -> Mask | None:
+    """What the pairs of a predictor file lie within; ``None`` where it does not say, as published ones do not.
+
+    Raises:
+        RunError: if it is of another space.
+    """
+    path = Path(path)
+    if not _is_npz(path):
+        return None
+    with np.load(path, allow_pickle=False) as file:
+        mask: Mask | None = file.get(MEASURED)
+    if mask is not None:
+        shape = len(encoding.n_choices), int(encoding.n_choices.max())
+        if mask.shape != shape or mask.dtype != bool or not mask.any(axis=1).all():
+            raise RunError(f"{path}: tells of measured values of shape {mask.shape}, {encoding.name} has {shape}")
+    return mask
 
 
 def _space_in(text: str, source: str) -> SearchSpace | ChoiceSpace:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from apq_tune.checkpoints import read_state, tensor
+from apq_tune.choices import ChoiceEncoding
 from apq_tune.encoding import Encoding
 from apq_tune.errors import RunError
 from apq_tune.predict.mlp import MLPPredictor, mlp_shapes
@@ -24,10 +25,12 @@ OFA_NAMES = {str(2 * i): str(i) for i in range(4)}
 OFA_RESOLUTIONS = tuple(range(112, 225, 16))
 """Input sizes that the last columns of once-for-all's features stand for."""
 
+OFA_SPACE = "ofa_mobilenetv3_w12"
+
 AS_IT_IS = Scale(0.0, 1.0, log=False)
 
 
-def published_predictor(path: Path, encoding: Encoding | None) -> MLPPredictor:
+def published_predictor(path: Path, encoding: Encoding | ChoiceEncoding | None) -> MLPPredictor:
     """Read a checkpoint of APQ's or of once-for-all's accuracy predictor.
 
     Args:
@@ -43,15 +46,16 @@ def published_predictor(path: Path, encoding: Encoding | None) -> MLPPredictor:
         encoding = encoding or Encoding(SearchSpace.load("apq_mobilenet"))
         weights = _renamed(path, state, APQ_NAMES)
     elif found == _parameters(OFA_NAMES):
-        encoding = encoding or Encoding(SearchSpace.load("ofa_mobilenetv3_w12"))
+        encoding = encoding or Encoding(SearchSpace.load(OFA_SPACE))
         weights = _renamed(path, state, OFA_NAMES)
-        _keep_own_resolutions(path, weights, encoding)
     else:
-        some = ", ".join(sorted(found)[:4])
-        raise RunError(
-            f"{path}: is neither APQ's predictor (layers.0.0.weight, ..., quantize_fc.weight) nor once-for-all's "
-            f"(0.weight, ..., 6.weight); it has {some}"
-        )
+        raise RunError(f"{path}: {_neither(found)}")
+    if not isinstance(encoding, Encoding):
+        raise RunError(f"{path}: is a predictor of networks, which {encoding.space.name} has not; fit one of your own")
+    if weights["b0"].ndim != 1 or weights["W0"].ndim != 2:
+        raise RunError(f"{path}: its first layer has the shape {weights['W0'].shape}; give a predictor as published")
+    if found == _parameters(OFA_NAMES):
+        _keep_own_resolutions(path, weights, encoding)
     expected = mlp_shapes(encoding, weights["b0"].size, bits="Wq" in weights)
     for name, shape in expected.items():
         if weights[name].shape != shape:
@@ -60,6 +64,24 @@ def published_predictor(path: Path, encoding: Encoding | None) -> MLPPredictor:
                 "give the space that the predictor was trained on"
             )
     return MLPPredictor(encoding, weights, AS_IT_IS)
+
+
+def _neither(found: set[str]) -> str:
+    """In words, what keeps a checkpoint from being one of those that are known: first, the key that is odd."""
+    known = {"APQ's": _parameters(APQ_NAMES), "once-for-all's": _parameters(OFA_NAMES)}
+    whose, wanted = max(known.items(), key=lambda entry: len(entry[1] & found))
+    if len(wanted & found) >= len(wanted) / 2:
+        odd = [f"also has {_some(found - wanted)}"] if found - wanted else []
+        odd += [f"lacks {_some(wanted - found)}"] if wanted - found else []
+        return f"is {whose} predictor but for its keys: it {' and '.join(odd)}; give it as it was published"
+    return (
+        "is neither APQ's predictor (layers.0.0.weight, ..., quantize_fc.weight) nor once-for-all's "
+        f"(0.weight, ..., 6.weight); it has {_some(found)}"
+    )
+
+
+def _some(names: set[str], n: int = 4) -> str:
+    return ", ".join(sorted(names)[:n]) + (", ..." if len(names) > n else "")
 
 
 def _parameters(names: Mapping[str, str]) -> set[str]:
@@ -80,6 +102,8 @@ def _keep_own_resolutions(path: Path, weights: dict[str, Any], encoding: Encodin
         raise RunError(
             f"{path}: knows the resolutions {list(OFA_RESOLUTIONS)}; {encoding.space.name} also has {unknown}"
         )
+    if len(weights["W0"]) <= len(OFA_RESOLUTIONS):
+        raise RunError(f"{path}: its first layer has {len(weights['W0'])} inputs; give a predictor as published")
     blocks, theirs = np.split(weights["W0"], [-len(OFA_RESOLUTIONS)])
     own = theirs[[OFA_RESOLUTIONS.index(size) for size in encoding.space.resolutions]]
     if len(own) == 1:  # no choice, hence no feature: its row is a bias

@@ -14,6 +14,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from apq_tune.candidate import Choice
 from apq_tune.cost import CostTable
 from apq_tune.cost.table import pairs_that_shrink
 from apq_tune.encoding import Encoding
@@ -49,13 +50,19 @@ def front_table(front: Front, shown: Sequence[str]) -> Table:
     table = Table(title=title + (f", {len(rows)} of them shown" if len(rows) < len(front) else ""), **STYLE)
     for name in metrics:
         table.add_column(name, justify="right")
-    table.add_column("depths")
+    table.add_column("choices" if isinstance(front.candidates[0], Choice) else "depths")
     for row in rows:
-        candidate = front.candidates[row]
-        size = "" if candidate.resolution is None else f" at {candidate.resolution}"
         values = [f"{value:.6g}" for value in front.metrics[metrics].iloc[row]]
-        table.add_row(*values, "-".join(map(str, candidate.depths)) + size)
+        table.add_row(*values, _shape(front.candidates[row]))
     return table
+
+
+def _shape(candidate: Any) -> str:
+    """A candidate in a few words: what a network is like, or the choices."""
+    if isinstance(candidate, Choice):
+        return str(candidate)
+    size = "" if candidate.resolution is None else f" at {candidate.resolution}"
+    return "-".join(map(str, candidate.depths)) + size
 
 
 def save_front(front: Front | None, out: Path) -> None:

@@ -186,7 +186,7 @@ def test_text_in_another_encoding_and_a_missing_file_are_told(tmp_path: Path) ->
     (tmp_path / "t.csv").write_bytes("op,name\nfixed,Größe\n".encode("cp1252"))
     with pytest.raises(TableError, match="is no UTF-8 text"):
         load_cost_table(tmp_path / "t.csv")
-    with pytest.raises(TableError, match="cannot be read"):
+    with pytest.raises(TableError, match="is no readable CSV"):
         load_cost_table(tmp_path / "absent.csv")
 
 
