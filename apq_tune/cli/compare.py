@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +14,9 @@ from apq_tune.cli.costs import LIMITS, TABLES
 from apq_tune.cli.fleet import fleet_options, names, progress_bar
 from apq_tune.cli.search import PREDICTOR, metric_names
 from apq_tune.cli.values import Number, Place
+
+if TYPE_CHECKING:
+    from apq_tune.lookup import Missing
 
 SAMPLERS = (
     "nsga2",
@@ -38,6 +42,13 @@ SAMPLERS = (
 )
 @click.option("--maximize", multiple=True, metavar="COLUMN", help="Objective of --lookup; repeatable.")
 @click.option("--minimize", multiple=True, metavar="COLUMN", help="Objective of --lookup; repeatable.")
+@click.option("--choices", "choice_columns", metavar="COLUMN,COLUMN", help="Of --lookup; other columns are ignored.")
+@click.option("--ignore", multiple=True, metavar="COLUMN", help="Of --lookup, neither choice nor metric; repeatable.")
+@click.option(
+    "--missing",
+    type=click.Choice(["nearest", "gp", "ridge"]),
+    help="What answers for combinations that --lookup lacks.  [default: none may be missing]",
+)
 @click.option("--samplers", default=",".join(SAMPLERS), show_default=True)
 @click.option("--at", default="200,1000", show_default=True, help="Distinct candidates scored; the last is the budget.")
 @click.option("--seeds", type=Number(ranges.COMPARED_SEEDS), default=10, show_default=True, help="How many.")
@@ -51,6 +62,9 @@ def compare(
     lookup: Path | None,
     maximize: tuple[str, ...],
     minimize: tuple[str, ...],
+    choice_columns: str | None,
+    ignore: tuple[str, ...],
+    missing: Missing | None,
     samplers: str,
     at: str,
     seeds: int,
@@ -67,10 +81,12 @@ def compare(
         raise click.UsageError("give --space, with --front, or --lookup, with --maximize and --minimize")
     if lookup is None and axes is None:
         raise click.UsageError("--space needs --front, such as --front accuracy,latency_ms")
-    unused = (predictor, tables, limits, axes) if lookup is not None else (maximize, minimize)
+    of_lookup = (maximize, minimize, choice_columns, ignore, missing)
+    unused = (predictor, tables, axes) if lookup is not None else of_lookup
     if any(value not in (None, ()) for value in unused):
         raise click.UsageError(
-            "--lookup goes with --maximize and --minimize; --predictor, --table, --limit and --front with --space"
+            "--lookup goes with --maximize, --minimize, --choices, --ignore and --missing; --predictor, --table and "
+            "--front with --space"
         )
     chosen = names(samplers, SAMPLERS, "--samplers")
     count = Number(ranges.EVALUATIONS)
@@ -81,7 +97,7 @@ def compare(
 
     from apq_tune.cost.registry import with_built_in
     from apq_tune.encoding import Encoding
-    from apq_tune.lookup import load_lookup
+    from apq_tune.lookup import load_lookup, told_of
     from apq_tune.metrics import load_metrics, problem_of
     from apq_tune.pipeline import compare as plan
     from apq_tune.pipeline.directory import digest
@@ -90,9 +106,12 @@ def compare(
     from apq_tune.report.screen import Screen
     from apq_tune.space import SearchSpace
 
-    space = None
+    space, columns = None, list[str]()
     if lookup is not None:
-        problem = load_lookup(lookup, maximize, minimize)
+        columns = [name.strip() for name in (choice_columns or "").split(",") if name.strip()]
+        problem = load_lookup(
+            lookup, maximize, minimize, limits=limits, choices=columns, ignore=ignore, missing=missing
+        )
     else:
         space = SearchSpace.load(str(space_name))
         encoding = Encoding(space)
@@ -109,6 +128,10 @@ def compare(
         "at": counts,
         "seeds": seeds,
     }
+    if told := told_of(problem):
+        basis |= {"missing": missing}
+    if columns or ignore:
+        basis |= {"choices": list(problem.encoding.space.choices)}
     command = shlex.join(["apq-tune", *sys.argv[1:]])
     fleet = Fleet(out, "comparison", basis, resume=resume, command=command, address=address, num_cpus=num_cpus)
     contest = plan.Contest(problem, counts[-1])
@@ -116,4 +139,6 @@ def compare(
     console = Screen()
     with progress_bar(console, "searches") as on_done:
         results = fleet.run(plan.run_entry, contest, {entry.key: entry for entry in entries}, on_done)
+    if told:
+        console.print(told)
     write_comparison(contest, entries, results, counts, out, console)

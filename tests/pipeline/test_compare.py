@@ -224,7 +224,7 @@ def test_a_lookup_table_is_a_problem(tmp_path: Path) -> None:
         (lambda f: f.drop(index=5), "has no row for a=1, b=y, c=1 (7 of 8 combinations are there); add it"),
         (lambda f: f.drop(index=7), "has no row for a=1, b=y, c=3"),
         (lambda f: pd.concat([f, f[2:3]]), "rows 3 and 9 are the same candidate; keep one"),
-        (lambda f: f.assign(m=["x", *range(7)]), "row 1: m is x; give a finite number"),
+        (lambda f: f.assign(m=["x", *range(7)]), "row 1: m is 'x'; give a finite number"),
         (lambda f: f.assign(b=[None, *f["b"][1:]]), "row 1: b is empty"),
         (lambda f: f.rename(columns={"m": "merit"}), "has no column 'm'; it has a, b, c, merit"),
         (lambda f: f[["m"]], "needs objectives and choices"),
@@ -250,8 +250,8 @@ def test_the_command_knows_the_samplers_and_refuses_what_does_not_fit(tmp_path: 
         ([], "give --space, with --front, or --lookup"),
         (["--space=digits"], "--space needs --front"),
         (["--space=digits", "--front=macs", "--maximize=a"], "--lookup goes with --maximize"),
-        (["--lookup=t.csv", "--limit=a=3"], "--lookup goes with --maximize"),
-        (["--space=digits", "--front=macs", "--at=10,x"], "--at '10,x': give numbers of candidates"),
+        (["--lookup=t.csv", "--front=a"], "--lookup goes with --maximize"),
+        (["--space=digits", "--front=macs", "--at=10,x"], "--at '10,x': give a whole number"),
         (["--space=digits", "--front=macs", "--samplers=tpe"], "unknown 'tpe'; known: nsga2, "),
     ):
         result = CliRunner().invoke(cli, ["compare", out, *arguments])
