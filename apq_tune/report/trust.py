@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -86,10 +87,11 @@ def trust_lines(report: Mapping[str, Any], settings: Settings, run: str) -> list
             f"{'' if report['support'][used]['low'] > 0 else ', no better than chance either'})."
         )
     more = max(ENOUGH, 4 * settings.n_pairs)
+    trainings = {"supernet": settings.supernet.epochs, "quantized": settings.quantized.epochs}
+    longer = " ".join(f"--set {name}.epochs={2 * epochs}" for name, epochs in trainings.items() if epochs)
     lines.append(
-        f"For a better one: more pairs (--set n_pairs={more}), longer training of the supernets (--set "
-        f"supernet.epochs={2 * settings.supernet.epochs} --set quantized.epochs={2 * settings.quantized.epochs}); "
-        f"or go on with real training: apq-tune refine {run}"
+        f"For a better one: more pairs (--set n_pairs={more}), longer training of the supernets ({longer}); or go on "
+        f"with real training: apq-tune refine {shlex.quote(run)}"
     )
     return lines
 
