@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+MAX_WIDTHS = 4096
+"""Widths to choose from in one block; with more a larger step says as much."""
+
 
 def make_divisible(channels: float, divisor: int = 8) -> int:
     """Round to a multiple of ``divisor``, never below 90% of the input (Sandler 2018, MobileNetV2's rounding)."""
@@ -22,6 +25,8 @@ def ratio_channels(in_channels: int, ratios: tuple[float, ...], divisor: int) ->
 def stepped_channels(in_channels: int, low: float, high: float, step: int) -> tuple[int, ...]:
     """Middle channels from ``low`` to ``high`` times the input channels, both ends rounded, ``step`` apart (APQ)."""
     first, last = make_divisible(in_channels * low, step), make_divisible(in_channels * high, step)
+    if (last - first) // step >= MAX_WIDTHS:
+        raise ValueError(f"from {first} to {last} channels in steps of {step} are more than {MAX_WIDTHS} widths")
     return tuple(range(first, last + 1, step))
 
 

@@ -12,12 +12,12 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Discriminator,
-    Field,
-    PositiveInt,
     Tag,
     ValidationError,
     model_validator,
 )
+
+from apq_tune.ranges import Finite, Flag, Whole
 
 Number = TypeVar("Number", int, float)
 
@@ -38,14 +38,19 @@ def _odd(kernel_size: int) -> int:
     return kernel_size
 
 
-Kernel = Annotated[PositiveInt, AfterValidator(_odd)]
-Bits = Annotated[int, Field(ge=2, le=8)]
+Kernel = Annotated[int, Whole(1, 99), AfterValidator(_odd)]
+Bits = Annotated[int, Whole(2, 8)]
+Depth = Annotated[int, Whole(1, 100)]
+Size = Annotated[int, Whole(1, 10_000)]
+Stride = Annotated[int, Whole(1, 100)]
+Channels = Annotated[int, Whole(1, 100_000)]
+Classes = Annotated[int, Whole(1, 1_000_000)]
 KernelChoice = Annotated[tuple[Kernel, ...], AfterValidator(_ascending)]
 BitChoice = Annotated[tuple[Bits, ...], AfterValidator(_ascending)]
-DepthChoice = Annotated[tuple[PositiveInt, ...], AfterValidator(_ascending)]
-SizeChoice = Annotated[tuple[PositiveInt, ...], AfterValidator(_ascending)]
+DepthChoice = Annotated[tuple[Depth, ...], AfterValidator(_ascending)]
+SizeChoice = Annotated[tuple[Size, ...], AfterValidator(_ascending)]
 Activation = Literal["relu6", "relu", "h_swish"]
-Ratio = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Ratio = Annotated[float, Finite(0, 100, above=True)]
 RatioChoice = Annotated[tuple[Ratio, ...], AfterValidator(_ascending)]
 
 
@@ -55,26 +60,36 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _kind_of_size(value: Any) -> str:
+    return SIZES if isinstance(value, list | tuple) else ONE_SIZE
+
+
+ONE_SIZE, SIZES = "one size", "several sizes"
+
+
 class Input(Model):
     """Shape of one image, ``channels x size x size``; several sizes make the resolution a choice."""
 
-    channels: PositiveInt
-    size: PositiveInt | SizeChoice
+    channels: Channels
+    size: Annotated[
+        Annotated[Size, Tag(ONE_SIZE)] | Annotated[SizeChoice, Tag(SIZES)],
+        Discriminator(_kind_of_size),
+    ]
 
 
 class Stem(Model):
     """The first convolution, never searched."""
 
-    channels: PositiveInt
+    channels: Channels
     kernel_size: Kernel = 3
-    stride: PositiveInt = 1
+    stride: Stride = 1
     activation: Activation = "relu6"
 
 
 class First(Model):
     """A depthwise separable block right after the stem, never searched; with a shortcut if it keeps the channels."""
 
-    channels: PositiveInt
+    channels: Channels
     kernel_size: Kernel = 3
     activation: Activation = "relu6"
 
@@ -85,8 +100,8 @@ class Head(Model):
     ``features`` adds a fully connected layer between pooling and classifier (Howard 2019, MobileNetV3).
     """
 
-    channels: PositiveInt
-    features: PositiveInt | None = None
+    channels: Channels
+    features: Channels | None = None
     activation: Activation = "relu6"
 
 
@@ -95,7 +110,7 @@ class ExpandRange(Model):
 
     min_ratio: Ratio
     max_ratio: Ratio
-    step: PositiveInt = 8
+    step: Channels = 8
 
     @model_validator(mode="after")
     def _ordered(self) -> ExpandRange:
@@ -119,7 +134,7 @@ class Choices(Model):
 
     kernel_size: KernelChoice
     expand_ratio: Expansion
-    divisor: PositiveInt = 8
+    divisor: Channels = 8
     pw_w_bits: BitChoice
     pw_a_bits: BitChoice
     dw_w_bits: BitChoice
@@ -129,11 +144,11 @@ class Choices(Model):
 class Stage(Model):
     """Blocks of one resolution; the first has the stage's stride and changes the channels."""
 
-    channels: PositiveInt
-    stride: PositiveInt = 1
+    channels: Channels
+    stride: Stride = 1
     depth: DepthChoice
     activation: Activation = "relu6"
-    squeeze_excite: bool = False
+    squeeze_excite: Flag = False
     kernel_size: KernelChoice | None = None
     expand_ratio: Expansion | None = None
 
@@ -141,11 +156,11 @@ class Stage(Model):
 class Forbidden(Model):
     """Values that one block may not take together."""
 
-    kernel_size: int | None = None
-    pw_w_bits: int | None = None
-    pw_a_bits: int | None = None
-    dw_w_bits: int | None = None
-    dw_a_bits: int | None = None
+    kernel_size: Kernel | None = None
+    pw_w_bits: Bits | None = None
+    pw_a_bits: Bits | None = None
+    dw_w_bits: Bits | None = None
+    dw_a_bits: Bits | None = None
 
     @property
     def rule(self) -> dict[str, int]:
@@ -194,7 +209,7 @@ def first_complaint(error: ValidationError) -> str:
     for part in first["loc"]:
         if isinstance(part, int):
             key += f"[{part}]"
-        elif part not in (LISTED, RANGE):
+        elif part not in (LISTED, RANGE, ONE_SIZE, SIZES):
             key += f".{part}" if key else part
     if first["type"] == "extra_forbidden":
         said = "unknown key; remove it or correct its spelling"

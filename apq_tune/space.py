@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from pydantic import Field, PositiveInt, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from apq_tune.candidate import Block, Candidate
 from apq_tune.choices import ChoiceSpace
@@ -24,6 +24,7 @@ from apq_tune.skeleton import (
     BIT_FIELDS,
     Bits,
     Choices,
+    Classes,
     ExpandRange,
     First,
     Forbidden,
@@ -48,13 +49,13 @@ class SearchSpace(Model, Parameters):
     """Named choices in a skeleton of inverted bottleneck blocks (MBConv, Sandler 2018)."""
 
     format: Literal[1]
-    name: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9_]+$", max_length=100)]
     data: str | None = None
     input: Input
-    classes: PositiveInt
+    classes: Classes
     stem: Stem
     first: First | None = None
-    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=100)]
     head: Head
     fixed_bits: Bits = 8
     choices: Choices

@@ -45,7 +45,11 @@ BAD = {
     "choice with a duplicate": (("stages", 0, "depth"), [1, 2, 2], ["stages[0].depth", "write [1, 2]"]),
     "empty expand_ratio": (("choices", "expand_ratio"), [], ["choices.expand_ratio", "give at least one"]),
     "unsorted expand_ratio": (("choices", "expand_ratio"), [4, 2], ["choices.expand_ratio", "write [2.0, 4.0]"]),
-    "infinite expand_ratio": (("choices", "expand_ratio"), [math.inf], ["choices.expand_ratio", "finite"]),
+    "infinite expand_ratio": (
+        ("choices", "expand_ratio"),
+        [math.inf],
+        ["choices.expand_ratio[0]", "above 0 to 100, got inf"],
+    ),
     "even kernel": (("choices", "kernel_size"), [4], ["choices.kernel_size[0]", "4 is even; kernels are odd"]),
     "kernel larger than the feature map": (
         ("stages", 1, "kernel_size"),
@@ -53,12 +57,20 @@ BAD = {
         ["stages[1]", "kernel_size 9", "8x8", "kernel_size: [3]", "lower the strides"],
     ),
     "stem kernel larger than the input": (("stem", "kernel_size"), 9, ["stem.kernel_size 9", "8 pixel input"]),
-    "bits below 2": (("choices", "dw_a_bits"), [1, 8], ["choices.dw_a_bits[0]", "greater than or equal to 2", "got 1"]),
-    "bits above 8": (("choices", "dw_a_bits"), [8, 16], ["choices.dw_a_bits[1]", "less than or equal to 8", "got 16"]),
-    "fixed bits above 8": (("fixed_bits",), 32, ["fixed_bits", "less than or equal to 8", "got 32"]),
-    "depth of 0": (("stages", 0, "depth"), [0, 1], ["stages[0].depth[0]", "greater than 0", "got 0"]),
+    "bits below 2": (("choices", "dw_a_bits"), [1, 8], ["choices.dw_a_bits[0]", "from 2 to 8", "got 1"]),
+    "bits above 8": (("choices", "dw_a_bits"), [8, 16], ["choices.dw_a_bits[1]", "from 2 to 8", "got 16"]),
+    "fixed bits above 8": (("fixed_bits",), 32, ["fixed_bits", "from 2 to 8", "got 32"]),
+    "depth of 0": (("stages", 0, "depth"), [0, 1], ["stages[0].depth[0]", "from 1 to 100", "got 0"]),
     "no stages": (("stages",), [], ["stages", "at least 1"]),
-    "text for a number": (("classes",), "ten", ["classes", "valid integer", "got 'ten'"]),
+    "text for a number": (("classes",), "ten", ["classes", "a whole number from 1", "got 'ten'"]),
+    "truth for a kernel": (("choices", "kernel_size"), [True], ["choices.kernel_size[0]", "got True"]),
+    "quoted number": (("classes",), "4", ["classes", "a whole number", "got '4'"]),
+    "word that YAML 1.1 takes for truth": (("choices", "dw_w_bits"), ["on"], ["choices.dw_w_bits[0]", "got 'on'"]),
+    "time that YAML 1.1 takes for a number": (("input", "size"), "1:30", ["input.size", "got '1:30'"]),
+    "number for truth": (("stages", 0, "squeeze_excite"), 1, ["squeeze_excite", "boolean", "got 1"]),
+    "endless number": (("stem", "channels"), 10**30, ["stem.channels", "from 1 to 100000"]),
+    "part of a class": (("classes",), 4.5, ["classes", "got 4.5"]),
+    "no stride": (("stem", "stride"), 0, ["stem.stride", "got 0"]),
     "name with a space": (("name",), "my space", ["name", "[a-z0-9_]", "got 'my space'"]),
     "format of another version": (("format",), 2, ["format", "should be 1", "got 2"]),
     "range of the wrong order": (
@@ -241,3 +253,16 @@ def test_shipped_spaces_are_found_in_a_checkout_that_is_not_installed(monkeypatc
     monkeypatch.setattr(module.resources, "files", missing)
     assert known_spaces() == installed
     assert SearchSpace.load("digits").name == "digits"
+
+
+def test_a_number_reads_as_people_write_it(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text(yaml.safe_dump(with_change(("classes",), 4)).replace("classes: 4", "classes: 010"))
+    assert SearchSpace.load(file).classes == 10
+
+
+def test_more_widths_than_anyone_searches_are_refused_before_they_are_made(tmp_path: Path) -> None:
+    data = with_change(("choices", "expand_ratio"), {"min_ratio": 0.1, "max_ratio": 100, "step": 1})
+    data["stages"][0]["channels"] = 100_000
+    with pytest.raises(SpaceError, match="in steps of 1 are more than 4096 widths"):
+        SearchSpace.from_dict(data)
