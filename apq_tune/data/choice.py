@@ -20,7 +20,7 @@ FOR_LIMITS = (*BY_SIZE, "mcu_color")
 ROOM = 1.5
 """A space suits a limit if its smallest network takes that much less: else next to nothing is left to choose from."""
 
-LARGER = 2
+LARGER = 1.5
 """Resolutions above that many times the images' own show networks nothing new."""
 
 Complaint = Callable[[SearchSpace, float], str | None]
@@ -89,7 +89,7 @@ def _distance(space: SearchSpace, size: int) -> float:
     return min(abs(math.log(resolution / size)) for resolution in space.resolutions)
 
 
-def _not_above(space: SearchSpace, size: int) -> SearchSpace:
+def _not_above(space: SearchSpace, size: float) -> SearchSpace:
     """The space without the resolutions above a size, but with two at least."""
     kept = list(space.resolutions[: max(2, sum(one <= size for one in space.resolutions))])
     if len(kept) == len(space.resolutions):

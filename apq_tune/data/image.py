@@ -269,9 +269,10 @@ def _scaled(image: Image.Image, file: str, white: float | None) -> Image.Image:
     """Numbers of more than eight bits as a grey image of eight."""
     from PIL import Image
 
-    values, key = _values(image).astype(np.float64), image.info.get("transparency")
+    values, key = _values(image), image.info.get("transparency")
     white = _white(image) or white or white_of(value_range(file)[1], file)
-    levels = np.rint(values.clip(0, white) * (255 / white)).astype(np.uint8)
+    levels = np.multiply(values, 255 / white, dtype=np.float32)
+    levels = np.rint(levels, out=levels).clip(0, 255).astype(np.uint8)
     if _tag(image, PHOTOMETRIC) == 0:  # white is zero; Pillow inverts images of eight bits alone
         levels = 255 - levels
     grey = Image.fromarray(levels)
