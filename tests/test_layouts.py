@@ -196,6 +196,14 @@ def test_one_flat_folder_called_like_a_split_is_a_class_and_said_so(tmp_path: Pa
     assert "train has images and no folders, so it is a class of that name and no split" in lines(tmp_path)
 
 
+def test_a_class_of_splits_may_be_called_like_a_split(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        fill(tmp_path / part, "train", "test", "other")
+    (tmp_path / "val").mkdir()
+    assert read_folder(tmp_path).classes == ("other", "test", "train")
+    assert "val holds no images" in lines(tmp_path)
+
+
 def test_what_lies_beside_is_told(tmp_path: Path) -> None:
     fill(tmp_path / "train", "cat", "dog")
     fill(tmp_path, "test", "unlabelled")
@@ -208,7 +216,7 @@ def test_what_lies_beside_is_told(tmp_path: Path) -> None:
     assert "test beside train was not taken: 6 images, in no folder of a class" in told
     assert "unlabelled beside train was not taken: 6 images" in told
     assert "not taken: 2 images directly in" in told
-    assert "2 files of kind .heic, 1 file that are links to nothing or no plain files, 1 file without a suffix" in told
+    assert "1 file (special, or a link to nothing), 2 files of kind .heic, 1 file without a suffix" in told
 
 
 def test_hidden_files_and_folders_never_count(tmp_path: Path) -> None:
@@ -230,6 +238,8 @@ def test_a_link_to_its_own_parent_counts_each_image_once(tmp_path: Path) -> None
     before = read_folder(tmp_path)
     (tmp_path / "cat" / "loop").symlink_to(tmp_path / "cat")
     os.link(tmp_path / "cat" / "0.png", tmp_path / "cat" / "same.png")
+    (tmp_path / "cat" / "up").symlink_to(tmp_path)
+    (tmp_path / "all").symlink_to(tmp_path)
     assert len(read_folder(tmp_path).files) == len(before.files) == 12
 
 

@@ -74,6 +74,8 @@ def read_layout(path: Path, *, val_is_test: bool = False) -> Layout:
     split = [folder for folder in named if _holds_classes(folder)]
     flat = [folder for folder in named if folder not in split and images_in(folder)]
     places, notes = _places(path, folders, split, flat)
+    if split:
+        notes += [f"{shown(folder.name)} holds no images" for folder in named if folder not in (*split, *flat)]
     if val_is_test and "search" in places:
         places["test"] = places.pop("search")
     classes: tuple[str, ...] = ()
@@ -88,7 +90,11 @@ def read_layout(path: Path, *, val_is_test: bool = False) -> Layout:
                 f"{shown(place)}: class {odd!r} is in only one of it and {shown(places['train'])}; both need all"
             )
         listed[part] = found
-    if split and (both := [folder.name for folder in folders if folder.name in classes and has_images(folder)]):
+    if split and (
+        both := [
+            folder.name for folder in folders if folder not in split and folder.name in classes and has_images(folder)
+        ]
+    ):
         raise RunError(
             f"{shown(path)}: has class {shown(both[0])} beside {shown(places['train'].name)} and in it; put all images "
             f"to train on there, or give it alone: --data {shown(places['train'])}"

@@ -35,12 +35,13 @@ def is_hidden(name: str) -> bool:
 
 
 def visible_folders(path: Path) -> list[Path]:
-    """The folders in a folder, sorted by name.
+    """The folders in a folder, sorted by name; without links that lead to it or to what it is in.
 
     Raises:
         RunError: if it cannot be read.
     """
-    return sorted((path / entry.name for entry in _entries(path) if entry.is_dir()), key=lambda one: one.name)
+    above = _above(path)
+    return [path / entry.name for entry in _entries(path) if entry.is_dir() and _identity(entry.stat()) not in above]
 
 
 def images_in(path: Path) -> list[Path]:
@@ -60,15 +61,14 @@ def has_images(path: Path) -> bool:
 def list_images(path: Path) -> Listed:
     """All images in a folder and in the folders below it.
 
-    Links are followed, each folder once, so that one that leads to its own parent ends; each file counts once, by its
-    first path.
+    Links are followed, each folder once, and not to what the folder is in; each file counts once, by its first path.
 
     Raises:
         RunError: if a folder cannot be read.
     """
     files: dict[tuple[int, int], str] = {}
     others: Counter[str] = Counter()
-    for entry in _walk(path, {_identity(path.stat())}):
+    for entry in _walk(path, _above(path)):
         if _is_image(entry):
             try:
                 identity = _identity(entry.stat())
@@ -80,6 +80,11 @@ def list_images(path: Path) -> Listed:
     identities, names = list(files), list(files.values())
     order = sorted(range(len(names)), key=lambda i: os.path.split(names[i]))
     return Listed(tuple(names[i] for i in order), tuple(identities[i] for i in order), dict(others))
+
+
+def _above(path: Path) -> set[tuple[int, int]]:
+    """A folder and all that it is in."""
+    return {_identity(one.stat()) for one in (path, *path.parents, *path.resolve().parents)}
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
@@ -114,6 +119,6 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
 def _kind(entry: os.DirEntry[str]) -> str:
     """What follows "3 files"."""
     if not entry.is_file():
-        return "that are links to nothing or no plain files"
+        return "(special, or a link to nothing)"
     suffix = Path(entry.name).suffix.lower()
     return f"of kind {shown(suffix)}" if suffix else "without a suffix"
