@@ -8,7 +8,7 @@ import os
 import re
 import warnings
 from collections.abc import Mapping
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +81,12 @@ class ApqSearch(Searcher):
             seed: of the default sampler.
 
         Raises:
-            ProblemError: if ``max_concurrent`` makes no sense, or a warm start lacks a column.
+            ProblemError: if an argument makes no sense, or a warm start lacks a column.
             CandidateError: if a warm start has a candidate that is not in the space.
         """
         super().__init__()
-        if max_concurrent is not None and max_concurrent < 1:
-            raise ProblemError(f"max_concurrent is {max_concurrent}; give at least 1, or leave it out")
-        self._problem, self._sampler, self._seed = problem, sampler, seed
+        _check_arguments(problem, sampler, max_concurrent, seed)
+        self._problem, self._sampler, self._seed = problem, sampler, int(seed)
         self._warm = read_warm_start(problem, warm_start)
         self._most = max_concurrent
         self._study: AskTell | None = None
@@ -306,6 +305,18 @@ def _trials_of(folder: Path) -> set[str] | None:
     """Ids of the trials that Tune had written down in an experiment's folder; ``None`` if it is none."""
     states = sorted(folder.glob("experiment_state-*.json"), key=lambda file: file.stat().st_mtime)
     return set(re.findall(r'\\?"trial_id\\?": \\?"(\w+)', states[-1].read_text("utf-8"))) if states else None
+
+
+def _check_arguments(problem: Any, sampler: Any, max_concurrent: Any, seed: Any) -> None:
+    """Refuse what ``ApqSearch`` cannot be made of."""
+    if not isinstance(problem, Problem):
+        raise ProblemError(f"problem is {str(problem)[:60]!r}; give a Problem(space, [Objective(...)])")
+    if not isinstance(sampler, BaseSampler | None):
+        raise ProblemError(f"sampler is {str(sampler)[:60]!r}; give one of optuna.samplers, or of ours")
+    if not isinstance(seed, Integral) or seed < 0:
+        raise ProblemError(f"seed is {seed!r}; give a whole number from 0")
+    if max_concurrent is not None and not (isinstance(max_concurrent, Integral) and int(max_concurrent) >= 1):
+        raise ProblemError(f"max_concurrent is {max_concurrent!r}; give at least 1, or leave it out")
 
 
 def _settings(problem: Problem) -> list[str]:

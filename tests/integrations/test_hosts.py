@@ -331,6 +331,24 @@ def test_a_warm_start_of_a_wrong_kind_is_refused(given: Any, said: str) -> None:
         ApqSearch(TOY, warm_start=given)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"seed": -1}, "seed is -1; give a whole number from 0"),
+        ({"seed": 0.5}, "seed is 0.5"),
+        ({"seed": "3"}, "seed is '3'"),
+        ({"sampler": "tpe"}, "sampler is 'tpe'; give one of optuna.samplers, or of ours"),
+        ({"max_concurrent": "2"}, "max_concurrent is '2'; give at least 1, or leave it out"),
+        ({"max_concurrent": 1.5}, "max_concurrent is 1.5"),
+        ({"problem": SPACE}, "give a Problem"),
+    ],
+)
+def test_arguments_without_sense_are_refused_by_name(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(ProblemError, match=re.escape(said)):
+        ApqSearch(**{"problem": TOY} | arguments)
+    assert started(ApqSearch(TOY, seed=2**70, max_concurrent=1), "a")  # numpy takes any size
+
+
 # Storages
 
 
