@@ -102,15 +102,13 @@ def test_every_scheduler_that_tune_ships_is_known_here() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "time", "which"),
-    [(name, time, which) for name, made in WORK.items() for which in range(len(made)) for time in ("epoch",)]
-    + [("HyperBandForBOHB", "training_iteration", 0), ("HyperBandScheduler", "training_iteration", 0)],
+    ("name", "which"), [(name, which) for name, made in WORK.items() for which in range(len(made))]
 )
 def test_a_scheduler_meets_candidates_that_break_a_limit_and_the_study_knows_how_each_trial_ended(
-    name: str, time: str, which: int, tmp_path: Path
+    name: str, which: int, tmp_path: Path
 ) -> None:
     search = ApqSearch(PROBLEM)
-    results = tuner(tmp_path, APQObjective(PROBLEM), search, scheduler=WORK[name][which](time)).fit()
+    results = tuner(tmp_path, APQObjective(PROBLEM), search, scheduler=WORK[name][which]("epoch")).fit()
     assert (len(results), results.num_errors) == (6, 0)
     trials = search._asked.trials()
     ended = Counter((t.state.name, t.params["a"] > 2, t.user_attrs["epoch"] == EPOCHS) for t in trials)
@@ -118,7 +116,7 @@ def test_a_scheduler_meets_candidates_that_break_a_limit_and_the_study_knows_how
     assert ended["COMPLETE", True, False] == 2  # not trained, and told all the same
     assert ended["COMPLETE", False, True] >= 1
     trained = [trial.values[0] for trial in trials if trial.state.name == "COMPLETE"]
-    assert search.front().metrics["loss_nats"].tolist() == [min(trained)]
+    assert set(search.front().metrics["loss_nats"]) == {min(trained)}
 
 
 @pytest.mark.parametrize("genes", [True, False])
@@ -181,7 +179,13 @@ def test_a_repeater_in_tune_tells_means(tmp_path: Path) -> None:
     search = ApqSearch(TOY, max_concurrent=2)
     wrapped = Repeater(search, repeat=2)
     results = tune.run(
-        noisy, config=SPACE.to_tune(), search_alg=wrapped, num_samples=6, storage_path=str(tmp_path), verbose=0
+        noisy,
+        config=SPACE.to_tune(),
+        search_alg=wrapped,
+        num_samples=6,
+        storage_path=str(tmp_path),
+        verbose=0,
+        reuse_actors=True,
     )
     assert len(results.trials) == 6
     assert [trial.values for trial in search._asked.trials()] == [[t.params["a"] + 5] for t in search._asked.trials()]
