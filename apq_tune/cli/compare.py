@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from apq_tune.lookup import Missing
 
 SAMPLERS = (
+    "model",
     "nsga2",
     "evolution",
     "random",
     "optuna-nsga2",
     "optuna-tpe",
+    "optuna-gp",
     "optuna-nsga3",
     "optuna-random",
 )
@@ -51,6 +53,13 @@ SAMPLERS = (
 )
 @click.option("--samplers", default=",".join(SAMPLERS), show_default=True)
 @click.option("--at", default="200,1000", show_default=True, help="Distinct candidates scored; the last is the budget.")
+@click.option(
+    "--cap",
+    "caps",
+    multiple=True,
+    metavar="SAMPLER=NUMBER",
+    help="Candidates after which a sampler ends; its curve ends there, too.  [default: optuna-gp=100]",
+)
 @click.option("--seeds", type=Number(ranges.COMPARED_SEEDS), default=10, show_default=True, help="How many.")
 @fleet_options
 def compare(
@@ -67,6 +76,7 @@ def compare(
     missing: Missing | None,
     samplers: str,
     at: str,
+    caps: tuple[str, ...],
     seeds: int,
     out: Path,
     resume: bool,
@@ -74,6 +84,9 @@ def compare(
     num_cpus: int | None,
 ) -> None:
     """Compare samplers on one problem by the hypervolume that they reach; each sampler and seed is one trial.
+
+    All objectives count as unknown, to our samplers as to Optuna's. At its end it says which sampler to take for how
+    many evaluations.
 
     Interrupt it at any moment; the same command with --resume goes on where it stopped.
     """
@@ -94,6 +107,7 @@ def compare(
         counts = sorted({count.convert(part.strip(), None, None) for part in at.split(",")})
     except click.BadParameter as error:
         raise click.UsageError(f"--at {at!r}: {error.message}; write such as 200,1000") from None
+    ends = _caps(caps, SAMPLERS)
 
     from apq_tune.cost.registry import with_built_in
     from apq_tune.encoding import Encoding
@@ -128,13 +142,15 @@ def compare(
         "at": counts,
         "seeds": seeds,
     }
+    if ends:
+        basis |= {"caps": ends}
     if told := told_of(problem):
         basis |= {"missing": missing}
     if columns or ignore:
         basis |= {"choices": list(problem.encoding.space.choices)}
     command = shlex.join(["apq-tune", *sys.argv[1:]])
     fleet = Fleet(out, "comparison", basis, resume=resume, command=command, address=address, num_cpus=num_cpus)
-    contest = plan.Contest(problem, counts[-1])
+    contest = plan.Contest(problem, counts[-1], {**plan.CAPS, **ends})
     entries = [plan.Entry(sampler, seed) for sampler in chosen for seed in range(seeds)]
     console = Screen()
     with progress_bar(console, "searches") as on_done:
@@ -142,3 +158,14 @@ def compare(
     if told:
         console.print(told)
     write_comparison(contest, entries, results, counts, out, console)
+
+
+def _caps(given: tuple[str, ...], known: tuple[str, ...]) -> dict[str, int]:
+    """``SAMPLER=NUMBER`` -> sampler -> number."""
+    caps = {}
+    for text in given:
+        name, _, number = text.partition("=")
+        if name not in known or not number.isdecimal() or int(number) < 1:
+            raise click.UsageError(f"--cap {text!r}: give SAMPLER=NUMBER, such as optuna-gp=100; {', '.join(known)}")
+        caps[name] = int(number)
+    return caps

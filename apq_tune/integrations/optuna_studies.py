@@ -14,6 +14,7 @@ from apq_tune.problem import Problem
 SAMPLERS: Mapping[str, Callable[[int], optuna.samplers.BaseSampler]] = {
     "optuna-nsga2": lambda seed: optuna.samplers.NSGAIISampler(seed=seed),
     "optuna-tpe": lambda seed: optuna.samplers.TPESampler(seed=seed),
+    "optuna-gp": lambda seed: optuna.samplers.GPSampler(seed=seed),
     "optuna-nsga3": lambda seed: optuna.samplers.NSGAIIISampler(seed=seed),
     "optuna-random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
 }

@@ -43,11 +43,20 @@ class Entry(NamedTuple):
         return f"{self.sampler}-{self.seed}"
 
 
+CAPS: Mapping[str, int] = {"optuna-gp": 100}
+"""Distinct candidates after which a sampler ends: what takes seconds for each is for few of them."""
+
+
 class Contest(NamedTuple):
     """What all entries share."""
 
     problem: Problem
     n_evaluations: int  # distinct candidates
+    caps: Mapping[str, int] = {}  # fewer, for some samplers
+
+    def budget(self, sampler: str) -> int:
+        """Distinct candidates that a sampler may have."""
+        return min(self.n_evaluations, self.caps.get(sampler, self.n_evaluations))
 
 
 class Watched(Problem):
@@ -82,7 +91,7 @@ class Watched(Problem):
 
 def run_entry(entry: Entry, shared: Contest) -> Result:
     """One whole search of one sampler."""
-    problem, n = Watched(shared.problem), shared.n_evaluations
+    problem, n = Watched(shared.problem), shared.budget(entry.sampler)
     trials = n
     if entry.sampler in SAMPLERS:
         trials = run_study(problem, entry.sampler, n_evaluations=n, seed=entry.seed)
@@ -128,12 +137,17 @@ def yardstick_of(problem: Problem, results: Sequence[Mapping[str, Any]]) -> tupl
 
 
 def curves_frame(
-    entries: Sequence[Entry], results: Mapping[str, Mapping[str, Any]], yardstick: Yardstick, at: Sequence[int]
+    entries: Sequence[Entry],
+    results: Mapping[str, Mapping[str, Any]],
+    yardstick: Yardstick,
+    at: Sequence[int],
+    caps: Mapping[str, int] | None = None,
 ) -> pd.DataFrame:
     """Hypervolume of what was found with so many distinct candidates.
 
     Returns:
-        ``sampler``, ``seed``, ``evaluations``, ``share``, for each of ``at`` and for numbers between.
+        ``sampler``, ``seed``, ``evaluations``, ``share``, for each of ``at`` and for numbers between, up to what a
+        sampler may have.
     """
     counts = np.unique([*np.geomspace(min(10, at[-1]), at[-1], POINTS).round().astype(int), *at])
     rows = []
@@ -141,7 +155,8 @@ def curves_frame(
         result = results[entry.key]
         found = np.array(result["counts"], int)
         F = np.array(result["F"], np.float64).reshape(len(found), len(yardstick.low))
-        rows += [(*entry, int(n), yardstick.share(F[found <= n])) for n in counts]
+        own = counts[counts <= (caps or {}).get(entry.sampler, at[-1])]
+        rows += [(*entry, int(n), yardstick.share(F[found <= n])) for n in own]
     return pd.DataFrame(rows, columns=["sampler", "seed", "evaluations", "share"])
 
 
@@ -164,7 +179,8 @@ def pairwise_tests(curves: pd.DataFrame, at: Sequence[int]) -> pd.DataFrame:
     for n in at:
         shares = curves[curves["evaluations"] == n].pivot(index="seed", columns="sampler", values="share")
         rows = []
-        for one, other in itertools.combinations(curves["sampler"].unique(), 2):
+        there = [sampler for sampler in curves["sampler"].unique() if sampler in shares]
+        for one, other in itertools.combinations(there, 2):
             a, b = shares[one].to_numpy(), shares[other].to_numpy()
             ties = np.isclose(a, b, rtol=1e-12, atol=0)
             wins = int((~ties & (a > b)).sum())
@@ -172,9 +188,33 @@ def pairwise_tests(curves: pd.DataFrame, at: Sequence[int]) -> pd.DataFrame:
             known = (wins, int(ties.sum()), len(a) - wins - int(ties.sum()))
             rows.append((n, one, other, *known, float(np.median(a) - np.median(b)), p))
         names = ["evaluations", "sampler", "other", "wins", "ties", "losses", "difference", "p"]
+        if not rows:
+            continue
         part = pd.DataFrame(rows, columns=names)
         parts.append(part.assign(p_holm=holm(part["p"].to_numpy(np.float64))))
     return pd.concat(parts, ignore_index=True)
+
+
+def recommended(medians: pd.DataFrame, tests: pd.DataFrame, level: float) -> pd.DataFrame:
+    """Which sampler to take for how many evaluations.
+
+    Args:
+        medians: of ``medians_frame``.
+        tests: of ``pairwise_tests``.
+        level: of significance.
+
+    Returns:
+        ``evaluations``, ``best`` by the median, ``level_with_it``: those that are not significantly behind, best first.
+    """
+    rows = []
+    for n in medians["evaluations"].unique():
+        there = medians[medians["evaluations"] == n].sort_values("q50", ascending=False, kind="stable")["sampler"]
+        best = there.iloc[0]
+        own = tests[(tests["evaluations"] == n) & ((tests["sampler"] == best) | (tests["other"] == best))]
+        behind = own[own["p_holm"] < level]
+        worse = {*behind["sampler"], *behind["other"]}
+        rows.append((int(n), best, ", ".join(name for name in there.iloc[1:] if name not in worse)))
+    return pd.DataFrame(rows, columns=["evaluations", "best", "level_with_it"])
 
 
 def holm(p: Floats) -> Floats:

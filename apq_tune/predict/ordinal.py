@@ -73,6 +73,11 @@ class OrdinalFeatures:
         columns.append(np.log(np.column_stack([cost.at(*index) for cost in self._costs])))
         return np.concatenate(columns, axis=1)
 
+    @property
+    def kinds(self) -> NDArray[np.intp]:
+        """``(n_features,)``: which kind each column is of."""
+        return _kinds(self.encoding)
+
     @cached_property
     def _costs(self) -> tuple[CostModel, ...]:
         assert isinstance(self.encoding, Encoding)

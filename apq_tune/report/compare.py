@@ -12,7 +12,15 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from apq_tune.pipeline.compare import Contest, Entry, curves_frame, medians_frame, pairwise_tests, yardstick_of
+from apq_tune.pipeline.compare import (
+    Contest,
+    Entry,
+    curves_frame,
+    medians_frame,
+    pairwise_tests,
+    recommended,
+    yardstick_of,
+)
 from apq_tune.pipeline.files import write_atomically
 from apq_tune.report.tables import STYLE
 
@@ -29,22 +37,40 @@ def write_comparison(
 ) -> None:
     """Write the files and print the tables."""
     yardstick, exact = yardstick_of(contest.problem, list(results.values()))
-    curves = curves_frame(entries, results, yardstick, at)
+    curves = curves_frame(entries, results, yardstick, at, contest.caps)
     medians, tests = medians_frame(curves, at), pairwise_tests(curves, at)
-    for name, frame in (("curves", curves), ("medians", medians), ("tests", tests)):
+    advice = recommended(medians, tests, SIGNIFICANT)
+    for name, frame in (("curves", curves), ("medians", medians), ("tests", tests), ("recommended", advice)):
         write_atomically(path / f"{name}.csv", frame.to_csv(index=False))
     against = "exact front" if exact else "best front that all found together"
     write_atomically(path / "curves.png", picture(curves, against))
     console.print(medians_table(medians, against, curves["seed"].nunique()))
     for n in at:
         console.print(wins_table(tests[tests["evaluations"] == n], n))
+    for sampler in dict.fromkeys(entry.sampler for entry in entries):
+        if (cap := contest.budget(sampler)) < at[-1]:
+            console.print(f"{sampler}: ends after {cap:,} candidates (--cap), and is compared up to there")
     for entry in entries:
-        if (found := results[entry.key]["n_evaluations"]) < min(at[-1], contest.problem.encoding.size()):
+        most = min(contest.budget(entry.sampler), contest.problem.encoding.size())
+        if (found := results[entry.key]["n_evaluations"]) < most:
             trials = results[entry.key]["trials"]
             console.print(
                 f"{entry.key}: {trials} trials were {found} distinct candidates; its curve is flat from there"
             )
-    console.print(f"Files in {path}: curves.csv, medians.csv, tests.csv, curves.png", soft_wrap=True)
+    console.print(advice_table(advice))
+    console.print(f"Files in {path}: curves.csv, medians.csv, tests.csv, recommended.csv, curves.png", soft_wrap=True)
+
+
+def advice_table(advice: pd.DataFrame) -> Table:
+    """Which sampler to take for which budget."""
+    table = Table(title="Which sampler for how many evaluations", **STYLE)
+    table.caption = f"best median, and those not behind it at p < {SIGNIFICANT} (Mann-Whitney, Holm-corrected)"
+    table.add_column("evaluations", justify="right")
+    table.add_column("best")
+    table.add_column("not significantly behind", overflow="fold")
+    for row in advice.itertuples():
+        table.add_row(f"{row.evaluations:,}", row.best, row.level_with_it or "none")
+    return table
 
 
 def medians_table(medians: pd.DataFrame, against: str, seeds: int) -> Table:
@@ -55,10 +81,10 @@ def medians_table(medians: pd.DataFrame, against: str, seeds: int) -> Table:
     table.add_column("sampler")
     for n in counts:
         table.add_column(f"{n:,}", justify="right")
-    last = medians[medians["evaluations"] == counts[-1]]
-    for sampler in last.sort_values("q50", ascending=False, kind="stable")["sampler"]:
+    ends = medians.groupby("sampler", sort=False).tail(1)
+    for sampler in ends.sort_values(["evaluations", "q50"], ascending=False, kind="stable")["sampler"]:
         own = medians[medians["sampler"] == sampler].set_index("evaluations")
-        words = (f"{own.q50[n]:.4f} ({own.q25[n]:.4f}-{own.q75[n]:.4f})" for n in counts)
+        words = (f"{own.q50[n]:.4f} ({own.q25[n]:.4f}-{own.q75[n]:.4f})" if n in own.index else "-" for n in counts)
         table.add_row(sampler, *words)
     return table
 
@@ -66,6 +92,8 @@ def medians_table(medians: pd.DataFrame, against: str, seeds: int) -> Table:
 def wins_table(tests: pd.DataFrame, n: int) -> Table:
     """Each row's sampler against each column's: wins, ties and losses over seeds."""
     samplers = list(dict.fromkeys([*tests["sampler"], *tests["other"]]))
+    if not samplers:
+        return Table(title=f"Only one sampler at {n:,}", **STYLE)
     cells: dict[tuple[str, str], str] = {}
     for row in tests.itertuples():
         star = "*" if row.p_holm < SIGNIFICANT else ""

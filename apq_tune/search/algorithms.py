@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -144,7 +143,3 @@ class NSGA2(Evolution):
         place = np.argsort(by_objective)
         away = rng.integers(1, NEIGHBOURS + 1, n) * rng.choice([-1, 1], n)
         return np.stack([winners, by_objective[np.clip(place[winners] + away, 0, len(place) - 1)]])
-
-
-ALGORITHMS: Mapping[str, Callable[[], Algorithm]] = {"evolution": Evolution, "nsga2": NSGA2, "random": RandomSearch}
-"""By name, with their defaults."""
