@@ -11,11 +11,12 @@ from apq_tune.front import Front
 from apq_tune.objective import APQObjective
 from apq_tune.predict.files import load_predictor
 from apq_tune.problem import Constraint, Evaluation, FunctionMetric, Metric, Objective, Problem, parse_constraint
-from apq_tune.search import NSGA2, Evolution, RandomSearch, search
+from apq_tune.search import NSGA2, Evolution, ModelBased, RandomSearch, search
 from apq_tune.space import SearchSpace, known_spaces
 
 if TYPE_CHECKING:
     from apq_tune.integrations.optuna import EvolutionSampler, NSGA2Sampler
+    from apq_tune.integrations.optuna_model import ModelSampler
     from apq_tune.integrations.searcher import ApqSearch
     from apq_tune.pipeline.finished import load_run
     from apq_tune.supernet.metrics import QATLoss, SupernetLoss, TrainedSupernet
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 LAZY = {
     "ApqSearch": "apq_tune.integrations.searcher",
     "EvolutionSampler": "apq_tune.integrations.optuna",
+    "ModelSampler": "apq_tune.integrations.optuna_model",
     "NSGA2Sampler": "apq_tune.integrations.optuna",
     "QATLoss": "apq_tune.supernet.metrics",
     "SupernetLoss": "apq_tune.supernet.metrics",
@@ -52,6 +54,8 @@ __all__ = [
     "Front",
     "FunctionMetric",
     "Metric",
+    "ModelBased",
+    "ModelSampler",
     "NSGA2Sampler",
     "Objective",
     "Problem",

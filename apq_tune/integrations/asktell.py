@@ -24,7 +24,7 @@ from apq_tune.errors import CandidateError, StudyError
 from apq_tune.genotype import Genotype
 from apq_tune.integrations.export import write_study
 from apq_tune.integrations.narrowed import NarrowedEncoding
-from apq_tune.integrations.optuna import EvolutionSampler, NSGA2Sampler
+from apq_tune.integrations.optuna import EvolutionSampler, NSGA2Sampler, PopulationSampler
 
 MAX_DUPLICATES = 5
 """How often a sampler may propose what is known already before a random new candidate takes its place; TPE, which needs
@@ -89,13 +89,13 @@ class AskTell:
         kept = dict(choices or {}) | own
         narrowed = NarrowedEncoding(encoding, kept) if kept else None
         self._encoding: Any = encoding if narrowed is None else narrowed
-        if narrowed is not None and isinstance(sampler, EvolutionSampler | NSGA2Sampler):
+        if narrowed is not None and isinstance(sampler, PopulationSampler):
             sampler = sampler.within(narrowed)
         if sampler is None:
             ours = EvolutionSampler if len(directions) == 1 else NSGA2Sampler
             sampler = ours(space=self._encoding, seed=seed)  # type: ignore[arg-type]
         # Other samplers can use the order of numbers, which categories would hide from them.
-        self._ordinal = not isinstance(sampler, EvolutionSampler | NSGA2Sampler)
+        self._ordinal = not isinstance(sampler, PopulationSampler)
         genes = self._encoding.space.genes
         self._genes = {name: values for name, values in genes.items() if name not in self._fixed}
         self._others = {name: value for name, value in (others or {}).items() if name not in self._fixed}

@@ -57,7 +57,7 @@ Space: TypeAlias = SearchSpace | ChoiceSpace | Encodings
 Key: TypeAlias = tuple[bytes, tuple[tuple[str, str], ...]]
 
 
-class _Past(NamedTuple):
+class Past(NamedTuple):
     """What was read of finished trials, in the order in which they ended."""
 
     finished: list[FrozenTrial]
@@ -93,7 +93,7 @@ def _evaluation(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirecti
     return Evaluation(F, G, F)
 
 
-class _PopulationSampler(BaseSampler):
+class PopulationSampler(BaseSampler):
     """Ask an algorithm for children of the population that a study's finished trials make."""
 
     def __init__(self, algorithm: Evolution, space: Space | None, seed: int | None) -> None:
@@ -122,7 +122,7 @@ class _PopulationSampler(BaseSampler):
 
     def _forget(self) -> None:
         """Empty the caches. They are values that are replaced and never changed, since threads share a sampler."""
-        self._past = _Past([], [], None, frozenset())
+        self._past = Past([], [], None, frozenset())
         self._union: tuple[State | None, dict[str, BaseDistribution]] = None, {}
         self._parents: _Parents | None = None
 
@@ -188,7 +188,7 @@ class _PopulationSampler(BaseSampler):
     def _rng(self, trial: FrozenTrial, name: str = "") -> np.random.Generator:
         return np.random.default_rng((self._seed, trial.number, zlib.crc32(name.encode())))
 
-    def _read(self, trials: Iterable[FrozenTrial], directions: Sequence[StudyDirection]) -> _Past:
+    def _read(self, trials: Iterable[FrozenTrial], directions: Sequence[StudyDirection]) -> Past:
         """The past that a study's trials make; only what is new since the last call is looked at.
 
         Comparing the old ones is quick, because storages hand out the very same objects.
@@ -196,7 +196,7 @@ class _PopulationSampler(BaseSampler):
         finished = sorted((trial for trial in trials if trial.state.is_finished()), key=_end)
         past = self._past
         if finished[: len(past.finished)] != past.finished:  # another study, or clocks that disagree
-            past = _Past([], [], None, frozenset())
+            past = Past([], [], None, frozenset())
         new = finished[len(past.finished) :]
         if not past.finished:  # later ones must agree with these, Optuna sees to it
             self._check_space(new)
@@ -208,7 +208,7 @@ class _PopulationSampler(BaseSampler):
                 places = cast(Genomes, np.arange(first, first + size)[:, None])  # ``tell`` only carries them along
                 state = self._algorithm.tell(state, places, _evaluation(usable[first : first + size], directions))
             seen = past.seen if self._encoding is None else past.seen.union(self._key(trial.params) for trial in new)
-            past = _Past(finished, usable, state, seen)
+            past = Past(finished, usable, state, seen)
         self._past = past
         return past
 
@@ -231,7 +231,7 @@ class _PopulationSampler(BaseSampler):
                         f"there, {here} here; make a new study, or give the sampler the space of this one"
                     )
 
-    def _encode(self, past: _Past, search_space: Mapping[str, BaseDistribution]) -> _Parents:
+    def _encode(self, past: Past, search_space: Mapping[str, BaseDistribution]) -> _Parents:
         """The population as genomes, which are the same for a whole generation."""
         parents = self._parents
         if parents is None or parents.genes.distributions != search_space:
@@ -278,7 +278,7 @@ class _PopulationSampler(BaseSampler):
         return smallest.tobytes(), tuple(others)
 
 
-class EvolutionSampler(_PopulationSampler):
+class EvolutionSampler(PopulationSampler):
     """Constrained evolution of a study with one objective: ``apq_tune.Evolution``, its parents in the study."""
 
     def __init__(
@@ -316,7 +316,7 @@ class EvolutionSampler(_PopulationSampler):
             raise StudyError(f"EvolutionSampler has one objective, {study.study_name!r} has {n}; take NSGA2Sampler")
 
 
-class NSGA2Sampler(_PopulationSampler):
+class NSGA2Sampler(PopulationSampler):
     """NSGA-II of a study with any number of objectives: ``apq_tune.NSGA2``, its parents in the study."""
 
     def __init__(

@@ -74,7 +74,8 @@ class ApqSearch(Searcher):
 
         Args:
             problem: what ``APQObjective`` reports on.
-            sampler: any of Optuna's; by default our evolution for one objective, our NSGA-II for several.
+            sampler: any of Optuna's; by default ``ModelSampler`` if a metric has to train or to run a network, else our
+                evolution for one objective and our NSGA-II for several (``docs/samplers.md``).
             warm_start: known candidates: a front, or rows with ``candidate_json`` (or ``candidate``, JSON) and a column
                 for each objective and each metric of a constraint.
             max_concurrent: trials at once.
@@ -101,7 +102,7 @@ class ApqSearch(Searcher):
         study = AskTell(
             self._problem.encoding,
             [objective.direction for objective in self._problem.objectives],
-            self._sampler,
+            self._sampler or _default_sampler(self._problem, self._seed),
             others=self._space.others,
             fixed=self._space.fixed,
             choices=self._space.choices,
@@ -299,6 +300,15 @@ class ApqSearch(Searcher):
             setattr(self, name, value)
         if self._study is not None and (remembered := _trials_of(path.parent)) is not None:
             self._study.give_up("lost when the experiment was interrupted", remembered)
+
+
+def _default_sampler(problem: Problem, seed: int) -> BaseSampler | None:
+    """Trials that cost minutes are few, and a model finds more in few; the others' own default is quicker."""
+    if not any(isinstance(metric, Trained) or getattr(metric, "costly", False) for metric in problem.metrics):
+        return None
+    from apq_tune.integrations.optuna_model import ModelSampler
+
+    return ModelSampler(problem=problem, seed=seed)
 
 
 def _trials_of(folder: Path) -> set[str] | None:

@@ -16,6 +16,7 @@ from optuna.testing.pytest_samplers import (
 )
 
 from apq_tune.integrations.optuna import EvolutionSampler, NSGA2Sampler
+from apq_tune.integrations.optuna_model import ModelSampler
 
 SETTINGS: list[dict[str, Any]] = [
     {},
@@ -34,3 +35,9 @@ class TestNSGA2Sampler(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjec
     @pytest.fixture(params=SETTINGS, ids=str)
     def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
         return partial(NSGA2Sampler, seed=0, **request.param)
+
+
+class TestModelSampler(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):
+    @pytest.fixture(params=[{}, {"initial": 1, "pool": 20}, {"initial": 2, "modelled": 3}], ids=str)
+    def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
+        return partial(ModelSampler, seed=0, **request.param)

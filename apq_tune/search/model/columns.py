@@ -39,12 +39,12 @@ class Columns:
     ordered: tuple[bool, ...]
 
     @classmethod
-    def of(cls, encoding: Genes, others: Sequence[tuple[int, bool]] = ()) -> Columns:
+    def of(cls, encoding: Genes | None, others: Sequence[tuple[int, bool]] = ()) -> Columns:
         """For a space.
 
         Args:
-            encoding: of the space. Of a space of named choices those are ordered whose values are all numbers; of an
-                encoding that does not tell its values, all.
+            encoding: of the space, or ``None``. Of a space of named choices those are ordered whose values are all
+                numbers; of an encoding that does not tell its values, all.
             others: number of values of further genes, and whether they have an order.
         """
         network, kinds = None, np.zeros(0, np.intp)
@@ -52,7 +52,7 @@ class Columns:
         if isinstance(encoding, Encoding):
             network = OrdinalFeatures.of(encoding, np.random.default_rng(0))
             kinds = np.unique(np.where(network.factor > 0, network.kinds, network.kinds.max()), return_inverse=True)[1]
-        else:
+        elif encoding is not None:
             own = np.asarray(encoding.n_choices).tolist()
             values = getattr(encoding, "choices", None)
             n_choices = own + n_choices

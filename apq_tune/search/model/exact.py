@@ -30,6 +30,13 @@ class Exact(NamedTuple):
             tuple(_constraint(c) if _is_counted(c.metric) else None for c in problem.constraints),
         )
 
+    def on(self, part: Callable[[Genomes], Genomes]) -> Exact:
+        """For genomes of which only a part is looked at."""
+        return Exact(
+            tuple(None if score is None else partial(_of_part, score, part) for score in self.objectives),
+            tuple(None if score is None else partial(_of_part, score, part) for score in self.constraints),
+        )
+
     def completed(self, n_objectives: int, n_constraints: int) -> Exact:
         """The same with ``None`` for whatever nothing is said of."""
         return Exact(
@@ -40,6 +47,10 @@ class Exact(NamedTuple):
 
 def _is_counted(metric: Metric) -> bool:
     return isinstance(metric, Indexed) and not getattr(metric, "costly", False)
+
+
+def _of_part(score: Score, part: Callable[[Genomes], Genomes], genomes: Genomes) -> Floats:
+    return score(part(genomes))
 
 
 def _objective(objective: Objective) -> Score:

@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from scipy.special import ndtr
 
 from apq_tune.errors import ProblemError
-from apq_tune.genotype import Genomes, Genotype
+from apq_tune.genotype import Genes, Genomes
 from apq_tune.pareto import Floats
 from apq_tune.search.model.columns import Columns
 from apq_tune.search.model.exact import Exact
@@ -36,6 +36,34 @@ PARENTS = 20
 
 KEPT = 60
 """Most promising candidates of all rounds, out of which a batch is chosen."""
+
+
+class Candidates(Genes, Protocol):
+    """What there is to propose."""
+
+    def size(self) -> int:
+        """Number of different candidates, or an upper bound."""
+        ...
+
+    def sample(self, n: int, rng: np.random.Generator, /) -> Genomes:
+        """``n`` canonical, allowed genomes."""
+        ...
+
+    def canonicalise(self, genomes: Genomes, /) -> Genomes:
+        """Equal candidates get equal genomes."""
+        ...
+
+    def fill_inert(self, genomes: Genomes, rng: np.random.Generator, /) -> Genomes:
+        """Draw genes that do not matter."""
+        ...
+
+    def uniform_policies(self) -> Genomes:
+        """Candidates that anyone would try first; possibly none."""
+        ...
+
+    def enumerate(self) -> Genomes:
+        """Every candidate."""
+        ...
 
 
 class Known(NamedTuple):
@@ -70,7 +98,7 @@ class Settings:
 def propose(
     known: Known,
     n: int,
-    encoding: Genotype,
+    encoding: Candidates,
     columns: Columns,
     settings: Settings,
     rng: np.random.Generator,
@@ -114,7 +142,7 @@ def propose(
     return best[:1] if n == 1 else best[model.batch(best, n)]
 
 
-def _strangers(n: int, encoding: Genotype, rng: np.random.Generator) -> Genomes:
+def _strangers(n: int, encoding: Candidates, rng: np.random.Generator) -> Genomes:
     """Candidates from all over the space, its middle and its ends alike."""
     return np.concatenate(
         [
@@ -125,7 +153,7 @@ def _strangers(n: int, encoding: Genotype, rng: np.random.Generator) -> Genomes:
     )
 
 
-def _first_pool(known: Known, n: int, encoding: Genotype, rng: np.random.Generator) -> Genomes:
+def _first_pool(known: Known, n: int, encoding: Candidates, rng: np.random.Generator) -> Genomes:
     """Every candidate of a small space; else random ones, and children of the best so far."""
     if _is_small(encoding):
         return encoding.enumerate()
@@ -136,7 +164,7 @@ def _first_pool(known: Known, n: int, encoding: Genotype, rng: np.random.Generat
     return np.concatenate([encoding.canonicalise(children), _strangers(n // 2, encoding, rng)])
 
 
-def _is_small(encoding: Genotype) -> bool:
+def _is_small(encoding: Candidates) -> bool:
     """Whether all candidates can be scored, and all combinations of genes, inert ones included, gone through."""
     return math.prod(encoding.n_choices.tolist()) <= 20 * ENUMERATED and encoding.size() <= ENUMERATED
 
