@@ -18,8 +18,9 @@ from apq_tune.front import Front
 from apq_tune.genotype import Genomes, Genotype
 from apq_tune.problem import Evaluation, Problem
 from apq_tune.ranges import EVALUATIONS, SEED, Whole, shown
-from apq_tune.search.algorithms import ALGORITHMS, NSGA2, Algorithm, Evolution, State
+from apq_tune.search.algorithms import NSGA2, Algorithm, Evolution, State
 from apq_tune.search.archive import Archive, Seen
+from apq_tune.search.registry import ALGORITHMS
 
 FORMAT = 1
 """Of saved searches."""

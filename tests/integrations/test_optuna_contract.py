@@ -38,6 +38,6 @@ class TestNSGA2Sampler(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjec
 
 
 class TestModelSampler(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):
-    @pytest.fixture(params=[{}, {"initial": 1, "pool": 20}, {"initial": 2, "modelled": 3}], ids=str)
+    @pytest.fixture(params=[{"initial": 1, "pool": 20}, {"initial": 2, "modelled": 3}], ids=str)
     def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
         return partial(ModelSampler, seed=0, **request.param)

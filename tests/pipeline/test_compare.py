@@ -29,6 +29,7 @@ from apq_tune.pipeline.compare import (
     holm,
     medians_frame,
     pairwise_tests,
+    recommended,
     run_entry,
     yardstick_of,
 )
@@ -62,18 +63,19 @@ class Counting(Problem):
 def test_every_sampler_is_counted_by_distinct_canonical_candidates_and_repeats(tiny: Encoding, sampler: str) -> None:
     from apq_tune.integrations.optuna_studies import run_study
 
-    contest = Contest(trade_off(tiny), 40)
+    n = 12 if sampler == "optuna-gp" else 40  # a model from the eleventh on, which takes seconds
+    contest = Contest(trade_off(tiny), n)
     result = run_entry(Entry(sampler, 3), contest).metrics
     assert result == run_entry(Entry(sampler, 3), contest).metrics
     assert result != run_entry(Entry(sampler, 4), contest).metrics
-    assert result["n_evaluations"] == 40 <= result["trials"]
+    assert result["n_evaluations"] == n <= result["trials"]
     assert result["counts"] == sorted(result["counts"])
-    assert 1 <= result["counts"][0] <= result["counts"][-1] <= 40
+    assert 1 <= result["counts"][0] <= result["counts"][-1] <= n
     if sampler in RIVALS:
         problem = Counting(contest.problem)
-        run_study(problem, sampler, n_evaluations=40, seed=3)
+        run_study(problem, sampler, n_evaluations=n, seed=3)
         genomes = np.array(problem.asked)
-        assert len(np.unique(genomes, axis=0)) == len(genomes) == 40
+        assert len(np.unique(genomes, axis=0)) == len(genomes) == n
         assert (tiny.canonicalise(genomes) == genomes).all()
         assert tiny.is_allowed(genomes).all()
         first = tiny.uniform_policies()
@@ -243,6 +245,34 @@ def test_a_lookup_table_with_a_fault_is_refused_naming_it(change, said: str, tmp
     assert "\n" not in str(error.value)
 
 
+def test_a_sampler_with_an_end_of_its_own_is_compared_up_to_there_and_not_beyond(tiny: Encoding) -> None:
+    contest = Contest(trade_off(tiny), 30, {"random": 12})
+    entries = [Entry(sampler, seed) for sampler in ("nsga2", "random") for seed in range(3)]
+    results = {entry.key: run_entry(entry, contest).metrics for entry in entries}
+    assert [results[entry.key]["n_evaluations"] for entry in entries] == [30] * 3 + [12] * 3
+    yardstick = yardstick_of(contest.problem, list(results.values()))[0]
+    curves = curves_frame(entries, results, yardstick, [10, 30], contest.caps)
+    assert curves.groupby("sampler")["evaluations"].max().to_dict() == {"nsga2": 30, "random": 12}
+    medians, tests = medians_frame(curves, [10, 30]), pairwise_tests(curves, [10, 30])
+    assert set(zip(medians["sampler"], medians["evaluations"], strict=True)) == {
+        ("nsga2", 10),
+        ("nsga2", 30),
+        ("random", 10),
+    }
+    assert tests["evaluations"].tolist() == [10]
+    assert recommended(medians, tests, 0.05)["best"].tolist()[1] == "nsga2"
+
+
+def test_the_advice_is_the_best_median_and_those_not_behind_it() -> None:
+    rng = np.random.default_rng(0)
+    rows = []
+    for sampler, level in (("bad", 0.2), ("good", 0.8), ("as good", 0.79)):
+        rows += [(sampler, seed, 50, level + 0.05 * rng.random()) for seed in range(20)]
+    curves = pd.DataFrame(rows, columns=["sampler", "seed", "evaluations", "share"])
+    advice = recommended(medians_frame(curves, [50]), pairwise_tests(curves, [50]), 0.001)
+    assert advice.to_dict("records") == [{"evaluations": 50, "best": "good", "level_with_it": "as good"}]
+
+
 def test_the_command_knows_the_samplers_and_refuses_what_does_not_fit(tmp_path: Path) -> None:
     assert sorted(SAMPLERS) == sorted(KNOWN)
     out = f"--out={tmp_path / 'out'}"
@@ -252,7 +282,10 @@ def test_the_command_knows_the_samplers_and_refuses_what_does_not_fit(tmp_path: 
         (["--space=digits", "--front=macs", "--maximize=a"], "--lookup goes with --maximize"),
         (["--lookup=t.csv", "--front=a"], "--lookup goes with --maximize"),
         (["--space=digits", "--front=macs", "--at=10,x"], "--at '10,x': give a whole number"),
-        (["--space=digits", "--front=macs", "--samplers=tpe"], "unknown 'tpe'; known: nsga2, "),
+        (["--space=digits", "--front=macs", "--cap=optuna-gp"], "--cap 'optuna-gp': give SAMPLER=NUMBER"),
+        (["--space=digits", "--front=macs", "--cap=tpe=20"], "--cap 'tpe=20': give SAMPLER=NUMBER"),
+        (["--space=digits", "--front=macs", "--cap=model=0"], "--cap 'model=0': give SAMPLER=NUMBER"),
+        (["--space=digits", "--front=macs", "--samplers=tpe"], "unknown 'tpe'; known: model, "),
     ):
         result = CliRunner().invoke(cli, ["compare", out, *arguments])
         assert result.exit_code == 2
