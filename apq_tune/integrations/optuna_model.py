@@ -122,7 +122,7 @@ class ModelSampler(PopulationSampler):
         names = list(dict.fromkeys(name for trial in told for name in trial.constraints if name not in aliases))
         signs = np.array([-1.0 if direction == StudyDirection.MAXIMIZE else 1.0 for direction in directions])
         F = np.full((len(genomes), len(signs)), np.nan)
-        F[: len(told)] = np.array([trial.values for trial in told], np.float64).reshape(len(told), -1) * signs
+        F[: len(told)] = np.array([trial.values for trial in told], np.float64).reshape(len(told), len(signs)) * signs
         G = np.full((len(genomes), len(names)), np.nan)
         for row, trial in enumerate(told):
             G[row] = [trial.constraints.get(name, np.nan) for name in names]
