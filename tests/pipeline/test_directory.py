@@ -1,10 +1,15 @@
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from apq_tune import SearchSpace
+from apq_tune.data import space_for
 from apq_tune.errors import RunError
 from apq_tune.pipeline.directory import RunDirectory, StageDirectory
 from apq_tune.pipeline.files import write_atomically
+from apq_tune.pipeline.run import PipelineRun
 
 
 def basis(**settings):
@@ -63,3 +68,32 @@ def test_runs_of_another_space_or_format_or_no_runs_at_all_are_refused(tmp_path,
     record.write_text("{")
     with pytest.raises(RunError, match=r"run\.json: is damaged .*; delete it, the same command makes it anew"):
         RunDirectory(tmp_path / "run", space, {}, "cmd")
+
+
+def test_a_folder_of_images_is_the_same_by_whatever_name(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(36):
+        folder = tmp_path / "images" / f"c{number % 3}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (8, 8), dtype=np.uint8)).save(folder / f"{number}.png")
+    (tmp_path / "link").symlink_to(tmp_path / "images")
+    for name in ("images", "images/../images", "link", "images/c0/.."):
+        PipelineRun(space_for(str(tmp_path / name), SearchSpace.load("digits")), None, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["data"] == str((tmp_path / "images").resolve())
+
+
+def test_a_refinement_or_a_sweep_is_no_run_directory(tmp_path, space):
+    StageDirectory(tmp_path / "refined" / "round_1", basis(n=3))
+    with pytest.raises(RunError, match="exists and is no run directory"):
+        RunDirectory(tmp_path / "refined", space, {}, "cmd")
+
+
+def test_a_run_without_its_record_is_known_by_its_first_stage(tmp_path, space):
+    run = RunDirectory(tmp_path / "run", space, {}, "cmd")
+    StageDirectory(tmp_path / "run" / "1_supernet", basis() | {"space": space.model_dump(mode="json")})
+    (tmp_path / "run" / "run.json").unlink()
+    del run
+    with pytest.raises(RunError, match="is a run of space 'digits', not 'other'"):
+        RunDirectory(tmp_path / "run", space.model_copy(update={"name": "other"}), {}, "cmd")
+    RunDirectory(tmp_path / "run", space, {}, "cmd")
+    assert (tmp_path / "run" / "run.json").exists()
