@@ -147,7 +147,7 @@ def _lines(path: Path) -> list[str]:
 def write_record(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON record with its own digest in it."""
     plain = json.loads(json.dumps(dict(content)))
-    write_atomically(path, json.dumps({**plain, SEAL: _seal(plain)}, indent=1) + "\n")
+    write_atomically(path, json.dumps({**plain, SEAL: _seal(path, plain)}, indent=1) + "\n")
 
 
 def read_record(path: Path, remedy: str, *, current: int | None = None) -> dict[str, Any]:
@@ -172,10 +172,11 @@ def read_record(path: Path, remedy: str, *, current: int | None = None) -> dict[
             f"{path.parent}: is of format {was}, this version of apq-tune writes {current} and reads no other; "
             "make it anew in another --out, or use the version that made it"
         )
-    if record.pop(SEAL, None) != _seal(record):
+    if record.pop(SEAL, None) != _seal(path, record):
         raise RunError(f"{path}: is damaged (its content is not what was written); {remedy}")
     return record
 
 
-def _seal(plain: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+def _seal(path: Path, plain: Mapping[str, Any]) -> str:
+    """Of a record's content and of its file's name: one kind of record is not taken for another."""
+    return hashlib.sha256(f"{path.name} {json.dumps(plain, sort_keys=True)}".encode()).hexdigest()

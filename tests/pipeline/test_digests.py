@@ -107,6 +107,13 @@ def test_a_damaged_record_is_refused_with_the_remedy(tmp_path: Path, content: st
             read_record(path, "delete the folder")
 
 
+def test_a_record_under_another_name_is_damaged(tmp_path: Path) -> None:
+    write_record(tmp_path / "stage.json", {"a": 1})
+    (tmp_path / "stage.json").rename(tmp_path / "run.json")
+    with pytest.raises(RunError, match=r"run\.json: is damaged"):
+        read_record(tmp_path / "run.json", "", current=2)
+
+
 def test_a_record_of_another_format_is_told_by_that(tmp_path: Path) -> None:
     (tmp_path / "r.json").write_text('{"format": 1}')
     with pytest.raises(RunError, match="is of format 1, this version of apq-tune writes 2 and reads no other; make it"):
