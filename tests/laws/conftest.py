@@ -7,6 +7,7 @@ pickled, as Ray does. Every image says in its first rows which split it is from.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import pickle
 from collections.abc import Callable, Iterator, Mapping
@@ -259,30 +260,45 @@ def data() -> Data:
     return pictures(0)
 
 
-class Base(NamedTuple):
-    """A finished run, its refinement and a comparison of methods on it, and what networks saw meanwhile."""
+class Base:
+    """A run, its refinement and a comparison of methods on it, each made when a test first asks for it."""
 
-    run: Path
-    refine: Path
-    versus: Path
-    seen: dict[str, list[Seen]]
-    read: set[tuple[str, str]]
+    def __init__(self, world: World, data: Data, folder: Path) -> None:
+        self._world, self._data, self._folder = world, data, folder
+        self._seen: dict[str, list[Seen]] = {}
+        self.read: set[tuple[str, str]] = set()  # by the run; see ``World.read``
+
+    def seen(self, command: str) -> list[Seen]:
+        """What networks saw during ``run``, ``refine`` or ``versus``."""
+        getattr(self, command)
+        return self._seen[command]
+
+    @functools.cached_property
+    def run(self) -> Path:
+        """Directory of the run."""
+        self._world.read.clear()
+        made = self._world.run(self._data, self._folder / "run")
+        self.read |= self._world.read
+        return self._kept("run", made)
+
+    @functools.cached_property
+    def refine(self) -> Path:
+        """Of its refinement."""
+        return self._kept("refine", self._world.refine(self._data, self.run, self._folder / "refine"))
+
+    @functools.cached_property
+    def versus(self) -> Path:
+        """Of the comparison."""
+        return self._kept("versus", self._world.versus(self._data, self.run, self._folder / "versus"))
+
+    def _kept(self, command: str, made: Path) -> Path:
+        self._seen[command] = list(self._world.seen)
+        return made
 
 
 @pytest.fixture(scope="session")
 def base(world: World, data: Data, tmp_path_factory: pytest.TempPathFactory) -> Base:
-    folder = tmp_path_factory.mktemp("base")
-    run, refine, compared = (folder / name for name in ("run", "refine", "versus"))
-    seen = {}
-    world.read.clear()
-    world.run(data, run)
-    read = set(world.read)
-    seen["run"] = list(world.seen)
-    world.refine(data, run, refine)
-    seen["refine"] = list(world.seen)
-    world.versus(data, run, compared)
-    seen["versus"] = list(world.seen)
-    return Base(run, refine, compared, seen, read)
+    return Base(world, data, tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="session", name="wrong")

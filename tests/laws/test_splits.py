@@ -113,7 +113,7 @@ FINAL = re.compile(r"finalists-|rung_2/|versus/")
 
 @pytest.mark.parametrize("command", ["run", "refine", "versus"])
 def test_networks_are_trained_on_train_scored_on_search_and_told_of_test_at_the_end(base, data: Data, command) -> None:
-    seen = base.seen[command]
+    seen = base.seen(command)
     assert {split for own in seen if own.trained for split in own.splits} == {"train"}
     assert {split for own in seen if own.network == "Supernet" for split in own.splits} == {"train"}  # batch norm, too
     scored = [own for own in seen if own.network == "Subnet" and not own.trained]
@@ -126,7 +126,7 @@ def test_networks_are_trained_on_train_scored_on_search_and_told_of_test_at_the_
 def test_what_is_scored_or_calibrates_is_the_split_as_it_is(base, data: Data, n_search: int, command) -> None:
     """No augmentation, no image twice, none left out."""
     whole = {name: getattr(data, name).images for name in Data._fields}
-    for own in base.seen[command]:
+    for own in base.seen(command):
         if not own.trained:
             (split,) = own.splits
             few = {"run": n_search, "refine": None, "versus": 60}[command]

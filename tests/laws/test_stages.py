@@ -30,6 +30,7 @@ def depends_on(name: str) -> set[str]:
 
 def test_a_stage_depends_on_every_setting_and_every_stage_that_it_reads(base) -> None:
     """Else a change of one would leave stale results that say "already done"."""
+    assert base.run.is_dir()
     declared = {stage.name: set(stage.settings) for stage in STAGES}
     assert {stage for stage, _ in base.read} == set(declared)
     for stage, name in base.read:
@@ -41,6 +42,7 @@ def test_a_stage_depends_on_every_setting_and_every_stage_that_it_reads(base) ->
 
 
 def test_networks_begin_at_the_supernet_of_their_precision(base) -> None:
+    assert base.run.is_dir()
     weights = {"supernet", "quantized_supernet"}
     read = {
         stage: {name for own, name in base.read if own == stage} & weights - {stage}
