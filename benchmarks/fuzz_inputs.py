@@ -32,6 +32,7 @@ from fuzzing.options import option_cases
 T = TypeVar("T")
 
 KINDS = ("files", "images", "layouts", "options")
+ALONE_SECONDS = 120
 ALONE = 8
 """Cases that are repeated in a process of their own, without a fork, and must end with the same status and line."""
 
@@ -96,15 +97,19 @@ def repeated_alone(findings: Sequence[Finding]) -> Iterator[str]:
             continue
         case.prepare()
         start = time.monotonic()
-        done = subprocess.run(
-            [program, *case.arguments],
-            cwd=case.folder,
-            capture_output=True,
-            text=True,
-            check=False,
-            errors="replace",
-            timeout=120,
-        )
+        try:
+            done = subprocess.run(
+                [program, *case.arguments],
+                cwd=case.folder,
+                capture_output=True,
+                text=True,
+                check=False,
+                errors="replace",
+                timeout=ALONE_SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            yield f"{case.name}: {said.status} {said.reason!r}, alone it goes on for more than {ALONE_SECONDS} s"
+            continue
         again = Said(done.returncode, done.stdout, done.stderr, time.monotonic() - start)
         if (again.status, again.reason) != (said.status, said.reason) or violation(again):
             yield f"{case.name}: {said.status} {said.reason!r}, alone {again.status} {again.reason!r}"
