@@ -154,12 +154,10 @@ def _case(
         for _ in range(MOST_REMEDIES):
             if said.status == 0:
                 break
-            remedies = [Path(text) for text in re.findall(rf"({re.escape(str(place))}\S*?)(?=[\s,;:)]|$)", said.reason)]
-            advised = re.search(r"delete (\S+)", said.reason)
-            if advised is None:
+            target = _advised(said.reason)
+            if target is None:
                 return ""  # another remedy, which only a person can follow
-            target = Path(advised[1].rstrip(",;."))
-            if place not in target.parents or not (target.exists() or remedies):
+            if place not in target.parents or not target.exists():
                 return f"advises to delete {target}, which is not there: {said.reason[:200]}"
             shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
             said = call(arguments, place, seconds=REMEDY_SECONDS)
@@ -172,6 +170,16 @@ def _case(
         return f"rc 0 and other results: {', '.join(unequal)}" if unequal else ""
 
     return Case("files", title, arguments, place, prepare, judge, whole=True)
+
+
+def _advised(reason: str) -> Path | None:
+    """What a refusal says to delete: a path, the file that it is about, or that file's folder."""
+    if named := re.search(r"delete (?:the folder )?(/\S+)", reason):
+        return Path(named[1].rstrip(",;."))
+    about, words = re.match(r"error: (?:trial \S+ failed: )?(/\S+): ", reason), re.search(r"delete (it|the )", reason)
+    if about is None or words is None:
+        return None
+    return Path(about[1]) if words[1] == "it" else Path(about[1]).parent
 
 
 def _short(words: str) -> str:
