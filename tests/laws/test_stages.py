@@ -18,8 +18,8 @@ from apq_tune.supernet.train import Training
 
 pytestmark = pytest.mark.slow
 
-WITHOUT_EFFECT = {"checkpoint_steps"}
-"""Settings that change no result."""
+WITHOUT_EFFECT = {"checkpoint_steps", "minutes"}
+"""Settings that change no result, or only by changing others."""
 
 
 def depends_on(name: str) -> set[str]:
