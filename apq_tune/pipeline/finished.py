@@ -20,6 +20,7 @@ from apq_tune.predict import Predictor
 from apq_tune.predict.files import load_predictor
 from apq_tune.ranges import validated
 from apq_tune.space import SearchSpace
+from apq_tune.supernet.defaults import plain_torch
 from apq_tune.supernet.metrics import Device, TrainedSupernet
 
 
@@ -94,6 +95,7 @@ def _with_needs(names: Iterable[str]) -> list[Stage]:
     return [stage for stage in STAGES if stage.name in wanted]
 
 
+@plain_torch()
 def load_supernets(path: str | Path, device: Device = "cpu") -> Supernets:
     """Read the directory of a run that has trained its supernets, to run them on a device.
 
@@ -109,6 +111,7 @@ def load_supernets(path: str | Path, device: Device = "cpu") -> Supernets:
     return Supernets(space, fp32, quantized, settings)
 
 
+@plain_torch()
 def load_run(path: str | Path) -> FinishedRun:
     """Read the directory of a run that has trained its supernets and fitted its predictors.
 

@@ -26,6 +26,7 @@ from apq_tune.genotype import Genomes
 from apq_tune.problem import Report
 from apq_tune.space import SearchSpace
 from apq_tune.supernet.batches import first_images
+from apq_tune.supernet.defaults import plain_torch
 from apq_tune.supernet.evaluate import Score, score, score_candidate, subnet_from
 from apq_tune.supernet.network import Supernet
 from apq_tune.supernet.subnet import Subnet
@@ -78,6 +79,7 @@ class TrainedSupernet:
             raise RunError(f"device is {self.device!r}; give 'cpu' or 'cuda'")
 
     @functools.cached_property
+    @plain_torch()
     def network(self) -> Supernet:
         """The supernet itself.
 
@@ -91,10 +93,12 @@ class TrainedSupernet:
         return supernet.to(self.device)
 
     @property
+    @plain_torch()
     def calibration(self) -> Tensor:
         """Images for batch norm statistics."""
         return first_images(self.data.train, self.n_calibration).to(self.device)
 
+    @plain_torch()
     def subnet(self, candidate: Candidate) -> Subnet:
         """The stand-alone network of one candidate, on the device: where its QAT begins."""
         return subnet_from(self.network, candidate, self.calibration, quantize=True)
@@ -134,6 +138,7 @@ class SupernetLoss:
         """What was done to get the value."""
         return "quantized supernet" if self.quantize else "full-precision supernet"
 
+    @plain_torch()
     def __call__(self, genomes: Genomes) -> NDArray[np.float64]:
         """``(n, n_genes) -> (n,)``."""
         torch.set_num_threads(1)
@@ -187,6 +192,7 @@ class QATLoss:
         own = {field.name: config[field.name] for field in dataclasses.fields(Training) if field.name in config}
         return dataclasses.replace(self, training=dataclasses.replace(self.training, **own)) if own else self
 
+    @plain_torch()
     def train(self, candidate: Candidate, report: Report, checkpoint: bytes | None = None) -> None:
         """Train one candidate, reporting loss and accuracy after each epoch; resuming equals never stopping.
 
@@ -235,6 +241,7 @@ class QATLoss:
             after_epoch=after_epoch,
         )
 
+    @plain_torch()
     def __call__(self, genomes: Genomes) -> NDArray[np.float64]:
         """``(n, n_genes) -> (n,)``: trains every candidate to the end."""
         values: list[float] = []

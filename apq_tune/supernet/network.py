@@ -17,6 +17,7 @@ from apq_tune.geometry import squeezed_channels
 from apq_tune.ops import active_slots
 from apq_tune.skeleton import Slot
 from apq_tune.space import SearchSpace
+from apq_tune.supernet.defaults import plain_torch
 from apq_tune.supernet.forward import BlockQuantizers, Conv, Convs, FixedConvs, FixedQuantizers, forward_pass
 from apq_tune.supernet.quantize import quantize_weight
 from apq_tune.supernet.subnet import FoldedBlock, Subnet
@@ -131,6 +132,7 @@ class Supernet(nn.Module):
         space: the search space.
     """
 
+    @plain_torch()
     def __init__(self, space: SearchSpace) -> None:
         """Initialise at random, from torch's global generator (seed it with ``torch.manual_seed``)."""
         super().__init__()

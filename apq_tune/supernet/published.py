@@ -13,6 +13,7 @@ from apq_tune.candidate import Candidate
 from apq_tune.checkpoints import read_state, tensor
 from apq_tune.errors import RunError
 from apq_tune.space import SearchSpace
+from apq_tune.supernet.defaults import plain_torch
 from apq_tune.supernet.network import ElasticBlock, ElasticConv, Statistics, Supernet
 
 
@@ -29,6 +30,7 @@ class _Norm(NamedTuple):
     variance: Tensor
 
 
+@plain_torch()
 def load_supernet(path: str | Path, space: SearchSpace | None = None) -> PublishedSupernet:
     """Read a checkpoint in the format of APQ's once-for-all network (Wang 2020).
 
