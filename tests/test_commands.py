@@ -96,6 +96,15 @@ def test_search_begins_with_given_candidates_and_stops_when_the_front_is_stable(
         (("--table", "absent.csv"), "absent.csv: is no readable CSV"),
         (("--predictor", "absent.pth"), "absent.pth: cannot be read (No such file or directory)"),
         (("--out", "/proc/nowhere"), "cannot write /proc/nowhere"),
+        ((), "what to improve is not said: give --predictor, --objective such as macs, or --front"),
+        (("--front", ""), "a name is empty"),
+        (("--front", "bit_ops,bit_ops"), "a metric comes twice"),
+        (("--objective", "macs,bit_ops"), "trade them off with --front"),
+        (("--objective", "macs", "--islands", "1000000"), "islands: give a whole number from 1 to 1, got 1000000"),
+        (("--objective", "macs", "--seed", str(2**64)), "give a whole number from 0 to 4294967295"),
+        (("--objective", "macs", "--patience", "nan"), "give a whole number from 1"),
+        (("--objective", "macs", "--out", ""), "is no path"),
+        (("--objective", "macs", "--out", "x" * 300), "choose a shorter name"),
     ],
 )
 def test_search_refuses_in_one_line(arguments: tuple[str, str], said: str) -> None:

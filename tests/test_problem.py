@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from apq_tune import (
+    NSGA2,
     Constraint,
     Encoding,
     FunctionMetric,
@@ -14,6 +17,7 @@ from apq_tune import (
     ProblemError,
     SearchSpace,
     parse_constraint,
+    search,
 )
 from apq_tune.cost import bit_ops, macs
 
@@ -181,3 +185,36 @@ def test_parse_constraint_refuses_numbers_that_are_not_finite(tiny: Encoding, nu
 def test_parse_constraint_refuses_a_percentage_of_nothing(tiny: Encoding, reference: dict[str, float] | None) -> None:
     with pytest.raises(ProblemError, match="25%"):
         parse_constraint("macs <= 25%", [macs(tiny)], reference)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda _, __: Objective(lambda genomes: genomes), "an objective needs a metric.*make one with FunctionMetric"),
+        (lambda _, __: Constraint("m", 3.0), "a constraint needs a metric, got 'm'"),
+        (lambda _, m: Constraint(m, True), "bound of m is True; give a finite number"),
+        (lambda _, m: Constraint(m, "20000"), "bound of m is '20000'; give a finite number"),
+        (lambda s, m: Problem(s, Objective(m)), "objectives of a problem come as a list"),
+        (lambda s, m: Problem(s, [m]), "objectives of a problem are Objective"),
+        (lambda s, m: Problem(s, [Objective(m)], ["m<=3"]), "constraints of a problem are Constraint"),
+        (lambda s, m: Problem(s, [Objective(m), Objective(m)]), "m is an objective twice; give it once"),
+        (
+            lambda s, m: search(Problem(s, [Objective(m)]), "nsga"),
+            "algorithm is 'nsga'; give one of 'evolution', 'nsga2'",
+        ),
+        (lambda s, m: search(Problem(s, [Objective(m)]), NSGA2), "or an object such as NSGA2"),
+        (lambda s, m: search(Problem(s, [Objective(m)]), seed=2**64), "seed: give a whole number from 0 to 4294967295"),
+        (lambda s, m: search(Problem(s, [Objective(m)]), islands=10**6), "islands: give a whole number from 1 to"),
+    ],
+)
+def test_what_is_no_problem_is_told_with_the_remedy(make: Any, said: str) -> None:
+    metric = FunctionMetric("m", "", lambda genomes: genomes.sum(axis=1) * 1.0)
+    with pytest.raises(ProblemError, match=said):
+        make(SearchSpace.from_choices({"a": [1, 2, 3], "b": [1, 2]}), metric)
+
+
+def test_an_algorithm_by_name_and_a_count_with_an_exponent() -> None:
+    metric = FunctionMetric("m", "", lambda genomes: genomes.sum(axis=1) * 1.0)
+    problem = Problem(SearchSpace.from_choices({"a": [1, 2, 3], "b": [1, 2]}), [Objective(metric)])
+    by_name, by_object = search(problem, "nsga2", n_evaluations=1e3), search(problem, NSGA2(), n_evaluations=1000)
+    assert by_name.to_json() == by_object.to_json()

@@ -104,10 +104,6 @@ def search(
 
     if objective is not None and axes is not None:
         raise click.UsageError("give --objective or --front, not both")
-    if objective is None and axes is None and predictor is None:
-        raise click.UsageError(
-            "what to improve is not said: give --predictor, --objective such as macs, or --front such as macs,bit_ops"
-        )
     encoding = encoding_of(SearchSpace.load(space_name))
     from_files = load_metrics(encoding, predictor, tables)
     metrics = all_metrics(encoding, from_files)
@@ -128,6 +124,10 @@ def search(
     if out is not None:
         lock = own(out)
         save_front(None, out)  # refuse a folder that cannot be written before any work
+    if objective is None and axes is None and predictor is None:
+        raise click.UsageError(
+            "what to improve is not said: give --predictor, --objective such as macs, or --front such as macs,bit_ops"
+        )
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("search", total=evaluations)
         try:
