@@ -96,19 +96,30 @@ def test_search_begins_with_given_candidates_and_stops_when_the_front_is_stable(
         (("--table", "absent.csv"), "absent.csv: is no readable CSV"),
         (("--predictor", "absent.pth"), "absent.pth: cannot be read (No such file or directory)"),
         (("--out", "/proc/nowhere"), "cannot write /proc/nowhere"),
+        (("--objective", "macs", "--islands", "1000000"), "islands: give a whole number from 1 to 1, got 1000000"),
+    ],
+)
+def test_search_refuses_in_one_line(arguments: tuple[str, str], said: str) -> None:
+    assert said in refusal("search", "--space", "digits", "--evaluations", 50, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
         ((), "what to improve is not said: give --predictor, --objective such as macs, or --front"),
         (("--front", ""), "a name is empty"),
         (("--front", "bit_ops,bit_ops"), "a metric comes twice"),
         (("--objective", "macs,bit_ops"), "trade them off with --front"),
-        (("--objective", "macs", "--islands", "1000000"), "islands: give a whole number from 1 to 1, got 1000000"),
         (("--objective", "macs", "--seed", str(2**64)), "give a whole number from 0 to 4294967295"),
         (("--objective", "macs", "--patience", "nan"), "give a whole number from 1"),
         (("--objective", "macs", "--out", ""), "is no path"),
         (("--objective", "macs", "--out", "x" * 300), "choose a shorter name"),
     ],
 )
-def test_search_refuses_in_one_line(arguments: tuple[str, str], said: str) -> None:
-    assert said in refusal("search", "--space", "digits", "--evaluations", 50, *arguments)
+def test_search_says_how_to_ask(arguments: tuple[str, ...], said: str) -> None:
+    result = call("search", "--space", "digits", "--evaluations", 50, *arguments)
+    assert result.exit_code == 2
+    assert said in result.output
 
 
 def test_score_gives_every_metric_in_the_order_of_the_file(predictor: Path, digits: Encoding, tmp_path: Path) -> None:
