@@ -40,6 +40,12 @@ def check_data(settings: Settings, data: Data, given: Collection[str]) -> None:
     Raises:
         RunError: naming the setting, its value and the range.
     """
+    for training in ("supernet", "quantized", "pair", "final"):
+        size, there = getattr(settings, training).batch_size, len(data.train.labels)
+        if f"{training}.batch_size" in given and size > there:
+            raise RunError(
+                f"setting {training}.batch_size: {size} images in a step, of {there} to train on; give 1 to {there}"
+            )
     n, classes = len(data.search.labels), len(np.unique(data.search.labels))
     wanted, least = settings.n_search, max(2, classes)
     if "n_search" in given and wanted is not None and not least <= wanted <= n:
