@@ -258,6 +258,20 @@ class SearchSpace(Model, Parameters):
             return _choices_in(data, source)
         return cls.from_dict(data, source)
 
+    @classmethod
+    def load_network(cls, name_or_path: str | Path) -> SearchSpace:
+        """The same for what trains or measures networks.
+
+        Raises:
+            SpaceError: also for a file of named choices.
+        """
+        space = cls.load(name_or_path)
+        if not isinstance(space, SearchSpace):
+            raise SpaceError(
+                f"{name_or_path}: holds named choices and no network to train; give a shipped space or its YAML file"
+            )
+        return space
+
     @staticmethod
     def from_choices(choices: Mapping[str, Sequence[Any]], name: str = "choices") -> ChoiceSpace:
         """A space without a skeleton: any problem whose candidates are named choices.

@@ -21,7 +21,9 @@ from apq_tune import (
     Problem,
     SearchSpace,
     SpaceError,
+    TableError,
     cost_models,
+    load_cost_table,
     search,
 )
 from apq_tune.choices import ChoiceEncoding
@@ -180,10 +182,17 @@ def test_a_file_of_choices_is_refused_by_its_name(tmp_path: Path, content: str, 
         SearchSpace.load(tmp_path / "c.json")
 
 
-def test_what_needs_a_network_says_so() -> None:
+def test_what_needs_a_network_says_so(tmp_path: Path) -> None:
     with pytest.raises(SpaceError, match="mine: holds named choices and no network"):
         Encoding(SPACE)  # type: ignore[arg-type]
     with pytest.raises(SpaceError, match="'mine' has no network whose costs could be counted"):
         cost_models(ENCODING)
+    content = json.dumps(SPACE.to_dict())
+    (tmp_path / "c.json").write_text(content)
+    with pytest.raises(SpaceError, match=r"c\.json: holds named choices and no network to train"):
+        SearchSpace.load_network(tmp_path / "c.json")
+    (tmp_path / "t.csv").write_text("op,latency_ms\nfixed,1\n")
+    with pytest.raises(TableError, match=r"t\.csv: prices the blocks of networks, mine holds named choices"):
+        load_cost_table(tmp_path / "t.csv").models(ENCODING)
     with pytest.raises(SpaceError, match="'digits' is no search space; give one, such as"):
         Encoding("digits")  # type: ignore[arg-type]

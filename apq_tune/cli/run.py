@@ -98,7 +98,7 @@ def run(
         raise click.UsageError(f"--data {data!r} is no folder; give one, or . for the current one, or a name")
     if space is None and data is None:
         raise click.UsageError("neither SPACE nor --data; write a search space such as digits, or --data DIR")
-    loaded = None if space is None else SearchSpace.load(space)
+    loaded = None if space is None else SearchSpace.load_network(space)
     notes: tuple[str, ...] = ()
     complain = complaints(limits, budget, tables)
     if data is not None:

@@ -186,7 +186,7 @@ def joint_vs_staged(
         space, settings = trained.space, trained.settings
         runs = {settings.seed: Path(target).absolute()}
     else:
-        space, settings = SearchSpace.load(target), Settings().updated(changes)
+        space, settings = SearchSpace.load_network(target), Settings().updated(changes)
         folder = out.absolute() / "runs"
         runs = {
             seed: versus.run_path(folder, seed) for seed in seeds_from(first_seed or 0, 5 if seeds is None else seeds)

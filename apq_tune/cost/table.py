@@ -125,7 +125,7 @@ class CostTable:
         fixed = {key[0]: value for key, value in indexed[FIXED].items()}
         return cls(source, tuple(metrics), indexed[CONV], indexed[BLOCK], fixed, note)
 
-    def models(self, encoding: Encoding) -> tuple[CostModel, ...]:
+    def models(self, encoding: Encoding | Any) -> tuple[CostModel, ...]:
         """A cost model for each metric.
 
         Args:
@@ -134,6 +134,8 @@ class CostTable:
         Raises:
             TableError: if it does not, with the first missing ops and their number.
         """
+        if not isinstance(encoding, Encoding):
+            raise TableError(_no_network(self.source, encoding))
         if missing := self.missing(encoding.space):
             listed = "; ".join(missing[:N_LISTED])
             more = "; ..." if len(missing) > N_LISTED else ""
@@ -307,6 +309,11 @@ def _check_metric(frame: pd.DataFrame, name: str, source: str) -> None:
         f"{source}: column {name!r} ends in no unit that is known; if it is a metric, put its unit last ({name}_ms; "
         f"units: {', '.join(UNITS)}), else remove it"
     )
+
+
+def _no_network(source: str, encoding: Any) -> str:
+    name = getattr(encoding, "name", encoding)
+    return f"{source}: prices the blocks of networks, {name} holds named choices; leave the table out"
 
 
 def _listed(names: Any) -> str:
