@@ -177,8 +177,8 @@ def read_pairs(
     frame = read_sheet(path, RunError)
     names = [column] if column is not None else [name for name in ("accuracy", "loss") if name in frame]
     if len(names) != 1 or names[0] not in frame:
-        wanted = repr(column) if column is not None else "'accuracy' or 'loss', one of them"
-        raise RunError(f"{path}: needs a column {wanted}, has {list(frame.columns)}; --column NAME takes another one")
+        wanted = repr(column) if column is not None else "'accuracy' or 'loss'"
+        raise RunError(f"{path}: needs one column {wanted}, has {list(frame.columns)}; --column NAME takes another one")
     (name,) = names
     is_loss = "loss" in name.lower()
     if is_loss and percent:
