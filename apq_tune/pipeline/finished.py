@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from apq_tune.data import load_data
+from apq_tune.data import data_digest, load_data
 from apq_tune.errors import RunError
 from apq_tune.pipeline.digests import check, read_record
 from apq_tune.pipeline.directory import FORMAT, StageFiles, digest, kept_tables
@@ -100,9 +100,14 @@ def load_supernets(path: str | Path, device: Device = "cpu") -> Supernets:
     """Read the directory of a run that has trained its supernets, to run them on a device.
 
     Raises:
-        RunError: if it is none, or has not come so far.
+        RunError: if it is none, has not come so far, or its images are not those that it was trained on.
     """
     space, settings, stages, data_root = open_run(Path(path), ("supernet", "quantized_supernet"))
+    if data_digest(space) != stages["supernet"].record()["basis"].get("data"):
+        raise RunError(
+            f"{space.data}: its images are not those that {path} was trained on; put those back, or repeat the command "
+            "that made the run, which trains on these"
+        )
     data = load_data(space, data_root)
     fp32, quantized = (
         TrainedSupernet(space, torch_load(stages[name].checked(WEIGHTS)), data, settings.n_calibration, device)
