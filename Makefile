@@ -21,7 +21,7 @@ quick: ## the tests that neither start Ray nor train a network
 	pytest -m 'not ray and not slow'
 
 NEED_FILES := $(addprefix benchmarks/,bitfusion_fit.py compare_samplers.py fuzz_inputs.py joint_vs_staged.py ofa_search.py predictors_imagenet.py \
-	refined.py)
+	rank_agreement.py refined.py)
 
 bench: ## every benchmark that needs no published files; each prints its figures and says what it answers
 	for script in $(filter-out $(NEED_FILES),$(wildcard benchmarks/*.py)); do echo "== $$script"; python $$script || exit 1; done

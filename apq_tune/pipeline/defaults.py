@@ -21,6 +21,14 @@ SEEN = 700_000
 PAIR_IMAGES = 2_560
 """Images of a brief QAT: 40 steps of 64 from the quantized supernet rank candidates as well as 400 do."""
 
+PHOTOS: dict[str, Any] = {
+    "supernet.epochs": 40,
+    "quantized.epochs": 30,
+    "pair.epochs": 2,
+    "final.epochs": 12,
+}
+"""For few colour images: after the epochs of the digits, predictors of four classes of photos ranked by chance."""
+
 OF_NAMED: dict[str, dict[str, Any]] = {
     "cifar10": {"supernet.epochs": 50, "quantized.epochs": 30, "final.epochs": 20},
     "cifar100": {"supernet.epochs": 50, "quantized.epochs": 30, "final.epochs": 20},
@@ -58,8 +66,9 @@ def check_data(settings: Settings, data: Data, given: Collection[str]) -> None:
 def default_settings(space: SearchSpace, data: Data) -> Settings:
     """The defaults of a run.
 
-    Small sets get those of the digits. For others epochs shrink as images become more, steps are of 64 images, brief
-    QAT is a fraction of an epoch, and candidates are compared on 2,000 images. Colour images are cropped and mirrored.
+    Small sets get those of the digits, in colour longer trainings. For others epochs shrink as images become more, steps
+    are of 64 images, brief QAT is a fraction of an epoch, and candidates are compared on 2,000 images. Colour images are
+    cropped and mirrored.
     """
     n, size = len(data.train.labels), space.resolutions[-1]
     changes: dict[str, Any] = {}
@@ -73,6 +82,8 @@ def default_settings(space: SearchSpace, data: Data) -> Settings:
             "n_search": 2_000,
         }
         changes |= {f"{name}.batch_size": 64 for name in ("supernet", "quantized", "pair", "final")}
+    elif space.input.channels == 3:  # photos are harder than digits, and few of them are seen in no time
+        changes = dict(PHOTOS)
     if size > 32:  # longer networks diverge at the rates of the small ones
         changes |= {"supernet.learning_rate": 3e-3, "quantized.learning_rate": 3e-3, "final.learning_rate": 2e-3}
     if space.input.channels == 3:
