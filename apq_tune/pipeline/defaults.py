@@ -66,9 +66,9 @@ def check_data(settings: Settings, data: Data, given: Collection[str]) -> None:
 def default_settings(space: SearchSpace, data: Data) -> Settings:
     """The defaults of a run.
 
-    Small sets get those of the digits, in colour longer trainings. For others epochs shrink as images become more, steps
-    are of 64 images, brief QAT is a fraction of an epoch, and candidates are compared on 2,000 images. Colour images are
-    cropped and mirrored.
+    Small sets get those of the digits, in colour longer trainings. For others epochs shrink as images become more,
+    steps are of 64 images, brief QAT is a fraction of an epoch, and candidates are compared on 2,000 images. Colour
+    images are cropped and mirrored.
     """
     n, size = len(data.train.labels), space.resolutions[-1]
     changes: dict[str, Any] = {}
