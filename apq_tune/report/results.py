@@ -21,8 +21,8 @@ from apq_tune.report.pictures import run_picture
 from apq_tune.report.tables import STYLE
 from apq_tune.report.trust import OF_PREDICTORS, agreement_line, predictor_table, trust_lines
 
-OPTIONAL = ("blocks", "predicted")
-"""Columns that a narrow terminal goes without, the first one first."""
+OPTIONAL = ("stages", "blocks", "predicted")
+"""What a narrow terminal goes without, the first one first: a line for each stage, then whole columns."""
 
 
 def write_report(outcome: Outcome, path: Path, console: Console) -> None:
@@ -127,12 +127,14 @@ def results_table(
     if "predicted" not in without:
         table.add_column("predicted\nacc. %", justify="right", no_wrap=True)
     if "blocks" not in without:
-        table.add_column("blocks, each stage\non a new line", no_wrap=True)
+        headings = ("blocks,\nstage by stage", "blocks, each stage\non a new line")
+        table.add_column(headings["stages" not in without], no_wrap=True)
     for row in results.to_dict(orient="records"):
         costs = [cell(c, row[c.metric.name]) for c in constraints] or [engineering(row["bit_ops"])]
         accuracies = [f"{100 * row[f'{split}_accuracy']:.1f}" for split in ("search", "test")]
         accuracies += [] if "predicted" in without else [f"{100 * row['predicted_accuracy']:.1f}"]
-        blocks = [] if "blocks" in without else [row["candidate"].replace(" | ", "\n")]
+        stages = row["candidate"].replace(" | ", "\n")
+        blocks = [] if "blocks" in without else [stages.replace(" ", "\n  ") if "stages" in without else stages]
         table.add_row(_marked(row), *costs, *accuracies, *blocks, style=_style(row))
     return table
 
