@@ -74,7 +74,7 @@ def test_the_search_asks_the_predictor_of_qat_and_keeps_its_limit(world, data: D
     for name in ("best", "front"):
         front = Front.load(base.run / "8_search" / f"{name}.json")
         predicted = finished.predictor(encoding.encode(list(front.candidates)))
-        np.testing.assert_allclose(front.metrics["predicted_loss"], predicted, rtol=1e-9)
+        np.testing.assert_allclose(front.metrics["predicted_loss"], predicted, rtol=1e-6)  # float32
     table = pd.read_csv(base.run / "results.csv")
     limit = 0.5 * table.set_index("name").loc["largest_8bit", "bit_ops"]
     assert table.set_index("name").loc["best", "bit_ops"] <= limit
