@@ -42,6 +42,9 @@ Work = Callable[[Any, Any], Result | Generator[int, None, Result]]
 """From one item and what all items share to a result; a function of a module, so that it pickles by name. One that does
 several things may yield how many are done."""
 
+N_DONE = "n_done"
+"""Key of a word on how much is done; ``done`` is Tune's own, and ends a trial."""
+
 TELL_SECONDS = 1.0
 """Least time between two words of a trial on how much is done: each costs some milliseconds."""
 
@@ -215,7 +218,7 @@ def _telling() -> Callable[[int], None]:
     def tell(done: int) -> None:
         nonlocal last
         if time.monotonic() - last >= TELL_SECONDS:
-            report({"done": done})
+            report({N_DONE: done})
             last = time.monotonic()
 
     return tell
@@ -282,8 +285,8 @@ class _Hand(tune.Callback):
         return {}  # Tune pickles its callbacks to restore them; we resume from our own files and never restore
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **_: Any) -> None:  # noqa: ARG002
-        if self._on_progress is not None and "done" in result:
-            self._on_progress(trial.config["key"], int(result["done"]))
+        if self._on_progress is not None and N_DONE in result:
+            self._on_progress(trial.config["key"], int(result[N_DONE]))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:  # noqa: ARG002
         if (refused := trial.last_result.get("refused")) is not None:

@@ -35,7 +35,7 @@ from apq_tune import (
 )
 from apq_tune.cost import bit_ops, weight_bytes
 from apq_tune.data import load_data
-from apq_tune.integrations.ray import Result, _reason, cluster, run_trials
+from apq_tune.integrations.ray import TELL_SECONDS, Result, _reason, cluster, run_trials
 from apq_tune.supernet.evaluate import calibrate_quantizers
 from apq_tune.supernet.network import Supernet
 from apq_tune.supernet.train import Training
@@ -122,6 +122,28 @@ def test_a_trial_that_fails_is_one_line_and_loses_no_other(
     assert capfd.readouterr().err == ""
     if bad == "broken":
         assert "ZeroDivisionError" in Path(str(caught.value).split("see ")[1], "error.txt").read_text()
+
+
+def in_three_parts(item: int, pause: float):
+    for part in range(3):
+        time.sleep(pause)
+        yield part + 1
+    return Result({"item": item})
+
+
+def test_a_trial_that_says_how_much_is_done_goes_on_to_its_end(tmp_path: Path) -> None:
+    done, told = dict[str, Any](), list[tuple[str, int]]()
+    run_trials(
+        in_three_parts,
+        1.1 * TELL_SECONDS,
+        {"a": 5},
+        done.__setitem__,
+        directory=tmp_path / "tune",
+        concurrency=1,
+        on_progress=lambda key, n: told.append((key, n)),
+    )
+    assert told == [("a", 1), ("a", 2), ("a", 3)]
+    assert done["a"].metrics == {"item": 5}
 
 
 def test_failures_are_counted(tmp_path: Path) -> None:
