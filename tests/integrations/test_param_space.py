@@ -136,7 +136,7 @@ def test_the_part_that_is_left_is_that_of_the_enumeration(tiny: Encoding, everyt
         ({"x": tune.qlograndint(1, 100, 5)}, "x: steps on a logarithmic scale cannot be searched"),
         ({"x": tune.choice([])}, "x: an empty tune.choice"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_cannot_be_searched_is_refused_by_its_path(config: dict[str, Any], said: str) -> None:
     with pytest.raises(ApqError, match=re.escape(said)) as caught:
