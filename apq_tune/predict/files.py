@@ -78,7 +78,9 @@ def load_predictor(
         _check_choices(path, learned_on, encoding.space)
         _check_finite(arrays)
         arrays.pop(MEASURED, None)
-        return _predictor(arrays, "", encoding)
+        predictor = _predictor(arrays, "", encoding)
+        _check_skeleton(path, learned_on, encoding.space)
+        return predictor
     except (
         OSError,
         ValueError,
@@ -132,6 +134,32 @@ def _check_choices(path: Path, learned_on: SearchSpace | ChoiceSpace, space: Sea
         raise RunError(
             f"{path}: was fitted on the choices of {learned_on.name}, which are not those of {space.name} (first "
             f"difference: {name} of {list(values)[:8]}); give the space that it was fitted on"
+        )
+
+
+def _check_skeleton(path: Path, learned_on: SearchSpace | ChoiceSpace, space: SearchSpace | ChoiceSpace) -> None:
+    """Refuse networks other than those learned on, though their features are as many: another width, say.
+
+    Data, classes and colours may differ: a predictor ranks the same networks on another data set.
+
+    Raises:
+        RunError: naming the first block that differs.
+    """
+    if not isinstance(learned_on, SearchSpace) or not isinstance(space, SearchSpace):
+        return
+    for theirs, ours in zip(learned_on.slots, space.slots, strict=True):
+        if theirs != ours:
+            field = next(name for name in theirs._fields if getattr(theirs, name) != getattr(ours, name))
+            raise RunError(
+                f"{path}: was fitted on {learned_on.name}, whose block {theirs.name} has {field} "
+                f"{getattr(theirs, field)}, that of {space.name} {getattr(ours, field)}; give the space that it was "
+                "fitted on"
+            )
+    if dict(learned_on.genes) != dict(space.genes):
+        name = next(name for name, values in learned_on.genes.items() if space.genes.get(name) != values)
+        raise RunError(
+            f"{path}: was fitted on {learned_on.name}, where {name} is one of {list(learned_on.genes[name])}, in "
+            f"{space.name} of {list(space.genes.get(name, ()))}; give the space that it was fitted on"
         )
 
 

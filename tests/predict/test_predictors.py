@@ -427,3 +427,14 @@ def test_weights_that_are_not_finite_are_refused(tiny: Encoding, everything: np.
     (tmp_path / "p.npz").write_bytes(predictor_bytes(predictor))
     with pytest.raises(RunError, match="weights holds a number that is not finite"):
         load_predictor(tmp_path / "p.npz")
+
+
+def test_a_predictor_of_another_width_is_refused_though_its_features_are_as_many(tmp_path: Path) -> None:
+    narrow, wide = (Encoding(SearchSpace.load(f"ofa_mobilenetv3_w{width}")) for width in (10, 12))
+    genomes = narrow.sample(12, np.random.default_rng(0))
+    ridge = fit_ridge(narrow, Pairs(genomes, np.linspace(0.7, 0.8, 12)), 0, log=False)
+    path = tmp_path / "p.npz"
+    path.write_bytes(predictor_bytes(ridge))
+    assert load_predictor(path, narrow)(genomes).shape == (12,)
+    with pytest.raises(RunError, match=r"was fitted on ofa_mobilenetv3_w10, whose block 1\.1 has in_channels 16"):
+        load_predictor(path, wide)
