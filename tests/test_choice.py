@@ -85,8 +85,8 @@ def test_spaces_that_keep_limits_are_those_within_reach() -> None:
             "give a bound in that range; shipped spaces that keep all limits: digits, mobilenet_fashion_mnist_14, ",
         ),
         (["digits", "--constraint", "flash<=1"], "give a bound in that range; no shipped space does"),
-        (["--data", ""], "--data is empty; write a folder of images"),
-        (["digits", "--data", " "], "--data is empty; write a folder of images"),
+        (["--data", ""], "--data '' is no folder; give one"),
+        (["digits", "--data", " "], "--data ' ' is no folder; give one"),
     ],
 )
 def test_refusals_of_the_command(

@@ -133,7 +133,7 @@ def read_folder(path: str | Path, *, val_is_test: bool = False) -> Folder:
         RunError: if it is missing, has no images, one class alone, an empty or a tiny class, other classes in one part
             than in another, one file in two parts or classes, or if splits and classes cannot be told apart.
     """
-    path = Path(path).expanduser().absolute()
+    path = Path(path).expanduser().resolve()
     layout = read_layout(path, val_is_test=val_is_test)
     _check_once(layout)
     given = {part: _shuffled(layout.listed[part]) for part in layout.listed}

@@ -101,13 +101,16 @@ def test_a_metric_of_a_table_is_limited_like_any_other_and_precedes_a_model_of_i
 
 def test_a_run_keeps_its_tables_and_tells_when_they_change(encoding: Encoding, tmp_path: Path) -> None:
     table = block_table(encoding, tmp_path / "t.csv", "chip_ms")
-    run = RunDirectory(tmp_path / "run", encoding.space, {}, "")
-    first = run.keep_tables([table])
-    (kept,) = kept_tables(run.path)
+
+    def tables(*given: Path) -> list[str]:
+        return RunDirectory(tmp_path / "run", encoding.space, {}, "", tables=given).tables
+
+    first = tables(table)
+    (kept,) = kept_tables(tmp_path / "run")
     assert kept.read_bytes() == table.read_bytes()
-    assert run.keep_tables([table]) == first
+    assert tables(table) == first
     table.write_text(table.read_text().replace(",1\n", ",2\n", 1))
-    assert run.keep_tables([table]) != first
-    assert kept_tables(run.path)[0].read_bytes() == table.read_bytes()
-    run.keep_tables([])
-    assert not kept_tables(run.path)
+    assert tables(table) != first
+    assert kept_tables(tmp_path / "run")[0].read_bytes() == table.read_bytes()
+    assert tables() == []
+    assert not kept_tables(tmp_path / "run")

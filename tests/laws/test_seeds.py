@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from apq_tune import Encoding
+from apq_tune.cost import Costs
 from apq_tune.data import Data
 from apq_tune.integrations.ray import result_of
 from apq_tune.methods import METHODS
 from apq_tune.methods import Question as Compared
 from apq_tune.methods.bench import Bench, Counts
-from apq_tune.pipeline.finished import FinishedRun, load_run
+from apq_tune.pipeline.finished import FinishedRun, load_run, open_run
 from apq_tune.pipeline.halving import Halving
 from apq_tune.pipeline.learning import read_losses
 from apq_tune.pipeline.refine_work import Shared, train_candidate
@@ -109,26 +110,29 @@ def clip_values(finished: FinishedRun, _: Path, seed: int) -> Any:
 
 def fp32_predictor(finished: FinishedRun, run: Path, seed: int) -> Any:
     encoding = Encoding(finished.space)
-    return predictor_bytes(fit_fp32(encoding, read_losses(run / "3_fp32_losses", encoding)[0], seed))
+    return predictor_bytes(
+        fit_fp32(encoding, read_losses(open_run(run, ("fp32_losses",)).stages["fp32_losses"], encoding)[0], seed)
+    )
 
 
 def folds(finished: FinishedRun, run: Path, seed: int) -> Any:
     encoding = Encoding(finished.space)
-    pairs, _ = read_losses(run / "5_qat_pairs", encoding)
+    pairs, _ = read_losses(open_run(run, ("qat_pairs",)).stages["qat_pairs"], encoding)
     fp32 = load_predictor(run / "6_fp32_predictor" / "predictor.npz", encoding)
     return held_out(forms(fp32, fp32)["ridge"], encoding, pairs, seed, folds=3).tolist()  # type: ignore[arg-type]
 
 
 def parts_of_an_ensemble(finished: FinishedRun, run: Path, seed: int) -> Any:
     encoding = Encoding(finished.space)
-    pairs, _ = read_losses(run / "5_qat_pairs", encoding)
+    pairs, _ = read_losses(open_run(run, ("qat_pairs",)).stages["qat_pairs"], encoding)
     return fit_ensemble(encoding, [pairs], finished.predictor, (seed, 1)).error
 
 
 def searched(finished: FinishedRun, run: Path, seed: int, item: str) -> Any:
     fp32 = load_predictor(run / "6_fp32_predictor" / "predictor.npz", finished.space)
     settings = finished.settings.updated({"seed": seed, "n_evaluations": 40})
-    return run_search(item, Question(finished.space, finished.predictor, fp32, settings)).metrics["file"]
+    costs = Costs.of(Encoding(finished.space))
+    return run_search(item, Question(finished.space, finished.predictor, fp32, settings, costs)).metrics["file"]
 
 
 class Enough(Exception):  # noqa: N818

@@ -193,7 +193,7 @@ def test_what_cannot_be_done_is_refused_in_one_line(run: Path, tmp_path: Path) -
     assert "--gpus-per-trial 1: the Ray cluster has 0 GPUs" in refusal(run, out, "--gpus-per-trial=1", "--num-cpus=1")
     bad = CliRunner().invoke(cli, ["refine", str(run), "--rounds=0"])
     assert bad.exit_code == 2
-    assert "0 is not in the range x>=1" in bad.output
+    assert "give a whole number from 1 to 1000, got '0'" in bad.output
     with pytest.raises(RunError, match=r"setting batch: give a whole number from 1 to 10000, got 0"):
         RefineSettings.checked(batch=0)
 

@@ -203,6 +203,7 @@ def test_interrupted_and_killed_a_sweep_goes_on_to_the_results_of_searches_run_b
     pd.testing.assert_frame_equal(pd.read_parquet(out / "results.parquet"), expected)
     assert (out / "fronts.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in out.iterdir()) == [
+        "digests.sha256",
         "fleet.json",
         "fronts.png",
         "items",

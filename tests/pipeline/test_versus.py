@@ -231,15 +231,12 @@ def test_the_commands_know_the_methods_and_refuse_in_one_line(tmp_path: Path) ->
         (["joint-vs-staged", "digits", "--methods=both"], "unknown 'both'; known: joint, staged"),
         (["joint-vs-staged", "digits", "--budgets="], "give --budgets or --constraint"),
         (["joint-vs-staged", "digits", "--budgets=flash"], "unknown 'flash'; known: memory, memory-tight"),
+        (["joint-vs-staged", "digits", "--proxy=5"], "'--proxy': give a whole number from 60 to 1000000, got '5'"),
     ):
         result = CliRunner().invoke(cli, [*arguments, out])
         assert result.exit_code == 2
         assert said in " ".join(result.output.split())
     for arguments, said in (
-        (
-            ["joint-vs-staged", "digits", "--proxy=5"],
-            "setting proxy: give a whole number from 60 to 1000000, got 5",
-        ),
         (["joint-vs-staged", "digits", "--constraint=weight_bytes<=1"], "no candidate reaches weight_bytes <= 1"),
         (["joint-vs-staged", "digits", "--final-steps=9"], "final steps are 9, short ones 20; swap them"),
         (["baseline", str(tmp_path), "--method=uniform", "--budget=memory"], "is no run directory"),

@@ -454,7 +454,7 @@ def test_patience_ends_a_search_whose_front_is_stable_and_not_before(tiny: Encod
 
 @pytest.mark.parametrize("name", ["islands", "patience"])
 def test_counts_below_one_are_refused_by_name(tiny: Encoding, name: str) -> None:
-    with pytest.raises(ProblemError, match=f"{name} is -1; give at least 1"):
+    with pytest.raises(ProblemError, match=f"{name}.* a whole number from 1 to .*got -1"):
         search(recorded_problem(tiny)[0], n_evaluations=10, **{name: -1})
 
 
