@@ -11,6 +11,9 @@ from rich.console import Console
 from apq_tune.problem import Constraint
 from apq_tune.report.limits import limit_lines
 
+LEVEL = 0.02
+"""Share of the least loss by which another one may exceed it and is still called level: a convention, and no test."""
+
 
 def scores_in_words(row: Mapping[str, Any]) -> str:
     """Loss and accuracy on the search split, accuracy on test images."""
@@ -42,6 +45,30 @@ def print_chosen(
     console.print(f"Chosen: {row['name']}, the least loss on the search split {among}", soft_wrap=True, markup=False)
     for line in (scores_in_words(row), *limit_lines(row, constraints), row["candidate"]):
         console.print(f"  {line}", soft_wrap=True, markup=False)
+
+
+def level_line(table: pd.DataFrame) -> str | None:
+    """Other networks that keep the limits and whose loss is all but that of the chosen one; ``None`` if there are none.
+
+    A cheaper one of them may be as good a choice.
+
+    Args:
+        table: ``name``, ``feasible``, ``chosen``, ``search_loss``, ``search_accuracy``.
+    """
+    if not table["chosen"].any():
+        return None
+    least = float(table.loc[table["chosen"], "search_loss"].iloc[0])
+    level = table[table["feasible"] & ~table["chosen"] & (table["search_loss"] <= least * (1 + LEVEL))]
+    if level.empty:
+        return None
+    words = (
+        f"{row.name_} ({row.search_loss:.4f}, {100 * row.search_accuracy:.1f}%)"
+        for row in level.rename(columns={"name": "name_"}).sort_values("search_loss").itertuples()
+    )
+    return (
+        f"Level with it, losses within {100 * LEVEL:.0f}%: {', '.join(words)}. Take one of these instead if it is "
+        "cheaper where it matters to you; more training and more search images tell them apart."
+    )
 
 
 def words_of_limits(constraints: Sequence[Constraint]) -> str:

@@ -15,7 +15,7 @@ from apq_tune.pipeline.files import to_json, write_atomically
 from apq_tune.pipeline.rivals import RIVALS
 from apq_tune.pipeline.run import Outcome
 from apq_tune.problem import Constraint
-from apq_tune.report.answer import print_chosen
+from apq_tune.report.answer import level_line, print_chosen
 from apq_tune.report.limits import amount, cell, engineering, heading, print_fitting, share
 from apq_tune.report.pictures import run_picture
 from apq_tune.report.tables import STYLE
@@ -74,6 +74,8 @@ def write_report(outcome: Outcome, path: Path, console: Console) -> None:
         console.print(line, soft_wrap=True, markup=False, style="bold")
     console.print()
     print_chosen(row, constraints, int(table["feasible"].sum()), len(table), console)
+    if (level := level_line(table)) is not None:
+        console.print(level, soft_wrap=True, markup=False)
     files = ["results.csv", "front.png", "front.json", "summary.json", "9_finalists/*.pt"]
     chosen = [] if row is None else [f"{WEIGHTS} and {RECORD} (the chosen network)"]
     console.print(f"Files in {path}: " + ", ".join([*chosen, *files]), soft_wrap=True, markup=False)

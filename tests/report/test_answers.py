@@ -23,7 +23,7 @@ from apq_tune.pipeline.run import Outcome
 from apq_tune.pipeline.settings import Settings
 from apq_tune.pipeline.work import Question, front_cost
 from apq_tune.predict.trust import COSTS, PROXY, judge
-from apq_tune.report.answer import print_chosen
+from apq_tune.report.answer import level_line, print_chosen
 from apq_tune.report.limits import amount, breaks, broken, engineering, limit_lines, share
 from apq_tune.report.refined import against_run, refined_picture, write_refined
 from apq_tune.report.results import results_table, search_hypervolumes, write_report
@@ -345,3 +345,15 @@ def test_a_refinement_shows_every_limit_and_what_it_gained(networks, tmp_path: P
     assert worse.endswith("keep that one")
     assert json.loads((tmp_path / "best.json").read_text())["name"] == "front_2"
     assert refined_picture(refined).startswith(b"\x89PNG")
+
+
+def test_networks_with_all_but_the_least_loss_are_named_if_they_keep_the_limits(networks: pd.DataFrame) -> None:
+    networks["search_loss"] = [1.0, 1.005, 1.021, 1.0, 1.02]
+    chosen = with_choice(networks, (FLASH, RAM))
+    assert chosen.loc[chosen["chosen"], "name"].tolist() == ["front_1"]
+    said = level_line(chosen)
+    assert said is not None
+    assert "front_2 (1.0200, 54.0%)" in said  # at the edge; largest and uniform break a limit, best is beyond it
+    assert not any(name in said for name in ("largest_8bit", "uniform", "best"))
+    assert level_line(chosen[chosen["chosen"]]) is None
+    assert level_line(with_choice(networks, (Constraint(metric("weight_bytes"), 1.0),))) is None
