@@ -176,7 +176,7 @@ def _named(folder: Path) -> Judge:
     def judge(said: Said) -> str:
         if said.status:
             return "" if "00." in said.reason else f"the file is not named: {said.reason[:160]}"
-        if "00." in said.out + said.err or "ignored" in said.out + said.err or "skipped" in said.out + said.err:
+        if "00." in said.out + said.err or "not taken: " in said.out:
             return ""
         return "read, or left out, without a word"
 
