@@ -75,7 +75,7 @@ def fit(space_name: str, pairs: Path, column: str | None, percent: bool, form: s
     from apq_tune.space import SearchSpace
 
     if out.suffix != ".npz":
-        raise click.UsageError(f"--out {out}: give a name that ends in .npz")
+        raise click.UsageError(f"--out {str(out)!r}: give a name that ends in .npz")
     encoding = encoding_of(SearchSpace.load(space_name))
     measured, is_loss = read_pairs(pairs, encoding.space, column=column, percent=percent)
     forms = plain_forms(log=is_loss)

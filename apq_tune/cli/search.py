@@ -177,7 +177,7 @@ def score(
     from apq_tune.space import SearchSpace
 
     if out.suffix not in (".csv", ".json"):
-        raise click.UsageError(f"--out {out}: give a name that ends in .csv or .json")
+        raise click.UsageError(f"--out {str(out)!r}: give a name that ends in .csv or .json")
     encoding = encoding_of(SearchSpace.load(space_name))
     metrics = all_metrics(encoding, load_metrics(encoding, predictor, tables))
     entries = read_candidates(candidates, encoding.space)

@@ -44,8 +44,8 @@ def transfer(
     from apq_tune.space import SearchSpace
 
     if out.suffix != ".npz":
-        raise click.UsageError(f"--out {out}: give a name that ends in .npz")
-    start = load_start(predictor, SearchSpace.load(space_name) if space_name else None)
+        raise click.UsageError(f"--out {str(out)!r}: give a name that ends in .npz")
+    start = load_start(predictor, None if space_name is None else SearchSpace.load(space_name))
     measured, is_loss = read_pairs(pairs, start.encoding.space, column=column, percent=percent)
     report, transferred = run_transfer(start, measured, seed, log=is_loss)
     known = measured_in(predictor, start.encoding)  # a start that does not say has learned all of its space
