@@ -105,6 +105,7 @@ def test_ctrl_c_in_a_search(tmp_path: Path) -> None:
         [*PROGRAM, *arguments, "--out", str(tmp_path / "out")],
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
     )
     while not (tmp_path / "out").exists():  # made just before the search begins
         time.sleep(0.1)
