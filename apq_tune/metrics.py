@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 
 from apq_tune.choices import ChoiceEncoding, ChoiceSpace
-from apq_tune.cost import load_cost_table
 from apq_tune.cost.given import check_macs
-from apq_tune.cost.registry import read_limits, with_built_in
+from apq_tune.cost.registry import read_limits, with_built_in, with_tables
 from apq_tune.encoding import Encoding, encoding_of
 from apq_tune.errors import CandidateError, ProblemError, RunError
 from apq_tune.genotype import Genomes
@@ -41,12 +40,7 @@ def load_metrics(encoding: Encoding, predictor: Path | None, tables: Sequence[Pa
     if predictor is not None:
         learned = load_predictor(predictor, encoding)
         metrics[learned.name] = learned
-    for path in tables:
-        for model in load_cost_table(path).models(encoding):
-            if model.name in metrics:
-                raise ProblemError(f"{path}: {model.name} is in another table already; rename the column in one")
-            metrics[model.name] = model
-    return metrics
+    return with_tables(metrics, encoding, tables)
 
 
 def all_metrics(encoding: Encoding | ChoiceEncoding, from_files: dict[str, Metric]) -> dict[str, Metric]:

@@ -95,13 +95,7 @@ class Costs:
             TableError: if one cannot be read or does not cover the space.
             ProblemError: if two have a metric of the same name.
         """
-        metrics: dict[str, Metric] = {}
-        for path in tables:
-            for model in load_cost_table(path).models(encoding):
-                if model.name in metrics:
-                    raise ProblemError(f"{path}: {model.name} is in another table already; rename the column in one")
-                metrics[model.name] = model
-        return cls(encoding, with_built_in(metrics, encoding))
+        return cls(encoding, with_built_in(with_tables({}, encoding, tables), encoding))
 
     def at_largest(self) -> dict[str, float]:
         """Name -> value of the largest network at its most bits: what 100% is."""
@@ -136,6 +130,22 @@ class Costs:
         for limit in limits:
             limit.check_reachable()
         return tuple(limits)
+
+
+def with_tables(metrics: Mapping[str, Metric], encoding: Encoding, tables: Sequence[Path]) -> dict[str, Metric]:
+    """The same and, after them, the metrics of cost tables.
+
+    Raises:
+        TableError: if a table cannot be read or does not cover the space.
+        ProblemError: if one has a metric of a name that is there already.
+    """
+    known = dict(metrics)
+    for path in tables:
+        for model in load_cost_table(path).models(encoding):
+            if model.name in known:
+                raise ProblemError(f"{path}: {model.name} is in another table already; rename the column in one")
+            known[model.name] = model
+    return known
 
 
 def with_built_in(metrics: Mapping[str, Metric], encoding: Encoding) -> dict[str, Metric]:
