@@ -3,21 +3,29 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from apq_tune.candidate import Block, Candidate, Choice
 from apq_tune.cost import cost_models, load_cost_table
-from apq_tune.encoding import Encoding
 from apq_tune.errors import ApqError, CandidateError, ProblemError, RunError, SpaceError, TableError
-from apq_tune.front import Front
-from apq_tune.objective import APQObjective
+from apq_tune.hosts.objective import APQObjective
 from apq_tune.predict.files import load_predictor
-from apq_tune.problem import Constraint, Evaluation, FunctionMetric, Metric, Objective, Problem, parse_constraint
-from apq_tune.search import NSGA2, Evolution, ModelBased, RandomSearch, search
-from apq_tune.space import SearchSpace, known_spaces
+from apq_tune.problem.front import Front
+from apq_tune.problem.problem import (
+    Constraint,
+    Evaluation,
+    FunctionMetric,
+    Metric,
+    Objective,
+    Problem,
+    parse_constraint,
+)
+from apq_tune.searchers import NSGA2, Evolution, ModelBased, RandomSearch, search
+from apq_tune.space.candidate import Block, Candidate, Choice
+from apq_tune.space.encoding import Encoding
+from apq_tune.space.search_space import SearchSpace, known_spaces
 
 if TYPE_CHECKING:
-    from apq_tune.integrations.optuna import EvolutionSampler, NSGA2Sampler
-    from apq_tune.integrations.optuna_model import ModelSampler
-    from apq_tune.integrations.searcher import ApqSearch
+    from apq_tune.hosts.optuna import EvolutionSampler, NSGA2Sampler
+    from apq_tune.hosts.optuna_model import ModelSampler
+    from apq_tune.hosts.searcher import ApqSearch
     from apq_tune.pipeline.finished import load_run
     from apq_tune.supernet.metrics import QATLoss, SupernetLoss, TrainedSupernet
     from apq_tune.supernet.published import load_supernet
@@ -25,10 +33,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 LAZY = {
-    "ApqSearch": "apq_tune.integrations.searcher",
-    "EvolutionSampler": "apq_tune.integrations.optuna",
-    "ModelSampler": "apq_tune.integrations.optuna_model",
-    "NSGA2Sampler": "apq_tune.integrations.optuna",
+    "ApqSearch": "apq_tune.hosts.searcher",
+    "EvolutionSampler": "apq_tune.hosts.optuna",
+    "ModelSampler": "apq_tune.hosts.optuna_model",
+    "NSGA2Sampler": "apq_tune.hosts.optuna",
     "QATLoss": "apq_tune.supernet.metrics",
     "SupernetLoss": "apq_tune.supernet.metrics",
     "TrainedSupernet": "apq_tune.supernet.metrics",

@@ -25,9 +25,9 @@ from scipy.stats import spearmanr
 from apq_tune.cost import bitfusion
 from apq_tune.cost.formats import load_cost_table
 from apq_tune.cost.table import CONV_KEY, CostTable
-from apq_tune.encoding import Encoding
-from apq_tune.ops import Op, fixed_ops
-from apq_tune.space import SearchSpace
+from apq_tune.space.encoding import Encoding
+from apq_tune.space.ops import Op, fixed_ops
+from apq_tune.space.search_space import SearchSpace
 
 MODELS: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("latency_ms", bitfusion.op_latency_ms),

@@ -39,8 +39,8 @@ from apq_tune import (
     search,
 )
 from apq_tune.cost import bitfusion_latency_ms
-from apq_tune.genotype import Genomes
-from apq_tune.pareto import Floats, hypervolume
+from apq_tune.problem.pareto import Floats, hypervolume
+from apq_tune.space.genotype import Genomes
 
 RESULTS = Path(__file__).parent / "results"
 COUNTS = (200, 500, 1000, 2000, 5000)

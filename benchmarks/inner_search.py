@@ -21,10 +21,10 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from apq_tune import NSGA2, Constraint, Encoding, Evolution, Objective, Problem, SearchSpace, search
-from apq_tune.candidate import Block, Candidate
 from apq_tune.cost import CostModel, bitfusion_energy_mj, bitfusion_latency_ms
 from apq_tune.predict.mlp import MLPPredictor, mlp_shapes
 from apq_tune.predict.pairs import Scale
+from apq_tune.space.candidate import Block, Candidate
 
 HIDDEN, LIMIT_MS = 400, 9.0
 

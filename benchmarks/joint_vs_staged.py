@@ -1,7 +1,7 @@
 """Is joint search better than searching architecture, channels and bits in stages, and than simpler rivals?
 
 The same as ``apq-tune joint-vs-staged`` with settings that are written down here, for a space of Fashion-MNIST by
-default. The limits are set by a rule (``apq_tune/cost/registry.py``) from the space alone. The rest was settled on
+default. The limits are set by a rule (``apq_tune/problem/costs.py``) from the space alone. The rest was settled on
 seeds 0, 1, 100 and 101, which are not reported: candidates have to be compared on 2,000 images, since with 600 a
 search in more dimensions finds, more than anything, what those images like. One thing was settled later, on seeds 2
 to 6 at 28 x 28: the most promising candidates are compared again on all images, where the winners had lost a part of
@@ -24,7 +24,7 @@ import shutil
 from pathlib import Path
 
 from apq_tune.cli import main as apq_tune
-from apq_tune.space import SearchSpace
+from apq_tune.space.search_space import SearchSpace
 
 RUNS, RESULTS = Path("runs/benchmarks/joint_vs_staged"), Path(__file__).parent / "results"
 

@@ -17,8 +17,8 @@ import torch
 
 from apq_tune import Encoding, SearchSpace
 from apq_tune.cost.given import check_macs
-from apq_tune.notation import candidate_from, read_candidates
 from apq_tune.predict import Pairs, agreement, plain_forms
+from apq_tune.space.notation import candidate_from, read_candidates
 
 RESULTS = Path(__file__).parent / "results" / "predictors_imagenet.csv"
 COUNTS = (25, 50, 100, 200, 400)

@@ -17,10 +17,10 @@ import pandas as pd
 import torch
 
 from apq_tune.data import load_data
-from apq_tune.encoding import Encoding
-from apq_tune.genotype import Genomes
 from apq_tune.pipeline.training import calibrate
-from apq_tune.space import SearchSpace
+from apq_tune.space.encoding import Encoding
+from apq_tune.space.genotype import Genomes
+from apq_tune.space.search_space import SearchSpace
 from apq_tune.supernet.batches import first_images
 from apq_tune.supernet.evaluate import score_candidate
 from apq_tune.supernet.network import Supernet

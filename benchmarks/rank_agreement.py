@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from apq_tune import Encoding, Objective, Problem, SupernetLoss, load_run
-from apq_tune.cost import Costs
-from apq_tune.pipeline.directory import kept_tables
 from apq_tune.predict.scores import kendall_tau
 from apq_tune.predict.trust import tau_interval
+from apq_tune.problem.costs import Costs
+from apq_tune.store.directory import kept_tables
 from apq_tune.supernet.evaluate import score
 from apq_tune.supernet.train import finetune
 

@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 
 from apq_tune import Candidate, Encoding, Front, Problem, load_run
-from apq_tune.cost import Costs
-from apq_tune.pipeline.files import read_json
-from apq_tune.pipeline.refine_work import Shared, train_candidate
-from apq_tune.problem import Objective
+from apq_tune.problem.costs import Costs
+from apq_tune.problem.problem import Objective
+from apq_tune.refine.work import Shared, train_candidate
+from apq_tune.store.files import read_json
 
 
 def main() -> None:

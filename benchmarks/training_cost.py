@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from apq_tune.candidate import Candidate
 from apq_tune.data import Split
-from apq_tune.encoding import Encoding
-from apq_tune.space import SearchSpace
+from apq_tune.space.candidate import Candidate
+from apq_tune.space.encoding import Encoding
+from apq_tune.space.search_space import SearchSpace
 from apq_tune.supernet.evaluate import calibrate_quantizers, subnet_from
 from apq_tune.supernet.network import Supernet
 from apq_tune.supernet.train import MAX_GRADIENT_NORM, Training, optimizer_for, precision, replayed

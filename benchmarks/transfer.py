@@ -21,13 +21,13 @@ import yaml
 from scipy.stats import ttest_1samp
 
 from apq_tune.pipeline.defaults import PAIR_IMAGES
-from apq_tune.pipeline.files import write_atomically
 from apq_tune.pipeline.predictor_report import MOST_TEST, report_predictors
 from apq_tune.pipeline.run import PipelineRun
 from apq_tune.pipeline.settings import Settings
 from apq_tune.report.predictors import TITLES, curve_picture
-from apq_tune.skeleton import BIT_FIELDS
-from apq_tune.space import SearchSpace
+from apq_tune.space.search_space import SearchSpace
+from apq_tune.space.skeleton import BIT_FIELDS
+from apq_tune.store.files import write_atomically
 
 RUNS, RESULTS = Path("runs/benchmarks/transfer"), Path(__file__).parent / "results"
 COUNTS = (10, 20, 50, 100, 200)

@@ -26,7 +26,7 @@ from ray.tune.search.optuna import OptunaSearch
 from apq_tune import NSGA2, APQObjective, ApqSearch, Constraint, Encoding, NSGA2Sampler, Objective, Problem, SearchSpace
 from apq_tune import search as run_search
 from apq_tune.cost import bit_ops, weight_bytes
-from apq_tune.integrations.ray import Result, cluster, run_trials
+from apq_tune.hosts.ray import Result, cluster, run_trials
 
 RESULTS = Path(__file__).parent / "results"
 POPULATION = 20

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.ray
 @pytest.mark.slow
 def test_python_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from apq_tune.integrations.ray import cluster
+    from apq_tune.hosts.ray import cluster
 
     text = (ROOT / "README.md").read_text()
     blocks = re.findall(r"(<!-- needs a run -->\n)?^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from apq_tune import ranges
 from apq_tune.cli.costs import LIMITS, TABLES
 from apq_tune.cli.fleet import fleet_options, names, progress_bar
 from apq_tune.cli.search import PREDICTOR, metric_names
 from apq_tune.cli.values import Number, Place
+from apq_tune.inputs import ranges
 
 if TYPE_CHECKING:
-    from apq_tune.lookup import Missing
+    from apq_tune.problem.lookup import Missing
 
 SAMPLERS = (
     "model",
@@ -109,16 +109,16 @@ def compare(
         raise click.UsageError(f"--at {at!r}: {error.message}; write such as 200,1000") from None
     ends = _caps(caps, SAMPLERS)
 
-    from apq_tune.cost.registry import with_built_in
-    from apq_tune.encoding import Encoding
-    from apq_tune.lookup import load_lookup, told_of
-    from apq_tune.metrics import load_metrics, problem_of
-    from apq_tune.pipeline import compare as plan
-    from apq_tune.pipeline.directory import digest
-    from apq_tune.pipeline.fleet import Fleet
+    from apq_tune.problem.costs import with_built_in
+    from apq_tune.problem.lookup import load_lookup, told_of
+    from apq_tune.problem.metrics import load_metrics, problem_of
     from apq_tune.report.compare import write_comparison
     from apq_tune.report.screen import Screen
-    from apq_tune.space import SearchSpace
+    from apq_tune.space.encoding import Encoding
+    from apq_tune.space.search_space import SearchSpace
+    from apq_tune.store.directory import digest
+    from apq_tune.studies import compare as plan
+    from apq_tune.studies.fleet import Fleet
 
     space, columns = None, list[str]()
     if lookup is not None:

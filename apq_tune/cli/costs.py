@@ -9,10 +9,10 @@ import click
 from apq_tune.cli.values import Place
 
 if TYPE_CHECKING:
-    from apq_tune.cost import Costs
+    from apq_tune.problem.costs import Costs
 
 BUDGETS = ("memory", "memory-tight", "latency", "bit_ops")
-"""As of ``apq_tune.cost.registry``, whose import would slow ``--help``."""
+"""As of ``apq_tune.problem.costs``, whose import would slow ``--help``."""
 
 METRICS = (
     "macs (MACs), bit_ops (BitOps), flash or weight_bytes, ram or peak_activation_bytes (bytes), latency or latency_ms "
@@ -51,7 +51,7 @@ def all_limits(costs: Costs, limits: tuple[str, ...], budget: str | None) -> tup
     Raises:
         ProblemError: if one cannot be read or is out of reach.
     """
-    from apq_tune.cost.registry import as_texts
+    from apq_tune.problem.costs import as_texts
 
     costs.limits(limits)
     return limits + (tuple(as_texts(costs.budget(budget))) if budget else ())

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from apq_tune import ranges
 from apq_tune.cli.values import Number, Place
+from apq_tune.inputs import ranges
 
 if TYPE_CHECKING:
     from rich.console import Console

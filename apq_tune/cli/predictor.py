@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from apq_tune import ranges
 from apq_tune.cli.values import Number, Place
+from apq_tune.inputs import ranges
 
 PLAIN = ("gp", "mean", "ordinal", "ridge", "scratch")
 """The names of ``PlainForm``, the default first; written out, since the import would slow ``--help``."""
@@ -65,14 +65,14 @@ def report(run: Path, splits: int, seed: int) -> None:
 @click.option("--out", type=Place(), required=True, help="New predictor, .npz.")
 def fit(space_name: str, pairs: Path, column: str | None, percent: bool, form: str, seed: int, out: Path) -> None:
     """Fit a predictor to measured candidates and nothing else; 'transfer' starts from another predictor."""
-    from apq_tune.encoding import encoding_of
-    from apq_tune.measured import measured_values
-    from apq_tune.metrics import read_pairs, tell_constant
     from apq_tune.predict import agreement, held_out, plain_forms
     from apq_tune.predict.files import predictor_bytes
     from apq_tune.predict.pairs import n_networks
+    from apq_tune.problem.metrics import read_pairs, tell_constant
     from apq_tune.report.tables import write_bytes
-    from apq_tune.space import SearchSpace
+    from apq_tune.space.encoding import encoding_of
+    from apq_tune.space.measured import measured_values
+    from apq_tune.space.search_space import SearchSpace
 
     if out.suffix != ".npz":
         raise click.UsageError(f"--out {str(out)!r}: give a name that ends in .npz")

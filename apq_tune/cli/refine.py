@@ -8,10 +8,10 @@ from pathlib import Path
 
 import click
 
-from apq_tune import ranges
 from apq_tune.cli.costs import BUDGET, LIMITS, TABLES, all_limits
 from apq_tune.cli.fleet import ADDRESS
 from apq_tune.cli.values import Number, Place
+from apq_tune.inputs import ranges
 
 
 @click.command()
@@ -63,14 +63,14 @@ def refine(
     half goes on to longer QAT, and only the longest decides. Limits are those of the run unless --constraint or
     --budget is given; a --table is added to those of the run. Interrupt it at any moment; the same command goes on.
     """
-    from apq_tune.cost import Costs
-    from apq_tune.encoding import Encoding
-    from apq_tune.pipeline.directory import kept_tables
     from apq_tune.pipeline.finished import open_run
-    from apq_tune.pipeline.refine import Refinement
-    from apq_tune.pipeline.refine_settings import RefineSettings
+    from apq_tune.problem.costs import Costs
+    from apq_tune.refine.refine import Refinement
+    from apq_tune.refine.settings import RefineSettings
     from apq_tune.report.progress import RichListener
     from apq_tune.report.refined import write_refined
+    from apq_tune.space.encoding import Encoding
+    from apq_tune.store.directory import kept_tables
 
     texts = None
     if limits or budget:

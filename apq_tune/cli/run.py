@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from apq_tune import ranges
 from apq_tune.cli.costs import BUDGET, LIMITS, TABLES, all_limits
 from apq_tune.cli.fleet import ADDRESS
 from apq_tune.cli.values import Number, Place
+from apq_tune.inputs import ranges
 
 if TYPE_CHECKING:
     from apq_tune.data.choice import Complaint
-    from apq_tune.space import SearchSpace
+    from apq_tune.space.search_space import SearchSpace
 
 PAPER = {"quantized.epochs": 0, "predictor": "transferred", "fallback": False, "pair_bits": "alike"}
 """Settings of the literal protocol: the second supernet is the first one, its clip values calibrated, the bits of pairs
@@ -88,11 +88,11 @@ def run(
     the shipped space whose image size is nearest to theirs.
     Interrupt it at any moment; the same command goes on where it stopped.
     """
-    from apq_tune.cost import Costs
-    from apq_tune.encoding import Encoding
     from apq_tune.errors import ReachError
     from apq_tune.pipeline.reach import complaints, with_others
-    from apq_tune.space import SearchSpace
+    from apq_tune.problem.costs import Costs
+    from apq_tune.space.encoding import Encoding
+    from apq_tune.space.search_space import SearchSpace
 
     if data is not None and not data.strip():
         raise click.UsageError(f"--data {data!r} is no folder; give one, or . for the current one, or a name")

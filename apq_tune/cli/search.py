@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from apq_tune import ranges
 from apq_tune.cli.costs import BUDGET, LIMITS, TABLES
 from apq_tune.cli.values import Number, Place
+from apq_tune.inputs import ranges
 
 
 def metric_names(text: str | None, option: str) -> list[str]:
@@ -89,18 +89,18 @@ def search(
     """Find the best candidate under limits, or a front, with a predictor and cost models."""
     from rich.progress import Progress
 
-    from apq_tune.choices import ChoiceEncoding
-    from apq_tune.cost.registry import Costs, as_texts
-    from apq_tune.encoding import encoding_of
     from apq_tune.errors import ProblemError
-    from apq_tune.metrics import all_metrics, load_metrics, problem_of, stay_measured
-    from apq_tune.notation import candidate_from, read_candidates
-    from apq_tune.pipeline.lock import own
+    from apq_tune.problem.costs import Costs, as_texts
+    from apq_tune.problem.metrics import all_metrics, load_metrics, problem_of, stay_measured
     from apq_tune.report.screen import Screen
     from apq_tune.report.tables import print_front, save_front
-    from apq_tune.search import ALGORITHMS
-    from apq_tune.search import search as run_search
-    from apq_tune.space import SearchSpace
+    from apq_tune.searchers import ALGORITHMS
+    from apq_tune.searchers import search as run_search
+    from apq_tune.space.choices import ChoiceEncoding
+    from apq_tune.space.encoding import encoding_of
+    from apq_tune.space.notation import candidate_from, read_candidates
+    from apq_tune.space.search_space import SearchSpace
+    from apq_tune.store.lock import own
 
     if objective is not None and axes is not None:
         raise click.UsageError("give --objective or --front, not both")
@@ -170,11 +170,11 @@ def score(
     skip_invalid: bool,
 ) -> None:
     """Score given candidates, in our notation or the published one, with every metric."""
-    from apq_tune.encoding import encoding_of
-    from apq_tune.metrics import all_metrics, load_metrics, score_candidates
-    from apq_tune.notation import read_candidates
+    from apq_tune.problem.metrics import all_metrics, load_metrics, score_candidates
     from apq_tune.report.tables import write_frame
-    from apq_tune.space import SearchSpace
+    from apq_tune.space.encoding import encoding_of
+    from apq_tune.space.notation import read_candidates
+    from apq_tune.space.search_space import SearchSpace
 
     if out.suffix not in (".csv", ".json"):
         raise click.UsageError(f"--out {str(out)!r}: give a name that ends in .csv or .json")

@@ -9,7 +9,7 @@ import click
 @click.option("--markdown", "as_markdown", is_flag=True, help="As docs/settings.md.")
 def settings(*, as_markdown: bool) -> None:
     """List every setting of run, refine and the comparisons: what is allowed, the default and the meaning."""
-    from apq_tune.pipeline.setting_list import all_settings, markdown
+    from apq_tune.cli.setting_list import all_settings, markdown
 
     if as_markdown:
         click.echo(markdown(), nl=False)

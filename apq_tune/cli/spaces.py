@@ -13,7 +13,7 @@ from apq_tune.cli.values import Place
 @click.command()
 def spaces() -> None:
     """List the search spaces that ship with the package, and their sizes."""
-    from apq_tune.space import SearchSpace, known_spaces
+    from apq_tune.space.search_space import SearchSpace, known_spaces
 
     for name in known_spaces():
         space = SearchSpace.load(name)
@@ -26,12 +26,12 @@ def spaces() -> None:
 @TABLES
 def space(name: str, tables: tuple[Path, ...]) -> None:
     """Describe the search space NAME (or a YAML file): counts, genes, choices, and the range of every cost."""
-    from apq_tune.cost.registry import with_built_in
-    from apq_tune.encoding import Encoding
-    from apq_tune.metrics import load_metrics
+    from apq_tune.problem.costs import with_built_in
+    from apq_tune.problem.metrics import load_metrics
     from apq_tune.report.screen import Screen
     from apq_tune.report.tables import choices_table, ranges_table
-    from apq_tune.space import SearchSpace
+    from apq_tune.space.encoding import Encoding
+    from apq_tune.space.search_space import SearchSpace
 
     encoding = Encoding(SearchSpace.load(name))
     console, loaded = Screen(), encoding.space
@@ -55,11 +55,11 @@ def cost() -> None:
 def audit(table: Path, name: str) -> None:
     """Check the cost table TABLE: what is missing, what shrinks with more bits, ranges, and where the cost is."""
     from apq_tune.cost import load_cost_table
-    from apq_tune.encoding import Encoding
     from apq_tune.errors import TableError
     from apq_tune.report.screen import Screen
     from apq_tune.report.tables import print_audit
-    from apq_tune.space import SearchSpace
+    from apq_tune.space.encoding import Encoding
+    from apq_tune.space.search_space import SearchSpace
 
     loaded, encoding = load_cost_table(table), Encoding(SearchSpace.load(name))
     print_audit(loaded, encoding, Screen())

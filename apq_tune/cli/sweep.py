@@ -8,11 +8,11 @@ from pathlib import Path
 
 import click
 
-from apq_tune import ranges
 from apq_tune.cli.costs import BUDGETS, METRICS
 from apq_tune.cli.fleet import fleet_options, names, progress_bar
 from apq_tune.cli.search import EXTRAPOLATE, PREDICTOR, SPACE, metric_names
 from apq_tune.cli.values import Number
+from apq_tune.inputs import ranges
 
 SAMPLERS = ("evolution", "nsga2", "random")
 
@@ -83,15 +83,15 @@ def sweep(
         "--samplers",
     )
 
-    from apq_tune.choices import ChoiceSpace
-    from apq_tune.encoding import encoding_of
-    from apq_tune.metrics import stay_measured
-    from apq_tune.pipeline import sweep as plan
-    from apq_tune.pipeline.directory import digest
-    from apq_tune.pipeline.fleet import Fleet
+    from apq_tune.problem.metrics import stay_measured
     from apq_tune.report.screen import Screen
     from apq_tune.report.sweep import write_sweep
-    from apq_tune.space import SearchSpace
+    from apq_tune.space.choices import ChoiceSpace
+    from apq_tune.space.encoding import encoding_of
+    from apq_tune.space.search_space import SearchSpace
+    from apq_tune.store.directory import digest
+    from apq_tune.studies import sweep as plan
+    from apq_tune.studies.fleet import Fleet
 
     paths = plan.read_tables(tables)
     encoding = encoding_of(SearchSpace.load(space_name))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from apq_tune import ranges
 from apq_tune.cli.values import Number, Place
+from apq_tune.inputs import ranges
 
 
 @click.command()
@@ -36,12 +36,12 @@ def transfer(
 
     Beside it stands what the pairs alone give; if that is better, use 'apq-tune predictor fit'.
     """
-    from apq_tune.measured import measured_values
-    from apq_tune.metrics import load_start, read_pairs, tell_constant
     from apq_tune.predict import transfer as run_transfer
     from apq_tune.predict.files import measured_in, predictor_bytes
+    from apq_tune.problem.metrics import load_start, read_pairs, tell_constant
     from apq_tune.report.tables import write_bytes
-    from apq_tune.space import SearchSpace
+    from apq_tune.space.measured import measured_values
+    from apq_tune.space.search_space import SearchSpace
 
     if out.suffix != ".npz":
         raise click.UsageError(f"--out {str(out)!r}: give a name that ends in .npz")

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from apq_tune.documents import load_yaml
 from apq_tune.errors import DocumentError
-from apq_tune.ranges import Range, Whole, shown
+from apq_tune.inputs.documents import load_yaml
+from apq_tune.inputs.ranges import Range, Whole, shown
 
 LONGEST_NAME = 255
 """Bytes of one part of a path, on the file systems in use."""

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from apq_tune import ranges
 from apq_tune.cli.costs import BUDGETS, LIMITS, TABLES
 from apq_tune.cli.fleet import fleet_options, names, progress_bar
 from apq_tune.cli.run import device_option
 from apq_tune.cli.values import Number, Place
+from apq_tune.inputs import ranges
 
 if TYPE_CHECKING:
-    from apq_tune.cost import Costs
-    from apq_tune.pipeline.fleet import Fleet
-    from apq_tune.pipeline.versus import Spend, Task
+    from apq_tune.problem.costs import Costs
+    from apq_tune.studies.fleet import Fleet
+    from apq_tune.studies.versus import Spend, Task
     from apq_tune.supernet.metrics import Device
 
 NAMES = ("joint", "staged", "staged-haq", "uniform", "uniform-wa", "random", "paper")
@@ -97,11 +97,11 @@ def baseline(
     staged: architecture, then channels, then one width per layer; staged-haq: then one for weights and one for
     activations; random: best of as many; paper: the literal protocol, without a quantized supernet; joint: ours.
     """
-    from apq_tune.cost import Costs
-    from apq_tune.encoding import Encoding
-    from apq_tune.pipeline.directory import kept_tables
     from apq_tune.pipeline.finished import load_supernets
-    from apq_tune.pipeline.versus import Spend, Task
+    from apq_tune.problem.costs import Costs
+    from apq_tune.space.encoding import Encoding
+    from apq_tune.store.directory import kept_tables
+    from apq_tune.studies.versus import Spend, Task
     from apq_tune.supernet.metrics import device_of
 
     if bool(limits) == (budget is not None):
@@ -160,14 +160,14 @@ def joint_vs_staged(
     --resume.
     """
     from apq_tune.cli.run import assigned
-    from apq_tune.cost import Costs
     from apq_tune.data import taken
-    from apq_tune.encoding import Encoding
-    from apq_tune.pipeline import versus
-    from apq_tune.pipeline.directory import kept_tables
     from apq_tune.pipeline.finished import load_supernets
     from apq_tune.pipeline.settings import Settings
-    from apq_tune.space import SearchSpace
+    from apq_tune.problem.costs import Costs
+    from apq_tune.space.encoding import Encoding
+    from apq_tune.space.search_space import SearchSpace
+    from apq_tune.store.directory import kept_tables
+    from apq_tune.studies import versus
     from apq_tune.supernet.metrics import device_of
 
     checked, where = versus.Spend.checked(**spend), device_of(device)
@@ -223,7 +223,7 @@ def seeds_from(first: int, n: int) -> range:
 
 def limits_of(costs: Costs, budgets: list[str], limits: tuple[str, ...]) -> dict[str, list[str]]:
     """Budget -> limits as text, those of the user's own last."""
-    from apq_tune.cost.registry import as_texts
+    from apq_tune.problem.costs import as_texts
 
     return {name: as_texts(costs.budget(name)) for name in budgets} | (
         {OWN: as_texts(costs.limits(limits))} if limits else {}
@@ -234,7 +234,7 @@ def _basis(
     costs: Costs, tables: list[Path], spend: Spend, limits: Mapping[str, list[str]], settings: Any
 ) -> dict[str, Any]:
     """All that a task's result depends on beside its key, which names method, budget and seed."""
-    from apq_tune.pipeline.directory import digest
+    from apq_tune.store.directory import digest
 
     space = costs.encoding.space.model_dump(mode="json")
     basis = {"space": space, "settings": settings, "spend": spend.model_dump(), "limits": dict(limits)}
@@ -242,7 +242,7 @@ def _basis(
 
 
 def _fleet(out: Path, kind: str, basis: Mapping[str, Any], **options: Any) -> Fleet:
-    from apq_tune.pipeline.fleet import Fleet
+    from apq_tune.studies.fleet import Fleet
 
     return Fleet(out, kind, basis, command=shlex.join(["apq-tune", *sys.argv[1:]]), **options)
 
@@ -259,8 +259,8 @@ def _finish(
     *,
     keep: bool = False,
 ) -> dict[str, Any]:
-    from apq_tune.pipeline.versus import Shared, run_task
     from apq_tune.report.versus import write_versus
+    from apq_tune.studies.versus import Shared, run_task
 
     console = _console()
     shared = Shared(dict(runs), dict(limits), spend, fleet.checkpoints, costs, device, keep)

@@ -1,4 +1,4 @@
-"""Cost models: one file a metric, each read from the ops of ``apq_tune.ops``; none of them is learned."""
+"""Cost models: one file a metric, each read from the ops of ``apq_tune.space.ops``; none of them is learned."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from apq_tune.cost.formats import load_cost_table
 from apq_tune.cost.macs import macs
 from apq_tune.cost.model import CostModel
 from apq_tune.cost.models import cost_models
-from apq_tune.cost.registry import Costs
 from apq_tune.cost.table import CostTable
 from apq_tune.cost.weight_bytes import weight_bytes
 
 __all__ = [
     "CostModel",
     "CostTable",
-    "Costs",
     "bit_ops",
     "bitfusion_energy_mj",
     "bitfusion_latency_ms",

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from apq_tune.cost.model import CostModel
-from apq_tune.encoding import Encoding
-from apq_tune.ops import BlockOps, Op, fixed_ops
-from apq_tune.skeleton import Slot
+from apq_tune.space.encoding import Encoding
+from apq_tune.space.ops import BlockOps, Op, fixed_ops
+from apq_tune.space.skeleton import Slot
 
 
 def peak_activation_bytes(encoding: Encoding) -> CostModel:

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 from apq_tune.cost.model import CostModel, sum_over_ops
-from apq_tune.encoding import Encoding
-from apq_tune.ops import Op
+from apq_tune.space.encoding import Encoding
+from apq_tune.space.ops import Op
 
 # "simulator" is bf_e_conf.ini and the code beside it in github.com/hsharma35/bitfusion, by the authors of Sharma 2018.
 CYCLES_PER_MS = 500_000  # 500 MHz: Sharma 2018 and simulator

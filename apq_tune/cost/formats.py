@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from apq_tune.cost.table import BLOCK, CONV, FIXED, CostTable, read_csv
-from apq_tune.documents import load_json, load_yaml
 from apq_tune.errors import DocumentError, TableError
+from apq_tune.inputs.documents import load_json, load_yaml
 
 BITFUSION_KEY = re.compile(r"\((\d+), (\d+), (\d+), (\d+), (\d+), (\d+), (\d+)\)-W(\d+)A(\d+)")
 OFA_BLOCK = re.compile(

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from apq_tune.cost.macs import macs
-from apq_tune.encoding import Encoding
 from apq_tune.errors import ApqError, CandidateError
-from apq_tune.genotype import Genomes
-from apq_tune.notation import candidate_from
-from apq_tune.space import SearchSpace, known_spaces
+from apq_tune.space.encoding import Encoding
+from apq_tune.space.genotype import Genomes
+from apq_tune.space.notation import candidate_from
+from apq_tune.space.search_space import SearchSpace, known_spaces
 
 TOLERANCE = 0.05
 """Of a count that counts biases and normalisation, too; networks of the next width differ by a third."""

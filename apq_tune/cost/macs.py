@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from apq_tune.cost.model import CostModel, sum_over_ops
-from apq_tune.encoding import Encoding
-from apq_tune.ops import Op
+from apq_tune.space.encoding import Encoding
+from apq_tune.space.ops import Op
 
 
 def op_macs(op: Op) -> Any:

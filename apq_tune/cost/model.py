@@ -8,12 +8,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from apq_tune.candidate import Block
-from apq_tune.encoding import Encoding
 from apq_tune.errors import TableError
-from apq_tune.genotype import Genomes
-from apq_tune.ops import BlockOps, Op, all_choices, fixed_ops
-from apq_tune.skeleton import Slot
+from apq_tune.space.candidate import Block
+from apq_tune.space.encoding import Encoding
+from apq_tune.space.genotype import Genomes
+from apq_tune.space.ops import BlockOps, Op, all_choices, fixed_ops
+from apq_tune.space.skeleton import Slot
 
 BlockCost = Callable[[BlockOps, Slot], Any]
 

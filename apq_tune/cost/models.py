@@ -9,8 +9,8 @@ from apq_tune.cost.bit_ops import bit_ops
 from apq_tune.cost.macs import macs
 from apq_tune.cost.model import CostModel
 from apq_tune.cost.weight_bytes import weight_bytes
-from apq_tune.encoding import Encoding
 from apq_tune.errors import SpaceError
+from apq_tune.space.encoding import Encoding
 
 
 def cost_models(encoding: Encoding | Any) -> tuple[CostModel, ...]:

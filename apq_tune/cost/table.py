@@ -16,12 +16,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from apq_tune.cost.model import CostModel
-from apq_tune.encoding import Encoding
 from apq_tune.errors import TableError
-from apq_tune.ops import BlockOps, Op, all_choices
-from apq_tune.sheets import is_count, no_number, number_in, read_sheet
-from apq_tune.skeleton import Slot
-from apq_tune.space import SearchSpace
+from apq_tune.inputs.sheets import is_count, no_number, number_in, read_sheet
+from apq_tune.space.encoding import Encoding
+from apq_tune.space.ops import BlockOps, Op, all_choices
+from apq_tune.space.search_space import SearchSpace
+from apq_tune.space.skeleton import Slot
 
 FIXED, CONV, BLOCK = "fixed", "conv", "block"
 KINDS = (FIXED, CONV, BLOCK)

@@ -11,7 +11,7 @@ from apq_tune.data.named import DATA, SHAPES, Place, imagenet
 from apq_tune.data.split import AnySplit, Data, FileSplit, Split, pooled
 from apq_tune.data.taken import taken
 from apq_tune.errors import RunError
-from apq_tune.space import SearchSpace
+from apq_tune.space.search_space import SearchSpace
 
 __all__ = [
     "DATA",

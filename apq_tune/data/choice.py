@@ -9,7 +9,7 @@ from typing import NamedTuple
 from apq_tune.data.folder import Folder, read_folder
 from apq_tune.data.named import SHAPES, Shape
 from apq_tune.errors import ReachError
-from apq_tune.space import SearchSpace, known_spaces
+from apq_tune.space.search_space import SearchSpace, known_spaces
 
 BY_SIZE = ("digits", "mobilenet_fashion_mnist_14", "mobilenet_fashion_mnist", "mobilenet_cifar", "apq_mobilenet")
 """Shipped spaces that a data set may get by itself."""

@@ -10,7 +10,7 @@ import numpy as np
 from apq_tune.data.folder import Folder, read_folder, repeated
 from apq_tune.data.image import Look, shown
 from apq_tune.data.layout import ROLES
-from apq_tune.space import SearchSpace
+from apq_tune.space.search_space import SearchSpace
 
 SHOWN = 10
 """Names of classes that are told."""

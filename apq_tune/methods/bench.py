@@ -8,12 +8,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from apq_tune.encoding import Encoding
 from apq_tune.errors import RunError
-from apq_tune.genotype import Genomes
 from apq_tune.predict import Floats, Pairs
-from apq_tune.problem import Constraint
-from apq_tune.skeleton import BIT_FIELDS
+from apq_tune.problem.problem import Constraint
+from apq_tune.space.encoding import Encoding
+from apq_tune.space.genotype import Genomes
+from apq_tune.space.skeleton import BIT_FIELDS
 
 Kind = Literal["fp32", "proxy", "fine", "short"]
 """Loss in the full-precision supernet; in the quantized one, on a part of the images; the same on all of them; after a

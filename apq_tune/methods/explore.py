@@ -12,13 +12,13 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from apq_tune.errors import ProblemError
-from apq_tune.genotype import Genomes
 from apq_tune.methods.bench import Question
 from apq_tune.methods.subspace import Subspace
 from apq_tune.predict import Floats, GaussianProcessPredictor, Pairs, fit_gp
-from apq_tune.problem import Constraint, FunctionMetric
-from apq_tune.search import Evolution, search
-from apq_tune.search.batch import choose_batch, similarity
+from apq_tune.problem.problem import Constraint, FunctionMetric
+from apq_tune.searchers import Evolution, search
+from apq_tune.searchers.batch import choose_batch, similarity
+from apq_tune.space.genotype import Genomes
 
 FIRST = 0.3
 """Share of the measurements that go to random samples before a predictor is asked."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from apq_tune.genotype import Genomes
 from apq_tune.methods.bench import Question
 from apq_tune.methods.subspace import Subspace, everything
 from apq_tune.predict import Floats, Pairs, fit_fp32, fit_mlp
-from apq_tune.problem import FunctionMetric
-from apq_tune.search import Evolution, search
-from apq_tune.skeleton import BIT_FIELDS
+from apq_tune.problem.problem import FunctionMetric
+from apq_tune.searchers import Evolution, search
+from apq_tune.space.genotype import Genomes
+from apq_tune.space.skeleton import BIT_FIELDS
 
 EVALUATIONS = 10_000
 """Candidates that the predictor scores."""

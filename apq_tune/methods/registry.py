@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from apq_tune.genotype import Genomes
 from apq_tune.methods.bench import Question
 from apq_tune.methods.paper import paper
 from apq_tune.methods.staged import staged, staged_haq
 from apq_tune.methods.together import joint, random, uniform, uniform_wa
+from apq_tune.space.genotype import Genomes
 
 
 class Method(NamedTuple):

@@ -14,9 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from apq_tune.encoding import Encoding
 from apq_tune.errors import ProblemError
-from apq_tune.genotype import Genomes
 from apq_tune.methods.bench import Question
 from apq_tune.methods.explore import best_of, explore, joined
 from apq_tune.methods.subspace import (
@@ -33,7 +31,9 @@ from apq_tune.methods.subspace import (
 )
 from apq_tune.methods.together import shortlist
 from apq_tune.predict import Pairs
-from apq_tune.problem import Constraint
+from apq_tune.problem.problem import Constraint
+from apq_tune.space.encoding import Encoding
+from apq_tune.space.genotype import Genomes
 
 ARCHITECTURE, CHANNELS = 0.15, 0.3
 """Shares of the evaluations for stages 1 and 2; stage 3, whose search space is the largest, has the rest."""

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from apq_tune.candidate import Candidate
-from apq_tune.encoding import Encoding
 from apq_tune.errors import ProblemError
-from apq_tune.genotype import Genomes
-from apq_tune.problem import Constraint, Floats, FunctionMetric, Metric, Objective, Problem
-from apq_tune.search.vary import spread, vary
+from apq_tune.problem.problem import Constraint, Floats, FunctionMetric, Metric, Objective, Problem
+from apq_tune.searchers.vary import spread, vary
+from apq_tune.space.candidate import Candidate
+from apq_tune.space.encoding import Encoding
+from apq_tune.space.genotype import Genomes
 
 Project = Callable[[Genomes], Genomes]
 """From any genomes to the nearest ones of a part; what is in it already stays as it is."""

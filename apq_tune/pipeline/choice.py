@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from apq_tune.candidate import Candidate
-from apq_tune.pipeline.files import to_json, write_atomically
-from apq_tune.problem import Constraint
+from apq_tune.problem.problem import Constraint
+from apq_tune.space.candidate import Candidate
+from apq_tune.store.files import to_json, write_atomically
 
 WEIGHTS, RECORD = "best.pt", "best.json"
 """Files of the chosen network, in the folder of a run, of a refinement or of a baseline."""

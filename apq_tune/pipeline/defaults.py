@@ -10,7 +10,7 @@ import numpy as np
 from apq_tune.data import Data
 from apq_tune.errors import RunError
 from apq_tune.pipeline.settings import Settings
-from apq_tune.space import SearchSpace
+from apq_tune.space.search_space import SearchSpace
 
 FEW = 2_000
 """Training images up to which the settings of the digits suit, and an epoch is seconds."""

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from apq_tune.data import AnySplit, Data
-from apq_tune.encoding import Encoding
 from apq_tune.errors import RunError
 from apq_tune.pipeline.settings import Settings
+from apq_tune.space.encoding import Encoding
 from apq_tune.supernet.batches import batches
 from apq_tune.supernet.metrics import Device
 from apq_tune.supernet.network import Supernet

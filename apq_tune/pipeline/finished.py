@@ -8,9 +8,7 @@ from typing import Any, NamedTuple
 
 from apq_tune.data import data_digest, load_data
 from apq_tune.errors import RunError
-from apq_tune.pipeline.digests import check, read_record
-from apq_tune.pipeline.directory import FORMAT, StageFiles, digest, kept_tables
-from apq_tune.pipeline.files import read_json
+from apq_tune.inputs.ranges import validated
 from apq_tune.pipeline.learning import PREDICTOR
 from apq_tune.pipeline.settings import Settings
 from apq_tune.pipeline.stage import Stage, torch_load
@@ -18,8 +16,10 @@ from apq_tune.pipeline.stages import STAGES
 from apq_tune.pipeline.training import WEIGHTS
 from apq_tune.predict import Predictor
 from apq_tune.predict.files import load_predictor
-from apq_tune.ranges import validated
-from apq_tune.space import SearchSpace
+from apq_tune.space.search_space import SearchSpace
+from apq_tune.store.digests import check, read_record
+from apq_tune.store.directory import FORMAT, StageFiles, digest, kept_tables
+from apq_tune.store.files import read_json
 from apq_tune.supernet.defaults import plain_torch
 from apq_tune.supernet.metrics import Device, TrainedSupernet
 

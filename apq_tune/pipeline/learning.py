@@ -7,11 +7,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from apq_tune.candidate import Candidate
 from apq_tune.cost import cost_models
-from apq_tune.encoding import Encoding
-from apq_tune.pipeline.directory import StageFiles
-from apq_tune.pipeline.files import to_json
 from apq_tune.pipeline.stage import Run
 from apq_tune.predict import (
     AVERAGED,
@@ -32,6 +28,10 @@ from apq_tune.predict.mlp import MLPPredictor
 from apq_tune.predict.pairs import n_networks, networks_of
 from apq_tune.predict.scores import kendall_tau
 from apq_tune.predict.trust import COSTS, PROXY, judge
+from apq_tune.space.candidate import Candidate
+from apq_tune.space.encoding import Encoding
+from apq_tune.store.directory import StageFiles
+from apq_tune.store.files import to_json
 
 LOSSES, PREDICTOR, REPORT = "losses.csv", "predictor.npz", "report.json"
 """Files of stages that measure and of stages that learn."""

@@ -9,16 +9,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from apq_tune.candidate import Candidate
-from apq_tune.encoding import Encoding
-from apq_tune.front import Front
-from apq_tune.genotype import Genomes
-from apq_tune.integrations.ray import Result, Work
-from apq_tune.pipeline.files import read_json
+from apq_tune.hosts.ray import Result, Work
 from apq_tune.pipeline.learning import BOUND, LOSSES, PREDICTOR, REPORT
 from apq_tune.pipeline.stage import Parts, Run, weights
 from apq_tune.pipeline.work import Networks, Question, final_training, pair_batch, run_search, score_batch
 from apq_tune.predict.files import load_predictor
+from apq_tune.problem.front import Front
+from apq_tune.space.candidate import Candidate
+from apq_tune.space.encoding import Encoding
+from apq_tune.space.genotype import Genomes
+from apq_tune.store.files import read_json
 
 PAIR_BATCH = 4
 """Candidates in a trial of brief QAT."""

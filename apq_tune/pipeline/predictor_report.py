@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from apq_tune.encoding import Encoding
 from apq_tune.errors import RunError
-from apq_tune.pipeline.files import read_json
 from apq_tune.pipeline.finished import OpenRun, open_run
 from apq_tune.pipeline.learning import REPORT, noise_floor, read_losses
 from apq_tune.predict import AVERAGED, fit_rungs, forms
 from apq_tune.predict.curve import counts_for, half_width, learning_curve
 from apq_tune.predict.trust import FEWEST_FOR_INTERVAL
+from apq_tune.space.encoding import Encoding
+from apq_tune.store.files import read_json
 
 SCORES = ("kendall_tau", "pairwise_accuracy", "rmse_log", "coverage")
 

@@ -6,13 +6,13 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from apq_tune.cost import Costs, cost_models
-from apq_tune.cost.registry import ALIASES, read_limits
+from apq_tune.cost import cost_models
 from apq_tune.data.choice import Complaint, spaces_that_keep
-from apq_tune.encoding import Encoding
 from apq_tune.errors import ReachError, TableError
-from apq_tune.problem import Bounded, Constraint, Metric
-from apq_tune.space import SearchSpace
+from apq_tune.problem.costs import ALIASES, Costs, read_limits
+from apq_tune.problem.problem import Bounded, Constraint, Metric
+from apq_tune.space.encoding import Encoding
+from apq_tune.space.search_space import SearchSpace
 
 
 def complaints(texts: Sequence[str], budget: str | None = None, tables: Sequence[Path] = ()) -> Complaint:

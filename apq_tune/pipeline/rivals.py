@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from apq_tune.encoding import Encoding
 from apq_tune.errors import ProblemError
-from apq_tune.genotype import Genomes
 from apq_tune.methods.subspace import ARCHITECTURE_FIELDS, Project, Subspace, at_bits, fixed
-from apq_tune.problem import Constraint, Metric
-from apq_tune.search import search
+from apq_tune.problem.problem import Constraint, Metric
+from apq_tune.searchers import search
+from apq_tune.space.encoding import Encoding
+from apq_tune.space.genotype import Genomes
 
 RIVALS = ("uniform", "staged")
 """Names of what they find."""

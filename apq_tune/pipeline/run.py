@@ -14,28 +14,28 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import pandas as pd
 
-from apq_tune.candidate import Candidate
-from apq_tune.cost import Costs
 from apq_tune.data import check_images, data_digest, is_folder, load_data, taken
-from apq_tune.encoding import Encoding
 from apq_tune.errors import RunError
-from apq_tune.front import Front
-from apq_tune.integrations.joining import check_address
-from apq_tune.integrations.ray import Result, cluster, gpu_share, run_trials
+from apq_tune.hosts.joining import check_address
+from apq_tune.hosts.ray import Result, cluster, gpu_share, run_trials
 from apq_tune.pipeline.choice import kept, with_choice
 from apq_tune.pipeline.defaults import check_data, default_settings
-from apq_tune.pipeline.directory import AGAIN, RunDirectory, StageDirectory, StageFiles
-from apq_tune.pipeline.disk import check_space, run_bytes
 from apq_tune.pipeline.estimate import estimate, fitted, measure_rates
-from apq_tune.pipeline.files import read_json
 from apq_tune.pipeline.learning import PREDICTOR, REPORT, measured
 from apq_tune.pipeline.settings import Settings
 from apq_tune.pipeline.stage import Parts, Stage
 from apq_tune.pipeline.stages import STAGES
 from apq_tune.pipeline.work import front_cost, of_its_stage
 from apq_tune.predict.files import load_predictor
-from apq_tune.problem import Constraint
-from apq_tune.space import SearchSpace
+from apq_tune.problem.costs import Costs
+from apq_tune.problem.front import Front
+from apq_tune.problem.problem import Constraint
+from apq_tune.space.candidate import Candidate
+from apq_tune.space.encoding import Encoding
+from apq_tune.space.search_space import SearchSpace
+from apq_tune.store.directory import AGAIN, RunDirectory, StageDirectory, StageFiles
+from apq_tune.store.disk import check_space, run_bytes
+from apq_tune.store.files import read_json
 from apq_tune.supernet.metrics import device_of
 
 FINALISTS = 5

@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from apq_tune import ranges
-from apq_tune.documents import load_yaml
 from apq_tune.errors import DocumentError, RunError
+from apq_tune.inputs import ranges
+from apq_tune.inputs.documents import load_yaml
+from apq_tune.inputs.ranges import validated
 from apq_tune.predict import Form
-from apq_tune.ranges import validated
 from apq_tune.supernet.train import Strategy, Training
 
 ALWAYS_TRAINED = ("supernet", "pair", "final")

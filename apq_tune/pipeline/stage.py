@@ -9,12 +9,12 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from apq_tune.cost import Costs
 from apq_tune.data import Data
-from apq_tune.encoding import Encoding
-from apq_tune.integrations.ray import Result, Work
-from apq_tune.pipeline.directory import StageDirectory
+from apq_tune.hosts.ray import Result, Work
 from apq_tune.pipeline.settings import Settings
+from apq_tune.problem.costs import Costs
+from apq_tune.space.encoding import Encoding
+from apq_tune.store.directory import StageDirectory
 from apq_tune.supernet.metrics import Device
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from apq_tune.encoding import Encoding
-from apq_tune.pipeline.finite import check_supernet, check_weights
 from apq_tune.pipeline.stage import Run, torch_bytes, torch_load, weights
+from apq_tune.space.encoding import Encoding
 from apq_tune.supernet import train as supernet_training
 from apq_tune.supernet.batches import first_images
 from apq_tune.supernet.evaluate import calibrate_quantizers
+from apq_tune.supernet.finite import check_supernet, check_weights
 from apq_tune.supernet.network import Supernet
 from apq_tune.supernet.train import Progress, Training, average_for, optimizer_for
 

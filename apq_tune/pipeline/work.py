@@ -10,22 +10,22 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from apq_tune.candidate import Candidate
-from apq_tune.cost import Costs
 from apq_tune.data import AnySplit, Data
 from apq_tune.errors import ProblemError
-from apq_tune.front import Axis, Front
-from apq_tune.integrations.ray import Result, Work
-from apq_tune.pipeline.files import to_json
-from apq_tune.pipeline.finite import finite
+from apq_tune.hosts.ray import Result, Work
 from apq_tune.pipeline.rivals import RIVALS, Rivals
 from apq_tune.pipeline.settings import Settings
 from apq_tune.predict import Predictor
-from apq_tune.problem import Constraint, Metric, Objective, Problem
-from apq_tune.search import RandomSearch, search
-from apq_tune.space import SearchSpace
+from apq_tune.problem.costs import Costs
+from apq_tune.problem.front import Axis, Front
+from apq_tune.problem.problem import Constraint, Metric, Objective, Problem
+from apq_tune.searchers import RandomSearch, search
+from apq_tune.space.candidate import Candidate
+from apq_tune.space.search_space import SearchSpace
+from apq_tune.store.files import to_json
 from apq_tune.supernet.batches import first_images
 from apq_tune.supernet.evaluate import score, score_candidate, subnet_from
+from apq_tune.supernet.finite import finite
 from apq_tune.supernet.metrics import Device
 from apq_tune.supernet.network import Supernet
 from apq_tune.supernet.subnet import Subnet

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apq_tune.encoding import Encoding
 from apq_tune.errors import RunError
 from apq_tune.predict.ensemble import FEWEST_PAIRS, Ensemble, fit_parts
 from apq_tune.predict.forms import Form
 from apq_tune.predict.mean import MeanPredictor
 from apq_tune.predict.pairs import Fit, Pairs, Predictor, n_networks, networks_of, rows_of
 from apq_tune.predict.scores import agreement
+from apq_tune.space.encoding import Encoding
 
 NORMAL_90 = 1.6449
 """Standard deviations to each side that hold nine tenths of a normal distribution."""

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from apq_tune.encoding import Encoding
-from apq_tune.genotype import Genomes
 from apq_tune.predict.ordinal import OrdinalFeatures
 from apq_tune.predict.pairs import Floats, Predictor, Scale
+from apq_tune.space.encoding import Encoding
+from apq_tune.space.genotype import Genomes
 
 
 @dataclass(frozen=True)

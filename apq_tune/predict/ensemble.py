@@ -8,11 +8,11 @@ from functools import partial
 
 import numpy as np
 
-from apq_tune.encoding import Encoding
 from apq_tune.errors import RunError
-from apq_tune.genotype import Genomes
 from apq_tune.predict.pairs import Fit, Floats, Pairs, Predictor, n_networks, networks_of, rows_of
 from apq_tune.predict.ridge import fit_residual
+from apq_tune.space.encoding import Encoding
+from apq_tune.space.genotype import Genomes
 
 SHARE = 2 / 3
 """Of the networks whose pairs a member knows. Drawn without replacement (Buhlmann 2002): ridge chooses its penalty by

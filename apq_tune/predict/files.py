@@ -12,11 +12,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from apq_tune.choices import ChoiceEncoding, ChoiceSpace
 from apq_tune.cost import CostModel, cost_models
-from apq_tune.encoding import Encoding, encoding_of
 from apq_tune.errors import RunError
-from apq_tune.measured import Mask
 from apq_tune.predict.design import Design
 from apq_tune.predict.ensemble import BoundPredictor, Ensemble
 from apq_tune.predict.gp import GaussianProcessPredictor, Kernel
@@ -27,7 +24,10 @@ from apq_tune.predict.ordinal import OrdinalFeatures, n_features
 from apq_tune.predict.pairs import Predictor, Scale
 from apq_tune.predict.published import published_predictor
 from apq_tune.predict.ridge import RidgePredictor
-from apq_tune.space import SearchSpace
+from apq_tune.space.choices import ChoiceEncoding, ChoiceSpace
+from apq_tune.space.encoding import Encoding, encoding_of
+from apq_tune.space.measured import Mask
+from apq_tune.space.search_space import SearchSpace
 
 MEASURED = "measured"
 """Name of the array that says what pairs lie within."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Literal
 
-from apq_tune.encoding import Encoding
 from apq_tune.predict.gp import fit_gp
 from apq_tune.predict.mean import MeanPredictor, fit_mean
 from apq_tune.predict.mlp import MLPPredictor, fit_mlp
 from apq_tune.predict.pairs import Fit, Pairs, Predictor
 from apq_tune.predict.ridge import fit_ordinal, fit_residual, fit_ridge
+from apq_tune.space.encoding import Encoding
 
 Form = Literal["scratch", "transferred", "ridge", "ordinal", "gp", "residual", "linear_ladder", "ladder", "mean"]
 """Names of the forms that ``forms`` offers."""

@@ -10,11 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 
-from apq_tune.encoding import Encoding
-from apq_tune.genotype import Genomes
 from apq_tune.predict.design import Design
 from apq_tune.predict.ordinal import OrdinalFeatures
 from apq_tune.predict.pairs import Floats, Pairs, Predictor, Scale
+from apq_tune.space.encoding import Encoding
+from apq_tune.space.genotype import Genomes
 
 BATCH = 500
 """Candidates that are compared with all pairs at once, so that the distances stay in the processor's cache."""

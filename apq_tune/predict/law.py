@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from apq_tune.cost import CostModel
-from apq_tune.encoding import Encoding
-from apq_tune.genotype import Genomes
 from apq_tune.predict.pairs import Floats, Pairs, Predictor, Scale
+from apq_tune.space.encoding import Encoding
+from apq_tune.space.genotype import Genomes
 
 FLATTEST = 1e-3
 """Least slope, in standard deviations of both: the order of the metric is kept whatever few pairs say."""

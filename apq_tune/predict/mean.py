@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from apq_tune.encoding import Encoding
-from apq_tune.genotype import Genomes
 from apq_tune.predict.pairs import Fit, Floats, Pairs, Predictor
+from apq_tune.space.encoding import Encoding
+from apq_tune.space.genotype import Genomes
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from apq_tune.encoding import Encoding
-from apq_tune.genotype import Genomes
 from apq_tune.predict.pairs import Floats, Pairs, Scale
+from apq_tune.space.encoding import Encoding
+from apq_tune.space.genotype import Genomes
 
 Array = NDArray[np.float32]
 

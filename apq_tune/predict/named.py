@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from apq_tune.choices import ChoiceEncoding
-from apq_tune.genotype import Genomes
+from apq_tune.space.choices import ChoiceEncoding
+from apq_tune.space.genotype import Genomes
 
 Floats = NDArray[np.float64]
 

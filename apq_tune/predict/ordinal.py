@@ -8,13 +8,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from apq_tune.candidate import Block
-from apq_tune.choices import ChoiceEncoding
 from apq_tune.cost import CostModel, cost_models
-from apq_tune.encoding import Encoding
-from apq_tune.genotype import Genomes
 from apq_tune.predict import named
 from apq_tune.predict.pairs import Floats
+from apq_tune.space.candidate import Block
+from apq_tune.space.choices import ChoiceEncoding
+from apq_tune.space.encoding import Encoding
+from apq_tune.space.genotype import Genomes
 
 N_REFERENCE = 2000
 """Random candidates that say how far each column spreads: the space is known before any pair is."""

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from apq_tune.encoding import Encoding
-from apq_tune.genotype import Genomes
+from apq_tune.space.encoding import Encoding
+from apq_tune.space.genotype import Genomes
 
 Floats = NDArray[np.float64]
 

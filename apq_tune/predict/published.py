@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from apq_tune.checkpoints import read_state, tensor
-from apq_tune.choices import ChoiceEncoding
-from apq_tune.encoding import Encoding
 from apq_tune.errors import RunError
+from apq_tune.inputs.checkpoints import read_state, tensor
 from apq_tune.predict.mlp import MLPPredictor, mlp_shapes
 from apq_tune.predict.pairs import Scale
-from apq_tune.space import SearchSpace
+from apq_tune.space.choices import ChoiceEncoding
+from apq_tune.space.encoding import Encoding
+from apq_tune.space.search_space import SearchSpace
 
 APQ_NAMES = {"quantize_fc": "q", "regressor": "3"} | {f"layers.{i}.0": str(i) for i in range(3)}
 """Layers of APQ's checkpoint (Wang 2020) -> ours."""

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from apq_tune.encoding import Encoding
-from apq_tune.genotype import Genomes
 from apq_tune.predict.design import Design
 from apq_tune.predict.ordinal import OrdinalFeatures
 from apq_tune.predict.pairs import Floats, Pairs, Predictor, Scale, networks_of
+from apq_tune.space.encoding import Encoding
+from apq_tune.space.genotype import Genomes
 
 ALPHAS = np.logspace(-1, 4, 16)
 """Penalties among which leave-one-out error decides."""

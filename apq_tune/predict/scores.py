@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from apq_tune.encoding import Encoding
 from apq_tune.errors import RunError
 from apq_tune.predict.pairs import Fit, Floats, Pairs, networks_of, rows_of
+from apq_tune.space.encoding import Encoding
 
 
 class Agreement(NamedTuple):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from apq_tune.encoding import Encoding
 from apq_tune.predict.gp import fit_gp
 from apq_tune.predict.mlp import MLPPredictor, MLPSettings, fit_mlp
 from apq_tune.predict.pairs import Fit, Pairs, Predictor, Scale
 from apq_tune.predict.ridge import fit_ridge
 from apq_tune.predict.scores import Agreement, agreement, held_out
+from apq_tune.space.encoding import Encoding
 
 GENTLE = MLPSettings(learning_rate=3e-4, weight_decay=0.1)
 """Finetuning of a predictor that is good already: ten times the learning rate unlearns it on few pairs."""

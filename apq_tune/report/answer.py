@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from apq_tune.problem import Constraint
+from apq_tune.problem.problem import Constraint
 from apq_tune.report.limits import limit_lines
 
 LEVEL = 0.02

@@ -9,10 +9,10 @@ from typing import Any
 from rich.console import Console
 
 from apq_tune.pipeline.choice import RECORD, WEIGHTS, described, keep, kept
-from apq_tune.pipeline.verdict import finalists_frame, results_frame
-from apq_tune.pipeline.versus import Spend, Task
-from apq_tune.problem import Constraint
+from apq_tune.problem.problem import Constraint
 from apq_tune.report.answer import print_chosen
+from apq_tune.studies.verdict import finalists_frame, results_frame
+from apq_tune.studies.versus import Spend, Task
 
 
 def write_baseline(

@@ -12,7 +12,9 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from apq_tune.pipeline.compare import (
+from apq_tune.report.tables import STYLE
+from apq_tune.store.files import write_atomically
+from apq_tune.studies.compare import (
     Contest,
     Entry,
     curves_frame,
@@ -21,8 +23,6 @@ from apq_tune.pipeline.compare import (
     recommended,
     yardstick_of,
 )
-from apq_tune.pipeline.files import write_atomically
-from apq_tune.report.tables import STYLE
 
 SIGNIFICANT = 0.05
 

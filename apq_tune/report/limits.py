@@ -12,7 +12,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from rich.console import Console
 from rich.table import Table
 
-from apq_tune.problem import Constraint
+from apq_tune.problem.problem import Constraint
 
 MOST_PANELS = 3
 """Limits that get a panel of a picture."""

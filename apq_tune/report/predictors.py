@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from apq_tune.pipeline.files import write_atomically
 from apq_tune.pipeline.predictor_report import PredictorReport
 from apq_tune.predict.trust import FEWEST_FOR_INTERVAL
 from apq_tune.report.tables import STYLE
+from apq_tune.store.files import write_atomically
 
 TITLES = {
     "kendall_tau": "Kendall tau",

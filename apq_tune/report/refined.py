@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from apq_tune.pipeline.choice import RECORD, WEIGHTS, described, keep
-from apq_tune.pipeline.files import write_atomically
-from apq_tune.pipeline.refine import Refined
-from apq_tune.problem import Constraint
+from apq_tune.problem.problem import Constraint
+from apq_tune.refine.refine import Refined
 from apq_tune.report.answer import print_chosen, scores_in_words
 from apq_tune.report.limits import amount, draw_limit, engineering, heading, print_fitting, share
 from apq_tune.report.pictures import grid, panels, png
 from apq_tune.report.tables import STYLE
+from apq_tune.store.files import write_atomically
 
 OPTIONAL = ("predicted", "acc. %", "stage")
 """Columns that a narrow terminal goes without, the first one first."""

@@ -9,17 +9,17 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from apq_tune.front import Front
 from apq_tune.pipeline.choice import RECORD, WEIGHTS, described, keep
-from apq_tune.pipeline.files import to_json, write_atomically
 from apq_tune.pipeline.rivals import RIVALS
 from apq_tune.pipeline.run import Outcome
-from apq_tune.problem import Constraint
+from apq_tune.problem.front import Front
+from apq_tune.problem.problem import Constraint
 from apq_tune.report.answer import level_line, print_chosen
 from apq_tune.report.limits import amount, cell, engineering, heading, print_fitting, share
 from apq_tune.report.pictures import run_picture
 from apq_tune.report.tables import STYLE
 from apq_tune.report.trust import OF_PREDICTORS, agreement_line, predictor_table, trust_lines
+from apq_tune.store.files import to_json, write_atomically
 
 OPTIONAL = ("stages", "blocks", "predicted")
 """What a narrow terminal goes without, the first one first: a line for each stage, then whole columns."""

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from apq_tune.pipeline.files import write_atomically
-from apq_tune.pipeline.sweep import Sweep, Task, number, results_frame, target_columns
-from apq_tune.problem import Objective
+from apq_tune.problem.problem import Objective
 from apq_tune.report.tables import STYLE
+from apq_tune.store.files import write_atomically
+from apq_tune.studies.sweep import Sweep, Task, number, results_frame, target_columns
 
 Floats = NDArray[np.float64]
 

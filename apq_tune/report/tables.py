@@ -14,16 +14,16 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from apq_tune.candidate import Choice
 from apq_tune.cost import CostTable
 from apq_tune.cost.table import pairs_that_shrink
-from apq_tune.encoding import Encoding
 from apq_tune.errors import RunError
-from apq_tune.front import Front
-from apq_tune.pipeline.files import write_atomically
-from apq_tune.problem import Bounded, Metric
-from apq_tune.skeleton import BIT_FIELDS
-from apq_tune.space import SearchSpace
+from apq_tune.problem.front import Front
+from apq_tune.problem.problem import Bounded, Metric
+from apq_tune.space.candidate import Choice
+from apq_tune.space.encoding import Encoding
+from apq_tune.space.search_space import SearchSpace
+from apq_tune.space.skeleton import BIT_FIELDS
+from apq_tune.store.files import write_atomically
 
 STYLE: dict[str, Any] = {"title_justify": "left", "title_style": "bold", "box": SIMPLE_HEAD}
 MAX_ROWS = 20

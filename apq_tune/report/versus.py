@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import t as student
 
-from apq_tune.pipeline.files import write_atomically
-from apq_tune.pipeline.verdict import finalists_frame, means_frame, results_frame, seconds_frame, tests_frame
-from apq_tune.pipeline.versus import Task
 from apq_tune.report.tables import STYLE
+from apq_tune.store.files import write_atomically
+from apq_tune.studies.verdict import finalists_frame, means_frame, results_frame, seconds_frame, tests_frame
+from apq_tune.studies.versus import Task
 
 SIGNIFICANT = 0.05
 LINEAR = 0.5

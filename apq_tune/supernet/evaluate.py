@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from apq_tune.candidate import Candidate
 from apq_tune.data import AnySplit
+from apq_tune.space.candidate import Candidate
 from apq_tune.supernet.batches import batches
 from apq_tune.supernet.network import Supernet
 from apq_tune.supernet.quantize import ActivationQuantizer

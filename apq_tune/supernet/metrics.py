@@ -18,13 +18,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from apq_tune.candidate import Candidate
 from apq_tune.data import Data
-from apq_tune.encoding import Encoding
 from apq_tune.errors import RunError
-from apq_tune.genotype import Genomes
-from apq_tune.problem import Report
-from apq_tune.space import SearchSpace
+from apq_tune.problem.problem import Report
+from apq_tune.space.candidate import Candidate
+from apq_tune.space.encoding import Encoding
+from apq_tune.space.genotype import Genomes
+from apq_tune.space.search_space import SearchSpace
 from apq_tune.supernet.batches import first_images
 from apq_tune.supernet.defaults import plain_torch
 from apq_tune.supernet.evaluate import Score, score, score_candidate, subnet_from

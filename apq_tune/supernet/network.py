@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from apq_tune.candidate import Block, Candidate
-from apq_tune.geometry import squeezed_channels
-from apq_tune.ops import active_slots
-from apq_tune.skeleton import Slot
-from apq_tune.space import SearchSpace
+from apq_tune.space.candidate import Block, Candidate
+from apq_tune.space.geometry import squeezed_channels
+from apq_tune.space.ops import active_slots
+from apq_tune.space.search_space import SearchSpace
+from apq_tune.space.skeleton import Slot
 from apq_tune.supernet.defaults import plain_torch
 from apq_tune.supernet.forward import BlockQuantizers, Conv, Convs, FixedConvs, FixedQuantizers, forward_pass
 from apq_tune.supernet.quantize import quantize_weight

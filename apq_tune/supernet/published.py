@@ -9,10 +9,10 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from apq_tune.candidate import Candidate
-from apq_tune.checkpoints import read_state, tensor
 from apq_tune.errors import RunError
-from apq_tune.space import SearchSpace
+from apq_tune.inputs.checkpoints import read_state, tensor
+from apq_tune.space.candidate import Candidate
+from apq_tune.space.search_space import SearchSpace
 from apq_tune.supernet.defaults import plain_torch
 from apq_tune.supernet.network import ElasticBlock, ElasticConv, Statistics, Supernet
 

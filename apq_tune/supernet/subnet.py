@@ -7,11 +7,11 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional
 
-from apq_tune.candidate import Block, Candidate
-from apq_tune.geometry import squeezed_channels
-from apq_tune.ops import active_slots
-from apq_tune.skeleton import Slot
-from apq_tune.space import SearchSpace
+from apq_tune.space.candidate import Block, Candidate
+from apq_tune.space.geometry import squeezed_channels
+from apq_tune.space.ops import active_slots
+from apq_tune.space.search_space import SearchSpace
+from apq_tune.space.skeleton import Slot
 from apq_tune.supernet.forward import BlockQuantizers, Convs, FixedConvs, FixedQuantizers, forward_pass
 from apq_tune.supernet.quantize import quantize_weight
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from apq_tune import ranges
 from apq_tune.data import AnySplit
-from apq_tune.encoding import Encoding
 from apq_tune.errors import RunError
+from apq_tune.inputs import ranges
+from apq_tune.space.encoding import Encoding
 from apq_tune.supernet.batches import Augment, batches, first_images
 from apq_tune.supernet.network import Supernet
 from apq_tune.supernet.subnet import Subnet

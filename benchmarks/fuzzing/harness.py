@@ -23,7 +23,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from apq_tune.errors import ApqError, RunError
-from apq_tune.integrations.ray import Result, Work, result_of
+from apq_tune.hosts.ray import Result, Work, result_of
 
 HANG_SECONDS = 20.0
 """After which a command is ended, and counted as hanging; of a machine that has nothing else to do."""
@@ -217,7 +217,9 @@ def without_ray() -> None:
     import torchvision.transforms.v2  # noqa: F401
 
     import apq_tune
-    from apq_tune.pipeline import fleet, refine, run
+    from apq_tune.pipeline import run
+    from apq_tune.refine import refine
+    from apq_tune.studies import fleet
 
     for module in pkgutil.walk_packages(apq_tune.__path__, "apq_tune."):
         importlib.import_module(module.name)
@@ -231,9 +233,9 @@ def _skip_work() -> None:
     """End with status 0 where the work would begin, all checks made."""
     from apq_tune import search
     from apq_tune.pipeline import predictor_report
-    from apq_tune.pipeline.fleet import Fleet
-    from apq_tune.pipeline.refine import Refinement
     from apq_tune.pipeline.run import PipelineRun
+    from apq_tune.refine.refine import Refinement
+    from apq_tune.studies.fleet import Fleet
 
     def skip(*_: Any, **__: Any) -> Any:
         sys.exit(0)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fuzzing.harness import Said, call
 
 if TYPE_CHECKING:
-    from apq_tune.encoding import Encoding
+    from apq_tune.space.encoding import Encoding
 
 CLASSES, PER_CLASS, SIDE = 3, 12, 16
 EPOCHS = ("supernet.epochs", "quantized.epochs", "pair.epochs", "final.epochs", "n_front")
@@ -106,7 +106,7 @@ def make_material(out: Path) -> Material:
 def cost_table(encoding: Encoding) -> str:
     """CSV: a latency for every convolution that the space can ask for."""
     from apq_tune.cost.table import CONV_KEY
-    from apq_tune.ops import all_choices
+    from apq_tune.space.ops import all_choices
 
     keys: set[tuple[int, ...]] = set()
     for slot in encoding.space.slots:

@@ -20,7 +20,7 @@ from apq_tune.cost.bitfusion import (
     op_latency_ms,
 )
 from apq_tune.cost.formats import load_cost_table
-from apq_tune.ops import Op, candidate_ops, fixed_ops
+from apq_tune.space.ops import Op, candidate_ops, fixed_ops
 
 COSTS = (op_latency_ms, op_energy_mj)
 BITS = st.integers(2, 8)

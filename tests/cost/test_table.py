@@ -12,7 +12,7 @@ import yaml
 
 from apq_tune import Candidate, Encoding, SearchSpace, TableError, load_cost_table
 from apq_tune.cost.table import pairs_that_shrink
-from apq_tune.ops import Op, block_ops
+from apq_tune.space.ops import Op, block_ops
 
 KEYS = ("in_channels", "out_channels", "in_size", "kernel_size", "stride", "groups", "w_bits", "a_bits")
 

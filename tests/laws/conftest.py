@@ -23,13 +23,13 @@ from click.testing import CliRunner
 from apq_tune.cli import cli
 from apq_tune.data import Data, Split, named
 from apq_tune.data.named import Shape
-from apq_tune.integrations.ray import result_of
-from apq_tune.pipeline import versus
+from apq_tune.hosts.ray import result_of
 from apq_tune.pipeline.run import PipelineRun
 from apq_tune.pipeline.settings import Settings
 from apq_tune.pipeline.stage import Stage
 from apq_tune.pipeline.stages import STAGES
 from apq_tune.pipeline.work import of_its_stage
+from apq_tune.studies import versus
 from apq_tune.supernet.network import Supernet
 from apq_tune.supernet.subnet import Subnet
 
@@ -242,7 +242,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         for module in ("run", "refine", "fleet"):
             patch.setattr(f"apq_tune.pipeline.{module}.run_trials", trials)
             patch.setattr(f"apq_tune.pipeline.{module}.cluster", no_cluster)
-        patch.setattr("apq_tune.pipeline.refine.check_gpus", lambda _: None)
+        patch.setattr("apq_tune.refine.refine.check_gpus", lambda _: None)
         patch.setitem(named.SHAPES, NAME, Shape(1, 8, CLASSES))
         patch.setitem(named.DATA, NAME, lambda _: current[0])
         patch.setattr(Supernet, "forward", watched(Supernet))

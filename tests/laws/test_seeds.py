@@ -12,24 +12,24 @@ import pytest
 import torch
 
 from apq_tune import Encoding
-from apq_tune.cost import Costs
 from apq_tune.data import Data
-from apq_tune.integrations.ray import result_of
+from apq_tune.hosts.ray import result_of
 from apq_tune.methods import METHODS
 from apq_tune.methods import Question as Compared
 from apq_tune.methods.bench import Bench, Counts
 from apq_tune.pipeline.finished import FinishedRun, load_run, open_run
-from apq_tune.pipeline.halving import Halving
 from apq_tune.pipeline.learning import read_losses
-from apq_tune.pipeline.refine_work import Shared, train_candidate
 from apq_tune.pipeline.run import PipelineRun
 from apq_tune.pipeline.settings import Settings
 from apq_tune.pipeline.training import calibrate
-from apq_tune.pipeline.versus import KINDS
 from apq_tune.pipeline.work import Networks, Question, final_training, pair_batch, run_search
 from apq_tune.predict import fit_fp32, forms, held_out
 from apq_tune.predict.ensemble import fit_ensemble
 from apq_tune.predict.files import load_predictor, predictor_bytes
+from apq_tune.problem.costs import Costs
+from apq_tune.refine.halving import Halving
+from apq_tune.refine.work import Shared, train_candidate
+from apq_tune.studies.versus import KINDS
 from apq_tune.supernet.metrics import QATLoss
 from apq_tune.supernet.network import Supernet
 

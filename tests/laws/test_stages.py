@@ -11,9 +11,9 @@ from scipy.stats import kendalltau
 
 from apq_tune import Candidate, Encoding, Front, load_run
 from apq_tune.data import Data
-from apq_tune.pipeline.halving import Halving
 from apq_tune.pipeline.settings import Settings
 from apq_tune.pipeline.stages import STAGES
+from apq_tune.refine.halving import Halving
 from apq_tune.supernet.train import Training
 
 pytestmark = pytest.mark.slow
@@ -107,7 +107,7 @@ def test_a_shorter_training_has_a_lower_rate_in_proportion(world, data: Data, ba
         rates[steps] = training.learning_rate
         raise LookupError
 
-    monkeypatch.setattr("apq_tune.pipeline.halving.train_steps", train_steps)
+    monkeypatch.setattr("apq_tune.refine.halving.train_steps", train_steps)
     halving = Halving(load_run(base.run).supernet, Training(epochs=1, learning_rate=0.9), (2, 18), 2, 0)
     for steps in (2, 6, 18):
         with pytest.raises(LookupError):

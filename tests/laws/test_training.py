@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from apq_tune.candidate import Candidate
 from apq_tune.data import Split
-from apq_tune.pipeline.halving import Halving, Trained, outcome
+from apq_tune.refine.halving import Halving, Trained, outcome
+from apq_tune.space.candidate import Candidate
 from apq_tune.supernet.evaluate import score
 from apq_tune.supernet.train import Progress, Training, average_for, optimizer_for, train_epochs
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from apq_tune import Candidate, Constraint, Encoding, ProblemError, RunError, SearchSpace
-from apq_tune.cost import Costs, bit_ops
-from apq_tune.cost.registry import BUDGETS, as_texts
-from apq_tune.geometry import out_size
+from apq_tune.cost import bit_ops
 from apq_tune.methods import METHODS, Bench, Question, Subspace
 from apq_tune.methods import staged as stages
 from apq_tune.methods.bench import Counts
 from apq_tune.methods.explore import best_of, explore
 from apq_tune.methods.subspace import everything, fixed, tied_bits, uniform_bits, uniform_wa_bits
+from apq_tune.problem.costs import BUDGETS, Costs, as_texts
+from apq_tune.space.geometry import out_size
 
 ALLOWED = Counts.of(72, 9)
 

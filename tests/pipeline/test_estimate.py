@@ -9,7 +9,7 @@ import pytest
 
 from apq_tune import Encoding, RunError, SearchSpace
 from apq_tune.data import Data, Split, load_data
-from apq_tune.integrations.ray import Result, result_of
+from apq_tune.hosts.ray import Result, result_of
 from apq_tune.pipeline.estimate import FLOORS, Rates, estimate, fitted, measure_rates, remaining, words
 from apq_tune.pipeline.run import PipelineRun
 from apq_tune.pipeline.settings import Settings

@@ -19,9 +19,7 @@ from scipy.stats import kendalltau
 from apq_tune import ApqError, Encoding, load_predictor
 from apq_tune.cli import cli
 from apq_tune.cli.predictor import PLAIN
-from apq_tune.cost import Costs, bit_ops
-from apq_tune.pipeline.directory import RunDirectory, StageDirectory
-from apq_tune.pipeline.files import write_atomically
+from apq_tune.cost import bit_ops
 from apq_tune.pipeline.learning import fit_predictors
 from apq_tune.pipeline.measuring import measure_searches
 from apq_tune.pipeline.predictor_report import interval, report_predictors
@@ -31,6 +29,9 @@ from apq_tune.predict import Pairs, PlainForm, fit_gp, fit_ridge
 from apq_tune.predict.ensemble import BoundPredictor, fit_parts
 from apq_tune.predict.files import predictor_bytes
 from apq_tune.predict.forms import forms
+from apq_tune.problem.costs import Costs
+from apq_tune.store.directory import RunDirectory, StageDirectory
+from apq_tune.store.files import write_atomically
 
 QUICK = {"ridge", "linear_ladder", "ladder", "mean"}
 

@@ -12,9 +12,9 @@ from typing import get_args
 import pandas as pd
 import pytest
 
-from apq_tune.candidate import Candidate
-from apq_tune.front import Front
 from apq_tune.predict import Form
+from apq_tune.problem.front import Front
+from apq_tune.space.candidate import Candidate
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -12,7 +12,6 @@ import torch
 from scipy.stats import kendalltau
 
 from apq_tune import Encoding, RunError, SearchSpace
-from apq_tune.encoding import encoding_of
 from apq_tune.predict import (
     MeanPredictor,
     MLPPredictor,
@@ -31,6 +30,7 @@ from apq_tune.predict import (
     plain_forms,
 )
 from apq_tune.predict.files import load_predictor, predictor_bytes
+from apq_tune.space.encoding import encoding_of
 
 SEEDS = range(10)
 FORMS = ("scratch", "transferred", "ridge", "ordinal", "gp", "residual", "linear_ladder", "ladder", "mean")

@@ -15,14 +15,15 @@ import torch
 from rich.console import Console
 
 from apq_tune import Candidate, Constraint, Encoding, FunctionMetric
-from apq_tune.cost import Costs, bit_ops
-from apq_tune.front import Axis, Front
+from apq_tune.cost import bit_ops
 from apq_tune.pipeline.choice import choose, described, keep, kept, with_choice
-from apq_tune.pipeline.refine import Refined
 from apq_tune.pipeline.run import Outcome
 from apq_tune.pipeline.settings import Settings
 from apq_tune.pipeline.work import Question, front_cost
 from apq_tune.predict.trust import COSTS, PROXY, judge
+from apq_tune.problem.costs import Costs
+from apq_tune.problem.front import Axis, Front
+from apq_tune.refine.refine import Refined
 from apq_tune.report.answer import level_line, print_chosen
 from apq_tune.report.limits import amount, breaks, broken, engineering, limit_lines, share
 from apq_tune.report.refined import against_run, refined_picture, write_refined

@@ -4,10 +4,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from apq_tune.candidate import Candidate
 from apq_tune.cost import bit_ops, macs
-from apq_tune.encoding import Encoding
-from apq_tune.space import SearchSpace
+from apq_tune.space.candidate import Candidate
+from apq_tune.space.encoding import Encoding
+from apq_tune.space.search_space import SearchSpace
 from apq_tune.supernet.network import Supernet
 from apq_tune.supernet.quantize import ActivationQuantizer, quantize_weight
 from apq_tune.supernet.subnet import Subnet

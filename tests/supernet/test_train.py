@@ -20,7 +20,7 @@ from apq_tune.supernet.train import (
 
 @pytest.fixture(scope="module")
 def data():
-    from apq_tune.space import SearchSpace
+    from apq_tune.space.search_space import SearchSpace
 
     return load_data(SearchSpace.load("digits"))
 

@@ -1,0 +1,1 @@
+"""Optuna and Ray: samplers, searchers, objectives, trials."""

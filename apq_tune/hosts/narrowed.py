@@ -1,0 +1,185 @@
+"""A search space of which a host lets only some values be tried: each gene keeps a part of its choices."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apq_tune.errors import CandidateError, SpaceError
+from apq_tune.space.genotype import Genomes, draw
+from apq_tune.space.parameters import Parameters
+
+MAX_REPAIRS = 100
+"""Rounds of redrawing what the space forbids, first gene by gene, in the second half whole genomes."""
+
+MAX_COMBINATIONS = 200_000
+"""Most combinations of genes, inert ones included, that ``enumerate`` goes through."""
+
+
+@dataclass(frozen=True)
+class NarrowedSpace(Parameters):
+    """The parameters of a search space with some values left out.
+
+    Attributes:
+        whole: the search space.
+        choices: name -> values that may be tried, of every gene, in the order of the whole space.
+    """
+
+    whole: Any
+    choices: Mapping[str, tuple[Any, ...]]
+
+    @property
+    def genes(self) -> Mapping[str, tuple[Any, ...]]:
+        """The values that may be tried."""
+        return self.choices
+
+    def candidate_of(self, values: Mapping[str, Any]) -> Any:
+        """As in the whole space: a forbidden combination may become one that is left out here."""
+        return self.whole.candidate_of(values)
+
+    def values_of(self, candidate: Any) -> dict[str, Any]:
+        """Name -> value; inert genes have the first value that may be tried."""
+        values = self.whole.values_of(candidate)
+        return {name: value if value in self.choices[name] else self.choices[name][0] for name, value in values.items()}
+
+
+class NarrowedEncoding:
+    """The genomes of a narrowed space: a ``Genotype`` whose genes count the values that may be tried."""
+
+    def __init__(self, encoding: Any, choices: Mapping[str, Sequence[Any]]) -> None:
+        """Take an encoding and the values that genes may have.
+
+        Args:
+            encoding: of the whole space; it has ``names`` and ``choices``.
+            choices: name of a gene -> some of its values. Genes that are missing keep all of theirs.
+
+        Raises:
+            CandidateError: if nothing is left that the space allows.
+        """
+        self._whole = encoding
+        self.names: tuple[str, ...] = tuple(encoding.names)
+        kept = [
+            [value for value in own if value in choices.get(name, own)]
+            for name, own in zip(self.names, encoding.choices, strict=True)
+        ]
+        self.choices: Sequence[tuple[Any, ...]] = [tuple(values) for values in kept]
+        self.n_choices = np.array([len(values) for values in kept], np.int16)
+        self._places = np.zeros((len(kept), max(map(len, encoding.choices))), np.int16)  # here -> in the whole space
+        self._here = np.zeros_like(self._places)  # and back; what is left out is 0, as what is inert
+        for gene, (values, own) in enumerate(zip(kept, encoding.choices, strict=True)):
+            places = [own.index(value) for value in values]
+            self._places[gene, : len(places)] = places
+            self._here[gene, places] = np.arange(len(places))
+        self.space = NarrowedSpace(encoding.space, dict(zip(self.names, self.choices, strict=True)))
+        try:
+            self.sample(1, np.random.default_rng(0))
+        except SpaceError:
+            given = ", ".join(f"{name} {list(values)}" for name, values in choices.items())
+            raise CandidateError(f"config: {self.name} forbids every candidate with {given}; allow more") from None
+
+    @property
+    def name(self) -> str:
+        """Of the search space."""
+        return str(self._whole.name)
+
+    def widen(self, genomes: Genomes) -> Genomes:
+        """Genomes of the narrowed space -> those of the whole one."""
+        return np.asarray(self._places[np.arange(len(self.names)), genomes], np.int16)
+
+    def _narrow(self, genomes: Genomes) -> Genomes:
+        """Inverse of ``widen`` for canonical genomes, without a check."""
+        return np.asarray(self._here[np.arange(len(self.names)), genomes], np.int16)
+
+    def size(self) -> int:
+        """Number of different candidates; where there are too many to count an upper bound."""
+        combinations: int = math.prod(self.n_choices.tolist())
+        if combinations > MAX_COMBINATIONS:
+            return min(combinations, int(self._whole.size()))
+        return len(self._all)
+
+    def canonicalise(self, genomes: Genomes) -> Genomes:
+        """Equal candidates get equal genomes."""
+        return self._narrow(self._whole.canonicalise(self.widen(genomes)))
+
+    def sample(self, n: int, rng: np.random.Generator) -> Genomes:
+        """``n`` canonical, allowed genomes."""
+        return self.canonicalise(self.repair(draw(self.n_choices, n, rng), rng))
+
+    def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
+        """Redraw what the space forbids, among the values that may be tried.
+
+        Raises:
+            SpaceError: if that does not succeed, because next to nothing is allowed.
+        """
+        genomes = genomes.copy()
+        for round_ in range(MAX_REPAIRS):
+            wide = self.widen(genomes)
+            wrong = self._whole.repair(wide, rng) != wide
+            if not wrong.any():
+                return genomes
+            if round_ >= MAX_REPAIRS // 2:
+                wrong = np.repeat(wrong.any(axis=1, keepdims=True), genomes.shape[1], axis=1)
+            genomes = np.where(wrong, draw(self.n_choices, len(genomes), rng), genomes)
+        raise SpaceError(f"{self.name}: the values that may be tried leave next to nothing that is allowed; allow more")
+
+    def fill_inert(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
+        """Draw genes that do not matter."""
+        wide = self.widen(genomes)
+        inert = self._whole.fill_inert(wide, rng) != wide
+        return np.where(inert, draw(self.n_choices, len(genomes), rng), genomes)
+
+    def uniform_policies(self) -> Genomes:
+        """Those of the whole space that are in this part."""
+        wide = self._whole.uniform_policies()
+        genomes = self._narrow(wide)
+        return np.asarray(genomes[(self._whole.canonicalise(self.widen(genomes)) == wide).all(axis=1)], np.int16)
+
+    @functools.cached_property
+    def _all(self) -> Genomes:
+        every: Genomes = np.indices(self.n_choices.tolist()).reshape(len(self.n_choices), -1).T.astype(np.int16)
+        wide = np.unique(self._whole.canonicalise(self.widen(every)), axis=0)
+        wide = wide[(self._whole.repair(wide, np.random.default_rng(0)) == wide).all(axis=1)]
+        return self._narrow(wide)
+
+    def enumerate(self, limit: int = MAX_COMBINATIONS) -> Genomes:
+        """Every candidate.
+
+        Raises:
+            SpaceError: if there are more combinations than ``limit``.
+        """
+        combinations: int = math.prod(self.n_choices.tolist())
+        if combinations > min(limit, MAX_COMBINATIONS):
+            raise SpaceError(f"{self.name}: {combinations} combinations are too many to enumerate (limit {limit})")
+        return self._all
+
+    def features(self, genomes: Genomes) -> NDArray[np.float32]:
+        """As in the whole space."""
+        return np.asarray(self._whole.features(self.widen(genomes)), np.float32)
+
+    def decode(self, genomes: Genomes) -> Any:
+        """``(n, n_genes)`` -> ``n`` candidates."""
+        return self._whole.decode(self.widen(genomes))
+
+    def encode(self, candidates: Sequence[Any]) -> Genomes:
+        """Inverse of ``decode``.
+
+        Raises:
+            CandidateError: if a candidate is not in the space, or has a value that may not be tried.
+        """
+        wide = self._whole.encode(candidates)
+        genomes = self._narrow(wide)
+        wrong = self._whole.canonicalise(self.widen(genomes)) != wide
+        if wrong.any():
+            self._refuse(*np.argwhere(wrong)[0].tolist())
+        return genomes
+
+    def _refuse(self, candidate: int, gene: int) -> NoReturn:
+        raise CandidateError(
+            f"candidate {candidate}: {self.names[gene]} is none of {list(self.choices[gene])}, which alone may be tried"
+        )

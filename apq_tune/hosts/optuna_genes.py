@@ -1,0 +1,126 @@
+"""Parameters of an Optuna study as genes: small integers along the range of each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial
+
+from apq_tune.hosts.narrowed import NarrowedEncoding
+from apq_tune.space.choices import ChoiceEncoding
+from apq_tune.space.encoding import Encoding
+from apq_tune.space.genotype import Genomes, draw
+
+GRID = 2**14
+"""Steps of the range of a float, or of an integer with more values: what fits a gene of 16 bits, and a power of two, so
+that halves and quarters of a range are met exactly. No training is repeatable enough to tell two neighbours apart."""
+
+
+class ParameterGenes:
+    """Parameters of a study as genes: first those of our space, if they are all there, then any others."""
+
+    def __init__(
+        self,
+        distributions: Mapping[str, BaseDistribution],
+        encoding: Encoding | ChoiceEncoding | NarrowedEncoding | None,
+    ) -> None:
+        own = () if encoding is None else encoding.names
+        self._encoding = encoding if all(name in distributions for name in own) else None
+        self.distributions = {
+            name: distributions[name] for name in dict.fromkeys((*own, *distributions)) if name in distributions
+        }
+        self._last = [_last_gene(distribution) for distribution in self.distributions.values()]
+        self.n_choices = np.array(self._last, np.int16) + np.int16(1)
+
+    def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
+        """Make the part that is a candidate of our space an allowed one."""
+        if self._encoding is None:
+            return genomes
+        n = len(self._encoding.names)
+        return np.concatenate([self._encoding.repair(genomes[:, :n], rng), genomes[:, n:]], axis=1)
+
+    def sample(self, n: int, rng: np.random.Generator) -> Genomes:
+        """``n`` uniform genomes."""
+        return self.repair(draw(self.n_choices, n, rng), rng)
+
+    def encode(self, trials: Sequence[FrozenTrial]) -> tuple[Genomes, NDArray[np.bool_]]:
+        """``n`` trials -> ``(n, n_genes)`` genomes, -1 where a trial lacks the parameter or is out of its range."""
+        genes = []
+        for trial in trials:
+            params = trial.params
+            row = []
+            for (name, distribution), last in zip(self.distributions.items(), self._last, strict=True):
+                share = _share(distribution, params[name]) if name in params else None
+                row.append(-1 if share is None else round(share * last))
+            genes.append(row)
+        genomes = np.array(genes, np.int16)
+        return genomes, genomes < 0
+
+    def decode(self, genome: NDArray[np.int16]) -> dict[str, Any]:
+        """``(n_genes,)`` -> the value of each parameter."""
+        return {
+            name: _value(distribution, gene / (last or 1))
+            for (name, distribution), last, gene in zip(
+                self.distributions.items(), self._last, genome.tolist(), strict=True
+            )
+        }
+
+
+def _last_gene(distribution: BaseDistribution) -> int:
+    """The largest gene of a parameter, the smallest is 0."""
+    if isinstance(distribution, CategoricalDistribution):
+        return min(len(distribution.choices) - 1, GRID)
+    numbers = cast(FloatDistribution | IntDistribution, distribution)
+    if numbers.single():
+        return 0
+    if numbers.log or numbers.step is None:
+        return GRID
+    return min(round((numbers.high - numbers.low) / numbers.step), GRID)
+
+
+def _ends(numbers: FloatDistribution | IntDistribution) -> tuple[float, float]:
+    """Of the range of a gene; on a logarithmic scale in log, and the first and last integer as wide as the others."""
+    if not numbers.log:
+        return numbers.low, numbers.high
+    half = 0.5 if isinstance(numbers, IntDistribution) else 0.0
+    return math.log(numbers.low - half), math.log(numbers.high + half)
+
+
+def _share(distribution: BaseDistribution, value: Any) -> float | None:
+    """How far along its range a value stands, from 0 to 1; ``None`` if it is outside."""
+    if isinstance(distribution, CategoricalDistribution):
+        try:
+            return distribution.to_internal_repr(value) / max(len(distribution.choices) - 1, 1)
+        except ValueError:
+            return None
+    numbers = cast(FloatDistribution | IntDistribution, distribution)
+    if not numbers.low <= value <= numbers.high:
+        return None
+    low, high = _ends(numbers)
+    at = math.log(value) if numbers.log else value
+    return (at - low) / (high - low) if high > low else 0.0
+
+
+def _value(distribution: BaseDistribution, share: float) -> Any:
+    """The value that stands nearest to a share of the range; inverse of ``_share``."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[round(share * (len(distribution.choices) - 1))]
+    numbers = cast(FloatDistribution | IntDistribution, distribution)
+    low, high = _ends(numbers)
+    at = low * (1 - share) + high * share
+    if numbers.log:
+        at = math.exp(at)
+    if numbers.step is not None:
+        at = numbers.low + numbers.step * round((at - numbers.low) / numbers.step)
+    return min(max(at, numbers.low), numbers.high)
+
+
+def uniform_value(distribution: BaseDistribution, rng: np.random.Generator) -> Any:
+    """A value of one parameter, each of its genes as likely as any other."""
+    last = _last_gene(distribution)
+    return _value(distribution, int(rng.integers(last + 1)) / (last or 1))

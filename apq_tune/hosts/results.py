@@ -1,0 +1,161 @@
+"""What a trial reported, as a study is told of it, and why no candidate came out of a search."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from optuna.trial import FrozenTrial, TrialState
+
+from apq_tune.errors import ApqError
+from apq_tune.hosts.asktell import Outcome
+from apq_tune.problem.problem import Problem, reported_name
+
+CONFIG = "config"
+"""Where Tune's results have the configuration: as a mapping, or flat, ``config/depth 1``."""
+
+
+class Told(NamedTuple):
+    """Arguments of ``AskTell.tell``."""
+
+    outcome: Outcome
+    values: list[float]
+    violations: dict[str, float]
+    said: dict[str, Any]
+
+
+def config_of(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration in a result, its nested parameters by joined paths; empty if there is none."""
+    flat: dict[str, Any] = {}
+
+    def add(path: str, value: Any) -> None:
+        flat[path] = value
+        entries = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+        for name, own in entries:
+            add(f"{path}/{name}", own)
+
+    for name, value in dict(result.get(CONFIG) or {}).items():
+        add(str(name), value)
+    for name, value in result.items():
+        if name.startswith(f"{CONFIG}/"):
+            add(name.removeprefix(f"{CONFIG}/"), value)
+    return flat
+
+
+def read_result(problem: Problem, result: Mapping[str, Any], config: Mapping[str, Any] | None) -> Told:
+    """Everything that a study needs to know of a trial that ended without an error.
+
+    Trainables of the user's own may report the objectives alone: what costs nothing is computed here.
+
+    Args:
+        problem: with objectives, constraints and further metrics.
+        result: the last one, flat.
+        config: genes of the candidate, if they are known.
+    """
+    try:
+        computed = {} if config is None else _computed(problem, result, config)
+    except ApqError as error:
+        return Told("failed", [], {}, {"reason": str(error)})
+    given, result = result, {**computed, **result}
+    objectives = [reported_name(objective.metric) for objective in problem.objectives]
+    values, wrong = _numbers(result, objectives)
+    violations: dict[str, float] = {}
+    missed = ""
+    for name, constraint in zip(problem.constraint_names, problem.constraints, strict=True):
+        metric = reported_name(constraint.metric)
+        if name in result or metric not in result:
+            own, reason = _numbers(result, [name])
+        else:
+            own, reason = _numbers(result, [metric])
+            own = [float(constraint.violation(np.array([value]))[0]) for value in own]
+        missed = missed or (reason and f"{reason}, which the limit {constraint} needs")
+        if own and not math.isnan(own[0]):
+            violations[name] = own[0]
+    reported = [reported_name(metric) for metric in problem.metrics]
+    kept = (*reported, "violation", "candidate", "fidelity", "seconds", "epoch")
+    said = {name: result[name] for name in kept if name in result}
+    said |= violations | {"violation": float(sum(max(value, 0.0) for value in violations.values()))}
+    if wrong:
+        said["detail"] = f"{wrong}; it reported {_metrics(given)}"  # beside the reason that the study gives
+    elif missed:
+        return Told("failed", values, violations, said | {"reason": missed})
+    epoch, epochs = (_numbers(result, [name])[0] or [0.0] for name in ("epoch", "epochs"))
+    is_stopped = 0 < epoch[0] < epochs[0]  # at 0 it breaks a limit and was not to be trained
+    return Told("pruned" if is_stopped else "complete", values, violations, said)
+
+
+def _computed(problem: Problem, result: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """What is missing in a result and cheap to know: the candidate, and metrics that run nothing."""
+    space, out = problem.encoding.space, dict[str, Any]()
+    objectives = {objective.metric.name for objective in problem.objectives}
+    cheap = [
+        metric
+        for metric in problem.metrics
+        if reported_name(metric) not in result
+        and metric.name not in objectives
+        and not getattr(metric, "costly", False)
+    ]
+    if "candidate" in result and not cheap:
+        return out
+    candidate = space.from_config({name: config[name] for name in space.genes if name in config})
+    values = problem.measure(cheap, problem.encoding.encode([candidate]))
+    out = {reported_name(metric): float(values[metric.name][0]) for metric in cheap}
+    return out | {"candidate": candidate.to_json()}
+
+
+def _numbers(result: Mapping[str, Any], names: Sequence[str]) -> tuple[list[float], str]:
+    """The numbers of these names, as far as there are any, and what is wrong with the first that is none."""
+    values, wrong = [], ""
+    for name in names:
+        try:
+            value = float(result[name])
+        except KeyError:
+            wrong = wrong or f"it reported no {name!r}"
+            continue
+        except (TypeError, ValueError):
+            wrong = wrong or f"{name} is {result[name]!r}, no number"
+            continue
+        if math.isnan(value):
+            wrong = wrong or f"{name} is nan"
+        values.append(value)
+    return values, wrong
+
+
+def _metrics(result: Mapping[str, Any]) -> list[str]:
+    """Names of a result that a trainable reported, as far as one can tell."""
+    tunes = ("config", "time_", "timestamp", "trial_id", "date", "done", "pid", "hostname", "node_ip", "experiment_")
+    own = [name for name in result if not name.startswith(tunes) and not name.endswith(("_iteration", "_restore"))]
+    return [name for name in own if name not in ("checkpoint_dir_name", "should_checkpoint", "candidate", "violation")]
+
+
+def why_none(problem: Problem, trials: Sequence[FrozenTrial]) -> str:
+    """Why a study has no feasible candidate, and what to do."""
+    if not trials:
+        return "no trial has ended yet; run some first"
+    said, remedy = [], []
+    counts = Counter(trial.state for trial in trials)
+    if counts[TrialState.FAIL]:
+        failed = [trial.user_attrs for trial in trials if trial.state == TrialState.FAIL]
+        reasons = Counter(str(own.get("detail", own.get("reason", "no reason is known"))) for own in failed)
+        reason, n = reasons.most_common(1)[0]
+        said.append(f"{counts[TrialState.FAIL]} failed ({n} of them: {reason})")
+        remedy.append("mend the trainable")
+    if counts[TrialState.PRUNED]:
+        said.append(f"{counts[TrialState.PRUNED]} were stopped by a scheduler")
+        remedy.append("let trials train to their end")
+    if counts[TrialState.RUNNING] + counts[TrialState.WAITING]:
+        said.append(f"{counts[TrialState.RUNNING] + counts[TrialState.WAITING]} have not ended")
+        remedy.append("run on")
+    if complete := [trial for trial in trials if trial.state == TrialState.COMPLETE]:
+        misses = {
+            name: min(trial.constraints.get(name, math.inf) for trial in complete) for name in problem.constraint_names
+        }
+        limits = dict(zip(problem.constraint_names, problem.constraints, strict=True))
+        hard = [f"{limits[name]} by {100 * miss:.3g}%" for name, miss in misses.items() if miss > 0]
+        closest = f", the closest misses {' and '.join(hard)}" if hard else ""
+        said.append(f"{len(complete)} break a limit{closest}")
+        remedy.append("run more, or relax a bound")
+    return f"no trial was completed that keeps the constraints: of {len(trials)} {', '.join(said)}; {', '.join(remedy)}"

@@ -1,0 +1,118 @@
+"""Candidates that are known before a search begins, as trials for its study."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from apq_tune.errors import ApqError, CandidateError, ProblemError
+from apq_tune.problem.front import Front
+from apq_tune.problem.problem import Problem, reported_name
+from apq_tune.space.candidate import Candidate, Choice
+
+COLUMNS = ("candidate_json", "candidate")
+"""Where candidates stand, the first of them that there is."""
+
+
+class Known(NamedTuple):
+    """Arguments of ``AskTell.add``."""
+
+    config: dict[str, Any]
+    values: list[float]
+    violations: dict[str, float]
+    said: dict[str, Any]
+
+
+def read_candidate(text: Any) -> Candidate | Choice:
+    """A candidate of any space from its JSON.
+
+    Raises:
+        CandidateError: if it is none.
+    """
+    try:
+        data = json.loads(text)
+        return Choice.from_dict(data) if "choices" in data else Candidate.from_dict(data)
+    except (TypeError, ValueError, RecursionError):
+        raise CandidateError(f"a candidate is one JSON object, got {str(text)[:40]!r}") from None
+
+
+def read_warm_start(problem: Problem, given: Front | pd.DataFrame | None) -> list[Known]:
+    """Known candidates with their values and violations.
+
+    Rows that lack a number that is needed are left out with a warning. Infeasible ones need no objectives.
+
+    Args:
+        problem: whose objectives and constraints are needed.
+        given: a front, or rows.
+
+    Raises:
+        ProblemError: if it is neither, lacks a column, has one that is not numbers, or no row has what is needed.
+        CandidateError: naming the row whose candidate is not in the space.
+    """
+    if given is None:
+        return []
+    if not isinstance(given, Front | pd.DataFrame):
+        raise ProblemError(
+            f"warm_start is {str(given)[:60]!r} ({type(given).__name__}); give a front (Front.load(FILE)) or a table "
+            "(pandas.read_csv(FILE))"
+        )
+    frame = given.to_dataframe() if isinstance(given, Front) else given
+    column = next((name for name in COLUMNS if name in frame), None)
+    needed = [o.metric for o in problem.objectives] + [c.metric for c in problem.constraints]
+    names = {metric.name: reported_name(metric) for metric in needed}
+    missing = [] if column else ["candidate_json"]
+    missing += [new for old, new in names.items() if old not in frame and new not in frame]
+    if missing:
+        raise ProblemError(f"warm start lacks {missing}; it has {list(frame.columns)}")
+    columns = {old: _numbers(frame, new if new in frame else old) for old, new in names.items()}
+    read = [
+        _known(problem, row, text, {old: float(own[row]) for old, own in columns.items()})
+        for row, text in enumerate(frame[column].tolist())
+    ]
+    known = [one for one in read if one is not None]
+    if len(known) < len(read):
+        said = (
+            f"{len(read) - len(known)} of {len(read)} candidates of the warm start lack one of {list(names.values())}"
+        )
+        if not known:
+            raise ProblemError(f"{said}; give numbers, or leave warm_start out")
+        warnings.warn(f"{said}, and are left out", stacklevel=3)
+    return known
+
+
+def _numbers(frame: pd.DataFrame, name: str) -> Any:
+    try:
+        return frame[name].to_numpy(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ProblemError(f"warm start: column {name!r} holds more than numbers ({error}); mend the table") from None
+
+
+def _known(problem: Problem, row: int, text: Any, own: dict[str, float]) -> Known | None:
+    """One row; ``None`` if it lacks a number that is needed."""
+    try:
+        candidate = read_candidate(text)
+        config = problem.encoding.space.to_config(candidate)
+    except ApqError as error:
+        raise CandidateError(f"warm start, row {row + 1}: {error}") from None
+    except (AttributeError, KeyError, TypeError, ValueError):  # of a space of another kind
+        raise CandidateError(f"warm start, row {row + 1}: {text[:60]} is not in {problem.encoding.name}") from None
+    violations = {
+        name: float(constraint.violation(np.array([own[constraint.metric.name]]))[0])
+        for name, constraint in zip(problem.constraint_names, problem.constraints, strict=True)
+    }
+    if any(np.isnan(list(violations.values()))):
+        return None
+    values = {objective: own[objective.metric.name] for objective in problem.objectives}
+    if any(violation > 0 for violation in violations.values()):  # what was not asked is the worst
+        worst = {o: np.inf if o.direction == "minimize" else -np.inf for o in values}
+        values = {o: worst[o] if np.isnan(value) else value for o, value in values.items()}
+    if any(np.isnan(list(values.values()))):
+        return None
+    reported = {reported_name(objective.metric): value for objective, value in values.items()}
+    limited = {reported_name(c.metric): own[c.metric.name] for c in problem.constraints}
+    said = limited | reported | violations | {"candidate": candidate.to_json(), "fidelity": "warm start"}
+    return Known(config, list(values.values()), violations, said)

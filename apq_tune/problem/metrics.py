@@ -1,0 +1,230 @@
+"""Metrics by name: what a predictor, cost tables and the built-in cost models say of one space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from apq_tune.cost.given import check_macs
+from apq_tune.errors import CandidateError, ProblemError, RunError
+from apq_tune.inputs.sheets import numbers_in, read_sheet
+from apq_tune.predict import MLPPredictor, Pairs
+from apq_tune.predict.files import load_predictor, measured_in
+from apq_tune.predict.pairs import Floats, n_networks
+from apq_tune.problem.costs import read_limits, with_built_in, with_tables
+from apq_tune.problem.problem import Metric, Objective, Problem
+from apq_tune.space.choices import ChoiceEncoding, ChoiceSpace
+from apq_tune.space.encoding import Encoding, encoding_of
+from apq_tune.space.genotype import Genomes
+from apq_tune.space.measured import outside, within
+from apq_tune.space.notation import candidate_from, entries_of
+from apq_tune.space.search_space import SearchSpace
+
+MAXIMISED = ("accuracy",)
+
+FEWEST = 10
+"""Pairs that a predictor is fitted to, of different candidates."""
+
+
+def load_metrics(encoding: Encoding, predictor: Path | None, tables: Sequence[Path]) -> dict[str, Metric]:
+    """Name -> metric, from files: the predictor's first, then the tables'.
+
+    Raises:
+        ApqError: if a file cannot be used, or two tables have a metric of the same name.
+    """
+    metrics: dict[str, Metric] = {}
+    if predictor is not None:
+        learned = load_predictor(predictor, encoding)
+        metrics[learned.name] = learned
+    return with_tables(metrics, encoding, tables)
+
+
+def all_metrics(encoding: Encoding | ChoiceEncoding, from_files: dict[str, Metric]) -> dict[str, Metric]:
+    """Metrics from files and, where the space has networks, the costs that need none.
+
+    Raises:
+        ProblemError: if there is no metric at all.
+    """
+    if isinstance(encoding, Encoding):
+        return with_built_in(from_files, encoding)
+    if not from_files:
+        raise ProblemError(f"{encoding.name}: named choices have no costs of their own; give --predictor or --table")
+    return from_files
+
+
+def stay_measured(encoding: Any, predictor: Path | None, *, extrapolate: bool) -> tuple[Any, str]:
+    """The part of a space that a predictor's pairs measured, and what to tell of it; nothing if it is the whole.
+
+    Args:
+        encoding: of the space.
+        predictor: file; one that does not remember its pairs restricts nothing.
+        extrapolate: whether to search the whole space anyway.
+
+    Raises:
+        RunError: if the file is of another space.
+    """
+    mask = None if predictor is None else measured_in(predictor, encoding)
+    left_out = [] if mask is None else outside(encoding, mask)
+    if not left_out or mask is None:
+        return encoding, ""
+    shown = "; ".join(left_out[:5]) + ("; ..." if len(left_out) > 5 else "")
+    named = f"{len(left_out)} of {len(encoding.names)} choices were measured in part ({shown})"
+    if extrapolate:
+        return encoding, f"{named}; outside of that the predictor guesses"
+    return within(encoding, mask), f"{named}; the search stays there, --extrapolate searches the whole space"
+
+
+def problem_of(
+    encoding: Encoding, metrics: dict[str, Metric], objectives: Sequence[str], limits: Sequence[str]
+) -> Problem:
+    """A problem from names: ``accuracy`` is maximised, everything else minimised.
+
+    Args:
+        encoding: of the space.
+        metrics: that may be named; those of tables and predictors are reported with the front.
+        objectives: names; by default the first metric.
+        limits: see ``read_limits``.
+
+    Raises:
+        ProblemError: for an unknown metric or a bound out of reach.
+    """
+    names = [name.strip() for name in objectives] or [next(iter(metrics))]
+    for name in names:
+        if name not in metrics:
+            raise ProblemError(f"unknown metric {name!r}; known: {', '.join(metrics)}")
+    wanted = [Objective(metrics[name], "maximize" if name in MAXIMISED else "minimize") for name in names]
+    constraints = read_limits(encoding, metrics, limits)
+    return Problem(encoding, wanted, constraints, also=list(metrics.values()))
+
+
+def score_candidates(
+    encoding: Encoding, metrics: dict[str, Metric], entries: Sequence[Any], *, skip_invalid: bool = False
+) -> tuple[pd.DataFrame, list[str]]:
+    """Every metric of every candidate, in the order given.
+
+    Args:
+        encoding: of the space.
+        metrics: by name.
+        entries: plain data, see ``candidate_from``.
+        skip_invalid: leave out candidates that are not in the space.
+
+    Returns:
+        ``position`` (from 0), ``candidate_json`` and one column for each metric; and the reasons for what was left out.
+
+    Raises:
+        CandidateError: naming the position of the first invalid candidate and the reason, unless they are skipped.
+    """
+    if not entries:
+        raise CandidateError("there is no candidate to score; the file holds an empty list")
+    genomes, positions, refused = [], [], []
+    for position, entry in enumerate(entries):
+        try:
+            genomes.append(encoding.encode([candidate_from(entry, encoding.space)])[0])
+            positions.append(position)
+        except CandidateError as error:  # noqa: PERF203
+            reason = f"candidate {position}: {str(error).removeprefix('candidate 0: ')}"
+            if not skip_invalid:
+                raise CandidateError(f"{reason}; --skip-invalid goes on without it") from None
+            refused.append(reason)
+    found = np.array(genomes, np.int16).reshape(len(genomes), encoding.n_genes)
+    columns = {"position": positions, "candidate_json": [c.to_json() for c in encoding.decode(found)]}
+    return pd.DataFrame(columns | {name: metric(found) for name, metric in metrics.items()}), refused
+
+
+def load_start(path: Path, space: SearchSpace | None) -> MLPPredictor:
+    """A predictor that transfer can begin with.
+
+    Raises:
+        RunError: if it is none.
+    """
+    predictor = load_predictor(path, space)
+    if not isinstance(predictor, MLPPredictor):
+        raise RunError(f"{path}: is a {type(predictor).__name__}; transfer needs an MLP: APQ's, once-for-all's or ours")
+    return predictor
+
+
+def read_pairs(
+    path: Path, space: SearchSpace | ChoiceSpace, *, column: str | None = None, percent: bool = False
+) -> tuple[Pairs, bool]:
+    """Candidates with what was measured of them, several measurements of one among them or not.
+
+    Args:
+        path: of a CSV, see ``entries_of``.
+        space: of the candidates.
+        column: with the measurements; by default ``accuracy`` or ``loss``. A name with "loss" in it, in any case, is a
+            loss, any other an accuracy.
+        percent: whether accuracies are percentages.
+
+    Returns:
+        The pairs, and whether their target is a loss.
+
+    Raises:
+        RunError: if the column is missing or its values make no sense, naming the row.
+        CandidateError: for a candidate that is not in the space, naming the row.
+    """
+    if path.suffix.lower() != ".csv":
+        raise RunError(f"{path}: pairs are read from a .csv; give one with a column 'accuracy' or 'loss'")
+    frame = read_sheet(path, RunError)
+    names = [column] if column is not None else [name for name in ("accuracy", "loss") if name in frame]
+    if len(names) != 1 or names[0] not in frame:
+        wanted = repr(column) if column is not None else "'accuracy' or 'loss'"
+        raise RunError(f"{path}: needs one column {wanted}, has {list(frame.columns)}; --column NAME takes another one")
+    (name,) = names
+    is_loss = "loss" in name.lower()
+    if is_loss and percent:
+        raise RunError(f"{path}: {name} is a loss in nats, --percent is for accuracies; leave it out")
+    target = numbers_in(frame, name, path, RunError) / (100 if percent else 1)
+    _check_target(path, frame, name, target, is_loss=is_loss, percent=percent)
+    if len(target) < FEWEST:
+        raise RunError(f"{path}: has {len(target)} pairs; give at least {FEWEST}")
+    encoding, genomes = encoding_of(space), []
+    entries = entries_of(frame, path, space)
+    for row, entry in zip(frame.index, entries, strict=True):
+        try:
+            genomes.append(encoding.encode([candidate_from(entry, space)])[0])
+        except CandidateError as error:  # noqa: PERF203
+            raise CandidateError(f"{path}: row {row}: {str(error).removeprefix('candidate 0: ')}") from None
+    pairs = Pairs(np.array(genomes), target)
+    if isinstance(encoding, Encoding):
+        check_macs(path, frame, encoding, entries, pairs.genomes)
+    if (n := n_networks(pairs)) < FEWEST:
+        raise RunError(f"{path}: its {len(target)} pairs are of {n} candidates; give at least {FEWEST} different ones")
+    return pairs, is_loss
+
+
+def _check_target(path: Path, frame: pd.DataFrame, name: str, target: Floats, *, is_loss: bool, percent: bool) -> None:
+    """Refuse measurements that cannot be what they are said to be."""
+    good = (target > 0) if is_loss else (target > 0) & (target <= 1)
+    if good.all():
+        return
+    place = int(np.argmin(good))
+    said = f"{path}: row {frame.index[place]}: {name} is {frame[name].iloc[place]}"
+    if is_loss:
+        raise RunError(f"{said}; a loss is above 0")
+    if not percent and (target > 0).all() and (target <= 100).all():
+        raise RunError(f"{said}; an accuracy is a fraction of 1, these look like percentages: give --percent")
+    raise RunError(f"{said}; an accuracy is above 0 and at most {100 if percent else 1}")
+
+
+def tell_constant(encoding: Any, genomes: Genomes, n: int = 5) -> str:
+    """In words, which choices never vary among measured candidates; empty if all do.
+
+    Args:
+        encoding: of the space.
+        genomes: ``(k, n_genes)`` that were measured.
+        n: names to give.
+    """
+    active = encoding.active_genes(genomes)
+    alone = []
+    for gene, name in enumerate(encoding.names):
+        seen = np.unique(genomes[active[:, gene], gene])
+        if encoding.n_choices[gene] > 1 and len(seen) <= 1:
+            alone.append(f"{name} ({encoding.choices[gene][seen[0]] if len(seen) else 'always off'})")
+    if not alone:
+        return ""
+    shown = ", ".join(alone[:n]) + (", ..." if len(alone) > n else "")
+    return f"{len(alone)} of {len(encoding.names)} choices never vary in the pairs, nothing is learned of them: {shown}"

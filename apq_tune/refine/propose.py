@@ -1,0 +1,92 @@
+"""Where candidates for real training come from: inner searches with an ensemble of predictors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from apq_tune.pipeline.rivals import Rivals
+from apq_tune.predict.ensemble import Ensemble
+from apq_tune.problem.problem import Constraint, Floats, FunctionMetric, Metric, Objective, Problem
+from apq_tune.searchers import search
+from apq_tune.searchers.batch import choose_batch, similarity
+from apq_tune.space.encoding import Encoding
+from apq_tune.space.genotype import Genomes
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Inner searches of one round; each scores ``n_evaluations`` distinct candidates.
+
+    Attributes:
+        encoding: of the space.
+        ensemble: predicts the loss.
+        fp32: predicts the full-precision loss.
+        constraints: to keep.
+        cost: that a front is searched against.
+        known: ``(k, n_genes)`` canonical genomes that need no training any more.
+        n_evaluations: of each search.
+        seed: of the searches.
+    """
+
+    encoding: Encoding
+    ensemble: Ensemble
+    fp32: Metric
+    constraints: tuple[Constraint, ...]
+    cost: Metric
+    known: Genomes
+    n_evaluations: int
+    seed: int
+
+    def batch(self, n: int, *, first: bool) -> tuple[Genomes, list[str]]:
+        """Choose ``n`` candidates to train.
+
+        Args:
+            n: how many; fewer if the searches find fewer.
+            first: whether the obvious rivals come first, the most promising before the others: the best network at
+                each uniform bit-width, and what separate stages would choose.
+
+        Returns:
+            ``(<= n, n_genes)`` distinct canonical genomes, none of them known; and how each was found: ``uniform``,
+            ``staged`` or ``joint``.
+
+        Raises:
+            ProblemError: if nothing new keeps the constraints.
+        """
+        rivals = self.rivals() if first else []
+        rivals.sort(key=lambda rival: float(self.ensemble(rival[0][None])[0]))
+        pool = np.concatenate([np.array([g for g, _ in rivals]).reshape(-1, self.encoding.n_genes), self.pool()])
+        _, index = np.unique(pool, axis=0, return_index=True)
+        index.sort()
+        names = [([name for _, name in rivals] + ["joint"] * len(pool))[row] for row in index]
+        pool = pool[index].astype(np.int16)
+        features = self.encoding.features(pool)
+        mean, std = self.ensemble.moments(pool)
+        n_rivals = sum(name != "joint" for name in names)
+        rows = choose_batch(mean, std, similarity(features, features), n, first=range(n_rivals))
+        return pool[rows], [names[row] for row in rows]
+
+    def rivals(self) -> list[tuple[Genomes, str]]:
+        """New candidates that separate searches would choose, and ``uniform`` or ``staged``."""
+        own = Rivals(self.encoding, self.ensemble, self.fp32, self.constraints, self.n_evaluations, self.seed)
+        uniform, staged = own.uniform((self._new,)), own.staged((self._new,))
+        return [*((genome, "uniform") for genome in uniform), *((genome, "staged") for genome in staged[:1])]
+
+    def pool(self) -> Genomes:
+        """``(p, n_genes)``: the best in the eyes of each member, and the front of lower bounds against the cost."""
+        limits = (*self.constraints, self._new)
+        bound = FunctionMetric("loss_bound", "nats", self.ensemble.lower_bound)
+        problems = [Problem(self.encoding, [Objective(member)], limits) for member in self.ensemble.members]
+        problems.append(Problem(self.encoding, [Objective(bound), Objective(self.cost)], limits))
+        fronts = [search(p, n_evaluations=self.n_evaluations, seed=self.seed) for p in problems]
+        return np.concatenate([self.encoding.encode(front.candidates, check=False) for front in fronts])
+
+    @property
+    def _new(self) -> Constraint:
+        known = {genome.tobytes() for genome in self.known.astype(np.int16)}
+
+        def measured(genomes: Genomes) -> Floats:
+            return np.array([genome.tobytes() in known for genome in genomes.astype(np.int16)], np.float64)
+
+        return Constraint(FunctionMetric("measured_before", "", measured), 0.0)

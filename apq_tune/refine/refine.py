@@ -1,0 +1,379 @@
+"""Refining a run: rounds of proposing, short QAT and learning from it, then longer QAT of ever fewer candidates."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from apq_tune.hosts.joining import check_address
+from apq_tune.hosts.ray import Result, check_gpus, cluster, run_trials
+from apq_tune.pipeline.choice import kept, with_choice
+from apq_tune.pipeline.finished import load_run, open_run, read_finalists
+from apq_tune.pipeline.learning import PREDICTOR, read_losses
+from apq_tune.pipeline.run import TUNE_FILES, Listener
+from apq_tune.pipeline.training import WEIGHTS
+from apq_tune.pipeline.work import front_cost
+from apq_tune.predict import Pairs, Predictor, fit_proxy
+from apq_tune.predict.ensemble import fit_ensemble
+from apq_tune.predict.files import load_predictor
+from apq_tune.problem.costs import Costs, as_texts
+from apq_tune.problem.front import Axis, Front
+from apq_tune.problem.pareto import is_non_dominated
+from apq_tune.problem.problem import Constraint
+from apq_tune.refine.batch import is_uniform, survivors
+from apq_tune.refine.propose import Proposals
+from apq_tune.refine.settings import RefineSettings, training_of
+from apq_tune.refine.work import Shared, train_candidate
+from apq_tune.space.candidate import Candidate
+from apq_tune.space.encoding import Encoding
+from apq_tune.store.directory import StageDirectory, claim, digest, kept_tables
+from apq_tune.store.disk import check_space, run_bytes
+from apq_tune.store.files import read_json, to_json, write_atomically
+
+BATCH = "batch.json"
+"""What a round trains."""
+
+SEARCH_SHARE = 4
+"""Each of a round's many inner searches gets the run's evaluations divided by this."""
+
+
+class Chosen(NamedTuple):
+    """A candidate that a round proposed."""
+
+    name: str  # round and number, such as "2-05"
+    candidate: Candidate
+    found: str  # uniform, staged or joint: by which search
+    predicted_loss: float  # nats, after the QAT of the rounds, by what was known when it was proposed
+
+
+class Trained(NamedTuple):
+    """One result of real QAT."""
+
+    chosen: Chosen
+    stage: str  # "round 2" or "rung 4"
+    epochs: int
+    scores: dict[str, dict[str, float]]  # of the search split, and of the test split at full length
+
+    @property
+    def loss(self) -> float:
+        """Cross-entropy on the search split, nats."""
+        return self.scores["search"]["loss"]
+
+
+class Refined(NamedTuple):
+    """What a refinement found.
+
+    Attributes:
+        table: one row for each training, in the order of rounds and rungs, its fidelity in words and in epochs.
+        constraints: the limits, which every candidate keeps.
+        front: loss on the search split against the constrained cost, of the trainings at full length.
+        best: row of ``table``: least loss on the search split at full length; ``chosen`` there.
+        uniform: the same among uniform bit-widths; ``None`` if none keeps the constraints.
+        of_run: the network that the run would have chosen within these limits; ``None`` if it trained none.
+        weights: file of the best network's weights.
+    """
+
+    table: pd.DataFrame
+    constraints: tuple[Constraint, ...]
+    front: Front
+    best: int
+    uniform: int | None
+    of_run: pd.Series | None
+    weights: Path
+
+
+class Refinement:
+    """One refinement of one run with one set of settings."""
+
+    def __init__(
+        self,
+        run: Path,
+        settings: RefineSettings,
+        out: Path,
+        *,
+        tables: Sequence[Path] = (),
+        address: str | None = None,
+        num_cpus: int | None = None,
+        gpus: float = 0,
+        command: str = "",
+        listener: Listener | None = None,
+    ) -> None:
+        """Check everything that can be checked before work begins.
+
+        Args:
+            run: directory of a run.
+            settings: of the refinement.
+            out: its own directory.
+            tables: cost tables beside those of the run.
+            address: of a Ray cluster to join; ``None`` uses this machine.
+            num_cpus: most trials at once; ``None`` for all processors.
+            gpus: of each trial; 0 trains on processors.
+            command: the command line, to remember.
+            listener: told how it goes.
+
+        Raises:
+            RunError: if the run or the directory cannot be used, or nothing listens at the address.
+            ProblemError: if a constraint is unknown, unreadable or out of reach.
+        """
+        self.run_path, self.settings, self.path = run, settings, out
+        self._stages = open_run(run, ("predictors",)).stages
+        self._finished = load_run(run)
+        self.encoding = Encoding(self._finished.space)
+        texts = self._finished.settings.constraints if settings.constraints is None else settings.constraints
+        all_tables = [*kept_tables(run), *tables]
+        self._costs, self._tables = Costs.of(self.encoding, all_tables), [str(digest(table)) for table in all_tables]
+        self.constraints = self._costs.limits(texts)
+        self.cost = front_cost(self.constraints, self._costs)
+        check_address(address)
+        self._lock = claim(out, "refinement", ("refine.json", "round_1/stage.json"))
+        record = {"run": str(run), "command": command, "settings": settings.model_dump(mode="json")}
+        write_atomically(out / "refine.json", to_json(record))
+        self._address, self._num_cpus, self._gpus, self._listener = address, num_cpus, gpus, listener
+        self._stack = contextlib.ExitStack()
+        self._concurrency: int | None = None
+        self._n_stages = settings.rounds + len(settings.rungs)
+        self._number = 0
+
+    def run(self) -> Refined:
+        """Do every round and every rung that is not done."""
+        settings, results, rung = self.settings, list[Trained](), list[Trained]()
+        needs = {"run": self._stages["predictors"].fingerprint}
+        check_space(self.path, run_bytes(self.encoding.space, (), settings.n_weights))
+        with self._stack:
+            if self._gpus:
+                self._start_cluster()  # refuse what it does not have before any work
+            for number in range(1, settings.rounds + 1):
+                own = {"seed", "batch", "constraints"}
+                directory = self._open(f"round_{number}", own, needs, settings.epochs)
+                with self._timed(directory, f"round {number}, QAT of {settings.epochs} epochs"):
+                    batch = self._batch(directory, number, results)
+                    results += self._train(directory, f"round {number}", batch, settings.epochs)
+                needs = {f"round {number}": directory.fingerprint}
+            rung, n = results, settings.survivors or -(-len(results) // 2)
+            for epochs in settings.rungs:
+                own = {"seed", "survivors"}
+                directory = self._open(f"rung_{epochs}", own, needs, epochs)
+                with self._timed(directory, f"survivors, QAT of {epochs} epochs"):
+                    uniform = np.array([is_uniform(r.chosen.candidate) for r in rung])
+                    staged = np.array([r.chosen.found == "staged" for r in rung])
+                    rows = survivors(np.array([r.loss for r in rung]), (uniform, staged), n)
+                    rung = self._train(directory, f"rung {epochs}", [rung[row].chosen for row in rows], epochs)
+                results += rung
+                needs, n = {f"rung {epochs}": directory.fingerprint}, -(-len(rung) // 2)
+        return self._outcome(results)
+
+    def _open(self, name: str, settings: set[str], needs: dict[str, str], epochs: int) -> StageDirectory:
+        """Of a round or a rung; done anew if a setting, the run or an earlier round changed."""
+        values = self.settings.model_dump(mode="json", include=settings)
+        values["final"] = epochs == self.settings.final_epochs
+        of_run = self._finished.settings
+        if "constraints" in values:
+            values |= {"constraints": as_texts(self.constraints), "n_evaluations": of_run.n_evaluations}
+            values |= {"tables": self._tables} if self._tables else {}
+        values["training"] = dataclasses.asdict(training_of(epochs, of_run))
+        basis = {"settings": values, "needs": needs, "space": self._finished.space.name}
+        return StageDirectory(self.path / name, basis)
+
+    @contextlib.contextmanager
+    def _timed(self, directory: StageDirectory, title: str) -> Any:
+        """Tell the listener, and record the time; done if nothing is raised."""
+        self._number += 1
+        self._title, start, pending = title, time.monotonic(), not directory.done
+        if self._listener is not None:
+            self._listener.stage(title, self._number, self._n_stages)
+        done = False
+        try:
+            yield
+            done = True
+        finally:
+            if pending:
+                directory.add_seconds(time.monotonic() - start, done=done)
+        shutil.rmtree(directory.path / TUNE_FILES, ignore_errors=True)
+        if self._listener is not None:
+            note = f"done again: {directory.stale}" if directory.stale else ""
+            self._listener.finished(title, directory.seconds, note if pending else "already done")
+
+    def _batch(self, directory: StageDirectory, number: int, results: Sequence[Trained]) -> list[Chosen]:
+        """What this round trains; proposed once, then read from ``batch.json``."""
+        if not directory.has(BATCH):
+            rungs = self._rungs(results)
+            fp32 = load_predictor(self._stages["fp32_predictor"].checked(PREDICTOR), self.encoding)
+            ensemble = fit_ensemble(self.encoding, rungs, self._proxy(fp32), (self.settings.seed, number))
+            known = self._known(results)
+            proposals = Proposals(
+                self.encoding,
+                ensemble,
+                fp32,
+                self.constraints,
+                self.cost,
+                known,
+                max(1, self._finished.settings.n_evaluations // SEARCH_SHARE),
+                int(np.random.SeedSequence((self.settings.seed, number)).generate_state(1)[0]),
+            )
+            genomes, names = proposals.batch(self.settings.batch, first=number == 1)
+            content = {
+                "error": ensemble.error,
+                "n_pairs": [len(pairs.target) for pairs in rungs],
+                "candidates": [
+                    {"candidate": candidate.to_dict(), "found": name, "predicted_loss": float(loss)}
+                    for candidate, name, loss in zip(
+                        self.encoding.decode(genomes), names, ensemble(genomes), strict=True
+                    )
+                ],
+            }
+            directory.write(BATCH, to_json(content))
+        return [
+            Chosen(f"{number}-{i:02d}", Candidate.from_dict(c["candidate"]), c["found"], c["predicted_loss"])
+            for i, c in enumerate(read_json(directory.path / BATCH)["candidates"], start=1)
+        ]
+
+    def _same_fidelity(self) -> bool:
+        """Whether the run's pairs were trained as the rounds train."""
+        return training_of(self.settings.epochs, self._finished.settings) == self._finished.settings.pair
+
+    def _rungs(self, results: Sequence[Trained]) -> list[Pairs]:
+        """Pairs of the run and of the rounds so far: together if they had the same training, else apart."""
+        of_run, _ = read_losses(self._stages["qat_pairs"], self.encoding)
+        genomes = self.encoding.encode([r.chosen.candidate for r in results], check=False)
+        of_rounds = Pairs(genomes.reshape(-1, self.encoding.n_genes), np.array([r.loss for r in results]))
+        if not self._same_fidelity():
+            return [of_run, of_rounds]
+        genomes = np.concatenate([of_run.genomes, of_rounds.genomes])
+        return [Pairs(genomes, np.concatenate([of_run.target, of_rounds.target]))]
+
+    def _known(self, results: Sequence[Trained]) -> Any:
+        """Genomes whose loss after the QAT of the rounds is known."""
+        return np.concatenate([p.genomes for p in self._rungs(results)[0 if self._same_fidelity() else 1 :]])
+
+    def _proxy(self, fp32: Predictor) -> Predictor:
+        """The predictor of the quantized supernet's losses, which pairs correct."""
+        pairs, _ = read_losses(self._stages["proxy_losses"], self.encoding)
+        return fit_proxy(self.encoding, pairs, self._finished.settings.seed, fp32=fp32)
+
+    def _train(self, directory: StageDirectory, stage: str, batch: Sequence[Chosen], epochs: int) -> list[Trained]:
+        """Run what is not done of these trainings as trials, each result kept at once."""
+        final = epochs == self.settings.final_epochs
+        files = (WEIGHTS,) if final else ()
+        kept = directory.finished_items()
+        finished = {
+            chosen.name: kept[chosen.name]
+            for chosen in batch
+            if chosen.name in kept and all(directory.has(f"{chosen.name}.{name}") for name in files)
+        }
+
+        def advance() -> None:
+            if self._listener is not None:
+                self._listener.advance(self._title, len(finished), len(batch))
+
+        def on_result(key: str, result: Result) -> None:
+            for name, content in result.files.items():
+                directory.write(f"{key}.{name}", content)
+            directory.finish_item(key, result.metrics)
+            finished[key] = result.metrics
+            advance()
+
+        advance()
+        items = {
+            chosen.name: {"candidate": chosen.candidate.to_dict(), "epochs": epochs, "final": final}
+            for chosen in batch
+            if chosen.name not in finished
+        }
+        if items:
+            supernet = dataclasses.replace(self._finished.supernet, device="cuda" if self._gpus else "cpu")
+            run_trials(
+                train_candidate,
+                Shared(supernet, self._finished.settings, self.settings.seed),
+                items,
+                on_result,
+                directory=directory.path / TUNE_FILES,
+                concurrency=self._start_cluster(),
+                gpus=self._gpus,
+            )
+        return [Trained(chosen, stage, epochs, finished[chosen.name]) for chosen in batch]
+
+    def _start_cluster(self) -> int:
+        """Trials at once on the cluster, which is started or joined the first time."""
+        if self._concurrency is None:
+            self._concurrency = self._stack.enter_context(cluster(self._address, self._num_cpus))
+            check_gpus(self._gpus)
+        return self._concurrency
+
+    def _outcome(self, results: Sequence[Trained]) -> Refined:
+        genomes = self.encoding.encode([r.chosen.candidate for r in results], check=False)
+        nothing = {"loss": np.nan, "accuracy": np.nan}
+        columns: dict[str, Any] = {
+            "name": [r.chosen.name for r in results],
+            "stage": [r.stage for r in results],
+            "fidelity": [f"QAT, {r.epochs} epochs" for r in results],
+            "epochs": [r.epochs for r in results],
+            "round": [int(r.chosen.name.split("-")[0]) for r in results],
+            "found": [r.chosen.found for r in results],
+            "uniform": [is_uniform(r.chosen.candidate) for r in results],
+            "predicted_loss": [r.chosen.predicted_loss for r in results],
+        }
+        columns |= {
+            f"{split}_{kind}": [r.scores.get(split, nothing)[kind] for r in results]
+            for split in ("search", "test")
+            for kind in ("loss", "accuracy")
+        }
+        columns |= {name: metric(genomes) for name, metric in self._costs.metrics.items()}
+        columns |= {"candidate": [str(r.chosen.candidate) for r in results]}
+        columns |= {"candidate_json": [r.chosen.candidate.to_json() for r in results]}
+        table = pd.DataFrame(columns)
+        final = table[table["epochs"] == self.settings.final_epochs]
+        uniform = final[final["uniform"]]
+        best = int(final["search_loss"].idxmin())
+        table.insert(1, "feasible", kept(table, self.constraints))
+        table.insert(2, "chosen", table.index == best)
+        folder = f"rung_{self.settings.final_epochs}" if self.settings.rungs else f"round_{final.loc[best, 'round']}"
+        return Refined(
+            table,
+            tuple(self.constraints),
+            self._front(final),
+            best,
+            int(uniform["search_loss"].idxmin()) if len(uniform) else None,
+            self._of_run(),
+            self.path / folder / f"{table.loc[best, 'name']}.weights.pt",
+        )
+
+    def _of_run(self) -> pd.Series | None:
+        """The best network within the limits of this refinement that the run has trained in full."""
+        items = read_finalists(self.run_path)
+        if not items:
+            return None
+        candidates = [Candidate.from_dict(item["candidate"]) for item in items.values()]
+        genomes = self.encoding.encode(candidates, check=False)
+        columns: dict[str, Any] = {"name": list(items)}
+        columns |= {
+            f"{split}_{kind}": [item[split][kind] for item in items.values()]
+            for split in ("search", "test")
+            for kind in ("loss", "accuracy")
+        }
+        columns |= {name: metric(genomes) for name, metric in self._costs.metrics.items()}
+        columns |= {"fidelity": f"QAT, {self._finished.settings.final.epochs} epochs"}
+        table = with_choice(pd.DataFrame(columns), self.constraints)
+        return table[table["chosen"]].iloc[0] if table["chosen"].any() else None
+
+    def _front(self, final: pd.DataFrame) -> Front:
+        rows = final[is_non_dominated(final[["search_loss", self.cost.name]].to_numpy(np.float64))]
+        rows = rows.sort_values("search_loss")
+        names = ["search_loss", "search_accuracy", "test_loss", "test_accuracy", *self._costs.metrics]
+        return Front(
+            tuple(map(Candidate.from_json, rows["candidate_json"])),
+            rows[names].reset_index(drop=True),
+            (Axis("search_loss", "nats", "minimize"), Axis(self.cost.name, self.cost.unit, "minimize")),
+            {
+                "space": self.encoding.name,
+                "constraints": [str(c) for c in self.constraints],
+                "fidelity": f"QAT, {self.settings.final_epochs} epochs",
+                "seed": self.settings.seed,
+            },
+        )

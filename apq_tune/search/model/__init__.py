@@ -1,7 +1,0 @@
-"""The model-based searcher: Gaussian processes say what is likely, expected improvement what is worth measuring."""
-
-from apq_tune.search.model.columns import Columns
-from apq_tune.search.model.exact import Exact
-from apq_tune.search.model.propose import Known, Settings, propose
-
-__all__ = ["Columns", "Exact", "Known", "Settings", "propose"]

@@ -1,0 +1,23 @@
+"""The inner search: select, vary, and the loop that holds them together."""
+
+from apq_tune.searchers.algorithms import NSGA2, Algorithm, Evolution, RandomSearch, State
+from apq_tune.searchers.loop import search
+from apq_tune.searchers.model_based import ModelBased
+from apq_tune.searchers.registry import ALGORITHMS
+from apq_tune.searchers.searching import Searching
+from apq_tune.searchers.select import select
+from apq_tune.searchers.vary import vary
+
+__all__ = [
+    "ALGORITHMS",
+    "NSGA2",
+    "Algorithm",
+    "Evolution",
+    "ModelBased",
+    "RandomSearch",
+    "Searching",
+    "State",
+    "search",
+    "select",
+    "vary",
+]

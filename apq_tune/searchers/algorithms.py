@@ -1,0 +1,145 @@
+"""Searchers: settings in a frozen object, the population in a state that is passed through."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apq_tune.errors import ProblemError
+from apq_tune.problem.problem import Evaluation, Floats
+from apq_tune.searchers.select import duel, select
+from apq_tune.searchers.vary import spread, vary
+from apq_tune.space.genotype import Genes, Genomes, Genotype
+
+NEIGHBOURS = 3
+"""How far from each other, in places along an objective, parents may be."""
+
+
+class State(NamedTuple):
+    """The population, best first."""
+
+    genomes: Genomes  # (p, n_genes), not canonical
+    F: Floats  # (p, m)
+    G: Floats  # (p, c)
+    age: NDArray[np.intp]  # (p,) generations since birth
+
+
+class Algorithm(Protocol):
+    """How a searcher proposes genomes and what it keeps of their evaluations."""
+
+    @property
+    def batch(self) -> int:
+        """Genomes asked for at once."""
+        ...
+
+    def ask(self, state: State | None, n: int, encoding: Genotype, rng: np.random.Generator) -> Genomes:
+        """Propose ``(n, n_genes)``, not necessarily canonical; duplicates are the caller's business.
+
+        ``state`` is ``None`` before the first ``tell``.
+        """
+        ...
+
+    def tell(self, state: State | None, genomes: Genomes, evaluation: Evaluation) -> State:
+        """The state that follows when the proposed ``genomes`` were evaluated."""
+        ...
+
+
+@dataclass(frozen=True)
+class RandomSearch:
+    """Uniform samples: the baseline that every searcher must beat."""
+
+    batch: int = 100
+
+    def ask(self, state: State | None, n: int, encoding: Genotype, rng: np.random.Generator) -> Genomes:  # noqa: ARG002
+        """Sample afresh."""
+        return encoding.sample(n, rng)
+
+    def tell(self, state: State | None, genomes: Genomes, evaluation: Evaluation) -> State:  # noqa: ARG002
+        """Remember nothing but the last batch."""
+        return State(genomes, evaluation.F, evaluation.G, np.zeros(len(genomes), np.intp))
+
+
+@dataclass(frozen=True)
+class Evolution:
+    """Constrained evolution: keep the best, vary them (Wang 2020, APQ), let the old die (Real 2019).
+
+    Unlike APQ's published search, children of crossover stay in the population, and depth is a gene like any other.
+    Defaults were chosen on once-for-all's predictor and tables (``benchmarks/ofa_search.py``).
+
+    Attributes:
+        population: children in each generation.
+        parents: how many survive, out of parents and children together.
+        crossover: share of children that mix two parents.
+        mutation: fewest and most genes to change in a child, in the mean; each child draws its own, log-uniform.
+        max_age: generations after which even the best must leave the population (never the front); ``None``: they
+            stay.
+    """
+
+    population: int = 50
+    parents: int = 50
+    crossover: float = 0.9
+    mutation: tuple[float, float] = (1.0, 8.0)
+    max_age: int | None = 10
+
+    def __post_init__(self) -> None:
+        for name, count in (("population", self.population), ("parents", self.parents), ("max_age", self.max_age)):
+            if count is not None and count < 1:
+                raise ProblemError(f"{name} is {count}; give at least 1")
+        if not 0 <= self.crossover <= 1:
+            raise ProblemError(f"crossover is {self.crossover}; give a share between 0 and 1")
+        low, high = self.mutation
+        if not 0 < low <= high:
+            raise ProblemError(f"mutation is {self.mutation}; give two positive numbers of genes, the smaller first")
+
+    @property
+    def batch(self) -> int:
+        """One generation."""
+        return self.population
+
+    def ask(self, state: State | None, n: int, encoding: Genes, rng: np.random.Generator) -> Genomes:
+        """Sample small to large networks at first, then vary the winners of tournaments."""
+        if state is None:
+            return spread(n, encoding, rng)
+        first, second = state.genomes[self._mates(state, n, rng)]
+        return vary(first, second, encoding, rng, crossover=self.crossover, mutation=self.mutation)
+
+    def _mates(self, state: State, n: int, rng: np.random.Generator) -> NDArray[np.intp]:
+        """``(2, n)`` rows: winners of binary tournaments, since the population is sorted."""
+        return np.asarray(rng.integers(len(state.genomes), size=(2, 2, n)).min(axis=0))
+
+    def tell(self, state: State | None, genomes: Genomes, evaluation: Evaluation) -> State:
+        """Select the next population out of the old one and its children."""
+        F, G, age = evaluation.F, evaluation.G, np.zeros(len(genomes), np.intp)
+        if state is not None:
+            young = np.flatnonzero(state.age < (self.max_age or np.inf))
+            genomes = np.concatenate([state.genomes[young], genomes])
+            F, G = np.concatenate([state.F[young], F]), np.concatenate([state.G[young], G])
+            age = np.concatenate([state.age[young] + 1, age])
+        best = select(F, G, self.parents)
+        return State(genomes[best], F[best], G[best], age[best])
+
+
+@dataclass(frozen=True)
+class NSGA2(Evolution):
+    """NSGA-II (Deb 2002) whose parents mate with neighbours on the front (Watanabe 2002, NCGA).
+
+    Two networks of very different size make children that are good at neither; neighbours share what works at their
+    size. The population is small, since the front is kept outside of it. Defaults were chosen with
+    ``benchmarks/front_quality.py``.
+    """
+
+    population: int = 20
+    parents: int = 20
+    mutation: tuple[float, float] = (1.0, 2.0)
+    max_age: int | None = None
+
+    def _mates(self, state: State, n: int, rng: np.random.Generator) -> NDArray[np.intp]:
+        """Winners of duels, and for each one of the nearest by an objective, another one in each generation."""
+        winners = duel(state.F, state.G, n, rng)
+        by_objective = np.argsort(state.F[:, rng.integers(state.F.shape[1])], kind="stable")
+        place = np.argsort(by_objective)
+        away = rng.integers(1, NEIGHBOURS + 1, n) * rng.choice([-1, 1], n)
+        return np.stack([winners, by_objective[np.clip(place[winners] + away, 0, len(place) - 1)]])

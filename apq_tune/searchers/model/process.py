@@ -1,0 +1,142 @@
+"""Gaussian processes with a relevance for each group of columns (MacKay 1994), quick enough to be asked every trial."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import LinAlgError, cho_solve, cholesky, solve_triangular
+
+from apq_tune.problem.pareto import Floats
+
+LEVEL = 1.0
+"""Variance of the level: the mean of few observations is not that of the space."""
+
+JITTER = 1e-8
+
+MAX_STEPS = 40
+"""Of the optimizer of the kernel's numbers."""
+
+RELEVANCE = (0.0, 1.0)
+LINEAR = (np.log(0.3), 1.0)
+SMOOTH = (np.log(1.0), 1.0)
+NOISE = (np.log(0.02), 2.0)
+"""Mean and standard deviation of the logarithms before anything is known: few observations would fit anything."""
+
+BOUNDS = (-12.0, 5.0)
+"""Of the logarithms."""
+
+
+class Kernel(NamedTuple):
+    """What a function is expected to be like: effects of single choices, a smooth rest, and noise in what is seen."""
+
+    relevance: Floats  # (n_groups,): how fast the function changes with the columns of a group
+    linear: float  # variance of the slopes
+    smooth: float  # variance of the rest
+    noise: float  # variance
+
+    def scaled(self, features: Floats, groups: NDArray[np.intp]) -> Floats:
+        """Columns times the root of their relevance."""
+        return np.asarray(features * np.sqrt(self.relevance)[groups])
+
+    def __call__(self, one: Floats, other: Floats) -> Floats:
+        """Covariances of scaled features: ``(n, n_features), (m, n_features) -> (n, m)``."""
+        products = one @ other.T
+        distances = (one**2).sum(axis=1)[:, None] + (other**2).sum(axis=1) - 2 * products
+        return np.asarray(LEVEL + self.linear * products + self.smooth * np.exp(-0.5 * np.maximum(distances, 0)))
+
+    def prior(self, one: Floats) -> Floats:
+        """``(n,)`` variances before anything is seen."""
+        return np.asarray(LEVEL + self.linear * (one**2).sum(axis=1) + self.smooth)
+
+
+def likeliest(features: Floats, groups: NDArray[np.intp], target: Floats) -> Kernel:
+    """The kernel that is most probable after these observations.
+
+    Args:
+        features: ``(n, n_features)``.
+        groups: ``(n_features,)``.
+        target: ``(n,)``, standardised.
+    """
+    from scipy.optimize import minimize
+
+    n, n_groups = len(features), int(groups.max()) + 1
+    products = np.stack([features[:, groups == g] @ features[:, groups == g].T for g in range(n_groups)])
+    square = np.einsum("gii->gi", products)
+    distances = (square[:, :, None] + square[:, None] - 2 * products).reshape(n_groups, -1)
+    products = products.reshape(n_groups, -1)
+    mean = np.array([RELEVANCE[0]] * n_groups + [LINEAR[0], SMOOTH[0], NOISE[0]])
+    std = np.array([RELEVANCE[1]] * n_groups + [LINEAR[1], SMOOTH[1], NOISE[1]])
+
+    def loss(theta: Floats) -> tuple[float, Floats]:
+        relevance, (linear, smooth, noise) = np.exp(theta[:n_groups]), np.exp(theta[n_groups:])
+        lines = linear * (relevance @ products)
+        curves = smooth * np.exp(-0.5 * (relevance @ distances))
+        covariance = (LEVEL + lines + curves).reshape(n, n)
+        covariance.flat[:: n + 1] += noise + JITTER
+        try:
+            root = cholesky(covariance, lower=True, check_finite=False)
+        except LinAlgError:
+            return 1e10, np.zeros_like(theta)
+        weights = cho_solve((root, True), target, check_finite=False)
+        inverse = cho_solve((root, True), np.eye(n), check_finite=False)
+        surprise = 0.5 * target @ weights + np.log(np.diagonal(root)).sum()
+        pull = inverse - np.outer(weights, weights)  # twice the slope of the surprise by each covariance
+        flat = 0.5 * pull.ravel()
+        by_relevance = relevance * (linear * (products @ flat) - 0.5 * (distances @ (flat * curves)))
+        slope = np.concatenate([by_relevance, [flat @ lines, flat @ curves, 0.5 * noise * np.trace(pull)]])
+        off = (theta - mean) / std
+        return float(surprise + 0.5 * off @ off), slope + off / std
+
+    bounds = [BOUNDS] * len(mean)
+    found = minimize(loss, mean, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": MAX_STEPS})
+    numbers = np.exp(found.x)
+    return Kernel(numbers[:n_groups], *map(float, numbers[n_groups:]))
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What is believed of each candidate of a pool.
+
+    Attributes:
+        kernel: of the process.
+        scaled: ``(m, n_features)`` of the candidates, scaled.
+        mean: ``(m,)``, standardised.
+        variance: ``(m,)``, without the noise.
+        seen: ``(n, m)`` how far each observation tells of each candidate, so that covariances lose ``seen.T @ seen``.
+    """
+
+    kernel: Kernel
+    scaled: Floats
+    mean: Floats
+    variance: Floats
+    seen: Floats
+
+    @classmethod
+    def of(cls, kernel: Kernel, groups: NDArray[np.intp], known: Floats, target: Floats, pool: Floats) -> Posterior:
+        """After observations.
+
+        Args:
+            kernel: of the process.
+            groups: ``(n_features,)``.
+            known: ``(n, n_features)`` of what was observed.
+            target: ``(n,)`` what was observed, standardised.
+            pool: ``(m, n_features)`` of the candidates.
+        """
+        old, new = kernel.scaled(known, groups), kernel.scaled(pool, groups)
+        covariance = kernel(old, old)
+        covariance.flat[:: len(old) + 1] += kernel.noise + JITTER
+        root = cholesky(covariance, lower=True, check_finite=False)
+        seen = solve_triangular(root, kernel(old, new), lower=True, check_finite=False)
+        mean = seen.T @ solve_triangular(root, target, lower=True, check_finite=False)
+        variance = np.maximum(kernel.prior(new) - (seen**2).sum(axis=0), 1e-12)
+        return cls(kernel, new, mean, variance, seen)
+
+    def believing(self, row: int) -> Posterior:
+        """As if a candidate had been measured and was what it was believed to be (Ginsbourger 2010)."""
+        covariance = self.kernel(self.scaled[row : row + 1], self.scaled)[0] - self.seen[:, row] @ self.seen
+        tells = covariance / np.sqrt(self.variance[row] + self.kernel.noise + JITTER)
+        variance = np.maximum(self.variance - tells**2, 1e-12)
+        return replace(self, variance=variance, seen=np.vstack([self.seen, tells]))

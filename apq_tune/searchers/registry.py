@@ -1,0 +1,16 @@
+"""The searchers by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from apq_tune.searchers.algorithms import NSGA2, Algorithm, Evolution, RandomSearch
+from apq_tune.searchers.model_based import ModelBased
+
+ALGORITHMS: Mapping[str, Callable[[], Algorithm]] = {
+    "evolution": Evolution,
+    "nsga2": NSGA2,
+    "random": RandomSearch,
+    "model": ModelBased,
+}
+"""By name, with their defaults."""

@@ -1,0 +1,1 @@
+"""What can be chosen: search spaces, candidates, their encodings and notations."""

@@ -1,0 +1,215 @@
+"""Candidates in files, in our notation or in that of the published APQ and once-for-all code."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from apq_tune.errors import CandidateError, DocumentError
+from apq_tune.inputs.documents import load_json
+from apq_tune.inputs.sheets import number_in, read_sheet
+from apq_tune.space.candidate import Block, Candidate, Choice
+from apq_tune.space.choices import ChoiceSpace
+from apq_tune.space.geometry import make_divisible
+from apq_tune.space.search_space import SearchSpace
+
+PUBLISHED_BITS = ("pw_w_bits_setting", "pw_a_bits_setting", "dw_w_bits_setting", "dw_a_bits_setting")
+
+MOST_TEXT, MOST_BRACKETS = 100_000, 200
+"""Of a cell with a candidate: Python's parser is not made for what is longer or nests deeper."""
+
+
+class _Published(BaseModel):
+    """One entry for each block of the deepest network; ``d`` for each stage."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    ks: list[int]
+    e: list[float]
+    d: list[int]
+    r: list[int] | None = None
+    pw_w_bits_setting: list[int] | None = None
+    pw_a_bits_setting: list[int] | None = None
+    dw_w_bits_setting: list[int] | None = None
+    dw_a_bits_setting: list[int] | None = None
+
+
+def candidate_from(data: Any, space: SearchSpace | ChoiceSpace) -> Any:
+    """Read one candidate in either notation.
+
+    Args:
+        data: our ``Candidate.to_dict`` or ``Choice.to_dict``, or a mapping with ``ks``, ``e`` and ``d`` (Cai 2020), and
+            ``pw_w_bits_setting`` and its like (Wang 2020); without bits, ``fixed_bits`` of the space are meant.
+        space: that it should belong to; membership is checked by ``Encoding.encode``.
+
+    Raises:
+        CandidateError: saying what is wrong.
+    """
+    if isinstance(space, ChoiceSpace):
+        return Choice.from_dict(data)
+    if isinstance(data, Mapping) and {"ks", "e", "d"} <= set(data):
+        return _from_published(data, space)
+    if isinstance(data, Mapping) and set(data) == {"choices"}:
+        raise CandidateError(f"is a candidate of named choices; {space.name} has networks")
+    return Candidate.from_dict(data)
+
+
+def _from_published(data: Mapping[str, Any], space: SearchSpace) -> Candidate:
+    try:
+        given = _Published.model_validate(dict(data))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise CandidateError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}") from None
+    slots = space.slots
+    bits = [getattr(given, name) or [space.fixed_bits] * len(slots) for name in PUBLISHED_BITS]
+    for name, values in zip(("ks", "e", *PUBLISHED_BITS), (given.ks, given.e, *bits), strict=True):
+        if len(values) != len(slots):
+            raise CandidateError(f"{name}: {len(values)} values; {space.name} has {len(slots)} blocks, give as many")
+    if len(given.d) < len(space.stages) - (len(space.stages[-1].depth) == 1):
+        raise CandidateError(f"d: {len(given.d)} values; {space.name} has {len(space.stages)} stages, give as many")
+    stages: list[tuple[Block, ...]] = []
+    for number, stage in enumerate(space.stages):
+        # The published spaces also write a depth for a stage that always has one block; it means nothing.
+        depth = stage.depth[0] if len(stage.depth) == 1 else given.d[number]
+        if depth not in stage.depth:
+            raise CandidateError(f"d: stage {number + 1} has depth {depth}; choose one of {list(stage.depth)}")
+        places = [i for i, slot in enumerate(slots) if slot.stage == number][:depth]
+        stages.append(
+            tuple(
+                Block(
+                    given.ks[i],
+                    make_divisible(slots[i].in_channels * given.e[i], space.choices.divisor),
+                    *(values[i] for values in bits),
+                )
+                for i in places
+            )
+        )
+    if len(space.resolutions) == 1:
+        return Candidate(tuple(stages))
+    if not given.r:
+        raise CandidateError(f"r: is missing; give one of {list(space.resolutions)}")
+    return Candidate(tuple(stages), given.r[0])
+
+
+def read_candidates(path: str | Path, space: SearchSpace | ChoiceSpace | None = None) -> list[Any]:
+    """Read the entries of a file, each still as plain data: see ``candidate_from``.
+
+    Args:
+        path: ``.json`` (a list, or one candidate), ``.jsonl`` (one a line) or ``.csv``: see ``entries_of``.
+        space: of named choices, whose names are columns of a CSV.
+
+    Raises:
+        CandidateError: if the file cannot be read.
+    """
+    path = Path(path)
+    kind = path.suffix.lower()
+    if kind == ".csv":
+        return entries_of(read_sheet(path, CandidateError), path, space)
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        if kind in (".jsonl", ".ndjson"):
+            lines = enumerate(text.splitlines(), start=1)
+            data: Any = [load_json(line, f"{path}, line {number}") for number, line in lines if line.strip()]
+        else:
+            data = load_json(text, str(path))
+    except (OSError, UnicodeError) as error:
+        raise CandidateError(f"{path}: cannot be read ({error}); give .json, .jsonl or .csv") from None
+    except DocumentError as error:
+        raise CandidateError(f"{error}; candidates are read from .json, .jsonl or .csv") from None
+    if isinstance(data, Mapping) and "candidates" in data:
+        data = data["candidates"]
+    entries = data if isinstance(data, list) else [data]
+    return [
+        entry.get("spec", entry.get("candidate", entry)) if isinstance(entry, Mapping) else entry for entry in entries
+    ]
+
+
+def entries_of(frame: pd.DataFrame, path: Path, space: SearchSpace | ChoiceSpace | None = None) -> list[Any]:
+    """The candidates of a CSV, each still as plain data.
+
+    Args:
+        frame: of text, see ``read_sheet``: a column ``candidate_json``, ``candidate`` or ``Sub-network`` of JSON (or
+            Python) text, or one column for each key; of named choices, one column for each name.
+        path: for messages.
+        space: of named choices, if it is one.
+
+    Raises:
+        CandidateError: naming the row and the cell that cannot be read.
+    """
+    if isinstance(space, ChoiceSpace) and not {"candidate_json", "candidate"} & (set(frame.columns) - set(space.genes)):
+        return _choices_of(frame, path, space)
+    for column in ("candidate_json", "candidate", "Sub-network"):
+        if column in frame and column not in (space.genes if isinstance(space, ChoiceSpace) else ()):
+            return [_cell(path, row, column, text) for row, text in frame[column].items()]
+    if "depths" not in frame and "ks" not in frame:
+        raise CandidateError(f"{path}: has no column candidate_json, candidate or ks, e, d; has {list(frame.columns)}")
+    keys = {"depths", "resolution", "ks", "e", "d", "r", *Block._fields, *PUBLISHED_BITS}
+    columns = [column for column in frame.columns if column in keys]
+    entries = []
+    for row, cells in frame[columns].to_dict(orient="index").items():
+        entry = {key: _cell(path, row, key, text) for key, text in cells.items() if text}
+        for key in ("resolution", "r"):  # one number, with or without brackets
+            if isinstance(entry.get(key), int):
+                entry[key] = [entry[key]]
+        entries.append(entry)
+    return entries
+
+
+def _cell(path: Path, row: Any, column: str, text: str) -> Any:
+    """A cell that holds JSON or Python text."""
+    where = f"{path}: row {row}: {column}"
+    if not text:
+        raise CandidateError(f"{where} is empty; give a candidate in every row, or remove the row")
+    if len(text) > MOST_TEXT or text.count("[") + text.count("{") + text.count("(") > MOST_BRACKETS:
+        raise CandidateError(f"{where} is {_short(text)!r}, too long for a candidate; give one a row")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        raise CandidateError(
+            f"{where} is {_short(text)!r}, which is no candidate in JSON; write it as 'candidate_json' of front.csv is"
+        ) from None
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _choices_of(frame: pd.DataFrame, path: Path, space: ChoiceSpace) -> list[dict[str, Any]]:
+    """Candidates of named choices: each value is found by how it is written, or as a number of equal value."""
+    if absent := [name for name in space.genes if name not in frame]:
+        raise CandidateError(
+            f"{path}: has no column {absent[0]!r}, a choice of {space.name}; it has {list(frame.columns)}"
+        )
+    columns = {}
+    for name, values in space.genes.items():
+        by_text = {text: value for value in reversed(values) for text in _texts(value)}
+        by_number = {float(v): v for v in values if isinstance(v, int | float) and not isinstance(v, bool)}
+        found = []
+        for row, text in frame[name].items():
+            number = number_in(text)
+            if text in by_text:
+                found.append(by_text[text])
+            elif number in by_number:
+                found.append(by_number[number])
+            else:
+                shown = ", ".join(map(str, values[:20])) + (", ..." if len(values) > 20 else "")
+                raise CandidateError(f"{path}: row {row}: {name} is {text!r}; choose one of {shown}")
+        columns[name] = found
+    return [{"choices": dict(zip(columns, row, strict=True))} for row in zip(*columns.values(), strict=True)]
+
+
+def _texts(value: Any) -> set[str]:
+    """The ways in which a value is written in a cell; lists in the ways of JSON and of Python."""
+    if isinstance(value, str):
+        return {value}
+    return {str(value), json.dumps(value), *([str(list(value))] if isinstance(value, tuple) else [])}

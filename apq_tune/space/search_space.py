@@ -1,0 +1,316 @@
+"""A search space: a network skeleton and the choices that are open in it, read from YAML and checked on load."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError, model_validator
+
+from apq_tune.errors import CandidateError, DocumentError, SpaceError
+from apq_tune.inputs.documents import load_json, load_yaml
+from apq_tune.space.candidate import Block, Candidate
+from apq_tune.space.choices import ChoiceSpace
+from apq_tune.space.geometry import out_size, ratio_channels, stepped_channels
+from apq_tune.space.parameters import Parameters
+from apq_tune.space.skeleton import (
+    BIT_FIELDS,
+    Bits,
+    Choices,
+    Classes,
+    ExpandRange,
+    First,
+    Forbidden,
+    Head,
+    Input,
+    Model,
+    Slot,
+    Stage,
+    Stem,
+    first_complaint,
+)
+
+RENAMED = {
+    "ofa_mobilenetv3": "there are two of it: ofa_mobilenetv3_w12 (width 1.2, stem of 24 channels: what had this name, "
+    "and what the published accuracy predictor and latency tables are of) and ofa_mobilenetv3_w10 (width 1.0, stem of "
+    "16 channels); name one of them"
+}
+"""Shipped spaces that are no more -> what to take."""
+
+
+class SearchSpace(Model, Parameters):
+    """Named choices in a skeleton of inverted bottleneck blocks (MBConv, Sandler 2018)."""
+
+    format: Literal[1]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9_]+$", max_length=100)]
+    data: str | None = None
+    input: Input
+    classes: Classes
+    stem: Stem
+    first: First | None = None
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=100)]
+    head: Head
+    fixed_bits: Bits = 8
+    choices: Choices
+    forbidden: tuple[Forbidden, ...] = ()
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Input sizes to choose from, ascending."""
+        return (self.input.size,) if isinstance(self.input.size, int) else self.input.size
+
+    @functools.cached_property
+    def slots(self) -> tuple[Slot, ...]:
+        """The blocks of the deepest network, in order, at the largest resolution."""
+        return self.slots_at(self.resolutions[-1])
+
+    def slots_at(self, resolution: int) -> tuple[Slot, ...]:
+        """The blocks of the deepest network, in order, for an input of ``resolution`` pixels."""
+        slots = []
+        in_channels = self.stem.channels if self.first is None else self.first.channels
+        size = out_size(resolution, self.stem.stride)
+        for number, stage in enumerate(self.stages):
+            expand = self.choices.expand_ratio if stage.expand_ratio is None else stage.expand_ratio
+            kernel_sizes = self.choices.kernel_size if stage.kernel_size is None else stage.kernel_size
+            for position in range(stage.depth[-1]):
+                stride = stage.stride if position == 0 else 1
+                if isinstance(expand, ExpandRange):
+                    channels = stepped_channels(in_channels, expand.min_ratio, expand.max_ratio, expand.step)
+                else:
+                    channels = ratio_channels(in_channels, expand, self.choices.divisor)
+                slots.append(
+                    Slot(
+                        stage=number,
+                        position=position,
+                        resolution=resolution,
+                        in_channels=in_channels,
+                        out_channels=stage.channels,
+                        in_size=size,
+                        out_size=out_size(size, stride),
+                        stride=stride,
+                        kernel_sizes=kernel_sizes,
+                        channels=channels,
+                        activation=stage.activation,
+                        squeeze_excite=stage.squeeze_excite,
+                    )
+                )
+                in_channels, size = stage.channels, out_size(size, stride)
+        return tuple(slots)
+
+    def bit_choices(self) -> tuple[tuple[int, ...], ...]:
+        """The values of ``pw_w_bits``, ``pw_a_bits``, ``dw_w_bits`` and ``dw_a_bits``."""
+        return tuple(getattr(self.choices, field) for field in BIT_FIELDS)
+
+    def allowed(self, slot: Slot) -> NDArray[np.bool_]:
+        """Which combinations no rule forbids for the block in ``slot``.
+
+        Returns:
+            ``(n_kernel_size, n_pw_w_bits, n_pw_a_bits, n_dw_w_bits, n_dw_a_bits)``.
+        """
+        fields = ("kernel_size", *BIT_FIELDS)
+        axes = dict(zip(fields, np.ix_(slot.kernel_sizes, *self.bit_choices()), strict=True))
+        allowed = np.ones([axis.size for axis in axes.values()], bool)
+        for forbidden in self.forbidden:
+            allowed &= ~np.logical_and.reduce(
+                np.broadcast_arrays(*(axes[field] == value for field, value in forbidden.rule.items()))
+            )
+        return allowed
+
+    @functools.cached_property
+    def genes(self) -> Mapping[str, tuple[int, ...]]:
+        """Name -> values: depths, the resolution if there are several, then each field of all blocks."""
+        genes: dict[str, tuple[int, ...]] = {f"depth {i + 1}": stage.depth for i, stage in enumerate(self.stages)}
+        if len(self.resolutions) > 1:
+            genes["resolution"] = self.resolutions
+        columns = [[slot.kernel_sizes for slot in self.slots], [slot.channels for slot in self.slots]]
+        columns += [[bits] * len(self.slots) for bits in self.bit_choices()]
+        for field, column in zip(Block._fields, columns, strict=True):
+            genes |= {f"{slot.name} {field}": values for slot, values in zip(self.slots, column, strict=True)}
+        return genes
+
+    def candidate_of(self, values: Mapping[str, int]) -> Candidate:
+        """The candidate with these values; forbidden combinations give way to the nearest allowed ones."""
+        stages: list[list[Block]] = [[] for _ in self.stages]
+        for slot in self.slots:
+            if slot.position < values[f"depth {slot.stage + 1}"]:
+                block = Block(*(values[f"{slot.name} {field}"] for field in Block._fields))
+                stages[slot.stage].append(self._nearest_allowed(slot, block))
+        return Candidate(tuple(map(tuple, stages)), values.get("resolution"))
+
+    def _nearest_allowed(self, slot: Slot, block: Block) -> Block:
+        allowed = self.allowed(slot)
+        choices = (slot.kernel_sizes, *self.bit_choices())
+        kernel_size, channels, *bits = block
+        index = tuple(values.index(value) for values, value in zip(choices, (kernel_size, *bits), strict=True))
+        if allowed[index]:
+            return block
+        every = np.argwhere(allowed)
+        nearest = every[np.abs(every - index).sum(axis=1).argmin()]
+        kernel_size, *bits = (values[i] for values, i in zip(choices, nearest, strict=True))
+        return Block(kernel_size, channels, *bits)
+
+    def values_of(self, candidate: Candidate) -> dict[str, int]:
+        """Gene name -> value of a candidate; inert genes have their first value."""
+        if len(candidate.stages) != len(self.stages):
+            raise CandidateError(f"candidate has {len(candidate.stages)} stages; {self.name} has {len(self.stages)}")
+        values = {name: choices[0] for name, choices in self.genes.items()}
+        values |= {f"depth {i + 1}": depth for i, depth in enumerate(candidate.depths)}
+        if candidate.resolution is not None:
+            values["resolution"] = candidate.resolution
+        for slot in self.slots:
+            if slot.position < candidate.depths[slot.stage]:
+                block = candidate.stages[slot.stage][slot.position]._asdict()
+                values |= {f"{slot.name} {field}": value for field, value in block.items()}
+        return values
+
+    def size(self, *, bits: bool = True) -> int:
+        """Number of different networks (with ``bits``: of networks and bit policies), exactly."""
+        total = len(self.resolutions)
+        per_slot = []
+        for slot in self.slots:
+            allowed = self.allowed(slot)
+            n_allowed = allowed.sum() if bits else allowed.any(axis=(1, 2, 3, 4)).sum()
+            per_slot.append(len(slot.channels) * int(n_allowed))
+        for number, stage in enumerate(self.stages):
+            counts = [n for n, slot in zip(per_slot, self.slots, strict=True) if slot.stage == number]
+            total *= sum(math.prod(counts[:depth]) for depth in stage.depth)
+        return total
+
+    def log10_size(self, *, bits: bool = True) -> float:
+        """``size`` as a power of ten."""
+        return math.log10(self.size(bits=bits))
+
+    @model_validator(mode="after")
+    def _possible(self) -> SearchSpace:
+        largest = self.resolutions[-1]
+        if self.stem.kernel_size > largest:
+            raise ValueError(f"stem.kernel_size {self.stem.kernel_size} is larger than the {largest} pixel input")
+        for slot in self.slots:
+            where = f"stages[{slot.stage}], block {slot.position + 1}"
+            if slot.kernel_sizes[-1] > slot.in_size:
+                fits = [k for k in slot.kernel_sizes if k <= slot.in_size]
+                raise ValueError(
+                    f"{where}: kernel_size {slot.kernel_sizes[-1]} is larger than its {slot.in_size}x{slot.in_size} "
+                    f"feature map; give that stage kernel_size: {fits or [1]} or lower the strides before it"
+                )
+            if not self.allowed(slot).any():
+                raise ValueError(f"{where}: the forbidden rules leave no combination at all; drop one of them")
+        kernel_sizes = {k for slot in self.slots for k in slot.kernel_sizes}
+        for number, rule in enumerate(self.forbidden):
+            for field, value in rule.rule.items():
+                values = kernel_sizes if field == "kernel_size" else set(getattr(self.choices, field))
+                if value not in values:
+                    raise ValueError(
+                        f"forbidden[{number}].{field}: {value} is not a choice; it is one of {sorted(values)}"
+                    )
+        return self
+
+    @classmethod
+    def from_dict(cls, data: Any, source: str = "search space") -> SearchSpace:
+        """Build from plain data.
+
+        Raises:
+            SpaceError: naming ``source``, the key, what is wrong with it and what would be right.
+        """
+        if not isinstance(data, dict):
+            raise SpaceError(f"{source}: holds {type(data).__name__}, not a mapping; see search_spaces/README.md")
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise SpaceError(f"{source}: {first_complaint(error)}") from None
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> Any:
+        """Read a shipped space by name (``"digits"``), or any YAML or JSON file by path.
+
+        Returns:
+            A ``SearchSpace``; of a file that holds nothing but ``choices`` (and a ``name``), a ``ChoiceSpace``.
+
+        Raises:
+            SpaceError: for an unknown name (lists the known ones) or a faulty file (names file, key and remedy).
+        """
+        text = str(name_or_path)
+        if text in RENAMED:
+            raise SpaceError(f"search space {text!r}: {RENAMED[text]}")
+        if text in known_spaces():
+            source, content = f"{text}.yaml", (_shipped() / f"{text}.yaml").read_text("utf-8")
+        elif Path(text).suffix.lower() in {".yaml", ".yml", ".json"}:
+            source = text
+            try:
+                content = Path(text).read_text("utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise SpaceError(f"{text}: cannot be read ({error}); give a readable YAML or JSON file") from None
+        else:
+            known = ", ".join(known_spaces())
+            raise SpaceError(f"unknown search space {text!r}; known: {known}; or give the path of a .yaml file")
+        try:
+            data = (load_json if source.lower().endswith(".json") else load_yaml)(content, source)
+        except DocumentError as error:
+            raise SpaceError(str(error)) from None
+        if isinstance(data, dict) and "choices" in data and set(data) <= {"choices", "name"}:
+            return _choices_in(data, source)
+        return cls.from_dict(data, source)
+
+    @classmethod
+    def load_network(cls, name_or_path: str | Path) -> SearchSpace:
+        """The same for what trains or measures networks.
+
+        Raises:
+            SpaceError: also for a file of named choices.
+        """
+        space = cls.load(name_or_path)
+        if not isinstance(space, SearchSpace):
+            raise SpaceError(
+                f"{name_or_path}: holds named choices and no network to train; give a shipped space or its YAML file"
+            )
+        return space
+
+    @staticmethod
+    def from_choices(choices: Mapping[str, Sequence[Any]], name: str = "choices") -> ChoiceSpace:
+        """A space without a skeleton: any problem whose candidates are named choices.
+
+        Args:
+            choices: name -> values.
+            name: of the space.
+
+        Raises:
+            SpaceError: if a choice has no values, repeats one, or has one that no file can hold.
+        """
+        return ChoiceSpace(name, choices)  # type: ignore[arg-type]  # checked, and made tuples, in there
+
+    def to_yaml(self) -> str:
+        """The space as YAML; ``from_dict(yaml.safe_load(...))`` gives an equal space."""
+        return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False)
+
+
+def _choices_in(data: Mapping[str, Any], source: str) -> ChoiceSpace:
+    """The space of a file of choices."""
+    name = data.get("name", Path(source).stem)
+    if not isinstance(name, str):
+        raise SpaceError(f"{source}: name is {name!r}; give text")
+    if data["choices"] is None or not isinstance(data["choices"], dict):
+        raise SpaceError(f"{source}: choices are {data['choices']!r}; give names with lists of values")
+    try:
+        return ChoiceSpace(name, data["choices"])
+    except SpaceError as error:
+        raise SpaceError(f"{source}: {error}") from None
+
+
+def known_spaces() -> tuple[str, ...]:
+    """Names of the search spaces that are shipped with the package."""
+    return tuple(sorted(Path(entry.name).stem for entry in _shipped().iterdir() if entry.name.endswith(".yaml")))
+
+
+def _shipped() -> Any:
+    """The folder of shipped spaces: in the wheel a package of ours, in a bare checkout our neighbour."""
+    try:
+        return resources.files("apq_tune.search_spaces")
+    except ModuleNotFoundError:
+        return Path(__file__).parents[2] / "search_spaces"

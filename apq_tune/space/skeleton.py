@@ -1,0 +1,222 @@
+"""The parts of a search space as they stand in its YAML file, checked one by one, and the place of one block.
+
+The file format is documented in ``search_spaces/README.md``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+
+from apq_tune.inputs.ranges import Finite, Flag, Whole
+
+Number = TypeVar("Number", int, float)
+
+BIT_FIELDS = ("pw_w_bits", "pw_a_bits", "dw_w_bits", "dw_a_bits")
+
+
+def _ascending(values: tuple[Number, ...]) -> tuple[Number, ...]:
+    if not values:
+        raise ValueError("has no values; give at least one")
+    if list(values) != sorted(set(values)):
+        raise ValueError(f"{list(values)} is not strictly ascending; write {sorted(set(values))}")
+    return values
+
+
+def _odd(kernel_size: int) -> int:
+    if kernel_size % 2 == 0:
+        raise ValueError(f"{kernel_size} is even; kernels are odd, so that padding is symmetric")
+    return kernel_size
+
+
+Kernel = Annotated[int, Whole(1, 99), AfterValidator(_odd)]
+Bits = Annotated[int, Whole(2, 8)]
+Depth = Annotated[int, Whole(1, 100)]
+Size = Annotated[int, Whole(1, 10_000)]
+Stride = Annotated[int, Whole(1, 100)]
+Channels = Annotated[int, Whole(1, 100_000)]
+Classes = Annotated[int, Whole(1, 1_000_000)]
+KernelChoice = Annotated[tuple[Kernel, ...], AfterValidator(_ascending)]
+BitChoice = Annotated[tuple[Bits, ...], AfterValidator(_ascending)]
+DepthChoice = Annotated[tuple[Depth, ...], AfterValidator(_ascending)]
+SizeChoice = Annotated[tuple[Size, ...], AfterValidator(_ascending)]
+Activation = Literal["relu6", "relu", "h_swish"]
+Ratio = Annotated[float, Finite(0, 100, above=True)]
+RatioChoice = Annotated[tuple[Ratio, ...], AfterValidator(_ascending)]
+
+
+class Model(BaseModel):
+    """Part of a file: unknown keys are refused, and nothing changes after the check."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _kind_of_size(value: Any) -> str:
+    return SIZES if isinstance(value, list | tuple) else ONE_SIZE
+
+
+ONE_SIZE, SIZES = "one size", "several sizes"
+
+
+class Input(Model):
+    """Shape of one image, ``channels x size x size``; several sizes make the resolution a choice."""
+
+    channels: Channels
+    size: Annotated[
+        Annotated[Size, Tag(ONE_SIZE)] | Annotated[SizeChoice, Tag(SIZES)],
+        Discriminator(_kind_of_size),
+    ]
+
+
+class Stem(Model):
+    """The first convolution, never searched."""
+
+    channels: Channels
+    kernel_size: Kernel = 3
+    stride: Stride = 1
+    activation: Activation = "relu6"
+
+
+class First(Model):
+    """A depthwise separable block right after the stem, never searched; with a shortcut if it keeps the channels."""
+
+    channels: Channels
+    kernel_size: Kernel = 3
+    activation: Activation = "relu6"
+
+
+class Head(Model):
+    """The last pointwise convolution, before pooling and the classifier, never searched.
+
+    ``features`` adds a fully connected layer between pooling and classifier (Howard 2019, MobileNetV3).
+    """
+
+    channels: Channels
+    features: Channels | None = None
+    activation: Activation = "relu6"
+
+
+class ExpandRange(Model):
+    """Middle channels from ``min_ratio`` to ``max_ratio`` times the block's input channels, ``step`` channels apart."""
+
+    min_ratio: Ratio
+    max_ratio: Ratio
+    step: Channels = 8
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ExpandRange:
+        if self.min_ratio > self.max_ratio:
+            raise ValueError(f"min_ratio {self.min_ratio} is above max_ratio {self.max_ratio}; swap them")
+        return self
+
+
+def _kind_of_expansion(value: Any) -> str:
+    return LISTED if isinstance(value, list | tuple) else RANGE
+
+
+LISTED, RANGE = "a list of ratios", "a range of ratios"
+Expansion = Annotated[
+    Annotated[ExpandRange, Tag(RANGE)] | Annotated[RatioChoice, Tag(LISTED)], Discriminator(_kind_of_expansion)
+]
+
+
+class Choices(Model):
+    """The values open to every block, where its stage does not say otherwise."""
+
+    kernel_size: KernelChoice
+    expand_ratio: Expansion
+    divisor: Channels = 8
+    pw_w_bits: BitChoice
+    pw_a_bits: BitChoice
+    dw_w_bits: BitChoice
+    dw_a_bits: BitChoice
+
+
+class Stage(Model):
+    """Blocks of one resolution; the first has the stage's stride and changes the channels."""
+
+    channels: Channels
+    stride: Stride = 1
+    depth: DepthChoice
+    activation: Activation = "relu6"
+    squeeze_excite: Flag = False
+    kernel_size: KernelChoice | None = None
+    expand_ratio: Expansion | None = None
+
+
+class Forbidden(Model):
+    """Values that one block may not take together."""
+
+    kernel_size: Kernel | None = None
+    pw_w_bits: Bits | None = None
+    pw_a_bits: Bits | None = None
+    dw_w_bits: Bits | None = None
+    dw_a_bits: Bits | None = None
+
+    @property
+    def rule(self) -> dict[str, int]:
+        """Field name -> value, of the fields that are given."""
+        return self.model_dump(exclude_none=True)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Forbidden:
+        if not self.rule:
+            raise ValueError("is empty; name at least one field, or drop the rule")
+        return self
+
+
+class Slot(NamedTuple):
+    """The place of one block: everything about it that no choice changes, and the choices that it has."""
+
+    stage: int
+    position: int  # within the stage; active when position < depth
+    resolution: int  # of the input of the network
+    in_channels: int
+    out_channels: int
+    in_size: int
+    out_size: int
+    stride: int
+    kernel_sizes: tuple[int, ...]
+    channels: tuple[int, ...]  # middle channels
+    activation: Activation
+    squeeze_excite: bool  # between the depthwise and the last pointwise convolution (Hu 2018)
+
+    @property
+    def has_shortcut(self) -> bool:
+        """Whether the block adds its input to its output (Sandler 2018)."""
+        return self.stride == 1 and self.in_channels == self.out_channels
+
+    @property
+    def name(self) -> str:
+        """``stage.block``, counted from 1, as people read it."""
+        return f"{self.stage + 1}.{self.position + 1}"
+
+
+def first_complaint(error: ValidationError) -> str:
+    """One line for the first thing that pydantic found: the key, the value, the remedy."""
+    problems = error.errors()
+    first = problems[0]
+    key = ""
+    for part in first["loc"]:
+        if isinstance(part, int):
+            key += f"[{part}]"
+        elif part not in (LISTED, RANGE, ONE_SIZE, SIZES):
+            key += f".{part}" if key else part
+    if first["type"] == "extra_forbidden":
+        said = "unknown key; remove it or correct its spelling"
+    elif first["type"] == "missing":
+        said = "is missing; add it"
+    else:
+        said = first["msg"].removeprefix("Value error, ")
+        if not isinstance(first["input"], dict | list | tuple) and first["type"] != "value_error":
+            said += f", got {first['input']!r}"
+    return f"{key}: {said}" if key else said

@@ -1,0 +1,1 @@
+"""Directories of results: atomic writes, digests, locks, free space."""

@@ -1,0 +1,77 @@
+"""Whether what will be written finds room, asked before the work whose results it is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+
+import torch
+
+from apq_tune.errors import RunError
+from apq_tune.space.search_space import SearchSpace
+from apq_tune.supernet.network import Supernet
+
+RAY_BYTES = 50_000_000
+"""Logs and sockets of a Ray session; measured: 4 MB for a short run, 30 MB for a thousand trials."""
+
+SMALL_BYTES = 20_000_000
+"""Tables, predictors, items and Tune's own files of one command."""
+
+STATES = 4
+"""Weights in a checkpoint: the network's, two moments of AdamW, and the average of the weights."""
+
+
+def supernet_bytes(space: SearchSpace) -> int:
+    """Size of a space's shared weights in a file."""
+    with torch.random.fork_rng(devices=[]):  # tensors without numbers (device "meta") take seconds of imports
+        state = Supernet(space).state_dict()
+    return sum(value.numel() * value.element_size() for value in state.values())
+
+
+def run_bytes(space: SearchSpace, stages: Collection[str], finalists: int) -> int:
+    """What stages that are left write at most at any moment.
+
+    Args:
+        space: of the supernet.
+        stages: names of those that are left.
+        finalists: networks that the last one trains; none is larger than the supernet.
+    """
+    weights, total = supernet_bytes(space), SMALL_BYTES
+    if {"supernet", "quantized_supernet"} & set(stages):
+        total += 2 * weights + 2 * STATES * weights  # both products; a checkpoint beside its successor
+    return total + 2 * finalists * weights  # kept once, and once by Tune until the stage has ended
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Refuse work whose files find no room in their folder, or in that of Ray's sessions.
+
+    Args:
+        folder: of the files, there or not.
+        needed: bytes.
+
+    Raises:
+        RunError: with what is free and what is needed.
+    """
+    session = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
+    for place, bytes_, remedy in (
+        (folder, needed, "choose another --out"),
+        (session, RAY_BYTES, "set RAY_TMPDIR to a folder with more"),
+    ):
+        free = _free(place)
+        if free is not None and free < bytes_:
+            raise RunError(
+                f"{place}: has {free / 1e6:,.0f} MB free, about {bytes_ / 1e6:,.0f} MB will be written; make room, "
+                f"or {remedy}"
+            )
+
+
+def _free(place: Path) -> int | None:
+    """Bytes that are free where a file would come to lie; ``None`` if the system does not say."""
+    try:
+        there = next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
+        return shutil.disk_usage(there).free
+    except (OSError, StopIteration):
+        return None

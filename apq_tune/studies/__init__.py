@@ -1,0 +1,1 @@
+"""Commands that run many searches and compare them: sweep, compare, joint or staged."""

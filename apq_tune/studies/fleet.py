@@ -1,0 +1,213 @@
+"""Many searches, each of them one trial, in one folder: each is done once, whatever interrupts the fleet."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from apq_tune.errors import RunError
+from apq_tune.hosts.joining import check_address
+from apq_tune.hosts.ray import Result, Work, cluster, gpu_share, run_trials
+from apq_tune.searchers import Searching
+from apq_tune.store.digests import Digests, read_record, write_record
+from apq_tune.store.directory import PACKAGES, claim
+from apq_tune.store.disk import SMALL_BYTES, check_space
+from apq_tune.store.files import read_json, to_json, write_atomically
+from apq_tune.supernet.metrics import Device
+
+FORMAT = 2
+"""Of a fleet's folder; raise it when an older one cannot be resumed. Those of 1 had no digests."""
+
+LONGEST = 200
+"""Bytes of a key: it is the name of files, with endings of ours and of Ray Tune's."""
+
+CHECKPOINT_SECONDS = 5.0
+"""How much of a search may be lost when its worker dies."""
+
+STEPS = 20
+"""Generations between looks at the clock."""
+
+
+class Fleet:
+    """A folder of independent searches: ``fleet.json``, ``items/`` with a result each, ``checkpoints/`` meanwhile.
+
+    This process owns it as long as the object lives.
+
+    Attributes:
+        path: the folder.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        kind: str,
+        basis: Mapping[str, Any],
+        *,
+        resume: bool,
+        command: str = "",
+        address: str | None = None,
+        num_cpus: int | None = None,
+    ) -> None:
+        """Open or create.
+
+        Args:
+            path: the folder.
+            kind: what it is called, such as ``"sweep"``.
+            basis: all that the results depend on, as plain data.
+            resume: go on with what an earlier run left.
+            command: the command line, to remember.
+            address: of a Ray cluster to join; ``None`` uses this machine. Others must see the folder, too.
+            num_cpus: most trials at once; ``None`` for all processors.
+
+        Raises:
+            RunError: if the folder cannot be used or is in use, or nothing listens at the address.
+        """
+        check_address(address)
+        self.path, self._address, self._num_cpus = path.absolute(), address, num_cpus
+        basis = json.loads(json.dumps(basis))
+        record = path / "fleet.json"
+        self._lock = claim(path, kind, (record.name,))
+        self._digests = Digests(self.path)
+        if record.exists():
+            remedy = f"delete the folder {path} to begin anew, or choose another --out"
+            self._check(read_record(record, remedy, current=FORMAT), kind, basis, path)
+            if not resume and any(any(folder.glob("[!.]*")) for folder in (self._items, self.checkpoints)):
+                raise RunError(f"{path}: holds a {kind} begun before; go on with --resume, or choose another --out")
+            return
+        versions = {package: metadata.version(package) for package in PACKAGES}
+        content = {"format": FORMAT, "kind": kind, "command": command, "versions": versions, "basis": basis}
+        write_record(record, content)
+
+    @staticmethod
+    def _check(before: Mapping[str, Any], kind: str, basis: Mapping[str, Any], path: Path) -> None:
+        """Refuse to mix results of different questions."""
+        if before.get("kind") != kind:
+            raise RunError(f"{path}: is a {before.get('kind')}, not a {kind}; choose another --out")
+        was = before.get("basis", {})
+        for name in {**basis, **was}:
+            if was.get(name) != basis.get(name):
+                raise RunError(
+                    f"{path}: is a {kind} whose {name} is {json.dumps(was.get(name))}, not "
+                    f"{json.dumps(basis.get(name))}; repeat what it began with, or choose another --out"
+                )
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of searches under way; a trial may keep one file there, its key with ``.npz``."""
+        return self.path / "checkpoints"
+
+    @property
+    def _items(self) -> Path:
+        return self.path / "items"
+
+    def finished(self) -> dict[str, Any]:
+        """Key -> result of the searches that are done.
+
+        Raises:
+            RunError: if a result is damaged, naming its file.
+        """
+        redo = "the same command with --resume does that search again"
+        names = {name[6:-5]: name for name in sorted(self._digests) if name.endswith(".json")}
+        also = {key: f"items/{key}.pt" for key in names}
+        lost = {key for key, name in also.items() if name in self._digests and not self._digests.whole(name, redo)}
+        return {
+            key: read_json(self.path / name)
+            for key, name in names.items()
+            if key not in lost and self._digests.whole(name, redo)
+        }
+
+    def weights(self, key: str) -> bytes:
+        """The checkpoint that a finished search handed back.
+
+        Raises:
+            RunError: if it is missing.
+        """
+        try:
+            return (self._items / f"{key}.pt").read_bytes()
+        except OSError as error:
+            raise RunError(f"{self._items / key}.pt: cannot be read ({error.strerror}); repeat with --resume") from None
+
+    def run(
+        self,
+        work: Work,
+        shared: Any,
+        items: Mapping[str, Any],
+        on_done: Callable[[int, int], None] | None = None,
+        device: Device = "cpu",
+    ) -> dict[str, Any]:
+        """Do what is not done.
+
+        Args:
+            work: what a trial does.
+            shared: second argument of ``work``.
+            items: key, good as a file name, -> first argument of ``work``.
+            on_done: called with how many are done, and of how many.
+            device: of the trials; those at work at once share the GPUs.
+
+        Returns:
+            Key -> result, in the order of ``items``.
+
+        Raises:
+            RunError: if a search failed; the results of the others are kept. If the cluster has no GPU.
+        """
+        if long := [key for key in items if len(os.fsencode(key)) > LONGEST]:
+            raise RunError(f"{long[0][:60]}...: is too long for the name of a file; give shorter names or fewer limits")
+        results = self.finished()
+        left = {key: item for key, item in items.items() if key not in results}
+
+        def on_result(key: str, result: Result) -> None:
+            for content in result.files.values():
+                self._digests.write(f"items/{key}.pt", content)
+            self._digests.write(f"items/{key}.json", to_json(result.metrics))
+            with contextlib.suppress(OSError):
+                (self.checkpoints / f"{key}.npz").unlink(missing_ok=True)
+            results[key] = result.metrics
+            tell()
+
+        def tell() -> None:
+            if on_done is not None:
+                on_done(sum(key in results for key in items), len(items))
+
+        tell()
+        if left:
+            check_space(self.path, SMALL_BYTES)
+            with cluster(self._address, self._num_cpus) as concurrency:
+                run_trials(
+                    work,
+                    shared,
+                    left,
+                    on_result,
+                    directory=self.path / "tune",
+                    concurrency=concurrency,
+                    gpus=gpu_share(concurrency) if device == "cuda" else 0,
+                )
+        for folder in (self.path / "tune", self.checkpoints):
+            shutil.rmtree(folder, ignore_errors=True)
+        return {key: results[key] for key in items}
+
+
+def finish(searching: Searching, checkpoint: Path, seconds: float = CHECKPOINT_SECONDS) -> None:
+    """Run a search to its end, from its checkpoint if there is a good one.
+
+    A checkpoint that is damaged costs the time that it would have saved and nothing else.
+
+    Args:
+        searching: just begun.
+        checkpoint: file, written every few seconds.
+        seconds: how many.
+    """
+    with contextlib.suppress(OSError, RunError):
+        searching.load(checkpoint.read_bytes())
+    saved = time.monotonic()
+    while not searching.done:
+        searching.step(STEPS)
+        if not searching.done and time.monotonic() - saved >= seconds:
+            write_atomically(checkpoint, searching.to_bytes())
+            saved = time.monotonic()

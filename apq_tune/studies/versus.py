@@ -1,0 +1,297 @@
+"""Joint search against staged search and other rivals: every method gets the same networks, measurements and training.
+
+One trial is one method under one budget on one trained pair of supernets. All of a seed's methods share these, see the
+same images in the same order, and spend the same numbers of supernet evaluations, of short and of longer trainings.
+What a method measures counts, whatever for: joint search's own first samples and its uniform policies come out of its
+budget, and it is not told what its rivals found, because that would have to be paid for twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import io
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from apq_tune.data import Data
+from apq_tune.errors import RunError
+from apq_tune.hosts.ray import Result
+from apq_tune.inputs import ranges
+from apq_tune.inputs.ranges import validated
+from apq_tune.methods import METHODS, Bench, Question
+from apq_tune.methods.bench import Counts, Kind, Known, Measure
+from apq_tune.pipeline.finished import load_supernets
+from apq_tune.pipeline.run import PipelineRun
+from apq_tune.pipeline.settings import Settings
+from apq_tune.pipeline.training import calibrate
+from apq_tune.problem.costs import Costs
+from apq_tune.refine.halving import Halving, outcome, rungs, winner
+from apq_tune.space.encoding import Encoding
+from apq_tune.space.search_space import SearchSpace
+from apq_tune.store.files import write_atomically
+from apq_tune.studies.fleet import CHECKPOINT_SECONDS
+from apq_tune.supernet.metrics import Device, SupernetLoss, TrainedSupernet
+
+LAST_MOMENTS = 60.0
+"""Seconds that a worker of a command which was killed may need to end, before another one trains in its folder."""
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+class Spend(BaseModel):
+    """What every method may spend.
+
+    Attributes:
+        proxy: evaluations of candidates in a supernet, full-precision or quantized.
+        short: short quantization-aware trainings.
+        short_steps: of the optimizer in each of them.
+        final_steps: of the optimizer in the trainings that decide; between the two, successive halving.
+        images: of the search split, that evaluations in a supernet are scored on. The most promising candidates of
+            these are scored again, and trainings always, on all images.
+        repeats: trainings of the winner at that length; their mean test scores are reported.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    proxy: ranges.Proxy = 300
+    short: ranges.Short = 24
+    short_steps: ranges.Steps = 20
+    final_steps: ranges.Steps = 180
+    repeats: ranges.Rounds = 3
+    images: ranges.Images = 2000
+
+    @classmethod
+    def checked(cls, **values: Any) -> Spend:
+        """Make one.
+
+        Raises:
+            RunError: naming the setting, the value and what is allowed.
+        """
+        spend = validated(cls, values)
+        if spend.final_steps < spend.short_steps:
+            raise RunError(f"final steps are {spend.final_steps}, short ones {spend.short_steps}; swap them")
+        return spend
+
+    @property
+    def counts(self) -> Counts:
+        """As a bench counts them."""
+        return Counts.of(self.proxy, self.short)
+
+
+class Task(NamedTuple):
+    """One method under one budget with one seed."""
+
+    method: str
+    budget: str
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Readable, and good as a file name."""
+        return f"{self.seed:03d}-{self.budget}-{self.method}"
+
+
+class Shared(NamedTuple):
+    """What all tasks share.
+
+    Attributes:
+        runs: seed -> directory of a run whose supernets are trained.
+        limits: budget -> limits as ``Costs.limits`` reads them.
+        spend: of every method.
+        checkpoints: folder.
+        costs: that may be limited.
+        device: where networks are trained and run.
+        keep: whether the winner's weights are kept.
+    """
+
+    runs: Mapping[int, Path]
+    limits: Mapping[str, list[str]]
+    spend: Spend
+    checkpoints: Path
+    costs: Costs
+    device: Device = "cpu"
+    keep: bool = False
+
+
+class Training(NamedTuple):
+    """A run's supernets to be trained."""
+
+    space: SearchSpace
+    assignments: Mapping[str, Any]  # of settings
+    path: Path  # folder of all runs
+    data_root: Path | None
+    device: Device = "cpu"
+
+
+def train_run(seed: int, shared: Training) -> Result:
+    """Train a seed's two supernets; goes on with what is there, epoch by epoch."""
+    start = time.process_time()
+    settings = Settings().updated({**shared.assignments, "seed": seed})
+    path = run_path(shared.path, seed)
+    run = PipelineRun(shared.space, settings, path, data_root=shared.data_root, device=shared.device, wait=LAST_MOMENTS)
+    run.run_until("quantized_supernet")
+    return Result({"seconds": round(time.process_time() - start, 1)})
+
+
+def run_path(folder: Path, seed: int) -> Path:
+    """Where a seed's supernets are."""
+    return folder / f"seed_{seed:03d}"
+
+
+@functools.lru_cache(maxsize=1)
+def networks(path: Path, n_images: int, device: Device = "cpu") -> Networks:
+    """Load a run's supernets once for all tasks that a process does.
+
+    Args:
+        path: of the run.
+        n_images: of the search split, for evaluations in a supernet.
+        device: where they run.
+    """
+    space, fp32, quantized, settings = load_supernets(path, device)
+    network = fp32.network
+    calibrate(network, Encoding(space), fp32.calibration, settings.seed)
+    weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    calibrated = dataclasses.replace(fp32, weights=weights)
+    data = fp32.data
+    search = data.search.first(n_images)
+    return Networks(Encoding(space), fp32, quantized, calibrated, settings, data._replace(search=search))
+
+
+class Networks(NamedTuple):
+    """A run's supernets, as methods use them."""
+
+    encoding: Encoding
+    fp32: TrainedSupernet
+    quantized: TrainedSupernet
+    calibrated: TrainedSupernet  # full-precision weights with clip values: where literal QAT begins
+    settings: Settings
+    few: Data  # with the part of the search split that evaluations in a supernet are scored on
+
+
+def run_task(task: Task, shared: Shared) -> Result:
+    """Everything that a method does, from its first sample to the test scores of its winner."""
+    torch.set_num_threads(1)
+    spend = shared.spend
+    nets = networks(shared.runs[task.seed], spend.images, shared.device)
+    method, encoding = METHODS[task.method], nets.encoding
+    limits = shared.costs.limits(shared.limits[task.budget])
+    halving = Halving(
+        nets.quantized if method.quantized else nets.calibrated,
+        nets.settings.final,
+        (spend.short_steps, spend.final_steps),
+        spend.repeats,
+        task.seed,
+        shared.keep,
+    )
+    seconds = dict.fromkeys((*KINDS, "final", "all"), 0.0)
+
+    def short(genomes: Any) -> Any:
+        trained = [halving.train(candidate, spend.short_steps) for candidate in encoding.decode(genomes)]
+        return np.array([t.scores["search"]["loss"] for t in trained])
+
+    measures: dict[Kind, Measure] = {
+        "fp32": SupernetLoss(dataclasses.replace(nets.fp32, data=nets.few), quantize=False),
+        "proxy": SupernetLoss(dataclasses.replace(nets.quantized, data=nets.few)),
+        "fine": SupernetLoss(nets.quantized),
+        "short": short,
+    }
+    checkpoint = shared.checkpoints / f"{task.key}.npz"
+    bench = Bench(
+        encoding,
+        {kind: _timed(measure, seconds, kind) for kind, measure in measures.items()},
+        spend.counts,
+        read_known(checkpoint),
+        _saver(checkpoint),
+    )
+    costs = shared.costs.metrics
+    with _clock(seconds, "all"):
+        ranked = method.propose(Question(encoding, limits, bench, task.seed))
+        with _clock(seconds, "final"):
+            trained = halving.run(encoding.decode(ranked), spend.short)
+    best = outcome(trained)
+    names = list(costs)
+    genomes = encoding.encode([t.candidate for t in trained], check=False)
+    priced = {name: costs[name](genomes).tolist() for name in names}
+    row = [t.candidate.to_dict() for t in trained].index(best["candidate"])
+    return Result(
+        {
+            **best,
+            "costs": {name: priced[name][row] for name in names},
+            "counts": {kind: bench.count(kind) for kind in KINDS} | _lengths(trained),
+            "finalists": [
+                {"candidate": t.candidate.to_dict(), "steps": t.steps, "repeat": t.repeat, "scores": t.scores}
+                | {name: priced[name][i] for name in names}
+                for i, t in enumerate(trained)
+            ],
+            "seconds": {name: round(value, 2) for name, value in seconds.items()},
+        },
+        {"weights.pt": winner(trained).weights} if shared.keep else {},
+    )
+
+
+def _lengths(trained: list[Any]) -> dict[str, int]:
+    """How many trainings there were of each length, and steps of all together but the short ones."""
+    lengths = sorted({t.steps for t in trained})
+    counts = {f"{steps} steps": sum(t.steps == steps for t in trained) for steps in lengths}
+    return counts | {"later steps": sum(t.steps for t in trained)}
+
+
+def planned(spend: Spend) -> dict[str, int]:
+    """The counts of a method that spends everything."""
+    later = rungs(spend.short, spend.short_steps, spend.final_steps)[1:]
+    counts = {f"{rung.steps} steps": rung.n for rung in later}
+    counts[f"{spend.final_steps} steps"] = counts.get(f"{spend.final_steps} steps", spend.short) + spend.repeats - 1
+    return counts
+
+
+def _timed(measure: Callable[[Any], Any], seconds: dict[str, float], kind: str) -> Callable[[Any], Any]:
+    def timed(genomes: Any) -> Any:
+        with _clock(seconds, kind):
+            return measure(genomes)
+
+    return timed
+
+
+@contextlib.contextmanager
+def _clock(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Add the processor time of a part."""
+    start = time.process_time()
+    yield
+    seconds[name] += time.process_time() - start
+
+
+def _saver(path: Path) -> Callable[[list[Known]], None]:
+    """Writes what was measured, every few seconds."""
+    last = time.monotonic()
+
+    def save(known: list[Known]) -> None:
+        nonlocal last
+        if time.monotonic() - last >= CHECKPOINT_SECONDS:
+            buffer = io.BytesIO()
+            kinds = np.array([KINDS.index(k.kind) for k in known])
+            genomes = np.array([np.frombuffer(k.genome, np.int16) for k in known])
+            losses = np.array([k.loss for k in known])
+            np.savez(buffer, task=np.asarray(path.name), kinds=kinds, genomes=genomes, losses=losses)
+            write_atomically(path, buffer.getvalue())
+            last = time.monotonic()
+
+    return save
+
+
+def read_known(path: Path) -> dict[tuple[Kind, bytes], float]:
+    """What an interrupted task had measured; nothing if there is no good file of this task."""
+    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile), np.load(path) as file:
+        if str(file["task"]) != path.name:
+            return {}
+        rows = zip(file["kinds"], file["genomes"].astype(np.int16), file["losses"], strict=True)
+        return {(KINDS[kind], genome.tobytes()): float(loss) for kind, genome, loss in rows}
+    return {}

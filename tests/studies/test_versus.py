@@ -1,0 +1,262 @@
+"""Methods on a tiny trained run: equal budgets, the same bytes after a kill; verdicts by hand and by scipy."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner
+from scipy.stats import ttest_rel, wilcoxon
+
+from apq_tune import ApqError, Candidate, Encoding, RunError, SearchSpace
+from apq_tune.cli import cli
+from apq_tune.cli import costs as options
+from apq_tune.cli.run import PAPER
+from apq_tune.cli.versus import NAMES
+from apq_tune.cost import cost_models
+from apq_tune.methods import METHODS
+from apq_tune.pipeline.finished import load_supernets
+from apq_tune.pipeline.measuring import measure_pairs
+from apq_tune.pipeline.run import PipelineRun
+from apq_tune.pipeline.settings import Settings
+from apq_tune.pipeline.stages import STAGES
+from apq_tune.problem.costs import BUDGETS, Costs, as_texts
+from apq_tune.refine.halving import Rung, rungs, train_steps
+from apq_tune.studies import verdict, versus
+from apq_tune.studies.compare import holm
+from apq_tune.studies.versus import Shared, Spend, Task, run_task
+from apq_tune.supernet import evaluate
+from apq_tune.supernet.train import Training
+
+SPEND = {"proxy": 60, "short": 6, "short_steps": 2, "final_steps": 9, "repeats": 2, "images": 100}
+CHANGES = {"supernet.epochs": 1, "quantized.epochs": 1, "n_calibration": 32}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    folder, space = tmp_path_factory.mktemp("versus"), SearchSpace.load("digits")
+    versus.train_run(7, versus.Training(space, CHANGES, folder / "runs", None))
+    costs = Costs.of(Encoding(space))
+    limits = {name: as_texts(costs.budget(name)) for name in BUDGETS}
+    runs = {7: versus.run_path(folder / "runs", 7)}
+    return Shared(runs, limits, Spend.checked(**SPEND), folder / "checkpoints", costs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["joint", "staged-haq", "paper"])
+def test_methods_are_charged_the_same_and_resume_to_the_same_result(shared: Shared, method: str, monkeypatch) -> None:
+    task = Task(method, "memory", 7)
+    whole = run_task(task, shared).metrics
+    counts = whole["counts"]
+    assert counts["fp32"] + counts["proxy"] == 60
+    assert counts["short"] == 6
+    # of 6 candidates after 2 steps, 2 go on to 6 and to 9; the winner once more
+    assert {k: v for k, v in counts.items() if "steps" in k} == {"6 steps": 2, "9 steps": 3, "later steps": 39}
+    assert {k: v for k, v in counts.items() if k[0].isdigit()} == versus.planned(shared.spend)
+    encoding = Encoding(SearchSpace.load("digits"))
+    limits = dict(text.split("<=") for text in shared.limits["memory"])
+    for found in whole["finalists"]:
+        genome = encoding.encode([Candidate.from_dict(found["candidate"])])
+        for cost in cost_models(encoding):
+            assert found[cost.name] == cost(genome)[0]
+            assert cost.name not in limits or cost(genome)[0] <= float(limits[cost.name])
+        assert ("test" in found["scores"]) == (found["steps"] == 9)
+    first, second, again = (found for found in whole["finalists"] if found["steps"] == 9)
+    best = min(first, second, key=lambda found: found["scores"]["search"]["loss"])
+    assert best["candidate"] == again["candidate"] == whole["candidate"]
+    assert best["scores"] != again["scores"]
+    losses = [found["scores"]["test"]["loss"] for found in (best, again)]
+    assert whole["test_loss"] == pytest.approx(np.mean(losses))
+
+    (shared.checkpoints / f"{task.key}.npz").unlink(missing_ok=True)  # of a slow machine
+
+    class Killed(BaseException):
+        pass
+
+    monkeypatch.setattr(versus, "CHECKPOINT_SECONDS", 0.0)
+    real, done = versus.write_atomically, []
+
+    def dying(path: Path, content: bytes) -> None:
+        real(path, content)
+        done.append(path)
+        if len(done) == 5:
+            raise Killed
+
+    monkeypatch.setattr(versus, "write_atomically", dying)
+    with pytest.raises(Killed):
+        run_task(task, shared)
+    known = versus.read_known(shared.checkpoints / f"{task.key}.npz")
+    assert 5 <= len(known) <= 40
+    again = run_task(task, shared).metrics
+    for result in (whole, again):
+        result.pop("seconds")
+    assert again == whole
+    (shared.checkpoints / f"{task.key}.npz").write_bytes(b"rubbish")
+    assert versus.read_known(shared.checkpoints / f"{task.key}.npz") == {}
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_the_commands_compare_and_resume_to_the_same_bytes(shared: Shared, tmp_path: Path) -> None:
+    def run(*arguments: object) -> str:
+        spend = [f"--{name.replace('_', '-')}={value}" for name, value in SPEND.items()]
+        result = CliRunner().invoke(cli, [*map(str, arguments), *spend, "--num-cpus=2"], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    out, options = tmp_path / "out", ["--methods=joint,uniform", "--constraint=bit_ops<=25%", "--budgets="]
+    command = ["joint-vs-staged", shared.runs[7], f"--out={out}", *options]
+    said = run(*command)
+    assert "constraints: bit_ops <= 1.466e+07" in said
+    first = {path.name: path.read_bytes() for path in out.glob("*.csv") if path.name != "seconds.csv"}
+    assert set(first) == {"results.csv", "finalists.csv", "means.csv", "tests.csv"}
+    (out / "items" / "007-constraints-uniform.json").unlink()
+    run(*command, "--resume")
+    assert {name: (out / name).read_bytes() for name in first} == first
+    table = pd.read_csv(out / "results.csv")
+    assert table["method"].tolist() == ["joint", "uniform"]
+    assert table["n proxy"].tolist() == [60, 60]
+    assert (out / "differences.png").read_bytes().startswith(b"\x89PNG")
+    alone = tmp_path / "alone"
+    command = ("baseline", shared.runs[7], "--method=uniform", "--constraint=bit_ops<=25%", f"--out={alone}")
+    said = run(*command)
+    assert "Chosen: uniform, the least loss on the search split among the 2 of 2 trained networks" in said
+    assert re.search(r"bit_ops [\d.]+ M BitOps: \d+% of the limit <= 14.66 M BitOps", said)
+    record, weights = json.loads((alone / "best.json").read_text()), (alone / "best.pt").read_bytes()
+    network = load_supernets(shared.runs[7]).quantized.subnet(Candidate.from_dict(record["candidate"]))
+    network.load_state_dict(torch.load(alone / "best.pt", weights_only=True))
+    data = load_supernets(shared.runs[7]).quantized.data
+    assert evaluate.score(network, data.search).loss == pytest.approx(record["scores"]["search"]["loss"], rel=1e-6)
+    for name in ("best.pt", "items/007-constraints-uniform.pt"):
+        (alone / name).unlink()
+    run(*command, "--resume")
+    assert (alone / "best.pt").read_bytes() == weights
+    columns = ["test_loss", "candidate_json", "n short"]
+    pd.testing.assert_frame_equal(
+        pd.read_csv(alone / "results.csv")[columns], table[columns][1:].reset_index(drop=True)
+    )
+
+
+def test_rungs_cost_about_the_same_and_the_last_has_a_choice() -> None:
+    assert rungs(24, 20, 180) == [Rung(24, 20), Rung(8, 60), Rung(3, 180)]
+    assert rungs(6, 2, 9) == [Rung(6, 2), Rung(2, 6), Rung(2, 9)]
+    assert rungs(5, 10, 10) == [Rung(5, 10)]
+    assert rungs(1, 1, 9)[-1] == Rung(1, 9)
+
+
+@pytest.mark.slow
+def test_trainings_have_as_many_steps_as_asked_for(shared: Shared, monkeypatch) -> None:
+    import torch
+
+    supernet = versus.networks(shared.runs[7], 100).quantized
+    (candidate,) = Encoding(supernet.space).decode(Encoding(supernet.space).sample(1, np.random.default_rng(0)))
+    steps, real = [], torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *a, **k: (steps.append(1), real(self, *a, **k)))
+    for asked in (1, 5, 28, 30):  # 898 images make 28 batches
+        steps.clear()
+        train_steps(supernet, candidate, Training(epochs=9, batch_size=32, learning_rate=1e-3), asked, (0,))
+        assert len(steps) == asked
+
+
+@pytest.mark.slow
+def test_the_literal_protocol_never_trains_a_quantized_supernet(shared: Shared, tmp_path: Path) -> None:
+    """A run of --protocol paper begins QAT where the method does: full-precision weights, calibrated clips."""
+    shutil.copytree(shared.runs[7], tmp_path / "seed_007")
+    versus.train_run(7, versus.Training(SearchSpace.load("digits"), CHANGES | PAPER, tmp_path, None))
+    quantized = load_supernets(tmp_path / "seed_007").quantized.weights
+    nets = versus.networks(shared.runs[7], 100)
+    assert set(quantized) == set(nets.calibrated.weights)
+    moved = [name for name, tensor in quantized.items() if not tensor.equal(nets.fp32.weights[name])]
+    assert moved
+    assert all("clip" in name for name in moved)
+    assert all(tensor.equal(nets.calibrated.weights[name]) for name, tensor in quantized.items())
+
+
+@pytest.mark.slow
+def test_the_literal_protocol_draws_the_bits_of_all_pairs_alike(shared: Shared, tmp_path: Path) -> None:
+    shutil.copytree(shared.runs[7], tmp_path / "run")
+    drawn = {}
+    for draw in ("policies", PAPER["pair_bits"]):
+        changes = CHANGES | {"seed": 7, "n_pairs": 200, "pair_bits": draw}
+        run = PipelineRun(SearchSpace.load("digits"), Settings().updated(changes), tmp_path / "run")
+        run.run_until("quantized_supernet")
+        run._open(next(stage for stage in STAGES if stage.name == "qat_pairs"))
+        candidates = [c for item in measure_pairs(run).items.values() for c in item["candidates"]]
+        drawn[draw] = [2 in (*c["pw_w_bits"], *c["dw_w_bits"]) for c in candidates]
+    shares = {draw: np.mean(own) for draw, own in drawn.items()}
+    assert shares["policies"] < 0.8 < shares["alike"]  # networks with a layer of 2 bits
+
+
+def test_verdicts_by_hand_and_by_scipy() -> None:
+    rng = np.random.default_rng(0)
+    accuracy = {
+        "joint": rng.normal(0.9, 0.01, 6),
+        "staged": rng.normal(0.89, 0.01, 6),
+        "uniform": rng.normal(0.9, 0.01, 6),
+    }
+    accuracy["uniform"][0] = accuracy["joint"][0]
+    rows = [
+        {"budget": "b", "method": m, "seed": s, "test_accuracy": a, "test_loss": 1 - a}
+        for m, own in accuracy.items()
+        for s, a in enumerate(own)
+    ]
+    tests = verdict.tests_frame(pd.DataFrame(rows)).set_index(["score", "rival"])
+    for rival in ("staged", "uniform"):
+        gain = accuracy["joint"] - accuracy[rival]
+        for score in ("test_accuracy", "test_loss"):
+            own = tests.loc[(score, rival)]
+            assert (own["wins"], own["ties"], own["losses"]) == ((gain > 0).sum(), (gain == 0).sum(), (gain < 0).sum())
+            assert own["difference"] == pytest.approx(gain.mean())
+            assert own["sd"] == pytest.approx(gain.std(ddof=1))
+            assert own["p_t"] == pytest.approx(ttest_rel(accuracy["joint"], accuracy[rival]).pvalue)
+            assert own["p_wilcoxon"] == pytest.approx(wilcoxon(gain).pvalue)
+    corrected = tests.loc["test_loss"]
+    np.testing.assert_allclose(corrected["p_t_holm"], holm(corrected["p_t"].to_numpy()))
+    means = verdict.means_frame(pd.DataFrame(rows)).set_index("method")
+    assert means.loc["joint", "test_accuracy_std"] == pytest.approx(accuracy["joint"].std(ddof=1))
+    single = pd.DataFrame([row for row in rows if row["seed"] == 0])
+    assert (verdict.tests_frame(single)[["p_t", "p_wilcoxon"]] == 1).all(axis=None)
+
+
+def test_the_commands_know_the_methods_and_refuse_in_one_line(tmp_path: Path) -> None:
+    assert (tuple(METHODS), BUDGETS) == (NAMES, options.BUDGETS)
+    out = f"--out={tmp_path / 'out'}"
+    for arguments, said in (
+        (["joint-vs-staged", "digits", "--methods=both"], "unknown 'both'; known: joint, staged"),
+        (["joint-vs-staged", "digits", "--budgets="], "give --budgets or --constraint"),
+        (["joint-vs-staged", "digits", "--budgets=flash"], "unknown 'flash'; known: memory, memory-tight"),
+        (["joint-vs-staged", "digits", "--proxy=5"], "'--proxy': give a whole number from 60 to 1000000, got '5'"),
+    ):
+        result = CliRunner().invoke(cli, [*arguments, out])
+        assert result.exit_code == 2
+        assert said in " ".join(result.output.split())
+    for arguments, said in (
+        (["joint-vs-staged", "digits", "--constraint=weight_bytes<=1"], "no candidate reaches weight_bytes <= 1"),
+        (["joint-vs-staged", "digits", "--final-steps=9"], "final steps are 9, short ones 20; swap them"),
+        (["baseline", str(tmp_path), "--method=uniform", "--budget=memory"], "is no run directory"),
+    ):
+        result = CliRunner().invoke(cli, [*arguments, out])
+        assert isinstance(result.exception, ApqError)
+        assert said in str(result.exception)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(RunError, match="setting short: "):
+        Spend.checked(short=1)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize(
+    "command",
+    [["joint-vs-staged", "digits", "--budgets=memory"], ["baseline", "runs", "--method=uniform", "--budget=memory"]],
+)
+def test_a_gpu_that_is_not_there_is_refused_before_any_work(command: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = CliRunner().invoke(cli, [*command, "--device=cuda", f"--out={out}"])
+    assert isinstance(result.exception, RunError)
+    assert "torch sees no GPU here" in str(result.exception)
+    assert not out.exists()
