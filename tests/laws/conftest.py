@@ -239,9 +239,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
     recalibrate, directory = Supernet.recalibrate, PipelineRun.directory
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("run", "refine", "fleet"):
-            patch.setattr(f"apq_tune.pipeline.{module}.run_trials", trials)
-            patch.setattr(f"apq_tune.pipeline.{module}.cluster", no_cluster)
+        for module in ("pipeline.run", "refine.refine", "studies.fleet"):
+            patch.setattr(f"apq_tune.{module}.run_trials", trials)
+            patch.setattr(f"apq_tune.{module}.cluster", no_cluster)
         patch.setattr("apq_tune.refine.refine.check_gpus", lambda _: None)
         patch.setitem(named.SHAPES, NAME, Shape(1, 8, CLASSES))
         patch.setitem(named.DATA, NAME, lambda _: current[0])
