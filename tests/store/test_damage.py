@@ -57,7 +57,7 @@ def _in_this_process() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("apq_tune.refine.refine.check_gpus", lambda _: None)
-        for module in ("run", "refine"):
+        for module in ("pipeline.run", "refine.refine"):
             patch.setattr(f"apq_tune.{module}.run_trials", serial)
             patch.setattr(f"apq_tune.{module}.cluster", lambda *_: contextlib.nullcontext(1))
         yield
