@@ -13,7 +13,7 @@ from torch import Tensor
 from apq_tune.data import AnySplit, Data
 from apq_tune.errors import ProblemError
 from apq_tune.hosts.ray import Result, Work
-from apq_tune.pipeline.rivals import RIVALS, Rivals
+from apq_tune.methods.rivals import RIVALS, Rivals
 from apq_tune.pipeline.settings import Settings
 from apq_tune.predict import Predictor
 from apq_tune.problem.costs import Costs

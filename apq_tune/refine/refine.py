@@ -15,6 +15,7 @@ import pandas as pd
 
 from apq_tune.hosts.joining import check_address
 from apq_tune.hosts.ray import Result, check_gpus, cluster, run_trials
+from apq_tune.methods.propose import Proposals
 from apq_tune.pipeline.choice import kept, with_choice
 from apq_tune.pipeline.finished import load_run, open_run, read_finalists
 from apq_tune.pipeline.learning import PREDICTOR, read_losses
@@ -29,7 +30,6 @@ from apq_tune.problem.front import Axis, Front
 from apq_tune.problem.pareto import is_non_dominated
 from apq_tune.problem.problem import Constraint
 from apq_tune.refine.batch import is_uniform, survivors
-from apq_tune.refine.propose import Proposals
 from apq_tune.refine.settings import RefineSettings, training_of
 from apq_tune.refine.work import Shared, train_candidate
 from apq_tune.space.candidate import Candidate

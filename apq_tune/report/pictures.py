@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter
 
-from apq_tune.pipeline.rivals import RIVALS
+from apq_tune.methods.rivals import RIVALS
 from apq_tune.pipeline.run import Outcome
 from apq_tune.problem.problem import Constraint, Metric
 from apq_tune.report.limits import MOST_PANELS, amount, draw_limit, logarithmic

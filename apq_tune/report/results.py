@@ -9,8 +9,8 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from apq_tune.methods.rivals import RIVALS
 from apq_tune.pipeline.choice import RECORD, WEIGHTS, described, keep
-from apq_tune.pipeline.rivals import RIVALS
 from apq_tune.pipeline.run import Outcome
 from apq_tune.problem.front import Front
 from apq_tune.problem.problem import Constraint

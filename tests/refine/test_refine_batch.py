@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from apq_tune import Constraint, Encoding, FunctionMetric
 from apq_tune.cost import bit_ops, macs
+from apq_tune.methods.propose import Proposals
 from apq_tune.predict.ensemble import Ensemble
 from apq_tune.refine.batch import is_uniform, survivors
-from apq_tune.refine.propose import Proposals
 from apq_tune.searchers.batch import choose_batch, similarity
 from apq_tune.space.skeleton import BIT_FIELDS
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from apq_tune.pipeline.rivals import Rivals
+from apq_tune.methods.rivals import Rivals
 from apq_tune.predict.ensemble import Ensemble
 from apq_tune.problem.problem import Constraint, Floats, FunctionMetric, Metric, Objective, Problem
 from apq_tune.searchers import search
