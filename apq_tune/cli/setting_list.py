@@ -45,7 +45,7 @@ def all_settings() -> tuple[Group, ...]:
 
 
 def markdown() -> str:
-    """``docs/settings.md``."""
+    """``docs/reference/settings.md``."""
     lines = [
         "# Settings",
         "",

@@ -6,7 +6,7 @@ import click
 
 
 @click.command()
-@click.option("--markdown", "as_markdown", is_flag=True, help="As docs/settings.md.")
+@click.option("--markdown", "as_markdown", is_flag=True, help="As docs/reference/settings.md.")
 def settings(*, as_markdown: bool) -> None:
     """List every setting of run, refine and the comparisons: what is allowed, the default and the meaning."""
     from apq_tune.cli.setting_list import all_settings, markdown

@@ -1,6 +1,6 @@
 """Costs that somebody measured: a table of ops or of whole blocks, checked against a search space when it is read.
 
-The format is documented in ``docs/cost_tables.md``.
+The format is documented in ``docs/reference/cost_tables.md``.
 """
 
 from __future__ import annotations
@@ -96,7 +96,9 @@ class CostTable:
         """
         places = [f"row {number}" for number in range(1, len(frame) + 1)] if places is None else places
         if "op" not in frame:
-            raise TableError(f"{source}: has no column 'op'; it has {_listed(frame.columns)}; see docs/cost_tables.md")
+            raise TableError(
+                f"{source}: has no column 'op'; it has {_listed(frame.columns)}; see docs/reference/cost_tables.md"
+            )
         metrics = [str(c) for c in frame.columns if c not in {"op", "name", "source", *SHAPE_COLUMNS}]
         if not metrics or frame.empty:
             raise TableError(f"{source}: has no {'rows' if metrics else 'value column such as latency_ms'}; add some")

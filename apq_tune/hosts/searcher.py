@@ -75,7 +75,7 @@ class ApqSearch(Searcher):
         Args:
             problem: what ``APQObjective`` reports on.
             sampler: any of Optuna's; by default ``ModelSampler`` if a metric has to train or to run a network, else our
-                evolution for one objective and our NSGA-II for several (``docs/samplers.md``).
+                evolution for one objective and our NSGA-II for several (``docs/guides/samplers.md``).
             warm_start: known candidates: a front, or rows with ``candidate_json`` (or ``candidate``, JSON) and a column
                 for each objective and each metric of a constraint.
             max_concurrent: trials at once.

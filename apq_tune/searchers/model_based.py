@@ -29,7 +29,7 @@ class ModelBased:
 
     Each objective and each constraint has a Gaussian process of its own, refitted as results come in. After
     ``modelled`` evaluations the children are those of NSGA-II, whose parents are the best of all that was measured.
-    Which searcher to take for how many evaluations: ``docs/samplers.md``.
+    Which searcher to take for how many evaluations: ``docs/guides/samplers.md``.
 
     Attributes:
         initial: candidates that are measured before a model is asked, as different from each other as can be.

@@ -14,7 +14,7 @@ from apq_tune import RunError
 from apq_tune.hosts.joining import check_address, wanted_address
 from apq_tune.hosts.ray import Result, run_trials
 
-DOCS = Path(__file__).parents[2] / "docs"
+MANIFESTS = Path(__file__).parents[2] / "docs" / "guides" / "cluster"
 
 
 def slow_work(item: int, folder: str) -> Result:
@@ -86,7 +86,7 @@ def test_the_manifest_for_the_cluster_launcher_keeps_rays_own_schema() -> None:
     import ray
 
     schema = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
-    manifest = yaml.safe_load((DOCS / "ray-cluster.yaml").read_text())
+    manifest = yaml.safe_load((MANIFESTS / "ray-cluster.yaml").read_text())
     jsonschema.validate(manifest, schema)
     assert manifest["head_node_type"] in manifest["available_node_types"]
     with pytest.raises(jsonschema.ValidationError):
@@ -94,7 +94,7 @@ def test_the_manifest_for_the_cluster_launcher_keeps_rays_own_schema() -> None:
 
 
 def test_the_job_for_kuberay_has_the_fields_that_its_documentation_names() -> None:
-    job = yaml.safe_load((DOCS / "rayjob.yaml").read_text())
+    job = yaml.safe_load((MANIFESTS / "rayjob.yaml").read_text())
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
     assert set(job["spec"]) == {"entrypoint", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished", "rayClusterSpec"}
     spec = job["spec"]["rayClusterSpec"]

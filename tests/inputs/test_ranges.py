@@ -113,8 +113,8 @@ def test_defaults_are_what_the_listing_says() -> None:
 
 
 def test_the_docs_list_the_settings() -> None:
-    assert Path("docs/settings.md").read_text("utf-8") == markdown(), (
-        "run: apq-tune settings --markdown > docs/settings.md"
+    assert Path("docs/reference/settings.md").read_text("utf-8") == markdown(), (
+        "run: apq-tune settings --markdown > docs/reference/settings.md"
     )
 
 
