@@ -1,37 +1,37 @@
-"""What can go wrong, by whose fault. Every message names the thing, its value and the remedy in one line."""
+"""Exceptions of the package. Each message is one line that names the offending item, its value and the remedy."""
 
 
 class ApqError(Exception):
-    """Anything a user can cause and mend; the command line prints it as one line and exits with 1."""
+    """Base class of all errors that a user can cause and fix; the CLI prints the message and exits with status 1."""
 
 
 class DocumentError(ApqError):
-    """YAML or JSON that cannot be read, or that can be read in two ways."""
+    """A YAML or JSON document that cannot be parsed or is ambiguous."""
 
 
 class SpaceError(ApqError):
-    """A search space that cannot be read or cannot be built."""
+    """A search space whose definition is invalid."""
 
 
 class CandidateError(ApqError):
-    """A candidate that is not in its search space."""
+    """A candidate that does not belong to its search space."""
 
 
 class ProblemError(ApqError):
-    """An objective or a constraint that makes no sense, or that nothing can meet."""
+    """An objective or a constraint that is invalid or cannot be satisfied."""
 
 
 class ReachError(ProblemError):
-    """A limit that no candidate of the space keeps; one of another space may."""
+    """A constraint that no candidate of this search space satisfies; another search space may."""
 
 
 class TableError(ApqError):
-    """A cost table that cannot be read, or that does not cover a search space."""
+    """A table that cannot be read or does not cover its search space."""
 
 
 class RunError(ApqError):
-    """A run directory, a checkpoint or a setting that cannot be used."""
+    """An input of a run that cannot be used: its directory, images, a checkpoint or a setting."""
 
 
 class StudyError(ApqError, ValueError):
-    """An Optuna study that a sampler cannot serve; Optuna expects a ``ValueError`` then."""
+    """An Optuna study that a sampler does not support; a ``ValueError`` too, as Optuna expects."""

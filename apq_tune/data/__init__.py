@@ -1,4 +1,4 @@
-"""Images to train, to choose and to report on: sets with a name and folders of images."""
+"""Image data sets for training, selection and testing: named data sets and folders of images."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ __all__ = [
 
 
 def load_data(space: SearchSpace, root: str | Path | None = None) -> Data:
-    """The data that a search space names, checked against its input and its classes.
+    """Load the data set that a search space names and check it against the input shape and the number of classes.
 
-    Images of a named set that are a multiple of the space's size are pooled down to it; those of a folder are resized.
+    Images of a named data set are average-pooled to the input size of the space, those of a folder are resized.
 
     Args:
-        space: whose ``data`` is the name of a set or the absolute path of a folder.
-        root: folder with the files of named sets; by default ``~/.cache/apq_tune/data``.
+        space: Search space whose ``data`` is the name of a data set or the absolute path of a folder.
+        root: Folder with the files of named data sets; by default ``~/.cache/apq_tune/data``.
 
     Raises:
-        RunError: if the space names none, an unknown one (lists the known ones), or one that does not fit, and if its
-            files are neither there nor can be downloaded.
+        RunError: If the space names no data set, an unknown one (the message lists the known ones) or one of another
+            shape, or if the files are missing and cannot be downloaded.
     """
     size, channels = space.resolutions[-1], space.input.channels
     if is_folder(space.data):
@@ -66,12 +66,12 @@ def load_data(space: SearchSpace, root: str | Path | None = None) -> Data:
 
 
 def is_folder(data: str | None) -> bool:
-    """Whether a space's ``data`` is a path."""
+    """Whether the ``data`` of a search space is the path of a folder rather than the name of a data set."""
     return data is not None and Path(data).is_absolute()
 
 
 def data_digest(space: SearchSpace) -> str | None:
-    """Hash of names and contents of a folder's images; ``None`` for a set with a name, which never changes."""
+    """Hash of the names and contents of a folder's images; ``None`` for a named data set, which never changes."""
     return read_folder(str(space.data)).digest if is_folder(space.data) else None
 
 
@@ -81,10 +81,10 @@ def _check_classes(space: SearchSpace, classes: int) -> None:
 
 
 def check_images(space: SearchSpace, data: Data) -> None:
-    """Some of the images are unlike the others; else there is nothing to learn.
+    """Check that the training images are not all identical.
 
     Raises:
-        RunError: if not.
+        RunError: If they are identical at the input size, so that there is nothing to learn.
     """
     train = data.train
     if isinstance(train, Split) and (train.images == train.images[:1]).all():

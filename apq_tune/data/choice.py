@@ -1,4 +1,4 @@
-"""Which search space a data set gets, and why."""
+"""Choice of a shipped search space for a data set, with the reason for it."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from apq_tune.errors import ReachError
 from apq_tune.space.search_space import SearchSpace, known_spaces
 
 BY_SIZE = ("digits", "mobilenet_fashion_mnist_14", "mobilenet_fashion_mnist", "mobilenet_cifar", "apq_mobilenet")
-"""Shipped spaces that a data set may get by itself."""
+"""Shipped search spaces that may be chosen automatically."""
 
 FOR_LIMITS = (*BY_SIZE, "mcu_color")
-"""The same where limits are given: with those that nobody would take without."""
+"""Shipped search spaces that may be chosen when constraints are given; some suit only tight constraints."""
 
 ROOM = 1.5
-"""A space suits a limit if its smallest network takes that much less: else next to nothing is left to choose from."""
+"""Factor by which the smallest network of a suitable space must undercut a limit, so that there is a choice left."""
 
 LARGER = 1.5
-"""Resolutions above that many times the images' own show networks nothing new."""
+"""Resolutions above this multiple of the images' own size are dropped, as upscaling adds no information."""
 
 Complaint = Callable[[SearchSpace, float], str | None]
-"""What a space cannot keep of limits with some room, a factor of 1 or more; ``None`` if it keeps them all."""
+"""From a search space and a margin (a factor of at least 1) to a message that names the constraint that the space
+cannot satisfy with that margin; ``None`` if it can satisfy all of them."""
 
 
 class Choice(NamedTuple):
-    """A space for a data set.
+    """Search space chosen for a data set.
 
     Attributes:
-        space: with the data set's channels, classes and name.
-        reason: a line that says which it is, and why.
+        space: Search space with the channels, classes and name of the data set.
+        reason: One line that names the space and says why it was chosen.
     """
 
     space: SearchSpace
@@ -40,17 +41,17 @@ class Choice(NamedTuple):
 
 
 def choose_space(data: str, space: SearchSpace | None = None, complain: Complaint | None = None) -> Choice:
-    """A search space for a data set or a folder: channels, classes and data are replaced.
+    """Choose a search space for a data set or a folder, and set its channels, classes and data accordingly.
 
     Args:
-        data: name of a set, or path of a folder.
-        space: to take; by default, among the shipped ones that can keep all limits, the one whose size is nearest to
-            that of the images, by ratio.
-        complain: tells what a space cannot keep of the limits, if there are any.
+        data: Name of a data set or path of a folder.
+        space: Search space to adapt. By default the shipped space that can satisfy all constraints and whose input
+            size is nearest, by ratio, to that of the images.
+        complain: Check of a space against the constraints, if there are any.
 
     Raises:
-        RunError: if the folder cannot be used.
-        ReachError: if no shipped space keeps the limits.
+        RunError: If the folder cannot be used.
+        ReachError: If no shipped space can satisfy the constraints.
     """
     if data in SHAPES:
         shape = SHAPES[data]
@@ -64,7 +65,7 @@ def choose_space(data: str, space: SearchSpace | None = None, complain: Complain
         for name in (BY_SIZE if complain is None else FOR_LIMITS)
         if name in known_spaces()
     ]
-    if data in SHAPES:  # whose images are pooled, not resized
+    if data in SHAPES:  # images of named data sets are pooled, not resized
         spaces = [one for one in spaces if data == "imagenet" or shape.size % one.resolutions[-1] == 0]
     spaces.sort(key=lambda one: _distance(one, shape.size))
     said = ""
@@ -85,12 +86,12 @@ def _reason(space: SearchSpace, size: int, passed_over: str) -> str:
 
 
 def _distance(space: SearchSpace, size: int) -> float:
-    """Between an image's size and the nearest one that the space can take, as the logarithm of their ratio."""
+    """Absolute log ratio of an image size and the nearest resolution of the space."""
     return min(abs(math.log(resolution / size)) for resolution in space.resolutions)
 
 
 def _not_above(space: SearchSpace, size: float) -> SearchSpace:
-    """The space without the resolutions above a size, but with two at least."""
+    """Drop the resolutions above ``size``, keeping at least two."""
     kept = list(space.resolutions[: max(2, sum(one <= size for one in space.resolutions))])
     if len(kept) == len(space.resolutions):
         return space
@@ -100,12 +101,12 @@ def _not_above(space: SearchSpace, size: float) -> SearchSpace:
 
 
 def space_for(data: str, space: SearchSpace | None = None, complain: Complaint | None = None) -> SearchSpace:
-    """The space of ``choose_space``."""
+    """Search space that ``choose_space`` chooses, without the reason."""
     return choose_space(data, space, complain).space
 
 
 def spaces_that_keep(space: SearchSpace, complain: Complaint) -> list[str]:
-    """Names of the shipped spaces that can keep all limits, given the channels and the classes of a space."""
+    """Names of the shipped spaces that satisfy all constraints with the channels and classes of the given space."""
     shape = Shape(space.input.channels, space.resolutions[-1], space.classes)
     return [
         name

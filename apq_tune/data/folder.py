@@ -1,4 +1,4 @@
-"""Folders of images, one subfolder a class: what is in them, and how they become splits."""
+"""Folders of images with one subfolder per class: their contents and their train, search and test splits."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from apq_tune.data.split import SEARCH_SHARE, Data, FileSplit, Split, stratified
 from apq_tune.errors import RunError
 
 IN_MEMORY = 2**30
-"""Bytes; a part that decodes to more is decoded batch by batch."""
+"""Bytes; a split that is larger when decoded is decoded batch by batch instead of being held in memory."""
 
 LEAST = 5
-"""Images of a class that is to be split."""
+"""Minimum number of images per class where a split has to be cut."""
 
 FRESH = 2.0
-"""Seconds for which a file's time of change does not tell two contents apart: the coarsest clock of a file system."""
+"""Seconds after a change in which a file may change again under the same timestamp (coarsest file system clock)."""
 
 KNOWN = 2**20
-"""Files whose digests and headers are remembered while the program runs."""
+"""Maximum number of files whose digests and headers are cached."""
 
 T = TypeVar("T")
 
@@ -43,19 +43,19 @@ class Files(NamedTuple):
     labels: NDArray[np.int64]  # (n,)
 
     def take(self, rows: NDArray[np.int64]) -> Files:
-        """Some of them, in this order."""
+        """Select rows in the given order."""
         return Files(tuple(self.files[row] for row in rows), self.labels[rows])
 
 
 class Folder(NamedTuple):
-    """What a folder of images holds.
+    """Contents of a folder of images.
 
     Attributes:
-        path: the folder.
-        classes: names, in the order of the labels.
-        parts: ``train``, ``search`` and ``test``, each shuffled.
-        origins: part -> where its images are from, in words.
-        notes: what was decided about the layout, or not taken.
+        path: Path of the folder.
+        classes: Class names in the order of the labels.
+        parts: Files of the ``train``, ``search`` and ``test`` splits, each shuffled.
+        origins: Description of the origin of each split's images, by split name.
+        notes: Remarks on how the layout was interpreted and on files that were ignored.
     """
 
     path: Path
@@ -66,30 +66,30 @@ class Folder(NamedTuple):
 
     @property
     def files(self) -> list[str]:
-        """All of them, part by part."""
+        """All image files, split by split."""
         return [file for part in self.parts for file in part.files]
 
     def looks(self) -> list[Look]:
-        """What headers and bytes of all files tell; those that did not change since are not read again.
+        """Header information and digests of all files; unchanged files are not read again.
 
         Raises:
-            RunError: if one is no readable image, naming it.
+            RunError: If a file is not a readable image; the message names it.
         """
         return in_threads(_look, self.files)
 
     @property
     def channels(self) -> int:
-        """1 if all images are grey, else 3."""
+        """Number of channels: 1 if all images are greyscale, otherwise 3."""
         return 1 if all(one.grey for one in self.looks()) else 3
 
     @property
     def size(self) -> int:
-        """Median of the shorter sides, pixels."""
+        """Median length of the images' shorter sides in pixels."""
         return int(np.median([one.side for one in self.looks()]))
 
     @property
     def digest(self) -> str:
-        """Hash of names and contents of the files: another one if images came, went or changed."""
+        """Hash of the names and contents of all files; it changes with every image added, removed or modified."""
         content, looks = hashlib.sha256(), iter(self.looks())
         for name, part in zip(ROLES, self.parts, strict=True):
             for file in part.files:
@@ -98,10 +98,10 @@ class Folder(NamedTuple):
         return content.hexdigest()[:16]
 
     def white(self) -> float | None:
-        """White of images of floats or of 32-bit integers, the same for all; ``None`` if there are none.
+        """Common white level of all float and 32-bit integer images; ``None`` if there are no such images.
 
         Raises:
-            RunError: if no white suits them, naming one.
+            RunError: If no white level fits their values; the message names an image.
         """
         files = [file for file, one in zip(self.files, self.looks(), strict=True) if one.open_ended]
         if not files:
@@ -110,28 +110,34 @@ class Folder(NamedTuple):
         return white_of(max(largest), files[int(np.argmax(largest))])
 
     def data(self, size: int, channels: int, *, white: float | None = None) -> Data:
-        """The images at a size: shorter side resized to it, then the square in the middle.
+        """Load the images: the shorter side is resized to ``size`` pixels, then the central square is cropped.
+
+        Args:
+            size: Side length of the images in pixels.
+            channels: 1 for greyscale, 3 for colour.
+            white: White level of float and 32-bit integer images; see ``Folder.white``.
 
         Raises:
-            RunError: if an image cannot be read, naming it.
+            RunError: If an image cannot be read; the message names it.
         """
         return Data(*(_loaded(FileSplit(files, labels, channels, size, white)) for files, labels in self.parts))
 
 
 def read_folder(path: str | Path, *, val_is_test: bool = False) -> Folder:
-    """List a folder and check its layout.
+    """List a folder of images and check its layout.
 
-    ``train``, ``val`` (the search part) and ``test``, by these names or the usual others, case aside, are taken as they
-    are; what is missing is cut from ``train``, by class, the same in every run: a fifth of all for each, or a sixth for
-    ``search`` where there is a ``test`` folder.
+    Subfolders ``train``, ``val`` (the search split) and ``test``, under these or other common names in any case, are
+    used as they are. Missing splits are cut from ``train``, stratified by class and identical in every run: a fifth of
+    all images each, or a sixth for ``search`` where there is a ``test`` folder.
 
     Args:
-        path: the folder, ``CLASS/IMAGE`` or ``train/CLASS/IMAGE``.
-        val_is_test: ``val`` is an official test part, as ImageNet's.
+        path: Folder of the form ``CLASS/IMAGE`` or ``train/CLASS/IMAGE``.
+        val_is_test: Whether ``val`` is the official test split, as in ImageNet.
 
     Raises:
-        RunError: if it is missing, has no images, one class alone, an empty or a tiny class, other classes in one part
-            than in another, one file in two parts or classes, or if splits and classes cannot be told apart.
+        RunError: If the folder is missing, has no images or a single class, if a class is empty or too small to be
+            split, if splits have different classes, if a file is in two splits or classes, or if splits and classes
+            cannot be told apart.
     """
     path = Path(path).expanduser().resolve()
     layout = read_layout(path, val_is_test=val_is_test)
@@ -150,7 +156,7 @@ def read_folder(path: str | Path, *, val_is_test: bool = False) -> Folder:
     if test is None:
         rows, own_rows = stratified(train.labels, 0.2)
         train, test = train.take(rows), train.take(own_rows)
-        search_share = 0.25  # of the four fifths that are left: a fifth of all
+        search_share = 0.25  # a quarter of the remaining four fifths is a fifth of all images
         where["test"] = f"a fifth of {source}, by class"
     else:
         search_share = SEARCH_SHARE
@@ -164,17 +170,17 @@ def read_folder(path: str | Path, *, val_is_test: bool = False) -> Folder:
 
 
 def in_threads(work: Callable[[str], T], files: Sequence[str]) -> list[T]:
-    """One result for each file, in their order."""
+    """Apply ``work`` to each file in a thread pool; results are in the order of the files."""
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4) as pool:
         return list(pool.map(work, files))
 
 
 def _look(file: str) -> Look:
-    """At a file, or at what is remembered of it if nothing touched it since."""
+    """Read a file, or return the cached result if the file has not changed since."""
     try:
         status = Path(file).stat()
     except OSError:
-        return look(file)  # which says what is wrong
+        return look(file)  # raises an error that says what is wrong
     if time.time() - max(status.st_mtime, status.st_ctime) < FRESH:
         return look(file)
     return _look_once(file, status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
@@ -186,7 +192,7 @@ def _look_once(file: str, *_: int) -> Look:
 
 
 def _check_once(layout: Layout) -> None:
-    """No file is in two parts or in two classes, by links."""
+    """Check that no file is, by way of links, in two splits or in two classes."""
     first: dict[tuple[int, int], tuple[str, str, str]] = {}
     twice = []
     for part, found in layout.listed.items():
@@ -205,14 +211,14 @@ def _check_once(layout: Layout) -> None:
 
 
 def _shuffled(found: Sequence[Listed]) -> Files:
-    """All classes of one part."""
+    """All files of one split, shuffled."""
     files = tuple(file for listed in found for file in listed.files)
     labels = np.repeat(np.arange(len(found), dtype=np.int64), [len(listed.files) for listed in found])
     return Files(files, labels).take(np.random.default_rng(0).permutation(len(labels)))
 
 
 def _loaded(split: FileSplit) -> Split | FileSplit:
-    """In memory, if it fits."""
+    """Decode a split into memory if it is small enough."""
     if len(split.files) * int(np.prod(split.shape)) > IN_MEMORY:
         return split
     images = in_threads(lambda file: decode(file, split.channels, split.size, white=split.white), split.files)
@@ -220,11 +226,11 @@ def _loaded(split: FileSplit) -> Split | FileSplit:
 
 
 def repeated(folder: Folder) -> Mapping[str, int]:
-    """How many images are there byte for byte more than once.
+    """Count images that occur more than once, byte for byte.
 
     Returns:
-        ``"train and test"`` and the like -> images of the latter part that are in the former one, too; ``"classes"`` ->
-        different images that are in several classes. Only what there is.
+        For each pair of splits, such as ``"train and test"``, the number of images of the latter that are in the
+        former, too; for ``"classes"`` the number of distinct images with several labels. Zero counts are left out.
     """
     looks = iter(folder.looks())
     contents = {

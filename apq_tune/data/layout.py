@@ -1,4 +1,4 @@
-"""How the folders of a data set are laid out: which are splits, which are classes."""
+"""Folder layout of a data set: which folders are splits and which are classes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROLES = {
     "search": ("val", "valid", "validation", "dev", "eval", "evaluation"),
     "test": ("test", "testing", "tst"),
 }
-"""What folders of splits are called, case aside; ``set``, ``data``, ``images`` or ``split`` may follow."""
+"""Folder names of each split, in any case; a suffix ``set``, ``data``, ``images`` or ``split`` is allowed."""
 
 ROLE = re.compile(
     "|".join(f"(?P<{role}>{'|'.join(names)})" for role, names in ROLES.items()).join(("(?:", ")"))
@@ -31,13 +31,13 @@ LAYOUT = "give a folder DIR with DIR/CLASS/IMAGE or DIR/train/CLASS/IMAGE"
 
 
 class Layout(NamedTuple):
-    """Folders of splits and of classes.
+    """Layout of a data set.
 
     Attributes:
-        places: part -> its folder; ``train`` is there always.
-        classes: names, sorted.
-        listed: part -> the images of each class.
-        notes: what was decided, or not taken, in full phrases.
+        places: Folder of each split; ``train`` is always present.
+        classes: Class names, sorted.
+        listed: Images of each class, by split.
+        notes: Remarks on how the layout was interpreted and on files that were ignored.
     """
 
     places: Mapping[str, Path]
@@ -47,24 +47,24 @@ class Layout(NamedTuple):
 
 
 def role_of(name: str) -> str | None:
-    """``train``, ``search`` or ``test`` if a folder of this name looks like that split."""
+    """Split that a folder name stands for (``train``, ``search`` or ``test``); ``None`` if it is not a split name."""
     found = ROLE.fullmatch(name)
     return found.lastgroup if found else None
 
 
 def read_layout(path: Path, *, val_is_test: bool = False) -> Layout:
-    """Tell splits from classes, and list the images of each.
+    """Distinguish splits from classes and list the images of each.
 
-    A folder whose name is that of a split is one if it has folders with images of its own. If just one has images
-    instead, beside folders of other names, it is a class of that name.
+    A folder with the name of a split is a split if it has subfolders with images. If only one such folder has images
+    directly in it, next to folders with other names, it is a class of that name.
 
     Args:
-        path: of the data set.
-        val_is_test: ``val`` is an official test part, as ImageNet's.
+        path: Folder of the data set.
+        val_is_test: Whether ``val`` is the official test split, as in ImageNet.
 
     Raises:
-        RunError: if it is missing, has no images, one class alone, an empty class, other classes in one part than in
-            another, or if splits and classes cannot be told apart.
+        RunError: If the folder is missing, has no images or a single class, if a class is empty, if splits have
+            different classes, or if splits and classes cannot be told apart.
     """
     if not path.is_dir():
         raise RunError(f"{shown(path)}: is no folder; {LAYOUT}")
@@ -103,7 +103,7 @@ def read_layout(path: Path, *, val_is_test: bool = False) -> Layout:
 
 
 def _holds_classes(folder: Path) -> bool:
-    """Whether what is called like a split is one: it has folders, with images, or none beside them."""
+    """Whether a folder with the name of a split is one: it has subfolders with images, or no images outside of them."""
     inner = visible_folders(folder)
     return any(has_images(one) for one in inner) or (bool(inner) and not images_in(folder))
 
@@ -111,7 +111,7 @@ def _holds_classes(folder: Path) -> bool:
 def _places(
     path: Path, folders: Sequence[Path], split: Sequence[Path], flat: Sequence[Path]
 ) -> tuple[dict[str, Path], list[str]]:
-    """The folder of each part, ``train`` first, and what was decided."""
+    """Folder of each split, ``train`` first, and remarks on how the layout was interpreted."""
     if not split:
         if len(flat) > 1 or (flat and len(folders) == 1):
             raise RunError(f"{shown(flat[0])}: has images, but none in a folder of its class; {LAYOUT}")
@@ -146,7 +146,7 @@ def _places(
 
 
 def _classes(path: Path, *, nested: bool) -> tuple[tuple[str, ...], tuple[Listed, ...]]:
-    """Names and images of the classes of one part."""
+    """Names and images of the classes of one split."""
     folders = visible_folders(path)
     found = [list_images(folder) for folder in folders]
     if not any(listed.files for listed in found):
@@ -176,7 +176,7 @@ def _classes(path: Path, *, nested: bool) -> tuple[tuple[str, ...], tuple[Listed
 
 
 def _check_nested(path: Path, folders: Sequence[Path]) -> None:
-    """Classes that have splits of their own, or folders around the splits."""
+    """Refuse classes that have splits of their own, and a folder too many around the splits."""
     for folder in folders:
         inner = [one for one in visible_folders(folder) if role_of(one.name) and has_images(one)]
         if len({role_of(one.name) for one in inner}) < 2 and not (inner and len(folders) == 1):
@@ -191,7 +191,7 @@ def _check_nested(path: Path, folders: Sequence[Path]) -> None:
 
 
 def _deeper(folder: Path) -> str:
-    """Advice if the classes are one level deeper."""
+    """Remedy to append to a message if the classes seem to be one level deeper; otherwise empty."""
     inner = [one for one in visible_folders(folder) if has_images(one)]
     if len(inner) < 2:
         return ""
@@ -199,7 +199,7 @@ def _deeper(folder: Path) -> str:
 
 
 def _check_name(folder: Path) -> None:
-    """Names go into files and onto screens; those of images only into the file system."""
+    """Refuse folder names that are not UTF-8: class names are written to files and shown, image names are not."""
     try:
         str(folder).encode()
     except UnicodeEncodeError:
@@ -211,7 +211,7 @@ def _counts(others: Mapping[str, int]) -> str:
 
 
 def _not_taken(listed: Mapping[str, Sequence[Listed]], places: Mapping[str, Path]) -> list[str]:
-    """What does not count, in the folders of classes and beside them."""
+    """Remarks on files that were ignored: other files in class folders, and images outside of them."""
     others: Counter[str] = Counter()
     for found in listed.values():
         for one in found:

@@ -1,4 +1,4 @@
-"""Which files of a folder count as images, and which do not."""
+"""Listing of the image files in a folder."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from apq_tune.data.image import SUFFIXES, shown
 from apq_tune.errors import RunError
 
 HIDDEN = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "thumbs.db", "desktop.ini", "__pycache__")
-"""Names, in lower case, of what programs leave in folders; beside all names that begin with a dot."""
+"""Lower-case names of system files and folders that are ignored, in addition to names that begin with a dot."""
 
 
 class Listed(NamedTuple):
-    """What is below a folder.
+    """Contents of a folder, subfolders included.
 
     Attributes:
-        files: of images, sorted by folder, then by name.
-        identities: of each one, equal for two paths to the same file.
-        others: what they are -> number of files that do not count.
+        files: Paths of the images, sorted by folder, then by name.
+        identities: Device and inode of each image, equal for two paths to the same file.
+        others: Number of ignored files, by kind.
     """
 
     files: tuple[str, ...]
@@ -30,41 +30,42 @@ class Listed(NamedTuple):
 
 
 def is_hidden(name: str) -> bool:
-    """Whether what has this name never counts."""
+    """Whether a file or folder of this name is ignored."""
     return name.startswith(".") or name.lower() in HIDDEN
 
 
 def visible_folders(path: Path) -> list[Path]:
-    """The folders in a folder, sorted by name; without links that lead to it or to what it is in.
+    """Subfolders of a folder, sorted by name, without links to the folder itself or to one of its parents.
 
     Raises:
-        RunError: if it cannot be read.
+        RunError: If the folder cannot be read.
     """
     above = _above(path)
     return [path / entry.name for entry in _entries(path) if entry.is_dir() and _identity(entry.stat()) not in above]
 
 
 def images_in(path: Path) -> list[Path]:
-    """The images directly in a folder.
+    """Images directly in a folder.
 
     Raises:
-        RunError: if it cannot be read.
+        RunError: If the folder cannot be read.
     """
     return [path / entry.name for entry in _entries(path) if _is_image(entry)]
 
 
 def has_images(path: Path) -> bool:
-    """Whether a folder, or any below it, has an image."""
+    """Whether there is an image in a folder or in any of its subfolders."""
     return bool(images_in(path)) or bool(list_images(path).files)
 
 
 def list_images(path: Path) -> Listed:
-    """All images in a folder and in the folders below it.
+    """List all images in a folder and its subfolders.
 
-    Links are followed, each folder once, and not to what the folder is in; each file counts once, by its first path.
+    Links are followed, but each folder is visited once and parents are not. A file with several paths is listed once,
+    under the first of them.
 
     Raises:
-        RunError: if a folder cannot be read.
+        RunError: If a folder cannot be read.
     """
     files: dict[tuple[int, int], str] = {}
     others: Counter[str] = Counter()
@@ -83,7 +84,7 @@ def list_images(path: Path) -> Listed:
 
 
 def _above(path: Path) -> set[tuple[int, int]]:
-    """A folder and all that it is in."""
+    """Identities of a folder and of all its parents."""
     return {_identity(one.stat()) for one in (path, *path.parents, *path.resolve().parents)}
 
 
@@ -92,7 +93,7 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 
 def _entries(path: str | Path) -> list[os.DirEntry[str]]:
-    """What is visible in a folder, sorted by name."""
+    """Entries of a folder that are not ignored, sorted by name."""
     try:
         with os.scandir(path) as entries:
             return sorted((entry for entry in entries if not is_hidden(entry.name)), key=lambda entry: entry.name)
@@ -110,14 +111,14 @@ def _walk(path: str | Path, seen: set[tuple[int, int]]) -> Iterator[os.DirEntry[
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
-    """By its suffix; a link to nothing counts, too, and is refused when it is read."""
+    """Whether an entry is an image by its suffix; broken links count and are refused when they are read."""
     if Path(entry.name).suffix.lower() not in SUFFIXES:
         return False
     return entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists())
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
-    """What follows "3 files"."""
+    """Kind of an ignored file, worded to follow "3 files"."""
     if not entry.is_file():
         return "(special, or a link to nothing)"
     suffix = Path(entry.name).suffix.lower()

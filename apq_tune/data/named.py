@@ -1,4 +1,4 @@
-"""Data sets with a name. All but the digits are files under a data root, downloaded there if they are not."""
+"""Named data sets. All but the digits are read from files under a data root and downloaded to it if missing."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from apq_tune.data.split import SEARCH_SHARE, Data, Split, stratified
 from apq_tune.errors import RunError
 
 DEFAULT_ROOT = Path("~/.cache/apq_tune/data")
-"""Where data sets are looked for, and downloaded to, unless a data root is given."""
+"""Default data root."""
 
 IDX_PARTS = {"train": "train", "test": "t10k"}
 
 
 class Place(NamedTuple):
-    """Where the files of data sets are.
+    """Data root.
 
     Attributes:
-        root: the folder.
-        given: whether the user named it.
+        root: Folder with the files of data sets.
+        given: Whether the user specified it.
     """
 
     root: Path
@@ -37,10 +37,10 @@ class Place(NamedTuple):
 
     @classmethod
     def of(cls, root: str | Path | None) -> Place:
-        """The given folder, or the default one.
+        """Use the given folder, or the default one.
 
         Raises:
-            RunError: if the given one does not exist.
+            RunError: If the given folder does not exist.
         """
         if root is None:
             return cls(DEFAULT_ROOT.expanduser(), False)
@@ -51,7 +51,7 @@ class Place(NamedTuple):
 
 
 def digits(_: Place) -> Data:
-    """scikit-learn's handwritten digits (Alpaydin 1998): 8 x 8 pixels, split 50 / 25 / 25, classes balanced."""
+    """Handwritten digits of scikit-learn (Alpaydin 1998): 8 x 8 grey pixels, 10 classes, split 50 / 25 / 25 %."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
@@ -63,10 +63,10 @@ def digits(_: Place) -> Data:
 
 
 def fashion_mnist(place: Place) -> Data:
-    """Zalando's articles of clothing (Xiao 2017): 28 x 28 grey pixels, 10 classes, 50,000 / 10,000 / 10,000.
+    """Fashion-MNIST (Xiao 2017): 28 x 28 grey pixels, 10 classes, 50,000 / 10,000 / 10,000 images.
 
-    Files are found in torchvision's layout, ``FashionMNIST/raw``, in a folder ``fashion-mnist`` as Debian's
-    ``/usr/share/datasets`` has it, or directly in the data root; with ``.gz`` or without.
+    The idx files, compressed or not, are looked for in torchvision's folder ``FashionMNIST/raw``, in ``fashion-mnist``
+    (as in Debian's ``/usr/share/datasets``), and in the data root itself.
     """
     folders = [place.root / "FashionMNIST" / "raw", place.root / "fashion-mnist", place.root]
 
@@ -88,24 +88,24 @@ def fashion_mnist(place: Place) -> Data:
 
 
 def cifar10(place: Place) -> Data:
-    """Small colour photographs (Krizhevsky 2009): 32 x 32 pixels, 10 classes, 41,667 / 8,333 / 10,000."""
+    """CIFAR-10 (Krizhevsky 2009): 32 x 32 colour pixels, 10 classes, 41,667 / 8,333 / 10,000 images."""
     from torchvision.datasets import CIFAR10
 
     return _cifar("cifar10", CIFAR10, place)
 
 
 def cifar100(place: Place) -> Data:
-    """The same with 100 classes."""
+    """CIFAR-100 (Krizhevsky 2009): 32 x 32 colour pixels, 100 classes, 41,667 / 8,333 / 10,000 images."""
     from torchvision.datasets import CIFAR100
 
     return _cifar("cifar100", CIFAR100, place)
 
 
 def imagenet(place: Place, size: int) -> Data:
-    """ImageNet's 1000 classes (Deng 2009), its validation images as ``test``, ``search`` cut from its training images.
+    """ImageNet (Deng 2009): 1000 classes; ``test`` is the validation set, ``search`` is cut from the training set.
 
     Raises:
-        RunError: if neither the folders ``train`` and ``val`` nor the archives that torchvision unpacks are there.
+        RunError: If there are neither folders ``train`` and ``val`` nor the archives that torchvision unpacks.
     """
     from torchvision.datasets import ImageNet
 
@@ -123,7 +123,7 @@ def imagenet(place: Place, size: int) -> Data:
 
 
 class Shape(NamedTuple):
-    """Of a data set's images, and the number of its classes."""
+    """Shape of a data set's images (channels, side length in pixels) and number of classes."""
 
     channels: int
     size: int
@@ -163,10 +163,10 @@ def _cifar(name: str, kind: Any, place: Place) -> Data:
 def _official(
     name: str, place: Place, part: Callable[[str], Split | None], download: Callable[[], object], files: str
 ) -> Data:
-    """A set with official training and test parts: ``search`` is cut from the former.
+    """Load a data set with official training and test parts, and cut ``search`` from the former.
 
     Raises:
-        RunError: if it is neither there nor can be downloaded.
+        RunError: If the files are missing and cannot be downloaded.
     """
     if part("train") is None or part("test") is None:
         _download(name, place, download, files)
@@ -192,19 +192,19 @@ def _download(name: str, place: Place, download: Callable[[], object], files: st
 
 
 def _idx_file(path: Path) -> Path | None:
-    """The file itself, or its compressed form."""
+    """Path of an idx file or of its compressed form; ``None`` if there is neither."""
     return next((found for found in (path, path.with_name(f"{path.name}.gz")) if found.is_file()), None)
 
 
 def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    """Read an array of bytes in LeCun's idx format, compressed or not.
+    """Read an array of bytes in the idx format of MNIST (LeCun 1998), compressed or not.
 
     Args:
-        path: of the file.
-        dimensions: that it must have.
+        path: Path of the file.
+        dimensions: Expected number of dimensions.
 
     Raises:
-        RunError: if it is damaged or of another kind.
+        RunError: If the file is damaged or of another kind.
     """
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()

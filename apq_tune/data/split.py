@@ -1,4 +1,4 @@
-"""What a data set is: images in three parts. ``train`` fits weights, ``search`` makes every choice, ``test`` tells."""
+"""Data sets in three splits: ``train`` fits weights, ``search`` makes every selection, ``test`` is only reported."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from apq_tune.errors import RunError
 
 SEARCH_SHARE = 1 / 6
-"""Of the official training images, where a set has an official test part: 10,000 of Fashion-MNIST's 60,000."""
+"""Share of the official training images that becomes ``search``: 10,000 of the 60,000 of Fashion-MNIST."""
 
 SPLIT_SEED = 0
-"""The same in every run, so that runs of different seeds report on the same images."""
+"""Seed of all splits; it never changes, so that runs with different seeds report on the same images."""
 
 
 class Split(NamedTuple):
     """Labelled images in memory."""
 
-    images: NDArray[np.float32] | NDArray[np.uint8]  # (n, channels, size, size), 0 to 1, or 0 to 255
+    images: NDArray[np.float32] | NDArray[np.uint8]  # (n, channels, size, size), from 0 to 1 or from 0 to 255
     labels: NDArray[np.int64]  # (n,)
 
     @property
@@ -29,22 +29,22 @@ class Split(NamedTuple):
         return self.images.shape[1:]
 
     def take(self, rows: NDArray[np.int64]) -> Split:
-        """Some of the images, in this order."""
+        """Select rows in the given order."""
         return Split(self.images[rows], self.labels[rows])
 
     def first(self, n: int) -> Split:
-        """The first ``n`` images, or all if there are fewer; the same memory."""
+        """First ``n`` images, or all if there are fewer; a view, not a copy."""
         return Split(self.images[:n], self.labels[:n])
 
 
 class FileSplit(NamedTuple):
-    """Labelled images in files, decoded when they are asked for."""
+    """Labelled images in files, decoded on access."""
 
     files: tuple[str, ...]
     labels: NDArray[np.int64]  # (n,)
     channels: int  # 1 or 3
     size: int
-    white: float | None = None  # of floats and of 32-bit integers
+    white: float | None = None  # white level of float and 32-bit integer images
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -52,11 +52,11 @@ class FileSplit(NamedTuple):
         return (self.channels, self.size, self.size)
 
     def take(self, rows: NDArray[np.int64]) -> FileSplit:
-        """Some of the images, in this order."""
+        """Select rows in the given order."""
         return self._replace(files=tuple(self.files[row] for row in rows), labels=self.labels[rows])
 
     def first(self, n: int) -> FileSplit:
-        """The first ``n`` images, or all if there are fewer."""
+        """First ``n`` images, or all if there are fewer."""
         return self._replace(files=self.files[:n], labels=self.labels[:n])
 
 
@@ -64,7 +64,7 @@ AnySplit = Split | FileSplit
 
 
 class Data(NamedTuple):
-    """The three parts of a data set; no image is in two of them."""
+    """Disjoint splits of a data set."""
 
     train: AnySplit
     search: AnySplit
@@ -72,14 +72,14 @@ class Data(NamedTuple):
 
 
 def stratified(labels: NDArray[np.int64], share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Cut a share off, every class by its own share; both parts come shuffled, the same in every run.
+    """Split rows in two, stratified by class; both parts are shuffled and identical in every run.
 
     Args:
-        labels: ``(n,)``, at least two of each class.
-        share: of the second part, 0 to 1.
+        labels: Labels, shape ``(n,)``; at least two of each class.
+        share: Share of the second part, between 0 and 1.
 
     Returns:
-        Rows of the first part and of the second one; together they are all rows, once. Each has every class.
+        Rows of the first and of the second part. Each part has every class, and each row is in one of them.
     """
     from sklearn.model_selection import train_test_split
 
@@ -93,7 +93,7 @@ def stratified(labels: NDArray[np.int64], share: float) -> tuple[NDArray[np.int6
 
 
 def _one_at_least(labels: NDArray[np.int64], share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The same for few images: the share of a class is rounded, but leaves an image to both parts."""
+    """Stratified split for few images: counts per class are rounded so that both parts get at least one image."""
     order = np.random.default_rng(SPLIT_SEED).permutation(len(labels))
     is_second = np.zeros(len(labels), bool)
     for label in np.unique(labels):
@@ -103,17 +103,17 @@ def _one_at_least(labels: NDArray[np.int64], share: float) -> tuple[NDArray[np.i
 
 
 def pooled(split: AnySplit, size: int) -> AnySplit:
-    """The images at a size that divides theirs, every pixel the mean of those that it covers, as fractions of 1.
+    """Average-pool images to a size that divides theirs; pooled pixels are floats from 0 to 1.
 
     Raises:
-        RunError: if it does not divide theirs.
+        RunError: If ``size`` does not divide the size of the images.
     """
     channels, own, _ = split.shape
     if own == size:
         return split
     if own % size:
         raise RunError(f"images of {own} pixels cannot be pooled to {size}: give a size that divides {own}")
-    assert isinstance(split, Split)  # files are decoded at any size
+    assert isinstance(split, Split)  # files are decoded at the requested size
     factor = own // size
     whole = split.images.reshape(-1, channels, size, factor, size, factor).mean(axis=(3, 5), dtype=np.float32)
     return Split(whole / np.float32(255) if split.images.dtype == np.uint8 else whole, split.labels)

@@ -1,4 +1,4 @@
-"""What a run was given, in words: to be told before hours of work, and to be kept with the results."""
+"""Description of the images that a run uses, shown before the run starts and stored with its results."""
 
 from __future__ import annotations
 
@@ -13,22 +13,25 @@ from apq_tune.data.layout import ROLES
 from apq_tune.space.search_space import SearchSpace
 
 SHOWN = 10
-"""Names of classes that are told."""
+"""Maximum number of class names in the description."""
 
 FEW = 30
-"""Images of a part up to which a difference of one image is more than most differences between networks."""
+"""Size of a split below which one image makes more difference than most networks differ by."""
 
 PURPOSE = {"train": "to train on", "search": "for every choice", "test": "to report on"}
 
 
 def taken(space: SearchSpace) -> tuple[str, ...]:
-    """Lines about the images that a space names: classes, splits, colours, sizes, what was left out.
+    """Describe the images that a search space names: classes, splits, colours, sizes and ignored files.
 
     Args:
-        space: whose ``data`` is the name of a set, which needs no words, or a folder.
+        space: Search space whose ``data`` is a folder; for a named data set there is nothing to describe.
+
+    Returns:
+        Lines of text.
 
     Raises:
-        RunError: if the folder cannot be used.
+        RunError: If the folder cannot be used.
     """
     if space.data is None or not Path(space.data).is_absolute():
         return ()
@@ -36,7 +39,7 @@ def taken(space: SearchSpace) -> tuple[str, ...]:
 
 
 def describe(folder: Folder, space: SearchSpace) -> tuple[str, ...]:
-    """Lines about a folder, as a space takes it."""
+    """Describe a folder of images as it is used by a search space, in lines of text."""
     names = ", ".join(map(shown, folder.classes[:SHOWN])) + (", ..." if len(folder.classes) > SHOWN else "")
     looks = folder.looks()
     lines = [f"images: {shown(folder.path)}, {len(folder.classes)} classes: {names}"]
@@ -54,7 +57,7 @@ def _spread(folder: Folder, counts: np.ndarray[tuple[int, ...], np.dtype[np.int6
 
 
 def _pixels(looks: Sequence[Look], space: SearchSpace) -> str:
-    """Colours and sizes, and what becomes of them."""
+    """Describe the colours and sizes of the images and how they are converted."""
     colour = sum(not one.grey for one in looks)
     kind = {0: "grey", len(looks): "colour"}.get(colour, f"{colour} in colour and {len(looks) - colour} grey")
     sides = [one.side for one in looks]
