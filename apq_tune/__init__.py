@@ -18,8 +18,10 @@ from apq_tune.problem.problem import (
     parse_constraint,
 )
 from apq_tune.searchers import NSGA2, Evolution, ModelBased, RandomSearch, search
-from apq_tune.space.candidate import Block, Candidate, Choice
+from apq_tune.space.candidate import Block, Candidate, Configuration
+from apq_tune.space.choices import ChoiceEncoding, ChoiceSpace
 from apq_tune.space.encoding import Encoding
+from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.search_space import SearchSpace, known_spaces
 
 if TYPE_CHECKING:
@@ -53,7 +55,9 @@ __all__ = [
     "Block",
     "Candidate",
     "CandidateError",
-    "Choice",
+    "ChoiceEncoding",
+    "ChoiceSpace",
+    "Configuration",
     "Constraint",
     "Encoding",
     "Evaluation",
@@ -65,6 +69,7 @@ __all__ = [
     "ModelBased",
     "ModelSampler",
     "NSGA2Sampler",
+    "NetworkEncoding",
     "Objective",
     "Problem",
     "ProblemError",

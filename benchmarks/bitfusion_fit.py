@@ -25,7 +25,7 @@ from scipy.stats import spearmanr
 from apq_tune.cost import bitfusion
 from apq_tune.cost.formats import load_cost_table
 from apq_tune.cost.table import CONV_KEY, CostTable
-from apq_tune.space.encoding import Encoding
+from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.ops import Op, fixed_ops
 from apq_tune.space.search_space import SearchSpace
 
@@ -101,7 +101,7 @@ def errors(ops: Ops) -> pd.DataFrame:
 
 def networks(table: CostTable, n: int, seed: int) -> pd.DataFrame:
     """Spearman's correlation and absolute relative errors in percent on ``n`` candidates, fixed parts left out."""
-    encoding = Encoding(SearchSpace.load("apq_mobilenet"))
+    encoding = NetworkEncoding(SearchSpace.load("apq_mobilenet"))
     space = encoding.space
     fixed = fixed_ops(space, space.resolutions[-1]).all
     genomes = encoding.sample(n, np.random.default_rng(seed))

@@ -29,8 +29,8 @@ from pymoo.optimize import minimize
 
 from apq_tune import (
     NSGA2,
-    Encoding,
     FunctionMetric,
+    NetworkEncoding,
     Objective,
     Problem,
     RandomSearch,
@@ -40,7 +40,7 @@ from apq_tune import (
 )
 from apq_tune.cost import bitfusion_latency_ms
 from apq_tune.problem.pareto import Floats, hypervolume
-from apq_tune.space.genotype import Genomes
+from apq_tune.space.encoding import Genomes
 
 RESULTS = Path(__file__).parent / "results"
 COUNTS = (200, 500, 1000, 2000, 5000)
@@ -49,7 +49,7 @@ Score = Callable[[Genomes], Floats]
 """From genomes to all objectives, minimised; also writes down what was asked."""
 
 
-def made_up_accuracy(encoding: Encoding) -> FunctionMetric:
+def made_up_accuracy(encoding: NetworkEncoding) -> FunctionMetric:
     """Grows with every choice, less and less, and blocks help or hinder each other; in percent, roughly."""
     rng = np.random.default_rng(2020)
     sizes = encoding.n_choices[-6 * encoding.n_slots :]
@@ -69,7 +69,7 @@ def made_up_accuracy(encoding: Encoding) -> FunctionMetric:
 
 
 def imagenet(table: Path | None) -> Problem:
-    encoding = Encoding(SearchSpace.load("apq_mobilenet"))
+    encoding = NetworkEncoding(SearchSpace.load("apq_mobilenet"))
     models = [bitfusion_latency_ms(encoding)] if table is None else load_cost_table(table).models(encoding)
     latency = next(model for model in models if model.name == "latency_ms")
     accuracy = made_up_accuracy(encoding)

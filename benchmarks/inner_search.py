@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from apq_tune import NSGA2, Constraint, Encoding, Evolution, Objective, Problem, SearchSpace, search
+from apq_tune import NSGA2, Constraint, Evolution, NetworkEncoding, Objective, Problem, SearchSpace, search
 from apq_tune.cost import CostModel, bitfusion_energy_mj, bitfusion_latency_ms
 from apq_tune.predict.mlp import MLPPredictor, mlp_shapes
 from apq_tune.predict.pairs import Scale
@@ -29,15 +29,15 @@ from apq_tune.space.candidate import Block, Candidate
 HIDDEN, LIMIT_MS = 400, 9.0
 
 
-def ingredients() -> tuple[Encoding, MLPPredictor, CostModel, CostModel]:
-    encoding, rng = Encoding(SearchSpace.load("apq_mobilenet")), np.random.default_rng(0)
+def ingredients() -> tuple[NetworkEncoding, MLPPredictor, CostModel, CostModel]:
+    encoding, rng = NetworkEncoding(SearchSpace.load("apq_mobilenet")), np.random.default_rng(0)
     shapes = mlp_shapes(encoding, HIDDEN, bits=True)
     weights = {name: rng.normal(0, (2 / s[0]) ** 0.5, s).astype(np.float32) for name, s in shapes.items()}
     predictor = MLPPredictor(encoding, weights, Scale(0.0, 1.0, log=False))
     return encoding, predictor, bitfusion_latency_ms(encoding), bitfusion_energy_mj(encoding)
 
 
-def bare_rate(encoding: Encoding, predictor: MLPPredictor, seconds: float) -> float:
+def bare_rate(encoding: NetworkEncoding, predictor: MLPPredictor, seconds: float) -> float:
     """Candidates a second of the predictor's four products alone, on batches of 1000 ready features."""
     features = encoding.features(encoding.sample(1000, np.random.default_rng(0)))
     w, n_arch = predictor.weights, encoding.n_arch_features
@@ -52,13 +52,13 @@ def bare_rate(encoding: Encoding, predictor: MLPPredictor, seconds: float) -> fl
     return len(features) * _calls(once, seconds)
 
 
-def sparse_rate(encoding: Encoding, predictor: MLPPredictor, seconds: float) -> float:
+def sparse_rate(encoding: NetworkEncoding, predictor: MLPPredictor, seconds: float) -> float:
     """Architectures a second through the first layer as the predictor does it, from genomes to a sparse product."""
     genomes = encoding.sample(500, np.random.default_rng(0))
     return len(genomes) * _calls(lambda: encoding.arch_matrix(genomes) @ predictor.weights["W0"], seconds)
 
 
-def embedding_rate(encoding: Encoding, predictor: MLPPredictor, seconds: float) -> float:
+def embedding_rate(encoding: NetworkEncoding, predictor: MLPPredictor, seconds: float) -> float:
     """The same as torch's sums of embedding rows, from ready indices; loading torch costs 3 s and 400 MB."""
     import torch
 
@@ -69,7 +69,7 @@ def embedding_rate(encoding: Encoding, predictor: MLPPredictor, seconds: float) 
     return n * _calls(lambda: torch.nn.functional.embedding_bag(columns, weights, starts, mode="sum"), seconds)
 
 
-def dense_rate(encoding: Encoding, predictor: MLPPredictor, seconds: float) -> float:
+def dense_rate(encoding: NetworkEncoding, predictor: MLPPredictor, seconds: float) -> float:
     """The same as a dense product, from ready features."""
     features = encoding.features(encoding.sample(500, np.random.default_rng(0)))
     arch = np.ascontiguousarray(features[:, : encoding.n_arch_features])
@@ -107,7 +107,7 @@ def our_rate(problem: Problem, algorithm: Evolution, n: int, islands: int | None
 
 
 def one_at_a_time_rate(
-    encoding: Encoding, predictor: MLPPredictor, latency: CostModel, energy: CostModel, n: int
+    encoding: NetworkEncoding, predictor: MLPPredictor, latency: CostModel, energy: CostModel, n: int
 ) -> tuple[float, float]:
     """An evolution as commonly written: a loop over candidates, a dictionary of op costs, a predictor call for each.
 
@@ -186,13 +186,13 @@ class _Lookup(dict[Any, float]):
         return value
 
 
-def _dictionary(encoding: Encoding, model: CostModel) -> _Lookup:
+def _dictionary(encoding: NetworkEncoding, model: CostModel) -> _Lookup:
     slots = {slot.name: i for i, slot in enumerate(encoding.space.slots)}
     return _Lookup(lambda name, block: model.block(slots[name], block))
 
 
 def optuna_rate(
-    encoding: Encoding, predictor: MLPPredictor, latency: CostModel, energy: CostModel, trials: int
+    encoding: NetworkEncoding, predictor: MLPPredictor, latency: CostModel, energy: CostModel, trials: int
 ) -> float:
     """Plain Optuna: one trial a candidate, its NSGA-II with the same population."""
     import optuna

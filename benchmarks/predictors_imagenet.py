@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from apq_tune import Encoding, SearchSpace
+from apq_tune import NetworkEncoding, SearchSpace
 from apq_tune.cost.given import check_macs
 from apq_tune.predict import Pairs, agreement, plain_forms
 from apq_tune.space.notation import candidate_from, read_candidates
@@ -26,7 +26,7 @@ TO_BEAT = (0.844, 0.883, 0.925, 0.954, 0.963)
 """Pairwise accuracy of a plain ridge on one-hots of the files' own choices, those of blocks that are off included."""
 
 
-def read_networks(folder: Path, encoding: Encoding) -> tuple[Pairs, float]:
+def read_networks(folder: Path, encoding: NetworkEncoding) -> tuple[Pairs, float]:
     """Pooled networks without duplicates, and the standard deviation of repeated measurements."""
     genomes, accuracies = [], []
     for path in sorted(folder.glob("*.csv")):
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=10)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    encoding = Encoding(SearchSpace.load("ofa_mobilenetv3_w10"))
+    encoding = NetworkEncoding(SearchSpace.load("ofa_mobilenetv3_w10"))
     pairs, noise = read_networks(arguments.data, encoding)
     spread = 100 * pairs.target.std()
     print(f"{len(pairs.target)} networks, accuracy spreads by {spread:.2f} points, repetitions by {100 * noise:.3f}")

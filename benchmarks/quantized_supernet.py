@@ -18,8 +18,8 @@ import torch
 
 from apq_tune.data import load_data
 from apq_tune.pipeline.training import calibrate
-from apq_tune.space.encoding import Encoding
-from apq_tune.space.genotype import Genomes
+from apq_tune.space.encoding import Genomes
+from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.search_space import SearchSpace
 from apq_tune.supernet.batches import first_images
 from apq_tune.supernet.evaluate import score_candidate
@@ -30,7 +30,7 @@ RESULTS = Path(__file__).parent / "results"
 N_NETWORKS, N_CALIBRATION = 30, 256
 
 
-class BitByBit(Encoding):
+class BitByBit(NetworkEncoding):
     """Draws the bits of every layer by themselves."""
 
     def sample_policies(self, n: int, rng: np.random.Generator) -> Genomes:
@@ -48,7 +48,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     space = SearchSpace.load(arguments.space)
-    encodings = {"bit by bit": BitByBit(space), "by policy": Encoding(space)}
+    encodings = {"bit by bit": BitByBit(space), "by policy": NetworkEncoding(space)}
     encoding, data = encodings["by policy"], load_data(space, arguments.data_root)
     images = first_images(data.train, N_CALIBRATION)
     networks = encoding.sample(N_NETWORKS, np.random.default_rng(0))

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from apq_tune import Encoding, Objective, Problem, SupernetLoss, load_run
+from apq_tune import NetworkEncoding, Objective, Problem, SupernetLoss, load_run
 from apq_tune.predict.scores import kendall_tau
 from apq_tune.predict.trust import tau_interval
 from apq_tune.problem.costs import Costs
@@ -34,7 +34,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     run = load_run(arguments.run)
-    encoding, rng = Encoding(run.space), np.random.default_rng(arguments.seed)
+    encoding, rng = NetworkEncoding(run.space), np.random.default_rng(arguments.seed)
     costs = Costs.of(encoding, kept_tables(arguments.run))
     limits = costs.limits(run.settings.constraints)
     problem = Problem(encoding, [Objective(costs.metrics["macs"])], limits)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from apq_tune import Candidate, Encoding, Front, Problem, load_run
+from apq_tune import Candidate, Front, NetworkEncoding, Problem, load_run
 from apq_tune.problem.costs import Costs
 from apq_tune.problem.problem import Objective
 from apq_tune.refine.work import Shared, train_candidate
@@ -29,7 +29,7 @@ def main() -> None:
     arguments = parser.parse_args()
     out = arguments.out or arguments.run / "refine"
     run, settings = load_run(arguments.run), read_json(out / "refine.json")["settings"]
-    encoding, table = Encoding(run.space), pd.read_csv(out / "results.csv")
+    encoding, table = NetworkEncoding(run.space), pd.read_csv(out / "results.csv")
     total, length = int(table["epochs"].sum()), int(table["epochs"].max())
     shared = Shared(run.supernet, run.settings, settings["seed"])
 

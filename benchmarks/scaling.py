@@ -20,7 +20,7 @@ import torch
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
-from apq_tune import Encoding, Objective, Problem, QATLoss, SearchSpace, TrainedSupernet, search
+from apq_tune import NetworkEncoding, Objective, Problem, QATLoss, SearchSpace, TrainedSupernet, search
 from apq_tune.cost import bit_ops, weight_bytes
 from apq_tune.data import load_data
 from apq_tune.hosts.ray import Result, cluster, run_trials
@@ -37,21 +37,23 @@ TRIALS, CPUS_OF_NODE, BYTES_PER_SECOND = 10_000, 16, 1e9
 def supernet() -> TrainedSupernet:
     torch.manual_seed(0)
     space = SearchSpace.load("digits")
-    encoding, data, network = Encoding(space), load_data(space), Supernet(space)
+    encoding, data, network = NetworkEncoding(space), load_data(space), Supernet(space)
     images = first_images(data.train, 256)
     calibrate_quantizers(network, [lambda: network.recalibrate(images, encoding.extremes()[1])])
     return TrainedSupernet(space, network.state_dict(), data)
 
 
 def search_work(seed: int, _: Any) -> Result:
-    encoding = Encoding(SearchSpace.load("apq_mobilenet"))
+    encoding = NetworkEncoding(SearchSpace.load("apq_mobilenet"))
     problem = Problem(encoding, [Objective(weight_bytes(encoding), "maximize"), Objective(bit_ops(encoding))])
     return Result({"front": len(search(problem, n_evaluations=40_000, seed=seed))})
 
 
 def qat_work(seed: int, shared: TrainedSupernet) -> Result:
     metric = QATLoss(shared, Training(epochs=6, batch_size=32, learning_rate=5e-3), seed)
-    return Result({"loss": float(metric(Encoding(shared.space).encode([Encoding(shared.space).extremes()[1]]))[0])})
+    return Result(
+        {"loss": float(metric(NetworkEncoding(shared.space).encode([NetworkEncoding(shared.space).extremes()[1]]))[0])}
+    )
 
 
 def no_work(seed: int, _: Any) -> Result:

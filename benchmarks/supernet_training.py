@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from apq_tune.data import load_data
-from apq_tune.space.encoding import Encoding
+from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.search_space import SearchSpace
 from apq_tune.supernet.batches import first_images
 from apq_tune.supernet.evaluate import score_candidate
@@ -33,7 +33,9 @@ def train(strategy: Strategy, epochs: int, seed: int) -> tuple[Supernet, float]:
     training = Training(epochs=epochs, batch_size=32, learning_rate=1e-2)
     start = time.process_time()
     split = load_data(space).train
-    train_supernet(supernet, Encoding(space), optimizer_for(supernet, training), split, training, strategy, (seed, 1))
+    train_supernet(
+        supernet, NetworkEncoding(space), optimizer_for(supernet, training), split, training, strategy, (seed, 1)
+    )
     return supernet, time.process_time() - start
 
 
@@ -44,7 +46,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     space = SearchSpace.load("digits")
-    encoding, data = Encoding(space), load_data(space)
+    encoding, data = NetworkEncoding(space), load_data(space)
     calibration = first_images(data.train, 256)
     candidates = encoding.decode(encoding.sample(30, np.random.default_rng(0)))
     rows = []

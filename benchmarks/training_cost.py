@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from apq_tune.data import Split
 from apq_tune.space.candidate import Candidate
-from apq_tune.space.encoding import Encoding
+from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.search_space import SearchSpace
 from apq_tune.supernet.evaluate import calibrate_quantizers, subnet_from
 from apq_tune.supernet.network import Supernet
@@ -98,7 +98,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     space = SearchSpace.load(arguments.space)
-    encoding = Encoding(space)
+    encoding = NetworkEncoding(space)
     candidates = {"largest": encoding.extremes()[1].with_bits(4)}
     sample = encoding.decode(encoding.sample(arguments.networks, np.random.default_rng(0)))
     candidates |= {f"random {i}": candidate for i, candidate in enumerate(sample, start=1)}

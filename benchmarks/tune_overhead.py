@@ -23,7 +23,17 @@ import pandas as pd
 from ray import tune
 from ray.tune.search.optuna import OptunaSearch
 
-from apq_tune import NSGA2, APQObjective, ApqSearch, Constraint, Encoding, NSGA2Sampler, Objective, Problem, SearchSpace
+from apq_tune import (
+    NSGA2,
+    APQObjective,
+    ApqSearch,
+    Constraint,
+    NetworkEncoding,
+    NSGA2Sampler,
+    Objective,
+    Problem,
+    SearchSpace,
+)
 from apq_tune import search as run_search
 from apq_tune.cost import bit_ops, weight_bytes
 from apq_tune.hosts.ray import Result, cluster, run_trials
@@ -33,7 +43,7 @@ POPULATION = 20
 
 
 def problem() -> Problem:
-    encoding = Encoding(SearchSpace.load("apq_mobilenet"))
+    encoding = NetworkEncoding(SearchSpace.load("apq_mobilenet"))
     ops = bit_ops(encoding)
     return Problem(
         encoding,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from apq_tune import Encoding, SearchSpace
+from apq_tune import NetworkEncoding, SearchSpace
 
 os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 would starve its workers beside another test process
 
@@ -54,23 +54,23 @@ def tiny_space() -> SearchSpace:
 
 
 @pytest.fixture(scope="session")
-def encoding(space: SearchSpace) -> Encoding:
-    return Encoding(space)
+def encoding(space: SearchSpace) -> NetworkEncoding:
+    return NetworkEncoding(space)
 
 
 @pytest.fixture(scope="session")
-def tiny(tiny_space: SearchSpace) -> Encoding:
-    return Encoding(tiny_space)
+def tiny(tiny_space: SearchSpace) -> NetworkEncoding:
+    return NetworkEncoding(tiny_space)
 
 
 @pytest.fixture(scope="session")
-def everything(tiny: Encoding) -> np.ndarray:
+def everything(tiny: NetworkEncoding) -> np.ndarray:
     """Every genome of the tiny space."""
     return tiny.enumerate()
 
 
 @pytest.fixture(scope="session", params=["digits", "tiny"])
-def either(request: pytest.FixtureRequest, encoding: Encoding, tiny: Encoding) -> Encoding:
+def either(request: pytest.FixtureRequest, encoding: NetworkEncoding, tiny: NetworkEncoding) -> NetworkEncoding:
     """One space without forbidden rules, then one with them."""
     return encoding if request.param == "digits" else tiny
 

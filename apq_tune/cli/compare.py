@@ -114,7 +114,7 @@ def compare(
     from apq_tune.problem.metrics import load_metrics, problem_of
     from apq_tune.report.compare import write_comparison
     from apq_tune.report.screen import Screen
-    from apq_tune.space.encoding import Encoding
+    from apq_tune.space.network_encoding import NetworkEncoding
     from apq_tune.space.search_space import SearchSpace
     from apq_tune.store.directory import digest
     from apq_tune.studies import compare as plan
@@ -128,7 +128,7 @@ def compare(
         )
     else:
         space = SearchSpace.load(str(space_name))
-        encoding = Encoding(space)
+        encoding = NetworkEncoding(space)
         metrics = with_built_in(load_metrics(encoding, predictor, tables), encoding)
         problem = problem_of(encoding, metrics, metric_names(axes, "--front"), limits)
     basis = {

@@ -70,8 +70,8 @@ def fit(space_name: str, pairs: Path, column: str | None, percent: bool, form: s
     from apq_tune.predict.pairs import n_networks
     from apq_tune.problem.metrics import read_pairs, tell_constant
     from apq_tune.report.tables import write_bytes
-    from apq_tune.space.encoding import encoding_of
     from apq_tune.space.measured import measured_values
+    from apq_tune.space.network_encoding import encoding_of
     from apq_tune.space.search_space import SearchSpace
 
     if out.suffix != ".npz":

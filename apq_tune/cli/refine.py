@@ -69,13 +69,13 @@ def refine(
     from apq_tune.refine.settings import RefineSettings
     from apq_tune.report.progress import RichListener
     from apq_tune.report.refined import write_refined
-    from apq_tune.space.encoding import Encoding
+    from apq_tune.space.network_encoding import NetworkEncoding
     from apq_tune.store.directory import kept_tables
 
     texts = None
     if limits or budget:
         opened = open_run(run, ("predictors",))
-        texts = all_limits(Costs.of(Encoding(opened.space), [*kept_tables(run), *tables]), limits, budget)
+        texts = all_limits(Costs.of(NetworkEncoding(opened.space), [*kept_tables(run), *tables]), limits, budget)
     settings = RefineSettings.checked(
         seed=seed,
         rounds=rounds,

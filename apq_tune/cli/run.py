@@ -91,7 +91,7 @@ def run(
     from apq_tune.errors import ReachError
     from apq_tune.pipeline.reach import complaints, with_others
     from apq_tune.problem.costs import Costs
-    from apq_tune.space.encoding import Encoding
+    from apq_tune.space.network_encoding import NetworkEncoding
     from apq_tune.space.search_space import SearchSpace
 
     if data is not None and not data.strip():
@@ -107,7 +107,7 @@ def run(
     changes: dict[str, object] = {"seed": seed} | ({} if minutes is None else {"minutes": minutes})
     if limits or budget:
         try:
-            changes["constraints"] = list(all_limits(Costs.of(Encoding(loaded), tables), limits, budget))
+            changes["constraints"] = list(all_limits(Costs.of(NetworkEncoding(loaded), tables), limits, budget))
         except ReachError as error:
             raise with_others(error, loaded, complain) from None
     changes |= (PAPER if protocol == "paper" else {}) | assigned(assignments)

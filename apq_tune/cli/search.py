@@ -97,7 +97,7 @@ def search(
     from apq_tune.searchers import ALGORITHMS
     from apq_tune.searchers import search as run_search
     from apq_tune.space.choices import ChoiceEncoding
-    from apq_tune.space.encoding import encoding_of
+    from apq_tune.space.network_encoding import encoding_of
     from apq_tune.space.notation import candidate_from, read_candidates
     from apq_tune.space.search_space import SearchSpace
     from apq_tune.store.lock import own
@@ -172,7 +172,7 @@ def score(
     """Score given candidates, in our notation or the published one, with every metric."""
     from apq_tune.problem.metrics import all_metrics, load_metrics, score_candidates
     from apq_tune.report.tables import write_frame
-    from apq_tune.space.encoding import encoding_of
+    from apq_tune.space.network_encoding import encoding_of
     from apq_tune.space.notation import read_candidates
     from apq_tune.space.search_space import SearchSpace
 

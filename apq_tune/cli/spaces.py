@@ -30,10 +30,10 @@ def space(name: str, tables: tuple[Path, ...]) -> None:
     from apq_tune.problem.metrics import load_metrics
     from apq_tune.report.screen import Screen
     from apq_tune.report.tables import choices_table, ranges_table
-    from apq_tune.space.encoding import Encoding
+    from apq_tune.space.network_encoding import NetworkEncoding
     from apq_tune.space.search_space import SearchSpace
 
-    encoding = Encoding(SearchSpace.load(name))
+    encoding = NetworkEncoding(SearchSpace.load(name))
     console, loaded = Screen(), encoding.space
     console.print(
         f"{loaded.name}: 10^{loaded.log10_size(bits=False):.2f} networks, 10^{loaded.log10_size():.2f} with bits; "
@@ -58,10 +58,10 @@ def audit(table: Path, name: str) -> None:
     from apq_tune.errors import TableError
     from apq_tune.report.screen import Screen
     from apq_tune.report.tables import print_audit
-    from apq_tune.space.encoding import Encoding
+    from apq_tune.space.network_encoding import NetworkEncoding
     from apq_tune.space.search_space import SearchSpace
 
-    loaded, encoding = load_cost_table(table), Encoding(SearchSpace.load(name))
+    loaded, encoding = load_cost_table(table), NetworkEncoding(SearchSpace.load(name))
     print_audit(loaded, encoding, Screen())
     if missing := loaded.missing(encoding.space):
         raise TableError(f"{table} does not cover {name}: {len(missing)} ops are missing; measure them")

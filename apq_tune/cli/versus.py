@@ -99,7 +99,7 @@ def baseline(
     """
     from apq_tune.pipeline.finished import load_supernets
     from apq_tune.problem.costs import Costs
-    from apq_tune.space.encoding import Encoding
+    from apq_tune.space.network_encoding import NetworkEncoding
     from apq_tune.store.directory import kept_tables
     from apq_tune.studies.versus import Spend, Task
     from apq_tune.supernet.metrics import device_of
@@ -109,7 +109,7 @@ def baseline(
     checked, where = Spend.checked(**spend), device_of(device)
     trained = load_supernets(run)
     all_tables = [*kept_tables(run), *tables]
-    costs = Costs.of(Encoding(trained.space), all_tables)
+    costs = Costs.of(NetworkEncoding(trained.space), all_tables)
     targets = limits_of(costs, [budget] if budget is not None else [], limits)
     task = Task(method, budget or OWN, trained.settings.seed if seed is None else seed)
     basis = _basis(costs, all_tables, checked, targets, trained.settings.model_dump(mode="json"))
@@ -164,7 +164,7 @@ def joint_vs_staged(
     from apq_tune.pipeline.finished import load_supernets
     from apq_tune.pipeline.settings import Settings
     from apq_tune.problem.costs import Costs
-    from apq_tune.space.encoding import Encoding
+    from apq_tune.space.network_encoding import NetworkEncoding
     from apq_tune.space.search_space import SearchSpace
     from apq_tune.store.directory import kept_tables
     from apq_tune.studies import versus
@@ -192,7 +192,7 @@ def joint_vs_staged(
             seed: versus.run_path(folder, seed) for seed in seeds_from(first_seed or 0, 5 if seeds is None else seeds)
         }
     all_tables = [*(kept_tables(Path(target)) if is_run else []), *tables]
-    costs = Costs.of(Encoding(space), all_tables)
+    costs = Costs.of(NetworkEncoding(space), all_tables)
     targets = limits_of(costs, named, limits)
     own = {OWN: targets.get(OWN, [])}
     basis = _basis(costs, all_tables, checked, own, settings.model_dump(mode="json", exclude={"seed"}))

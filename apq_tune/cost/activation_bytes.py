@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from apq_tune.cost.model import CostModel
-from apq_tune.space.encoding import Encoding
+from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.ops import BlockOps, Op, fixed_ops
 from apq_tune.space.skeleton import Slot
 
 
-def peak_activation_bytes(encoding: Encoding) -> CostModel:
+def peak_activation_bytes(encoding: NetworkEncoding) -> CostModel:
     """Largest working set of any convolution, in bytes."""
     space = encoding.space
     fixed = space.fixed_bits

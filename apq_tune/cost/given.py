@@ -11,8 +11,8 @@ import pandas as pd
 
 from apq_tune.cost.macs import macs
 from apq_tune.errors import ApqError, CandidateError
-from apq_tune.space.encoding import Encoding
-from apq_tune.space.genotype import Genomes
+from apq_tune.space.encoding import Genomes
+from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.notation import candidate_from
 from apq_tune.space.search_space import SearchSpace, known_spaces
 
@@ -20,7 +20,9 @@ TOLERANCE = 0.05
 """Of a count that counts biases and normalisation, too; networks of the next width differ by a third."""
 
 
-def check_macs(path: Path, frame: pd.DataFrame, encoding: Encoding, entries: Sequence[Any], genomes: Genomes) -> None:
+def check_macs(
+    path: Path, frame: pd.DataFrame, encoding: NetworkEncoding, entries: Sequence[Any], genomes: Genomes
+) -> None:
     """Refuse candidates whose file states other MACs than they have in a space, such as those of another width.
 
     Args:
@@ -52,7 +54,7 @@ def check_macs(path: Path, frame: pd.DataFrame, encoding: Encoding, entries: Seq
 def _agrees(entry: Any, wanted: float, name: str) -> bool:
     """Whether a candidate is one of a shipped space, with the MACs that are stated."""
     space = SearchSpace.load(name)
-    encoding = Encoding(space)
+    encoding = NetworkEncoding(space)
     try:
         genomes = encoding.encode([candidate_from(entry, space)])
     except ApqError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from apq_tune.cost.model import CostModel, sum_over_ops
-from apq_tune.space.encoding import Encoding
+from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.ops import Op
 
 
@@ -14,6 +14,6 @@ def op_macs(op: Op) -> Any:
     return op.macs
 
 
-def macs(encoding: Encoding) -> CostModel:
+def macs(encoding: NetworkEncoding) -> CostModel:
     """Count of multiply-accumulates in convolutions and classifier."""
     return sum_over_ops("macs", "MACs", encoding, op_macs)

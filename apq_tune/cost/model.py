@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from apq_tune.errors import TableError
 from apq_tune.space.candidate import Block
-from apq_tune.space.encoding import Encoding
-from apq_tune.space.genotype import Genomes
+from apq_tune.space.encoding import Genomes
+from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.ops import BlockOps, Op, all_choices, fixed_ops
 from apq_tune.space.skeleton import Slot
 
@@ -30,7 +30,7 @@ class CostModel:
         self,
         name: str,
         unit: str,
-        encoding: Encoding,
+        encoding: NetworkEncoding,
         block_cost: BlockCost,
         fixed_cost: Callable[[int], float],
         reduce: Literal["sum", "max"] = "sum",
@@ -115,7 +115,7 @@ class CostModel:
         return low, high
 
 
-def sum_over_ops(name: str, unit: str, encoding: Encoding, op_cost: Callable[[Op], Any]) -> CostModel:
+def sum_over_ops(name: str, unit: str, encoding: NetworkEncoding, op_cost: Callable[[Op], Any]) -> CostModel:
     """A cost that is the sum over all ops of a network, fixed parts included.
 
     Args:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from apq_tune.cost.model import CostModel
 from apq_tune.errors import TableError
 from apq_tune.inputs.sheets import is_count, no_number, number_in, read_sheet
-from apq_tune.space.encoding import Encoding
+from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.ops import BlockOps, Op, all_choices
 from apq_tune.space.search_space import SearchSpace
 from apq_tune.space.skeleton import Slot
@@ -127,7 +127,7 @@ class CostTable:
         fixed = {key[0]: value for key, value in indexed[FIXED].items()}
         return cls(source, tuple(metrics), indexed[CONV], indexed[BLOCK], fixed, note)
 
-    def models(self, encoding: Encoding | Any) -> tuple[CostModel, ...]:
+    def models(self, encoding: NetworkEncoding | Any) -> tuple[CostModel, ...]:
         """A cost model for each metric.
 
         Args:
@@ -136,7 +136,7 @@ class CostTable:
         Raises:
             TableError: if it does not, with the first missing ops and their number.
         """
-        if not isinstance(encoding, Encoding):
+        if not isinstance(encoding, NetworkEncoding):
             raise TableError(_no_network(self.source, encoding))
         if missing := self.missing(encoding.space):
             listed = "; ".join(missing[:N_LISTED])
@@ -165,7 +165,7 @@ class CostTable:
                         absent |= {f"{kind} {_words(kind, key)}": None for key in keys[needed].tolist()}
         return list(absent)
 
-    def share(self, encoding: Encoding, number: int) -> dict[str, CostModel]:
+    def share(self, encoding: NetworkEncoding, number: int) -> dict[str, CostModel]:
         """One cost model for each kind of op, of one metric: together they make the whole."""
         if self.blocks:
             kinds: tuple[str, ...] = ("blocks",)
@@ -174,7 +174,7 @@ class CostTable:
         models = {kind: self._model(encoding, number, only=kind) for kind in kinds}
         return models | {"fixed": self._model(encoding, number, only="fixed")}
 
-    def _model(self, encoding: Encoding, number: int, only: str | None = None) -> CostModel:
+    def _model(self, encoding: NetworkEncoding, number: int, only: str | None = None) -> CostModel:
         name = self.metrics[number]
 
         def block_cost(ops: BlockOps, slot: Slot) -> Any:

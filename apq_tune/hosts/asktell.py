@@ -24,7 +24,7 @@ from apq_tune.errors import CandidateError, StudyError
 from apq_tune.hosts.export import write_study
 from apq_tune.hosts.narrowed import NarrowedEncoding
 from apq_tune.hosts.optuna import EvolutionSampler, NSGA2Sampler, PopulationSampler
-from apq_tune.space.genotype import Genotype
+from apq_tune.space.encoding import Encoding
 
 MAX_DUPLICATES = 5
 """How often a sampler may propose what is known already before a random new candidate takes its place; TPE, which needs
@@ -61,7 +61,7 @@ class AskTell:
 
     def __init__(
         self,
-        encoding: Genotype,
+        encoding: Encoding,
         directions: Sequence[str],
         sampler: BaseSampler | None = None,
         *,

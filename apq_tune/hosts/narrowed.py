@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq_tune.errors import CandidateError, SpaceError
-from apq_tune.space.genotype import Genomes, draw
+from apq_tune.space.encoding import Genomes, draw
 from apq_tune.space.parameters import Parameters
 
 MAX_REPAIRS = 100
@@ -50,7 +50,7 @@ class NarrowedSpace(Parameters):
 
 
 class NarrowedEncoding:
-    """The genomes of a narrowed space: a ``Genotype`` whose genes count the values that may be tried."""
+    """The genomes of a narrowed space: an ``Encoding`` whose genes count the values that may be tried."""
 
     def __init__(self, encoding: Any, choices: Mapping[str, Sequence[Any]]) -> None:
         """Take an encoding and the values that genes may have.

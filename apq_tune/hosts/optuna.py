@@ -35,8 +35,8 @@ from apq_tune.hosts.optuna_genes import ParameterGenes, uniform_value
 from apq_tune.problem.problem import Evaluation
 from apq_tune.searchers.algorithms import NSGA2, Evolution, State
 from apq_tune.space.choices import ChoiceEncoding, ChoiceSpace
-from apq_tune.space.encoding import Encoding, encoding_of
-from apq_tune.space.genotype import Genomes
+from apq_tune.space.encoding import Genomes
+from apq_tune.space.network_encoding import NetworkEncoding, encoding_of
 from apq_tune.space.search_space import SearchSpace
 
 HUGE = 1e300
@@ -52,7 +52,7 @@ SMALL = 20
 """Population and parents of ``EvolutionSampler``. ``Evolution``'s own 50 are for many thousands of evaluations; in 200
 and 600, on synthetic losses over ``digits`` and ``apq_mobilenet``, 50 parents were worse than 20."""
 
-Encodings: TypeAlias = Encoding | ChoiceEncoding | NarrowedEncoding
+Encodings: TypeAlias = NetworkEncoding | ChoiceEncoding | NarrowedEncoding
 Space: TypeAlias = SearchSpace | ChoiceSpace | Encodings
 Key: TypeAlias = tuple[bytes, tuple[tuple[str, str], ...]]
 

@@ -13,8 +13,8 @@ from optuna.trial import FrozenTrial
 
 from apq_tune.hosts.narrowed import NarrowedEncoding
 from apq_tune.space.choices import ChoiceEncoding
-from apq_tune.space.encoding import Encoding
-from apq_tune.space.genotype import Genomes, draw
+from apq_tune.space.encoding import Genomes, draw
+from apq_tune.space.network_encoding import NetworkEncoding
 
 GRID = 2**14
 """Steps of the range of a float, or of an integer with more values: what fits a gene of 16 bits, and a power of two, so
@@ -27,7 +27,7 @@ class ParameterGenes:
     def __init__(
         self,
         distributions: Mapping[str, BaseDistribution],
-        encoding: Encoding | ChoiceEncoding | NarrowedEncoding | None,
+        encoding: NetworkEncoding | ChoiceEncoding | NarrowedEncoding | None,
     ) -> None:
         own = () if encoding is None else encoding.names
         self._encoding = encoding if all(name in distributions for name in own) else None

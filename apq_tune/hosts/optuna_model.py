@@ -21,7 +21,7 @@ from apq_tune.searchers.model.columns import Columns
 from apq_tune.searchers.model.exact import Exact
 from apq_tune.searchers.model.propose import Known, Settings, propose
 from apq_tune.searchers.model_based import MODELLED
-from apq_tune.space.genotype import Genomes
+from apq_tune.space.encoding import Genomes
 
 
 class ModelSampler(PopulationSampler):
@@ -141,7 +141,7 @@ class StudyGenes(ParameterGenes):
 
     @property
     def own(self) -> Any:
-        """Encoding of our space; ``None`` if not all its parameters are there."""
+        """NetworkEncoding of our space; ``None`` if not all its parameters are there."""
         return self._encoding
 
     @property

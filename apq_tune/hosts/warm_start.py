@@ -12,7 +12,7 @@ import pandas as pd
 from apq_tune.errors import ApqError, CandidateError, ProblemError
 from apq_tune.problem.front import Front
 from apq_tune.problem.problem import Problem, reported_name
-from apq_tune.space.candidate import Candidate, Choice
+from apq_tune.space.candidate import Candidate, Configuration
 
 COLUMNS = ("candidate_json", "candidate")
 """Where candidates stand, the first of them that there is."""
@@ -27,7 +27,7 @@ class Known(NamedTuple):
     said: dict[str, Any]
 
 
-def read_candidate(text: Any) -> Candidate | Choice:
+def read_candidate(text: Any) -> Candidate | Configuration:
     """A candidate of any space from its JSON.
 
     Raises:
@@ -35,7 +35,7 @@ def read_candidate(text: Any) -> Candidate | Choice:
     """
     try:
         data = json.loads(text)
-        return Choice.from_dict(data) if "choices" in data else Candidate.from_dict(data)
+        return Configuration.from_dict(data) if "choices" in data else Candidate.from_dict(data)
     except (TypeError, ValueError, RecursionError):
         raise CandidateError(f"a candidate is one JSON object, got {str(text)[:40]!r}") from None
 

@@ -11,8 +11,8 @@ import numpy as np
 from apq_tune.errors import RunError
 from apq_tune.predict import Floats, Pairs
 from apq_tune.problem.problem import Constraint
-from apq_tune.space.encoding import Encoding
-from apq_tune.space.genotype import Genomes
+from apq_tune.space.encoding import Genomes
+from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.skeleton import BIT_FIELDS
 
 Kind = Literal["fp32", "proxy", "fine", "short"]
@@ -63,7 +63,7 @@ class Bench:
         on_measured: called with all measurements so far after each few.
     """
 
-    encoding: Encoding
+    encoding: NetworkEncoding
     measures: Mapping[Kind, Measure]
     allowed: Counts
     replay: Mapping[tuple[Kind, bytes], float] = field(default_factory=dict)
@@ -132,7 +132,7 @@ class Question:
         seed: of all its randomness.
     """
 
-    encoding: Encoding
+    encoding: NetworkEncoding
     limits: tuple[Constraint, ...]
     bench: Bench
     seed: int

@@ -18,7 +18,7 @@ from apq_tune.predict import Floats, GaussianProcessPredictor, Pairs, fit_gp
 from apq_tune.problem.problem import Constraint, FunctionMetric
 from apq_tune.searchers import Evolution, search
 from apq_tune.searchers.batch import choose_batch, similarity
-from apq_tune.space.genotype import Genomes
+from apq_tune.space.encoding import Genomes
 
 FIRST = 0.3
 """Share of the measurements that go to random samples before a predictor is asked."""

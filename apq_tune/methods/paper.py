@@ -14,7 +14,7 @@ from apq_tune.methods.subspace import Subspace, everything
 from apq_tune.predict import Floats, Pairs, fit_fp32, fit_mlp
 from apq_tune.problem.problem import FunctionMetric
 from apq_tune.searchers import Evolution, search
-from apq_tune.space.genotype import Genomes
+from apq_tune.space.encoding import Genomes
 from apq_tune.space.skeleton import BIT_FIELDS
 
 EVALUATIONS = 10_000

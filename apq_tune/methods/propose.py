@@ -11,8 +11,8 @@ from apq_tune.predict.ensemble import Ensemble
 from apq_tune.problem.problem import Constraint, Floats, FunctionMetric, Metric, Objective, Problem
 from apq_tune.searchers import search
 from apq_tune.searchers.batch import choose_batch, similarity
-from apq_tune.space.encoding import Encoding
-from apq_tune.space.genotype import Genomes
+from apq_tune.space.encoding import Genomes
+from apq_tune.space.network_encoding import NetworkEncoding
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Proposals:
         seed: of the searches.
     """
 
-    encoding: Encoding
+    encoding: NetworkEncoding
     ensemble: Ensemble
     fp32: Metric
     constraints: tuple[Constraint, ...]

@@ -9,7 +9,7 @@ from apq_tune.methods.bench import Question
 from apq_tune.methods.paper import paper
 from apq_tune.methods.staged import staged, staged_haq
 from apq_tune.methods.together import joint, random, uniform, uniform_wa
-from apq_tune.space.genotype import Genomes
+from apq_tune.space.encoding import Genomes
 
 
 class Method(NamedTuple):

@@ -12,8 +12,8 @@ from apq_tune.errors import ProblemError
 from apq_tune.methods.subspace import ARCHITECTURE_FIELDS, Project, Subspace, at_bits, fixed
 from apq_tune.problem.problem import Constraint, Metric
 from apq_tune.searchers import search
-from apq_tune.space.encoding import Encoding
-from apq_tune.space.genotype import Genomes
+from apq_tune.space.encoding import Genomes
+from apq_tune.space.network_encoding import NetworkEncoding
 
 RIVALS = ("uniform", "staged")
 """Names of what they find."""
@@ -32,7 +32,7 @@ class Rivals:
         seed: of the searches.
     """
 
-    encoding: Encoding
+    encoding: NetworkEncoding
     loss: Metric
     fp32: Metric
     constraints: tuple[Constraint, ...]

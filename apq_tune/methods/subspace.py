@@ -12,8 +12,8 @@ from apq_tune.errors import ProblemError
 from apq_tune.problem.problem import Constraint, Floats, FunctionMetric, Metric, Objective, Problem
 from apq_tune.searchers.vary import spread, vary
 from apq_tune.space.candidate import Candidate
-from apq_tune.space.encoding import Encoding
-from apq_tune.space.genotype import Genomes
+from apq_tune.space.encoding import Genomes
+from apq_tune.space.network_encoding import NetworkEncoding
 
 Project = Callable[[Genomes], Genomes]
 """From any genomes to the nearest ones of a part; what is in it already stays as it is."""
@@ -36,14 +36,14 @@ W_PW, A_PW, W_DW, A_DW = 2, 3, 4, 5
 
 @dataclass(frozen=True)
 class Subspace:
-    """The genomes that a projection maps to themselves; a ``Genotype``, so that any search works on it.
+    """The genomes that a projection maps to themselves; an ``Encoding``, so that any search works on it.
 
     Attributes:
         encoding: of the whole space.
         project: onto the part.
     """
 
-    encoding: Encoding
+    encoding: NetworkEncoding
     project: Project
 
     @property
@@ -187,7 +187,7 @@ def _nearest(source: Sequence[int], target: Sequence[int]) -> NDArray[np.int16]:
     return np.asarray(np.abs(np.subtract.outer(np.array(source), np.array(target))).argmin(axis=1), np.int16)
 
 
-def uniform_bits(encoding: Encoding) -> Project:
+def uniform_bits(encoding: NetworkEncoding) -> Project:
     """The same bits for all weights and all activations: those of the first block's pointwise weights."""
     widths, choices = encoding.uniform_bits(), encoding.space.bit_choices()
     if not widths:
@@ -206,7 +206,7 @@ def uniform_bits(encoding: Encoding) -> Project:
     return project
 
 
-def uniform_wa_bits(encoding: Encoding) -> Project:
+def uniform_wa_bits(encoding: NetworkEncoding) -> Project:
     """One width for all weights, one for all activations: those of the first block's pointwise convolutions."""
     choices = encoding.space.bit_choices()
     follow = {W_DW: (W_PW, _nearest(choices[0], choices[2])), A_DW: (A_PW, _nearest(choices[1], choices[3]))}
@@ -223,7 +223,7 @@ def uniform_wa_bits(encoding: Encoding) -> Project:
     return project
 
 
-def tied_bits(encoding: Encoding) -> Project:
+def tied_bits(encoding: NetworkEncoding) -> Project:
     """Every layer has one width, for its weights and its input alike."""
     choices = encoding.space.bit_choices()
     follow = {A_PW: (W_PW, _nearest(choices[0], choices[1])), A_DW: (W_DW, _nearest(choices[2], choices[3]))}
@@ -238,17 +238,17 @@ def tied_bits(encoding: Encoding) -> Project:
     return project
 
 
-def at_bits(encoding: Encoding, bits: int) -> Project:
+def at_bits(encoding: NetworkEncoding, bits: int) -> Project:
     """All bits at one width."""
     return lambda genomes: encoding.at_bits(genomes, bits)
 
 
-def largest(encoding: Encoding, field: str) -> Project:
+def largest(encoding: NetworkEncoding, field: str) -> Project:
     """A field of all blocks at its last choice."""
     return lambda genomes: encoding.at_largest(genomes, [field])
 
 
-def fixed(encoding: Encoding, template: Genomes, fields: Sequence[str]) -> Project:
+def fixed(encoding: NetworkEncoding, template: Genomes, fields: Sequence[str]) -> Project:
     """Some fields (``"depth"``, ``"resolution"`` or of ``Block``) as a template has them.
 
     Args:

@@ -8,7 +8,7 @@ from apq_tune.methods.bench import Question
 from apq_tune.methods.explore import best_of, explore, joined
 from apq_tune.methods.subspace import Project, Subspace, everything, uniform_bits, uniform_wa_bits
 from apq_tune.predict import Pairs
-from apq_tune.space.genotype import Genomes
+from apq_tune.space.encoding import Genomes
 
 WARM_UP = 1 / 4
 """Share of joint search's evaluations that go to policies of one width for weights and one for activations."""

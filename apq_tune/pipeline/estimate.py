@@ -18,7 +18,7 @@ import torch
 from apq_tune.data import AnySplit, Data
 from apq_tune.errors import RunError
 from apq_tune.pipeline.settings import Settings
-from apq_tune.space.encoding import Encoding
+from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.supernet.batches import batches
 from apq_tune.supernet.metrics import Device
 from apq_tune.supernet.network import Supernet
@@ -72,7 +72,7 @@ class Rates(NamedTuple):
         return self.qat / 3
 
 
-def measure_rates(encoding: Encoding, settings: Settings, data: Data, device: Device = "cpu") -> Rates:
+def measure_rates(encoding: NetworkEncoding, settings: Settings, data: Data, device: Device = "cpu") -> Rates:
     """Time some steps of each kind of training with networks drawn at random.
 
     Nothing that a run depends on changes: torch's generator is put back.
@@ -98,7 +98,13 @@ def measure_rates(encoding: Encoding, settings: Settings, data: Data, device: De
 
 
 def _supernet_rate(
-    supernet: Supernet, encoding: Encoding, settings: Settings, training: Training, split: AnySplit, *, quantize: bool
+    supernet: Supernet,
+    encoding: NetworkEncoding,
+    settings: Settings,
+    training: Training,
+    split: AnySplit,
+    *,
+    quantize: bool,
 ) -> float:
     optimizer, rng = optimizer_for(supernet, training), np.random.default_rng(0)
     loss = supernet_loss(supernet, encoding, settings.strategy, quantize=quantize)
@@ -117,7 +123,7 @@ def _supernet_rate(
     return _timed(step, device) / len(order)
 
 
-def _qat_rate(supernet: Supernet, encoding: Encoding, training: Training, split: AnySplit) -> float:
+def _qat_rate(supernet: Supernet, encoding: NetworkEncoding, training: Training, split: AnySplit) -> float:
     """Of a network at the middle of its choices, batch norm folded as it comes."""
     (candidate,) = encoding.decode(encoding.sample(1, np.random.default_rng(0)))
     device = next(supernet.parameters()).device

@@ -29,7 +29,7 @@ from apq_tune.predict.pairs import n_networks, networks_of
 from apq_tune.predict.scores import kendall_tau
 from apq_tune.predict.trust import COSTS, PROXY, judge
 from apq_tune.space.candidate import Candidate
-from apq_tune.space.encoding import Encoding
+from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.store.directory import StageFiles
 from apq_tune.store.files import to_json
 
@@ -45,7 +45,7 @@ def measured(run: Run, stage: str) -> tuple[Pairs, pd.DataFrame]:
     return read_losses(run.directory(stage), run.encoding)
 
 
-def read_losses(stage: StageFiles, encoding: Encoding) -> tuple[Pairs, pd.DataFrame]:
+def read_losses(stage: StageFiles, encoding: NetworkEncoding) -> tuple[Pairs, pd.DataFrame]:
     """The same from the folder of the stage.
 
     Raises:

@@ -16,8 +16,8 @@ from apq_tune.pipeline.work import Networks, Question, final_training, pair_batc
 from apq_tune.predict.files import load_predictor
 from apq_tune.problem.front import Front
 from apq_tune.space.candidate import Candidate
-from apq_tune.space.encoding import Encoding
-from apq_tune.space.genotype import Genomes
+from apq_tune.space.encoding import Genomes
+from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.store.files import read_json
 
 PAIR_BATCH = 4
@@ -154,7 +154,7 @@ def finalists(run: Run) -> dict[str, Candidate]:
     return chosen
 
 
-def baseline_bits(encoding: Encoding) -> list[int]:
+def baseline_bits(encoding: NetworkEncoding) -> list[int]:
     """The widest bit-width that all layers can take, and half of it if they can."""
     common = encoding.uniform_bits()[::-1]
     return common[:1] + [bits for bits in common[1:] if bits == common[0] // 2]

@@ -16,7 +16,7 @@ from apq_tune.pipeline.learning import REPORT, noise_floor, read_losses
 from apq_tune.predict import AVERAGED, fit_rungs, forms
 from apq_tune.predict.curve import counts_for, half_width, learning_curve
 from apq_tune.predict.trust import FEWEST_FOR_INTERVAL
-from apq_tune.space.encoding import Encoding
+from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.store.files import read_json
 
 SCORES = ("kendall_tau", "pairwise_accuracy", "rmse_log", "coverage")
@@ -73,7 +73,7 @@ def report_predictors(
         RunError: if it is no run, has not measured its losses, or has too few pairs.
     """
     opened = open_run(run, ("fp32_losses", "proxy_losses", "qat_pairs"))
-    encoding, own = Encoding(opened.space), opened.settings
+    encoding, own = NetworkEncoding(opened.space), opened.settings
     fp32, proxy = (read_losses(opened.stages[name], encoding)[0] for name in ("fp32_losses", "proxy_losses"))
     pairs, table = read_losses(opened.stages["qat_pairs"], encoding)
     n_pairs = len(pairs.target)

@@ -11,7 +11,7 @@ from apq_tune.data.choice import Complaint, spaces_that_keep
 from apq_tune.errors import ReachError, TableError
 from apq_tune.problem.costs import ALIASES, Costs, read_limits
 from apq_tune.problem.problem import Bounded, Constraint, Metric
-from apq_tune.space.encoding import Encoding
+from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.search_space import SearchSpace
 
 
@@ -26,7 +26,7 @@ def complaints(texts: Sequence[str], budget: str | None = None, tables: Sequence
 
     def complain(space: SearchSpace, room: float) -> str | None:
         try:
-            encoding = Encoding(space)
+            encoding = NetworkEncoding(space)
             limits = read_limits(encoding, _metrics(encoding, texts, tables), texts)
             if budget is not None:
                 Costs.of(encoding, tables).budget(budget)
@@ -37,7 +37,7 @@ def complaints(texts: Sequence[str], budget: str | None = None, tables: Sequence
     return complain
 
 
-def _metrics(encoding: Encoding, texts: Sequence[str], tables: Sequence[Path]) -> Mapping[str, Metric]:
+def _metrics(encoding: NetworkEncoding, texts: Sequence[str], tables: Sequence[Path]) -> Mapping[str, Metric]:
     """What the limits are about; models of the accelerator, which take seconds, only if a limit names one."""
     quick: dict[str, Metric] = {model.name: model for model in cost_models(encoding)}
     named = {ALIASES.get(name, name) for text in texts for name in re.findall(r"^\s*(\w+)", text)}

@@ -31,7 +31,7 @@ from apq_tune.problem.costs import Costs
 from apq_tune.problem.front import Front
 from apq_tune.problem.problem import Constraint
 from apq_tune.space.candidate import Candidate
-from apq_tune.space.encoding import Encoding
+from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.search_space import SearchSpace
 from apq_tune.store.directory import AGAIN, RunDirectory, StageDirectory, StageFiles
 from apq_tune.store.disk import check_space, run_bytes
@@ -141,7 +141,7 @@ class PipelineRun:
         """
         if is_folder(space.data):  # one name for a folder, by whatever links and dots it is given
             space = space.model_copy(update={"data": str(Path(str(space.data)).resolve())})
-        self.encoding = Encoding(space)
+        self.encoding = NetworkEncoding(space)
         self.costs = Costs.of(self.encoding, tables)
         given = settings is not None
         settings = (settings or Settings()).updated(dict(changes))  # before the data, which may take a while

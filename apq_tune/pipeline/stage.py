@@ -13,7 +13,7 @@ from apq_tune.data import Data
 from apq_tune.hosts.ray import Result, Work
 from apq_tune.pipeline.settings import Settings
 from apq_tune.problem.costs import Costs
-from apq_tune.space.encoding import Encoding
+from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.store.directory import StageDirectory
 from apq_tune.supernet.metrics import Device
 
@@ -21,7 +21,7 @@ from apq_tune.supernet.metrics import Device
 class Run(Protocol):
     """What a stage may use."""
 
-    encoding: Encoding
+    encoding: NetworkEncoding
     costs: Costs
     settings: Settings
     data: Data

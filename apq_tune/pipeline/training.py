@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from apq_tune.pipeline.stage import Run, torch_bytes, torch_load, weights
-from apq_tune.space.encoding import Encoding
+from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.supernet import train as supernet_training
 from apq_tune.supernet.batches import first_images
 from apq_tune.supernet.evaluate import calibrate_quantizers
@@ -39,7 +39,7 @@ def train_quantized_supernet(run: Run) -> None:
     _train(run, "quantized_supernet", supernet, run.settings.quantized, quantize=True)
 
 
-def calibrate(supernet: Supernet, encoding: Encoding, images: Tensor, seed: int) -> None:
+def calibrate(supernet: Supernet, encoding: NetworkEncoding, images: Tensor, seed: int) -> None:
     """Set the clip values of a supernet's quantizers by what random candidates do in full precision."""
     rng = np.random.default_rng((seed, 2))
     candidates = [*encoding.decode(encoding.sample(N_QUANTIZER_CANDIDATES, rng)), encoding.extremes()[1]]

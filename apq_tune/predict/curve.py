@@ -14,14 +14,14 @@ from apq_tune.predict.forms import Form
 from apq_tune.predict.mean import MeanPredictor
 from apq_tune.predict.pairs import Fit, Pairs, Predictor, n_networks, networks_of, rows_of
 from apq_tune.predict.scores import agreement
-from apq_tune.space.encoding import Encoding
+from apq_tune.space.network_encoding import NetworkEncoding
 
 NORMAL_90 = 1.6449
 """Standard deviations to each side that hold nine tenths of a normal distribution."""
 
 
 def fit_each(
-    fits: Mapping[Form, Fit], averaged: Sequence[Form], encoding: Encoding, pairs: Pairs, seed: int
+    fits: Mapping[Form, Fit], averaged: Sequence[Form], encoding: NetworkEncoding, pairs: Pairs, seed: int
 ) -> dict[Form, Predictor]:
     """Fit every form once; ``mean`` is made of the members that are fitted already.
 
@@ -67,7 +67,7 @@ def half_width(spread: float, n_splits: int, n_pairs: int, n_test: int) -> float
 def learning_curve(
     fits: Mapping[Form, Fit],
     averaged: Sequence[Form],
-    encoding: Encoding,
+    encoding: NetworkEncoding,
     pairs: Pairs,
     counts: Sequence[int],
     *,

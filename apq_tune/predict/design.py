@@ -8,8 +8,8 @@ import numpy as np
 
 from apq_tune.predict.ordinal import OrdinalFeatures
 from apq_tune.predict.pairs import Floats, Predictor, Scale
-from apq_tune.space.encoding import Encoding
-from apq_tune.space.genotype import Genomes
+from apq_tune.space.encoding import Genomes
+from apq_tune.space.network_encoding import NetworkEncoding
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Design:
             else it is a column like others and counts for nothing until pairs say so.
     """
 
-    encoding: Encoding
+    encoding: NetworkEncoding
     scale: Scale
     base: Predictor | None = None
     ordinal: OrdinalFeatures | None = None

@@ -11,8 +11,8 @@ import numpy as np
 from apq_tune.errors import RunError
 from apq_tune.predict.pairs import Fit, Floats, Pairs, Predictor, n_networks, networks_of, rows_of
 from apq_tune.predict.ridge import fit_residual
-from apq_tune.space.encoding import Encoding
-from apq_tune.space.genotype import Genomes
+from apq_tune.space.encoding import Genomes
+from apq_tune.space.network_encoding import NetworkEncoding
 
 SHARE = 2 / 3
 """Of the networks whose pairs a member knows. Drawn without replacement (Buhlmann 2002): ridge chooses its penalty by
@@ -41,9 +41,9 @@ class Ensemble:
     unit = "nats"
 
     @property
-    def encoding(self) -> Encoding:
+    def encoding(self) -> NetworkEncoding:
         """Of the space."""
-        encoding: Encoding = self.members[0].encoding  # type: ignore[attr-defined]
+        encoding: NetworkEncoding = self.members[0].encoding  # type: ignore[attr-defined]
         return encoding
 
     def moments(self, genomes: Genomes) -> tuple[Floats, Floats]:
@@ -89,7 +89,7 @@ class BoundPredictor:
         return self.ensemble.name
 
     @property
-    def encoding(self) -> Encoding:
+    def encoding(self) -> NetworkEncoding:
         """Of the space."""
         return self.ensemble.encoding
 
@@ -99,7 +99,7 @@ class BoundPredictor:
 
 
 def fit_ensemble(
-    encoding: Encoding, rungs: Sequence[Pairs], base: Predictor, seed: tuple[int, ...], n_members: int = 8
+    encoding: NetworkEncoding, rungs: Sequence[Pairs], base: Predictor, seed: tuple[int, ...], n_members: int = 8
 ) -> Ensemble:
     """Fit ladders of ridges to random parts of the pairs.
 
@@ -126,7 +126,7 @@ def fit_ensemble(
     return _ensemble(members, errors)
 
 
-def fit_parts(fit: Fit, encoding: Encoding, pairs: Pairs, seed: int, n_members: int = 8) -> Ensemble:
+def fit_parts(fit: Fit, encoding: NetworkEncoding, pairs: Pairs, seed: int, n_members: int = 8) -> Ensemble:
     """The same for any form: predictors of it, fitted to random parts of the pairs.
 
     Args:
@@ -142,7 +142,7 @@ def fit_parts(fit: Fit, encoding: Encoding, pairs: Pairs, seed: int, n_members: 
 
 
 def _member(
-    fit: Fit, encoding: Encoding, pairs: Pairs, rng: np.random.Generator, seed: int
+    fit: Fit, encoding: NetworkEncoding, pairs: Pairs, rng: np.random.Generator, seed: int
 ) -> tuple[Predictor, Floats]:
     """A predictor that knows the pairs of a part of the networks, and what it gets wrong of others, in logarithms."""
     networks = networks_of(pairs.genomes)

@@ -25,8 +25,8 @@ from apq_tune.predict.pairs import Predictor, Scale
 from apq_tune.predict.published import published_predictor
 from apq_tune.predict.ridge import RidgePredictor
 from apq_tune.space.choices import ChoiceEncoding, ChoiceSpace
-from apq_tune.space.encoding import Encoding, encoding_of
 from apq_tune.space.measured import Mask
+from apq_tune.space.network_encoding import NetworkEncoding, encoding_of
 from apq_tune.space.search_space import SearchSpace
 
 MEASURED = "measured"
@@ -53,7 +53,7 @@ def predictor_bytes(predictor: Predictor, measured: Mask | None = None) -> bytes
 
 
 def load_predictor(
-    path: str | Path, space: SearchSpace | ChoiceSpace | Encoding | ChoiceEncoding | None = None
+    path: str | Path, space: SearchSpace | ChoiceSpace | NetworkEncoding | ChoiceEncoding | None = None
 ) -> Predictor:
     """Read a predictor and check it against its space.
 
@@ -94,7 +94,7 @@ def load_predictor(
         raise RunError(f"{path}: is no readable predictor {named}({error}); make it again") from None
 
 
-def measured_in(path: str | Path, encoding: Encoding | ChoiceEncoding) -> Mask | None:
+def measured_in(path: str | Path, encoding: NetworkEncoding | ChoiceEncoding) -> Mask | None:
     """What the pairs of a predictor file lie within; ``None`` where it does not say, as published ones do not.
 
     Raises:
@@ -218,7 +218,7 @@ def _design_arrays(design: Design) -> tuple[dict[str, Any], dict[str, Predictor]
     return arrays, {} if design.base is None else {"base": design.base}
 
 
-def _predictor(arrays: dict[str, Any], prefix: str, encoding: Encoding) -> Predictor:
+def _predictor(arrays: dict[str, Any], prefix: str, encoding: NetworkEncoding) -> Predictor:
     own = {
         name[len(prefix) :]: a
         for name, a in arrays.items()
@@ -258,7 +258,7 @@ def _scale(values: Any) -> Scale:
     return Scale(mean, std, bool(log))
 
 
-def _design(own: dict[str, Any], encoding: Encoding, base: Predictor | None) -> Design:
+def _design(own: dict[str, Any], encoding: NetworkEncoding, base: Predictor | None) -> Design:
     ordinal = None
     if own["ordinal"]:
         ordinal = OrdinalFeatures(encoding, own["mean"], own["factor"])

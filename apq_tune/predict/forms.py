@@ -10,7 +10,7 @@ from apq_tune.predict.mean import MeanPredictor, fit_mean
 from apq_tune.predict.mlp import MLPPredictor, fit_mlp
 from apq_tune.predict.pairs import Fit, Pairs, Predictor
 from apq_tune.predict.ridge import fit_ordinal, fit_residual, fit_ridge
-from apq_tune.space.encoding import Encoding
+from apq_tune.space.network_encoding import NetworkEncoding
 
 Form = Literal["scratch", "transferred", "ridge", "ordinal", "gp", "residual", "linear_ladder", "ladder", "mean"]
 """Names of the forms that ``forms`` offers."""
@@ -22,12 +22,12 @@ AVERAGED: tuple[Form, ...] = ("linear_ladder", "ladder")
 """Members of ``mean``."""
 
 
-def fit_fp32(encoding: Encoding, pairs: Pairs, seed: int) -> MLPPredictor:
+def fit_fp32(encoding: NetworkEncoding, pairs: Pairs, seed: int) -> MLPPredictor:
     """The full-precision predictor: architecture only."""
     return fit_mlp(encoding, pairs, seed, bits=False)
 
 
-def fit_proxy(encoding: Encoding, pairs: Pairs, seed: int, *, fp32: Predictor) -> MeanPredictor:
+def fit_proxy(encoding: NetworkEncoding, pairs: Pairs, seed: int, *, fp32: Predictor) -> MeanPredictor:
     """The predictor of the quantized supernet's losses, the middle rung of the ladder.
 
     The mean of three: a Gaussian process and a ridge on ordinal features, both with ``fp32`` as a hint, and a ridge on
@@ -41,7 +41,7 @@ def fit_proxy(encoding: Encoding, pairs: Pairs, seed: int, *, fp32: Predictor) -
     return fit_mean(encoding, pairs, seed, fits=fits)
 
 
-def fit_rungs(encoding: Encoding, fp32: Pairs, proxy: Pairs, seed: int) -> tuple[MLPPredictor, Predictor]:
+def fit_rungs(encoding: NetworkEncoding, fp32: Pairs, proxy: Pairs, seed: int) -> tuple[MLPPredictor, Predictor]:
     """What ``forms`` needs, from full-precision losses and from losses of the quantized supernet."""
     fitted = fit_fp32(encoding, fp32, seed)
     return fitted, fit_proxy(encoding, proxy, seed, fp32=fitted)

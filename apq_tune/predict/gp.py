@@ -13,8 +13,8 @@ from scipy.linalg import cho_solve, cholesky, solve_triangular
 from apq_tune.predict.design import Design
 from apq_tune.predict.ordinal import OrdinalFeatures
 from apq_tune.predict.pairs import Floats, Pairs, Predictor, Scale
-from apq_tune.space.encoding import Encoding
-from apq_tune.space.genotype import Genomes
+from apq_tune.space.encoding import Genomes
+from apq_tune.space.network_encoding import NetworkEncoding
 
 BATCH = 500
 """Candidates that are compared with all pairs at once, so that the distances stay in the processor's cache."""
@@ -60,7 +60,7 @@ class GaussianProcessPredictor:
     intercept: float
 
     @property
-    def encoding(self) -> Encoding:
+    def encoding(self) -> NetworkEncoding:
         """Of its space."""
         return self.design.encoding
 
@@ -115,7 +115,7 @@ def _root(kernel: Kernel, known: Floats) -> Floats:
 
 
 def fit_gp(
-    encoding: Encoding,
+    encoding: NetworkEncoding,
     pairs: Pairs,
     seed: int,
     *,

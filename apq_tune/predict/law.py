@@ -8,8 +8,8 @@ import numpy as np
 
 from apq_tune.cost import CostModel
 from apq_tune.predict.pairs import Floats, Pairs, Predictor, Scale
-from apq_tune.space.encoding import Encoding
-from apq_tune.space.genotype import Genomes
+from apq_tune.space.encoding import Genomes
+from apq_tune.space.network_encoding import NetworkEncoding
 
 FLATTEST = 1e-3
 """Least slope, in standard deviations of both: the order of the metric is kept whatever few pairs say."""
@@ -26,7 +26,7 @@ class LawPredictor:
         intercept: of the line.
     """
 
-    encoding: Encoding
+    encoding: NetworkEncoding
     metric: Predictor | CostModel
     slope: float
     intercept: float
@@ -39,7 +39,7 @@ class LawPredictor:
 
 
 def fit_law(
-    encoding: Encoding,
+    encoding: NetworkEncoding,
     pairs: Pairs,
     seed: int,  # noqa: ARG001
     *,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from apq_tune.predict.pairs import Fit, Floats, Pairs, Predictor
-from apq_tune.space.encoding import Encoding
-from apq_tune.space.genotype import Genomes
+from apq_tune.space.encoding import Genomes
+from apq_tune.space.network_encoding import NetworkEncoding
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class MeanPredictor:
     log: bool = True
 
     @property
-    def encoding(self) -> Encoding:
+    def encoding(self) -> NetworkEncoding:
         """Of the space."""
-        encoding: Encoding = self.members[0].encoding  # type: ignore[attr-defined]
+        encoding: NetworkEncoding = self.members[0].encoding  # type: ignore[attr-defined]
         return encoding
 
     @property
@@ -47,7 +47,7 @@ class MeanPredictor:
 
 
 def fit_mean(
-    encoding: Encoding, pairs: Pairs, seed: int, *, fits: Mapping[str, Fit], log: bool = True
+    encoding: NetworkEncoding, pairs: Pairs, seed: int, *, fits: Mapping[str, Fit], log: bool = True
 ) -> MeanPredictor:
     """Fit each form to the same pairs and average them."""
     return MeanPredictor(tuple(fit(encoding, pairs, seed) for fit in fits.values()), log)

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq_tune.predict.pairs import Floats, Pairs, Scale
-from apq_tune.space.encoding import Encoding
-from apq_tune.space.genotype import Genomes
+from apq_tune.space.encoding import Genomes
+from apq_tune.space.network_encoding import NetworkEncoding
 
 Array = NDArray[np.float32]
 
@@ -52,7 +52,7 @@ class MLPPredictor:
         scale: of the target.
     """
 
-    encoding: Encoding
+    encoding: NetworkEncoding
     weights: dict[str, Array]
     scale: Scale
 
@@ -86,7 +86,7 @@ class MLPPredictor:
         return np.asarray((h @ w["W3"] + w["b3"])[:, 0], np.float64)
 
 
-def mlp_shapes(encoding: Encoding, hidden: int, *, bits: bool) -> dict[str, tuple[int, ...]]:
+def mlp_shapes(encoding: NetworkEncoding, hidden: int, *, bits: bool) -> dict[str, tuple[int, ...]]:
     """Shapes of the weights of a predictor by name; those that see the bits stand last."""
     shapes: dict[str, tuple[int, ...]] = {}
     for layer, sizes in enumerate(itertools.pairwise([encoding.n_arch_features, hidden, hidden, hidden, 1])):
@@ -103,7 +103,7 @@ def _initial(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
 
 
 def fit_mlp(
-    encoding: Encoding,
+    encoding: NetworkEncoding,
     pairs: Pairs,
     seed: int,
     *,

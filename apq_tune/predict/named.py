@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq_tune.space.choices import ChoiceEncoding
-from apq_tune.space.genotype import Genomes
+from apq_tune.space.encoding import Genomes
 
 Floats = NDArray[np.float64]
 

@@ -13,8 +13,8 @@ from apq_tune.predict import named
 from apq_tune.predict.pairs import Floats
 from apq_tune.space.candidate import Block
 from apq_tune.space.choices import ChoiceEncoding
-from apq_tune.space.encoding import Encoding
-from apq_tune.space.genotype import Genomes
+from apq_tune.space.encoding import Genomes
+from apq_tune.space.network_encoding import NetworkEncoding
 
 N_REFERENCE = 2000
 """Random candidates that say how far each column spreads: the space is known before any pair is."""
@@ -35,12 +35,12 @@ class OrdinalFeatures:
         factor: ``(n_features,)`` that the centred columns are multiplied by.
     """
 
-    encoding: Encoding | ChoiceEncoding
+    encoding: NetworkEncoding | ChoiceEncoding
     mean: Floats
     factor: Floats
 
     @classmethod
-    def of(cls, encoding: Encoding | ChoiceEncoding, rng: np.random.Generator) -> OrdinalFeatures:
+    def of(cls, encoding: NetworkEncoding | ChoiceEncoding, rng: np.random.Generator) -> OrdinalFeatures:
         """Measure the spread of the columns on random candidates."""
         n = n_features(encoding)
         raw = cls(encoding, np.zeros(n), np.ones(n))
@@ -80,13 +80,13 @@ class OrdinalFeatures:
 
     @cached_property
     def _costs(self) -> tuple[CostModel, ...]:
-        assert isinstance(self.encoding, Encoding)
+        assert isinstance(self.encoding, NetworkEncoding)
         return cost_models(self.encoding)
 
     @cached_property
     def _tables(self) -> tuple[Floats, Floats]:
         """``(6, n_slots, n_values)``: by field, slot and gene, ``log2`` of the value, and 2 to the minus it."""
-        assert isinstance(self.encoding, Encoding)
+        assert isinstance(self.encoding, NetworkEncoding)
         blocks = self.encoding.choices[-len(Block._fields) * self.encoding.n_slots :]
         values = np.ones((len(blocks), max(map(len, blocks))))
         for row, choices in zip(values, blocks, strict=True):
@@ -95,7 +95,7 @@ class OrdinalFeatures:
         return np.log2(values).reshape(shape), (2.0**-values).reshape(shape)
 
 
-def _columns(encoding: Encoding) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _columns(encoding: NetworkEncoding) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """``(6, n_slots)`` each: fields and slots with a column of ``log2``, and with one of 2 to the minus it."""
     several = encoding.n_choices[-len(Block._fields) * encoding.n_slots :] > 1
     several = several.reshape(len(Block._fields), encoding.n_slots)
@@ -103,7 +103,7 @@ def _columns(encoding: Encoding) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     return several, several & is_bits[:, None]
 
 
-def _kinds(encoding: Encoding | ChoiceEncoding) -> NDArray[np.intp]:
+def _kinds(encoding: NetworkEncoding | ChoiceEncoding) -> NDArray[np.intp]:
     """``(n_features,)``: which kind each column is of."""
     if isinstance(encoding, ChoiceEncoding):
         return named.kinds(encoding)
@@ -115,6 +115,6 @@ def _kinds(encoding: Encoding | ChoiceEncoding) -> NDArray[np.intp]:
     return np.concatenate([*kinds, np.full(len(cost_models(encoding)), n_fields + 2)])
 
 
-def n_features(encoding: Encoding | ChoiceEncoding) -> int:
+def n_features(encoding: NetworkEncoding | ChoiceEncoding) -> int:
     """Number of columns for a space."""
     return len(_kinds(encoding))

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from apq_tune.space.encoding import Encoding
-from apq_tune.space.genotype import Genomes
+from apq_tune.space.encoding import Genomes
+from apq_tune.space.network_encoding import NetworkEncoding
 
 Floats = NDArray[np.float64]
 
@@ -74,7 +74,7 @@ class Predictor(Protocol):
         ...
 
 
-Fit = Callable[[Encoding, Pairs, int], Predictor]
+Fit = Callable[[NetworkEncoding, Pairs, int], Predictor]
 """From an encoding, pairs and a seed to a predictor."""
 
 

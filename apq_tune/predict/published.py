@@ -13,7 +13,7 @@ from apq_tune.inputs.checkpoints import read_state, tensor
 from apq_tune.predict.mlp import MLPPredictor, mlp_shapes
 from apq_tune.predict.pairs import Scale
 from apq_tune.space.choices import ChoiceEncoding
-from apq_tune.space.encoding import Encoding
+from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.search_space import SearchSpace
 
 APQ_NAMES = {"quantize_fc": "q", "regressor": "3"} | {f"layers.{i}.0": str(i) for i in range(3)}
@@ -30,7 +30,7 @@ OFA_SPACE = "ofa_mobilenetv3_w12"
 AS_IT_IS = Scale(0.0, 1.0, log=False)
 
 
-def published_predictor(path: Path, encoding: Encoding | ChoiceEncoding | None) -> MLPPredictor:
+def published_predictor(path: Path, encoding: NetworkEncoding | ChoiceEncoding | None) -> MLPPredictor:
     """Read a checkpoint of APQ's or of once-for-all's accuracy predictor.
 
     Args:
@@ -43,14 +43,14 @@ def published_predictor(path: Path, encoding: Encoding | ChoiceEncoding | None) 
     state = read_state(path)
     found = set(state)
     if found == _parameters(APQ_NAMES):
-        encoding = encoding or Encoding(SearchSpace.load("apq_mobilenet"))
+        encoding = encoding or NetworkEncoding(SearchSpace.load("apq_mobilenet"))
         weights = _renamed(path, state, APQ_NAMES)
     elif found == _parameters(OFA_NAMES):
-        encoding = encoding or Encoding(SearchSpace.load(OFA_SPACE))
+        encoding = encoding or NetworkEncoding(SearchSpace.load(OFA_SPACE))
         weights = _renamed(path, state, OFA_NAMES)
     else:
         raise RunError(f"{path}: {_neither(found)}")
-    if not isinstance(encoding, Encoding):
+    if not isinstance(encoding, NetworkEncoding):
         raise RunError(f"{path}: is a predictor of networks, which {encoding.space.name} has not; fit one of your own")
     if weights["b0"].ndim != 1 or weights["W0"].ndim != 2:
         raise RunError(f"{path}: its first layer has the shape {weights['W0'].shape}; give a predictor as published")
@@ -96,7 +96,7 @@ def _renamed(path: Path, state: Mapping[str, Any], names: Mapping[str, str]) -> 
     return weights
 
 
-def _keep_own_resolutions(path: Path, weights: dict[str, Any], encoding: Encoding) -> None:
+def _keep_own_resolutions(path: Path, weights: dict[str, Any], encoding: NetworkEncoding) -> None:
     """Drop the rows of the first layer that stand for resolutions which the space has not."""
     if unknown := [size for size in encoding.space.resolutions if size not in OFA_RESOLUTIONS]:
         raise RunError(

@@ -9,8 +9,8 @@ import numpy as np
 from apq_tune.predict.design import Design
 from apq_tune.predict.ordinal import OrdinalFeatures
 from apq_tune.predict.pairs import Floats, Pairs, Predictor, Scale, networks_of
-from apq_tune.space.encoding import Encoding
-from apq_tune.space.genotype import Genomes
+from apq_tune.space.encoding import Genomes
+from apq_tune.space.network_encoding import NetworkEncoding
 
 ALPHAS = np.logspace(-1, 4, 16)
 """Penalties among which leave-one-out error decides."""
@@ -34,7 +34,7 @@ class RidgePredictor:
     intercept: float
 
     @property
-    def encoding(self) -> Encoding:
+    def encoding(self) -> NetworkEncoding:
         """Of its space."""
         return self.design.encoding
 
@@ -55,7 +55,7 @@ class RidgePredictor:
 
 
 def fit_residual(
-    encoding: Encoding,
+    encoding: NetworkEncoding,
     pairs: Pairs,
     seed: int,  # noqa: ARG001
     *,
@@ -74,13 +74,13 @@ def fit_residual(
     return _fit(Design(encoding, Scale.of(pairs.target, log=log), base), pairs, ALPHAS)
 
 
-def fit_ridge(encoding: Encoding, pairs: Pairs, seed: int, *, log: bool = True) -> RidgePredictor:
+def fit_ridge(encoding: NetworkEncoding, pairs: Pairs, seed: int, *, log: bool = True) -> RidgePredictor:
     """Plain ridge on the one-hot features of architecture and bits."""
     return fit_residual(encoding, pairs, seed, base=None, log=log)
 
 
 def fit_ordinal(
-    encoding: Encoding, pairs: Pairs, seed: int, *, base: Predictor | None = None, log: bool = True
+    encoding: NetworkEncoding, pairs: Pairs, seed: int, *, base: Predictor | None = None, log: bool = True
 ) -> RidgePredictor:
     """Ridge on ordinal features, with another predictor's output as one more; see ``fit_residual`` for arguments.
 

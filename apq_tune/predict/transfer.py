@@ -10,7 +10,7 @@ from apq_tune.predict.mlp import MLPPredictor, MLPSettings, fit_mlp
 from apq_tune.predict.pairs import Fit, Pairs, Predictor, Scale
 from apq_tune.predict.ridge import fit_ridge
 from apq_tune.predict.scores import Agreement, agreement, held_out
-from apq_tune.space.encoding import Encoding
+from apq_tune.space.network_encoding import NetworkEncoding
 
 GENTLE = MLPSettings(learning_rate=3e-4, weight_decay=0.1)
 """Finetuning of a predictor that is good already: ten times the learning rate unlearns it on few pairs."""
@@ -33,7 +33,7 @@ def transfer(
         three need no start) and of the start itself; and the transferred predictor, fitted to all pairs.
     """
 
-    def fit(encoding: Encoding, known: Pairs, seed: int) -> MLPPredictor:
+    def fit(encoding: NetworkEncoding, known: Pairs, seed: int) -> MLPPredictor:
         return fit_mlp(
             encoding, known, seed, bits=True, start=_rescaled(start, known, log=log), log=log, settings=GENTLE
         )

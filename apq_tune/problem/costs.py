@@ -30,7 +30,7 @@ from apq_tune.cost.formats import load_cost_table
 from apq_tune.cost.models import cost_models
 from apq_tune.errors import ProblemError
 from apq_tune.problem.problem import Constraint, Metric, parse_constraint
-from apq_tune.space.encoding import Encoding
+from apq_tune.space.network_encoding import NetworkEncoding
 
 BUILT_IN = {
     "macs": "MACs",
@@ -80,11 +80,11 @@ class Costs:
         metrics: name -> cost: those of tables, then the built-in ones that no table has.
     """
 
-    encoding: Encoding
+    encoding: NetworkEncoding
     metrics: Mapping[str, Metric]
 
     @classmethod
-    def of(cls, encoding: Encoding, tables: Sequence[Path] = ()) -> Costs:
+    def of(cls, encoding: NetworkEncoding, tables: Sequence[Path] = ()) -> Costs:
         """Read tables, and add what needs none.
 
         Args:
@@ -132,7 +132,7 @@ class Costs:
         return tuple(limits)
 
 
-def with_tables(metrics: Mapping[str, Metric], encoding: Encoding, tables: Sequence[Path]) -> dict[str, Metric]:
+def with_tables(metrics: Mapping[str, Metric], encoding: NetworkEncoding, tables: Sequence[Path]) -> dict[str, Metric]:
     """The same and, after them, the metrics of cost tables.
 
     Raises:
@@ -148,7 +148,7 @@ def with_tables(metrics: Mapping[str, Metric], encoding: Encoding, tables: Seque
     return known
 
 
-def with_built_in(metrics: Mapping[str, Metric], encoding: Encoding) -> dict[str, Metric]:
+def with_built_in(metrics: Mapping[str, Metric], encoding: NetworkEncoding) -> dict[str, Metric]:
     """The same and, after them, those that need no file; a metric from a file is preferred to a model of its name."""
     built_in: dict[str, Metric] = {model.name: model for model in cost_models(encoding)}
     for name, make in (("latency_ms", bitfusion_latency_ms), ("energy_mj", bitfusion_energy_mj)):
@@ -157,20 +157,22 @@ def with_built_in(metrics: Mapping[str, Metric], encoding: Encoding) -> dict[str
     return {**metrics, **{name: model for name, model in built_in.items() if name not in metrics}}
 
 
-def at_largest(encoding: Encoding | Any, metrics: Mapping[str, Metric]) -> dict[str, float]:
+def at_largest(encoding: NetworkEncoding | Any, metrics: Mapping[str, Metric]) -> dict[str, float]:
     """Name -> value of the largest network at its most bits.
 
     Raises:
         ProblemError: if the space has no networks.
     """
-    if not isinstance(encoding, Encoding):
+    if not isinstance(encoding, NetworkEncoding):
         name = getattr(encoding, "name", encoding)
         raise ProblemError(f"{name}: has no largest network to take a share of; give a number")
     largest = encoding.encode([encoding.extremes()[1]], check=False)
     return {name: float(metric(largest)[0]) for name, metric in metrics.items()}
 
 
-def read_limits(encoding: Encoding, metrics: Mapping[str, Metric], texts: Sequence[str]) -> tuple[Constraint, ...]:
+def read_limits(
+    encoding: NetworkEncoding, metrics: Mapping[str, Metric], texts: Sequence[str]
+) -> tuple[Constraint, ...]:
     """Limits as people type them: ``flash<=200kB``, ``bit_ops<=25%``, ``latency_ms=8.4`` (an upper bound).
 
     A percentage is of the largest network at its most bits. Of two bounds on one side of a metric the tighter one is

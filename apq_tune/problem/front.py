@@ -15,8 +15,8 @@ from pydantic import BaseModel, ValidationError
 from apq_tune.errors import CandidateError, RunError
 from apq_tune.problem.pareto import hypervolume, is_non_dominated
 from apq_tune.problem.problem import Evaluation, Problem
-from apq_tune.space.candidate import Candidate, Choice
-from apq_tune.space.genotype import Genomes
+from apq_tune.space.candidate import Candidate, Configuration
+from apq_tune.space.encoding import Genomes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +37,8 @@ class Front:
     """Feasible candidates none of which is worse than another in every objective.
 
     Attributes:
-        candidates: ``Candidate``s, or ``Choice``s of a space of named choices; by the first objective, best first.
+        candidates: ``Candidate``s, or ``Configuration``s of a space of named choices, by the first objective, best
+            first.
         metrics: one row for each candidate, one column for each metric, raw values.
         objectives: names, units and directions.
         provenance: where it came from: space, constraints, evaluations, seed and the like.
@@ -152,7 +153,7 @@ class Front:
         try:
             file = _File.model_validate_json(Path(path).read_bytes())
             candidates = tuple(
-                Choice.from_dict(c) if "choices" in c else Candidate.from_dict(c) for c in file.candidates
+                Configuration.from_dict(c) if "choices" in c else Candidate.from_dict(c) for c in file.candidates
             )
         except (OSError, CandidateError) as error:
             raise RunError(f"{path}: is no readable front ({error})") from None

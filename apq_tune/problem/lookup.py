@@ -19,7 +19,7 @@ from apq_tune.predict import Pairs, Predictor, fit_gp, fit_ridge
 from apq_tune.problem.costs import read_limits
 from apq_tune.problem.problem import Metric, Objective, Problem
 from apq_tune.space.choices import ChoiceEncoding
-from apq_tune.space.genotype import Genomes
+from apq_tune.space.encoding import Genomes
 from apq_tune.space.search_space import SearchSpace
 
 Missing = Literal["nearest", "gp", "ridge"]

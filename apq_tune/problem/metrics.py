@@ -18,9 +18,9 @@ from apq_tune.predict.pairs import Floats, n_networks
 from apq_tune.problem.costs import read_limits, with_built_in, with_tables
 from apq_tune.problem.problem import Metric, Objective, Problem
 from apq_tune.space.choices import ChoiceEncoding, ChoiceSpace
-from apq_tune.space.encoding import Encoding, encoding_of
-from apq_tune.space.genotype import Genomes
+from apq_tune.space.encoding import Genomes
 from apq_tune.space.measured import outside, within
+from apq_tune.space.network_encoding import NetworkEncoding, encoding_of
 from apq_tune.space.notation import candidate_from, entries_of
 from apq_tune.space.search_space import SearchSpace
 
@@ -30,7 +30,7 @@ FEWEST = 10
 """Pairs that a predictor is fitted to, of different candidates."""
 
 
-def load_metrics(encoding: Encoding, predictor: Path | None, tables: Sequence[Path]) -> dict[str, Metric]:
+def load_metrics(encoding: NetworkEncoding, predictor: Path | None, tables: Sequence[Path]) -> dict[str, Metric]:
     """Name -> metric, from files: the predictor's first, then the tables'.
 
     Raises:
@@ -43,13 +43,13 @@ def load_metrics(encoding: Encoding, predictor: Path | None, tables: Sequence[Pa
     return with_tables(metrics, encoding, tables)
 
 
-def all_metrics(encoding: Encoding | ChoiceEncoding, from_files: dict[str, Metric]) -> dict[str, Metric]:
+def all_metrics(encoding: NetworkEncoding | ChoiceEncoding, from_files: dict[str, Metric]) -> dict[str, Metric]:
     """Metrics from files and, where the space has networks, the costs that need none.
 
     Raises:
         ProblemError: if there is no metric at all.
     """
-    if isinstance(encoding, Encoding):
+    if isinstance(encoding, NetworkEncoding):
         return with_built_in(from_files, encoding)
     if not from_files:
         raise ProblemError(f"{encoding.name}: named choices have no costs of their own; give --predictor or --table")
@@ -79,7 +79,7 @@ def stay_measured(encoding: Any, predictor: Path | None, *, extrapolate: bool) -
 
 
 def problem_of(
-    encoding: Encoding, metrics: dict[str, Metric], objectives: Sequence[str], limits: Sequence[str]
+    encoding: NetworkEncoding, metrics: dict[str, Metric], objectives: Sequence[str], limits: Sequence[str]
 ) -> Problem:
     """A problem from names: ``accuracy`` is maximised, everything else minimised.
 
@@ -102,7 +102,7 @@ def problem_of(
 
 
 def score_candidates(
-    encoding: Encoding, metrics: dict[str, Metric], entries: Sequence[Any], *, skip_invalid: bool = False
+    encoding: NetworkEncoding, metrics: dict[str, Metric], entries: Sequence[Any], *, skip_invalid: bool = False
 ) -> tuple[pd.DataFrame, list[str]]:
     """Every metric of every candidate, in the order given.
 
@@ -189,7 +189,7 @@ def read_pairs(
         except CandidateError as error:  # noqa: PERF203
             raise CandidateError(f"{path}: row {row}: {str(error).removeprefix('candidate 0: ')}") from None
     pairs = Pairs(np.array(genomes), target)
-    if isinstance(encoding, Encoding):
+    if isinstance(encoding, NetworkEncoding):
         check_macs(path, frame, encoding, entries, pairs.genomes)
     if (n := n_networks(pairs)) < FEWEST:
         raise RunError(f"{path}: its {len(target)} pairs are of {n} candidates; give at least {FEWEST} different ones")

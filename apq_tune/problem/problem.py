@@ -16,8 +16,8 @@ from apq_tune.errors import ProblemError, ReachError
 from apq_tune.inputs.quantities import read_quantity
 from apq_tune.inputs.ranges import shown
 from apq_tune.space.choices import ChoiceSpace
-from apq_tune.space.encoding import encoding_of
-from apq_tune.space.genotype import Genomes, Genotype
+from apq_tune.space.encoding import Encoding, Genomes
+from apq_tune.space.network_encoding import encoding_of
 from apq_tune.space.search_space import SearchSpace
 
 Floats = NDArray[np.float64]
@@ -247,7 +247,7 @@ class Problem:
 
     def __init__(
         self,
-        space: SearchSpace | ChoiceSpace | Genotype,
+        space: SearchSpace | ChoiceSpace | Encoding,
         objectives: Sequence[Objective],
         constraints: Sequence[Constraint] = (),
         also: Sequence[Metric] = (),
@@ -263,7 +263,7 @@ class Problem:
         Raises:
             ProblemError: if there is no objective, two metrics share a name, or a bound is out of reach.
         """
-        self.encoding: Genotype = encoding_of(space)
+        self.encoding: Encoding = encoding_of(space)
         self.objectives = _all_of(objectives, Objective, "objectives")
         self.constraints = _all_of(constraints, Constraint, "constraints")
         if not self.objectives:

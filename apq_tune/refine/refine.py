@@ -33,7 +33,7 @@ from apq_tune.refine.batch import is_uniform, survivors
 from apq_tune.refine.settings import RefineSettings, training_of
 from apq_tune.refine.work import Shared, train_candidate
 from apq_tune.space.candidate import Candidate
-from apq_tune.space.encoding import Encoding
+from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.store.directory import StageDirectory, claim, digest, kept_tables
 from apq_tune.store.disk import check_space, run_bytes
 from apq_tune.store.files import read_json, to_json, write_atomically
@@ -126,7 +126,7 @@ class Refinement:
         self.run_path, self.settings, self.path = run, settings, out
         self._stages = open_run(run, ("predictors",)).stages
         self._finished = load_run(run)
-        self.encoding = Encoding(self._finished.space)
+        self.encoding = NetworkEncoding(self._finished.space)
         texts = self._finished.settings.constraints if settings.constraints is None else settings.constraints
         all_tables = [*kept_tables(run), *tables]
         self._costs, self._tables = Costs.of(self.encoding, all_tables), [str(digest(table)) for table in all_tables]

@@ -19,8 +19,8 @@ from apq_tune.cost.table import pairs_that_shrink
 from apq_tune.errors import RunError
 from apq_tune.problem.front import Front
 from apq_tune.problem.problem import Bounded, Metric
-from apq_tune.space.candidate import Choice
-from apq_tune.space.encoding import Encoding
+from apq_tune.space.candidate import Configuration
+from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.search_space import SearchSpace
 from apq_tune.space.skeleton import BIT_FIELDS
 from apq_tune.store.files import write_atomically
@@ -50,7 +50,7 @@ def front_table(front: Front, shown: Sequence[str]) -> Table:
     table = Table(title=title + (f", {len(rows)} of them shown" if len(rows) < len(front) else ""), **STYLE)
     for name in metrics:
         table.add_column(name, justify="right")
-    table.add_column("choices" if isinstance(front.candidates[0], Choice) else "depths")
+    table.add_column("choices" if isinstance(front.candidates[0], Configuration) else "depths")
     for row in rows:
         values = [f"{value:.6g}" for value in front.metrics[metrics].iloc[row]]
         table.add_row(*values, _shape(front.candidates[row]))
@@ -59,7 +59,7 @@ def front_table(front: Front, shown: Sequence[str]) -> Table:
 
 def _shape(candidate: Any) -> str:
     """A candidate in a few words: what a network is like, or the choices."""
-    if isinstance(candidate, Choice):
+    if isinstance(candidate, Configuration):
         return str(candidate)
     size = "" if candidate.resolution is None else f" at {candidate.resolution}"
     return "-".join(map(str, candidate.depths)) + size
@@ -135,7 +135,7 @@ def ranges_table(metrics: Mapping[str, Metric]) -> Table:
     return table
 
 
-def print_audit(table: CostTable, encoding: Encoding, console: Console) -> None:
+def print_audit(table: CostTable, encoding: NetworkEncoding, console: Console) -> None:
     """Missing entries, pairs that shrink with more bits, reachable values, and shares of a random candidate's cost."""
     console.print(
         f"{table.source}: {len(table.convs)} convolutions, {len(table.blocks)} blocks, {', '.join(table.metrics)}"

@@ -12,7 +12,7 @@ from apq_tune.errors import ProblemError
 from apq_tune.problem.problem import Evaluation, Floats
 from apq_tune.searchers.select import duel, select
 from apq_tune.searchers.vary import spread, vary
-from apq_tune.space.genotype import Genes, Genomes, Genotype
+from apq_tune.space.encoding import Encoding, Genes, Genomes
 
 NEIGHBOURS = 3
 """How far from each other, in places along an objective, parents may be."""
@@ -35,7 +35,7 @@ class Algorithm(Protocol):
         """Genomes asked for at once."""
         ...
 
-    def ask(self, state: State | None, n: int, encoding: Genotype, rng: np.random.Generator) -> Genomes:
+    def ask(self, state: State | None, n: int, encoding: Encoding, rng: np.random.Generator) -> Genomes:
         """Propose ``(n, n_genes)``, not necessarily canonical; duplicates are the caller's business.
 
         ``state`` is ``None`` before the first ``tell``.
@@ -53,7 +53,7 @@ class RandomSearch:
 
     batch: int = 100
 
-    def ask(self, state: State | None, n: int, encoding: Genotype, rng: np.random.Generator) -> Genomes:  # noqa: ARG002
+    def ask(self, state: State | None, n: int, encoding: Encoding, rng: np.random.Generator) -> Genomes:  # noqa: ARG002
         """Sample afresh."""
         return encoding.sample(n, rng)
 

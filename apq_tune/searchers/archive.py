@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from apq_tune.problem.pareto import is_non_dominated
 from apq_tune.problem.problem import Evaluation
-from apq_tune.space.genotype import Genomes
+from apq_tune.space.encoding import Genomes
 
 FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, 2^64 over the golden ratio (Knuth 1998, vol. 3, 6.4)
 

@@ -8,7 +8,7 @@ from apq_tune.problem.front import Front
 from apq_tune.problem.problem import Problem
 from apq_tune.searchers.algorithms import Algorithm
 from apq_tune.searchers.searching import Searching
-from apq_tune.space.genotype import Genomes
+from apq_tune.space.encoding import Genomes
 
 
 def search(

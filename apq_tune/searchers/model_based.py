@@ -16,7 +16,7 @@ from apq_tune.searchers.model.columns import Columns
 from apq_tune.searchers.model.exact import Exact
 from apq_tune.searchers.model.propose import Known, Settings, propose
 from apq_tune.searchers.select import select
-from apq_tune.space.genotype import Genomes, Genotype
+from apq_tune.space.encoding import Encoding, Genomes
 
 MODELLED = 300
 """Evaluations up to which a model pays: by then it has found nearly all of the front, and each proposal takes longer
@@ -56,7 +56,7 @@ class ModelBased:
         """With the problem's own cost models instead of processes that would have to learn them."""
         return cls(exact=Exact.of(problem))
 
-    def ask(self, state: State | None, n: int, encoding: Genotype, rng: np.random.Generator) -> Genomes:
+    def ask(self, state: State | None, n: int, encoding: Encoding, rng: np.random.Generator) -> Genomes:
         """Candidates unlike each other at first, then the most promising ones."""
         if state is not None and len(state.genomes) >= self.modelled:
             best = select(state.F, state.G, NSGA2.parents)
@@ -87,4 +87,4 @@ class ModelBased:
 @lru_cache(maxsize=8)
 def columns_of(encoding: Hashable) -> Columns:
     """Of a space; measuring the spread of a network's features takes as long as a proposal."""
-    return Columns.of(cast(Genotype, encoding))
+    return Columns.of(cast(Encoding, encoding))

@@ -20,7 +20,7 @@ from apq_tune.problem.problem import Evaluation, Problem
 from apq_tune.searchers.algorithms import NSGA2, Algorithm, Evolution, State
 from apq_tune.searchers.archive import Archive, Seen
 from apq_tune.searchers.registry import ALGORITHMS
-from apq_tune.space.genotype import Genomes, Genotype
+from apq_tune.space.encoding import Encoding, Genomes
 
 FORMAT = 1
 """Of saved searches."""
@@ -273,7 +273,7 @@ def _fresh_batch(
     seen: Seen,
     algorithm: Algorithm,
     state: State | None,
-    encoding: Genotype,
+    encoding: Encoding,
     rng: np.random.Generator,
 ) -> Genomes:
     """``wanted`` genomes never seen before, added to ``seen``; not canonical.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from apq_tune.space.genotype import Genes, Genomes
+from apq_tune.space.encoding import Genes, Genomes
 
 SPREAD = 2.0
 """Standard deviation, in log, of the power by which a first genome leans to small or large choices."""

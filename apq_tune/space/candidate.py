@@ -70,7 +70,7 @@ def _short(value: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Configuration:
     """One point of a space of named choices, without a network.
 
     Attributes:
@@ -87,7 +87,7 @@ class Choice:
         return {"choices": dict(self.values)}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Choice:
+    def from_dict(cls, data: Mapping[str, Any]) -> Configuration:
         """Inverse of ``to_dict``.
 
         Raises:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq_tune.errors import CandidateError, SpaceError
-from apq_tune.space.candidate import Choice, plain_value, same_value
-from apq_tune.space.genotype import Genomes, draw
+from apq_tune.space.candidate import Configuration, plain_value, same_value
+from apq_tune.space.encoding import Genomes, draw
 from apq_tune.space.parameters import Parameters
 
 if TYPE_CHECKING:
@@ -75,11 +75,11 @@ class ChoiceSpace(Parameters):
         """The choices."""
         return self.choices
 
-    def candidate_of(self, values: Mapping[str, Any]) -> Choice:
+    def candidate_of(self, values: Mapping[str, Any]) -> Configuration:
         """The candidate with these values."""
-        return Choice(tuple((name, plain_value(values[name])) for name in self.choices))
+        return Configuration(tuple((name, plain_value(values[name])) for name in self.choices))
 
-    def values_of(self, candidate: Choice) -> dict[str, Any]:
+    def values_of(self, candidate: Configuration) -> dict[str, Any]:
         """Name -> value of a candidate."""
         return dict(candidate.values)
 
@@ -174,12 +174,14 @@ class ChoiceEncoding:
         starts = np.arange(0, n * width + 1, width, dtype=np.int32)
         return csr_array((np.ones(n * width, np.float32), columns.ravel(), starts), shape=(n, self.n_arch_features))
 
-    def decode(self, genomes: Genomes) -> list[Choice]:
+    def decode(self, genomes: Genomes) -> list[Configuration]:
         """``(n, n_genes)`` -> ``n`` candidates."""
         choices = list(self.space.choices.items())
-        return [Choice(tuple((n, v[i]) for (n, v), i in zip(choices, genome, strict=True))) for genome in genomes]
+        return [
+            Configuration(tuple((n, v[i]) for (n, v), i in zip(choices, genome, strict=True))) for genome in genomes
+        ]
 
-    def encode(self, candidates: Sequence[Choice]) -> Genomes:
+    def encode(self, candidates: Sequence[Configuration]) -> Genomes:
         """``n`` candidates -> ``(n, n_genes)``.
 
         Raises:

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from apq_tune.errors import CandidateError, SpaceError
 from apq_tune.space.candidate import Block
 from apq_tune.space.choices import ChoiceEncoding
-from apq_tune.space.encoding import Encoding
-from apq_tune.space.genotype import Genomes, draw
+from apq_tune.space.encoding import Genomes, draw
+from apq_tune.space.network_encoding import NetworkEncoding
 
 Mask = NDArray[np.bool_]
 """``(n_genes, most values of a gene)``: which values are inside; beyond a gene's values all is False."""
 
 
-def measured_values(encoding: Encoding | ChoiceEncoding, genomes: Genomes) -> Mask:
+def measured_values(encoding: NetworkEncoding | ChoiceEncoding, genomes: Genomes) -> Mask:
     """Which values of each gene lie within what was measured.
 
     Numbers are inside between the smallest and the largest one that was measured, anything else if it was measured
@@ -45,7 +45,7 @@ def measured_values(encoding: Encoding | ChoiceEncoding, genomes: Genomes) -> Ma
     return mask
 
 
-def within(encoding: Encoding | ChoiceEncoding, mask: Mask) -> Any:
+def within(encoding: NetworkEncoding | ChoiceEncoding, mask: Mask) -> Any:
     """The same encoding, all of whose genomes lie inside; itself if nothing is outside."""
     if not outside(encoding, mask):
         return encoding
@@ -53,7 +53,7 @@ def within(encoding: Encoding | ChoiceEncoding, mask: Mask) -> Any:
     return kind(encoding.space, mask)
 
 
-def outside(encoding: Encoding | ChoiceEncoding, mask: Mask) -> list[str]:
+def outside(encoding: NetworkEncoding | ChoiceEncoding, mask: Mask) -> list[str]:
     """In words, each gene of which something is outside, with what is inside."""
     found = []
     for name, values, inside in zip(encoding.names, encoding.choices, mask, strict=True):
@@ -91,7 +91,7 @@ class _Places:
         """``(n, n_genes) -> (n,)``: which genomes are inside with all genes that matter."""
         return np.asarray((self.mask[np.arange(len(self.counts)), genomes] | ~active).all(axis=1))
 
-    def check(self, encoding: Encoding | ChoiceEncoding, genomes: Genomes) -> None:
+    def check(self, encoding: NetworkEncoding | ChoiceEncoding, genomes: Genomes) -> None:
         """Refuse genomes that are not inside.
 
         Raises:
@@ -134,7 +134,7 @@ class _WithinChoices(ChoiceEncoding):
         return genomes
 
 
-class _WithinNetworks(Encoding):
+class _WithinNetworks(NetworkEncoding):
     def __init__(self, space: Any, mask: Mask) -> None:
         super().__init__(space)
         self._places = _Places(mask)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from apq_tune.errors import CandidateError, DocumentError
 from apq_tune.inputs.documents import load_json
 from apq_tune.inputs.sheets import number_in, read_sheet
-from apq_tune.space.candidate import Block, Candidate, Choice
+from apq_tune.space.candidate import Block, Candidate, Configuration
 from apq_tune.space.choices import ChoiceSpace
 from apq_tune.space.geometry import make_divisible
 from apq_tune.space.search_space import SearchSpace
@@ -44,15 +44,15 @@ def candidate_from(data: Any, space: SearchSpace | ChoiceSpace) -> Any:
     """Read one candidate in either notation.
 
     Args:
-        data: our ``Candidate.to_dict`` or ``Choice.to_dict``, or a mapping with ``ks``, ``e`` and ``d`` (Cai 2020), and
-            ``pw_w_bits_setting`` and its like (Wang 2020); without bits, ``fixed_bits`` of the space are meant.
-        space: that it should belong to; membership is checked by ``Encoding.encode``.
+        data: ``Candidate.to_dict`` or ``Configuration.to_dict``, or a mapping with ``ks``, ``e`` and ``d`` (Cai 2020),
+            and ``pw_w_bits_setting`` and its like (Wang 2020); without bits, ``fixed_bits`` of the space are meant.
+        space: Search space that the candidate should belong to; ``encode`` checks whether it does.
 
     Raises:
         CandidateError: saying what is wrong.
     """
     if isinstance(space, ChoiceSpace):
-        return Choice.from_dict(data)
+        return Configuration.from_dict(data)
     if isinstance(data, Mapping) and {"ks", "e", "d"} <= set(data):
         return _from_published(data, space)
     if isinstance(data, Mapping) and set(data) == {"choices"}:

@@ -23,7 +23,7 @@ from apq_tune.space.parameters import Parameters
 from apq_tune.space.skeleton import (
     BIT_FIELDS,
     Bits,
-    Choices,
+    ChoiceLists,
     Classes,
     ExpandRange,
     First,
@@ -58,7 +58,7 @@ class SearchSpace(Model, Parameters):
     stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=100)]
     head: Head
     fixed_bits: Bits = 8
-    choices: Choices
+    choices: ChoiceLists
     forbidden: tuple[Forbidden, ...] = ()
 
     @property

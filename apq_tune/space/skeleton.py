@@ -129,7 +129,7 @@ Expansion = Annotated[
 ]
 
 
-class Choices(Model):
+class ChoiceLists(Model):
     """The values open to every block, where its stage does not say otherwise."""
 
     kernel_size: KernelChoice

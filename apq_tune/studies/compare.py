@@ -17,7 +17,7 @@ from apq_tune.hosts.ray import Result
 from apq_tune.problem.pareto import Yardstick
 from apq_tune.problem.problem import Evaluation, Problem
 from apq_tune.searchers import ALGORITHMS, search
-from apq_tune.space.genotype import Genomes
+from apq_tune.space.encoding import Genomes
 
 Floats = NDArray[np.float64]
 

@@ -35,7 +35,7 @@ from apq_tune.pipeline.settings import Settings
 from apq_tune.pipeline.training import calibrate
 from apq_tune.problem.costs import Costs
 from apq_tune.refine.halving import Halving, outcome, rungs, winner
-from apq_tune.space.encoding import Encoding
+from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.search_space import SearchSpace
 from apq_tune.store.files import write_atomically
 from apq_tune.studies.fleet import CHECKPOINT_SECONDS
@@ -158,18 +158,18 @@ def networks(path: Path, n_images: int, device: Device = "cpu") -> Networks:
     """
     space, fp32, quantized, settings = load_supernets(path, device)
     network = fp32.network
-    calibrate(network, Encoding(space), fp32.calibration, settings.seed)
+    calibrate(network, NetworkEncoding(space), fp32.calibration, settings.seed)
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     calibrated = dataclasses.replace(fp32, weights=weights)
     data = fp32.data
     search = data.search.first(n_images)
-    return Networks(Encoding(space), fp32, quantized, calibrated, settings, data._replace(search=search))
+    return Networks(NetworkEncoding(space), fp32, quantized, calibrated, settings, data._replace(search=search))
 
 
 class Networks(NamedTuple):
     """A run's supernets, as methods use them."""
 
-    encoding: Encoding
+    encoding: NetworkEncoding
     fp32: TrainedSupernet
     quantized: TrainedSupernet
     calibrated: TrainedSupernet  # full-precision weights with clip values: where literal QAT begins

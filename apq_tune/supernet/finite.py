@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from apq_tune.data import Data
 from apq_tune.errors import RunError
 from apq_tune.space.candidate import Candidate
-from apq_tune.space.encoding import Encoding
+from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.supernet.batches import first_images
 from apq_tune.supernet.evaluate import Score, score_candidate
 from apq_tune.supernet.network import Supernet
@@ -55,7 +55,7 @@ def check_weights(network: nn.Module, setting: str, training: Training, epoch: i
 
 
 def check_supernet(
-    supernet: Supernet, encoding: Encoding, data: Data, setting: str, training: Training, *, quantize: bool
+    supernet: Supernet, encoding: NetworkEncoding, data: Data, setting: str, training: Training, *, quantize: bool
 ) -> None:
     """Refuse a supernet whose smallest or largest network gives no finite loss on some search images.
 

@@ -22,8 +22,8 @@ from apq_tune.data import Data
 from apq_tune.errors import RunError
 from apq_tune.problem.problem import Report
 from apq_tune.space.candidate import Candidate
-from apq_tune.space.encoding import Encoding
-from apq_tune.space.genotype import Genomes
+from apq_tune.space.encoding import Genomes
+from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.search_space import SearchSpace
 from apq_tune.supernet.batches import first_images
 from apq_tune.supernet.defaults import plain_torch
@@ -143,7 +143,7 @@ class SupernetLoss:
         """``(n, n_genes) -> (n,)``."""
         torch.set_num_threads(1)
         supernet, calibration, data = self.supernet.network, self.supernet.calibration, self.supernet.data
-        candidates = Encoding(self.supernet.space).decode(genomes)
+        candidates = NetworkEncoding(self.supernet.space).decode(genomes)
         scores = [score_candidate(supernet, c, calibration, data.search, quantize=self.quantize) for c in candidates]
         return np.array([getattr(own, self.measure) for own in scores], np.float64)
 
@@ -250,6 +250,6 @@ class QATLoss:
             if epoch == self.training.epochs:
                 values.append(scores[self.measure])
 
-        for candidate in Encoding(self.supernet.space).decode(genomes):
+        for candidate in NetworkEncoding(self.supernet.space).decode(genomes):
             self.train(candidate, keep)
         return np.array(values, np.float64)

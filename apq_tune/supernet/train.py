@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from apq_tune.data import AnySplit
 from apq_tune.errors import RunError
 from apq_tune.inputs import ranges
-from apq_tune.space.encoding import Encoding
+from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.supernet.batches import Augment, batches, first_images
 from apq_tune.supernet.network import Supernet
 from apq_tune.supernet.subnet import Subnet
@@ -195,7 +195,7 @@ def is_finite(network: nn.Module) -> bool:
 
 
 def supernet_loss(
-    supernet: Supernet, encoding: Encoding, strategy: Strategy, *, quantize: bool, label_smoothing: float = 0.0
+    supernet: Supernet, encoding: NetworkEncoding, strategy: Strategy, *, quantize: bool, label_smoothing: float = 0.0
 ) -> Loss:
     """The loss of one batch: which candidates are trained on it, and towards what.
 
@@ -249,7 +249,7 @@ def supernet_loss(
 
 def train_supernet(
     supernet: Supernet,
-    encoding: Encoding,
+    encoding: NetworkEncoding,
     optimizer: torch.optim.Optimizer,
     split: AnySplit,
     training: Training,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fuzzing.harness import Said, call
 
 if TYPE_CHECKING:
-    from apq_tune.space.encoding import Encoding
+    from apq_tune.space.network_encoding import NetworkEncoding
 
 CLASSES, PER_CLASS, SIDE = 3, 12, 16
 EPOCHS = ("supernet.epochs", "quantized.epochs", "pair.epochs", "final.epochs", "n_front")
@@ -67,7 +67,7 @@ def make_material(out: Path) -> Material:
     """
     from PIL import Image
 
-    from apq_tune import Encoding, SearchSpace
+    from apq_tune import NetworkEncoding, SearchSpace
     from apq_tune.cost import bit_ops
 
     out.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ def make_material(out: Path) -> Material:
     _done(call(["run", "--data", str(own.images), "--out", str(own.run), *FAST], out, seconds=300))
     _done(call(["refine", str(own.run), "--out", str(own.refine), *REFINE], out, seconds=300))
     _done(call(["sweep", "--out", str(own.sweep), "--resume", *SWEEP], out, seconds=300))
-    encoding = Encoding(SearchSpace.load("digits"))
+    encoding = NetworkEncoding(SearchSpace.load("digits"))
     genomes = encoding.sample(12, np.random.default_rng(0))
     texts = [candidate.to_json() for candidate in encoding.decode(genomes)]
     losses = (bit_ops(encoding)(genomes) / 1e6) ** -0.3
@@ -103,7 +103,7 @@ def make_material(out: Path) -> Material:
     return own
 
 
-def cost_table(encoding: Encoding) -> str:
+def cost_table(encoding: NetworkEncoding) -> str:
     """CSV: a latency for every convolution that the space can ask for."""
     from apq_tune.cost.table import CONV_KEY
     from apq_tune.space.ops import all_choices

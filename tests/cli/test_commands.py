@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
-from apq_tune import ApqError, Encoding, Front, SearchSpace, load_predictor
+from apq_tune import ApqError, Front, NetworkEncoding, SearchSpace, load_predictor
 from apq_tune.cli import cli
 from apq_tune.cost import bit_ops, weight_bytes
 from apq_tune.predict import MLPSettings, Pairs, agreement, fit_mlp
@@ -30,12 +30,12 @@ def refusal(*arguments: object) -> str:
 
 
 @pytest.fixture(scope="module")
-def digits() -> Encoding:
-    return Encoding(SearchSpace.load("digits"))
+def digits() -> NetworkEncoding:
+    return NetworkEncoding(SearchSpace.load("digits"))
 
 
 @pytest.fixture(scope="module")
-def predictor(digits: Encoding, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def predictor(digits: NetworkEncoding, tmp_path_factory: pytest.TempPathFactory) -> Path:
     genomes = digits.sample(100, np.random.default_rng(0))
     accuracy = 0.7 + 0.2 * weight_bytes(digits)(genomes) / weight_bytes(digits).reachable()[1]
     fitted = fit_mlp(
@@ -46,7 +46,7 @@ def predictor(digits: Encoding, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return path
 
 
-def test_search_under_a_limit_writes_what_it_shows(predictor: Path, digits: Encoding, tmp_path: Path) -> None:
+def test_search_under_a_limit_writes_what_it_shows(predictor: Path, digits: NetworkEncoding, tmp_path: Path) -> None:
     arguments = ("search", "--space", "digits", "--predictor", predictor, "--limit", "bit_ops=8e6")
     result = call(*arguments, "--evaluations", 600, "--out", tmp_path)
     assert result.exit_code == 0, result.output
@@ -71,7 +71,7 @@ def test_search_for_a_front_draws_it_and_repeats_for_a_seed(predictor: Path, tmp
 
 
 def test_search_begins_with_given_candidates_and_stops_when_the_front_is_stable(
-    predictor: Path, digits: Encoding, tmp_path: Path
+    predictor: Path, digits: NetworkEncoding, tmp_path: Path
 ) -> None:
     (given,) = digits.decode(digits.encode([digits.extremes()[0].with_bits(2)]))
     (tmp_path / "start.jsonl").write_text(given.to_json())
@@ -123,7 +123,9 @@ def test_search_says_how_to_ask(arguments: tuple[str, ...], said: str) -> None:
     assert said in result.output
 
 
-def test_score_gives_every_metric_in_the_order_of_the_file(predictor: Path, digits: Encoding, tmp_path: Path) -> None:
+def test_score_gives_every_metric_in_the_order_of_the_file(
+    predictor: Path, digits: NetworkEncoding, tmp_path: Path
+) -> None:
     genomes = digits.sample(20, np.random.default_rng(1))
     (tmp_path / "c.json").write_text(json.dumps([c.to_dict() for c in digits.decode(genomes)]))
     arguments = ("score", "--space", "digits", "--predictor", predictor, "--candidates", tmp_path / "c.json")
@@ -136,7 +138,9 @@ def test_score_gives_every_metric_in_the_order_of_the_file(predictor: Path, digi
     assert [row["position"] for row in json.loads((tmp_path / "s.json").read_text())] == list(range(20))
 
 
-def test_score_names_an_invalid_candidate_by_position_and_reason_or_skips_it(digits: Encoding, tmp_path: Path) -> None:
+def test_score_names_an_invalid_candidate_by_position_and_reason_or_skips_it(
+    digits: NetworkEncoding, tmp_path: Path
+) -> None:
     good = digits.decode(digits.sample(2, np.random.default_rng(1)))
     bad = good[0].to_dict() | {"channels": [7] * len(good[0].blocks)}
     (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, [good[0].to_dict(), bad, good[1].to_dict()])))
@@ -168,7 +172,9 @@ def test_audit_reports_the_published_table_and_refuses_a_space_it_does_not_cover
     assert "does not cover digits: 666 ops are missing" in refusal("cost", "audit", table, "--space", "digits")
 
 
-def test_transfer_keeps_what_the_start_knows_and_sees_bits(predictor: Path, digits: Encoding, tmp_path: Path) -> None:
+def test_transfer_keeps_what_the_start_knows_and_sees_bits(
+    predictor: Path, digits: NetworkEncoding, tmp_path: Path
+) -> None:
     start = load_predictor(predictor)
     genomes = digits.sample(30, np.random.default_rng(2))
     frame = pd.DataFrame({"candidate_json": [c.to_json() for c in digits.decode(genomes)], "accuracy": start(genomes)})

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from apq_tune import Encoding, SearchSpace
+from apq_tune import NetworkEncoding, SearchSpace
 from apq_tune.cost.bitfusion import (
     bitfusion_energy_mj,
     bitfusion_latency_ms,
@@ -115,7 +115,7 @@ def test_arrays_give_what_numbers_give(cost: Callable[[Op], Any], data: st.DataO
         np.testing.assert_allclose(costs.ravel(), each, rtol=1e-12)
 
 
-def test_a_network_costs_the_sum_of_its_ops(either: Encoding, rng: np.random.Generator) -> None:
+def test_a_network_costs_the_sum_of_its_ops(either: NetworkEncoding, rng: np.random.Generator) -> None:
     genomes = either.sample(20, rng)
     models = (bitfusion_latency_ms(either), "latency_ms", "ms"), (bitfusion_energy_mj(either), "energy_mj", "mJ")
     for (model, name, unit), cost in zip(models, COSTS, strict=True):
@@ -127,7 +127,7 @@ def test_a_network_costs_the_sum_of_its_ops(either: Encoding, rng: np.random.Gen
 def test_networks_cost_what_the_published_table_says(shared_data: Callable[[str], Path]) -> None:
     """Fixed parts are left out on both sides: the table does not say what its own are made of."""
     table = load_cost_table(shared_data("apq/BitFusion_new.b1.dict"))
-    encoding = Encoding(SearchSpace.load("apq_mobilenet"))
+    encoding = NetworkEncoding(SearchSpace.load("apq_mobilenet"))
     fixed = fixed_ops(encoding.space, encoding.space.resolutions[-1]).all
     ours = bitfusion_latency_ms(encoding), bitfusion_energy_mj(encoding)
     for seed in range(10):

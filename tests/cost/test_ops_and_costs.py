@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apq_tune import Candidate, Encoding, SearchSpace, cost_models
+from apq_tune import Candidate, NetworkEncoding, SearchSpace, cost_models
 from apq_tune.cost import CostModel, bit_ops, macs, peak_activation_bytes, weight_bytes
 from apq_tune.space.ops import candidate_ops
 
@@ -76,7 +76,7 @@ def reference(space: SearchSpace, candidate: Candidate) -> dict[str, float]:
 
 
 @given(seed=st.integers(0, 2**32 - 1))
-def test_costs_of_random_candidates_equal_the_slow_count_exactly(either: Encoding, seed: int) -> None:
+def test_costs_of_random_candidates_equal_the_slow_count_exactly(either: NetworkEncoding, seed: int) -> None:
     genomes = either.sample(5, np.random.default_rng(seed))
     expected = [reference(either.space, candidate) for candidate in either.decode(genomes)]
     for model in cost_models(either):
@@ -88,18 +88,20 @@ def test_costs_equal_the_slow_count_where_sizes_are_odd(tiny_space: SearchSpace,
     data = tiny_space.model_dump(mode="json", exclude_none=True)
     data["input"]["size"] = 19
     data["stem"]["stride"] = stride
-    encoding = Encoding(SearchSpace.from_dict(data))
+    encoding = NetworkEncoding(SearchSpace.from_dict(data))
     genomes = encoding.sample(50, np.random.default_rng(0))
     expected = [reference(encoding.space, candidate) for candidate in encoding.decode(genomes)]
     for model in cost_models(encoding):
         assert model(genomes).tolist() == [counts[model.name] for counts in expected]
 
 
-def test_peak_of_digits_is_not_always_that_of_the_fixed_part(encoding: Encoding, rng: np.random.Generator) -> None:
+def test_peak_of_digits_is_not_always_that_of_the_fixed_part(
+    encoding: NetworkEncoding, rng: np.random.Generator
+) -> None:
     assert len(np.unique(peak_activation_bytes(encoding)(encoding.sample(200, rng)))) > 20
 
 
-def test_macs_and_weights_of_the_smallest_network_are_counted_by_hand(tiny: Encoding) -> None:
+def test_macs_and_weights_of_the_smallest_network_are_counted_by_hand(tiny: NetworkEncoding) -> None:
     smallest = tiny.encode([tiny.extremes()[0]])
     stem, head, classifier = 3 * 8 * 9 * 64, 16 * 24 * 16, 24 * 4
     first = 8 * 8 * 64 + 8 * 9 * 64 + 8 * 8 * 64
@@ -112,7 +114,7 @@ def test_macs_and_weights_of_the_smallest_network_are_counted_by_hand(tiny: Enco
 
 @pytest.mark.parametrize("make", [macs, bit_ops, weight_bytes, peak_activation_bytes])
 def test_reachable_is_the_smallest_and_the_largest_of_the_enumeration(
-    tiny: Encoding, everything: np.ndarray, make: type[CostModel]
+    tiny: NetworkEncoding, everything: np.ndarray, make: type[CostModel]
 ) -> None:
     model = make(tiny)
     values = model(everything)
@@ -123,13 +125,13 @@ def test_reachable_is_the_smallest_and_the_largest_of_the_enumeration(
 def test_reachable_respects_forbidden_rules(tiny_space: SearchSpace) -> None:
     data = tiny_space.model_dump(mode="json", exclude_none=True)
     data["forbidden"] = [{"kernel_size": 5}, {"pw_w_bits": 2}]
-    encoding = Encoding(SearchSpace.from_dict(data))
+    encoding = NetworkEncoding(SearchSpace.from_dict(data))
     for model in cost_models(encoding):
         values = model(encoding.enumerate())
         assert model.reachable() == (values.min(), values.max())
 
 
-def test_costs_ignore_inert_genes(either: Encoding, rng: np.random.Generator) -> None:
+def test_costs_ignore_inert_genes(either: NetworkEncoding, rng: np.random.Generator) -> None:
     genomes = either.sample(200, rng)
     filled = either.fill_inert(genomes, rng)
     assert (filled != genomes).any()
@@ -138,7 +140,7 @@ def test_costs_ignore_inert_genes(either: Encoding, rng: np.random.Generator) ->
 
 
 def test_four_bits_instead_of_eight_divide_the_searched_bit_ops_by_four(
-    encoding: Encoding, rng: np.random.Generator
+    encoding: NetworkEncoding, rng: np.random.Generator
 ) -> None:
     networks = encoding.decode(encoding.sample(50, rng))
     model = bit_ops(encoding)
@@ -147,7 +149,7 @@ def test_four_bits_instead_of_eight_divide_the_searched_bit_ops_by_four(
     np.testing.assert_array_equal(eight, 4 * four)
 
 
-def test_bits_change_bit_ops_bytes_and_memory_but_not_macs(encoding: Encoding) -> None:
+def test_bits_change_bit_ops_bytes_and_memory_but_not_macs(encoding: NetworkEncoding) -> None:
     largest = encoding.extremes()[1]
     genomes = encoding.encode([largest.with_bits(8), largest.with_bits(2)])
     for model in cost_models(encoding):
@@ -155,7 +157,7 @@ def test_bits_change_bit_ops_bytes_and_memory_but_not_macs(encoding: Encoding) -
         assert at_two == at_eight if model.name == "macs" else at_two < at_eight
 
 
-def test_cost_models_are_named_and_have_units(encoding: Encoding) -> None:
+def test_cost_models_are_named_and_have_units(encoding: NetworkEncoding) -> None:
     assert [(model.name, model.unit) for model in cost_models(encoding)] == [
         ("macs", "MACs"),
         ("bit_ops", "BitOps"),
@@ -164,7 +166,7 @@ def test_cost_models_are_named_and_have_units(encoding: Encoding) -> None:
     ]
 
 
-def test_ops_of_a_candidate_come_in_the_order_of_the_forward_pass(tiny: Encoding) -> None:
+def test_ops_of_a_candidate_come_in_the_order_of_the_forward_pass(tiny: NetworkEncoding) -> None:
     ops = candidate_ops(tiny.space, tiny.extremes()[1])
     assert [(op.in_channels, op.out_channels, op.kernel_size, op.groups) for op in ops] == [
         (3, 8, 3, 1),

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from apq_tune import Candidate, Encoding, SearchSpace, TableError, load_cost_table
+from apq_tune import Candidate, NetworkEncoding, SearchSpace, TableError, load_cost_table
 from apq_tune.cost.table import pairs_that_shrink
 from apq_tune.space.ops import Op, block_ops
 
@@ -22,13 +22,13 @@ def price(op: Op) -> float:
     return float(op.macs) / 1e3 * (1 + int(op.w_bits) + int(op.a_bits) / 7) + 0.25 * int(op.kernel_size)
 
 
-def block_list(encoding: Encoding, candidate: Candidate) -> list[Op]:
+def block_list(encoding: NetworkEncoding, candidate: Candidate) -> list[Op]:
     slots = [s for s in encoding.space.slots if s.position < candidate.depths[s.stage]]
     return [op for s, b in zip(slots, candidate.blocks, strict=True) for op in block_ops(s, 8, *b).all]
 
 
 @pytest.fixture(scope="module")
-def frame(tiny: Encoding) -> pd.DataFrame:
+def frame(tiny: NetworkEncoding) -> pd.DataFrame:
     ops = {op for candidate in tiny.decode(tiny.enumerate()) for op in block_list(tiny, candidate)}
     rows = [{"op": "conv"} | {k: int(getattr(op, k)) for k in KEYS} | {"latency_ms": price(op)} for op in ops]
     rows += [{"op": "fixed", "name": name, "latency_ms": value} for name, value in (("stem", 2.0), ("head", 3.5))]
@@ -41,7 +41,7 @@ def written(frame: pd.DataFrame, path: Path) -> Path:
 
 
 def test_a_candidate_costs_the_sum_of_its_ops_and_of_the_fixed_rows(
-    tiny: Encoding, everything: np.ndarray, frame: pd.DataFrame, tmp_path: Path
+    tiny: NetworkEncoding, everything: np.ndarray, frame: pd.DataFrame, tmp_path: Path
 ) -> None:
     (latency,) = load_cost_table(written(frame, tmp_path / "t.csv")).models(tiny)
     expected = [5.5 + sum(map(price, block_list(tiny, candidate))) for candidate in tiny.decode(everything)]
@@ -51,7 +51,7 @@ def test_a_candidate_costs_the_sum_of_its_ops_and_of_the_fixed_rows(
 
 
 def test_shares_of_the_kinds_of_ops_make_the_whole(
-    tiny: Encoding, everything: np.ndarray, frame: pd.DataFrame, tmp_path: Path
+    tiny: NetworkEncoding, everything: np.ndarray, frame: pd.DataFrame, tmp_path: Path
 ) -> None:
     table = load_cost_table(written(frame, tmp_path / "t.csv"))
     parts = table.share(tiny, 0)
@@ -60,13 +60,15 @@ def test_shares_of_the_kinds_of_ops_make_the_whole(
     np.testing.assert_allclose(total, table.models(tiny)[0](everything), rtol=1e-12)
 
 
-def test_only_ops_that_the_space_allows_are_asked_for(tiny: Encoding, frame: pd.DataFrame, tmp_path: Path) -> None:
+def test_only_ops_that_the_space_allows_are_asked_for(
+    tiny: NetworkEncoding, frame: pd.DataFrame, tmp_path: Path
+) -> None:
     forbidden = (frame["kernel_size"] == 5) & (frame["a_bits"] == 2)
     assert not forbidden.any()  # the rule of tiny, and its enumeration has no such op
     assert load_cost_table(written(frame, tmp_path / "t.csv")).missing(tiny.space) == []
 
 
-def test_missing_ops_are_named_and_counted(tiny: Encoding, frame: pd.DataFrame, tmp_path: Path) -> None:
+def test_missing_ops_are_named_and_counted(tiny: NetworkEncoding, frame: pd.DataFrame, tmp_path: Path) -> None:
     gone = frame[(frame["op"] == "conv") & (frame["kernel_size"] == 3)].index[:2]
     table = load_cost_table(written(frame.drop(gone), tmp_path / "t.csv"))
     assert len(table.missing(tiny.space)) == 2
@@ -75,7 +77,7 @@ def test_missing_ops_are_named_and_counted(tiny: Encoding, frame: pd.DataFrame, 
 
 
 def test_a_table_without_fixed_parts_does_not_count_them_as_zero(
-    tiny: Encoding, frame: pd.DataFrame, tmp_path: Path
+    tiny: NetworkEncoding, frame: pd.DataFrame, tmp_path: Path
 ) -> None:
     table = load_cost_table(written(frame[frame["op"] == "conv"], tmp_path / "t.csv"))
     with pytest.raises(TableError, match=f"1 ops of tiny are missing: fixed resolution={tiny.space.input.size}"):
@@ -261,7 +263,7 @@ YAML_SPACE = {
 @pytest.mark.parametrize("suffix", [".yaml", ".YAML", ".Yml"])
 def test_once_for_alls_tables_are_read_in_both_notations(tmp_path: Path, gates: str, suffix: str) -> None:
     (tmp_path / f"t{suffix}").write_text(yaml.safe_dump(once_for_all(gates=gates)))
-    encoding = Encoding(SearchSpace.from_dict(YAML_SPACE))
+    encoding = NetworkEncoding(SearchSpace.from_dict(YAML_SPACE))
     for path in (tmp_path / f"t{suffix}", tmp_path):
         (latency,) = load_cost_table(path).models(encoding)
         assert latency(encoding.enumerate()).tolist() == [1 + 2 + 32 + 64 + 12, 1 + 2 + 32 + 64 + 20]
@@ -307,7 +309,7 @@ def test_an_entry_of_yaml_that_means_nothing_is_refused_by_its_key(
 def test_entries_without_gates_are_told_where_blocks_with_gates_are_asked_for(tmp_path: Path) -> None:
     (tmp_path / "t.yaml").write_text(yaml.safe_dump(once_for_all(gates="")))
     stages = [YAML_SPACE["stages"][0] | {"squeeze_excite": True}]  # type: ignore[index]
-    encoding = Encoding(SearchSpace.from_dict(YAML_SPACE | {"stages": stages}))
+    encoding = NetworkEncoding(SearchSpace.from_dict(YAML_SPACE | {"stages": stages}))
     with pytest.raises(TableError, match=r"2 ops of small are missing: .*; its entries have no -se and -hs, so"):
         load_cost_table(tmp_path / "t.yaml").models(encoding)
 

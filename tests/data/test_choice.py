@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from apq_tune import Encoding, SearchSpace
+from apq_tune import NetworkEncoding, SearchSpace
 from apq_tune.cli import main
 from apq_tune.cost import cost_models
 from apq_tune.data import choose_space, spaces_that_keep
@@ -43,7 +43,7 @@ def test_the_space_is_the_nearest_that_can_keep_the_limits(
     choice = choose_space(photos(tmp_path, side), None, complaints(limits) if limits else None)
     assert (choice.space.name, choice.space.resolutions) == (name, sizes)
     assert choice.reason.startswith(f"space: {name}, ")
-    encoding = Encoding(choice.space)
+    encoding = NetworkEncoding(choice.space)
     read_limits(encoding, {model.name: model for model in cost_models(encoding)}, limits)  # within reach
 
 
@@ -73,7 +73,7 @@ def test_spaces_that_keep_limits_are_those_within_reach() -> None:
     names = spaces_that_keep(SearchSpace.load("mobilenet_cifar"), complaints(["flash<=20kB"]))
     assert set(names) == {"digits", "mobilenet_fashion_mnist", "mobilenet_fashion_mnist_14", "mcu_color"}
     for name in names:
-        (flash,) = (m for m in cost_models(Encoding(SearchSpace.load(name))) if m.name == "weight_bytes")
+        (flash,) = (m for m in cost_models(NetworkEncoding(SearchSpace.load(name))) if m.name == "weight_bytes")
         assert flash.reachable()[0] <= 20_000
 
 

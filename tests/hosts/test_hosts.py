@@ -34,9 +34,9 @@ from apq_tune import (
     ApqSearch,
     CandidateError,
     Constraint,
-    Encoding,
     EvolutionSampler,
     FunctionMetric,
+    NetworkEncoding,
     NSGA2Sampler,
     Objective,
     Problem,
@@ -452,7 +452,7 @@ def test_a_study_with_another_number_of_objectives_is_refused_and_threads_may_sh
     assert study.best_trial.params == {"a": 1, "b": 1}
 
 
-def test_constants_of_a_training_are_known_by_name(tiny: Encoding) -> None:
+def test_constants_of_a_training_are_known_by_name(tiny: NetworkEncoding) -> None:
     @dataclasses.dataclass
     class Training:
         learning_rate: float = 0.1

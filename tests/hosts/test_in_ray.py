@@ -24,8 +24,8 @@ from apq_tune import (
     APQObjective,
     ApqSearch,
     Constraint,
-    Encoding,
     FunctionMetric,
+    NetworkEncoding,
     Objective,
     Problem,
     QATLoss,
@@ -46,7 +46,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 def hardly_trained() -> TrainedSupernet:
     torch.manual_seed(0)
     space = SearchSpace.load("digits")
-    encoding, data = Encoding(space), load_data(space)
+    encoding, data = NetworkEncoding(space), load_data(space)
     network = Supernet(space)
     images = torch.from_numpy(data.train.images[:64])
     calibrate_quantizers(network, [lambda: network.recalibrate(images, encoding.extremes()[1])])
@@ -177,7 +177,7 @@ def test_what_ray_says_of_memory_becomes_advice() -> None:
 def test_tune_run_with_our_search_reports_everything_and_keeps_the_constraint(
     supernet: TrainedSupernet, tmp_path: Path
 ) -> None:
-    encoding = Encoding(supernet.space)
+    encoding = NetworkEncoding(supernet.space)
     ops = bit_ops(encoding)
     problem = Problem(encoding, [Objective(weight_bytes(encoding), "maximize"), Objective(ops)], [Constraint(ops, 1e7)])
     search = ApqSearch(problem, seed=1)
@@ -201,7 +201,7 @@ def test_tune_run_with_our_search_reports_everything_and_keeps_the_constraint(
 
 
 def test_the_trainable_is_small_whatever_the_supernet_weighs(supernet: TrainedSupernet) -> None:
-    problem = Problem(Encoding(supernet.space), [Objective(QATLoss(supernet))])
+    problem = Problem(NetworkEncoding(supernet.space), [Objective(QATLoss(supernet))])
     assert len(cloudpickle.dumps(problem)) > 200_000
     objective = APQObjective(problem)
     pickled = cloudpickle.dumps(objective)
@@ -247,7 +247,7 @@ def test_a_worker_killed_in_the_middle_of_qat_goes_on_from_its_last_epoch(
 ) -> None:
     training = Training(epochs=4, batch_size=64, learning_rate=2e-3)
     metric = KillsItsWorker(supernet, training, folder=str(tmp_path))
-    candidate = Encoding(supernet.space).extremes()[0].with_bits(4)
+    candidate = NetworkEncoding(supernet.space).extremes()[0].with_bits(4)
     tuner = tune.Tuner(
         APQObjective(Problem(supernet.space, [Objective(metric)])),
         param_space=supernet.space.to_config(candidate),
@@ -296,7 +296,7 @@ def events(path: Path) -> Iterator[Any]:
 
 def test_tensorboard_files_hold_our_metrics(supernet: TrainedSupernet, tmp_path: Path) -> None:
     metric = QATLoss(supernet, Training(epochs=2, batch_size=64, learning_rate=2e-3))
-    encoding = Encoding(supernet.space)
+    encoding = NetworkEncoding(supernet.space)
     ops = bit_ops(encoding)
     candidate = encoding.extremes()[0]
     tuner = tune.Tuner(

@@ -14,8 +14,8 @@ from apq_tune import (
     APQObjective,
     Candidate,
     Constraint,
-    Encoding,
     FunctionMetric,
+    NetworkEncoding,
     Objective,
     Problem,
     ProblemError,
@@ -39,7 +39,7 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 @pytest.fixture(scope="module")
 def cheap() -> Problem:
-    encoding = Encoding(SearchSpace.load("digits"))
+    encoding = NetworkEncoding(SearchSpace.load("digits"))
     ops = bit_ops(encoding)
     return Problem(encoding, [Objective(weight_bytes(encoding), "maximize"), Objective(ops)], [Constraint(ops, 1.2e7)])
 
@@ -51,7 +51,7 @@ def supernet() -> TrainedSupernet:
 
     torch.manual_seed(0)
     space = SearchSpace.load("digits")
-    encoding, data = Encoding(space), load_data(space)
+    encoding, data = NetworkEncoding(space), load_data(space)
     network = Supernet(space)
     images = torch.from_numpy(data.train.images[:64])
     calibrate_quantizers(network, [lambda: network.recalibrate(images, encoding.extremes()[1])])
@@ -109,7 +109,7 @@ def test_names_of_metrics_have_their_units() -> None:
 
 
 def test_supernet_loss_is_not_asked_of_candidates_that_break_a_constraint(supernet: TrainedSupernet) -> None:
-    encoding = Encoding(supernet.space)
+    encoding = NetworkEncoding(supernet.space)
     ops = bit_ops(encoding)
     problem = Problem(encoding, [Objective(SupernetLoss(supernet))], [Constraint(ops, 1e7)])
     objective = APQObjective(problem)
@@ -129,7 +129,7 @@ def test_supernet_loss_is_not_asked_of_candidates_that_break_a_constraint(supern
 
 @pytest.mark.slow
 def test_a_training_that_goes_on_from_a_checkpoint_equals_one_that_never_stopped(supernet: TrainedSupernet) -> None:
-    candidate = Encoding(supernet.space).extremes()[0].with_bits(4)
+    candidate = NetworkEncoding(supernet.space).extremes()[0].with_bits(4)
     steps: list[tuple[int, dict[str, float], bytes]] = []
     tiny_qat(supernet).train(candidate, lambda epoch, scores, state: steps.append((epoch, dict(scores), state())))
     assert [epoch for epoch, _, _ in steps] == [1, 2, 3]
@@ -145,7 +145,7 @@ def test_a_training_that_goes_on_from_a_checkpoint_equals_one_that_never_stopped
 
 @pytest.mark.slow
 def test_a_pruner_ends_trainings_and_settings_come_from_the_trial(supernet: TrainedSupernet) -> None:
-    problem = Problem(Encoding(supernet.space), [Objective(tiny_qat(supernet))])
+    problem = Problem(NetworkEncoding(supernet.space), [Objective(tiny_qat(supernet))])
     objective = APQObjective(problem)
 
     def with_rate(trial: optuna.Trial) -> Any:
@@ -160,7 +160,7 @@ def test_a_pruner_ends_trainings_and_settings_come_from_the_trial(supernet: Trai
     losses = []
     for rate in (1e-9, 3e-3):
         seen: list[dict[str, Any]] = []
-        candidate = Encoding(supernet.space).extremes()[0]
+        candidate = NetworkEncoding(supernet.space).extremes()[0]
         objective.evaluate(candidate, {"learning_rate": rate}, lambda _, metrics, __, to=seen: to.append(metrics))
         assert [metrics["epoch"] for metrics in seen] == [1, 2, 3]
         assert {"loss_nats", "accuracy", "candidate", "seconds", "violation"} <= set(seen[-1])
@@ -170,15 +170,15 @@ def test_a_pruner_ends_trainings_and_settings_come_from_the_trial(supernet: Trai
 
 
 def test_at_most_one_metric_trains_and_it_is_an_objective(supernet: TrainedSupernet) -> None:
-    space, ops = supernet.space, bit_ops(Encoding(supernet.space))
+    space, ops = supernet.space, bit_ops(NetworkEncoding(supernet.space))
     with pytest.raises(ProblemError, match="loss: give at most one metric that trains, as an objective"):
         APQObjective(Problem(space, [Objective(ops)], also=[tiny_qat(supernet)]))
 
 
 def test_without_ray_it_pickles_by_value(supernet: TrainedSupernet) -> None:
-    problem = Problem(Encoding(supernet.space), [Objective(SupernetLoss(supernet))])
+    problem = Problem(NetworkEncoding(supernet.space), [Objective(SupernetLoss(supernet))])
     again = pickle.loads(pickle.dumps(APQObjective(problem)))
-    candidate = Encoding(supernet.space).extremes()[0]
+    candidate = NetworkEncoding(supernet.space).extremes()[0]
     first, second = (objective.evaluate(candidate) for objective in (APQObjective(problem), again))
     assert first["loss_nats"] == second["loss_nats"]
 

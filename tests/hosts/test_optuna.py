@@ -19,7 +19,7 @@ from optuna.storages import InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 
-from apq_tune import ApqError, Encoding, SearchSpace
+from apq_tune import ApqError, NetworkEncoding, SearchSpace
 from apq_tune.cost import bit_ops
 from apq_tune.hosts.optuna import EvolutionSampler, NSGA2Sampler
 
@@ -36,7 +36,7 @@ def _silent() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-def suggest(trial: optuna.Trial, encoding: Encoding) -> np.ndarray:
+def suggest(trial: optuna.Trial, encoding: NetworkEncoding) -> np.ndarray:
     """One canonical genome, ``(1, n_genes)``."""
     values = [
         choices.index(trial.suggest_categorical(name, choices))
@@ -45,7 +45,7 @@ def suggest(trial: optuna.Trial, encoding: Encoding) -> np.ndarray:
     return encoding.canonicalise(np.array([values], np.int16))
 
 
-def loss_of(encoding: Encoding) -> Callable[[np.ndarray], np.ndarray]:
+def loss_of(encoding: NetworkEncoding) -> Callable[[np.ndarray], np.ndarray]:
     """Later choices are worth more, each by its own amount, and some choices depend on others."""
     rng = np.random.default_rng(7)
     worth = np.concatenate([np.sort(rng.random(n)) for n in encoding.n_choices[len(encoding.space.stages) :]])
@@ -87,7 +87,7 @@ def child(study: optuna.Study) -> int:
 
 
 def test_evolution_nearly_finds_the_constrained_optimum_of_the_enumeration(
-    tiny: Encoding, everything: np.ndarray
+    tiny: NetworkEncoding, everything: np.ndarray
 ) -> None:
     loss, cost = loss_of(tiny), bit_ops(tiny)
     bound = float(np.quantile(cost(everything), 0.4))
@@ -112,7 +112,7 @@ def test_evolution_nearly_finds_the_constrained_optimum_of_the_enumeration(
 
 
 def test_nsga2_beats_random_sampling_by_hypervolume_and_optunas_directions_are_kept(
-    tiny: Encoding, everything: np.ndarray
+    tiny: NetworkEncoding, everything: np.ndarray
 ) -> None:
     loss, cost = loss_of(tiny), bit_ops(tiny)
     reference = float(loss(everything).max()), float(cost(everything).max())
@@ -344,7 +344,9 @@ def test_a_new_sampler_on_a_resumed_study_goes_on_as_if_it_had_never_stopped(
 
 
 @both
-def test_a_pickled_sampler_goes_on_and_carries_no_trials(sampler: Callable[..., BaseSampler], tiny: Encoding) -> None:
+def test_a_pickled_sampler_goes_on_and_carries_no_trials(
+    sampler: Callable[..., BaseSampler], tiny: NetworkEncoding
+) -> None:
     whole = optuna.create_study(sampler=sampler(population=4, parents=4, seed=0, space=tiny))
     whole.optimize(noisy, n_trials=30)
     study = optuna.create_study(sampler=sampler(population=4, parents=4, seed=0, space=tiny))
@@ -388,7 +390,7 @@ def test_what_a_sampler_remembers_never_changes_what_it_proposes(
 @both
 @pytest.mark.parametrize("known", [True, False])
 def test_no_candidate_comes_twice_if_the_space_is_known(
-    sampler: Callable[..., BaseSampler], known: bool, tiny: Encoding
+    sampler: Callable[..., BaseSampler], known: bool, tiny: NetworkEncoding
 ) -> None:
     settings = {"population": 10, "parents": 3, "mutation": (0.1, 0.5), "seed": 0, "space": tiny if known else None}
     study = optuna.create_study(sampler=sampler(**settings))
@@ -406,7 +408,7 @@ def test_no_candidate_comes_twice_if_the_space_is_known(
     assert (len(set(seen + open_trials)) == 170) is known
 
 
-def test_equal_networks_count_as_one_whether_or_not_inert_parameters_are_suggested(tiny: Encoding) -> None:
+def test_equal_networks_count_as_one_whether_or_not_inert_parameters_are_suggested(tiny: NetworkEncoding) -> None:
     sampler = EvolutionSampler(space=tiny, seed=0)
     names, genes = tiny.names, dict(zip(tiny.names, range(len(tiny.names)), strict=True))
     shallow = {name: choices[0] for name, choices in zip(names, tiny.choices, strict=True)}
@@ -434,7 +436,7 @@ def test_a_space_that_is_exhausted_comes_again_and_ends(sampler: Callable[..., B
 
 @both
 def test_children_keep_the_rules_of_a_space_beside_a_parameter_of_the_users_own(
-    sampler: Callable[..., BaseSampler], tiny: Encoding, tiny_space: SearchSpace
+    sampler: Callable[..., BaseSampler], tiny: NetworkEncoding, tiny_space: SearchSpace
 ) -> None:
     study = optuna.create_study(sampler=sampler(space=tiny_space, population=8, parents=8, mutation=(3.0, 6.0), seed=0))
     rates = []
@@ -448,7 +450,7 @@ def test_children_keep_the_rules_of_a_space_beside_a_parameter_of_the_users_own(
     assert np.abs(np.array(rates[-40:]) - 0.3).mean() < 0.5 * np.abs(np.array(rates[:8]) - 0.3).mean()
 
 
-def test_the_first_generation_of_a_known_space_goes_from_small_to_large(encoding: Encoding) -> None:
+def test_the_first_generation_of_a_known_space_goes_from_small_to_large(encoding: NetworkEncoding) -> None:
     cost = bit_ops(encoding)
     low, high = cost.reachable()
     shares = {}
@@ -462,7 +464,7 @@ def test_the_first_generation_of_a_known_space_goes_from_small_to_large(encoding
 
 @both
 def test_a_fixed_parameter_stays_fixed_beside_a_known_space(
-    sampler: Callable[..., BaseSampler], tiny: Encoding
+    sampler: Callable[..., BaseSampler], tiny: NetworkEncoding
 ) -> None:
     study = optuna.create_study(sampler=sampler(space=tiny, population=4, parents=4, seed=0))
     with pytest.warns(optuna.exceptions.ExperimentalWarning):

@@ -10,7 +10,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from apq_tune import Constraint, Encoding, FunctionMetric, Objective, Problem, SearchSpace, cost_models
+from apq_tune import Constraint, FunctionMetric, NetworkEncoding, Objective, Problem, SearchSpace, cost_models
 from apq_tune.errors import ProblemError
 from apq_tune.hosts.optuna_model import ModelSampler
 from apq_tune.hosts.searcher import ApqSearch
@@ -87,7 +87,7 @@ def test_constraints_are_learned(space: SearchSpace) -> None:
     assert np.mean(numbers[12:]) < 0.25 < np.mean([own == 3 for own in (1, 2, 3, 4)]) + 0.01
 
 
-def test_known_costs_keep_trials_within_their_limits_from_the_first_on(tiny: Encoding) -> None:
+def test_known_costs_keep_trials_within_their_limits_from_the_first_on(tiny: NetworkEncoding) -> None:
     costs = {model.name: model for model in cost_models(tiny)}
     low, high = costs["bit_ops"].reachable()
     loss = FunctionMetric("loss", "", lambda genomes: 1 / costs["macs"](genomes))
@@ -104,7 +104,7 @@ def test_known_costs_keep_trials_within_their_limits_from_the_first_on(tiny: Enc
     assert all(value <= 0 for trial in study.trials for value in trial.constraints.values())
 
 
-def test_it_is_the_default_of_a_search_whose_trials_are_expensive(tiny: Encoding) -> None:
+def test_it_is_the_default_of_a_search_whose_trials_are_expensive(tiny: NetworkEncoding) -> None:
     class Costly(FunctionMetric):
         costly = True
 

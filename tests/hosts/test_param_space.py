@@ -16,9 +16,9 @@ from apq_tune import (
     ApqError,
     ApqSearch,
     CandidateError,
-    Encoding,
     EvolutionSampler,
     FunctionMetric,
+    NetworkEncoding,
     NSGA2Sampler,
     Objective,
     Problem,
@@ -56,7 +56,7 @@ SAMPLERS = {
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_a_narrowed_gene_takes_only_the_values_that_are_left_with_any_sampler(tiny: Encoding, name: str) -> None:
+def test_a_narrowed_gene_takes_only_the_values_that_are_left_with_any_sampler(tiny: NetworkEncoding, name: str) -> None:
     problem, genes = Problem(tiny, [Objective(bit_ops(tiny))]), tiny.space.genes
     kernels = [gene for gene in genes if gene.endswith("kernel_size") and 5 in genes[gene]]
     given = {gene: tune.choice([5]) for gene in kernels} | {"1.1 dw_w_bits": 4, "1.2 expand_ratio": "mine"}
@@ -86,7 +86,7 @@ def test_a_space_that_random_draws_would_hardly_empty_is_emptied() -> None:
     assert len({tuple(config.values()) for config in done}) == len(done) == 600
 
 
-def test_the_part_that_is_left_is_that_of_the_enumeration(tiny: Encoding, everything: np.ndarray) -> None:
+def test_the_part_that_is_left_is_that_of_the_enumeration(tiny: NetworkEncoding, everything: np.ndarray) -> None:
     kept = {"1.1 kernel_size": (5,), "depth 1": (1,), "2.1 dw_w_bits": (8,)}
     narrowed = NarrowedEncoding(tiny, kept)
     expected = {
@@ -155,7 +155,7 @@ def test_what_cannot_be_searched_is_refused_by_its_path(config: dict[str, Any], 
         ("kernel_size 1.1", "1.1 kernel_size"),
     ],
 )
-def test_a_name_that_is_a_genes_but_for_a_slip_is_refused(tiny: Encoding, name: str, meant: str) -> None:
+def test_a_name_that_is_a_genes_but_for_a_slip_is_refused(tiny: NetworkEncoding, name: str, meant: str) -> None:
     problem = Problem(tiny, [Objective(bit_ops(tiny))])
     for value in (2, tune.choice([2])):
         with pytest.raises(CandidateError, match=rf"there is no '{name}', did you mean '{meant}'"):
@@ -164,7 +164,7 @@ def test_a_name_that_is_a_genes_but_for_a_slip_is_refused(tiny: Encoding, name: 
         tiny.space.from_config({gene: values[0] for gene, values in tiny.space.genes.items()} | {name: 2})
 
 
-def test_other_names_are_the_users_own(tiny: Encoding) -> None:
+def test_other_names_are_the_users_own(tiny: NetworkEncoding) -> None:
     own = {"note": "mine", "seed": 3, "learning_rate": 1e-3, "epochs": 2, "depth": 3, "wd": 0.0, "opt": {"name": "sgd"}}
     for config in suggestions(Problem(tiny, [Objective(bit_ops(tiny))]), own, 3):
         assert own.items() <= config.items()

@@ -20,9 +20,9 @@ from apq_tune import (
     APQObjective,
     ApqSearch,
     Constraint,
-    Encoding,
     Front,
     FunctionMetric,
+    NetworkEncoding,
     NSGA2Sampler,
     Objective,
     Problem,
@@ -40,7 +40,7 @@ SAMPLERS = {
 }
 
 
-def costs(encoding: Encoding) -> Problem:
+def costs(encoding: NetworkEncoding) -> Problem:
     ops = bit_ops(encoding)
     bound = sum(ops.reachable()) / 2
     return Problem(encoding, [Objective(weight_bytes(encoding), "maximize"), Objective(ops)], [Constraint(ops, bound)])
@@ -62,7 +62,7 @@ def drive(search: ApqSearch, objective: APQObjective, n: int, first: int = 0) ->
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_no_candidate_comes_twice_with_any_sampler_and_the_front_is_that_of_all_results(
-    tiny: Encoding, name: str
+    tiny: NetworkEncoding, name: str
 ) -> None:
     problem = costs(tiny)
     search = ApqSearch(problem, SAMPLERS[name], max_concurrent=1)
@@ -90,7 +90,7 @@ def test_a_small_space_is_exhausted_and_then_the_search_is_finished() -> None:
     assert search.suggest("more") == Searcher.FINISHED
 
 
-def test_constraints_are_told_to_the_sampler(tiny: Encoding) -> None:
+def test_constraints_are_told_to_the_sampler(tiny: NetworkEncoding) -> None:
     problem = costs(tiny)
     search = ApqSearch(problem, optuna.samplers.NSGAIISampler(seed=1, population_size=10), max_concurrent=1)
     done = drive(search, APQObjective(problem), 100)
@@ -101,7 +101,7 @@ def test_constraints_are_told_to_the_sampler(tiny: Encoding) -> None:
     assert np.mean(late) < np.mean([row["violation"] > 0 for row in done[:10]])
 
 
-def test_every_trial_gets_the_state_that_it_deserves(tiny: Encoding) -> None:
+def test_every_trial_gets_the_state_that_it_deserves(tiny: NetworkEncoding) -> None:
     problem = Problem(tiny, [Objective(bit_ops(tiny))])
     search = ApqSearch(problem, max_concurrent=10)
     for number in range(7):
@@ -124,7 +124,7 @@ def test_every_trial_gets_the_state_that_it_deserves(tiny: Encoding) -> None:
     assert search.study.trials[5].intermediate_values == {1: 7.0}
 
 
-def test_concurrency_is_limited(tiny: Encoding) -> None:
+def test_concurrency_is_limited(tiny: NetworkEncoding) -> None:
     search = ApqSearch(Problem(tiny, [Objective(bit_ops(tiny))]), max_concurrent=2)
     assert [search.suggest(name) is None for name in "abc"] == [False, False, True]
     search.on_trial_complete("a", {"bit_ops": 1.0})
@@ -133,7 +133,7 @@ def test_concurrency_is_limited(tiny: Encoding) -> None:
         ApqSearch(Problem(tiny, [Objective(bit_ops(tiny))]), max_concurrent=0)
 
 
-def test_a_search_saved_and_restored_goes_on_as_if_it_had_never_stopped(tiny: Encoding, tmp_path: Path) -> None:
+def test_a_search_saved_and_restored_goes_on_as_if_it_had_never_stopped(tiny: NetworkEncoding, tmp_path: Path) -> None:
     problem = costs(tiny)
     objective = APQObjective(problem)
     whole = ApqSearch(problem, max_concurrent=1, seed=3)
@@ -150,7 +150,7 @@ def test_a_search_saved_and_restored_goes_on_as_if_it_had_never_stopped(tiny: En
     assert [row["candidate"] for row in again] == [row["candidate"] for row in expected[38:]]
 
 
-def test_a_sampler_with_a_lambda_is_saved(tiny: Encoding, tmp_path: Path) -> None:
+def test_a_sampler_with_a_lambda_is_saved(tiny: NetworkEncoding, tmp_path: Path) -> None:
     sampler = optuna.samplers.TPESampler(gamma=lambda n: min(n, 5), seed=0)
     search = ApqSearch(Problem(tiny, [Objective(bit_ops(tiny))]), sampler, max_concurrent=1)
     drive(search, APQObjective(Problem(tiny, [Objective(bit_ops(tiny))])), 3)
@@ -158,7 +158,7 @@ def test_a_sampler_with_a_lambda_is_saved(tiny: Encoding, tmp_path: Path) -> Non
 
 
 def test_a_result_that_the_restored_search_does_not_know_is_taken_over(
-    tiny: Encoding, rng: np.random.Generator
+    tiny: NetworkEncoding, rng: np.random.Generator
 ) -> None:
     problem = costs(tiny)
     search = ApqSearch(problem, max_concurrent=1)
@@ -171,7 +171,7 @@ def test_a_result_that_the_restored_search_does_not_know_is_taken_over(
 
 
 @pytest.mark.parametrize("kind", ["front", "frame"])
-def test_a_warm_start_of_several_objectives_is_known_and_not_tried_again(tiny: Encoding, kind: str) -> None:
+def test_a_warm_start_of_several_objectives_is_known_and_not_tried_again(tiny: NetworkEncoding, kind: str) -> None:
     problem = costs(tiny)
     genomes = tiny.sample(60, np.random.default_rng(5))
     evaluation = problem.evaluate(genomes)
@@ -189,13 +189,13 @@ def test_a_warm_start_of_several_objectives_is_known_and_not_tried_again(tiny: E
     assert not tried & {c.to_json() for c in (known.candidates if kind == "front" else tiny.decode(genomes))}
 
 
-def test_a_warm_start_without_a_needed_column_is_refused(tiny: Encoding) -> None:
+def test_a_warm_start_without_a_needed_column_is_refused(tiny: NetworkEncoding) -> None:
     frame = pd.DataFrame({"candidate_json": [], "bit_ops": []})
     with pytest.raises(ProblemError, match=r"warm start lacks \['weight_bytes'\]"):
         ApqSearch(costs(tiny), warm_start=frame)
 
 
-def test_what_is_known_and_contradicts_a_fixed_gene_is_passed_over(tiny: Encoding) -> None:
+def test_what_is_known_and_contradicts_a_fixed_gene_is_passed_over(tiny: NetworkEncoding) -> None:
     problem = costs(tiny)
     genomes = tiny.sample(60, np.random.default_rng(5))
     known = Front.from_evaluation(problem, genomes, problem.evaluate(genomes), {})
@@ -206,7 +206,7 @@ def test_what_is_known_and_contradicts_a_fixed_gene_is_passed_over(tiny: Encodin
     assert set(search.to_dataframe()["candidate"]) == kept
 
 
-def test_tunes_space_may_fix_genes_and_add_parameters(tiny: Encoding) -> None:
+def test_tunes_space_may_fix_genes_and_add_parameters(tiny: NetworkEncoding) -> None:
     problem = Problem(tiny, [Objective(bit_ops(tiny))])
     search = ApqSearch(problem, max_concurrent=10)
     config = tiny.space.to_tune() | {"depth 1": 2, "learning_rate": tune.loguniform(1e-4, 1e-1), "note": "mine"}
@@ -227,7 +227,7 @@ def test_tunes_space_may_fix_genes_and_add_parameters(tiny: Encoding) -> None:
 
 @pytest.mark.parametrize("url", ["", "sqlite:///"])
 def test_the_archive_is_exported_to_a_study_with_constraints_and_real_values(
-    tiny: Encoding, tmp_path: Path, url: str
+    tiny: NetworkEncoding, tmp_path: Path, url: str
 ) -> None:
     problem = costs(tiny)
     search = ApqSearch(problem, SAMPLERS["nsga3"], max_concurrent=1)
@@ -248,7 +248,7 @@ def test_the_archive_is_exported_to_a_study_with_constraints_and_real_values(
         search.export(f"{url}{tmp_path / 'absent' / 'runs'}", "mine")
 
 
-def test_cma_es_searches_numbers(tiny: Encoding) -> None:
+def test_cma_es_searches_numbers(tiny: NetworkEncoding) -> None:
     pytest.importorskip("cmaes")
     problem = Problem(tiny, [Objective(bit_ops(tiny))])
     search = ApqSearch(problem, optuna.samplers.CmaEsSampler(seed=0), max_concurrent=1)

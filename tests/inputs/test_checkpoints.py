@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from apq_tune import Encoding, RunError, SearchSpace, load_predictor, load_supernet
+from apq_tune import NetworkEncoding, RunError, SearchSpace, load_predictor, load_supernet
 from apq_tune.inputs.checkpoints import read_state, tensor
 
 SPACE = SearchSpace.load("apq_mobilenet")
@@ -163,7 +163,7 @@ def test_predictors_and_supernets_read_what_is_wrapped_and_refuse_what_is_not_fi
 ) -> None:
     published = shared_data("apq/predictor_random.pt")
     state = torch.load(published, weights_only=True)
-    genomes = Encoding(SPACE).sample(5, np.random.default_rng(0))
+    genomes = NetworkEncoding(SPACE).sample(5, np.random.default_rng(0))
     expected = load_predictor(published)(genomes)
     wrapped = {f"module.{name}": nn.Parameter(value) for name, value in state.items()}
     assert (load_predictor(saved(tmp_path / "a.pt", wrapped))(genomes) == expected).all()

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from apq_tune import Encoding
+from apq_tune import NetworkEncoding
 from apq_tune.data import Data
 from apq_tune.hosts.ray import result_of
 from apq_tune.methods import METHODS
@@ -63,8 +63,8 @@ def finished(world, data: Data, base) -> FinishedRun:
 
 
 @pytest.fixture(scope="module")
-def encoding(finished: FinishedRun) -> Encoding:
-    return Encoding(finished.space)
+def encoding(finished: FinishedRun) -> NetworkEncoding:
+    return NetworkEncoding(finished.space)
 
 
 def networks(finished: FinishedRun, seed: int) -> Networks:
@@ -73,7 +73,7 @@ def networks(finished: FinishedRun, seed: int) -> Networks:
 
 
 def largest(finished: FinishedRun) -> Any:
-    return Encoding(finished.space).extremes()[1]
+    return NetworkEncoding(finished.space).extremes()[1]
 
 
 def pairs_of_qat(finished: FinishedRun, _: Path, seed: int) -> Any:
@@ -97,33 +97,33 @@ def halved(finished: FinishedRun, _: Path, seed: int) -> Any:
 
 def qat_loss(finished: FinishedRun, _: Path, seed: int) -> Any:
     training = dataclasses.replace(finished.settings.final, epochs=1)
-    genomes = Encoding(finished.space).encode([largest(finished)])
+    genomes = NetworkEncoding(finished.space).encode([largest(finished)])
     return QATLoss(finished.supernet, training, seed)(genomes).tolist()
 
 
 def clip_values(finished: FinishedRun, _: Path, seed: int) -> Any:
     supernet = Supernet(finished.space)
     supernet.load_state_dict(dict(finished.fp32_supernet.weights))
-    calibrate(supernet, Encoding(finished.space), finished.supernet.calibration, seed)
+    calibrate(supernet, NetworkEncoding(finished.space), finished.supernet.calibration, seed)
     return [p.tolist() for name, p in supernet.named_parameters() if name.endswith("clip")]
 
 
 def fp32_predictor(finished: FinishedRun, run: Path, seed: int) -> Any:
-    encoding = Encoding(finished.space)
+    encoding = NetworkEncoding(finished.space)
     return predictor_bytes(
         fit_fp32(encoding, read_losses(open_run(run, ("fp32_losses",)).stages["fp32_losses"], encoding)[0], seed)
     )
 
 
 def folds(finished: FinishedRun, run: Path, seed: int) -> Any:
-    encoding = Encoding(finished.space)
+    encoding = NetworkEncoding(finished.space)
     pairs, _ = read_losses(open_run(run, ("qat_pairs",)).stages["qat_pairs"], encoding)
     fp32 = load_predictor(run / "6_fp32_predictor" / "predictor.npz", encoding)
     return held_out(forms(fp32, fp32)["ridge"], encoding, pairs, seed, folds=3).tolist()  # type: ignore[arg-type]
 
 
 def parts_of_an_ensemble(finished: FinishedRun, run: Path, seed: int) -> Any:
-    encoding = Encoding(finished.space)
+    encoding = NetworkEncoding(finished.space)
     pairs, _ = read_losses(open_run(run, ("qat_pairs",)).stages["qat_pairs"], encoding)
     return fit_ensemble(encoding, [pairs], finished.predictor, (seed, 1)).error
 
@@ -131,7 +131,7 @@ def parts_of_an_ensemble(finished: FinishedRun, run: Path, seed: int) -> Any:
 def searched(finished: FinishedRun, run: Path, seed: int, item: str) -> Any:
     fp32 = load_predictor(run / "6_fp32_predictor" / "predictor.npz", finished.space)
     settings = finished.settings.updated({"seed": seed, "n_evaluations": 40})
-    costs = Costs.of(Encoding(finished.space))
+    costs = Costs.of(NetworkEncoding(finished.space))
     return run_search(item, Question(finished.space, finished.predictor, fp32, settings, costs)).metrics["file"]
 
 
@@ -141,7 +141,7 @@ class Enough(Exception):  # noqa: N818
 
 def first_asked(finished: FinishedRun, seed: int, method: str) -> list[bytes]:
     """The first candidates that a method measures."""
-    encoding = Encoding(finished.space)
+    encoding = NetworkEncoding(finished.space)
     asked: list[bytes] = []
 
     def measured(genomes: Any) -> Any:
@@ -200,7 +200,7 @@ def test_pairs_and_repeats_and_lengths_have_shuffles_of_their_own(finished: Fini
 
 @pytest.mark.parametrize("stage", ["supernet", "quantized_supernet"])
 def test_a_supernets_first_weights_and_its_training_depend_on_the_seed(
-    world, data: Data, encoding: Encoding, stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world, data: Data, encoding: NetworkEncoding, stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each alone: the training is left out, then what comes before it is always the same."""
     from apq_tune.pipeline import training

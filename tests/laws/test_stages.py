@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy.stats import kendalltau
 
-from apq_tune import Candidate, Encoding, Front, load_run
+from apq_tune import Candidate, Front, NetworkEncoding, load_run
 from apq_tune.data import Data
 from apq_tune.pipeline.settings import Settings
 from apq_tune.pipeline.stages import STAGES
@@ -70,7 +70,7 @@ def test_what_is_reported_of_pairs_is_what_their_table_says(base, n_search: int)
 def test_the_search_asks_the_predictor_of_qat_and_keeps_its_limit(world, data: Data, base) -> None:
     world.use(data)
     finished = load_run(base.run)
-    encoding = Encoding(finished.space)
+    encoding = NetworkEncoding(finished.space)
     for name in ("best", "front"):
         front = Front.load(base.run / "8_search" / f"{name}.json")
         predicted = finished.predictor(encoding.encode(list(front.candidates)))

@@ -153,9 +153,9 @@ def trained(number: int, steps: int, search: float, test: float, repeat: int = 0
 
 
 def candidate(number: int) -> Candidate:
-    from apq_tune import Encoding, SearchSpace
+    from apq_tune import NetworkEncoding, SearchSpace
 
-    encoding = Encoding(SearchSpace.load("digits"))
+    encoding = NetworkEncoding(SearchSpace.load("digits"))
     found: Callable[..., list[Candidate]] = encoding.decode
     return found(encoding.sample(4, np.random.default_rng(0)))[number]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from apq_tune import Candidate, Constraint, Encoding, ProblemError, RunError, SearchSpace
+from apq_tune import Candidate, Constraint, NetworkEncoding, ProblemError, RunError, SearchSpace
 from apq_tune.cost import bit_ops
 from apq_tune.methods import METHODS, Bench, Question, Subspace
 from apq_tune.methods import staged as stages
@@ -21,14 +21,14 @@ ALLOWED = Counts.of(72, 9)
 
 
 @pytest.fixture(scope="module")
-def deep() -> Encoding:
+def deep() -> NetworkEncoding:
     """Large enough for no stage to be exhausted."""
     data = SearchSpace.load("digits").model_dump(mode="json", exclude_none=True)
     data["stages"][1]["depth"] = [2, 3, 4]
-    return Encoding(SearchSpace.from_dict(data))
+    return NetworkEncoding(SearchSpace.from_dict(data))
 
 
-def made_up(encoding: Encoding, kind: str, seen: list[Candidate] | None = None):
+def made_up(encoding: NetworkEncoding, kind: str, seen: list[Candidate] | None = None):
     """Losses that fall with size and bits, each layer by a weight of its own; in full precision bits do not matter."""
     rng = np.random.default_rng(6 if kind == "fine" else 5)  # a closer look says something else
     weights = rng.uniform(0.5, 1.5, encoding.n_slots)
@@ -48,7 +48,7 @@ def made_up(encoding: Encoding, kind: str, seen: list[Candidate] | None = None):
     return measure
 
 
-def question(encoding: Encoding, limits: Sequence[Constraint], seen=None, allowed: Counts = ALLOWED) -> Question:
+def question(encoding: NetworkEncoding, limits: Sequence[Constraint], seen=None, allowed: Counts = ALLOWED) -> Question:
     measures = {kind: made_up(encoding, kind, seen) for kind in ("fp32", "proxy", "fine", "short")}
     return Question(encoding, tuple(limits), Bench(encoding, measures, allowed), 3)
 
@@ -85,12 +85,12 @@ def ram(space: SearchSpace, candidate: Candidate) -> float:
 
 
 @pytest.fixture(scope="module", params=METHODS)
-def proposed(request: pytest.FixtureRequest, deep: Encoding) -> tuple[str, Question, np.ndarray]:
+def proposed(request: pytest.FixtureRequest, deep: NetworkEncoding) -> tuple[str, Question, np.ndarray]:
     asked = question(deep, Costs.of(deep).budget("memory-tight"))
     return request.param, asked, METHODS[request.param].propose(asked)
 
 
-def test_every_method_spends_the_budget_exactly_and_keeps_both_limits(deep: Encoding, proposed) -> None:
+def test_every_method_spends_the_budget_exactly_and_keeps_both_limits(deep: NetworkEncoding, proposed) -> None:
     method, asked, found = proposed
     limits = asked.limits
     assert asked.bench.count("fp32", "proxy") == ALLOWED.proxy
@@ -112,7 +112,7 @@ def test_every_method_spends_the_budget_exactly_and_keeps_both_limits(deep: Enco
         np.testing.assert_array_equal(METHODS[method].propose(question(deep, limits)), found)
 
 
-def test_a_method_gives_bits_as_its_name_says(deep: Encoding, proposed) -> None:
+def test_a_method_gives_bits_as_its_name_says(deep: NetworkEncoding, proposed) -> None:
     method, asked, _ = proposed
     networks = [c.blocks for c in deep.decode(asked.bench.measured("proxy").genomes)]
     uniform = [len({bits for block in blocks for bits in block[2:]}) == 1 for blocks in networks]
@@ -128,7 +128,7 @@ def test_a_method_gives_bits_as_its_name_says(deep: Encoding, proposed) -> None:
         assert not all(of_all)
 
 
-def test_stages_keep_what_earlier_stages_decided(deep: Encoding) -> None:
+def test_stages_keep_what_earlier_stages_decided(deep: NetworkEncoding) -> None:
     limits = Costs.of(deep).budget("memory")
     for pruned in stages.prune(question(deep, limits)):
         (architecture,) = deep.decode(pruned.architecture[None])
@@ -150,7 +150,7 @@ def test_stages_keep_what_earlier_stages_decided(deep: Encoding) -> None:
     assert asked.bench.count("fp32") > 0
 
 
-def test_measurements_are_counted_once_refused_beyond_the_budget_and_replayed(encoding: Encoding) -> None:
+def test_measurements_are_counted_once_refused_beyond_the_budget_and_replayed(encoding: NetworkEncoding) -> None:
     genomes = encoding.sample(30, np.random.default_rng(0))
     seen: list[Candidate] = []
     bench = question(encoding, [], seen, Counts.of(20, 2)).bench
@@ -175,7 +175,7 @@ def test_measurements_are_counted_once_refused_beyond_the_budget_and_replayed(en
 
 
 @pytest.mark.parametrize("policy", [uniform_bits, uniform_wa_bits, tied_bits])
-def test_projections_keep_what_is_in_their_part(either: Encoding, policy) -> None:
+def test_projections_keep_what_is_in_their_part(either: NetworkEncoding, policy) -> None:
     genomes = either.sample(200, np.random.default_rng(1))
     if policy is uniform_bits and not either.uniform_bits():
         with pytest.raises(ProblemError, match="there is no uniform policy"):
@@ -191,7 +191,7 @@ def test_projections_keep_what_is_in_their_part(either: Encoding, policy) -> Non
         assert [b[:2] for b in candidate.blocks] == [b[:2] for b in either.decode(genomes[:1])[0].blocks]
 
 
-def test_the_band_is_near_the_limit_and_complete_in_a_small_part(tiny: Encoding, everything_tiny) -> None:
+def test_the_band_is_near_the_limit_and_complete_in_a_small_part(tiny: NetworkEncoding, everything_tiny) -> None:
     cost = bit_ops(tiny)
     limit = Constraint(cost, float(np.quantile(cost(everything_tiny), 0.3)))
     part = Subspace(tiny, everything)
@@ -210,11 +210,11 @@ def test_the_band_is_near_the_limit_and_complete_in_a_small_part(tiny: Encoding,
 
 
 @pytest.fixture(scope="module")
-def everything_tiny(tiny: Encoding) -> np.ndarray:
+def everything_tiny(tiny: NetworkEncoding) -> np.ndarray:
     return tiny.enumerate()
 
 
-def test_exploring_beats_the_same_number_of_samples(deep: Encoding) -> None:
+def test_exploring_beats_the_same_number_of_samples(deep: NetworkEncoding) -> None:
     limits = Costs.of(deep).budget("memory")
     gains = []
     for seed in range(10):
@@ -226,7 +226,7 @@ def test_exploring_beats_the_same_number_of_samples(deep: Encoding) -> None:
     assert sum(gain > 0 for gain in gains) >= 9
 
 
-def test_named_limits_follow_their_rules_and_read_back_exactly(encoding: Encoding) -> None:
+def test_named_limits_follow_their_rules_and_read_back_exactly(encoding: NetworkEncoding) -> None:
     drawn = encoding.decode(encoding.at_bits(encoding.sample(2001, np.random.default_rng(0)), 4))
     memory, tight = Costs.of(encoding).budget("memory"), Costs.of(encoding).budget("memory-tight")
     assert memory[0].bound == np.median([flash(encoding.space, c) for c in drawn])
@@ -242,7 +242,7 @@ def test_named_limits_follow_their_rules_and_read_back_exactly(encoding: Encodin
         Costs.of(encoding).budget("watts")
 
 
-def test_staged_search_says_when_it_cannot_begin(encoding: Encoding) -> None:
+def test_staged_search_says_when_it_cannot_begin(encoding: NetworkEncoding) -> None:
     limit = Constraint(bit_ops(encoding), 1.0001 * bit_ops(encoding).reachable()[0])
     asked = question(encoding, [limit])
     asked = Question(encoding, (Constraint(bit_ops(encoding), limit.bound / 2),), asked.bench, 0)

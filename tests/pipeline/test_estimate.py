@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from apq_tune import Encoding, RunError, SearchSpace
+from apq_tune import NetworkEncoding, RunError, SearchSpace
 from apq_tune.data import Data, Split, load_data
 from apq_tune.hosts.ray import Result, result_of
 from apq_tune.pipeline.estimate import FLOORS, Rates, estimate, fitted, measure_rates, remaining, words
@@ -82,7 +82,7 @@ def test_the_plan_is_told_stage_by_stage_and_what_is_left_after_each(capsys: pyt
 
 
 @pytest.mark.slow
-def test_rates_are_measured_without_a_trace(tiny: Encoding) -> None:
+def test_rates_are_measured_without_a_trace(tiny: NetworkEncoding) -> None:
     import torch
 
     rng = np.random.default_rng(0)

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 from scipy.stats import kendalltau
 
-from apq_tune import ApqError, Encoding, load_predictor
+from apq_tune import ApqError, NetworkEncoding, load_predictor
 from apq_tune.cli import cli
 from apq_tune.cli.predictor import PLAIN
 from apq_tune.cost import bit_ops
@@ -36,7 +36,7 @@ from apq_tune.store.files import write_atomically
 QUICK = {"ridge", "linear_ladder", "ladder", "mean"}
 
 
-def made_up_run(encoding: Encoding, path: Path, n_pairs: int) -> Path:
+def made_up_run(encoding: NetworkEncoding, path: Path, n_pairs: int) -> Path:
     """The directory of a run whose losses are a power of BitOps, with noise."""
     settings, fingerprints = Settings(), dict[str, str]()
     RunDirectory(path, encoding.space, settings.model_dump(mode="json"), f"apq-tune run digits --out {path}")
@@ -88,7 +88,7 @@ def refusal(*arguments: object) -> str:
 
 
 @pytest.mark.usefixtures("quick")
-def test_report_prints_and_writes_all_forms_and_repeats_itself(encoding: Encoding, tmp_path: Path) -> None:
+def test_report_prints_and_writes_all_forms_and_repeats_itself(encoding: NetworkEncoding, tmp_path: Path) -> None:
     run = made_up_run(encoding, tmp_path / "run", 36)
     result = call("predictor", "report", run, "--splits", 3)
     assert result.exit_code == 0, result.output
@@ -125,7 +125,7 @@ def test_intervals_stay_inside_what_a_score_can_be_and_are_absent_where_they_say
     assert np.isnan(interval(np.array([0.5, np.nan]), score, 32, 10)).all()
 
 
-def test_report_says_what_is_missing(encoding: Encoding, tmp_path: Path) -> None:
+def test_report_says_what_is_missing(encoding: NetworkEncoding, tmp_path: Path) -> None:
     assert "is no run directory" in refusal("predictor", "report", tmp_path / "absent")
     run = made_up_run(encoding, tmp_path / "few", 9)
     assert "has 9 quantized pairs, 10 are needed" in refusal("predictor", "report", run)
@@ -153,7 +153,7 @@ class Folder:
 class Stages:
     """As much of a run as the stages of predictors and search see."""
 
-    def __init__(self, path: Path, encoding: Encoding, settings: Settings) -> None:
+    def __init__(self, path: Path, encoding: NetworkEncoding, settings: Settings) -> None:
         self.path, self.encoding, self.settings = path, encoding, settings
         self.costs = Costs.of(encoding)
         self.data = types.SimpleNamespace(search=types.SimpleNamespace(labels=np.zeros(450)))
@@ -168,7 +168,7 @@ class Stages:
 
 @pytest.mark.usefixtures("quick")
 def test_a_search_uses_the_bound_if_kappa_asks_for_it(
-    encoding: Encoding, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    encoding: NetworkEncoding, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = made_up_run(encoding, tmp_path / "run", 20)
     monkeypatch.setattr("apq_tune.pipeline.learning.MLPPredictor", object)
@@ -196,7 +196,7 @@ def test_a_search_uses_the_bound_if_kappa_asks_for_it(
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("fallback", [True, False])
 def test_a_predictor_that_ranks_the_wrong_way_round_is_given_up(
-    encoding: Encoding, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fallback: bool
+    encoding: NetworkEncoding, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fallback: bool
 ) -> None:
     path = made_up_run(encoding, tmp_path / "run", 20)
     monkeypatch.setattr("apq_tune.pipeline.learning.MLPPredictor", object)
@@ -230,12 +230,12 @@ def test_a_predictor_that_ranks_the_wrong_way_round_is_given_up(
         assert tau > 0
 
 
-def _losses(encoding: Encoding, n: int) -> Any:
+def _losses(encoding: NetworkEncoding, n: int) -> Any:
     genomes = encoding.sample(n, np.random.default_rng(0))
     return Pairs(genomes, bit_ops(encoding)(genomes) ** -0.5)
 
 
-def test_fit_saves_a_process_that_knows_all_pairs(encoding: Encoding, tmp_path: Path) -> None:
+def test_fit_saves_a_process_that_knows_all_pairs(encoding: NetworkEncoding, tmp_path: Path) -> None:
     pairs = _losses(encoding, 30)
     frame = pd.DataFrame(
         {"candidate_json": [c.to_json() for c in encoding.decode(pairs.genomes)], "loss": pairs.target}

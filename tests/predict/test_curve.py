@@ -6,21 +6,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from apq_tune import Encoding
+from apq_tune import NetworkEncoding
 from apq_tune.predict import Pairs, Predictor, fit_ridge
 from apq_tune.predict.curve import counts_for, fit_each, half_width, learning_curve
 from apq_tune.predict.mean import MeanPredictor
 
 
-def losses(encoding: Encoding, n: int) -> Pairs:
+def losses(encoding: NetworkEncoding, n: int) -> Pairs:
     genomes = np.unique(encoding.sample(2 * n, np.random.default_rng(0)), axis=0)[:n]
     return Pairs(genomes, np.exp(np.random.default_rng(1).standard_normal(n)))
 
 
-def test_forms_learn_from_the_same_growing_pairs_and_never_from_what_they_predict(tiny: Encoding) -> None:
+def test_forms_learn_from_the_same_growing_pairs_and_never_from_what_they_predict(tiny: NetworkEncoding) -> None:
     pairs, learned, asked = losses(tiny, 40), [], []
 
-    def spy(encoding: Encoding, known: Pairs, seed: int) -> Predictor:
+    def spy(encoding: NetworkEncoding, known: Pairs, seed: int) -> Predictor:
         assert seed == 5
         learned.append([genome.tobytes() for genome in known.genomes])
 
@@ -47,10 +47,10 @@ def test_forms_learn_from_the_same_growing_pairs_and_never_from_what_they_predic
     assert len({tuple(asked[4 * split]) for split in range(3)}) == 3
 
 
-def test_the_mean_is_made_of_members_that_are_fitted_once(tiny: Encoding) -> None:
+def test_the_mean_is_made_of_members_that_are_fitted_once(tiny: NetworkEncoding) -> None:
     fitted = []
 
-    def spy(encoding: Encoding, known: Pairs, seed: int) -> Predictor:
+    def spy(encoding: NetworkEncoding, known: Pairs, seed: int) -> Predictor:
         fitted.append(known)
         return fit_ridge(encoding, known, seed)
 
@@ -59,7 +59,7 @@ def test_the_mean_is_made_of_members_that_are_fitted_once(tiny: Encoding) -> Non
     assert found["mean"] == MeanPredictor((found["ridge"], found["gp"]))
 
 
-def test_coverage_is_tried_only_where_asked_and_progress_is_told_to_the_end(tiny: Encoding) -> None:
+def test_coverage_is_tried_only_where_asked_and_progress_is_told_to_the_end(tiny: NetworkEncoding) -> None:
     told = []
     rows = learning_curve(
         {"ridge": fit_ridge},

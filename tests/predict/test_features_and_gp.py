@@ -10,7 +10,7 @@ import pytest
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, DotProduct, WhiteKernel
 
-from apq_tune import Candidate, Encoding, FunctionMetric, RunError
+from apq_tune import Candidate, FunctionMetric, NetworkEncoding, RunError
 from apq_tune.cost import cost_models
 from apq_tune.predict import (
     MeanPredictor,
@@ -31,18 +31,18 @@ from apq_tune.predict.ordinal import OrdinalFeatures
 from apq_tune.predict.pairs import Scale
 
 
-def smooth_loss(encoding: Encoding, genomes: np.ndarray) -> np.ndarray:
+def smooth_loss(encoding: NetworkEncoding, genomes: np.ndarray) -> np.ndarray:
     """A power of BitOps and one of the bytes of the weights: linear in what ordinal features know, not in one-hots."""
     _, bit_ops, weight_bytes, _ = cost_models(encoding)
     return 3e4 * bit_ops(genomes) ** -0.3 * weight_bytes(genomes) ** -0.5
 
 
-def pairs_of(encoding: Encoding, n: int, seed: int) -> Pairs:
+def pairs_of(encoding: NetworkEncoding, n: int, seed: int) -> Pairs:
     genomes = encoding.sample(n, np.random.default_rng(seed))
     return Pairs(genomes, smooth_loss(encoding, genomes))
 
 
-def columns(encoding: Encoding, candidate: Candidate) -> list[float]:
+def columns(encoding: NetworkEncoding, candidate: Candidate) -> list[float]:
     """The same columns, slot by slot; a column for each choice of several, and each slot has one of being on."""
     slots, blocks = encoding.space.slots, {}
     for stage, own in enumerate(candidate.stages):
@@ -66,7 +66,7 @@ def columns(encoding: Encoding, candidate: Candidate) -> list[float]:
     return found + [math.log(cost(genome)[0]) for cost in cost_models(encoding)]
 
 
-def test_ordinal_features_are_those_of_a_plain_loop(either: Encoding) -> None:
+def test_ordinal_features_are_those_of_a_plain_loop(either: NetworkEncoding) -> None:
     genomes = either.sample(30, np.random.default_rng(1))
     expected = np.array([columns(either, candidate) for candidate in either.decode(genomes)])
     features = OrdinalFeatures.of(either, np.random.default_rng(0))
@@ -78,7 +78,7 @@ def test_ordinal_features_are_those_of_a_plain_loop(either: Encoding) -> None:
 def test_resolutions_are_a_column_and_single_choices_are_none() -> None:
     from apq_tune import SearchSpace
 
-    encoding = Encoding(SearchSpace.load("ofa_mobilenetv3_w12"))  # has resolutions, and no bits to choose
+    encoding = NetworkEncoding(SearchSpace.load("ofa_mobilenetv3_w12"))  # has resolutions, and no bits to choose
     features = OrdinalFeatures.of(encoding, np.random.default_rng(0))
     n_slots = encoding.n_slots
     assert len(features.mean) == 3 * n_slots + 1 + 4
@@ -88,7 +88,7 @@ def test_resolutions_are_a_column_and_single_choices_are_none() -> None:
     assert np.allclose(np.diff(column) / np.diff(np.log2([160, 176, 192, 208, 224])), features.factor[3 * n_slots])
 
 
-def test_every_kind_of_column_weighs_the_same_and_all_of_them_one(encoding: Encoding) -> None:
+def test_every_kind_of_column_weighs_the_same_and_all_of_them_one(encoding: NetworkEncoding) -> None:
     squares = OrdinalFeatures.of(encoding, np.random.default_rng(0))(encoding.sample(4000, np.random.default_rng(5)))
     squares = (squares**2).mean(axis=0)
     assert squares.sum() == pytest.approx(1, rel=0.03)
@@ -97,7 +97,7 @@ def test_every_kind_of_column_weighs_the_same_and_all_of_them_one(encoding: Enco
     assert squares[: encoding.n_slots].sum() == pytest.approx(1 / 8, rel=0.05)
 
 
-def test_order_is_worth_pairs_in_the_mean(encoding: Encoding) -> None:
+def test_order_is_worth_pairs_in_the_mean(encoding: NetworkEncoding) -> None:
     unseen, errors = pairs_of(encoding, 300, 99), {"one-hot": [], "ordinal": [], "process": []}
     for seed in range(10):
         known = pairs_of(encoding, 30, seed)
@@ -108,7 +108,7 @@ def test_order_is_worth_pairs_in_the_mean(encoding: Encoding) -> None:
     assert process < 0.5 * one_hot
 
 
-def test_a_process_passes_through_pairs_without_noise(encoding: Encoding) -> None:
+def test_a_process_passes_through_pairs_without_noise(encoding: NetworkEncoding) -> None:
     known = pairs_of(encoding, 60, 0)
     for log, target in ((True, known.target), (False, known.target / known.target.max())):
         predictor = fit_gp(encoding, Pairs(known.genomes, target), 0, log=log)
@@ -117,7 +117,7 @@ def test_a_process_passes_through_pairs_without_noise(encoding: Encoding) -> Non
 
 
 @pytest.mark.parametrize("log", [True, False])
-def test_mean_and_spread_are_those_of_scikit_learns_process(encoding: Encoding, log: bool) -> None:
+def test_mean_and_spread_are_those_of_scikit_learns_process(encoding: NetworkEncoding, log: bool) -> None:
     rng = np.random.default_rng(0)
     genomes, unseen = encoding.sample(40, rng), encoding.sample(30, rng)
     pairs = Pairs(genomes, smooth_loss(encoding, genomes) * np.exp(0.3 * rng.standard_normal(40)))
@@ -136,14 +136,16 @@ def test_mean_and_spread_are_those_of_scikit_learns_process(encoding: Encoding, 
     assert found.lower_bound(unseen, 2.0) == pytest.approx(restore(mean - 2 * own_std), rel=1e-6)
 
 
-def test_a_given_kernel_is_kept(encoding: Encoding) -> None:
+def test_a_given_kernel_is_kept(encoding: NetworkEncoding) -> None:
     known = pairs_of(encoding, 40, 0)
     first = fit_gp(encoding, known, 0)
     assert fit_gp(encoding, known.rows(np.arange(30)), 0, kernel=first.kernel).kernel == first.kernel
     assert fit_gp(encoding, known.rows(np.arange(30)), 0).kernel != first.kernel
 
 
-def test_more_pairs_than_the_kernel_is_chosen_on_all_count(encoding: Encoding, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_pairs_than_the_kernel_is_chosen_on_all_count(
+    encoding: NetworkEncoding, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("apq_tune.predict.gp.MOST_FOR_KERNEL", 40)
     known, unseen = pairs_of(encoding, 160, 0), pairs_of(encoding, 200, 1)
     predictor = fit_gp(encoding, known, 0)
@@ -155,7 +157,7 @@ def test_more_pairs_than_the_kernel_is_chosen_on_all_count(encoding: Encoding, m
 
 @pytest.mark.parametrize("fit", [fit_gp, fit_residual])
 def test_a_corrected_base_keeps_its_order_where_pairs_say_only_that_the_level_is_another(
-    encoding: Encoding, fit: object
+    encoding: NetworkEncoding, fit: object
 ) -> None:
     base = FunctionMetric("predicted_loss", "nats", lambda genomes: smooth_loss(encoding, genomes))
     known, unseen = pairs_of(encoding, 12, 0), pairs_of(encoding, 200, 1)
@@ -163,7 +165,7 @@ def test_a_corrected_base_keeps_its_order_where_pairs_say_only_that_the_level_is
     assert predictor(unseen.genomes) == pytest.approx(3 * unseen.target, rel=1e-3)
 
 
-def test_a_hint_is_a_column_and_no_first_guess(encoding: Encoding) -> None:
+def test_a_hint_is_a_column_and_no_first_guess(encoding: NetworkEncoding) -> None:
     genomes, scale = encoding.sample(20, np.random.default_rng(0)), Scale(-1.0, 0.5)
     base = FunctionMetric("predicted_loss", "nats", lambda genomes: smooth_loss(encoding, genomes))
     said = (np.log(smooth_loss(encoding, genomes)) + 1) / 0.5
@@ -173,7 +175,7 @@ def test_a_hint_is_a_column_and_no_first_guess(encoding: Encoding) -> None:
         assert begin == pytest.approx(start)
 
 
-def test_a_hint_of_the_wrong_sign_is_unlearned(encoding: Encoding) -> None:
+def test_a_hint_of_the_wrong_sign_is_unlearned(encoding: NetworkEncoding) -> None:
     upside_down = FunctionMetric("predicted_loss", "nats", lambda genomes: 1 / smooth_loss(encoding, genomes))
     known, unseen = pairs_of(encoding, 30, 0), pairs_of(encoding, 200, 1)
     for predictor in (
@@ -187,13 +189,13 @@ def constant(value: float) -> Predictor:
     return FunctionMetric("predicted_loss", "nats", lambda genomes: np.full(len(genomes), value))
 
 
-def test_the_mean_of_losses_is_geometric_that_of_accuracies_arithmetic(encoding: Encoding) -> None:
+def test_the_mean_of_losses_is_geometric_that_of_accuracies_arithmetic(encoding: NetworkEncoding) -> None:
     genomes = encoding.sample(3, np.random.default_rng(0))
     assert MeanPredictor((constant(0.1), constant(0.4)))(genomes) == pytest.approx([0.2] * 3)
     assert MeanPredictor((constant(0.1), constant(0.4)), log=False)(genomes) == pytest.approx([0.25] * 3)
 
 
-def test_the_error_of_a_mean_is_at_most_the_mean_error(encoding: Encoding) -> None:
+def test_the_error_of_a_mean_is_at_most_the_mean_error(encoding: NetworkEncoding) -> None:
     """Jensen: squared error of logarithms is convex."""
     rng = np.random.default_rng(0)
     genomes = encoding.sample(40, rng)
@@ -205,7 +207,7 @@ def test_the_error_of_a_mean_is_at_most_the_mean_error(encoding: Encoding) -> No
     assert len(mean.members) == 3
 
 
-def test_intervals_hold_what_they_promise_in_the_mean(encoding: Encoding) -> None:
+def test_intervals_hold_what_they_promise_in_the_mean(encoding: NetworkEncoding) -> None:
     from apq_tune.predict.curve import coverage
 
     shares = []
@@ -217,7 +219,7 @@ def test_intervals_hold_what_they_promise_in_the_mean(encoding: Encoding) -> Non
     assert 0.85 < np.mean(shares) < 0.97
 
 
-def test_coverage_counts_what_is_inside(encoding: Encoding) -> None:
+def test_coverage_counts_what_is_inside(encoding: NetworkEncoding) -> None:
     from apq_tune.predict.curve import coverage
 
     genomes = encoding.sample(4, np.random.default_rng(0))
@@ -225,7 +227,7 @@ def test_coverage_counts_what_is_inside(encoding: Encoding) -> None:
     assert coverage(ensemble, Pairs(genomes, np.exp([0.0, 0.9, -0.9, 1.1])), width=2) == 0.75
 
 
-def test_a_bound_above_the_mean_doubts_what_the_members_doubt(encoding: Encoding) -> None:
+def test_a_bound_above_the_mean_doubts_what_the_members_doubt(encoding: NetworkEncoding) -> None:
     genomes = encoding.sample(5, np.random.default_rng(0))
     ensemble = Ensemble((constant(0.1), constant(0.4)), 0.0)
     std = math.log(2)  # of log 0.1 and log 0.4, whose mean is log 0.2
@@ -235,7 +237,9 @@ def test_a_bound_above_the_mean_doubts_what_the_members_doubt(encoding: Encoding
 
 
 @pytest.mark.parametrize("form", ["ridge", "ordinal", "gp"])
-def test_an_ensemble_of_any_form_and_its_bound_survive_their_files(tiny: Encoding, tmp_path: Path, form: str) -> None:
+def test_an_ensemble_of_any_form_and_its_bound_survive_their_files(
+    tiny: NetworkEncoding, tmp_path: Path, form: str
+) -> None:
     genomes = tiny.sample(20, np.random.default_rng(0))
     ensemble = fit_parts(plain_forms(log=True)[form], tiny, Pairs(genomes, smooth_loss(tiny, genomes)), 3, n_members=2)  # type: ignore[index]
     again = fit_parts(plain_forms(log=True)[form], tiny, Pairs(genomes, smooth_loss(tiny, genomes)), 3, n_members=2)  # type: ignore[index]
@@ -249,7 +253,7 @@ def test_an_ensemble_of_any_form_and_its_bound_survive_their_files(tiny: Encodin
         load_predictor(path)
 
 
-def test_accuracies_are_learned_as_they_are(encoding: Encoding) -> None:
+def test_accuracies_are_learned_as_they_are(encoding: NetworkEncoding) -> None:
     known = pairs_of(encoding, 40, 0)
     accuracy = Pairs(known.genomes, 0.9 - 0.1 * known.target / known.target.max())
     for form, fit in plain_forms(log=False).items():

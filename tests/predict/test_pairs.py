@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from apq_tune import ApqError, Encoding
+from apq_tune import ApqError, NetworkEncoding
 from apq_tune.problem.metrics import read_pairs
 
 
 @pytest.fixture
-def frame(tiny: Encoding, everything: np.ndarray) -> pd.DataFrame:
+def frame(tiny: NetworkEncoding, everything: np.ndarray) -> pd.DataFrame:
     candidates = tiny.decode(everything[:: len(everything) // 12])
     return pd.DataFrame({"candidate_json": [c.to_json() for c in candidates], "accuracy": 0.5}).astype(object)
 
@@ -47,7 +47,7 @@ def frame(tiny: Encoding, everything: np.ndarray) -> pd.DataFrame:
     ],
 )
 def test_a_cell_is_refused_by_row_and_column(
-    frame: pd.DataFrame, tiny: Encoding, tmp_path: Path, column: str, cell: str, said: str
+    frame: pd.DataFrame, tiny: NetworkEncoding, tmp_path: Path, column: str, cell: str, said: str
 ) -> None:
     frame.loc[2, column] = cell
     frame.to_csv(tmp_path / "p.csv", index=False)
@@ -65,7 +65,7 @@ def test_a_cell_is_refused_by_row_and_column(
     ],
 )
 def test_what_spreadsheets_add_changes_nothing(
-    frame: pd.DataFrame, tiny: Encoding, tmp_path: Path, change: Callable[[str], str]
+    frame: pd.DataFrame, tiny: NetworkEncoding, tmp_path: Path, change: Callable[[str], str]
 ) -> None:
     (tmp_path / "p.CSV").write_text(change(frame.to_csv(index=False)), "utf-8")
     pairs, is_loss = read_pairs(tmp_path / "p.CSV", tiny.space)
@@ -74,7 +74,7 @@ def test_what_spreadsheets_add_changes_nothing(
     assert not is_loss
 
 
-def test_another_column_percentages_and_repeats(frame: pd.DataFrame, tiny: Encoding, tmp_path: Path) -> None:
+def test_another_column_percentages_and_repeats(frame: pd.DataFrame, tiny: NetworkEncoding, tmp_path: Path) -> None:
     named = frame.rename(columns={"accuracy": "Top-1 Acc (%)"}).assign(**{"Top-1 Acc (%)": 75.5})
     pd.concat([named, named]).to_csv(tmp_path / "p.csv", index=False)
     pairs, is_loss = read_pairs(tmp_path / "p.csv", tiny.space, column="Top-1 Acc (%)", percent=True)

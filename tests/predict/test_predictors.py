@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy.stats import kendalltau
 
-from apq_tune import Encoding, RunError, SearchSpace
+from apq_tune import NetworkEncoding, RunError, SearchSpace
 from apq_tune.predict import (
     MeanPredictor,
     MLPPredictor,
@@ -30,31 +30,33 @@ from apq_tune.predict import (
     plain_forms,
 )
 from apq_tune.predict.files import load_predictor, predictor_bytes
-from apq_tune.space.encoding import encoding_of
+from apq_tune.space.network_encoding import encoding_of
 
 SEEDS = range(10)
 FORMS = ("scratch", "transferred", "ridge", "ordinal", "gp", "residual", "linear_ladder", "ladder", "mean")
 
 
-def fp32_loss(encoding: Encoding, genomes: np.ndarray, seed: int = 0) -> np.ndarray:
+def fp32_loss(encoding: NetworkEncoding, genomes: np.ndarray, seed: int = 0) -> np.ndarray:
     """Falls with every feature of the architecture, by an amount of its own."""
     worth = np.random.default_rng(seed).normal(size=encoding.n_arch_features)
     return np.exp(0.15 * encoding.features(genomes)[:, : encoding.n_arch_features] @ worth - 1)
 
 
-def quantized_loss(encoding: Encoding, genomes: np.ndarray, seed: int = 0, bit_effect: float = 0.03) -> np.ndarray:
+def quantized_loss(
+    encoding: NetworkEncoding, genomes: np.ndarray, seed: int = 0, bit_effect: float = 0.03
+) -> np.ndarray:
     """A monotone function of the full-precision loss, and a little for each bit-width."""
     bits = encoding.features(genomes)[:, encoding.n_arch_features :]
     worth = np.random.default_rng(seed + 1000).normal(size=bits.shape[1])
     return 1.5 * fp32_loss(encoding, genomes, seed) ** 1.2 * np.exp(bit_effect * bits @ worth)
 
 
-def fp32_pairs(encoding: Encoding, n: int, seed: int = 0) -> Pairs:
+def fp32_pairs(encoding: NetworkEncoding, n: int, seed: int = 0) -> Pairs:
     genomes = encoding.sample(n, np.random.default_rng(seed + 1))
     return Pairs(genomes, fp32_loss(encoding, genomes, seed))
 
 
-def quantized_pairs(encoding: Encoding, n: int, seed: int = 0, **how: float) -> Pairs:
+def quantized_pairs(encoding: NetworkEncoding, n: int, seed: int = 0, **how: float) -> Pairs:
     genomes = encoding.sample(n, np.random.default_rng(seed + 2))
     return Pairs(genomes, quantized_loss(encoding, genomes, seed, **how))
 
@@ -73,19 +75,19 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def fp32(encoding: Encoding) -> MLPPredictor:
+def fp32(encoding: NetworkEncoding) -> MLPPredictor:
     return fit_fp32(encoding, fp32_pairs(encoding, 200), 0)
 
 
 @pytest.fixture(scope="module")
-def fitted(encoding: Encoding, fp32: MLPPredictor) -> dict[str, Predictor]:
+def fitted(encoding: NetworkEncoding, fp32: MLPPredictor) -> dict[str, Predictor]:
     """All forms, fitted to the same pairs."""
     proxy = fit_mlp(encoding, quantized_pairs(encoding, 200, bit_effect=0.05), 0, bits=True, start=fp32)
     pairs = quantized_pairs(encoding, 60, bit_effect=0.1)
     return {name: fit(encoding, pairs, 0) for name, fit in forms(fp32, proxy).items()}
 
 
-def test_ridge_recovers_the_rank_of_a_loss_that_is_log_linear_in_the_features(encoding: Encoding) -> None:
+def test_ridge_recovers_the_rank_of_a_loss_that_is_log_linear_in_the_features(encoding: NetworkEncoding) -> None:
     rng = np.random.default_rng(5)
     genomes = encoding.sample(800, rng)
     clean = np.exp(0.1 * encoding.features(genomes) @ rng.normal(size=encoding.features(genomes).shape[1]))
@@ -96,14 +98,14 @@ def test_ridge_recovers_the_rank_of_a_loss_that_is_log_linear_in_the_features(en
     assert np.abs(np.log(predicted / clean[300:])).mean() < 0.05
 
 
-def test_fp32_predictor_learns_the_rank_of_architectures(encoding: Encoding, fp32: MLPPredictor) -> None:
+def test_fp32_predictor_learns_the_rank_of_architectures(encoding: NetworkEncoding, fp32: MLPPredictor) -> None:
     genomes = encoding.sample(300, np.random.default_rng(9))
     assert tau(fp32(genomes), fp32_loss(encoding, genomes)) > 0.7
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_predicts_positive_losses_that_rank_like_the_truth(
-    encoding: Encoding, fitted: dict[str, Predictor], form: str
+    encoding: NetworkEncoding, fitted: dict[str, Predictor], form: str
 ) -> None:
     genomes = encoding.sample(300, np.random.default_rng(9))
     predicted = fitted[form](genomes)
@@ -115,7 +117,7 @@ def test_every_form_predicts_positive_losses_that_rank_like_the_truth(
 
 @pytest.mark.parametrize("form", FORMS)
 def test_changing_only_the_bits_changes_the_prediction(
-    encoding: Encoding, fitted: dict[str, Predictor], form: str
+    encoding: NetworkEncoding, fitted: dict[str, Predictor], form: str
 ) -> None:
     networks = encoding.decode(encoding.sample(20, np.random.default_rng(9)))
     two, four, eight = (fitted[form](encoding.encode([n.with_bits(b) for n in networks])) for b in (2, 4, 8))
@@ -126,7 +128,7 @@ def test_changing_only_the_bits_changes_the_prediction(
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("field", ["pw_w_bits", "pw_a_bits", "dw_w_bits", "dw_a_bits"])
 def test_each_kind_of_bits_of_each_block_changes_the_prediction(
-    encoding: Encoding, fitted: dict[str, Predictor], form: str, field: str
+    encoding: NetworkEncoding, fitted: dict[str, Predictor], form: str, field: str
 ) -> None:
     largest = encoding.encode([encoding.extremes()[1]])[0]
     for gene, name in enumerate(encoding.names):
@@ -137,7 +139,7 @@ def test_each_kind_of_bits_of_each_block_changes_the_prediction(
             assert before != after, name
 
 
-def test_bits_do_not_change_the_prediction_of_the_fp32_predictor(encoding: Encoding, fp32: MLPPredictor) -> None:
+def test_bits_do_not_change_the_prediction_of_the_fp32_predictor(encoding: NetworkEncoding, fp32: MLPPredictor) -> None:
     networks = encoding.decode(encoding.sample(20, np.random.default_rng(9)))
     two, eight = (fp32(encoding.encode([n.with_bits(b) for n in networks])) for b in (2, 8))
     np.testing.assert_array_equal(two, eight)
@@ -146,7 +148,7 @@ def test_bits_do_not_change_the_prediction_of_the_fp32_predictor(encoding: Encod
 
 @pytest.mark.parametrize("form", [*FORMS, "fp32"])
 def test_inert_genes_change_no_prediction(
-    encoding: Encoding, fitted: dict[str, Predictor], fp32: MLPPredictor, rng: np.random.Generator, form: str
+    encoding: NetworkEncoding, fitted: dict[str, Predictor], fp32: MLPPredictor, rng: np.random.Generator, form: str
 ) -> None:
     predictor = (fitted | {"fp32": fp32})[form]
     genomes = encoding.sample(50, rng)
@@ -156,7 +158,7 @@ def test_inert_genes_change_no_prediction(
     np.testing.assert_array_equal(predictor(encoding.canonicalise(filled)), predictor(genomes))
 
 
-def test_transferred_beats_scratch_in_the_mean_at_20_pairs(encoding: Encoding) -> None:
+def test_transferred_beats_scratch_in_the_mean_at_20_pairs(encoding: NetworkEncoding) -> None:
     quick = MLPSettings(steps=100)
     held = {"scratch": [], "transferred": []}
     genomes = encoding.sample(300, np.random.default_rng(99))
@@ -169,7 +171,7 @@ def test_transferred_beats_scratch_in_the_mean_at_20_pairs(encoding: Encoding) -
     assert np.mean(held["transferred"]) > np.mean(held["scratch"]) + 0.05
 
 
-def test_a_ladder_on_a_good_proxy_beats_ridge_in_the_mean_at_20_pairs(encoding: Encoding) -> None:
+def test_a_ladder_on_a_good_proxy_beats_ridge_in_the_mean_at_20_pairs(encoding: NetworkEncoding) -> None:
     held = {"ridge": [], "ladder": []}
     genomes = encoding.sample(300, np.random.default_rng(99))
     for seed in SEEDS:
@@ -183,7 +185,7 @@ def test_a_ladder_on_a_good_proxy_beats_ridge_in_the_mean_at_20_pairs(encoding: 
 
 
 def test_forms_start_from_nothing_from_fp32_from_features_and_from_the_proxy(
-    encoding: Encoding, fp32: MLPPredictor
+    encoding: NetworkEncoding, fp32: MLPPredictor
 ) -> None:
     proxy = fit_mlp(encoding, quantized_pairs(encoding, 30), 1, bits=True, settings=MLPSettings(steps=20))
     pairs = quantized_pairs(encoding, 20)
@@ -207,20 +209,20 @@ def test_forms_start_from_nothing_from_fp32_from_features_and_from_the_proxy(
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_fit_is_deterministic_for_a_seed(encoding: Encoding, fp32: MLPPredictor, form: str) -> None:
+def test_fit_is_deterministic_for_a_seed(encoding: NetworkEncoding, fp32: MLPPredictor, form: str) -> None:
     pairs = quantized_pairs(encoding, 20)
     genomes = encoding.sample(20, np.random.default_rng(9))
     first, again = (forms(fp32, fp32)[form](encoding, pairs, 3)(genomes) for _ in range(2))
     np.testing.assert_array_equal(first, again)
 
 
-def test_another_seed_gives_another_predictor_from_scratch(encoding: Encoding) -> None:
+def test_another_seed_gives_another_predictor_from_scratch(encoding: NetworkEncoding) -> None:
     pairs = quantized_pairs(encoding, 20)
     first, other = (fit_mlp(encoding, pairs, seed, bits=True)(pairs.genomes) for seed in (3, 4))
     assert (first != other).any()
 
 
-def test_transfer_starts_at_the_ranking_of_the_fp32_predictor(encoding: Encoding, fp32: MLPPredictor) -> None:
+def test_transfer_starts_at_the_ranking_of_the_fp32_predictor(encoding: NetworkEncoding, fp32: MLPPredictor) -> None:
     pairs = quantized_pairs(encoding, 20)
     genomes = encoding.sample(200, np.random.default_rng(9))
     untrained = MLPSettings(steps=1, learning_rate=0.0)
@@ -229,7 +231,7 @@ def test_transfer_starts_at_the_ranking_of_the_fp32_predictor(encoding: Encoding
     assert tau(start(genomes), fp32(genomes)) == pytest.approx(1.0)
 
 
-def test_transfer_leaves_the_fp32_predictor_as_it_was(encoding: Encoding, fp32: MLPPredictor) -> None:
+def test_transfer_leaves_the_fp32_predictor_as_it_was(encoding: NetworkEncoding, fp32: MLPPredictor) -> None:
     before = {name: value.copy() for name, value in fp32.weights.items()}
     fit_mlp(encoding, quantized_pairs(encoding, 20), 0, bits=True, start=fp32)
     assert before.keys() == fp32.weights.keys()
@@ -237,7 +239,7 @@ def test_transfer_leaves_the_fp32_predictor_as_it_was(encoding: Encoding, fp32: 
         np.testing.assert_array_equal(fp32.weights[name], value)
 
 
-def test_a_constant_loss_is_predicted_as_it_is(encoding: Encoding) -> None:
+def test_a_constant_loss_is_predicted_as_it_is(encoding: NetworkEncoding) -> None:
     genomes = encoding.sample(10, np.random.default_rng(9))
     predictor = fit_ridge(encoding, Pairs(genomes, np.full(10, 0.7)), 0)
     np.testing.assert_allclose(predictor(genomes), 0.7, rtol=1e-9)
@@ -245,7 +247,7 @@ def test_a_constant_loss_is_predicted_as_it_is(encoding: Encoding) -> None:
 
 @pytest.mark.parametrize("form", [*FORMS, "fp32"])
 def test_a_saved_predictor_predicts_the_same_to_the_last_bit(
-    encoding: Encoding, fitted: dict[str, Predictor], fp32: MLPPredictor, tmp_path: Path, form: str
+    encoding: NetworkEncoding, fitted: dict[str, Predictor], fp32: MLPPredictor, tmp_path: Path, form: str
 ) -> None:
     predictor = (fitted | {"fp32": fp32})[form]
     path = tmp_path / "predictor.npz"
@@ -257,7 +259,7 @@ def test_a_saved_predictor_predicts_the_same_to_the_last_bit(
 
 
 def test_a_ladder_on_a_ladder_survives_its_file(
-    encoding: Encoding, fitted: dict[str, Predictor], tmp_path: Path
+    encoding: NetworkEncoding, fitted: dict[str, Predictor], tmp_path: Path
 ) -> None:
     pairs = quantized_pairs(encoding, 30)
     predictor = fit_residual(encoding, pairs, 0, base=fitted["ladder"])
@@ -268,7 +270,7 @@ def test_a_ladder_on_a_ladder_survives_its_file(
 
 @pytest.mark.parametrize("form", [*FORMS, "fp32"])
 def test_a_predictor_of_another_space_is_refused(
-    tiny: Encoding, fitted: dict[str, Predictor], fp32: MLPPredictor, tmp_path: Path, form: str
+    tiny: NetworkEncoding, fitted: dict[str, Predictor], fp32: MLPPredictor, tmp_path: Path, form: str
 ) -> None:
     path = tmp_path / "predictor.npz"
     path.write_bytes(predictor_bytes((fitted | {"fp32": fp32})[form]))
@@ -279,7 +281,7 @@ def test_a_predictor_of_another_space_is_refused(
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
 def test_a_truncated_file_is_refused(
-    encoding: Encoding, fitted: dict[str, Predictor], tmp_path: Path, form: str, share: float
+    encoding: NetworkEncoding, fitted: dict[str, Predictor], tmp_path: Path, form: str, share: float
 ) -> None:
     content = predictor_bytes(fitted[form])
     path = tmp_path / "predictor.npz"
@@ -290,7 +292,7 @@ def test_a_truncated_file_is_refused(
 
 @pytest.mark.parametrize("form", ["scratch", "ladder"])
 def test_a_file_from_which_any_array_is_missing_is_refused(
-    encoding: Encoding, fitted: dict[str, Predictor], tmp_path: Path, form: str
+    encoding: NetworkEncoding, fitted: dict[str, Predictor], tmp_path: Path, form: str
 ) -> None:
     with np.load(io.BytesIO(predictor_bytes(fitted[form]))) as file:
         arrays = dict(file)
@@ -313,14 +315,14 @@ def npy_bytes() -> bytes:
 
 
 @pytest.mark.parametrize("content", [b"garbage", b"PK\x03\x04", npy_bytes()], ids=["text", "zip head", "one array"])
-def test_a_file_that_is_no_predictor_is_refused(encoding: Encoding, tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_predictor_is_refused(encoding: NetworkEncoding, tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "predictor.npz"
     path.write_bytes(content)
     with pytest.raises(RunError, match=r"predictor\.npz"):
         load_predictor(path, encoding)
 
 
-def test_a_missing_file_is_refused_by_its_path(encoding: Encoding, tmp_path: Path) -> None:
+def test_a_missing_file_is_refused_by_its_path(encoding: NetworkEncoding, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"absent\.npz"):
         load_predictor(tmp_path / "absent.npz", encoding)
 
@@ -359,13 +361,13 @@ def test_rmse_log_of_a_constant_factor_is_its_logarithm() -> None:
 
 @pytest.mark.parametrize(("n", "folds"), [(23, 5), (10, 10), (7, 2)])
 def test_held_out_never_trains_on_the_row_that_it_predicts_and_keeps_the_order(
-    encoding: Encoding, n: int, folds: int
+    encoding: NetworkEncoding, n: int, folds: int
 ) -> None:
     genomes = np.unique(encoding.sample(n + 20, np.random.default_rng(9)), axis=0)[:n]
     loss = np.arange(1.0, n + 1)
     trained, asked = [], []
 
-    def fit(encoding: Encoding, pairs: Pairs, seed: int) -> Predictor:
+    def fit(encoding: NetworkEncoding, pairs: Pairs, seed: int) -> Predictor:
         known = {genome.tobytes(): value for genome, value in zip(pairs.genomes, pairs.target, strict=True)}
         assert all(loss[(genomes == row).all(axis=1)].tolist() == [known[row.tobytes()]] for row in pairs.genomes)
         trained.append(len(known))
@@ -386,10 +388,10 @@ def test_held_out_never_trains_on_the_row_that_it_predicts_and_keeps_the_order(
     assert len(asked) == folds
 
 
-def test_held_out_mixes_the_rows_by_the_seed(encoding: Encoding) -> None:
+def test_held_out_mixes_the_rows_by_the_seed(encoding: NetworkEncoding) -> None:
     pairs = quantized_pairs(encoding, 20)
 
-    def fit(encoding: Encoding, pairs: Pairs, seed: int) -> Predictor:
+    def fit(encoding: NetworkEncoding, pairs: Pairs, seed: int) -> Predictor:
         return lambda rows: np.full(len(rows), pairs.target.mean())  # type: ignore[return-value]
 
     first, again, other = (held_out(fit, encoding, pairs, seed).tolist() for seed in (1, 1, 2))
@@ -420,7 +422,7 @@ def test_every_plain_form_learns_named_choices_and_comes_back_from_its_file(tmp_
         load_predictor(tmp_path / "p.npz", SearchSpace.load("digits"))
 
 
-def test_weights_that_are_not_finite_are_refused(tiny: Encoding, everything: np.ndarray, tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_refused(tiny: NetworkEncoding, everything: np.ndarray, tmp_path: Path) -> None:
     pairs = Pairs(everything[::500], np.exp(np.arange(len(everything[::500])) / 10))
     predictor = fit_ridge(tiny, pairs, 0)
     predictor.weights[3] = np.nan
@@ -430,7 +432,7 @@ def test_weights_that_are_not_finite_are_refused(tiny: Encoding, everything: np.
 
 
 def test_a_predictor_of_another_width_is_refused_though_its_features_are_as_many(tmp_path: Path) -> None:
-    narrow, wide = (Encoding(SearchSpace.load(f"ofa_mobilenetv3_w{width}")) for width in (10, 12))
+    narrow, wide = (NetworkEncoding(SearchSpace.load(f"ofa_mobilenetv3_w{width}")) for width in (10, 12))
     genomes = narrow.sample(12, np.random.default_rng(0))
     ridge = fit_ridge(narrow, Pairs(genomes, np.linspace(0.7, 0.8, 12)), 0, log=False)
     path = tmp_path / "p.npz"

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from apq_tune import Encoding
+from apq_tune import NetworkEncoding
 from apq_tune.errors import RunError
 from apq_tune.predict import Fit, Pairs, Predictor, agreement, fit_gp, fit_ordinal, fit_ridge, held_out
 from apq_tune.predict.curve import learning_curve, shuffled
@@ -16,7 +16,7 @@ from apq_tune.predict.ensemble import fit_parts
 from apq_tune.predict.pairs import n_networks, networks_of, rows_of
 
 
-def noisy(encoding: Encoding, n: int, repeats: int, noise: float = 0.1) -> Pairs:
+def noisy(encoding: NetworkEncoding, n: int, repeats: int, noise: float = 0.1) -> Pairs:
     """Losses: mostly a line over the features, then what is a network's own, and noise of each measurement."""
     rng = np.random.default_rng(0)
     genomes = np.unique(encoding.sample(3 * n, rng), axis=0)
@@ -31,12 +31,12 @@ def noisy(encoding: Encoding, n: int, repeats: int, noise: float = 0.1) -> Pairs
     )
 
 
-def tau(fit: Fit, encoding: Encoding, pairs: Pairs) -> float:
+def tau(fit: Fit, encoding: NetworkEncoding, pairs: Pairs) -> float:
     return agreement(held_out(fit, encoding, pairs, 0), pairs.target).kendall_tau
 
 
 def spy(learned: list[set[bytes]], asked: list[set[bytes]]) -> Fit:
-    def fit(encoding: Encoding, known: Pairs, seed: int) -> Predictor:
+    def fit(encoding: NetworkEncoding, known: Pairs, seed: int) -> Predictor:
         learned.append({genome.tobytes() for genome in known.genomes})
 
         def predict(genomes: np.ndarray) -> np.ndarray:
@@ -56,13 +56,13 @@ def test_networks_are_numbered_as_they_appear() -> None:
 
 
 @pytest.mark.parametrize("fit", [fit_ridge, fit_ordinal, fit_gp])
-def test_rows_that_come_twice_change_no_score(fit: Fit, encoding: Encoding) -> None:
+def test_rows_that_come_twice_change_no_score(fit: Fit, encoding: NetworkEncoding) -> None:
     once = noisy(encoding, 60, 1)
     twice = once.rows(np.tile(np.arange(60), 2))
     assert tau(fit, encoding, twice) == pytest.approx(tau(fit, encoding, once), abs=0.03)
 
 
-def test_repeated_measurements_do_not_tell_what_a_network_is_known_to_be(encoding: Encoding) -> None:
+def test_repeated_measurements_do_not_tell_what_a_network_is_known_to_be(encoding: NetworkEncoding) -> None:
     pairs = noisy(encoding, 40, 5)
     means = np.bincount(networks_of(pairs.genomes), np.log(pairs.target)) / 5
     _, first = np.unique(networks_of(pairs.genomes), return_index=True)
@@ -73,7 +73,7 @@ def test_repeated_measurements_do_not_tell_what_a_network_is_known_to_be(encodin
     assert tau(fit_ridge, encoding, pairs) == pytest.approx(true, abs=0.07)
 
 
-def test_no_network_is_on_both_sides(encoding: Encoding) -> None:
+def test_no_network_is_on_both_sides(encoding: NetworkEncoding) -> None:
     pairs = noisy(encoding, 20, 3)
     calls: list[Callable[[Fit], object]] = [
         lambda fit: held_out(fit, encoding, pairs, 0),
@@ -96,7 +96,7 @@ def test_the_border_of_a_split_is_moved_to_the_border_of_a_network(rng: np.rando
         shuffled(np.zeros(8, int), 2, rng)
 
 
-def test_one_network_alone_is_refused_and_few_are_a_fold_each(encoding: Encoding) -> None:
+def test_one_network_alone_is_refused_and_few_are_a_fold_each(encoding: NetworkEncoding) -> None:
     pairs = noisy(encoding, 3, 4)
     learned: list[set[bytes]] = []
     held_out(spy(learned, []), encoding, pairs, 0)
@@ -108,7 +108,7 @@ def test_one_network_alone_is_refused_and_few_are_a_fold_each(encoding: Encoding
             call(encoding, one, 0)
 
 
-def test_a_form_that_sees_fewer_features_has_folds_of_those(encoding: Encoding) -> None:
+def test_a_form_that_sees_fewer_features_has_folds_of_those(encoding: NetworkEncoding) -> None:
     pairs = noisy(encoding, 30, 1)
     bits = encoding.at_bits(pairs.genomes, encoding.uniform_bits()[0])
     both = Pairs(np.concatenate([pairs.genomes, bits]), np.tile(pairs.target, 2))
@@ -116,7 +116,7 @@ def test_a_form_that_sees_fewer_features_has_folds_of_those(encoding: Encoding) 
     networks = networks_of(seen)
     assert networks.max() == 29
 
-    def fit(encoding: Encoding, known: Pairs, seed: int) -> Predictor:
+    def fit(encoding: NetworkEncoding, known: Pairs, seed: int) -> Predictor:
         rows = {row.tobytes() for row in encoding.features(known.genomes)[:, : encoding.n_arch_features]}
 
         def predict(genomes: np.ndarray) -> np.ndarray:

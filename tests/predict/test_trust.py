@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from apq_tune import Encoding, load_predictor
+from apq_tune import NetworkEncoding, load_predictor
 from apq_tune.cost import macs, weight_bytes
 from apq_tune.predict import Pairs, fit_ridge
 from apq_tune.predict.ensemble import fit_parts
@@ -84,7 +84,9 @@ def test_numbers_are_written_as_correlations_are() -> None:
     assert [short(x) for x in (0.561, -0.381, 1.0, 0.0)] == [".56", "-.38", "1.00", ".00"]
 
 
-def test_a_law_ranks_as_its_metric_does_in_its_direction_and_is_saved(encoding: Encoding, tmp_path: Path) -> None:
+def test_a_law_ranks_as_its_metric_does_in_its_direction_and_is_saved(
+    encoding: NetworkEncoding, tmp_path: Path
+) -> None:
     genomes = encoding.sample(40, np.random.default_rng(0))
     cost = macs(encoding)
     law = fit_law(encoding, Pairs(genomes, 3 * cost(genomes) ** -0.25), 0, metric=cost)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from apq_tune import Encoding, ProblemError
+from apq_tune import NetworkEncoding, ProblemError
 from apq_tune.cli import cli
 from apq_tune.cli import costs as options
 from apq_tune.problem.costs import ALIASES, BUDGETS, BUILT_IN, Costs, as_texts
@@ -16,7 +16,7 @@ from apq_tune.store.directory import RunDirectory, kept_tables
 
 
 @pytest.fixture(scope="module")
-def costs(encoding: Encoding) -> Costs:
+def costs(encoding: NetworkEncoding) -> Costs:
     return Costs.of(encoding)
 
 
@@ -71,7 +71,7 @@ TABLE = (
 )
 
 
-def block_table(encoding: Encoding, path: Path, name: str) -> Path:
+def block_table(encoding: NetworkEncoding, path: Path, name: str) -> Path:
     """A table of whole blocks whose cost is the number of middle channels."""
     rows = {
         (0, s.in_channels, c, s.out_channels, s.in_size, k, s.stride, int(s.has_shortcut), 0, 0)
@@ -86,7 +86,7 @@ def block_table(encoding: Encoding, path: Path, name: str) -> Path:
 
 
 def test_a_metric_of_a_table_is_limited_like_any_other_and_precedes_a_model_of_its_name(
-    encoding: Encoding, tmp_path: Path
+    encoding: NetworkEncoding, tmp_path: Path
 ) -> None:
     own = Costs.of(encoding, [block_table(encoding, tmp_path / "a.csv", "latency_ms")])
     genomes = encoding.sample(20, np.random.default_rng(0))
@@ -98,7 +98,7 @@ def test_a_metric_of_a_table_is_limited_like_any_other_and_precedes_a_model_of_i
         Costs.of(encoding, [tmp_path / "a.csv", block_table(encoding, tmp_path / "b.csv", "latency_ms")])
 
 
-def test_a_run_keeps_its_tables_and_tells_when_they_change(encoding: Encoding, tmp_path: Path) -> None:
+def test_a_run_keeps_its_tables_and_tells_when_they_change(encoding: NetworkEncoding, tmp_path: Path) -> None:
     table = block_table(encoding, tmp_path / "t.csv", "chip_ms")
 
     def tables(*given: Path) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from apq_tune import Candidate, Constraint, Encoding, Front, FunctionMetric, Objective, Problem, RunError
+from apq_tune import Candidate, Constraint, Front, FunctionMetric, NetworkEncoding, Objective, Problem, RunError
 from apq_tune.problem.front import Axis
 
 VALUES = {  # of eight candidates
@@ -22,12 +22,12 @@ SIZE_AT_MOST = 5.0
 
 
 @pytest.fixture
-def genomes(tiny: Encoding) -> np.ndarray:
+def genomes(tiny: NetworkEncoding) -> np.ndarray:
     return tiny.enumerate()[100:108]
 
 
 @pytest.fixture
-def problem(tiny: Encoding, genomes: np.ndarray) -> Problem:
+def problem(tiny: NetworkEncoding, genomes: np.ndarray) -> Problem:
     row = {genome.tobytes(): number for number, genome in enumerate(genomes)}
     metrics = {
         name: FunctionMetric(name, unit, lambda g, values=values: np.array([values[row[x.tobytes()]] for x in g]))
@@ -47,7 +47,7 @@ def front(problem: Problem, genomes: np.ndarray) -> Front:
 
 
 def test_a_front_keeps_exactly_the_feasible_non_dominated_rows_best_first(
-    front: Front, tiny: Encoding, genomes: np.ndarray
+    front: Front, tiny: NetworkEncoding, genomes: np.ndarray
 ) -> None:
     candidates = tiny.decode(genomes)
     assert list(front.candidates) == [candidates[i] for i in BEST]

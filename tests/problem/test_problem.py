@@ -10,8 +10,8 @@ import pytest
 from apq_tune import (
     NSGA2,
     Constraint,
-    Encoding,
     FunctionMetric,
+    NetworkEncoding,
     Objective,
     Problem,
     ProblemError,
@@ -25,7 +25,7 @@ small = FunctionMetric("small", "s", lambda genomes: np.arange(1.0, len(genomes)
 large = FunctionMetric("large", "l", lambda genomes: 10.0 * np.arange(len(genomes)))
 
 
-def test_minimised_objectives_keep_their_sign_and_maximised_ones_change_it(tiny: Encoding) -> None:
+def test_minimised_objectives_keep_their_sign_and_maximised_ones_change_it(tiny: NetworkEncoding) -> None:
     problem = Problem(tiny, [Objective(small), Objective(large, "maximize")])
     evaluation = problem.evaluate(tiny.enumerate()[:3])
     assert evaluation.F.tolist() == [[1, 0], [2, -10], [3, -20]]
@@ -43,7 +43,7 @@ def test_minimised_objectives_keep_their_sign_and_maximised_ones_change_it(tiny:
     ],
 )
 def test_violation_is_positive_where_the_bound_is_missed_as_a_share_of_it(
-    tiny: Encoding, sense: str, bound: float, expected: list[float]
+    tiny: NetworkEncoding, sense: str, bound: float, expected: list[float]
 ) -> None:
     problem = Problem(tiny, [Objective(large)], [Constraint(small, bound, sense)])  # type: ignore[arg-type]
     evaluation = problem.evaluate(tiny.enumerate()[:3])
@@ -51,7 +51,7 @@ def test_violation_is_positive_where_the_bound_is_missed_as_a_share_of_it(
     assert evaluation.feasible.tolist() == [value <= 0 for value in expected]
 
 
-def test_a_candidate_is_feasible_only_if_it_keeps_all_constraints(tiny: Encoding) -> None:
+def test_a_candidate_is_feasible_only_if_it_keeps_all_constraints(tiny: NetworkEncoding) -> None:
     problem = Problem(tiny, [Objective(small)], [Constraint(small, 3), Constraint(large, 10, ">=")])
     assert problem.evaluate(tiny.enumerate()[:4]).feasible.tolist() == [False, True, True, False]
 
@@ -62,7 +62,7 @@ def test_without_constraints_everything_is_feasible(tiny_space: SearchSpace, eve
     assert evaluation.feasible.all()
 
 
-def test_a_metric_that_is_named_several_times_is_evaluated_once(tiny: Encoding, everything: np.ndarray) -> None:
+def test_a_metric_that_is_named_several_times_is_evaluated_once(tiny: NetworkEncoding, everything: np.ndarray) -> None:
     calls = []
 
     def count(genomes: np.ndarray) -> np.ndarray:
@@ -77,7 +77,7 @@ def test_a_metric_that_is_named_several_times_is_evaluated_once(tiny: Encoding, 
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_value_that_is_not_finite_is_refused_naming_metric_and_candidate(tiny: Encoding, value: float) -> None:
+def test_a_value_that_is_not_finite_is_refused_naming_metric_and_candidate(tiny: NetworkEncoding, value: float) -> None:
     genomes = tiny.enumerate()[:3]
     broken = FunctionMetric("broken", "", lambda _: np.array([1.0, value, value]))
     with pytest.raises(ProblemError) as error:
@@ -88,13 +88,13 @@ def test_a_value_that_is_not_finite_is_refused_naming_metric_and_candidate(tiny:
 
 
 @pytest.mark.parametrize("shape", [(), (2,), (3, 1)])
-def test_a_wrong_shape_is_refused_with_both_shapes(tiny: Encoding, shape: tuple[int, ...]) -> None:
+def test_a_wrong_shape_is_refused_with_both_shapes(tiny: NetworkEncoding, shape: tuple[int, ...]) -> None:
     broken = FunctionMetric("broken", "", lambda _: np.zeros(shape))
     with pytest.raises(ProblemError, match=r"broken returned shape \(.*\) for 3 genomes; return \(n,\)"):
         Problem(tiny, [Objective(broken)]).evaluate(tiny.enumerate()[:3])
 
 
-def test_two_metrics_of_one_name_are_refused(tiny: Encoding) -> None:
+def test_two_metrics_of_one_name_are_refused(tiny: NetworkEncoding) -> None:
     other = FunctionMetric("small", "s", lambda genomes: np.zeros(len(genomes)))
     for arguments in (
         ([Objective(small), Objective(other)],),
@@ -105,7 +105,7 @@ def test_two_metrics_of_one_name_are_refused(tiny: Encoding) -> None:
             Problem(tiny, *arguments)
 
 
-def test_no_objective_is_refused(tiny: Encoding) -> None:
+def test_no_objective_is_refused(tiny: NetworkEncoding) -> None:
     with pytest.raises(ProblemError, match="at least one objective"):
         Problem(tiny, [], [Constraint(small, 1)])
 
@@ -122,7 +122,7 @@ def test_unknown_directions_senses_and_bounds_are_refused() -> None:
 
 @pytest.mark.parametrize(("sense", "end", "step"), [("<=", 0, -1), (">=", 1, 1)])
 def test_a_bound_out_of_reach_is_refused_with_the_smallest_and_the_largest_value(
-    tiny: Encoding, everything: np.ndarray, sense: str, end: int, step: int
+    tiny: NetworkEncoding, everything: np.ndarray, sense: str, end: int, step: int
 ) -> None:
     metric = bit_ops(tiny)
     ends = metric(everything).min(), metric(everything).max()
@@ -134,7 +134,7 @@ def test_a_bound_out_of_reach_is_refused_with_the_smallest_and_the_largest_value
     assert f"from {ends[0]:.6g} to {ends[1]:.6g} BitOps" in message
 
 
-def test_a_bound_on_a_metric_of_unknown_range_is_taken_as_it_is(tiny: Encoding) -> None:
+def test_a_bound_on_a_metric_of_unknown_range_is_taken_as_it_is(tiny: NetworkEncoding) -> None:
     Problem(tiny, [Objective(small)], [Constraint(small, -1e9)])
 
 
@@ -150,7 +150,7 @@ def test_a_bound_on_a_metric_of_unknown_range_is_taken_as_it_is(tiny: Encoding) 
     ],
 )
 def test_parse_constraint_reads_numbers_and_percentages_of_the_reference(
-    tiny: Encoding, text: str, name: str, sense: str, bound: float
+    tiny: NetworkEncoding, text: str, name: str, sense: str, bound: float
 ) -> None:
     metrics = [macs(tiny), bit_ops(tiny)]
     constraint = parse_constraint(text, metrics, {"macs": 200.0})
@@ -159,30 +159,32 @@ def test_parse_constraint_reads_numbers_and_percentages_of_the_reference(
 
 
 @pytest.mark.parametrize("text", ["", "macs", "macs < 3", "macs = 3", "macs <=", "<= 3"])
-def test_parse_constraint_refuses_what_is_no_comparison(tiny: Encoding, text: str) -> None:
+def test_parse_constraint_refuses_what_is_no_comparison(tiny: NetworkEncoding, text: str) -> None:
     with pytest.raises(ProblemError, match=r"cannot read constraint .*write METRIC<=NUMBER"):
         parse_constraint(text, [macs(tiny)])
 
 
-def test_parse_constraint_refuses_an_unknown_metric_with_the_known_ones(tiny: Encoding) -> None:
+def test_parse_constraint_refuses_an_unknown_metric_with_the_known_ones(tiny: NetworkEncoding) -> None:
     with pytest.raises(ProblemError, match=r"unknown metric 'mac' in .*known: macs, bit_ops"):
         parse_constraint("mac <= 3", [macs(tiny), bit_ops(tiny)])
 
 
 @pytest.mark.parametrize("number", ["much", "2e", "x%", "%", "25%%", "3 4", "3 <= 4", "1,000", "0x10"])
-def test_parse_constraint_refuses_what_is_no_number(tiny: Encoding, number: str) -> None:
+def test_parse_constraint_refuses_what_is_no_number(tiny: NetworkEncoding, number: str) -> None:
     with pytest.raises(ProblemError, match=r"cannot read 'macs <= .*(no finite number|no unit of|plain number)"):
         parse_constraint(f"macs <= {number}", [macs(tiny)], {"macs": 200.0})
 
 
 @pytest.mark.parametrize("number", ["nan", "inf"])
-def test_parse_constraint_refuses_numbers_that_are_not_finite(tiny: Encoding, number: str) -> None:
+def test_parse_constraint_refuses_numbers_that_are_not_finite(tiny: NetworkEncoding, number: str) -> None:
     with pytest.raises(ProblemError, match="no finite number"):
         parse_constraint(f"macs <= {number}", [macs(tiny)])
 
 
 @pytest.mark.parametrize("reference", [None, {}, {"bit_ops": 100.0}])
-def test_parse_constraint_refuses_a_percentage_of_nothing(tiny: Encoding, reference: dict[str, float] | None) -> None:
+def test_parse_constraint_refuses_a_percentage_of_nothing(
+    tiny: NetworkEncoding, reference: dict[str, float] | None
+) -> None:
     with pytest.raises(ProblemError, match="25%"):
         parse_constraint("macs <= 25%", [macs(tiny)], reference)
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from apq_tune import ApqError, Candidate, Encoding, Front, SearchSpace, load_run
+from apq_tune import ApqError, Candidate, Front, NetworkEncoding, SearchSpace, load_run
 from apq_tune.cli import cli
 from apq_tune.cost import bit_ops
 from apq_tune.errors import RunError
@@ -76,7 +76,7 @@ def test_every_result_states_its_fidelity_and_only_the_longest_training_decides(
     assert not set(rounds["candidate_json"]) & set(of_run)
     assert rounds["test_loss"].isna().all()
     assert final["test_accuracy"].between(0, 1).all()
-    limit = 0.25 * bit_ops(Encoding(load_run(run).space)).reachable()[1]
+    limit = 0.25 * bit_ops(NetworkEncoding(load_run(run).space)).reachable()[1]
     assert (table["bit_ops"] <= limit).all()
     uniform = rounds[rounds["uniform"]]
     assert {json.loads(text)["pw_w_bits"][0] for text in uniform["candidate_json"]} >= {2, 4}
@@ -206,7 +206,7 @@ def test_a_device_that_is_not_there_is_one_line(run: Path) -> None:
         dataclasses.replace(supernet, device="tpu")  # type: ignore[arg-type]
     if not torch.cuda.is_available():
         there = dataclasses.replace(supernet, device="cuda")  # what a process without a GPU hands to a trial with one
-        candidate = Encoding(supernet.space).extremes()[0]
+        candidate = NetworkEncoding(supernet.space).extremes()[0]
         with pytest.raises(RunError, match="device is 'cuda', but torch sees no GPU here"):
             there.subnet(candidate)
-    assert np.isfinite(score(supernet.subnet(Encoding(supernet.space).extremes()[0]), supernet.data.search).loss)
+    assert np.isfinite(score(supernet.subnet(NetworkEncoding(supernet.space).extremes()[0]), supernet.data.search).loss)

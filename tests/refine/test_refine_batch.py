@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apq_tune import Constraint, Encoding, FunctionMetric
+from apq_tune import Constraint, FunctionMetric, NetworkEncoding
 from apq_tune.cost import bit_ops, macs
 from apq_tune.methods.propose import Proposals
 from apq_tune.predict.ensemble import Ensemble
@@ -83,7 +83,7 @@ def test_the_best_half_and_the_best_of_each_kind_survive(seed: int, n: int, shar
     assert set(of_one) - set(np.flatnonzero(kinds[0]).tolist()) <= set(np.argsort(losses)[:n].tolist())
 
 
-def made_up(encoding: Encoding) -> Ensemble:
+def made_up(encoding: NetworkEncoding) -> Ensemble:
     """Members that like different blocks; loss falls with the cost, so that constraints matter."""
     ops = bit_ops(encoding)
 
@@ -97,12 +97,14 @@ def made_up(encoding: Encoding) -> Ensemble:
     return Ensemble(tuple(member(w) for w in (-3.0, 3.0)), 0.2)
 
 
-def likes_the_smallest(encoding: Encoding) -> FunctionMetric:
+def likes_the_smallest(encoding: NetworkEncoding) -> FunctionMetric:
     """A full-precision loss that is least for a network which no bits would choose."""
     return FunctionMetric("predicted_loss", "nats", lambda genomes: macs(encoding)(genomes) / 1e6)
 
 
-def test_the_first_batch_has_the_obvious_rivals_and_nothing_known(tiny: Encoding, everything: np.ndarray) -> None:
+def test_the_first_batch_has_the_obvious_rivals_and_nothing_known(
+    tiny: NetworkEncoding, everything: np.ndarray
+) -> None:
     ops, ensemble, fp32 = bit_ops(tiny), made_up(tiny), likes_the_smallest(tiny)
     limit = Constraint(ops, float(np.quantile(ops(everything), 0.6)))
     keeps = limit.violation(ops(everything)) <= 0

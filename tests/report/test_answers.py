@@ -14,7 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from apq_tune import Candidate, Constraint, Encoding, FunctionMetric
+from apq_tune import Candidate, Constraint, FunctionMetric, NetworkEncoding
 from apq_tune.cost import bit_ops
 from apq_tune.pipeline.choice import choose, described, keep, kept, with_choice
 from apq_tune.pipeline.run import Outcome
@@ -48,7 +48,7 @@ def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.fixture
-def candidates(encoding: Encoding) -> list[Candidate]:
+def candidates(encoding: NetworkEncoding) -> list[Candidate]:
     return encoding.decode(encoding.sample(len(NAMES), np.random.default_rng(0)))
 
 
@@ -156,7 +156,7 @@ def report(form: str = "mean", n: int = 32, **taus: float) -> dict[str, Any]:
     }
 
 
-def end_of_run(networks: pd.DataFrame, encoding: Encoding, path: Path, width: int, **changes: Any) -> str:
+def end_of_run(networks: pd.DataFrame, encoding: NetworkEncoding, path: Path, width: int, **changes: Any) -> str:
     """Write a made-up run's report and hand back what is printed."""
     constraints = changes.pop("constraints", (FLASH, RAM))
     axes = (Axis("predicted_loss", "nats", "minimize"), Axis("weight_bytes", "bytes", "minimize"))
@@ -264,7 +264,7 @@ def test_how_far_predictions_were_off(networks) -> None:
     assert "5 networks are off by 29.0 points on average, 6 of 10 pairs in the right order" in line
 
 
-def test_the_front_keeps_all_limits_and_trades_the_first_of_them(encoding: Encoding) -> None:
+def test_the_front_keeps_all_limits_and_trades_the_first_of_them(encoding: NetworkEncoding) -> None:
     settings = Settings(constraints=("weight_bytes<=20000", "bit_ops<=25%"))
     problems = Question(encoding.space, metric("predicted_loss"), metric("l"), settings, Costs.of(encoding)).problems()  # type: ignore[arg-type]
     assert [o.metric.name for o in problems["front"].objectives] == ["predicted_loss", "weight_bytes"]
@@ -275,7 +275,7 @@ def test_the_front_keeps_all_limits_and_trades_the_first_of_them(encoding: Encod
     assert front_cost((Constraint(latency, 5),), costs) is latency
 
 
-def test_kept_agrees_with_the_problem_at_the_very_bound(encoding: Encoding) -> None:
+def test_kept_agrees_with_the_problem_at_the_very_bound(encoding: NetworkEncoding) -> None:
     genomes = encoding.sample(20, np.random.default_rng(0))
     values = bit_ops(encoding)(genomes)
     limit = Constraint(bit_ops(encoding), float(np.median(values)))

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 
-from apq_tune import Constraint, Encoding, FunctionMetric, Objective, Problem, ProblemError, SearchSpace, cost_models
+from apq_tune import (
+    Constraint,
+    FunctionMetric,
+    NetworkEncoding,
+    Objective,
+    Problem,
+    ProblemError,
+    SearchSpace,
+    cost_models,
+)
 from apq_tune.problem.pareto import Yardstick, hypervolume
 from apq_tune.searchers import NSGA2, ModelBased, RandomSearch, search
 from apq_tune.searchers.algorithms import Algorithm
@@ -128,7 +137,7 @@ def test_gain_of_three_known_objectives_ranks_as_their_hypervolume_does() -> Non
     assert (found[true < 1e-12] < 0.02 * found.max()).all()
 
 
-def blank(encoding: Encoding, n: int, constraints: int = 0) -> Known:
+def blank(encoding: NetworkEncoding, n: int, constraints: int = 0) -> Known:
     genomes = np.unique(encoding.sample(3 * n, np.random.default_rng(0)), axis=0)[:n]
     F = np.random.default_rng(1).random((n, 1))
     none = genomes[:0]
@@ -136,7 +145,7 @@ def blank(encoding: Encoding, n: int, constraints: int = 0) -> Known:
 
 
 @pytest.mark.parametrize("n", [3, 14])
-def test_proposals_are_new_distinct_and_repeatable_by_seed(tiny: Encoding, n: int) -> None:
+def test_proposals_are_new_distinct_and_repeatable_by_seed(tiny: NetworkEncoding, n: int) -> None:
     known = blank(tiny, n)
     known = known._replace(genomes=known.genomes[:-2], F=known.F[:-2], G=known.G[:-2], pending=known.genomes[-2:])
     ask = functools.partial(propose, known, 4, tiny, Columns.of(tiny), Settings(initial=10, pool=200))
@@ -159,7 +168,9 @@ def test_an_exhausted_space_is_proposed_to_its_end() -> None:
 ONE = FunctionMetric("one", "", lambda genomes: np.ones(len(genomes)))
 
 
-def test_limits_on_cost_models_are_kept_from_the_first_candidate_on_if_the_problem_is_known(tiny: Encoding) -> None:
+def test_limits_on_cost_models_are_kept_from_the_first_candidate_on_if_the_problem_is_known(
+    tiny: NetworkEncoding,
+) -> None:
     costs = {model.name: model for model in cost_models(tiny)}
     low, high = costs["bit_ops"].reachable()
     loss = FunctionMetric("loss", "", lambda genomes: 1 / costs["macs"](genomes))
@@ -224,7 +235,7 @@ def test_settings_without_sense_are_refused_by_name(name: str, value: int) -> No
         ModelBased(**{name: value})
 
 
-def test_what_is_exact_are_cost_models_and_nothing_else(tiny: Encoding) -> None:
+def test_what_is_exact_are_cost_models_and_nothing_else(tiny: NetworkEncoding) -> None:
     costs = cost_models(tiny)
     problem = Problem(tiny, [Objective(ONE), Objective(costs[0], "maximize")], [Constraint(costs[1], 1e12)])
     exact = Exact.of(problem)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from apq_tune import (
     NSGA2,
     Constraint,
-    Encoding,
     Evolution,
     FunctionMetric,
+    NetworkEncoding,
     Objective,
     Problem,
     ProblemError,
@@ -28,12 +28,12 @@ from apq_tune.problem.problem import Evaluation
 from apq_tune.searchers import State, select, vary
 from apq_tune.searchers.select import duel
 from apq_tune.searchers.vary import spread
-from apq_tune.space.encoding import encoding_of
+from apq_tune.space.network_encoding import encoding_of
 
 SEEDS = range(10)
 
 
-def synthetic_loss(encoding: Encoding) -> FunctionMetric:
+def synthetic_loss(encoding: NetworkEncoding) -> FunctionMetric:
     """More channels, depth and bits help, each by its own amount, and some choices depend on others."""
     rng = np.random.default_rng(42)
     n_features = encoding.n_arch_features + encoding.n_bit_features
@@ -68,14 +68,14 @@ class Recorder:
         return genomes.sum(axis=1).astype(float)
 
 
-def recorded_problem(encoding: Encoding, *constraints: Constraint) -> tuple[Problem, Recorder]:
+def recorded_problem(encoding: NetworkEncoding, *constraints: Constraint) -> tuple[Problem, Recorder]:
     recorder = Recorder()
     return Problem(encoding, [Objective(FunctionMetric("recorded", "", recorder))], constraints), recorder
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_evolution_finds_the_constrained_optimum_of_the_enumeration(
-    tiny: Encoding, everything: np.ndarray, seed: int
+    tiny: NetworkEncoding, everything: np.ndarray, seed: int
 ) -> None:
     loss, cost = synthetic_loss(tiny), bit_ops(tiny)
     bound = float(np.median(cost(everything)))
@@ -88,7 +88,7 @@ def test_evolution_finds_the_constrained_optimum_of_the_enumeration(
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_nsga2_reaches_99_percent_of_the_true_hypervolume_with_a_sixth_of_the_space(
-    tiny: Encoding, everything: np.ndarray, seed: int
+    tiny: NetworkEncoding, everything: np.ndarray, seed: int
 ) -> None:
     loss, cost = synthetic_loss(tiny), bit_ops(tiny)
     reference = loss(everything).max(), cost(everything).max()
@@ -98,7 +98,7 @@ def test_nsga2_reaches_99_percent_of_the_true_hypervolume_with_a_sixth_of_the_sp
 
 
 def test_nsga2_finds_most_of_the_exact_front_of_a_maximised_objective_under_a_constraint(
-    tiny: Encoding, everything: np.ndarray
+    tiny: NetworkEncoding, everything: np.ndarray
 ) -> None:
     cost, size = bit_ops(tiny), weight_bytes(tiny)
     bound = float(np.quantile(cost(everything), 0.3))
@@ -115,7 +115,7 @@ def test_nsga2_finds_most_of_the_exact_front_of_a_maximised_objective_under_a_co
     assert len(found) >= 0.8 * len(set(kept))
 
 
-def test_nsga2_beats_random_search_on_digits_at_equal_evaluations(encoding: Encoding) -> None:
+def test_nsga2_beats_random_search_on_digits_at_equal_evaluations(encoding: NetworkEncoding) -> None:
     loss, cost = synthetic_loss(encoding), bit_ops(encoding)
     sample = encoding.sample(2000, np.random.default_rng(1))
     reference = loss(sample).max(), cost(sample).max()
@@ -131,7 +131,7 @@ def test_nsga2_beats_random_search_on_digits_at_equal_evaluations(encoding: Enco
     assert min(areas["NSGA2"]) > max(areas["RandomSearch"])
 
 
-def test_evolution_beats_random_search_on_digits_at_equal_evaluations(encoding: Encoding) -> None:
+def test_evolution_beats_random_search_on_digits_at_equal_evaluations(encoding: NetworkEncoding) -> None:
     loss, cost = synthetic_loss(encoding), bit_ops(encoding)
     low, high = cost.reachable()
     problem = Problem(encoding, [Objective(loss)], [Constraint(cost, low + 0.2 * (high - low))])
@@ -145,7 +145,7 @@ def test_evolution_beats_random_search_on_digits_at_equal_evaluations(encoding: 
 
 @pytest.mark.parametrize("algorithm", [NSGA2(), Evolution(), RandomSearch()])
 def test_the_same_seed_gives_the_same_front_and_another_seed_another_path(
-    encoding: Encoding, algorithm: NSGA2 | Evolution | RandomSearch
+    encoding: NetworkEncoding, algorithm: NSGA2 | Evolution | RandomSearch
 ) -> None:
     paths = []
     for seed in (3, 3, 4):
@@ -158,7 +158,7 @@ def test_the_same_seed_gives_the_same_front_and_another_seed_another_path(
 
 @pytest.mark.parametrize("algorithm", [NSGA2(), Evolution(mutation=(0.1, 0.5)), RandomSearch(batch=37)])
 def test_no_candidate_is_evaluated_twice_and_the_budget_is_spent_exactly(
-    tiny: Encoding, algorithm: NSGA2 | Evolution | RandomSearch
+    tiny: NetworkEncoding, algorithm: NSGA2 | Evolution | RandomSearch
 ) -> None:
     problem, recorder = recorded_problem(tiny)
     search(problem, algorithm, n_evaluations=1234)
@@ -171,20 +171,22 @@ def test_a_budget_larger_than_the_space_ends_when_each_candidate_was_evaluated_o
 ) -> None:
     data = tiny_space.model_dump(mode="json", exclude_none=True)
     data["choices"] |= {"dw_w_bits": [8], "pw_w_bits": [8]}
-    small = Encoding(SearchSpace.from_dict(data))
+    small = NetworkEncoding(SearchSpace.from_dict(data))
     problem, recorder = recorded_problem(small)
     front = search(problem, algorithm, n_evaluations=10**6)
     assert sorted(recorder.seen) == sorted(genome.tobytes() for genome in small.enumerate())
     assert front.provenance["n_evaluations"] == len(recorder.seen) == (6 + 6 * 6) * 4
 
 
-def test_a_budget_of_the_whole_tiny_space_evaluates_all_of_it(tiny: Encoding, everything: np.ndarray) -> None:
+def test_a_budget_of_the_whole_tiny_space_evaluates_all_of_it(tiny: NetworkEncoding, everything: np.ndarray) -> None:
     problem, recorder = recorded_problem(tiny)
     search(problem, n_evaluations=len(everything))
     assert sorted(recorder.seen) == sorted(genome.tobytes() for genome in everything)
 
 
-def test_constraints_that_nothing_meets_together_are_refused_saying_how_close_the_search_came(tiny: Encoding) -> None:
+def test_constraints_that_nothing_meets_together_are_refused_saying_how_close_the_search_came(
+    tiny: NetworkEncoding,
+) -> None:
     few, many = macs(tiny), weight_bytes(tiny)
     recorder = Recorder()
     tried = Constraint(FunctionMetric("tried", "", recorder), 1e9)  # metrics of constraints are asked for all
@@ -203,18 +205,18 @@ def test_constraints_that_nothing_meets_together_are_refused_saying_how_close_th
 
 
 @pytest.mark.parametrize("n_evaluations", [0, -5])
-def test_no_evaluations_are_refused(tiny: Encoding, n_evaluations: int) -> None:
+def test_no_evaluations_are_refused(tiny: NetworkEncoding, n_evaluations: int) -> None:
     with pytest.raises(ProblemError, match=f"n_evaluations: give a whole number from 1 to .*, got {n_evaluations}"):
         search(recorded_problem(tiny)[0], n_evaluations=n_evaluations)
 
 
-def test_one_evaluation_is_enough_for_a_front(tiny: Encoding) -> None:
+def test_one_evaluation_is_enough_for_a_front(tiny: NetworkEncoding) -> None:
     problem, recorder = recorded_problem(tiny)
     assert len(search(problem, n_evaluations=1)) == len(recorder.seen) == 1
 
 
 def test_initial_genomes_are_evaluated_first_each_once_in_their_canonical_form(
-    encoding: Encoding, rng: np.random.Generator
+    encoding: NetworkEncoding, rng: np.random.Generator
 ) -> None:
     genomes = encoding.sample(150, rng)
     initial = encoding.fill_inert(np.concatenate([genomes, genomes[:50]]), rng)
@@ -224,20 +226,20 @@ def test_initial_genomes_are_evaluated_first_each_once_in_their_canonical_form(
     assert len(set(recorder.seen)) == 400
 
 
-def test_without_initial_genomes_the_uniform_policies_come_first(encoding: Encoding) -> None:
+def test_without_initial_genomes_the_uniform_policies_come_first(encoding: NetworkEncoding) -> None:
     problem, recorder = recorded_problem(encoding)
     search(problem, n_evaluations=100)
     networks = [network.with_bits(b) for network in encoding.extremes() for b in (2, 4, 8)]
     assert set(recorder.seen[:6]) == {genome.tobytes() for genome in encoding.encode(networks)}
 
 
-def test_progress_is_told_the_evaluations_so_far_after_each_batch(encoding: Encoding) -> None:
+def test_progress_is_told_the_evaluations_so_far_after_each_batch(encoding: NetworkEncoding) -> None:
     told: list[int] = []
     search(recorded_problem(encoding)[0], RandomSearch(batch=40), n_evaluations=100, progress=told.append)
     assert told == [40, 80, 100]
 
 
-def test_a_batch_may_lack_a_twentieth_and_not_more_and_the_budget_none(tiny: Encoding) -> None:
+def test_a_batch_may_lack_a_twentieth_and_not_more_and_the_budget_none(tiny: NetworkEncoding) -> None:
     told: list[int] = []
     search(recorded_problem(tiny)[0], RandomSearch(batch=1000), n_evaluations=4000, progress=told.append)
     batches = np.diff([0, *told])
@@ -246,7 +248,7 @@ def test_a_batch_may_lack_a_twentieth_and_not_more_and_the_budget_none(tiny: Enc
     assert (batches[:3] < 1000).any()  # of 9,600 candidates, 1,000 random ones are never all new
 
 
-def test_a_front_remembers_where_it_came_from(tiny: Encoding) -> None:
+def test_a_front_remembers_where_it_came_from(tiny: NetworkEncoding) -> None:
     problem, _ = recorded_problem(tiny, Constraint(macs(tiny), 50_000))
     provenance = search(problem, RandomSearch(7), n_evaluations=70, seed=5).provenance
     assert provenance["space"] == "tiny"
@@ -260,7 +262,7 @@ NONE = (1e-12, 1e-12)
 
 
 def test_mutation_of_the_smallest_network_reaches_every_choice_of_every_gene_depths_included(
-    either: Encoding, rng: np.random.Generator
+    either: NetworkEncoding, rng: np.random.Generator
 ) -> None:
     parents = np.repeat(either.encode([either.extremes()[0]]), 20_000, axis=0)
     children = vary(parents, parents, either, rng, crossover=0.0, mutation=(20, 20))
@@ -291,7 +293,9 @@ def test_half_of_the_changes_are_steps_to_either_side_that_stay_in_range(rng: np
     assert near == pytest.approx((0.36 + 21 / 101) / 2, abs=0.03)
 
 
-def test_a_block_that_is_switched_on_again_comes_back_as_it_was(encoding: Encoding, rng: np.random.Generator) -> None:
+def test_a_block_that_is_switched_on_again_comes_back_as_it_was(
+    encoding: NetworkEncoding, rng: np.random.Generator
+) -> None:
     deep = encoding.encode([encoding.extremes()[1]])
     shallow = deep.copy()
     shallow[:, 0] = 0
@@ -301,14 +305,14 @@ def test_a_block_that_is_switched_on_again_comes_back_as_it_was(encoding: Encodi
 
 
 def test_without_mutation_children_that_do_not_mix_are_their_first_parents(
-    either: Encoding, rng: np.random.Generator
+    either: NetworkEncoding, rng: np.random.Generator
 ) -> None:
     first, second = either.sample(100, rng), either.sample(100, rng)
     np.testing.assert_array_equal(vary(first, second, either, rng, crossover=0.0, mutation=NONE), first)
 
 
 def test_crossover_takes_each_gene_from_either_parent_in_the_asked_share_of_children(
-    encoding: Encoding, rng: np.random.Generator
+    encoding: NetworkEncoding, rng: np.random.Generator
 ) -> None:
     smallest, largest = encoding.at_largest(encoding.encode(list(encoding.extremes())), ["depth"])
     smallest = encoding.encode([encoding.decode(smallest[None])[0].with_bits(2)])[0]
@@ -322,7 +326,7 @@ def test_crossover_takes_each_gene_from_either_parent_in_the_asked_share_of_chil
     assert np.abs(from_largest[mixed].mean(axis=0) - 0.5).max() < 0.07
 
 
-def test_vary_leaves_its_parents_alone(encoding: Encoding, rng: np.random.Generator) -> None:
+def test_vary_leaves_its_parents_alone(encoding: NetworkEncoding, rng: np.random.Generator) -> None:
     first, second = encoding.sample(100, rng), encoding.sample(100, rng)
     before = first.copy(), second.copy()
     vary(first, second, encoding, rng)
@@ -330,7 +334,7 @@ def test_vary_leaves_its_parents_alone(encoding: Encoding, rng: np.random.Genera
 
 
 def test_first_genomes_go_from_nearly_the_smallest_to_nearly_the_largest(
-    either: Encoding, rng: np.random.Generator
+    either: NetworkEncoding, rng: np.random.Generator
 ) -> None:
     genomes = spread(2000, either, rng)
     assert either.is_allowed(genomes).all()
@@ -362,7 +366,7 @@ def test_settings_without_sense_are_refused_by_name(
         algorithm(**settings)
 
 
-def test_even_the_best_leaves_the_population_at_its_age_but_stays_on_the_front(tiny: Encoding) -> None:
+def test_even_the_best_leaves_the_population_at_its_age_but_stays_on_the_front(tiny: NetworkEncoding) -> None:
     algorithm, rng = Evolution(population=4, parents=4, max_age=3), np.random.default_rng(0)
     genomes = tiny.sample(4, rng)
 
@@ -393,7 +397,9 @@ def test_a_duel_is_won_by_dominance_else_by_the_lonelier(rng: np.random.Generato
     assert shares[5] == pytest.approx(1 / 36, abs=0.01)  # wins against itself only
 
 
-def test_parents_of_nsga2_mate_with_neighbours_along_an_objective(tiny: Encoding, rng: np.random.Generator) -> None:
+def test_parents_of_nsga2_mate_with_neighbours_along_an_objective(
+    tiny: NetworkEncoding, rng: np.random.Generator
+) -> None:
     loss = rng.permutation(40).astype(float)
     state = State(tiny.sample(40, rng), np.stack([loss, -loss], axis=1), np.zeros((40, 0)), np.zeros(40, int))
     first, second = NSGA2()._mates(state, 20_000, rng)
@@ -427,7 +433,7 @@ def test_select_returns_all_rows_if_there_are_fewer() -> None:
 
 
 def test_of_equals_by_one_objective_the_one_farthest_below_the_limit_is_found(
-    tiny: Encoding, everything: np.ndarray
+    tiny: NetworkEncoding, everything: np.ndarray
 ) -> None:
     cost = bit_ops(tiny)
     equal = FunctionMetric("equal", "", lambda genomes: np.zeros(len(genomes)))
@@ -435,13 +441,15 @@ def test_of_equals_by_one_objective_the_one_farthest_below_the_limit_is_found(
     assert front.metrics["bit_ops"].tolist() == [cost.reachable()[0]]
 
 
-def test_islands_share_the_budget_and_never_evaluate_a_candidate_twice(tiny: Encoding) -> None:
+def test_islands_share_the_budget_and_never_evaluate_a_candidate_twice(tiny: NetworkEncoding) -> None:
     problem, recorder = recorded_problem(tiny)
     search(problem, islands=3, n_evaluations=1000)
     assert len(recorder.seen) == len(set(recorder.seen)) == 1000
 
 
-def test_patience_ends_a_search_whose_front_is_stable_and_not_before(tiny: Encoding, everything: np.ndarray) -> None:
+def test_patience_ends_a_search_whose_front_is_stable_and_not_before(
+    tiny: NetworkEncoding, everything: np.ndarray
+) -> None:
     loss = synthetic_loss(tiny)
     found = [
         search(Problem(tiny, [Objective(loss)]), n_evaluations=5000, patience=patience, seed=1)
@@ -453,12 +461,12 @@ def test_patience_ends_a_search_whose_front_is_stable_and_not_before(tiny: Encod
 
 
 @pytest.mark.parametrize("name", ["islands", "patience"])
-def test_counts_below_one_are_refused_by_name(tiny: Encoding, name: str) -> None:
+def test_counts_below_one_are_refused_by_name(tiny: NetworkEncoding, name: str) -> None:
     with pytest.raises(ProblemError, match=f"{name}.* a whole number from 1 to .*got -1"):
         search(recorded_problem(tiny)[0], n_evaluations=10, **{name: -1})
 
 
-def test_children_of_crossover_enter_the_population(encoding: Encoding) -> None:
+def test_children_of_crossover_enter_the_population(encoding: NetworkEncoding) -> None:
     """The published search scores them and then drops them."""
     smallest, largest = encoding.encode(list(encoding.extremes()))
     loss = synthetic_loss(encoding)

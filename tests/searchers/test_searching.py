@@ -14,9 +14,9 @@ import pytest
 from apq_tune import (
     NSGA2,
     Constraint,
-    Encoding,
     Evolution,
     FunctionMetric,
+    NetworkEncoding,
     Objective,
     Problem,
     ProblemError,
@@ -28,17 +28,17 @@ from apq_tune.cost import bit_ops, macs, weight_bytes
 from apq_tune.searchers import Searching
 
 
-def wavy(encoding: Encoding) -> FunctionMetric:
+def wavy(encoding: NetworkEncoding) -> FunctionMetric:
     weights = np.random.default_rng(7).normal(size=encoding.n_genes)
     return FunctionMetric("wavy", "", lambda genomes: np.sin(genomes @ weights) + (genomes @ weights) / 9)
 
 
-def one_limit(encoding: Encoding) -> Problem:
+def one_limit(encoding: NetworkEncoding) -> Problem:
     low, high = bit_ops(encoding).reachable()
     return Problem(encoding, [Objective(wavy(encoding))], [Constraint(bit_ops(encoding), low + (high - low) / 4)])
 
 
-def trade_off(encoding: Encoding) -> Problem:
+def trade_off(encoding: NetworkEncoding) -> Problem:
     return Problem(encoding, [Objective(wavy(encoding)), Objective(bit_ops(encoding))], also=[macs(encoding)])
 
 
@@ -56,7 +56,7 @@ CASES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 @pytest.mark.parametrize("every", [1, 3, 7])
 @pytest.mark.parametrize("case", CASES)
 def test_saved_and_loaded_after_every_few_steps_the_front_is_the_undisturbed_one(
-    encoding: Encoding, case: str, every: int
+    encoding: NetworkEncoding, case: str, every: int
 ) -> None:
     ask, algorithm, settings = CASES[case]
     expected = search(ask(encoding), algorithm, seed=5, **settings)
@@ -73,7 +73,7 @@ def test_saved_and_loaded_after_every_few_steps_the_front_is_the_undisturbed_one
     assert searching.front().to_json() == expected.to_json()
 
 
-def test_a_whole_small_space_is_enumerated_in_steps(tiny: Encoding) -> None:
+def test_a_whole_small_space_is_enumerated_in_steps(tiny: NetworkEncoding) -> None:
     size = weight_bytes(tiny)
     searching = Searching(Problem(tiny, [Objective(size)]), Evolution(1000), n_evaluations=10**5)
     searching.step(4)
@@ -89,10 +89,10 @@ def test_it_goes_on_in_another_process(tmp_path: Path) -> None:
     program = """
 import sys
 from pathlib import Path
-from apq_tune import NSGA2, Encoding, Objective, Problem, SearchSpace
+from apq_tune import NSGA2, NetworkEncoding, Objective, Problem, SearchSpace
 from apq_tune.cost import bit_ops, macs
 from apq_tune.searchers import Searching
-encoding = Encoding(SearchSpace.load("digits"))
+encoding = NetworkEncoding(SearchSpace.load("digits"))
 searching = Searching(Problem(encoding, [Objective(macs(encoding), "maximize"), Objective(bit_ops(encoding))]))
 state = Path(sys.argv[1])
 if state.exists():
@@ -110,7 +110,7 @@ state.write_bytes(searching.to_bytes())
     assert (tmp_path / "stopped").read_bytes() == (tmp_path / "whole").read_bytes()
 
 
-def test_how_close_a_search_came_is_saved_too(tiny: Encoding) -> None:
+def test_how_close_a_search_came_is_saved_too(tiny: NetworkEncoding) -> None:
     few, many = macs(tiny), weight_bytes(tiny)
     limits = [Constraint(few, few.reachable()[0] * 1.1), Constraint(many, many.reachable()[1] * 0.9, ">=")]
     problem = Problem(tiny, [Objective(bit_ops(tiny))], limits)
@@ -126,7 +126,7 @@ def test_how_close_a_search_came_is_saved_too(tiny: Encoding) -> None:
         searching.front()
 
 
-def test_a_damaged_or_foreign_state_is_refused_and_changes_nothing(encoding: Encoding) -> None:
+def test_a_damaged_or_foreign_state_is_refused_and_changes_nothing(encoding: NetworkEncoding) -> None:
     searching = Searching(one_limit(encoding), n_evaluations=500, seed=1)
     searching.step(2)
     content = searching.to_bytes()
@@ -140,7 +140,7 @@ def test_a_damaged_or_foreign_state_is_refused_and_changes_nothing(encoding: Enc
     assert other.n_evaluations == 0
 
 
-def test_the_front_of_an_unfinished_search_holds_what_was_evaluated(tiny: Encoding) -> None:
+def test_the_front_of_an_unfinished_search_holds_what_was_evaluated(tiny: NetworkEncoding) -> None:
     asked: list[float] = []
 
     def remembered(genomes: np.ndarray) -> np.ndarray:

@@ -12,11 +12,11 @@ import yaml
 
 from apq_tune import (
     CandidateError,
-    Choice,
+    Configuration,
     Constraint,
-    Encoding,
     Front,
     FunctionMetric,
+    NetworkEncoding,
     Objective,
     Problem,
     SearchSpace,
@@ -41,7 +41,7 @@ def test_every_candidate_is_enumerated_once_and_comes_back() -> None:
     }
     assert len(candidates) == ENCODING.size() == 24
     np.testing.assert_array_equal(ENCODING.encode(candidates), genomes)
-    assert [Choice.from_dict(candidate.to_dict()) for candidate in candidates] == candidates
+    assert [Configuration.from_dict(candidate.to_dict()) for candidate in candidates] == candidates
 
 
 def test_features_are_one_hot_and_tell_all_candidates_apart() -> None:
@@ -51,11 +51,11 @@ def test_features_are_one_hot_and_tell_all_candidates_apart() -> None:
     assert len(np.unique(features, axis=0)) == 24
 
 
-def cost(candidates: list[Choice]) -> list[float]:
+def cost(candidates: list[Configuration]) -> list[float]:
     return [float(candidate["width"]) * (2 if candidate["activation"] == "gelu" else 1) for candidate in candidates]
 
 
-def gain(candidates: list[Choice]) -> list[float]:
+def gain(candidates: list[Configuration]) -> list[float]:
     return [c + 1 / float(candidate["rate"]) for c, candidate in zip(cost(candidates), candidates, strict=True)]
 
 
@@ -88,9 +88,9 @@ def test_choices_that_make_no_space_are_refused(choices: dict[str, list[int]], s
 
 def test_candidates_of_another_space_are_refused() -> None:
     with pytest.raises(CandidateError, match="candidate 0: width is 9; choose one of"):
-        ENCODING.encode([Choice((("width", 9), ("activation", "relu"), ("rate", 0.1)))])
+        ENCODING.encode([Configuration((("width", 9), ("activation", "relu"), ("rate", 0.1)))])
     with pytest.raises(CandidateError, match="candidate 0: has choices"):
-        ENCODING.encode([Choice((("width", 8),))])
+        ENCODING.encode([Configuration((("width", 8),))])
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_values_of_all_kinds_are_the_same_after_every_way_through_a_file(tmp_pat
     assert Front.load(tmp_path / "new" / "folder" / "front.json").candidates == front.candidates
     genomes = encoding.enumerate()[:: encoding.size() // 50]
     candidates = encoding.decode(genomes)
-    read = [Choice.from_dict(json.loads(candidate.to_json())) for candidate in candidates]
+    read = [Configuration.from_dict(json.loads(candidate.to_json())) for candidate in candidates]
     assert read == candidates
     np.testing.assert_array_equal(encoding.encode(read), genomes)
     for text, suffix in ((json.dumps(space.to_dict()), "json"), (yaml.safe_dump(space.to_dict()), "YAML")):
@@ -151,10 +151,10 @@ def test_values_of_all_kinds_are_the_same_after_every_way_through_a_file(tmp_pat
 
 def test_true_is_not_one() -> None:
     encoding = ChoiceEncoding(SearchSpace.from_choices({"a": [0, 1, 2], "b": [False, True]}))
-    assert encoding.encode([Choice((("a", 1), ("b", True)))]).tolist() == [[1, 1]]
+    assert encoding.encode([Configuration((("a", 1), ("b", True)))]).tolist() == [[1, 1]]
     for a, b, said in ((True, True, r"a is True; choose one of \[0, 1, 2\]"), (1, 1, "b is 1; choose one of")):
         with pytest.raises(CandidateError, match=said):
-            encoding.encode([Choice((("a", a), ("b", b)))])
+            encoding.encode([Configuration((("a", a), ("b", b)))])
         with pytest.raises(CandidateError, match="config: "):
             encoding.space.from_config({"a": a, "b": b})
     with pytest.raises(CandidateError, match=r"config: a: \{\} is a dict"):
@@ -184,7 +184,7 @@ def test_a_file_of_choices_is_refused_by_its_name(tmp_path: Path, content: str, 
 
 def test_what_needs_a_network_says_so(tmp_path: Path) -> None:
     with pytest.raises(SpaceError, match="mine: holds named choices and no network"):
-        Encoding(SPACE)  # type: ignore[arg-type]
+        NetworkEncoding(SPACE)  # type: ignore[arg-type]
     with pytest.raises(SpaceError, match="'mine' has no network whose costs could be counted"):
         cost_models(ENCODING)
     content = json.dumps(SPACE.to_dict())
@@ -195,4 +195,4 @@ def test_what_needs_a_network_says_so(tmp_path: Path) -> None:
     with pytest.raises(TableError, match=r"t\.csv: prices the blocks of networks, mine holds named choices"):
         load_cost_table(tmp_path / "t.csv").models(ENCODING)
     with pytest.raises(SpaceError, match="'digits' is no search space; give one, such as"):
-        Encoding("digits")  # type: ignore[arg-type]
+        NetworkEncoding("digits")  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from apq_tune import CandidateError, Encoding, FunctionMetric, Objective, Problem, SearchSpace, search
+from apq_tune import CandidateError, FunctionMetric, NetworkEncoding, Objective, Problem, SearchSpace, search
 from apq_tune.cli import cli
 from apq_tune.predict import fit_ridge
 from apq_tune.predict.files import predictor_bytes
@@ -20,7 +20,7 @@ from apq_tune.space.choices import ChoiceEncoding
 from apq_tune.space.measured import measured_values, outside, within
 
 
-def inside_by_hand(encoding: Encoding, mask: np.ndarray, genomes: np.ndarray) -> np.ndarray:
+def inside_by_hand(encoding: NetworkEncoding, mask: np.ndarray, genomes: np.ndarray) -> np.ndarray:
     active = encoding.active_genes(genomes)
     inside = []
     for genome, on in zip(genomes, active, strict=True):
@@ -29,7 +29,7 @@ def inside_by_hand(encoding: Encoding, mask: np.ndarray, genomes: np.ndarray) ->
 
 
 @pytest.fixture
-def mask(tiny: Encoding, everything: np.ndarray) -> np.ndarray:
+def mask(tiny: NetworkEncoding, everything: np.ndarray) -> np.ndarray:
     """Depth 1 alone; of the second block's bits some."""
     active = tiny.active_genes(everything)
     depth, bits = tiny.names.index("depth 1"), tiny.names.index("2.1 pw_w_bits")
@@ -39,7 +39,7 @@ def mask(tiny: Encoding, everything: np.ndarray) -> np.ndarray:
 
 
 def test_the_part_of_a_tiny_space_is_that_of_its_enumeration(
-    tiny: Encoding, everything: np.ndarray, mask: np.ndarray, rng: np.random.Generator
+    tiny: NetworkEncoding, everything: np.ndarray, mask: np.ndarray, rng: np.random.Generator
 ) -> None:
     part = within(tiny, mask)
     expected = everything[inside_by_hand(tiny, mask, everything)]
@@ -61,7 +61,7 @@ def test_the_part_of_a_tiny_space_is_that_of_its_enumeration(
 
 @pytest.mark.parametrize("algorithm", list(ALGORITHMS))
 @pytest.mark.parametrize("n", [60, 20_000])
-def test_no_search_leaves_it(tiny: Encoding, mask: np.ndarray, algorithm: str, n: int) -> None:
+def test_no_search_leaves_it(tiny: NetworkEncoding, mask: np.ndarray, algorithm: str, n: int) -> None:
     asked: list[np.ndarray] = []
 
     def wide(genomes: np.ndarray) -> np.ndarray:
@@ -76,7 +76,7 @@ def test_no_search_leaves_it(tiny: Encoding, mask: np.ndarray, algorithm: str, n
     assert inside_by_hand(tiny, mask, np.concatenate(asked)).all()
 
 
-def test_what_is_measured_all_over_restricts_nothing(tiny: Encoding, everything: np.ndarray) -> None:
+def test_what_is_measured_all_over_restricts_nothing(tiny: NetworkEncoding, everything: np.ndarray) -> None:
     mask = measured_values(tiny, everything)
     assert outside(tiny, mask) == []
     assert within(tiny, mask) is tiny

@@ -9,8 +9,8 @@ import numpy as np
 import optuna
 import pytest
 
-from apq_tune import Candidate, CandidateError, Encoding, SearchSpace
-from apq_tune.space.encoding import encoding_of
+from apq_tune import Candidate, CandidateError, NetworkEncoding, SearchSpace
+from apq_tune.space.network_encoding import encoding_of
 
 NAMES = ["digits", "apq_mobilenet", "ofa_mobilenetv3_w12"]
 
@@ -20,14 +20,14 @@ def test_candidates_come_back_from_their_configs_which_always_have_every_gene(
     name: str, rng: np.random.Generator
 ) -> None:
     space = SearchSpace.load(name)
-    encoding = Encoding(space)
+    encoding = NetworkEncoding(space)
     for candidate in encoding.decode(encoding.sample(30, rng)):
         config = space.to_config(candidate)
         assert tuple(config) == encoding.names
         assert space.from_config(config) == candidate
 
 
-def test_any_config_is_the_candidate_of_its_genome(tiny: Encoding, rng: np.random.Generator) -> None:
+def test_any_config_is_the_candidate_of_its_genome(tiny: NetworkEncoding, rng: np.random.Generator) -> None:
     genes = list(tiny.space.genes.items())
     genomes = (rng.random((300, len(genes))) * tiny.n_choices).astype(np.int16)
     allowed = tiny.is_allowed(genomes)
@@ -56,18 +56,18 @@ def test_to_tune_offers_exactly_the_values_of_each_gene(name: str) -> None:
     domains = space.to_tune()
     assert {gene: tuple(domain.categories) for gene, domain in domains.items()} == dict(space.genes)
     config = {gene: domain.sample() for gene, domain in domains.items()}
-    Encoding(space).encode([space.from_config(config | {"learning_rate": 0.1})])
+    NetworkEncoding(space).encode([space.from_config(config | {"learning_rate": 0.1})])
 
 
 def test_optuna_suggests_a_candidate_and_does_not_ask_for_fixed_genes(space: SearchSpace) -> None:
-    candidate = Encoding(space).extremes()[1]
+    candidate = NetworkEncoding(space).extremes()[1]
     params = space.to_config(candidate)
     assert space.suggest(optuna.trial.FixedTrial(params)) == candidate
     trial = optuna.create_study().ask()
     suggested = space.suggest(trial, fixed={"depth 1": 2})
     assert suggested.depths[0] == 2
     assert set(trial.params) == set(space.genes) - {"depth 1"}
-    Encoding(space).encode([suggested])
+    NetworkEncoding(space).encode([suggested])
 
 
 def test_spaces_of_named_choices_have_parameters_too() -> None:
@@ -85,7 +85,7 @@ def test_spaces_of_named_choices_have_parameters_too() -> None:
     ],
 )
 def test_a_config_that_is_no_candidate_is_refused(space: SearchSpace, change: dict[str, Any], said: str) -> None:
-    config = space.to_config(Encoding(space).extremes()[0]) | change
+    config = space.to_config(NetworkEncoding(space).extremes()[0]) | change
     config = {name: value for name, value in config.items() if value is not None}
     with pytest.raises(CandidateError, match=re.escape(said)):
         space.from_config(config)
@@ -96,11 +96,11 @@ def test_fixing_what_is_no_gene_is_refused(space: SearchSpace) -> None:
         space.suggest(optuna.create_study().ask(), fixed={"depht 1": 2})
 
 
-def test_a_candidate_that_is_not_in_the_space_has_no_config(tiny: Encoding, space: SearchSpace) -> None:
+def test_a_candidate_that_is_not_in_the_space_has_no_config(tiny: NetworkEncoding, space: SearchSpace) -> None:
     largest = tiny.extremes()[1]
     bad = [block._replace(kernel_size=5, dw_a_bits=2) for block in largest.stages[0]]
     forbidden = Candidate((tuple(bad), *largest.stages[1:]))
     with pytest.raises(CandidateError, match="candidate has 5 stages; digits has 2"):
-        space.to_config(Encoding(SearchSpace.load("ofa_mobilenetv3_w12")).extremes()[1])
+        space.to_config(NetworkEncoding(SearchSpace.load("ofa_mobilenetv3_w12")).extremes()[1])
     with pytest.raises(CandidateError, match="not in the space"):
         tiny.space.to_config(forbidden)

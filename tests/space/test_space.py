@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from apq_tune import Encoding, SearchSpace, SpaceError, known_spaces
+from apq_tune import NetworkEncoding, SearchSpace, SpaceError, known_spaces
 
 GOOD = """
 format: 1
@@ -197,12 +197,14 @@ def test_different_spaces_are_not_equal(tiny_space: SearchSpace) -> None:
     assert SearchSpace.from_dict(data) != tiny_space
 
 
-def test_size_with_bits_is_that_of_the_enumeration(tiny_space: SearchSpace, tiny: Encoding) -> None:
+def test_size_with_bits_is_that_of_the_enumeration(tiny_space: SearchSpace, tiny: NetworkEncoding) -> None:
     assert len(tiny.enumerate()) == (24 + 24 * 24) * 16
     assert tiny_space.log10_size() == pytest.approx(math.log10((24 + 24 * 24) * 16), rel=1e-12)
 
 
-def test_size_without_bits_counts_the_networks_of_the_enumeration(tiny_space: SearchSpace, tiny: Encoding) -> None:
+def test_size_without_bits_counts_the_networks_of_the_enumeration(
+    tiny_space: SearchSpace, tiny: NetworkEncoding
+) -> None:
     networks = {candidate.with_bits(8) for candidate in tiny.decode(tiny.enumerate())}
     assert len(networks) == (4 + 4 * 4) * 2
     assert tiny_space.log10_size(bits=False) == pytest.approx(math.log10(len(networks)), rel=1e-12)

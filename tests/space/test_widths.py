@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from apq_tune import Encoding, SearchSpace
+from apq_tune import NetworkEncoding, SearchSpace
 from apq_tune.cost.macs import macs
 from apq_tune.errors import CandidateError, SpaceError
 from apq_tune.problem.metrics import read_pairs
@@ -23,7 +23,7 @@ FILES = ("mbnv3w10_evoga_acc", "mbnv3w10_evonsga2_acc_macs", "mbnv3w10_evounsga3
 @pytest.mark.parametrize("name", FILES)
 def test_macs_of_width_1_are_those_that_dynas_measured(shared_data: Callable[[str], Path], name: str) -> None:
     path = shared_data(f"dynas/{name}.csv")
-    encoding = Encoding(NARROW)
+    encoding = NetworkEncoding(NARROW)
     genomes = encoding.encode([candidate_from(entry, NARROW) for entry in read_candidates(path)])
     assert np.array_equal(macs(encoding)(genomes), pd.read_csv(path)["MACs"])
 
@@ -53,7 +53,7 @@ def test_the_old_name_says_which_two_to_choose_from() -> None:
 def test_networks_of_the_other_width_are_told_by_their_macs(
     tmp_path: Path, own: SearchSpace, other: SearchSpace, name: str | None
 ) -> None:
-    encoding = Encoding(own)
+    encoding = NetworkEncoding(own)
     entries = [
         {"ks": [3] * 20, "e": [(3, 4, 6)[i % 3]] * 20, "d": [2 + i % 3] * 5, "r": [160 + 16 * (i % 5)]}
         for i in range(12)

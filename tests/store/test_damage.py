@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from apq_tune import Encoding, RunError, SearchSpace, load_run
+from apq_tune import NetworkEncoding, RunError, SearchSpace, load_run
 from apq_tune.hosts.ray import Result, result_of
 from apq_tune.pipeline.finished import open_run
 from apq_tune.pipeline.learning import read_losses
@@ -74,7 +74,7 @@ def read(path: Path) -> list[Any]:
     """What later commands read of a run."""
     run = load_run(path)
     opened = open_run(path, ("fp32_losses", "proxy_losses", "qat_pairs"))
-    encoding = Encoding(run.space)
+    encoding = NetworkEncoding(run.space)
     genomes = encoding.sample(5, np.random.default_rng(0))
     losses = [read_losses(opened.stages[name], encoding)[0].target for name in ("proxy_losses", "qat_pairs")]
     weights = [v.numpy() for supernet in (run.fp32_supernet, run.supernet) for v in supernet.weights.values()]

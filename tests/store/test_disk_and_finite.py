@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from apq_tune import Encoding, RunError, SearchSpace
+from apq_tune import NetworkEncoding, RunError, SearchSpace
 from apq_tune.data import load_data
 from apq_tune.pipeline.run import PipelineRun
 from apq_tune.pipeline.settings import Settings
@@ -52,7 +52,7 @@ def test_a_full_disk_is_refused_before_work(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_losses_that_are_not_finite_name_network_and_setting() -> None:
-    candidate = Encoding(SearchSpace.load("digits")).extremes()[0]
+    candidate = NetworkEncoding(SearchSpace.load("digits")).extremes()[0]
     for loss in (math.nan, math.inf):
         with pytest.raises(RunError, match=r"the loss of .* is (nan|inf): .*; lower pair\.learning_rate, which is 0.5"):
             finite(Score(loss, 1.0, 1.0, 0.5), candidate, "pair", 0.5)
@@ -62,7 +62,7 @@ def test_losses_that_are_not_finite_name_network_and_setting() -> None:
 
 def test_a_supernet_that_is_not_finite_is_refused_in_its_own_stage() -> None:
     space = SearchSpace.load("digits")
-    encoding, data, training = Encoding(space), load_data(space), dataclasses.replace(Settings().supernet)
+    encoding, data, training = NetworkEncoding(space), load_data(space), dataclasses.replace(Settings().supernet)
     torch.manual_seed(0)
     supernet = Supernet(space)
     before = {name: value.clone() for name, value in supernet.state_dict().items()}

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from scipy.stats import mannwhitneyu
 
-from apq_tune import Constraint, Encoding, FunctionMetric, Objective, Problem, ProblemError
+from apq_tune import Constraint, FunctionMetric, NetworkEncoding, Objective, Problem, ProblemError
 from apq_tune.cli import cli
 from apq_tune.cli.compare import SAMPLERS
 from apq_tune.cost import bit_ops, weight_bytes
@@ -38,7 +38,7 @@ from apq_tune.studies.compare import (
 RIVALS = [name for name in KNOWN if name.startswith("optuna-")]
 
 
-def trade_off(encoding: Encoding, share: float = 0.5) -> Problem:
+def trade_off(encoding: NetworkEncoding, share: float = 0.5) -> Problem:
     """Opposed objectives, and a limit."""
     cost, size = bit_ops(encoding), weight_bytes(encoding)
     low, high = cost.reachable()
@@ -60,7 +60,9 @@ class Counting(Problem):
 
 
 @pytest.mark.parametrize("sampler", KNOWN)
-def test_every_sampler_is_counted_by_distinct_canonical_candidates_and_repeats(tiny: Encoding, sampler: str) -> None:
+def test_every_sampler_is_counted_by_distinct_canonical_candidates_and_repeats(
+    tiny: NetworkEncoding, sampler: str
+) -> None:
     from apq_tune.hosts.optuna_studies import run_study
 
     n = 12 if sampler == "optuna-gp" else 40  # a model from the eleventh on, which takes seconds
@@ -82,7 +84,7 @@ def test_every_sampler_is_counted_by_distinct_canonical_candidates_and_repeats(t
         np.testing.assert_array_equal(genomes[: len(first)], first)
 
 
-def test_watching_keeps_what_each_prefix_had_as_its_front(tiny: Encoding, rng: np.random.Generator) -> None:
+def test_watching_keeps_what_each_prefix_had_as_its_front(tiny: NetworkEncoding, rng: np.random.Generator) -> None:
     problem = trade_off(tiny)
     watched, genomes = Watched(problem), tiny.sample(300, rng)
     for batch in np.array_split(genomes, [1, 50, 130]):
@@ -97,7 +99,7 @@ def test_watching_keeps_what_each_prefix_had_as_its_front(tiny: Encoding, rng: n
         assert front <= kept <= set(map(tuple, F))
 
 
-def test_constraints_reach_optuna(tiny: Encoding) -> None:
+def test_constraints_reach_optuna(tiny: NetworkEncoding) -> None:
     """With a tight limit that random sampling rarely meets, NSGA-II finds more feasible candidates than it would."""
     cost = bit_ops(tiny)
     bound = float(np.quantile(cost(tiny.enumerate()), 0.1))
@@ -115,7 +117,7 @@ def test_constraints_reach_optuna(tiny: Encoding) -> None:
     assert min(feasible(Constraint(cost, bound))) > max(feasible())
 
 
-def test_a_study_that_finds_nothing_new_ends(tiny: Encoding) -> None:
+def test_a_study_that_finds_nothing_new_ends(tiny: NetworkEncoding) -> None:
     from apq_tune.hosts.optuna_studies import run_study
     from apq_tune.space.search_space import SearchSpace
 
@@ -136,7 +138,7 @@ def test_a_study_that_finds_nothing_new_ends(tiny: Encoding) -> None:
         assert len(problem.asked) == 1
 
 
-def test_curves_end_at_the_exact_front_where_a_space_is_enumerated(tiny: Encoding) -> None:
+def test_curves_end_at_the_exact_front_where_a_space_is_enumerated(tiny: NetworkEncoding) -> None:
     problem = trade_off(tiny)
     entries = [Entry("random", seed) for seed in range(2)]
     contest = Contest(problem, tiny.size())
@@ -150,7 +152,7 @@ def test_curves_end_at_the_exact_front_where_a_space_is_enumerated(tiny: Encodin
         assert {100, tiny.size()} <= set(own["evaluations"])
 
 
-def test_shares_by_hand_and_without_any_feasible_candidate(encoding: Encoding) -> None:
+def test_shares_by_hand_and_without_any_feasible_candidate(encoding: NetworkEncoding) -> None:
     problem = trade_off(encoding)  # too large to enumerate
     found = {"counts": [2, 5], "F": [[0.0, 10.0], [4.0, 2.0]], "worst": [8.0, 12.0], "n_evaluations": 9, "trials": 9}
     nothing = {"counts": [], "F": [], "worst": None, "n_evaluations": 9, "trials": 9}
@@ -245,7 +247,7 @@ def test_a_lookup_table_with_a_fault_is_refused_naming_it(change, said: str, tmp
     assert "\n" not in str(error.value)
 
 
-def test_a_sampler_with_an_end_of_its_own_is_compared_up_to_there_and_not_beyond(tiny: Encoding) -> None:
+def test_a_sampler_with_an_end_of_its_own_is_compared_up_to_there_and_not_beyond(tiny: NetworkEncoding) -> None:
     contest = Contest(trade_off(tiny), 30, {"random": 12})
     entries = [Entry(sampler, seed) for sampler in ("nsga2", "random") for seed in range(3)]
     results = {entry.key: run_entry(entry, contest).metrics for entry in entries}

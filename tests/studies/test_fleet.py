@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from apq_tune import Encoding, Evolution, FunctionMetric, Objective, Problem, RunError, search
+from apq_tune import Evolution, FunctionMetric, NetworkEncoding, Objective, Problem, RunError, search
 from apq_tune.searchers import Searching
 from apq_tune.store.digests import Digests
 from apq_tune.store.directory import digest
@@ -18,7 +18,7 @@ from apq_tune.studies.fleet import Fleet, finish
 class Dying:
     """A metric that kills its search when it has scored so many candidates."""
 
-    def __init__(self, encoding: Encoding, after: float = np.inf) -> None:
+    def __init__(self, encoding: NetworkEncoding, after: float = np.inf) -> None:
         self.scored, self._after = 0, after
         self._weights = np.random.default_rng(3).normal(size=encoding.n_genes)
 
@@ -29,12 +29,12 @@ class Dying:
         return np.sin(genomes @ self._weights)
 
 
-def begin(encoding: Encoding, metric: Dying) -> Searching:
+def begin(encoding: NetworkEncoding, metric: Dying) -> Searching:
     return Searching(Problem(encoding, [Objective(FunctionMetric("m", "", metric))]), n_evaluations=4000, seed=2)
 
 
 def test_a_search_whose_worker_dies_goes_on_from_its_checkpoint_to_the_same_end(
-    encoding: Encoding, tmp_path: Path
+    encoding: NetworkEncoding, tmp_path: Path
 ) -> None:
     whole = begin(encoding, Dying(encoding))
     finish(whole, tmp_path / "none.npz")
@@ -49,7 +49,9 @@ def test_a_search_whose_worker_dies_goes_on_from_its_checkpoint_to_the_same_end(
 
 
 @pytest.mark.parametrize("content", [b"", b"PK rubbish"])
-def test_a_damaged_checkpoint_costs_time_and_nothing_else(encoding: Encoding, tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_checkpoint_costs_time_and_nothing_else(
+    encoding: NetworkEncoding, tmp_path: Path, content: bytes
+) -> None:
     (tmp_path / "a.npz").write_bytes(content)
     metric = Dying(encoding)
     searching = begin(encoding, metric)

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from apq_tune import ApqError, Encoding, FunctionMetric, ProblemError, SearchSpace
+from apq_tune import ApqError, FunctionMetric, NetworkEncoding, ProblemError, SearchSpace
 from apq_tune.cli import cli
 from apq_tune.cost import bit_ops, macs, weight_bytes
 from apq_tune.report.sweep import attained, picture, summary
@@ -31,7 +31,7 @@ from apq_tune.studies.sweep import (
 )
 
 
-def sweep_of(encoding: Encoding, folder: Path, *objectives: str, n: int = 2000) -> Sweep:
+def sweep_of(encoding: NetworkEncoding, folder: Path, *objectives: str, n: int = 2000) -> Sweep:
     return Sweep(encoding, device_metrics(encoding, None, {}), objectives, n, folder / "checkpoints")
 
 
@@ -40,7 +40,7 @@ def done(sweep: Sweep, tasks: list[Task]) -> pd.DataFrame:
 
 
 def test_every_combination_finds_its_own_optimum(
-    tiny: Encoding, everything: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: NetworkEncoding, everything: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size, cost, count = (model(tiny)(everything) for model in (weight_bytes, bit_ops, macs))
     bounds = {"bit_ops": np.quantile(cost, [0.2, 0.6]), "weight_bytes": np.quantile(size, [0.3, 0.7])}
@@ -60,7 +60,7 @@ def test_every_combination_finds_its_own_optimum(
     assert (rows["q25"] == rows["q75"]).all()
 
 
-def test_limits_that_nothing_meets_together_are_a_row_and_no_failure(tiny: Encoding, tmp_path: Path) -> None:
+def test_limits_that_nothing_meets_together_are_a_row_and_no_failure(tiny: NetworkEncoding, tmp_path: Path) -> None:
     count, highest = macs(tiny), macs(tiny).reachable()[1]
     opposite = FunctionMetric("opposite", "", lambda genomes: highest - count(genomes))
     sweep = Sweep(tiny, {"d": {"macs": count, "opposite": opposite}}, ("macs",), 300, tmp_path)
@@ -77,7 +77,7 @@ def test_limits_that_nothing_meets_together_are_a_row_and_no_failure(tiny: Encod
     assert "no candidate with macs <= " in run_task(tasks[3], sweep).metrics["note"]
 
 
-def test_a_front_and_its_share_of_the_hypervolume(tmp_path: Path, encoding: Encoding) -> None:
+def test_a_front_and_its_share_of_the_hypervolume(tmp_path: Path, encoding: NetworkEncoding) -> None:
     sweep = sweep_of(encoding, tmp_path, "weight_bytes", "macs", n=200)
     tasks = tasks_of(sweep, [()], ["nsga2", "random"], 2)
     frame = done(sweep, tasks)
@@ -98,7 +98,7 @@ def test_shares_of_the_hypervolume_by_hand() -> None:
     np.testing.assert_allclose(shares(frame, {"cost": 1.0, "merit": -1.0}), expected)
 
 
-def test_what_seeds_attained_by_hand(tiny: Encoding, tmp_path: Path) -> None:
+def test_what_seeds_attained_by_hand(tiny: NetworkEncoding, tmp_path: Path) -> None:
     y, x = sweep_of(tiny, tmp_path, "weight_bytes", "macs").problem("analytic", ()).objectives
     run = pd.DataFrame({"macs": [1.0, 3.0, 2.0], "weight_bytes": [9.0, 4.0, 6.0]})
     assert attained(run, x, y, np.array([0.0, 1.0, 2.5, 9.0])).tolist() == [np.inf, 9, 6, 4]
@@ -195,7 +195,7 @@ def test_interrupted_and_killed_a_sweep_goes_on_to_the_results_of_searches_run_b
     assert result.returncode == 0, result.stderr
     assert {name: (out / "items" / name).read_bytes() for name in kept} == kept
 
-    digits = Encoding(SearchSpace.load("digits"))
+    digits = NetworkEncoding(SearchSpace.load("digits"))
     sweep = sweep_of(digits, tmp_path, "peak_activation_bytes", n=4000)
     tasks = tasks_of(sweep, read_limits([limits], sweep.metrics["analytic"]), ["evolution", "random"], 2)
     expected = done(sweep, tasks)

@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner
 from scipy.stats import ttest_rel, wilcoxon
 
-from apq_tune import ApqError, Candidate, Encoding, RunError, SearchSpace
+from apq_tune import ApqError, Candidate, NetworkEncoding, RunError, SearchSpace
 from apq_tune.cli import cli
 from apq_tune.cli import costs as options
 from apq_tune.cli.run import PAPER
@@ -42,7 +42,7 @@ CHANGES = {"supernet.epochs": 1, "quantized.epochs": 1, "n_calibration": 32}
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
     folder, space = tmp_path_factory.mktemp("versus"), SearchSpace.load("digits")
     versus.train_run(7, versus.Training(space, CHANGES, folder / "runs", None))
-    costs = Costs.of(Encoding(space))
+    costs = Costs.of(NetworkEncoding(space))
     limits = {name: as_texts(costs.budget(name)) for name in BUDGETS}
     runs = {7: versus.run_path(folder / "runs", 7)}
     return Shared(runs, limits, Spend.checked(**SPEND), folder / "checkpoints", costs)
@@ -59,7 +59,7 @@ def test_methods_are_charged_the_same_and_resume_to_the_same_result(shared: Shar
     # of 6 candidates after 2 steps, 2 go on to 6 and to 9; the winner once more
     assert {k: v for k, v in counts.items() if "steps" in k} == {"6 steps": 2, "9 steps": 3, "later steps": 39}
     assert {k: v for k, v in counts.items() if k[0].isdigit()} == versus.planned(shared.spend)
-    encoding = Encoding(SearchSpace.load("digits"))
+    encoding = NetworkEncoding(SearchSpace.load("digits"))
     limits = dict(text.split("<=") for text in shared.limits["memory"])
     for found in whole["finalists"]:
         genome = encoding.encode([Candidate.from_dict(found["candidate"])])
@@ -155,7 +155,9 @@ def test_trainings_have_as_many_steps_as_asked_for(shared: Shared, monkeypatch) 
     import torch
 
     supernet = versus.networks(shared.runs[7], 100).quantized
-    (candidate,) = Encoding(supernet.space).decode(Encoding(supernet.space).sample(1, np.random.default_rng(0)))
+    (candidate,) = NetworkEncoding(supernet.space).decode(
+        NetworkEncoding(supernet.space).sample(1, np.random.default_rng(0))
+    )
     steps, real = [], torch.optim.AdamW.step
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *a, **k: (steps.append(1), real(self, *a, **k)))
     for asked in (1, 5, 28, 30):  # 898 images make 28 batches

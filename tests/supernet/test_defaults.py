@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from apq_tune import Encoding, QATLoss, SearchSpace, SupernetLoss, TrainedSupernet
+from apq_tune import NetworkEncoding, QATLoss, SearchSpace, SupernetLoss, TrainedSupernet
 from apq_tune.data import load_data
 from apq_tune.supernet.network import Supernet
 from apq_tune.supernet.train import Training
@@ -34,7 +34,7 @@ def _losses(space: SearchSpace) -> tuple[float, float]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         supernet = TrainedSupernet(space, Supernet(space).state_dict(), data)
-    encoding = Encoding(space)
+    encoding = NetworkEncoding(space)
     genomes = encoding.sample(1, np.random.default_rng(0))
     qat = QATLoss(supernet, Training(epochs=1, batch_size=32))
     return float(SupernetLoss(supernet)(genomes)[0]), float(qat(genomes)[0])

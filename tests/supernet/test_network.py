@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from apq_tune.cost import bit_ops, macs
 from apq_tune.space.candidate import Candidate
-from apq_tune.space.encoding import Encoding
+from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.search_space import SearchSpace
 from apq_tune.supernet.network import Supernet
 from apq_tune.supernet.quantize import ActivationQuantizer, quantize_weight
@@ -50,7 +50,7 @@ def test_extracted_network_gives_the_output_of_the_supernet(supernet, images, ca
 
 
 def supernet_extremes(supernet):
-    return Encoding(supernet.space).extremes()
+    return NetworkEncoding(supernet.space).extremes()
 
 
 def test_one_candidate_does_not_change_what_another_gives(supernet, images, candidates):
@@ -138,7 +138,7 @@ def test_weights_survive_a_round_trip_through_a_state_dict(supernet, images, can
 
 @pytest.mark.parametrize("name", ["apq_mobilenet", "ofa_mobilenetv3_w12"])
 def test_imagenet_spaces_run_at_224_extract_exactly_and_have_the_macs_of_the_cost_model(name: str) -> None:
-    encoding = Encoding(SearchSpace.load(name))
+    encoding = NetworkEncoding(SearchSpace.load(name))
     torch.manual_seed(0)
     supernet, images = Supernet(encoding.space), torch.rand(2, 3, 224, 224)
     candidates = [*encoding.extremes(), *encoding.decode(encoding.sample(1, np.random.default_rng(0)))]

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from apq_tune import CandidateError, Encoding, RunError, SearchSpace, TableError, load_cost_table, load_predictor
+from apq_tune import CandidateError, NetworkEncoding, RunError, SearchSpace, TableError, load_cost_table, load_predictor
 from apq_tune.cost.table import pairs_that_shrink
 from apq_tune.space.notation import candidate_from, read_candidates
 
-APQ, OFA = Encoding(SearchSpace.load("apq_mobilenet")), Encoding(SearchSpace.load("ofa_mobilenetv3_w12"))
+APQ, OFA = NetworkEncoding(SearchSpace.load("apq_mobilenet")), NetworkEncoding(SearchSpace.load("ofa_mobilenetv3_w12"))
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_a_space_that_the_table_does_not_cover_is_refused_with_the_first_missing
     with pytest.raises(
         TableError, match=r"666 ops of digits are missing: conv in_channels=16 .*; \.\.\.; measure them"
     ):
-        table.models(Encoding(SearchSpace.load("digits")))
+        table.models(NetworkEncoding(SearchSpace.load("digits")))
 
 
 def test_published_apq_predictor(

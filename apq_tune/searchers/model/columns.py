@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from apq_tune.predict.ordinal import OrdinalFeatures
 from apq_tune.problem.pareto import Floats
-from apq_tune.space.encoding import Encoding
-from apq_tune.space.genotype import Genes, Genomes
+from apq_tune.space.encoding import Genes, Genomes
+from apq_tune.space.network_encoding import NetworkEncoding
 
 FEW = 8
 """An ordered gene with no more values has, beside its rank, a column for each: neighbours may differ in kind."""
@@ -49,7 +49,7 @@ class Columns:
         """
         network, kinds = None, np.zeros(0, np.intp)
         n_choices, ordered = [size for size, _ in others], [order for _, order in others]
-        if isinstance(encoding, Encoding):
+        if isinstance(encoding, NetworkEncoding):
             network = OrdinalFeatures.of(encoding, np.random.default_rng(0))
             kinds = np.unique(np.where(network.factor > 0, network.kinds, network.kinds.max()), return_inverse=True)[1]
         elif encoding is not None:

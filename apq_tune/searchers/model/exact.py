@@ -10,7 +10,7 @@ import numpy as np
 
 from apq_tune.problem.pareto import Floats
 from apq_tune.problem.problem import Constraint, Indexed, Metric, Objective, Problem
-from apq_tune.space.genotype import Genomes
+from apq_tune.space.encoding import Genomes
 
 Score = Callable[[Genomes], Floats]
 """``(n, n_genes)``, canonical ``-> (n,)``."""

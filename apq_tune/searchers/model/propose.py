@@ -20,7 +20,7 @@ from apq_tune.searchers.model.process import Kernel, Posterior, likeliest
 from apq_tune.searchers.model.warp import Warp
 from apq_tune.searchers.select import select
 from apq_tune.searchers.vary import spread, vary
-from apq_tune.space.genotype import Genes, Genomes
+from apq_tune.space.encoding import Genes, Genomes
 
 ENUMERATED = 2000
 """Of a space with no more candidates every one is scored."""

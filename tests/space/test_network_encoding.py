@@ -11,17 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from apq_tune import Block, Candidate, CandidateError, Encoding, SearchSpace, SpaceError
+from apq_tune import Block, Candidate, CandidateError, NetworkEncoding, SearchSpace, SpaceError
 
 seeds = st.integers(0, 2**32 - 1)
 
 
-def any_genome(encoding: Encoding, n: int, rng: np.random.Generator) -> np.ndarray:
+def any_genome(encoding: NetworkEncoding, n: int, rng: np.random.Generator) -> np.ndarray:
     """Every gene uniform, inert ones too: neither canonical nor allowed."""
     return rng.integers(0, encoding.n_choices, (n, encoding.n_genes), dtype=np.int16)
 
 
-def inert_by_names(encoding: Encoding, candidate: Candidate) -> np.ndarray:
+def inert_by_names(encoding: NetworkEncoding, candidate: Candidate) -> np.ndarray:
     """Which genes a candidate does not have, read off their names."""
     inert = []
     for name in encoding.names:
@@ -32,7 +32,7 @@ def inert_by_names(encoding: Encoding, candidate: Candidate) -> np.ndarray:
 
 
 @given(seed=seeds)
-def test_candidates_genomes_features_and_json_are_exact_round_trips(either: Encoding, seed: int) -> None:
+def test_candidates_genomes_features_and_json_are_exact_round_trips(either: NetworkEncoding, seed: int) -> None:
     genomes = either.sample(8, np.random.default_rng(seed))
     candidates = either.decode(genomes)
     np.testing.assert_array_equal(either.encode(candidates), genomes)
@@ -41,7 +41,9 @@ def test_candidates_genomes_features_and_json_are_exact_round_trips(either: Enco
 
 
 @given(seed=seeds)
-def test_canonicalise_zeroes_exactly_the_genes_that_the_candidate_does_not_have(either: Encoding, seed: int) -> None:
+def test_canonicalise_zeroes_exactly_the_genes_that_the_candidate_does_not_have(
+    either: NetworkEncoding, seed: int
+) -> None:
     genomes = any_genome(either, 8, np.random.default_rng(seed))
     canonical = either.canonicalise(genomes)
     for genome, row, candidate in zip(genomes, canonical, either.decode(genomes), strict=True):
@@ -50,7 +52,7 @@ def test_canonicalise_zeroes_exactly_the_genes_that_the_candidate_does_not_have(
 
 
 @given(seed=seeds)
-def test_inert_genes_change_neither_candidate_nor_features(either: Encoding, seed: int) -> None:
+def test_inert_genes_change_neither_candidate_nor_features(either: NetworkEncoding, seed: int) -> None:
     rng = np.random.default_rng(seed)
     genomes = either.sample(8, rng)
     candidates = either.decode(genomes)
@@ -62,7 +64,7 @@ def test_inert_genes_change_neither_candidate_nor_features(either: Encoding, see
 
 
 def test_fill_inert_draws_every_choice_of_inert_genes_and_never_touches_the_candidate(
-    either: Encoding, rng: np.random.Generator
+    either: NetworkEncoding, rng: np.random.Generator
 ) -> None:
     genomes = np.repeat(either.encode([either.extremes()[0]], check=False), 500, axis=0)
     filled = either.fill_inert(genomes, rng)
@@ -78,7 +80,7 @@ def breaks_the_rule(candidate: Candidate) -> bool:
     return any(block.kernel_size == 5 and block.dw_a_bits == 2 for block in candidate.blocks)
 
 
-def test_enumerate_gives_each_allowed_canonical_genome_once(tiny: Encoding) -> None:
+def test_enumerate_gives_each_allowed_canonical_genome_once(tiny: NetworkEncoding) -> None:
     genomes = tiny.enumerate()
     candidates = tiny.decode(genomes)
     assert len(set(candidates)) == len(candidates) == (24 + 24 * 24) * 16
@@ -86,7 +88,9 @@ def test_enumerate_gives_each_allowed_canonical_genome_once(tiny: Encoding) -> N
     np.testing.assert_array_equal(tiny.canonicalise(genomes), genomes)
 
 
-def test_enumerate_refuses_a_space_that_is_too_large_and_says_how_large(encoding: Encoding, tiny: Encoding) -> None:
+def test_enumerate_refuses_a_space_that_is_too_large_and_says_how_large(
+    encoding: NetworkEncoding, tiny: NetworkEncoding
+) -> None:
     with pytest.raises(SpaceError, match=r"digits: 8\.1e\+14 candidates are too many .*1000000"):
         encoding.enumerate()
     with pytest.raises(SpaceError, match="limit 100"):
@@ -97,11 +101,11 @@ def test_enumerate_refuses_a_space_larger_than_a_float_can_count(space: SearchSp
     data = yaml.safe_load(space.to_yaml())
     data["stages"][0]["depth"] = list(range(1, 101))
     with pytest.raises(SpaceError, match="too many to enumerate"):
-        Encoding(SearchSpace.from_dict(data)).enumerate()
+        NetworkEncoding(SearchSpace.from_dict(data)).enumerate()
 
 
 def test_is_allowed_knows_the_rule_and_ignores_blocks_that_are_switched_off(
-    tiny: Encoding, rng: np.random.Generator
+    tiny: NetworkEncoding, rng: np.random.Generator
 ) -> None:
     genomes = any_genome(tiny, 2000, rng)
     broken = np.array([breaks_the_rule(candidate) for candidate in tiny.decode(genomes)])
@@ -110,14 +114,14 @@ def test_is_allowed_knows_the_rule_and_ignores_blocks_that_are_switched_off(
 
 
 def test_sample_obeys_the_rules_is_canonical_and_covers_the_whole_space(
-    tiny: Encoding, everything: np.ndarray, rng: np.random.Generator
+    tiny: NetworkEncoding, everything: np.ndarray, rng: np.random.Generator
 ) -> None:
     as_number = 2 ** np.arange(tiny.n_genes)  # no gene of the tiny space has more than two choices
     np.testing.assert_array_equal(np.unique(tiny.sample(300_000, rng) @ as_number), np.unique(everything @ as_number))
 
 
 def test_sample_draws_every_gene_uniformly_where_nothing_is_forbidden(
-    encoding: Encoding, rng: np.random.Generator
+    encoding: NetworkEncoding, rng: np.random.Generator
 ) -> None:
     genomes = encoding.sample(20_000, rng)
     on = np.concatenate([np.ones((len(genomes), 2), bool), np.tile(encoding.active(genomes), (1, 6))], axis=1)
@@ -127,7 +131,7 @@ def test_sample_draws_every_gene_uniformly_where_nothing_is_forbidden(
 
 
 def test_repair_leaves_allowed_genomes_alone_and_mends_only_the_offending_block(
-    tiny: Encoding, rng: np.random.Generator
+    tiny: NetworkEncoding, rng: np.random.Generator
 ) -> None:
     genomes = any_genome(tiny, 500, rng)
     allowed = tiny.is_allowed(genomes)
@@ -148,12 +152,12 @@ def test_repair_that_cannot_succeed_says_so(tiny_space: SearchSpace, rng: np.ran
     data["forbidden"] = [
         {field: bits} for field in ("pw_w_bits", "pw_a_bits", "dw_w_bits", "dw_a_bits") for bits in all_bits[:-1]
     ]
-    nearly_nothing = Encoding(SearchSpace.from_dict(data))
+    nearly_nothing = NetworkEncoding(SearchSpace.from_dict(data))
     with pytest.raises(SpaceError, match=r"tiny: forbidden combinations remain .*relax the rules"):
         nearly_nothing.sample(100, rng)
 
 
-def test_names_and_numbers_of_genes_are_those_of_the_space(tiny: Encoding) -> None:
+def test_names_and_numbers_of_genes_are_those_of_the_space(tiny: NetworkEncoding) -> None:
     assert tiny.names[:8] == (
         "depth 1",
         "depth 2",
@@ -169,7 +173,7 @@ def test_names_and_numbers_of_genes_are_those_of_the_space(tiny: Encoding) -> No
     assert (tiny.n_arch_features, tiny.n_bit_features) == (5 + 6, 6 + 3 + 6 + 6)
 
 
-def test_features_are_kernels_then_channels_then_bits_with_zeros_for_blocks_that_are_off(tiny: Encoding) -> None:
+def test_features_are_kernels_then_channels_then_bits_with_zeros_for_blocks_that_are_off(tiny: NetworkEncoding) -> None:
     one = Candidate(((Block(5, 24, 8, 8, 4, 8),), (Block(3, 8, 2, 8, 8, 2),)))
     kernels = [0, 1, 0, 0, 1]
     channels = [0, 1, 0, 0, 1, 0]
@@ -177,14 +181,14 @@ def test_features_are_kernels_then_channels_then_bits_with_zeros_for_blocks_that
     np.testing.assert_array_equal(tiny.features(tiny.encode([one]))[0], sum(bits, kernels + channels))
 
 
-def test_from_features_refuses_rows_that_no_depth_makes(encoding: Encoding) -> None:
+def test_from_features_refuses_rows_that_no_depth_makes(encoding: NetworkEncoding) -> None:
     features = encoding.features(encoding.encode([encoding.extremes()[0]]))
     features[:, : encoding.n_arch_features] = 0
     with pytest.raises(CandidateError, match="depth 1 is 0; choose one of \\[1, 2\\]"):
         encoding.from_features(features)
 
 
-def test_from_features_refuses_a_stage_whose_first_block_is_off(encoding: Encoding) -> None:
+def test_from_features_refuses_a_stage_whose_first_block_is_off(encoding: NetworkEncoding) -> None:
     largest = encoding.features(encoding.encode([encoding.extremes()[1]]))
     first_block = np.zeros(largest.shape[1], bool)
     first_column = 0
@@ -211,14 +215,14 @@ def replaced(candidate: Candidate, stage: int, position: int, **changes: int) ->
     ],
 )
 def test_encode_refuses_a_value_that_is_no_choice_naming_position_and_gene(
-    tiny: Encoding, changes: dict[str, int], complaint: str
+    tiny: NetworkEncoding, changes: dict[str, int], complaint: str
 ) -> None:
     largest = tiny.extremes()[1]
     with pytest.raises(CandidateError, match=f"candidate 1: {complaint}"):
         tiny.encode([largest, replaced(largest, 0, 1, **changes)])
 
 
-def test_encode_refuses_a_depth_or_a_number_of_stages_that_the_space_has_not(tiny: Encoding) -> None:
+def test_encode_refuses_a_depth_or_a_number_of_stages_that_the_space_has_not(tiny: NetworkEncoding) -> None:
     largest = tiny.extremes()[1]
     first, second = largest.stages
     with pytest.raises(CandidateError, match=r"candidate 0: depth 2 is 2; choose one of \[1\]"):
@@ -227,7 +231,7 @@ def test_encode_refuses_a_depth_or_a_number_of_stages_that_the_space_has_not(tin
         tiny.encode([largest, largest, Candidate((first,))])
 
 
-def test_encode_refuses_a_forbidden_combination_unless_told_not_to_check(tiny: Encoding) -> None:
+def test_encode_refuses_a_forbidden_combination_unless_told_not_to_check(tiny: NetworkEncoding) -> None:
     largest = tiny.extremes()[1]
     forbidden = replaced(largest, 0, 0, dw_a_bits=2)
     with pytest.raises(CandidateError, match=r"candidate 1: k5.* has a combination that the space forbids"):
@@ -235,7 +239,7 @@ def test_encode_refuses_a_forbidden_combination_unless_told_not_to_check(tiny: E
     assert tiny.decode(tiny.encode([forbidden], check=False)) == [forbidden]
 
 
-def test_extremes_are_the_smallest_and_the_largest_network_at_the_most_bits(tiny: Encoding) -> None:
+def test_extremes_are_the_smallest_and_the_largest_network_at_the_most_bits(tiny: NetworkEncoding) -> None:
     assert tiny.extremes() == (
         Candidate(((Block(3, 8, 8, 8, 8, 8),), (Block(3, 8, 8, 8, 8, 8),))),
         Candidate(((Block(5, 24, 8, 8, 8, 8),) * 2, (Block(3, 24, 8, 8, 8, 8),))),
@@ -244,7 +248,7 @@ def test_extremes_are_the_smallest_and_the_largest_network_at_the_most_bits(tiny
 
 @pytest.mark.parametrize("field", ["depth", *Block._fields])
 def test_at_largest_sets_the_genes_of_that_field_and_no_others(
-    encoding: Encoding, rng: np.random.Generator, field: str
+    encoding: NetworkEncoding, rng: np.random.Generator, field: str
 ) -> None:
     genomes = encoding.sample(50, rng)
     before = copy.deepcopy(genomes)
@@ -265,12 +269,12 @@ def test_at_largest_sets_the_genes_of_that_field_and_no_others(
             assert changed == Candidate(expected)
 
 
-def test_uniform_policies_are_both_extremes_at_every_common_bit_width(encoding: Encoding) -> None:
+def test_uniform_policies_are_both_extremes_at_every_common_bit_width(encoding: NetworkEncoding) -> None:
     found = set(encoding.decode(encoding.uniform_policies()))
     assert found == {network.with_bits(bits) for network in encoding.extremes() for bits in (2, 4, 8)}
 
 
-def test_uniform_policies_are_allowed_and_take_only_bits_that_all_fields_have(tiny: Encoding) -> None:
+def test_uniform_policies_are_allowed_and_take_only_bits_that_all_fields_have(tiny: NetworkEncoding) -> None:
     policies = tiny.uniform_policies()
     assert tiny.is_allowed(policies).all()
     assert set(tiny.decode(policies)) == set(tiny.extremes())
@@ -279,20 +283,20 @@ def test_uniform_policies_are_allowed_and_take_only_bits_that_all_fields_have(ti
 def test_uniform_policies_leave_out_what_the_rules_forbid(tiny_space: SearchSpace) -> None:
     data = yaml.safe_load(tiny_space.to_yaml())
     data["choices"] |= {"pw_a_bits": [2, 8], "dw_w_bits": [2, 8]}
-    encoding = Encoding(SearchSpace.from_dict(data))
+    encoding = NetworkEncoding(SearchSpace.from_dict(data))
     smallest, largest = encoding.extremes()
     assert set(encoding.decode(encoding.uniform_policies())) == {smallest, largest, smallest.with_bits(2)}
 
 
 @pytest.mark.parametrize("name", ["digits", "apq_mobilenet", "ofa_mobilenetv3_w12"])
 def test_the_sparse_architecture_is_the_first_columns_of_the_features(name: str, rng: np.random.Generator) -> None:
-    encoding = Encoding(SearchSpace.load(name))
+    encoding = NetworkEncoding(SearchSpace.load(name))
     genomes = encoding.fill_inert(encoding.sample(50, rng), rng)
     expected = encoding.features(genomes)[:, : encoding.n_arch_features]
     np.testing.assert_array_equal(encoding.arch_matrix(genomes).toarray(), expected)
 
 
-def test_policies_range_from_one_width_to_all_mixed_and_prefer_none(either: Encoding) -> None:
+def test_policies_range_from_one_width_to_all_mixed_and_prefer_none(either: NetworkEncoding) -> None:
     n = 6000
     genomes = either.sample_policies(n, np.random.default_rng(0))
     np.testing.assert_array_equal(either.canonicalise(genomes), genomes)
