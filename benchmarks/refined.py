@@ -17,7 +17,7 @@ import pandas as pd
 from apq_tune import Candidate, Front, NetworkEncoding, Problem, load_run
 from apq_tune.problem.costs import Costs
 from apq_tune.problem.problem import Objective
-from apq_tune.refine.work import Shared, train_candidate
+from apq_tune.refine.work import RefineShared, train_candidate
 from apq_tune.store.files import read_json
 
 
@@ -31,7 +31,7 @@ def main() -> None:
     run, settings = load_run(arguments.run), read_json(out / "refine.json")["settings"]
     encoding, table = NetworkEncoding(run.space), pd.read_csv(out / "results.csv")
     total, length = int(table["epochs"].sum()), int(table["epochs"].max())
-    shared = Shared(run.supernet, run.settings, settings["seed"])
+    shared = RefineShared(run.supernet, run.settings, settings["seed"])
 
     def trained(candidate: Candidate) -> pd.Series:
         scores = train_candidate({"candidate": candidate.to_dict(), "epochs": length, "final": True}, shared).metrics

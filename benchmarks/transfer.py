@@ -23,7 +23,7 @@ from scipy.stats import ttest_1samp
 from apq_tune.pipeline.defaults import PAIR_IMAGES
 from apq_tune.pipeline.predictor_report import MOST_TEST, report_predictors
 from apq_tune.pipeline.run import PipelineRun
-from apq_tune.pipeline.settings import Settings
+from apq_tune.pipeline.settings import RunSettings
 from apq_tune.report.predictors import TITLES, curve_picture
 from apq_tune.space.search_space import SearchSpace
 from apq_tune.space.skeleton import BIT_FIELDS
@@ -31,7 +31,7 @@ from apq_tune.store.files import write_atomically
 
 RUNS, RESULTS = Path("runs/benchmarks/transfer"), Path(__file__).parent / "results"
 COUNTS = (10, 20, 50, 100, 200)
-DEFAULT = Settings().predictor
+DEFAULT = RunSettings().predictor
 SETTINGS = {
     "fashion_mnist": {
         **{f"{stage}.epochs": 8 for stage in ("supernet", "quantized")},
@@ -62,7 +62,7 @@ def one_seed(
     """Scores of every form and number of pairs, mean over splits, and the noise floor with 0 pairs."""
     changes = SETTINGS.get(str(space.data), {}) | {"seed": seed, "n_pairs": COUNTS[-1] + MOST_TEST}
     path = RUNS / space.name / f"seed_{seed}"
-    run = PipelineRun(space, Settings().updated(changes), path, num_cpus=num_cpus, data_root=data_root)
+    run = PipelineRun(space, RunSettings().updated(changes), path, num_cpus=num_cpus, data_root=data_root)
     run.run_until("qat_pairs")
     cache = path / f"curve_{n_splits}.csv"
     if not cache.exists():

@@ -151,7 +151,7 @@ def compare(
     command = shlex.join(["apq-tune", *sys.argv[1:]])
     fleet = Fleet(out, "comparison", basis, resume=resume, command=command, address=address, num_cpus=num_cpus)
     contest = plan.Contest(problem, counts[-1], {**plan.CAPS, **ends})
-    entries = [plan.Entry(sampler, seed) for sampler in chosen for seed in range(seeds)]
+    entries = [plan.CompareTask(sampler, seed) for sampler in chosen for seed in range(seeds)]
     console = Screen()
     with progress_bar(console, "searches") as on_done:
         results = fleet.run(plan.run_entry, contest, {entry.key: entry for entry in entries}, on_done)

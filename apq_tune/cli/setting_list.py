@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from pydantic import BaseModel
 
 from apq_tune.inputs.ranges import EPOCHS, Range
-from apq_tune.pipeline.settings import ALWAYS_TRAINED, Settings
+from apq_tune.pipeline.settings import ALWAYS_TRAINED, RunSettings
 from apq_tune.refine.settings import RefineSettings
 from apq_tune.studies.versus import Spend
 
@@ -38,7 +38,7 @@ class Group(NamedTuple):
 def all_settings() -> tuple[Group, ...]:
     """Those of a run, of a refinement and of a comparison."""
     return (
-        Group("Of `run`, each as `--set NAME=VALUE`", tuple(_of(Settings, Settings()))),
+        Group("Of `run`, each as `--set NAME=VALUE`", tuple(_of(RunSettings, RunSettings()))),
         Group("Of `refine`, each as an option (`final_epochs` is `--final-epochs`)", tuple(_of(RefineSettings))),
         Group("Of `baseline` and `joint-vs-staged`, each as an option", tuple(_of(Spend))),
     )

@@ -19,7 +19,7 @@ from apq_tune.inputs import ranges
 if TYPE_CHECKING:
     from apq_tune.problem.costs import Costs
     from apq_tune.studies.fleet import Fleet
-    from apq_tune.studies.versus import Spend, Task
+    from apq_tune.studies.versus import Spend, VersusTask
     from apq_tune.supernet.metrics import Device
 
 NAMES = ("joint", "staged", "staged-haq", "uniform", "uniform-wa", "random", "paper")
@@ -101,7 +101,7 @@ def baseline(
     from apq_tune.problem.costs import Costs
     from apq_tune.space.network_encoding import NetworkEncoding
     from apq_tune.store.directory import kept_tables
-    from apq_tune.studies.versus import Spend, Task
+    from apq_tune.studies.versus import Spend, VersusTask
     from apq_tune.supernet.metrics import device_of
 
     if bool(limits) == (budget is not None):
@@ -111,7 +111,7 @@ def baseline(
     all_tables = [*kept_tables(run), *tables]
     costs = Costs.of(NetworkEncoding(trained.space), all_tables)
     targets = limits_of(costs, [budget] if budget is not None else [], limits)
-    task = Task(method, budget or OWN, trained.settings.seed if seed is None else seed)
+    task = VersusTask(method, budget or OWN, trained.settings.seed if seed is None else seed)
     basis = _basis(costs, all_tables, checked, targets, trained.settings.model_dump(mode="json"))
     basis |= {"run": str(run.absolute())}
     fleet = _fleet(out, "baseline", basis, resume=resume, address=address, num_cpus=num_cpus)
@@ -162,7 +162,7 @@ def joint_vs_staged(
     from apq_tune.cli.run import assigned
     from apq_tune.data import taken
     from apq_tune.pipeline.finished import load_supernets
-    from apq_tune.pipeline.settings import Settings
+    from apq_tune.pipeline.settings import RunSettings
     from apq_tune.problem.costs import Costs
     from apq_tune.space.network_encoding import NetworkEncoding
     from apq_tune.space.search_space import SearchSpace
@@ -186,7 +186,7 @@ def joint_vs_staged(
         space, settings = trained.space, trained.settings
         runs = {settings.seed: Path(target).absolute()}
     else:
-        space, settings = SearchSpace.load_network(target), Settings().updated(changes)
+        space, settings = SearchSpace.load_network(target), RunSettings().updated(changes)
         folder = out.absolute() / "runs"
         runs = {
             seed: versus.run_path(folder, seed) for seed in seeds_from(first_seed or 0, 5 if seeds is None else seeds)
@@ -204,9 +204,13 @@ def joint_vs_staged(
         items = {f"supernets-{seed:03d}": seed for seed in runs}
         with progress_bar(_console(), "supernets") as on_done:
             fleet.run(
-                versus.train_run, versus.Training(space, changes, folder, data_root, where), items, on_done, where
+                versus.train_run,
+                versus.SupernetTrainings(space, changes, folder, data_root, where),
+                items,
+                on_done,
+                where,
             )
-    tasks = [versus.Task(method, budget, seed) for seed in runs for budget in targets for method in chosen]
+    tasks = [versus.VersusTask(method, budget, seed) for seed in runs for budget in targets for method in chosen]
     _finish(fleet, tasks, runs, targets, checked, costs, where, out)
 
 
@@ -249,7 +253,7 @@ def _fleet(out: Path, kind: str, basis: Mapping[str, Any], **options: Any) -> Fl
 
 def _finish(
     fleet: Fleet,
-    tasks: list[Task],
+    tasks: list[VersusTask],
     runs: Mapping[int, Path],
     limits: Mapping[str, list[str]],
     spend: Spend,
@@ -260,10 +264,10 @@ def _finish(
     keep: bool = False,
 ) -> dict[str, Any]:
     from apq_tune.report.versus import write_versus
-    from apq_tune.studies.versus import Shared, run_task
+    from apq_tune.studies.versus import VersusShared, run_task
 
     console = _console()
-    shared = Shared(dict(runs), dict(limits), spend, fleet.checkpoints, costs, device, keep)
+    shared = VersusShared(dict(runs), dict(limits), spend, fleet.checkpoints, costs, device, keep)
     with progress_bar(console, "searches") as on_done:
         results = fleet.run(run_task, shared, {task.key: task for task in tasks}, on_done, device)
     write_versus(tasks, results, limits, out, console)

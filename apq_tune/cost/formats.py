@@ -27,7 +27,7 @@ OFA_REST = ("middle_channels", "kernel_size", "stride", "shortcut", "squeeze_exc
 NO_GATES = "its entries have no -se and -hs, so its blocks count as without squeeze-excite and with ReLU6"
 
 
-class Entry(NamedTuple):
+class TableRow(NamedTuple):
     """A row of a table, and what to call it in messages."""
 
     row: dict[str, Any]
@@ -61,7 +61,7 @@ def _is_yaml(path: Path) -> bool:
     return path.suffix.lower() in (".yaml", ".yml")
 
 
-def _from_entries(entries: list[Entry], source: str, note: str = "") -> CostTable:
+def _from_entries(entries: list[TableRow], source: str, note: str = "") -> CostTable:
     rows = [entry.row for entry in entries]
     return CostTable.from_frame(pd.DataFrame(rows, dtype=object), source, [entry.place for entry in entries], note)
 
@@ -80,10 +80,10 @@ def _read_mapping(path: Path, load: Callable[[str, str], Any], what: str) -> dic
     return data
 
 
-def _bitfusion_entries(path: Path) -> list[Entry]:
+def _bitfusion_entries(path: Path) -> list[TableRow]:
     """``(in_channels, out_channels, in_size, kernel, stride, padding, groups)-WwAa`` -> latency (ms), energy (mJ)."""
     data = _read_mapping(path, load_json, "cost table in JSON")
-    entries: list[Entry] = []
+    entries: list[TableRow] = []
     for key, value in data.items():
         if not isinstance(value, dict) or {"latency", "energy"} - set(value):
             raise TableError(f"{path}: entry {key!r} has no latency and energy; give both")
@@ -100,7 +100,7 @@ def _bitfusion_entries(path: Path) -> list[Entry]:
             raise TableError(
                 f"{path}: cannot read entry {key!r}; expected 'head', 'tail' or '(96, 456, 14, 1, 1, 0, 1)-W4A4'"
             )
-        entries.append(Entry(row, f"entry {key!r}"))
+        entries.append(TableRow(row, f"entry {key!r}"))
     for name in ("head", "tail"):
         if name not in data:
             raise TableError(f"{path}: has no entry {name!r}; give what is not searched, it never counts as zero")
@@ -109,7 +109,7 @@ def _bitfusion_entries(path: Path) -> list[Entry]:
 
 def _ofa_table(files: list[Path], source: str) -> CostTable:
     """Whole blocks; means over runs in ms; one resolution a file."""
-    entries: list[Entry] = []
+    entries: list[TableRow] = []
     gates: dict[bool, str] = {}
     resolutions: dict[int, Path] = {}
     for path in files:
@@ -125,7 +125,9 @@ def _ofa_table(files: list[Path], source: str) -> CostTable:
     return _from_entries(entries, source, NO_GATES if False in gates else "")
 
 
-def _ofa_entries(path: Path, data: dict[str, Any], gates: dict[bool, str], *, alone: bool) -> tuple[list[Entry], int]:
+def _ofa_entries(
+    path: Path, data: dict[str, Any], gates: dict[bool, str], *, alone: bool
+) -> tuple[list[TableRow], int]:
     """The rows of one file, and its resolution.
 
     Args:
@@ -171,7 +173,7 @@ def _ofa_entries(path: Path, data: dict[str, Any], gates: dict[bool, str], *, al
         row: dict[str, Any] = {"op": FIXED, "name": str(key)} if key in own else {"op": BLOCK} | blocks[key]
         row.pop("out_size", None)
         row |= {"resolution": resolution, "latency_ms": value["mean"]}
-        entries.append(Entry(row, f"entry {key!r}" if alone else f"{path.name}: entry {key!r}"))
+        entries.append(TableRow(row, f"entry {key!r}" if alone else f"{path.name}: entry {key!r}"))
     return entries, resolution
 
 

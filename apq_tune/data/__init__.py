@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from apq_tune.data.choice import Choice, choose_space, space_for, spaces_that_keep
+from apq_tune.data.choice import SuitedSpace, choose_space, space_for, spaces_that_keep
 from apq_tune.data.folder import read_folder
 from apq_tune.data.image import shown
-from apq_tune.data.named import DATA, SHAPES, Place, imagenet
+from apq_tune.data.named import DATA, SHAPES, DataRoot, imagenet
 from apq_tune.data.split import AnySplit, Data, FileSplit, Split, pooled
 from apq_tune.data.taken import taken
 from apq_tune.errors import RunError
@@ -16,10 +16,10 @@ from apq_tune.space.search_space import SearchSpace
 __all__ = [
     "DATA",
     "AnySplit",
-    "Choice",
     "Data",
     "FileSplit",
     "Split",
+    "SuitedSpace",
     "check_images",
     "choose_space",
     "data_digest",
@@ -60,7 +60,7 @@ def load_data(space: SearchSpace, root: str | Path | None = None) -> Data:
             f"{shape.size} x {shape.size}; give the same channels and a size that divides {shape.size}"
         )
     _check_classes(space, shape.classes)
-    place = Place.of(root)
+    place = DataRoot.of(root)
     data = imagenet(place, size) if space.data == "imagenet" else DATA[space.data](place)
     return Data(*(pooled(split, size) for split in data))
 

@@ -28,7 +28,7 @@ Complaint = Callable[[SearchSpace, float], str | None]
 cannot satisfy with that margin; ``None`` if it can satisfy all of them."""
 
 
-class Choice(NamedTuple):
+class SuitedSpace(NamedTuple):
     """Search space chosen for a data set.
 
     Attributes:
@@ -40,7 +40,7 @@ class Choice(NamedTuple):
     reason: str
 
 
-def choose_space(data: str, space: SearchSpace | None = None, complain: Complaint | None = None) -> Choice:
+def choose_space(data: str, space: SearchSpace | None = None, complain: Complaint | None = None) -> SuitedSpace:
     """Choose a search space for a data set or a folder, and set its channels, classes and data accordingly.
 
     Args:
@@ -59,7 +59,7 @@ def choose_space(data: str, space: SearchSpace | None = None, complain: Complain
         folder: Folder = read_folder(data)
         data, shape = str(folder.path), Shape(folder.channels, folder.size, len(folder.classes))
     if space is not None:
-        return Choice(_fitted(space, data, shape), f"space: {space.name}, as asked for")
+        return SuitedSpace(_fitted(space, data, shape), f"space: {space.name}, as asked for")
     spaces = [
         _fitted(_not_above(SearchSpace.load(name), LARGER * shape.size), data, shape)
         for name in (BY_SIZE if complain is None else FOR_LIMITS)
@@ -73,7 +73,7 @@ def choose_space(data: str, space: SearchSpace | None = None, complain: Complain
         for one in spaces:
             complaint = complain(one, room) if complain is not None else None
             if complaint is None:
-                return Choice(
+                return SuitedSpace(
                     one, f"space: {one.name}, {_reason(one, shape.size, said)}; another one: apq-tune run SPACE"
                 )
             said = said or f"{one.name}: {complaint}"

@@ -24,7 +24,7 @@ DEFAULT_ROOT = Path("~/.cache/apq_tune/data")
 IDX_PARTS = {"train": "train", "test": "t10k"}
 
 
-class Place(NamedTuple):
+class DataRoot(NamedTuple):
     """Data root.
 
     Attributes:
@@ -36,7 +36,7 @@ class Place(NamedTuple):
     given: bool
 
     @classmethod
-    def of(cls, root: str | Path | None) -> Place:
+    def of(cls, root: str | Path | None) -> DataRoot:
         """Use the given folder, or the default one.
 
         Raises:
@@ -50,7 +50,7 @@ class Place(NamedTuple):
         return cls(path, True)
 
 
-def digits(_: Place) -> Data:
+def digits(_: DataRoot) -> Data:
     """Handwritten digits of scikit-learn (Alpaydin 1998): 8 x 8 grey pixels, 10 classes, split 50 / 25 / 25 %."""
     from sklearn.datasets import load_digits
 
@@ -62,7 +62,7 @@ def digits(_: Place) -> Data:
     return Data(whole.take(first), rest.take(search), rest.take(test))
 
 
-def fashion_mnist(place: Place) -> Data:
+def fashion_mnist(place: DataRoot) -> Data:
     """Fashion-MNIST (Xiao 2017): 28 x 28 grey pixels, 10 classes, 50,000 / 10,000 / 10,000 images.
 
     The idx files, compressed or not, are looked for in torchvision's folder ``FashionMNIST/raw``, in ``fashion-mnist``
@@ -87,21 +87,21 @@ def fashion_mnist(place: Place) -> Data:
     return _official("fashion_mnist", place, part, download, "train-images-idx3-ubyte and its three companions")
 
 
-def cifar10(place: Place) -> Data:
+def cifar10(place: DataRoot) -> Data:
     """CIFAR-10 (Krizhevsky 2009): 32 x 32 colour pixels, 10 classes, 41,667 / 8,333 / 10,000 images."""
     from torchvision.datasets import CIFAR10
 
     return _cifar("cifar10", CIFAR10, place)
 
 
-def cifar100(place: Place) -> Data:
+def cifar100(place: DataRoot) -> Data:
     """CIFAR-100 (Krizhevsky 2009): 32 x 32 colour pixels, 100 classes, 41,667 / 8,333 / 10,000 images."""
     from torchvision.datasets import CIFAR100
 
     return _cifar("cifar100", CIFAR100, place)
 
 
-def imagenet(place: Place, size: int) -> Data:
+def imagenet(place: DataRoot, size: int) -> Data:
     """ImageNet (Deng 2009): 1000 classes; ``test`` is the validation set, ``search`` is cut from the training set.
 
     Raises:
@@ -138,7 +138,7 @@ SHAPES = {
     "imagenet": Shape(3, 224, 1000),
 }
 
-DATA: dict[str, Callable[[Place], Data]] = {
+DATA: dict[str, Callable[[DataRoot], Data]] = {
     "digits": digits,
     "fashion_mnist": fashion_mnist,
     "cifar10": cifar10,
@@ -146,7 +146,7 @@ DATA: dict[str, Callable[[Place], Data]] = {
 }
 
 
-def _cifar(name: str, kind: Any, place: Place) -> Data:
+def _cifar(name: str, kind: Any, place: DataRoot) -> Data:
     root = place.root.parent if place.root.name == kind.base_folder else place.root
 
     def part(split: str) -> Split | None:
@@ -161,7 +161,7 @@ def _cifar(name: str, kind: Any, place: Place) -> Data:
 
 
 def _official(
-    name: str, place: Place, part: Callable[[str], Split | None], download: Callable[[], object], files: str
+    name: str, place: DataRoot, part: Callable[[str], Split | None], download: Callable[[], object], files: str
 ) -> Data:
     """Load a data set with official training and test parts, and cut ``search`` from the former.
 
@@ -177,7 +177,7 @@ def _official(
     return Data(train.take(fit), train.take(search), test)
 
 
-def _download(name: str, place: Place, download: Callable[[], object], files: str) -> None:
+def _download(name: str, place: DataRoot, download: Callable[[], object], files: str) -> None:
     print(f"{name} is not in {place.root}; downloading it there, once", file=sys.stderr)
     try:
         place.root.mkdir(parents=True, exist_ok=True)

@@ -10,13 +10,13 @@ from typing import Any, Literal
 import numpy as np
 
 from apq_tune.errors import ApqError, ProblemError
-from apq_tune.problem.problem import Constraint, Floats, Problem, Trained, reported_name
+from apq_tune.problem.problem import Constraint, Floats, Problem, TrainedMetric, reported_name
 
 CHECKPOINT, CANDIDATE = "training.pt", "candidate.json"
 """Files of a trial's checkpoint: a training, and whose it is."""
 
 
-class Pruned(Exception):  # noqa: N818
+class TrainingPruned(Exception):  # noqa: N818
     """Raised inside a training that a pruner ends."""
 
 
@@ -50,7 +50,7 @@ class APQObjective:
         self._problem: Problem | None = problem
         self._reference: Any = None  # to the problem in the object store
         self._session = ""  # of Ray, in which the reference is good
-        trained = [metric.name for metric in problem.metrics if isinstance(metric, Trained)]
+        trained = [metric.name for metric in problem.metrics if isinstance(metric, TrainedMetric)]
         named = {objective.metric.name for objective in problem.objectives}
         if len(trained) > 1 or not named.issuperset(trained):
             raise ProblemError(f"{', '.join(trained)}: give at most one metric that trains, as an objective")
@@ -147,11 +147,11 @@ class APQObjective:
                 return  # Optuna prunes by one objective only
             trial.report(metrics[self.metric[0]], epoch)
             if trial.should_prune():
-                raise Pruned
+                raise TrainingPruned
 
         try:
             metrics = self.evaluate(candidate, trial.params, step)
-        except Pruned:
+        except TrainingPruned:
             from apq_tune.hosts.asktell import prune
 
             prune()
@@ -170,8 +170,8 @@ class APQObjective:
         return self.problem.encoding.space
 
     @property
-    def _trained(self) -> Trained | None:
-        return next((metric for metric in self.problem.metrics if isinstance(metric, Trained)), None)
+    def _trained(self) -> TrainedMetric | None:
+        return next((metric for metric in self.problem.metrics if isinstance(metric, TrainedMetric)), None)
 
     def evaluate(
         self,
@@ -217,7 +217,7 @@ class APQObjective:
                 known.update(epoch=0, epochs=untrained.adjusted(config or {}).epochs)
             return metrics()
         trained = self._trained
-        others = [metric for metric in costly.values() if not isinstance(metric, Trained)]
+        others = [metric for metric in costly.values() if not isinstance(metric, TrainedMetric)]
         values |= _first(problem.measure(others, genomes))
         if trained is not None:
             own = trained.adjusted(config or {})

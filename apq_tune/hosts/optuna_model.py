@@ -19,7 +19,7 @@ from apq_tune.problem.problem import Problem, constraint_name
 from apq_tune.searchers.algorithms import NSGA2
 from apq_tune.searchers.model.columns import Columns
 from apq_tune.searchers.model.exact import Exact
-from apq_tune.searchers.model.propose import Known, Settings, propose
+from apq_tune.searchers.model.propose import Observations, ProposalSettings, propose
 from apq_tune.searchers.model_based import MODELLED
 from apq_tune.space.encoding import Genomes
 
@@ -37,9 +37,9 @@ class ModelSampler(PopulationSampler):
         *,
         space: Space | None = None,
         problem: Problem | None = None,
-        initial: int = Settings.initial,
+        initial: int = ProposalSettings.initial,
         modelled: int = MODELLED,
-        pool: int = Settings.pool,
+        pool: int = ProposalSettings.pool,
         seed: int | None = None,
     ) -> None:
         """Check the settings.
@@ -59,7 +59,7 @@ class ModelSampler(PopulationSampler):
         """
         if modelled < 1:
             raise ProblemError(f"modelled is {modelled}; give at least 1")
-        self._settings, self._modelled, self._problem = Settings(initial, pool), modelled, problem
+        self._settings, self._modelled, self._problem = ProposalSettings(initial, pool), modelled, problem
         if problem is not None and space is None:
             space = problem.encoding.space
         super().__init__(NSGA2(), space, seed)
@@ -107,7 +107,7 @@ class ModelSampler(PopulationSampler):
         exact: Exact,
         directions: Sequence[StudyDirection],
         running: Sequence[FrozenTrial],
-    ) -> Known:
+    ) -> Observations:
         """What the study says; constraints that are computed come first, those that were told after them."""
         told = past.usable
         numbers = {trial.number for trial in told}
@@ -127,7 +127,7 @@ class ModelSampler(PopulationSampler):
         for row, trial in enumerate(told):
             G[row] = [trial.constraints.get(name, np.nan) for name in names]
         G = np.column_stack([*scores, G])
-        return Known(genomes, np.where(np.abs(F) < HUGE, F, np.inf), G, genes.read(running))
+        return Observations(genomes, np.where(np.abs(F) < HUGE, F, np.inf), G, genes.read(running))
 
     def _columns_of(self, genes: StudyGenes) -> Columns:
         key = repr(genes.distributions)

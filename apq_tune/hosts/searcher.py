@@ -29,7 +29,7 @@ from apq_tune.hosts.results import config_of, read_result, why_none
 from apq_tune.hosts.warm_start import read_candidate, read_warm_start
 from apq_tune.problem.front import Axis, Front
 from apq_tune.problem.pareto import is_non_dominated
-from apq_tune.problem.problem import Problem, Trained, reported_name
+from apq_tune.problem.problem import Problem, TrainedMetric, reported_name
 
 STATE = (
     "_problem",
@@ -304,7 +304,7 @@ class ApqSearch(Searcher):
 
 def _default_sampler(problem: Problem, seed: int) -> BaseSampler | None:
     """Trials that cost minutes are few, and a model finds more in few; the others' own default is quicker."""
-    if not any(isinstance(metric, Trained) or getattr(metric, "costly", False) for metric in problem.metrics):
+    if not any(isinstance(metric, TrainedMetric) or getattr(metric, "costly", False) for metric in problem.metrics):
         return None
     from apq_tune.hosts.optuna_model import ModelSampler
 
@@ -331,5 +331,5 @@ def _check_arguments(problem: Any, sampler: Any, max_concurrent: Any, seed: Any)
 
 def _settings(problem: Problem) -> list[str]:
     """Names by which a configuration can set the training of a metric, as far as it tells them."""
-    trainings = (getattr(metric, "training", None) for metric in problem.metrics if isinstance(metric, Trained))
+    trainings = (getattr(metric, "training", None) for metric in problem.metrics if isinstance(metric, TrainedMetric))
     return [field.name for one in trainings if dataclasses.is_dataclass(one) for field in dataclasses.fields(one)]

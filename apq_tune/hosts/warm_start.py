@@ -18,7 +18,7 @@ COLUMNS = ("candidate_json", "candidate")
 """Where candidates stand, the first of them that there is."""
 
 
-class Known(NamedTuple):
+class KnownTrial(NamedTuple):
     """Arguments of ``AskTell.add``."""
 
     config: dict[str, Any]
@@ -40,7 +40,7 @@ def read_candidate(text: Any) -> Candidate | Configuration:
         raise CandidateError(f"a candidate is one JSON object, got {str(text)[:40]!r}") from None
 
 
-def read_warm_start(problem: Problem, given: Front | pd.DataFrame | None) -> list[Known]:
+def read_warm_start(problem: Problem, given: Front | pd.DataFrame | None) -> list[KnownTrial]:
     """Known candidates with their values and violations.
 
     Rows that lack a number that is needed are left out with a warning. Infeasible ones need no objectives.
@@ -91,7 +91,7 @@ def _numbers(frame: pd.DataFrame, name: str) -> Any:
         raise ProblemError(f"warm start: column {name!r} holds more than numbers ({error}); mend the table") from None
 
 
-def _known(problem: Problem, row: int, text: Any, own: dict[str, float]) -> Known | None:
+def _known(problem: Problem, row: int, text: Any, own: dict[str, float]) -> KnownTrial | None:
     """One row; ``None`` if it lacks a number that is needed."""
     try:
         candidate = read_candidate(text)
@@ -115,4 +115,4 @@ def _known(problem: Problem, row: int, text: Any, own: dict[str, float]) -> Know
     reported = {reported_name(objective.metric): value for objective, value in values.items()}
     limited = {reported_name(c.metric): own[c.metric.name] for c in problem.constraints}
     said = limited | reported | violations | {"candidate": candidate.to_json(), "fidelity": "warm start"}
-    return Known(config, list(values.values()), violations, said)
+    return KnownTrial(config, list(values.values()), violations, said)

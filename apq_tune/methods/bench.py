@@ -42,7 +42,7 @@ class Counts(NamedTuple):
         return cls(proxy, short, LOOKED_AT * short)
 
 
-class Known(NamedTuple):
+class Measurement(NamedTuple):
     """One measurement."""
 
     kind: Kind
@@ -67,7 +67,7 @@ class Bench:
     measures: Mapping[Kind, Measure]
     allowed: Counts
     replay: Mapping[tuple[Kind, bytes], float] = field(default_factory=dict)
-    on_measured: Callable[[list[Known]], None] | None = None
+    on_measured: Callable[[list[Measurement]], None] | None = None
     _known: dict[tuple[Kind, bytes], float] = field(default_factory=dict)
 
     def count(self, *kinds: Kind) -> int:
@@ -111,7 +111,7 @@ class Bench:
             for row in rows:
                 self._known[keys[row]] = losses[row] if row in losses else self.replay[keys[row]]
             if fresh and self.on_measured is not None:
-                self.on_measured([Known(*key, loss) for key, loss in self._known.items()])
+                self.on_measured([Measurement(*key, loss) for key, loss in self._known.items()])
         return np.array([self._known[key] for key in keys], np.float64)
 
     def measured(self, kind: Kind) -> Pairs:

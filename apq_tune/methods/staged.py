@@ -42,7 +42,7 @@ TRIED = 3
 """Pruned networks of each width that are scored in the quantized supernet."""
 
 
-class Pruned(NamedTuple):
+class PrunedNetworks(NamedTuple):
     """What stages 1 and 2 decided at one uniform width."""
 
     bits: int
@@ -80,7 +80,7 @@ def _stages(question: Question, policy: Callable[[NetworkEncoding], Project]) ->
     return shortlist(question, own)
 
 
-def prune(question: Question) -> list[Pruned]:
+def prune(question: Question) -> list[PrunedNetworks]:
     """Stages 1 and 2 at every uniform width at which anything fits.
 
     Raises:
@@ -109,7 +109,7 @@ def prune(question: Question) -> list[Pruned]:
             networks = explore(question, narrow, limits, bench.fp32, n, question.rng(2, bits))
         except ProblemError:  # this architecture is too large at this width even with the fewest channels
             continue
-        result.append(Pruned(bits, architecture, best_of(networks, TRIED)))
+        result.append(PrunedNetworks(bits, architecture, best_of(networks, TRIED)))
     if not result:
         raise ProblemError(f"no pruned network keeps {' and '.join(map(str, limits))}; staged search ends, relax one")
     return result

@@ -9,7 +9,7 @@ import numpy as np
 
 from apq_tune.data import Data
 from apq_tune.errors import RunError
-from apq_tune.pipeline.settings import Settings
+from apq_tune.pipeline.settings import RunSettings
 from apq_tune.space.search_space import SearchSpace
 
 FEW = 2_000
@@ -37,7 +37,7 @@ OF_NAMED: dict[str, dict[str, Any]] = {
 """What these need beyond the general rule; on a GPU."""
 
 
-def check_data(settings: Settings, data: Data, given: Collection[str]) -> None:
+def check_data(settings: RunSettings, data: Data, given: Collection[str]) -> None:
     """What settings ask for is there.
 
     Args:
@@ -63,7 +63,7 @@ def check_data(settings: Settings, data: Data, given: Collection[str]) -> None:
         )
 
 
-def default_settings(space: SearchSpace, data: Data) -> Settings:
+def default_settings(space: SearchSpace, data: Data) -> RunSettings:
     """The defaults of a run.
 
     Small sets get those of the digits, in colour longer trainings. For others epochs shrink as images become more,
@@ -88,4 +88,4 @@ def default_settings(space: SearchSpace, data: Data) -> Settings:
         changes |= {"supernet.learning_rate": 3e-3, "quantized.learning_rate": 3e-3, "final.learning_rate": 2e-3}
     if space.input.channels == 3:
         changes |= {f"{name}.augment": "crop_flip" for name in ("supernet", "quantized", "final")}
-    return Settings().updated(changes | OF_NAMED.get(str(space.data), {}))
+    return RunSettings().updated(changes | OF_NAMED.get(str(space.data), {}))

@@ -17,7 +17,7 @@ import torch
 
 from apq_tune.data import AnySplit, Data
 from apq_tune.errors import RunError
-from apq_tune.pipeline.settings import Settings
+from apq_tune.pipeline.settings import RunSettings
 from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.supernet.batches import batches
 from apq_tune.supernet.metrics import Device
@@ -72,7 +72,7 @@ class Rates(NamedTuple):
         return self.qat / 3
 
 
-def measure_rates(encoding: NetworkEncoding, settings: Settings, data: Data, device: Device = "cpu") -> Rates:
+def measure_rates(encoding: NetworkEncoding, settings: RunSettings, data: Data, device: Device = "cpu") -> Rates:
     """Time some steps of each kind of training with networks drawn at random.
 
     Nothing that a run depends on changes: torch's generator is put back.
@@ -100,7 +100,7 @@ def measure_rates(encoding: NetworkEncoding, settings: Settings, data: Data, dev
 def _supernet_rate(
     supernet: Supernet,
     encoding: NetworkEncoding,
-    settings: Settings,
+    settings: RunSettings,
     training: Training,
     split: AnySplit,
     *,
@@ -148,7 +148,7 @@ def _timed(step: Callable[[], None], device: torch.device) -> float:
     return statistics.median(seconds[1:])
 
 
-def estimate(settings: Settings, data: Data, rates: Rates, concurrency: int) -> dict[str, float]:
+def estimate(settings: RunSettings, data: Data, rates: Rates, concurrency: int) -> dict[str, float]:
     """Stage -> seconds that it takes.
 
     Args:
@@ -183,8 +183,8 @@ def estimate(settings: Settings, data: Data, rates: Rates, concurrency: int) -> 
 
 
 def fitted(
-    settings: Settings, data: Data, rates: Rates, concurrency: int, minutes: float, keep: Collection[str] = ()
-) -> Settings:
+    settings: RunSettings, data: Data, rates: Rates, concurrency: int, minutes: float, keep: Collection[str] = ()
+) -> RunSettings:
     """Settings whose run takes about so long: trainings are shortened or lengthened, and fewer or more are measured.
 
     Args:
@@ -214,7 +214,7 @@ def fitted(
     )
 
 
-def _scaled(settings: Settings, factor: float, keep: Collection[str]) -> dict[str, int]:
+def _scaled(settings: RunSettings, factor: float, keep: Collection[str]) -> dict[str, int]:
     """Epochs in proportion, numbers of measurements by the root of the factor: noise falls with theirs."""
     changes = {}
     for name, floor in FLOORS.items():
@@ -225,7 +225,7 @@ def _scaled(settings: Settings, factor: float, keep: Collection[str]) -> dict[st
     return changes
 
 
-def _value(settings: Settings, name: str) -> int:
+def _value(settings: RunSettings, name: str) -> int:
     value: object = settings
     for part in name.split("."):
         value = getattr(value, part)

@@ -10,8 +10,8 @@ from apq_tune.data import data_digest, load_data
 from apq_tune.errors import RunError
 from apq_tune.inputs.ranges import validated
 from apq_tune.pipeline.learning import PREDICTOR
-from apq_tune.pipeline.settings import Settings
-from apq_tune.pipeline.stage import Stage, torch_load
+from apq_tune.pipeline.settings import RunSettings
+from apq_tune.pipeline.stage import RunStage, torch_load
 from apq_tune.pipeline.stages import STAGES
 from apq_tune.pipeline.training import WEIGHTS
 from apq_tune.predict import Predictor
@@ -31,14 +31,14 @@ class FinishedRun(NamedTuple):
     predictor: Predictor  # of the loss after QAT
     fp32_supernet: TrainedSupernet  # trained in full precision
     supernet: TrainedSupernet  # trained on with random bits: the proxy of QAT, and where QAT begins
-    settings: Settings
+    settings: RunSettings
 
 
 class OpenRun(NamedTuple):
     """A run whose directory can be read."""
 
     space: SearchSpace
-    settings: Settings
+    settings: RunSettings
     stages: dict[str, StageFiles]
     data_root: str | None  # where the files of its data set are
 
@@ -49,7 +49,7 @@ class Supernets(NamedTuple):
     space: SearchSpace
     fp32: TrainedSupernet
     quantized: TrainedSupernet
-    settings: Settings
+    settings: RunSettings
 
 
 def open_run(path: Path, stages: Iterable[str]) -> OpenRun:
@@ -68,7 +68,7 @@ def open_run(path: Path, stages: Iterable[str]) -> OpenRun:
     run = read_record(path / "run.json", remedy, current=FORMAT)
     command = run["command"] or "the program that began it"
     again = f"this makes it anew: {command}"
-    settings = validated(Settings, run["settings"])
+    settings = validated(RunSettings, run["settings"])
     if not check(path / "space.yaml", [run["digests"]["space.yaml"]], again):
         raise RunError(f"{path / 'space.yaml'}: is missing; {again}")
     if [digest(table) for table in kept_tables(path)] != run["digests"]["tables"]:
@@ -87,7 +87,7 @@ def open_run(path: Path, stages: Iterable[str]) -> OpenRun:
     return OpenRun(space, settings, folders, run.get("data_root"))
 
 
-def _with_needs(names: Iterable[str]) -> list[Stage]:
+def _with_needs(names: Iterable[str]) -> list[RunStage]:
     """These stages and all that they come from, in order."""
     wanted = set(names)
     for stage in reversed(STAGES):

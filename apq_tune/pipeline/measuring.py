@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from apq_tune.hosts.ray import Result, Work
 from apq_tune.pipeline.learning import BOUND, LOSSES, PREDICTOR, REPORT
 from apq_tune.pipeline.stage import Parts, Run, weights
-from apq_tune.pipeline.work import Networks, Question, final_training, pair_batch, run_search, score_batch
+from apq_tune.pipeline.work import InnerSearches, RunNetworks, final_training, pair_batch, run_search, score_batch
 from apq_tune.predict.files import load_predictor
 from apq_tune.problem.front import Front
 from apq_tune.space.candidate import Candidate
@@ -92,7 +92,7 @@ def _losses(
         for key, part in batches.items()
         if key not in finished
     }
-    shared = Networks(run.encoding.space, weights(run, source), quantize, run.data, run.settings, run.device)
+    shared = RunNetworks(run.encoding.space, weights(run, source), quantize, run.data, run.settings, run.device)
     return Parts(work, shared, items, on_result, finish, on_progress)
 
 
@@ -110,7 +110,7 @@ def measure_searches(run: Run) -> Parts:
         run.advance("search", len(SEARCHES) - len(missing()), len(SEARCHES))
 
     fp32 = load_predictor(run.directory("fp32_predictor").checked(PREDICTOR), run.encoding)
-    question = Question(run.encoding.space, predictor, fp32, run.settings, run.costs)
+    question = InnerSearches(run.encoding.space, predictor, fp32, run.settings, run.costs)
     return Parts(run_search, question, {name: name for name in missing()}, on_result, lambda: None)
 
 
@@ -129,7 +129,7 @@ def measure_finalists(run: Run) -> Parts:
     run.advance("finalists", len(finished), len(chosen))
     items: dict[str, Any] = {key: {"candidate": c.to_dict()} for key, c in chosen.items() if key not in finished}
     trained = weights(run, "quantized_supernet")
-    shared = Networks(run.encoding.space, trained, True, run.data, run.settings, run.device)
+    shared = RunNetworks(run.encoding.space, trained, True, run.data, run.settings, run.device)
     return Parts(final_training, shared, items, on_result, lambda: None)
 
 

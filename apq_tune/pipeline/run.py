@@ -22,8 +22,8 @@ from apq_tune.pipeline.choice import kept, with_choice
 from apq_tune.pipeline.defaults import check_data, default_settings
 from apq_tune.pipeline.estimate import estimate, fitted, measure_rates
 from apq_tune.pipeline.learning import PREDICTOR, REPORT, measured
-from apq_tune.pipeline.settings import Settings
-from apq_tune.pipeline.stage import Parts, Stage
+from apq_tune.pipeline.settings import RunSettings
+from apq_tune.pipeline.stage import Parts, RunStage
 from apq_tune.pipeline.stages import STAGES
 from apq_tune.pipeline.work import front_cost, of_its_stage
 from apq_tune.predict.files import load_predictor
@@ -85,7 +85,7 @@ class Outcome(NamedTuple):
     fronts: dict[str, Front]
     predictors: dict[str, Any]
     pairs_kept: int
-    settings: Settings
+    settings: RunSettings
     weights: Path | None
     seconds: dict[str, float]
 
@@ -102,7 +102,7 @@ class PipelineRun:
     def __init__(
         self,
         space: SearchSpace,
-        settings: Settings | None,
+        settings: RunSettings | None,
         path: Path,
         *,
         changes: Mapping[str, Any] = MappingProxyType({}),
@@ -144,7 +144,7 @@ class PipelineRun:
         self.encoding = NetworkEncoding(space)
         self.costs = Costs.of(self.encoding, tables)
         given = settings is not None
-        settings = (settings or Settings()).updated(dict(changes))  # before the data, which may take a while
+        settings = (settings or RunSettings()).updated(dict(changes))  # before the data, which may take a while
         self.costs.limits(settings.constraints)
         self.device = device_of(device)
         check_address(address)
@@ -197,7 +197,7 @@ class PipelineRun:
             self.files.release()  # whoever keeps the traceback keeps this object
             raise
 
-    def _fitted(self, settings: Settings, changes: Mapping[str, Any], path: Path) -> Settings:
+    def _fitted(self, settings: RunSettings, changes: Mapping[str, Any], path: Path) -> RunSettings:
         """Settings for so many minutes; those of a run that was begun with as many stay what they are."""
         before = _recorded(path)
         if before is not None and before.minutes == settings.minutes:
@@ -221,7 +221,7 @@ class PipelineRun:
             seconds = estimate(self.settings, self.data, rates, self._trials_at_once())
             self._listener.planned({name: seconds[name] for name in left}, self._trials_at_once())
 
-    def _seems_done(self, number: int, stage: Stage) -> bool:
+    def _seems_done(self, number: int, stage: RunStage) -> bool:
         """Whether a stage was done; whether it still holds is seen when it is its turn."""
         files = StageFiles(self.files.path / f"{number}_{stage.name}", AGAIN)
         return files.begun and files.done
@@ -236,7 +236,7 @@ class PipelineRun:
                     break
         self._concurrency = None  # the cluster is gone
 
-    def _do(self, group: Sequence[Stage]) -> None:
+    def _do(self, group: Sequence[RunStage]) -> None:
         """Do stages that do not need each other; if they are measured by trials, all in one experiment."""
         pending = [stage for stage in group if not self._open(stage).done]
         if pending and not self._roomy:
@@ -267,7 +267,7 @@ class PipelineRun:
                 note = f"done again: {directory.stale}" if directory.stale else ""
                 self._listener.finished(stage.name, directory.seconds, note if stage in pending else "already done")
 
-    def _open(self, stage: Stage) -> StageDirectory:
+    def _open(self, stage: RunStage) -> StageDirectory:
         basis: dict[str, Any] = {
             "settings": self.settings.model_dump(mode="json", include=set(stage.settings)),
             "needs": {name: self._directories[name].fingerprint for name in stage.needs},
@@ -357,17 +357,17 @@ class PipelineRun:
         return with_choice(table, constraints)
 
 
-def _recorded(path: Path) -> Settings | None:
+def _recorded(path: Path) -> RunSettings | None:
     """Settings of a run that was begun in a directory, if there is one."""
     with contextlib.suppress(RunError, OSError, KeyError, TypeError, ValueError):
         if (path / "run.json").exists():
-            return Settings.model_validate(read_json(path / "run.json")["settings"])
+            return RunSettings.model_validate(read_json(path / "run.json")["settings"])
     return None
 
 
-def _groups(stages: Sequence[Stage]) -> list[list[Stage]]:
+def _groups(stages: Sequence[RunStage]) -> list[list[RunStage]]:
     """Runs of consecutive measuring stages that do not need each other; every other stage alone."""
-    groups: list[list[Stage]] = []
+    groups: list[list[RunStage]] = []
     for stage in stages:
         before = groups[-1] if groups else []
         joins = before and stage.measure is not None and before[-1].measure is not None

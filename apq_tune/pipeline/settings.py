@@ -17,7 +17,7 @@ ALWAYS_TRAINED = ("supernet", "pair", "final")
 """Trainings of at least one epoch; ``quantized`` has none in the paper's protocol."""
 
 
-class Settings(BaseModel):
+class RunSettings(BaseModel):
     """Settings of one run.
 
     Attributes:
@@ -76,7 +76,7 @@ class Settings(BaseModel):
     minutes: ranges.Minutes | None = None
 
     @model_validator(mode="after")
-    def _is_trained(self) -> Settings:
+    def _is_trained(self) -> RunSettings:
         for name in ALWAYS_TRAINED:
             if getattr(self, name).epochs == 0:
                 raise ValueError(f"{name}.epochs: give {ranges.EPOCHS}, got 0")
@@ -84,7 +84,7 @@ class Settings(BaseModel):
             raise ValueError(f"quantized.epochs: give {ranges.EPOCHS}, got 0; only --protocol paper leaves it out")
         return self
 
-    def updated(self, assignments: dict[str, Any]) -> Settings:
+    def updated(self, assignments: dict[str, Any]) -> RunSettings:
         """A copy with some settings changed.
 
         Args:
@@ -102,7 +102,7 @@ class Settings(BaseModel):
             if not isinstance(place, dict) or last not in place:
                 raise RunError(f"unknown setting {name!r}; known: {', '.join(_names(self.model_dump(mode='json')))}")
             place[last] = _read(name, value) if isinstance(value, str) else value
-        return validated(Settings, data)
+        return validated(RunSettings, data)
 
 
 def _read(name: str, text: str) -> Any:

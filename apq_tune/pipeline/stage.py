@@ -11,7 +11,7 @@ import torch
 
 from apq_tune.data import Data
 from apq_tune.hosts.ray import Result, Work
-from apq_tune.pipeline.settings import Settings
+from apq_tune.pipeline.settings import RunSettings
 from apq_tune.problem.costs import Costs
 from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.store.directory import StageDirectory
@@ -23,7 +23,7 @@ class Run(Protocol):
 
     encoding: NetworkEncoding
     costs: Costs
-    settings: Settings
+    settings: RunSettings
     data: Data
     device: Device  # where networks run
 
@@ -56,7 +56,7 @@ class Parts(NamedTuple):
     on_progress: Callable[[str, int], None] | None = None
 
 
-class Stage(NamedTuple):
+class RunStage(NamedTuple):
     """One step of a run.
 
     Attributes:

@@ -10,44 +10,44 @@ from apq_tune.pipeline.measuring import (
     measure_proxy_losses,
     measure_searches,
 )
-from apq_tune.pipeline.stage import Stage
+from apq_tune.pipeline.stage import RunStage
 from apq_tune.pipeline.training import train_quantized_supernet, train_supernet
 
-STAGES: tuple[Stage, ...] = (
-    Stage("supernet", (), ("seed", "strategy", "supernet"), run=train_supernet),
-    Stage(
+STAGES: tuple[RunStage, ...] = (
+    RunStage("supernet", (), ("seed", "strategy", "supernet"), run=train_supernet),
+    RunStage(
         "quantized_supernet",
         ("supernet",),
         ("seed", "strategy", "quantized", "n_calibration"),
         run=train_quantized_supernet,
     ),
-    Stage(
+    RunStage(
         "fp32_losses",
         ("supernet",),
         ("seed", "n_fp32", "n_calibration", "n_search", "batch"),
         measure=measure_fp32_losses,
     ),
-    Stage(
+    RunStage(
         "proxy_losses",
         ("quantized_supernet",),
         ("seed", "n_proxy", "n_calibration", "n_search", "batch"),
         measure=measure_proxy_losses,
     ),
-    Stage(
+    RunStage(
         "qat_pairs",
         ("quantized_supernet",),
         ("seed", "n_pairs", "pair", "pair_bits", "n_calibration", "n_search"),
         measure=measure_pairs,
     ),
-    Stage("fp32_predictor", ("fp32_losses",), ("seed", "folds"), run=fit_fp32_predictor),
-    Stage(
+    RunStage("fp32_predictor", ("fp32_losses",), ("seed", "folds"), run=fit_fp32_predictor),
+    RunStage(
         "predictors",
         ("fp32_predictor", "proxy_losses", "qat_pairs"),
         ("seed", "folds", "predictor", "fallback", "kappa"),
         run=fit_predictors,
     ),
-    Stage("search", ("predictors",), ("seed", "constraints", "n_evaluations"), measure=measure_searches),
-    Stage(
+    RunStage("search", ("predictors",), ("seed", "constraints", "n_evaluations"), measure=measure_searches),
+    RunStage(
         "finalists",
         ("search", "quantized_supernet"),
         ("seed", "n_front", "final", "n_calibration"),

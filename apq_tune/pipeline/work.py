@@ -14,7 +14,7 @@ from apq_tune.data import AnySplit, Data
 from apq_tune.errors import ProblemError
 from apq_tune.hosts.ray import Result, Work
 from apq_tune.methods.rivals import RIVALS, Rivals
-from apq_tune.pipeline.settings import Settings
+from apq_tune.pipeline.settings import RunSettings
 from apq_tune.predict import Predictor
 from apq_tune.problem.costs import Costs
 from apq_tune.problem.front import Axis, Front
@@ -35,14 +35,14 @@ PAIRS, FINALISTS = 3, 4
 """Second words of the seeds of these stages; supernet training has 1 and 2."""
 
 
-class Networks(NamedTuple):
+class RunNetworks(NamedTuple):
     """What trials that run networks share."""
 
     space: SearchSpace
     weights: dict[str, Tensor]  # of the supernet
     quantize: bool
     data: Data
-    settings: Settings
+    settings: RunSettings
     device: Device = "cpu"
 
     def supernet(self) -> tuple[Supernet, Tensor]:
@@ -64,7 +64,7 @@ class Networks(NamedTuple):
         return subnet_from(supernet, Candidate.from_dict(candidate), calibration, quantize=True)
 
 
-def score_batch(item: dict[str, Any], shared: Networks) -> Generator[int, None, Result]:
+def score_batch(item: dict[str, Any], shared: RunNetworks) -> Generator[int, None, Result]:
     """Score candidates of the supernet on the search split; yields how many are done."""
     supernet, calibration = shared.supernet()
     training, name = (
@@ -78,7 +78,7 @@ def score_batch(item: dict[str, Any], shared: Networks) -> Generator[int, None, 
     return Result({"scores": [s._asdict() for s in scores]})
 
 
-def pair_batch(item: dict[str, Any], shared: Networks) -> Generator[int, None, Result]:
+def pair_batch(item: dict[str, Any], shared: RunNetworks) -> Generator[int, None, Result]:
     """Finetune candidates briefly (QAT), each from the supernet's weights, and score them on the search split.
 
     Yields:
@@ -96,7 +96,7 @@ def pair_batch(item: dict[str, Any], shared: Networks) -> Generator[int, None, R
     return Result({"scores": scores})
 
 
-def final_training(item: dict[str, Any], shared: Networks) -> Result:
+def final_training(item: dict[str, Any], shared: RunNetworks) -> Result:
     """Finetune one finalist at full length; hands back its scores and its weights."""
     supernet, calibration = shared.supernet()
     subnet = shared.subnet(supernet, item["candidate"], calibration)
@@ -115,13 +115,13 @@ def front_cost(constraints: Sequence[Constraint], costs: Costs) -> Metric:
     return limited[0] if limited else costs.metrics["bit_ops"]
 
 
-class Question(NamedTuple):
+class InnerSearches(NamedTuple):
     """What the searches share."""
 
     space: SearchSpace
     predictor: Predictor
     fp32: Predictor
-    settings: Settings
+    settings: RunSettings
     costs: Costs
 
     def problems(self) -> dict[str, Problem]:
@@ -147,7 +147,7 @@ class Question(NamedTuple):
         return {name: encoding.decode(best[0][None])[0] if best else None for name, best in found.items()}
 
 
-def run_search(item: str, shared: Question) -> Result:
+def run_search(item: str, shared: InnerSearches) -> Result:
     """One whole inner search, or several small ones, and the content of its file.
 
     ``best``, ``front``, or ``random``, which answers the front's question at random; ``rivals``: what a uniform policy

@@ -69,7 +69,7 @@ Report = Callable[[int, Mapping[str, float], Callable[[], bytes]], None]
 
 
 @runtime_checkable
-class Trained(Protocol):
+class TrainedMetric(Protocol):
     """A metric that has to train a candidate before it can say anything; it tells how it goes and can be resumed."""
 
     @property
@@ -87,7 +87,7 @@ class Trained(Protocol):
         """Steps of the whole training."""
         ...
 
-    def adjusted(self, config: Mapping[str, Any]) -> Trained:
+    def adjusted(self, config: Mapping[str, Any]) -> TrainedMetric:
         """The same with those of its settings that a trial's configuration names (``learning_rate``)."""
         ...
 

@@ -33,7 +33,7 @@ class Rung(NamedTuple):
     steps: int  # of the optimizer
 
 
-class Trained(NamedTuple):
+class TrainingResult(NamedTuple):
     """One training."""
 
     candidate: Candidate
@@ -105,7 +105,7 @@ class Halving(NamedTuple):
     seed: int
     keep: bool = False
 
-    def train(self, candidate: Candidate, steps: int, repeat: int = 0) -> Trained:
+    def train(self, candidate: Candidate, steps: int, repeat: int = 0) -> TrainingResult:
         """One training; the test split is scored at full length only, and never decides."""
         splits = ("search", "test") if steps == self.steps[1] else ("search",)
         seed = (self.seed, VERSUS, steps, repeat)
@@ -115,9 +115,9 @@ class Halving(NamedTuple):
         data, device = self.supernet.data, self.supernet.device
         scores = {name: score(subnet, getattr(data, name), device)._asdict() for name in splits}
         kept = self.keep and steps == self.steps[1] and repeat == 0
-        return Trained(candidate, steps, repeat, scores, torch_bytes(subnet.cpu().state_dict()) if kept else b"")
+        return TrainingResult(candidate, steps, repeat, scores, torch_bytes(subnet.cpu().state_dict()) if kept else b"")
 
-    def run(self, ranked: Sequence[Candidate], n_short: int) -> list[Trained]:
+    def run(self, ranked: Sequence[Candidate], n_short: int) -> list[TrainingResult]:
         """The rungs after the first, of which the ranking is the outcome; then the winner again.
 
         Args:
@@ -127,7 +127,7 @@ class Halving(NamedTuple):
         Returns:
             All trainings in their order; the last ones, ``repeats`` of them with the first, are the winner's.
         """
-        results: list[Trained] = []
+        results: list[TrainingResult] = []
         later = rungs(n_short, *self.steps)[1:] or [Rung(n_short, self.steps[1])]
         for rung in later:
             own = [self.train(candidate, rung.steps) for candidate in ranked[: rung.n]]
@@ -136,14 +136,14 @@ class Halving(NamedTuple):
         return results + [self.train(ranked[0], self.steps[1], repeat) for repeat in range(1, self.repeats)]
 
 
-def winner(trained: Sequence[Trained]) -> Trained:
+def winner(trained: Sequence[TrainingResult]) -> TrainingResult:
     """The training of least loss on the search split at full length, the first of its candidate."""
     length = max(t.steps for t in trained)
     final = [t for t in trained if t.steps == length and t.repeat == 0]
     return min(final, key=lambda t: t.scores["search"]["loss"])
 
 
-def outcome(trained: Sequence[Trained]) -> dict[str, Any]:
+def outcome(trained: Sequence[TrainingResult]) -> dict[str, Any]:
     """The winner of ``Halving.run``, and its losses and accuracies: the test's are means of its trainings."""
     best = winner(trained)
     again = [t for t in trained if t.steps == best.steps and t.candidate == best.candidate]

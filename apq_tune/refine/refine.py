@@ -31,7 +31,7 @@ from apq_tune.problem.pareto import is_non_dominated
 from apq_tune.problem.problem import Constraint
 from apq_tune.refine.batch import is_uniform, survivors
 from apq_tune.refine.settings import RefineSettings, training_of
-from apq_tune.refine.work import Shared, train_candidate
+from apq_tune.refine.work import RefineShared, train_candidate
 from apq_tune.space.candidate import Candidate
 from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.store.directory import StageDirectory, claim, digest, kept_tables
@@ -54,7 +54,7 @@ class Chosen(NamedTuple):
     predicted_loss: float  # nats, after the QAT of the rounds, by what was known when it was proposed
 
 
-class Trained(NamedTuple):
+class RefinedCandidate(NamedTuple):
     """One result of real QAT."""
 
     chosen: Chosen
@@ -144,7 +144,7 @@ class Refinement:
 
     def run(self) -> Refined:
         """Do every round and every rung that is not done."""
-        settings, results, rung = self.settings, list[Trained](), list[Trained]()
+        settings, results, rung = self.settings, list[RefinedCandidate](), list[RefinedCandidate]()
         needs = {"run": self._stages["predictors"].fingerprint}
         check_space(self.path, run_bytes(self.encoding.space, (), settings.n_weights))
         with self._stack:
@@ -201,7 +201,7 @@ class Refinement:
             note = f"done again: {directory.stale}" if directory.stale else ""
             self._listener.finished(title, directory.seconds, note if pending else "already done")
 
-    def _batch(self, directory: StageDirectory, number: int, results: Sequence[Trained]) -> list[Chosen]:
+    def _batch(self, directory: StageDirectory, number: int, results: Sequence[RefinedCandidate]) -> list[Chosen]:
         """What this round trains; proposed once, then read from ``batch.json``."""
         if not directory.has(BATCH):
             rungs = self._rungs(results)
@@ -239,7 +239,7 @@ class Refinement:
         """Whether the run's pairs were trained as the rounds train."""
         return training_of(self.settings.epochs, self._finished.settings) == self._finished.settings.pair
 
-    def _rungs(self, results: Sequence[Trained]) -> list[Pairs]:
+    def _rungs(self, results: Sequence[RefinedCandidate]) -> list[Pairs]:
         """Pairs of the run and of the rounds so far: together if they had the same training, else apart."""
         of_run, _ = read_losses(self._stages["qat_pairs"], self.encoding)
         genomes = self.encoding.encode([r.chosen.candidate for r in results], check=False)
@@ -249,7 +249,7 @@ class Refinement:
         genomes = np.concatenate([of_run.genomes, of_rounds.genomes])
         return [Pairs(genomes, np.concatenate([of_run.target, of_rounds.target]))]
 
-    def _known(self, results: Sequence[Trained]) -> Any:
+    def _known(self, results: Sequence[RefinedCandidate]) -> Any:
         """Genomes whose loss after the QAT of the rounds is known."""
         return np.concatenate([p.genomes for p in self._rungs(results)[0 if self._same_fidelity() else 1 :]])
 
@@ -258,7 +258,9 @@ class Refinement:
         pairs, _ = read_losses(self._stages["proxy_losses"], self.encoding)
         return fit_proxy(self.encoding, pairs, self._finished.settings.seed, fp32=fp32)
 
-    def _train(self, directory: StageDirectory, stage: str, batch: Sequence[Chosen], epochs: int) -> list[Trained]:
+    def _train(
+        self, directory: StageDirectory, stage: str, batch: Sequence[Chosen], epochs: int
+    ) -> list[RefinedCandidate]:
         """Run what is not done of these trainings as trials, each result kept at once."""
         final = epochs == self.settings.final_epochs
         files = (WEIGHTS,) if final else ()
@@ -290,14 +292,14 @@ class Refinement:
             supernet = dataclasses.replace(self._finished.supernet, device="cuda" if self._gpus else "cpu")
             run_trials(
                 train_candidate,
-                Shared(supernet, self._finished.settings, self.settings.seed),
+                RefineShared(supernet, self._finished.settings, self.settings.seed),
                 items,
                 on_result,
                 directory=directory.path / TUNE_FILES,
                 concurrency=self._start_cluster(),
                 gpus=self._gpus,
             )
-        return [Trained(chosen, stage, epochs, finished[chosen.name]) for chosen in batch]
+        return [RefinedCandidate(chosen, stage, epochs, finished[chosen.name]) for chosen in batch]
 
     def _start_cluster(self) -> int:
         """Trials at once on the cluster, which is started or joined the first time."""
@@ -306,7 +308,7 @@ class Refinement:
             check_gpus(self._gpus)
         return self._concurrency
 
-    def _outcome(self, results: Sequence[Trained]) -> Refined:
+    def _outcome(self, results: Sequence[RefinedCandidate]) -> Refined:
         genomes = self.encoding.encode([r.chosen.candidate for r in results], check=False)
         nothing = {"loss": np.nan, "accuracy": np.nan}
         columns: dict[str, Any] = {

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from apq_tune.errors import RunError
 from apq_tune.inputs import ranges
 from apq_tune.inputs.ranges import validated
-from apq_tune.pipeline.settings import Settings
+from apq_tune.pipeline.settings import RunSettings
 from apq_tune.supernet.train import Training
 
 
@@ -72,7 +72,7 @@ class RefineSettings(BaseModel):
         return min(n, self.survivors or -(-n // 2)) if self.rungs else n
 
 
-def training_of(epochs: int, run: Settings) -> Training:
+def training_of(epochs: int, run: RunSettings) -> Training:
     """The run's own training of that length, so that its results are of the same fidelity; else its final one, cut."""
     if epochs in (run.final.epochs, run.pair.epochs):
         return run.final if epochs == run.final.epochs else run.pair

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from apq_tune.hosts.ray import Result
-from apq_tune.pipeline.settings import Settings
+from apq_tune.pipeline.settings import RunSettings
 from apq_tune.refine.settings import training_of
 from apq_tune.space.candidate import Candidate
 from apq_tune.supernet.evaluate import score
@@ -20,15 +20,15 @@ REFINE = 6
 """Second word of the seed of these trainings; others have 1 to 5."""
 
 
-class Shared(NamedTuple):
+class RefineShared(NamedTuple):
     """What the trials share."""
 
     supernet: TrainedSupernet
-    settings: Settings  # of the run
+    settings: RunSettings  # of the run
     seed: int
 
 
-def train_candidate(item: dict[str, Any], shared: Shared) -> Result:
+def train_candidate(item: dict[str, Any], shared: RefineShared) -> Result:
     """QAT of one candidate from the supernet's weights; at full length test scores and weights, too.
 
     All trainings of one length see the same batches: candidates are compared on equal terms.

@@ -12,11 +12,11 @@ from apq_tune.pipeline.choice import RECORD, WEIGHTS, described, keep, kept
 from apq_tune.problem.problem import Constraint
 from apq_tune.report.answer import print_chosen
 from apq_tune.studies.verdict import finalists_frame, results_frame
-from apq_tune.studies.versus import Spend, Task
+from apq_tune.studies.versus import Spend, VersusTask
 
 
 def write_baseline(
-    task: Task,
+    task: VersusTask,
     results: Mapping[str, Mapping[str, Any]],
     constraints: tuple[Constraint, ...],
     weights: bytes,

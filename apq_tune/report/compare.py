@@ -15,8 +15,8 @@ from rich.table import Table
 from apq_tune.report.tables import STYLE
 from apq_tune.store.files import write_atomically
 from apq_tune.studies.compare import (
+    CompareTask,
     Contest,
-    Entry,
     curves_frame,
     medians_frame,
     pairwise_tests,
@@ -29,7 +29,7 @@ SIGNIFICANT = 0.05
 
 def write_comparison(
     contest: Contest,
-    entries: Sequence[Entry],
+    entries: Sequence[CompareTask],
     results: Mapping[str, Mapping[str, Any]],
     at: Sequence[int],
     path: Path,

@@ -18,7 +18,7 @@ from rich.table import Table
 from apq_tune.problem.problem import Objective
 from apq_tune.report.tables import STYLE
 from apq_tune.store.files import write_atomically
-from apq_tune.studies.sweep import Sweep, Task, number, results_frame, target_columns
+from apq_tune.studies.sweep import Sweep, SweepTask, number, results_frame, target_columns
 
 Floats = NDArray[np.float64]
 
@@ -28,7 +28,9 @@ COLUMNS = 3
 QUARTILES = (0.25, 0.5, 0.75)
 
 
-def write_sweep(sweep: Sweep, tasks: Sequence[Task], results: dict[str, Any], path: Path, console: Console) -> None:
+def write_sweep(
+    sweep: Sweep, tasks: Sequence[SweepTask], results: dict[str, Any], path: Path, console: Console
+) -> None:
     """Write the files and print the table."""
     frame = results_frame(sweep, tasks, results)
     write_atomically(path / "results.csv", frame.to_csv(index=False))

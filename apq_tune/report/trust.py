@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from rich.table import Table
 
-from apq_tune.pipeline.settings import Settings
+from apq_tune.pipeline.settings import RunSettings
 from apq_tune.predict.trust import COSTS, FEWEST_FOR_INTERVAL, PROXY, short, tau_interval
 from apq_tune.report.tables import STYLE
 
@@ -65,7 +65,7 @@ def interval(tau: float, n: int) -> str:
     return f"{short(low)} to {short(high)}"
 
 
-def trust_lines(report: Mapping[str, Any], settings: Settings, run: str) -> list[str]:
+def trust_lines(report: Mapping[str, Any], settings: RunSettings, run: str) -> list[str]:
     """Nothing if the predictor is of use; else that it is not, what the search did, and what helps.
 
     Args:

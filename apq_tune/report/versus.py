@@ -18,7 +18,7 @@ from scipy.stats import t as student
 from apq_tune.report.tables import STYLE
 from apq_tune.store.files import write_atomically
 from apq_tune.studies.verdict import finalists_frame, means_frame, results_frame, seconds_frame, tests_frame
-from apq_tune.studies.versus import Task
+from apq_tune.studies.versus import VersusTask
 
 SIGNIFICANT = 0.05
 LINEAR = 0.5
@@ -27,7 +27,7 @@ TICKS = (-10, -5, -2, -1, -0.5, 0, 0.5, 1, 2, 5, 10)
 
 
 def write_versus(
-    tasks: Sequence[Task],
+    tasks: Sequence[VersusTask],
     results: Mapping[str, Mapping[str, Any]],
     limits: Mapping[str, Sequence[str]],
     path: Path,

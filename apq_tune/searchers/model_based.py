@@ -14,7 +14,7 @@ from apq_tune.problem.problem import Evaluation, Problem
 from apq_tune.searchers.algorithms import NSGA2, State
 from apq_tune.searchers.model.columns import Columns
 from apq_tune.searchers.model.exact import Exact
-from apq_tune.searchers.model.propose import Known, Settings, propose
+from apq_tune.searchers.model.propose import Observations, ProposalSettings, propose
 from apq_tune.searchers.select import select
 from apq_tune.space.encoding import Encoding, Genomes
 
@@ -39,14 +39,14 @@ class ModelBased:
         exact: objectives and constraints that cost models compute; by default all count as expensive.
     """
 
-    initial: int = Settings.initial
+    initial: int = ProposalSettings.initial
     modelled: int = MODELLED
-    pool: int = Settings.pool
+    pool: int = ProposalSettings.pool
     batch: int = 1
     exact: Exact | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        Settings(self.initial, self.pool)
+        ProposalSettings(self.initial, self.pool)
         for name, count in (("modelled", self.modelled), ("batch", self.batch)):
             if count < 1:
                 raise ProblemError(f"{name} is {count}; give at least 1")
@@ -63,12 +63,18 @@ class ModelBased:
             parents = State(state.genomes[best], state.F[best], state.G[best], state.age[best])
             return NSGA2().ask(parents, n, encoding, rng)
         none = np.zeros((0, len(encoding.n_choices)), np.int16)
-        known = Known(none, np.zeros((0, 1)), np.zeros((0, 0)), none)
+        known = Observations(none, np.zeros((0, 1)), np.zeros((0, 0)), none)
         if state is not None:
-            known = Known(encoding.canonicalise(state.genomes), state.F, state.G, none)
+            known = Observations(encoding.canonicalise(state.genomes), state.F, state.G, none)
         exact = None if state is None else self.exact
         return propose(
-            known, n, encoding, columns_of(cast(Hashable, encoding)), Settings(self.initial, self.pool), rng, exact
+            known,
+            n,
+            encoding,
+            columns_of(cast(Hashable, encoding)),
+            ProposalSettings(self.initial, self.pool),
+            rng,
+            exact,
         )
 
     def tell(self, state: State | None, genomes: Genomes, evaluation: Evaluation) -> State:

@@ -31,7 +31,7 @@ POINTS = 60
 """Of a curve."""
 
 
-class Entry(NamedTuple):
+class CompareTask(NamedTuple):
     """One sampler with one seed."""
 
     sampler: str
@@ -89,7 +89,7 @@ class Watched(Problem):
         return scores
 
 
-def run_entry(entry: Entry, shared: Contest) -> Result:
+def run_entry(entry: CompareTask, shared: Contest) -> Result:
     """One whole search of one sampler."""
     problem, n = Watched(shared.problem), shared.budget(entry.sampler)
     trials = n
@@ -137,7 +137,7 @@ def yardstick_of(problem: Problem, results: Sequence[Mapping[str, Any]]) -> tupl
 
 
 def curves_frame(
-    entries: Sequence[Entry],
+    entries: Sequence[CompareTask],
     results: Mapping[str, Mapping[str, Any]],
     yardstick: Yardstick,
     at: Sequence[int],

@@ -25,7 +25,7 @@ ANALYTIC = "analytic"
 """Name of the device if no table describes one."""
 
 
-class Task(NamedTuple):
+class SweepTask(NamedTuple):
     """One search of a sweep."""
 
     device: str
@@ -133,7 +133,7 @@ def tasks_of(
     samplers: Sequence[str],
     seeds: int,
     budgets: Sequence[str] = (),
-) -> list[Task]:
+) -> list[SweepTask]:
     """Every combination.
 
     Args:
@@ -152,11 +152,11 @@ def tasks_of(
         own = [*targets, *(tuple((limit.metric.name, limit.bound) for limit in limits) for limits in by_rule)]
         for limits in own:
             sweep.problem(device, limits)
-        tasks += [Task(device, *parts) for parts in itertools.product(own, samplers, range(seeds))]
+        tasks += [SweepTask(device, *parts) for parts in itertools.product(own, samplers, range(seeds))]
     return tasks
 
 
-def run_task(task: Task, shared: Sweep) -> Result:
+def run_task(task: SweepTask, shared: Sweep) -> Result:
     """One whole inner search; a limit that nothing met is a result, too, with a note instead of candidates."""
     searching = Searching(
         shared.problem(task.device, task.limits),
@@ -172,7 +172,7 @@ def run_task(task: Task, shared: Sweep) -> Result:
     return Result({"n_evaluations": searching.n_evaluations, "note": note, "front": rows})
 
 
-def results_frame(sweep: Sweep, tasks: Sequence[Task], results: Mapping[str, Any]) -> pd.DataFrame:
+def results_frame(sweep: Sweep, tasks: Sequence[SweepTask], results: Mapping[str, Any]) -> pd.DataFrame:
     """One row for each candidate of each search's front, and one without a candidate where nothing met the limits.
 
     Returns:

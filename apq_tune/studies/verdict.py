@@ -11,12 +11,12 @@ from scipy.stats import ttest_rel, wilcoxon
 
 from apq_tune.space.candidate import Candidate
 from apq_tune.studies.compare import holm
-from apq_tune.studies.versus import Task
+from apq_tune.studies.versus import VersusTask
 
 SCORES = ("test_accuracy", "test_loss")
 
 
-def results_frame(tasks: Sequence[Task], results: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+def results_frame(tasks: Sequence[VersusTask], results: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """One row for each task: scores of its winner, its costs, and how much was measured and trained to find it."""
     rows = []
     for task in tasks:
@@ -29,7 +29,7 @@ def results_frame(tasks: Sequence[Task], results: Mapping[str, Mapping[str, Any]
     return pd.DataFrame(rows)
 
 
-def finalists_frame(tasks: Sequence[Task], results: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+def finalists_frame(tasks: Sequence[VersusTask], results: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """One row for each training after the short ones."""
     rows = []
     for task in tasks:
@@ -43,7 +43,7 @@ def finalists_frame(tasks: Sequence[Task], results: Mapping[str, Mapping[str, An
     return pd.DataFrame(rows)
 
 
-def seconds_frame(tasks: Sequence[Task], results: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+def seconds_frame(tasks: Sequence[VersusTask], results: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """Processor seconds of each task; of an interrupted one, those of its last attempt."""
     return pd.DataFrame([task._asdict() | results[task.key]["seconds"] for task in tasks])
 

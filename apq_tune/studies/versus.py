@@ -28,10 +28,10 @@ from apq_tune.hosts.ray import Result
 from apq_tune.inputs import ranges
 from apq_tune.inputs.ranges import validated
 from apq_tune.methods import METHODS, Bench, Question
-from apq_tune.methods.bench import Counts, Kind, Known, Measure
+from apq_tune.methods.bench import Counts, Kind, Measure, Measurement
 from apq_tune.pipeline.finished import load_supernets
 from apq_tune.pipeline.run import PipelineRun
-from apq_tune.pipeline.settings import Settings
+from apq_tune.pipeline.settings import RunSettings
 from apq_tune.pipeline.training import calibrate
 from apq_tune.problem.costs import Costs
 from apq_tune.refine.halving import Halving, outcome, rungs, winner
@@ -87,7 +87,7 @@ class Spend(BaseModel):
         return Counts.of(self.proxy, self.short)
 
 
-class Task(NamedTuple):
+class VersusTask(NamedTuple):
     """One method under one budget with one seed."""
 
     method: str
@@ -100,7 +100,7 @@ class Task(NamedTuple):
         return f"{self.seed:03d}-{self.budget}-{self.method}"
 
 
-class Shared(NamedTuple):
+class VersusShared(NamedTuple):
     """What all tasks share.
 
     Attributes:
@@ -122,7 +122,7 @@ class Shared(NamedTuple):
     keep: bool = False
 
 
-class Training(NamedTuple):
+class SupernetTrainings(NamedTuple):
     """A run's supernets to be trained."""
 
     space: SearchSpace
@@ -132,10 +132,10 @@ class Training(NamedTuple):
     device: Device = "cpu"
 
 
-def train_run(seed: int, shared: Training) -> Result:
+def train_run(seed: int, shared: SupernetTrainings) -> Result:
     """Train a seed's two supernets; goes on with what is there, epoch by epoch."""
     start = time.process_time()
-    settings = Settings().updated({**shared.assignments, "seed": seed})
+    settings = RunSettings().updated({**shared.assignments, "seed": seed})
     path = run_path(shared.path, seed)
     run = PipelineRun(shared.space, settings, path, data_root=shared.data_root, device=shared.device, wait=LAST_MOMENTS)
     run.run_until("quantized_supernet")
@@ -148,7 +148,7 @@ def run_path(folder: Path, seed: int) -> Path:
 
 
 @functools.lru_cache(maxsize=1)
-def networks(path: Path, n_images: int, device: Device = "cpu") -> Networks:
+def networks(path: Path, n_images: int, device: Device = "cpu") -> StudySupernets:
     """Load a run's supernets once for all tasks that a process does.
 
     Args:
@@ -163,21 +163,21 @@ def networks(path: Path, n_images: int, device: Device = "cpu") -> Networks:
     calibrated = dataclasses.replace(fp32, weights=weights)
     data = fp32.data
     search = data.search.first(n_images)
-    return Networks(NetworkEncoding(space), fp32, quantized, calibrated, settings, data._replace(search=search))
+    return StudySupernets(NetworkEncoding(space), fp32, quantized, calibrated, settings, data._replace(search=search))
 
 
-class Networks(NamedTuple):
+class StudySupernets(NamedTuple):
     """A run's supernets, as methods use them."""
 
     encoding: NetworkEncoding
     fp32: TrainedSupernet
     quantized: TrainedSupernet
     calibrated: TrainedSupernet  # full-precision weights with clip values: where literal QAT begins
-    settings: Settings
+    settings: RunSettings
     few: Data  # with the part of the search split that evaluations in a supernet are scored on
 
 
-def run_task(task: Task, shared: Shared) -> Result:
+def run_task(task: VersusTask, shared: VersusShared) -> Result:
     """Everything that a method does, from its first sample to the test scores of its winner."""
     torch.set_num_threads(1)
     spend = shared.spend
@@ -269,11 +269,11 @@ def _clock(seconds: dict[str, float], name: str) -> Iterator[None]:
     seconds[name] += time.process_time() - start
 
 
-def _saver(path: Path) -> Callable[[list[Known]], None]:
+def _saver(path: Path) -> Callable[[list[Measurement]], None]:
     """Writes what was measured, every few seconds."""
     last = time.monotonic()
 
-    def save(known: list[Known]) -> None:
+    def save(known: list[Measurement]) -> None:
         nonlocal last
         if time.monotonic() - last >= CHECKPOINT_SECONDS:
             buffer = io.BytesIO()

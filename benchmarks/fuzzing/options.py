@@ -65,7 +65,7 @@ def usual(own: Material) -> dict[tuple[str, ...], Given]:
 def option_cases(own: Material, out: Path) -> Iterator[Case]:
     """Each option alone is odd; the work is skipped once every check before it is made."""
     from apq_tune.cli import cli
-    from apq_tune.pipeline.settings import Settings
+    from apq_tune.pipeline.settings import RunSettings
 
     right = usual(own)
     for words, command in commands(cli):
@@ -82,7 +82,7 @@ def option_cases(own: Material, out: Path) -> Iterator[Case]:
                 title = f"{' '.join(words)} {flags[-1] or name.upper()} {_shown(value)}"
                 yield _case(title, (*words, *plain, *odd), out, parameter, value)
     known = tuple(text for texts in right[("run",)].values() for text in texts)
-    for setting in _names(Settings().model_dump(mode="json")):
+    for setting in _names(RunSettings().model_dump(mode="json")):
         for value in SETTINGS:
             title = f"run --set {setting}={_shown(value)}"
             yield _case(title, ("run", *known, f"--set={setting}={value}"), out, None, value)

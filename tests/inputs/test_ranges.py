@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from apq_tune.cli.setting_list import all_settings, markdown
 from apq_tune.errors import RunError
 from apq_tune.inputs.ranges import EPOCHS, LEARNING_RATE, SEED, SHARE, Range, validated
-from apq_tune.pipeline.settings import Settings
+from apq_tune.pipeline.settings import RunSettings
 from apq_tune.refine.settings import RefineSettings
 from apq_tune.studies.versus import Spend
 from apq_tune.supernet.train import Training
@@ -71,7 +71,7 @@ RUN = {setting.name: setting for setting in all_settings()[0].settings}
 def test_a_setting_takes_what_its_words_say_and_nothing_else(name: str) -> None:
     for text in ODD:
         try:
-            Settings().updated({name: text})
+            RunSettings().updated({name: text})
         except RunError as error:
             assert "\n" not in str(error)
             assert str(error).startswith("setting ")
@@ -96,7 +96,7 @@ def test_the_options_of_other_commands_are_checked_alike(model: type[BaseModel])
 
 
 def test_every_number_has_a_range_and_a_meaning() -> None:
-    for model in (Settings, RefineSettings, Spend, Training):
+    for model in (RunSettings, RefineSettings, Spend, Training):
         for name, hint in get_type_hints(model, include_extras=True).items():
             bare = (int, float, bool)
             assert hint not in bare, (model, name)
@@ -107,8 +107,8 @@ def test_every_number_has_a_range_and_a_meaning() -> None:
 def test_defaults_are_what_the_listing_says() -> None:
     for setting in RUN.values():
         assert (
-            Settings().updated({setting.name: setting.default.replace("[bit_ops<=25%]", "['bit_ops<=25%']")})
-            == Settings()
+            RunSettings().updated({setting.name: setting.default.replace("[bit_ops<=25%]", "['bit_ops<=25%']")})
+            == RunSettings()
         )
 
 
@@ -156,13 +156,13 @@ def test_a_training_made_by_hand_is_checked_and_plain() -> None:
 
 def test_no_epochs_only_in_the_papers_protocol() -> None:
     paper = {"quantized.epochs": 0, "predictor": "transferred", "pair_bits": "alike"}
-    assert Settings().updated(paper).quantized.epochs == 0
+    assert RunSettings().updated(paper).quantized.epochs == 0
     with pytest.raises(RunError, match=r"quantized.epochs.*only --protocol paper"):
-        Settings().updated({"quantized.epochs": 0})
+        RunSettings().updated({"quantized.epochs": 0})
 
 
 def test_settings_survive_their_own_file() -> None:
-    own = Settings().updated({"final.epochs": "1e1", "n_search": "null", "constraints": "['weight_bytes<=2e4']"})
-    assert Settings().updated(yaml.safe_load(yaml.safe_dump(own.model_dump(mode="json")))) == own
+    own = RunSettings().updated({"final.epochs": "1e1", "n_search": "null", "constraints": "['weight_bytes<=2e4']"})
+    assert RunSettings().updated(yaml.safe_load(yaml.safe_dump(own.model_dump(mode="json")))) == own
     assert own.final.epochs == 10
     assert type(own.final.epochs) is int

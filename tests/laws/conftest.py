@@ -25,8 +25,8 @@ from apq_tune.data import Data, Split, named
 from apq_tune.data.named import Shape
 from apq_tune.hosts.ray import result_of
 from apq_tune.pipeline.run import PipelineRun
-from apq_tune.pipeline.settings import Settings
-from apq_tune.pipeline.stage import Stage
+from apq_tune.pipeline.settings import RunSettings
+from apq_tune.pipeline.stage import RunStage
 from apq_tune.pipeline.stages import STAGES
 from apq_tune.pipeline.work import of_its_stage
 from apq_tune.studies import versus
@@ -171,7 +171,7 @@ class _Trials:
     doing = ""
     stage = ""
 
-    def inside(self, stage: Stage) -> Stage:
+    def inside(self, stage: RunStage) -> RunStage:
         """The stage, which says meanwhile that it is the one at work."""
 
         def of(work: Any) -> Any:
@@ -227,7 +227,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         seen.append(Seen(trials.doing, "Supernet", False, x.numpy().copy()))
         return recalibrate(network, x, *arguments, **options)
 
-    def reading(settings: Settings, name: str) -> Any:
+    def reading(settings: RunSettings, name: str) -> Any:
         if trials.stage and name in type(settings).model_fields:
             read.add((trials.stage, name))
         return object.__getattribute__(settings, name)
@@ -248,7 +248,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         patch.setattr(Supernet, "forward", watched(Supernet))
         patch.setattr(Supernet, "recalibrate", calibrating)
         patch.setattr(Subnet, "forward", watched(Subnet))
-        patch.setattr(Settings, "__getattribute__", reading)
+        patch.setattr(RunSettings, "__getattribute__", reading)
         patch.setattr(PipelineRun, "directory", opening)
         patch.setattr("apq_tune.pipeline.run.STAGES", tuple(map(trials.inside, STAGES)))
         yield World(space, use, seen, read)

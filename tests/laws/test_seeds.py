@@ -20,15 +20,15 @@ from apq_tune.methods.bench import Bench, Counts
 from apq_tune.pipeline.finished import FinishedRun, load_run, open_run
 from apq_tune.pipeline.learning import read_losses
 from apq_tune.pipeline.run import PipelineRun
-from apq_tune.pipeline.settings import Settings
+from apq_tune.pipeline.settings import RunSettings
 from apq_tune.pipeline.training import calibrate
-from apq_tune.pipeline.work import Networks, Question, final_training, pair_batch, run_search
+from apq_tune.pipeline.work import InnerSearches, RunNetworks, final_training, pair_batch, run_search
 from apq_tune.predict import fit_fp32, forms, held_out
 from apq_tune.predict.ensemble import fit_ensemble
 from apq_tune.predict.files import load_predictor, predictor_bytes
 from apq_tune.problem.costs import Costs
 from apq_tune.refine.halving import Halving
-from apq_tune.refine.work import Shared, train_candidate
+from apq_tune.refine.work import RefineShared, train_candidate
 from apq_tune.studies.versus import KINDS
 from apq_tune.supernet.metrics import QATLoss
 from apq_tune.supernet.network import Supernet
@@ -67,9 +67,9 @@ def encoding(finished: FinishedRun) -> NetworkEncoding:
     return NetworkEncoding(finished.space)
 
 
-def networks(finished: FinishedRun, seed: int) -> Networks:
+def networks(finished: FinishedRun, seed: int) -> RunNetworks:
     settings = finished.settings.updated({"seed": seed})
-    return Networks(finished.space, dict(finished.supernet.weights), True, finished.supernet.data, settings)
+    return RunNetworks(finished.space, dict(finished.supernet.weights), True, finished.supernet.data, settings)
 
 
 def largest(finished: FinishedRun) -> Any:
@@ -87,7 +87,7 @@ def finalist(finished: FinishedRun, _: Path, seed: int) -> Any:
 
 def refined(finished: FinishedRun, _: Path, seed: int) -> Any:
     item = {"candidate": largest(finished).to_dict(), "epochs": 1, "final": True}
-    return train_candidate(item, Shared(finished.supernet, finished.settings, seed)).files["weights.pt"]
+    return train_candidate(item, RefineShared(finished.supernet, finished.settings, seed)).files["weights.pt"]
 
 
 def halved(finished: FinishedRun, _: Path, seed: int) -> Any:
@@ -132,7 +132,7 @@ def searched(finished: FinishedRun, run: Path, seed: int, item: str) -> Any:
     fp32 = load_predictor(run / "6_fp32_predictor" / "predictor.npz", finished.space)
     settings = finished.settings.updated({"seed": seed, "n_evaluations": 40})
     costs = Costs.of(NetworkEncoding(finished.space))
-    return run_search(item, Question(finished.space, finished.predictor, fp32, settings, costs)).metrics["file"]
+    return run_search(item, InnerSearches(finished.space, finished.predictor, fp32, settings, costs)).metrics["file"]
 
 
 class Enough(Exception):  # noqa: N818
@@ -209,7 +209,7 @@ def test_a_supernets_first_weights_and_its_training_depend_on_the_seed(
     real = training.supernet_training.train_supernet
 
     def weights(name: str, seed: int, **changes: Any) -> bytes:
-        settings = Settings().updated({"supernet.epochs": 1, "quantized.epochs": 1, **changes, "seed": seed})
+        settings = RunSettings().updated({"supernet.epochs": 1, "quantized.epochs": 1, **changes, "seed": seed})
         run = PipelineRun(encoding.space, settings, tmp_path / name)
         run.run_until(stage)
         return (run.directory(stage).path / "weights.pt").read_bytes()

@@ -11,7 +11,7 @@ from scipy.stats import kendalltau
 
 from apq_tune import Candidate, Front, NetworkEncoding, load_run
 from apq_tune.data import Data
-from apq_tune.pipeline.settings import Settings
+from apq_tune.pipeline.settings import RunSettings
 from apq_tune.pipeline.stages import STAGES
 from apq_tune.refine.halving import Halving
 from apq_tune.supernet.train import Training
@@ -38,7 +38,7 @@ def test_a_stage_depends_on_every_setting_and_every_stage_that_it_reads(base) ->
             assert name in depends_on(stage), f"{stage} reads {name}"
         elif name not in WITHOUT_EFFECT:
             assert any(name in declared[own] for own in depends_on(stage)), f"{stage} reads {name}"
-    assert set().union(*declared.values()) == set(Settings.model_fields) - WITHOUT_EFFECT
+    assert set().union(*declared.values()) == set(RunSettings.model_fields) - WITHOUT_EFFECT
 
 
 def test_networks_begin_at_the_supernet_of_their_precision(base) -> None:

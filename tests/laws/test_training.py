@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from apq_tune.data import Split
-from apq_tune.refine.halving import Halving, Trained, outcome
+from apq_tune.refine.halving import Halving, TrainingResult, outcome
 from apq_tune.space.candidate import Candidate
 from apq_tune.supernet.evaluate import score
 from apq_tune.supernet.train import Progress, Training, average_for, optimizer_for, train_epochs
@@ -147,9 +147,9 @@ def test_a_score_is_the_plain_mean_of_cross_entropies_and_of_right_answers() -> 
     assert found.accuracy == pytest.approx(np.mean(logits.argmax(dim=1).numpy() == NUMBERED.labels))
 
 
-def trained(number: int, steps: int, search: float, test: float, repeat: int = 0) -> Trained:
+def trained(number: int, steps: int, search: float, test: float, repeat: int = 0) -> TrainingResult:
     scores = {"search": {"loss": search, "accuracy": 1 - search}, "test": {"loss": test, "accuracy": 1 - test}}
-    return Trained(candidate(number), steps, repeat, scores)
+    return TrainingResult(candidate(number), steps, repeat, scores)
 
 
 def candidate(number: int) -> Candidate:
@@ -180,7 +180,7 @@ def test_those_with_the_least_search_loss_go_on_and_the_best_of_the_last_rung_is
     losses = {0: 0.4, 1: 0.1, 2: 0.3, 3: 0.2}
     names = {candidate(number).to_json(): number for number in losses}
 
-    def train(_: Halving, which: Candidate, steps: int, repeat: int = 0) -> Trained:
+    def train(_: Halving, which: Candidate, steps: int, repeat: int = 0) -> TrainingResult:
         number = names[which.to_json()]
         shift = 0.15 if number == 1 and steps == 18 else 0.0  # the best of the first rung is second in the last
         return trained(number, steps, losses[number] + shift, 1 - losses[number], repeat)

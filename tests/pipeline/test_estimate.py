@@ -12,7 +12,7 @@ from apq_tune.data import Data, Split, load_data
 from apq_tune.hosts.ray import Result, result_of
 from apq_tune.pipeline.estimate import FLOORS, Rates, estimate, fitted, measure_rates, remaining, words
 from apq_tune.pipeline.run import PipelineRun
-from apq_tune.pipeline.settings import Settings
+from apq_tune.pipeline.settings import RunSettings
 from apq_tune.report.progress import RichListener
 
 RATES = Rates(fp32=0.003, quantized=0.006, qat=0.009)
@@ -25,7 +25,7 @@ def data_of(train: int, search: int, test: int) -> Data:
 
 def test_stages_cost_what_their_images_cost() -> None:
     changes = {"supernet.epochs": 2, "quantized.epochs": 3, "pair.epochs": 1, "final.epochs": 4}
-    settings = Settings().updated(
+    settings = RunSettings().updated(
         {**changes, "n_fp32": 10, "n_proxy": 20, "n_pairs": 10, "n_calibration": 50, "n_search": 100}
     )
     data, steps = data_of(100, 150, 200), 3 * 32  # three whole batches of 32 an epoch
@@ -43,7 +43,7 @@ def test_stages_cost_what_their_images_cost() -> None:
 @pytest.mark.parametrize("minutes", [2.5, 5, 8])
 def test_settings_fit_the_time_and_use_most_of_it(minutes: float) -> None:
     data = data_of(2_000, 500, 500)
-    before = Settings().updated({"n_pairs": 50})
+    before = RunSettings().updated({"n_pairs": 50})
     found = fitted(before, data, FAST, 2, minutes, keep=("n_pairs",))
     took = sum(estimate(found, data, FAST, 2).values()) / 60
     assert 0.75 * minutes < took <= minutes
@@ -54,9 +54,9 @@ def test_settings_fit_the_time_and_use_most_of_it(minutes: float) -> None:
 def test_a_time_that_is_too_short_is_refused_with_one_that_is_not() -> None:
     data = data_of(20_000, 5_000, 5_000)
     with pytest.raises(RunError, match=r"--minutes 1: .* give at least (\d+)") as refused:
-        fitted(Settings(), data, RATES, 2, 1)
+        fitted(RunSettings(), data, RATES, 2, 1)
     enough = int(str(refused.value).split("give at least ")[1].split(",")[0])
-    found = fitted(Settings(), data, RATES, 2, enough)
+    found = fitted(RunSettings(), data, RATES, 2, enough)
     assert (found.supernet.epochs, found.n_pairs) == (FLOORS["supernet.epochs"], FLOORS["n_pairs"])
 
 
@@ -88,7 +88,7 @@ def test_rates_are_measured_without_a_trace(tiny: NetworkEncoding) -> None:
     rng = np.random.default_rng(0)
     split = Split(rng.random((64, 3, 8, 8)).astype(np.float32), rng.integers(0, 4, 64))
     before = torch.random.get_rng_state()
-    rates = measure_rates(tiny, Settings(), Data(split, split, split))
+    rates = measure_rates(tiny, RunSettings(), Data(split, split, split))
     assert all(0 < rate < 1 for rate in rates)
     assert torch.equal(before, torch.random.get_rng_state())
 

@@ -23,7 +23,7 @@ from apq_tune.cost import bit_ops
 from apq_tune.pipeline.learning import fit_predictors
 from apq_tune.pipeline.measuring import measure_searches
 from apq_tune.pipeline.predictor_report import interval, report_predictors
-from apq_tune.pipeline.settings import Settings
+from apq_tune.pipeline.settings import RunSettings
 from apq_tune.pipeline.stages import STAGES
 from apq_tune.predict import Pairs, PlainForm, fit_gp, fit_ridge
 from apq_tune.predict.ensemble import BoundPredictor, fit_parts
@@ -38,7 +38,7 @@ QUICK = {"ridge", "linear_ladder", "ladder", "mean"}
 
 def made_up_run(encoding: NetworkEncoding, path: Path, n_pairs: int) -> Path:
     """The directory of a run whose losses are a power of BitOps, with noise."""
-    settings, fingerprints = Settings(), dict[str, str]()
+    settings, fingerprints = RunSettings(), dict[str, str]()
     RunDirectory(path, encoding.space, settings.model_dump(mode="json"), f"apq-tune run digits --out {path}")
     for number, stage in enumerate(STAGES[:5], start=1):
         basis = {
@@ -153,7 +153,7 @@ class Folder:
 class Stages:
     """As much of a run as the stages of predictors and search see."""
 
-    def __init__(self, path: Path, encoding: NetworkEncoding, settings: Settings) -> None:
+    def __init__(self, path: Path, encoding: NetworkEncoding, settings: RunSettings) -> None:
         self.path, self.encoding, self.settings = path, encoding, settings
         self.costs = Costs.of(encoding)
         self.data = types.SimpleNamespace(search=types.SimpleNamespace(labels=np.zeros(450)))
@@ -178,7 +178,7 @@ def test_a_search_uses_the_bound_if_kappa_asks_for_it(
     genomes = encoding.sample(50, np.random.default_rng(9))
     used = {}
     for kappa in (0.0, 1.0):
-        run: Any = Stages(path, encoding, Settings(predictor="linear_ladder", kappa=kappa, folds=2))
+        run: Any = Stages(path, encoding, RunSettings(predictor="linear_ladder", kappa=kappa, folds=2))
         fit_predictors(run)
         used[kappa] = measure_searches(run).shared.predictor
     own = load_predictor(path / "7_predictors" / "predictor.npz", encoding)
@@ -211,7 +211,7 @@ def test_a_predictor_that_ranks_the_wrong_way_round_is_given_up(
         return own | {"ridge": lambda *_: upside_down}
 
     monkeypatch.setattr("apq_tune.pipeline.learning.forms", planted)
-    run: Any = Stages(path, encoding, Settings(predictor="ridge", folds=2, fallback=fallback))
+    run: Any = Stages(path, encoding, RunSettings(predictor="ridge", folds=2, fallback=fallback))
     fit_predictors(run)
     report = json.loads((path / "7_predictors" / "report.json").read_text())
     assert report["held_out"]["ridge"]["kendall_tau"] < -0.3

@@ -22,7 +22,7 @@ from apq_tune.cli import cli
 from apq_tune.cost import bit_ops
 from apq_tune.errors import RunError
 from apq_tune.pipeline.run import PipelineRun
-from apq_tune.pipeline.settings import Settings
+from apq_tune.pipeline.settings import RunSettings
 from apq_tune.refine.refine import Refinement
 from apq_tune.refine.settings import RefineSettings, training_of
 from apq_tune.supernet.evaluate import score
@@ -47,7 +47,7 @@ PROGRAM = str(Path(sys.executable).with_name("apq-tune"))
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As far as its predictors: a refinement needs no more."""
     out = tmp_path_factory.mktemp("run") / "digits"
-    PipelineRun(SearchSpace.load("digits"), Settings().updated(RUN), out, num_cpus=1).run_until("predictors")
+    PipelineRun(SearchSpace.load("digits"), RunSettings().updated(RUN), out, num_cpus=1).run_until("predictors")
     return out
 
 

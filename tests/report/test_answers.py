@@ -18,8 +18,8 @@ from apq_tune import Candidate, Constraint, FunctionMetric, NetworkEncoding
 from apq_tune.cost import bit_ops
 from apq_tune.pipeline.choice import choose, described, keep, kept, with_choice
 from apq_tune.pipeline.run import Outcome
-from apq_tune.pipeline.settings import Settings
-from apq_tune.pipeline.work import Question, front_cost
+from apq_tune.pipeline.settings import RunSettings
+from apq_tune.pipeline.work import InnerSearches, front_cost
 from apq_tune.predict.trust import COSTS, PROXY, judge
 from apq_tune.problem.costs import Costs
 from apq_tune.problem.front import Axis, Front
@@ -172,7 +172,7 @@ def end_of_run(networks: pd.DataFrame, encoding: NetworkEncoding, path: Path, wi
         {"best": found, "front": found, "random": changes.pop("random", nothing)},
         report(**changes),
         2,
-        Settings(),
+        RunSettings(),
         weights if table["chosen"].any() else None,
         {"supernet": 1.0},
     )
@@ -239,10 +239,12 @@ def test_a_useless_predictor_is_told_in_one_line_with_the_remedy(networks, encod
 
 
 def test_what_is_said_of_a_predictor_that_nothing_can_replace() -> None:
-    lines = trust_lines(report(mean=0.35, ladder=0.3, proxy=0.3, macs=0.36), Settings(), "runs/x")
+    lines = trust_lines(report(mean=0.35, ladder=0.3, proxy=0.3, macs=0.36), RunSettings(), "runs/x")
     assert "no better than macs alone (Kendall tau .35, macs .36)" in lines[0]
     assert "nothing else ranks them better" in lines[1]
-    cost = trust_lines(report(**dict.fromkeys(("mean", "ladder", PROXY), -0.5), macs=0.1, n=10), Settings(), "runs/x")
+    cost = trust_lines(
+        report(**dict.fromkeys(("mean", "ladder", PROXY), -0.5), macs=0.1, n=10), RunSettings(), "runs/x"
+    )
     assert "ranked by macs (more is better) instead" in cost[1]
     assert "no better than chance either" in cost[1]
 
@@ -265,8 +267,10 @@ def test_how_far_predictions_were_off(networks) -> None:
 
 
 def test_the_front_keeps_all_limits_and_trades_the_first_of_them(encoding: NetworkEncoding) -> None:
-    settings = Settings(constraints=("weight_bytes<=20000", "bit_ops<=25%"))
-    problems = Question(encoding.space, metric("predicted_loss"), metric("l"), settings, Costs.of(encoding)).problems()  # type: ignore[arg-type]
+    settings = RunSettings(constraints=("weight_bytes<=20000", "bit_ops<=25%"))
+    problems = InnerSearches(
+        encoding.space, metric("predicted_loss"), metric("l"), settings, Costs.of(encoding)
+    ).problems()  # type: ignore[arg-type]
     assert [o.metric.name for o in problems["front"].objectives] == ["predicted_loss", "weight_bytes"]
     assert [c.metric.name for c in problems["front"].constraints] == ["weight_bytes", "bit_ops"]
     costs = Costs.of(encoding)

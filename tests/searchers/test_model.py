@@ -24,8 +24,8 @@ from apq_tune.searchers.algorithms import Algorithm
 from apq_tune.searchers.model.columns import Columns
 from apq_tune.searchers.model.exact import Exact
 from apq_tune.searchers.model.gain import Exactly, Modelled, expected_gain
-from apq_tune.searchers.model.process import JITTER, Kernel, Posterior, likeliest
-from apq_tune.searchers.model.propose import Known, Settings, propose
+from apq_tune.searchers.model.process import JITTER, ARDKernel, Posterior, likeliest
+from apq_tune.searchers.model.propose import Observations, ProposalSettings, propose
 from apq_tune.searchers.model.warp import Warp
 
 CHOICES = {f"layer {place}": ("skip", "narrow", "wide", "odd") for place in range(7)}
@@ -57,7 +57,7 @@ def beliefs() -> list[Modelled]:
     for shift in (0.0, 2.0):
         values = np.exp(features[:12] @ rng.normal(size=4) / 2) + shift
         warp = Warp.of(values)
-        kernel = Kernel(np.ones(4), 0.3, 0.8, 0.01)
+        kernel = ARDKernel(np.ones(4), 0.3, 0.8, 0.01)
         told.append(Modelled(Posterior.of(kernel, groups, features[:12], warp(values), features[12:]), warp))
     return told
 
@@ -65,7 +65,7 @@ def beliefs() -> list[Modelled]:
 def test_a_posterior_is_what_the_joint_normal_distribution_says() -> None:
     rng = np.random.default_rng(1)
     features, groups = rng.normal(size=(9, 3)), np.array([0, 0, 1])
-    kernel = Kernel(np.array([0.5, 2.0]), 0.4, 1.1, 0.05)
+    kernel = ARDKernel(np.array([0.5, 2.0]), 0.4, 1.1, 0.05)
     target = rng.normal(size=5)
     found = Posterior.of(kernel, groups, features[:5], target, features[5:])
     every = kernel(kernel.scaled(features, groups), kernel.scaled(features, groups))
@@ -79,7 +79,7 @@ def test_a_posterior_is_what_the_joint_normal_distribution_says() -> None:
 def test_believing_in_a_candidate_is_to_observe_its_mean() -> None:
     rng = np.random.default_rng(2)
     features, groups = rng.normal(size=(10, 3)), np.arange(3)
-    kernel, target = Kernel(np.ones(3), 0.4, 1.0, 0.02), rng.normal(size=6)
+    kernel, target = ARDKernel(np.ones(3), 0.4, 1.0, 0.02), rng.normal(size=6)
     before = Posterior.of(kernel, groups, features[:6], target, features[6:])
     after = before.believing(1).believing(3)
     seen = np.append(target, before.mean[[1, 3]])
@@ -137,18 +137,18 @@ def test_gain_of_three_known_objectives_ranks_as_their_hypervolume_does() -> Non
     assert (found[true < 1e-12] < 0.02 * found.max()).all()
 
 
-def blank(encoding: NetworkEncoding, n: int, constraints: int = 0) -> Known:
+def blank(encoding: NetworkEncoding, n: int, constraints: int = 0) -> Observations:
     genomes = np.unique(encoding.sample(3 * n, np.random.default_rng(0)), axis=0)[:n]
     F = np.random.default_rng(1).random((n, 1))
     none = genomes[:0]
-    return Known(genomes, F, np.zeros((n, constraints)), none)
+    return Observations(genomes, F, np.zeros((n, constraints)), none)
 
 
 @pytest.mark.parametrize("n", [3, 14])
 def test_proposals_are_new_distinct_and_repeatable_by_seed(tiny: NetworkEncoding, n: int) -> None:
     known = blank(tiny, n)
     known = known._replace(genomes=known.genomes[:-2], F=known.F[:-2], G=known.G[:-2], pending=known.genomes[-2:])
-    ask = functools.partial(propose, known, 4, tiny, Columns.of(tiny), Settings(initial=10, pool=200))
+    ask = functools.partial(propose, known, 4, tiny, Columns.of(tiny), ProposalSettings(initial=10, pool=200))
     found = ask(np.random.default_rng(5))
     np.testing.assert_array_equal(found, ask(np.random.default_rng(5)))
     assert (tiny.canonicalise(found) == found).all()
@@ -159,10 +159,10 @@ def test_proposals_are_new_distinct_and_repeatable_by_seed(tiny: NetworkEncoding
 def test_an_exhausted_space_is_proposed_to_its_end() -> None:
     encoding = Problem(SearchSpace.from_choices({"a": (1, 2, 3), "b": ("x", "y")}, "six"), [Objective(ONE)]).encoding
     every = encoding.enumerate()
-    known = Known(every[:4], np.arange(4.0)[:, None], np.zeros((4, 0)), every[4:5])
+    known = Observations(every[:4], np.arange(4.0)[:, None], np.zeros((4, 0)), every[4:5])
     ask = functools.partial(propose, n=3, encoding=encoding, columns=Columns.of(encoding), rng=np.random.default_rng(0))
-    np.testing.assert_array_equal(ask(known, settings=Settings(initial=2)), every[5:])
-    assert len(ask(known._replace(pending=every[4:]), settings=Settings(initial=2))) == 0
+    np.testing.assert_array_equal(ask(known, settings=ProposalSettings(initial=2)), every[5:])
+    assert len(ask(known._replace(pending=every[4:]), settings=ProposalSettings(initial=2))) == 0
 
 
 ONE = FunctionMetric("one", "", lambda genomes: np.ones(len(genomes)))

@@ -13,7 +13,7 @@ import torch
 from apq_tune import NetworkEncoding, RunError, SearchSpace
 from apq_tune.data import load_data
 from apq_tune.pipeline.run import PipelineRun
-from apq_tune.pipeline.settings import Settings
+from apq_tune.pipeline.settings import RunSettings
 from apq_tune.store import disk
 from apq_tune.store.disk import RAY_BYTES, check_space, run_bytes, supernet_bytes
 from apq_tune.supernet.evaluate import Score
@@ -62,7 +62,7 @@ def test_losses_that_are_not_finite_name_network_and_setting() -> None:
 
 def test_a_supernet_that_is_not_finite_is_refused_in_its_own_stage() -> None:
     space = SearchSpace.load("digits")
-    encoding, data, training = NetworkEncoding(space), load_data(space), dataclasses.replace(Settings().supernet)
+    encoding, data, training = NetworkEncoding(space), load_data(space), dataclasses.replace(RunSettings().supernet)
     torch.manual_seed(0)
     supernet = Supernet(space)
     before = {name: value.clone() for name, value in supernet.state_dict().items()}

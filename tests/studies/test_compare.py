@@ -23,8 +23,8 @@ from apq_tune.report.compare import medians_table, wins_table
 from apq_tune.space.choices import ChoiceEncoding
 from apq_tune.studies.compare import (
     KNOWN,
+    CompareTask,
     Contest,
-    Entry,
     Watched,
     curves_frame,
     holm,
@@ -67,9 +67,9 @@ def test_every_sampler_is_counted_by_distinct_canonical_candidates_and_repeats(
 
     n = 12 if sampler == "optuna-gp" else 40  # a model from the eleventh on, which takes seconds
     contest = Contest(trade_off(tiny), n)
-    result = run_entry(Entry(sampler, 3), contest).metrics
-    assert result == run_entry(Entry(sampler, 3), contest).metrics
-    assert result != run_entry(Entry(sampler, 4), contest).metrics
+    result = run_entry(CompareTask(sampler, 3), contest).metrics
+    assert result == run_entry(CompareTask(sampler, 3), contest).metrics
+    assert result != run_entry(CompareTask(sampler, 4), contest).metrics
     assert result["n_evaluations"] == n <= result["trials"]
     assert result["counts"] == sorted(result["counts"])
     assert 1 <= result["counts"][0] <= result["counts"][-1] <= n
@@ -140,7 +140,7 @@ def test_a_study_that_finds_nothing_new_ends(tiny: NetworkEncoding) -> None:
 
 def test_curves_end_at_the_exact_front_where_a_space_is_enumerated(tiny: NetworkEncoding) -> None:
     problem = trade_off(tiny)
-    entries = [Entry("random", seed) for seed in range(2)]
+    entries = [CompareTask("random", seed) for seed in range(2)]
     contest = Contest(problem, tiny.size())
     results = {entry.key: run_entry(entry, contest).metrics for entry in entries}
     yardstick, exact = yardstick_of(problem, list(results.values()))
@@ -159,7 +159,9 @@ def test_shares_by_hand_and_without_any_feasible_candidate(encoding: NetworkEnco
     yardstick, exact = yardstick_of(problem, [found, nothing])
     assert not exact
     assert (yardstick.low.tolist(), yardstick.high.tolist()) == ([0, 2], [8, 12])
-    curves = curves_frame([Entry("a", 0), Entry("b", 0)], {"a-0": found, "b-0": nothing}, yardstick, [1, 2, 5])
+    curves = curves_frame(
+        [CompareTask("a", 0), CompareTask("b", 0)], {"a-0": found, "b-0": nothing}, yardstick, [1, 2, 5]
+    )
     whole = 8 * 2 + 4 * 8  # of the box of 8 by 10
     expected = {("a", 1): 0, ("a", 2): 16 / whole, ("a", 5): 1, ("b", 1): 0, ("b", 2): 0, ("b", 5): 0}
     at = curves[curves["evaluations"].isin([1, 2, 5])].set_index(["sampler", "evaluations"])["share"]
@@ -249,7 +251,7 @@ def test_a_lookup_table_with_a_fault_is_refused_naming_it(change, said: str, tmp
 
 def test_a_sampler_with_an_end_of_its_own_is_compared_up_to_there_and_not_beyond(tiny: NetworkEncoding) -> None:
     contest = Contest(trade_off(tiny), 30, {"random": 12})
-    entries = [Entry(sampler, seed) for sampler in ("nsga2", "random") for seed in range(3)]
+    entries = [CompareTask(sampler, seed) for sampler in ("nsga2", "random") for seed in range(3)]
     results = {entry.key: run_entry(entry, contest).metrics for entry in entries}
     assert [results[entry.key]["n_evaluations"] for entry in entries] == [30] * 3 + [12] * 3
     yardstick = yardstick_of(contest.problem, list(results.values()))[0]
@@ -309,7 +311,7 @@ def test_a_comparison_leaves_curves_tests_and_medians_and_is_not_repeated(tmp_pa
     assert "share of the exact front" in result.stdout
     assert "Wins, ties and losses at 60" in " ".join(result.stdout.split())
     problem = load_lookup(tmp_path / "t.csv", ["merit"], ["cost"])
-    entries = [Entry(sampler, seed) for sampler in ("nsga2", "optuna-random") for seed in range(4)]
+    entries = [CompareTask(sampler, seed) for sampler in ("nsga2", "optuna-random") for seed in range(4)]
     results = {entry.key: run_entry(entry, Contest(problem, 60)).metrics for entry in entries}
     curves = curves_frame(entries, results, yardstick_of(problem, [])[0], [20, 60])
     assert (out / "curves.csv").read_text() == curves.to_csv(index=False)
@@ -331,7 +333,7 @@ def test_nas_bench_macro_and_ours_against_random_search(shared_data, tmp_path: P
     module.as_table(shared_data("nas_bench_macro/nas-bench-macro_cifar10.json")).to_csv(tmp_path / "m.csv", index=False)
     problem = load_lookup(tmp_path / "m.csv", ["accuracy"], ["flops"])
     assert problem.encoding.size() == 3**8
-    entries = [Entry(sampler, seed) for sampler in ("nsga2", "random") for seed in range(10)]
+    entries = [CompareTask(sampler, seed) for sampler in ("nsga2", "random") for seed in range(10)]
     results = {entry.key: run_entry(entry, Contest(problem, 200)).metrics for entry in entries}
     curves = curves_frame(entries, results, yardstick_of(problem, [])[0], [200])
     (row,) = pairwise_tests(curves, [200]).to_dict("records")

@@ -20,7 +20,7 @@ from apq_tune.cost import bit_ops, macs, weight_bytes
 from apq_tune.report.sweep import attained, picture, summary
 from apq_tune.studies.sweep import (
     Sweep,
-    Task,
+    SweepTask,
     device_metrics,
     read_limits,
     read_tables,
@@ -35,7 +35,7 @@ def sweep_of(encoding: NetworkEncoding, folder: Path, *objectives: str, n: int =
     return Sweep(encoding, device_metrics(encoding, None, {}), objectives, n, folder / "checkpoints")
 
 
-def done(sweep: Sweep, tasks: list[Task]) -> pd.DataFrame:
+def done(sweep: Sweep, tasks: list[SweepTask]) -> pd.DataFrame:
     return results_frame(sweep, tasks, {task.key: run_task(task, sweep).metrics for task in tasks})
 
 
@@ -66,7 +66,7 @@ def test_limits_that_nothing_meets_together_are_a_row_and_no_failure(tiny: Netwo
     sweep = Sweep(tiny, {"d": {"macs": count, "opposite": opposite}}, ("macs",), 300, tmp_path)
     half = highest / 2
     met, unmet = (("macs", half), ("opposite", highest)), (("macs", half * 0.9), ("opposite", half * 0.9))
-    tasks = [Task("d", limits, "random", seed) for limits in (met, unmet) for seed in (0, 1)]
+    tasks = [SweepTask("d", limits, "random", seed) for limits in (met, unmet) for seed in (0, 1)]
     for chosen, found in ((tasks, [False, False, True, True]), (tasks[2:], [True, True])):
         frame = done(sweep, chosen)
         assert frame["candidate"].isna().tolist() == found
@@ -110,9 +110,9 @@ METRICS = {name: FunctionMetric(name, "", lambda genomes: 1.0 * genomes[:, 0]) f
 def test_limits_combine_and_numbers_are_kept_exactly() -> None:
     assert read_limits([], METRICS) == [()]
     assert read_limits(["a=1,2.5", "b<=1e-3"], METRICS) == [(("a", 1.0), ("b", 0.001)), (("a", 2.5), ("b", 0.001))]
-    close = [Task("d", (("a", value),), "random", 0).key for value in (1 / 3, 0.333333)]
+    close = [SweepTask("d", (("a", value),), "random", 0).key for value in (1 / 3, 0.333333)]
     assert len(set(close)) == 2
-    assert Task("note10", (("a", 6.0),), "nsga2", 3).key == "note10-a=6-nsga2-3"
+    assert SweepTask("note10", (("a", 6.0),), "nsga2", 3).key == "note10-a=6-nsga2-3"
 
 
 @pytest.mark.parametrize("text", ["a", "a=", "=3", "a>=3", "a=1,x", "a=inf", "a=1,,2", "a=5%"])

@@ -24,13 +24,13 @@ from apq_tune.methods import METHODS
 from apq_tune.pipeline.finished import load_supernets
 from apq_tune.pipeline.measuring import measure_pairs
 from apq_tune.pipeline.run import PipelineRun
-from apq_tune.pipeline.settings import Settings
+from apq_tune.pipeline.settings import RunSettings
 from apq_tune.pipeline.stages import STAGES
 from apq_tune.problem.costs import BUDGETS, Costs, as_texts
 from apq_tune.refine.halving import Rung, rungs, train_steps
 from apq_tune.studies import verdict, versus
 from apq_tune.studies.compare import holm
-from apq_tune.studies.versus import Shared, Spend, Task, run_task
+from apq_tune.studies.versus import Spend, VersusShared, VersusTask, run_task
 from apq_tune.supernet import evaluate
 from apq_tune.supernet.train import Training
 
@@ -39,19 +39,21 @@ CHANGES = {"supernet.epochs": 1, "quantized.epochs": 1, "n_calibration": 32}
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> VersusShared:
     folder, space = tmp_path_factory.mktemp("versus"), SearchSpace.load("digits")
-    versus.train_run(7, versus.Training(space, CHANGES, folder / "runs", None))
+    versus.train_run(7, versus.SupernetTrainings(space, CHANGES, folder / "runs", None))
     costs = Costs.of(NetworkEncoding(space))
     limits = {name: as_texts(costs.budget(name)) for name in BUDGETS}
     runs = {7: versus.run_path(folder / "runs", 7)}
-    return Shared(runs, limits, Spend.checked(**SPEND), folder / "checkpoints", costs)
+    return VersusShared(runs, limits, Spend.checked(**SPEND), folder / "checkpoints", costs)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["joint", "staged-haq", "paper"])
-def test_methods_are_charged_the_same_and_resume_to_the_same_result(shared: Shared, method: str, monkeypatch) -> None:
-    task = Task(method, "memory", 7)
+def test_methods_are_charged_the_same_and_resume_to_the_same_result(
+    shared: VersusShared, method: str, monkeypatch
+) -> None:
+    task = VersusTask(method, "memory", 7)
     whole = run_task(task, shared).metrics
     counts = whole["counts"]
     assert counts["fp32"] + counts["proxy"] == 60
@@ -103,7 +105,7 @@ def test_methods_are_charged_the_same_and_resume_to_the_same_result(shared: Shar
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_the_commands_compare_and_resume_to_the_same_bytes(shared: Shared, tmp_path: Path) -> None:
+def test_the_commands_compare_and_resume_to_the_same_bytes(shared: VersusShared, tmp_path: Path) -> None:
     def run(*arguments: object) -> str:
         spend = [f"--{name.replace('_', '-')}={value}" for name, value in SPEND.items()]
         result = CliRunner().invoke(cli, [*map(str, arguments), *spend, "--num-cpus=2"], catch_exceptions=False)
@@ -151,7 +153,7 @@ def test_rungs_cost_about_the_same_and_the_last_has_a_choice() -> None:
 
 
 @pytest.mark.slow
-def test_trainings_have_as_many_steps_as_asked_for(shared: Shared, monkeypatch) -> None:
+def test_trainings_have_as_many_steps_as_asked_for(shared: VersusShared, monkeypatch) -> None:
     import torch
 
     supernet = versus.networks(shared.runs[7], 100).quantized
@@ -167,10 +169,10 @@ def test_trainings_have_as_many_steps_as_asked_for(shared: Shared, monkeypatch) 
 
 
 @pytest.mark.slow
-def test_the_literal_protocol_never_trains_a_quantized_supernet(shared: Shared, tmp_path: Path) -> None:
+def test_the_literal_protocol_never_trains_a_quantized_supernet(shared: VersusShared, tmp_path: Path) -> None:
     """A run of --protocol paper begins QAT where the method does: full-precision weights, calibrated clips."""
     shutil.copytree(shared.runs[7], tmp_path / "seed_007")
-    versus.train_run(7, versus.Training(SearchSpace.load("digits"), CHANGES | PAPER, tmp_path, None))
+    versus.train_run(7, versus.SupernetTrainings(SearchSpace.load("digits"), CHANGES | PAPER, tmp_path, None))
     quantized = load_supernets(tmp_path / "seed_007").quantized.weights
     nets = versus.networks(shared.runs[7], 100)
     assert set(quantized) == set(nets.calibrated.weights)
@@ -181,12 +183,12 @@ def test_the_literal_protocol_never_trains_a_quantized_supernet(shared: Shared, 
 
 
 @pytest.mark.slow
-def test_the_literal_protocol_draws_the_bits_of_all_pairs_alike(shared: Shared, tmp_path: Path) -> None:
+def test_the_literal_protocol_draws_the_bits_of_all_pairs_alike(shared: VersusShared, tmp_path: Path) -> None:
     shutil.copytree(shared.runs[7], tmp_path / "run")
     drawn = {}
     for draw in ("policies", PAPER["pair_bits"]):
         changes = CHANGES | {"seed": 7, "n_pairs": 200, "pair_bits": draw}
-        run = PipelineRun(SearchSpace.load("digits"), Settings().updated(changes), tmp_path / "run")
+        run = PipelineRun(SearchSpace.load("digits"), RunSettings().updated(changes), tmp_path / "run")
         run.run_until("quantized_supernet")
         run._open(next(stage for stage in STAGES if stage.name == "qat_pairs"))
         candidates = [c for item in measure_pairs(run).items.values() for c in item["candidates"]]

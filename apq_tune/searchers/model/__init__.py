@@ -2,6 +2,6 @@
 
 from apq_tune.searchers.model.columns import Columns
 from apq_tune.searchers.model.exact import Exact
-from apq_tune.searchers.model.propose import Known, Settings, propose
+from apq_tune.searchers.model.propose import Observations, ProposalSettings, propose
 
-__all__ = ["Columns", "Exact", "Known", "Settings", "propose"]
+__all__ = ["Columns", "Exact", "Observations", "ProposalSettings", "propose"]

@@ -29,7 +29,7 @@ BOUNDS = (-12.0, 5.0)
 """Of the logarithms."""
 
 
-class Kernel(NamedTuple):
+class ARDKernel(NamedTuple):
     """What a function is expected to be like: effects of single choices, a smooth rest, and noise in what is seen."""
 
     relevance: Floats  # (n_groups,): how fast the function changes with the columns of a group
@@ -52,7 +52,7 @@ class Kernel(NamedTuple):
         return np.asarray(LEVEL + self.linear * (one**2).sum(axis=1) + self.smooth)
 
 
-def likeliest(features: Floats, groups: NDArray[np.intp], target: Floats) -> Kernel:
+def likeliest(features: Floats, groups: NDArray[np.intp], target: Floats) -> ARDKernel:
     """The kernel that is most probable after these observations.
 
     Args:
@@ -93,7 +93,7 @@ def likeliest(features: Floats, groups: NDArray[np.intp], target: Floats) -> Ker
     bounds = [BOUNDS] * len(mean)
     found = minimize(loss, mean, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": MAX_STEPS})
     numbers = np.exp(found.x)
-    return Kernel(numbers[:n_groups], *map(float, numbers[n_groups:]))
+    return ARDKernel(numbers[:n_groups], *map(float, numbers[n_groups:]))
 
 
 @dataclass(frozen=True)
@@ -108,14 +108,14 @@ class Posterior:
         seen: ``(n, m)`` how far each observation tells of each candidate, so that covariances lose ``seen.T @ seen``.
     """
 
-    kernel: Kernel
+    kernel: ARDKernel
     scaled: Floats
     mean: Floats
     variance: Floats
     seen: Floats
 
     @classmethod
-    def of(cls, kernel: Kernel, groups: NDArray[np.intp], known: Floats, target: Floats, pool: Floats) -> Posterior:
+    def of(cls, kernel: ARDKernel, groups: NDArray[np.intp], known: Floats, target: Floats, pool: Floats) -> Posterior:
         """After observations.
 
         Args:

@@ -16,7 +16,7 @@ from apq_tune.problem.pareto import Floats
 from apq_tune.searchers.model.columns import Columns
 from apq_tune.searchers.model.exact import Exact
 from apq_tune.searchers.model.gain import Believed, Exactly, Modelled, expected_gain
-from apq_tune.searchers.model.process import Kernel, Posterior, likeliest
+from apq_tune.searchers.model.process import ARDKernel, Posterior, likeliest
 from apq_tune.searchers.model.warp import Warp
 from apq_tune.searchers.select import select
 from apq_tune.searchers.vary import spread, vary
@@ -66,7 +66,7 @@ class Candidates(Genes, Protocol):
         ...
 
 
-class Known(NamedTuple):
+class Observations(NamedTuple):
     """What was measured, in the order in which it came in, and what is being measured."""
 
     genomes: Genomes  # (n, n_genes), canonical
@@ -76,7 +76,7 @@ class Known(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Settings:
+class ProposalSettings:
     """How proposals are made.
 
     Attributes:
@@ -96,11 +96,11 @@ class Settings:
 
 
 def propose(
-    known: Known,
+    known: Observations,
     n: int,
     encoding: Candidates,
     columns: Columns,
-    settings: Settings,
+    settings: ProposalSettings,
     rng: np.random.Generator,
     exact: Exact | None = None,
 ) -> Genomes:
@@ -153,7 +153,7 @@ def _strangers(n: int, encoding: Candidates, rng: np.random.Generator) -> Genome
     )
 
 
-def _first_pool(known: Known, n: int, encoding: Candidates, rng: np.random.Generator) -> Genomes:
+def _first_pool(known: Observations, n: int, encoding: Candidates, rng: np.random.Generator) -> Genomes:
     """Every candidate of a small space; else random ones, and children of the best so far."""
     if _is_small(encoding):
         return encoding.enumerate()
@@ -188,7 +188,7 @@ def _allowed(genomes: Genomes, exact: Exact) -> Genomes:
     return np.asarray(genomes[miss <= max(miss.min(initial=np.inf), 0.0)], np.int16)
 
 
-def _farthest(pool: Genomes, known: Known, n: int, columns: Columns) -> Genomes:
+def _farthest(pool: Genomes, known: Observations, n: int, columns: Columns) -> Genomes:
     """One after the other the candidate that is least like any before it."""
     n = min(n, len(pool))
     features = columns(pool)
@@ -209,12 +209,12 @@ class _Output(NamedTuple):
 
     features: Floats  # (n, n_features)
     target: Floats  # (n,), standardised
-    kernel: Kernel
+    kernel: ARDKernel
     warp: Warp
 
 
 @lru_cache(maxsize=32)
-def _kernel(columns: Columns, genomes: bytes, target: bytes) -> Kernel:
+def _kernel(columns: Columns, genomes: bytes, target: bytes) -> ARDKernel:
     """A value of its arguments alone, kept because it serves several proposals."""
     values = np.frombuffer(target)
     rows = np.frombuffer(genomes, np.int16).reshape(len(values), -1)
@@ -238,7 +238,7 @@ def _output(columns: Columns, genomes: Genomes, values: Floats) -> _Output | Non
 class _Model(NamedTuple):
     """What is believed of candidates."""
 
-    known: Known
+    known: Observations
     columns: Columns
     exact: Exact
     objectives: Sequence[_Output | None]
@@ -247,7 +247,7 @@ class _Model(NamedTuple):
     reference: Floats
 
     @classmethod
-    def of(cls, known: Known, columns: Columns, exact: Exact) -> _Model:
+    def of(cls, known: Observations, columns: Columns, exact: Exact) -> _Model:
         objectives = [
             None if score is not None else _output(columns, known.genomes, known.F[:, place])
             for place, score in enumerate(exact.objectives)
