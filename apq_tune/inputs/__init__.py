@@ -1,1 +1,1 @@
-"""What users hand in, read strictly: YAML and JSON, CSV, tensors, quantities with units, ranges of numbers."""
+"""Strict readers of user input: YAML and JSON, CSV, checkpoints, quantities with units, and ranges of settings."""

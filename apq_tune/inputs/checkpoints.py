@@ -1,4 +1,4 @@
-"""Checkpoints of others: names and dense, finite tensors, whatever wrapped them; everything else in words of ours."""
+"""Reading of PyTorch checkpoints made elsewhere: parameter names and dense, finite tensors."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ NESTED = ("state_dict", "model_state_dict", "model", "net")
 """Keys under which training scripts keep a network's state beside an optimizer's."""
 
 PREFIXES = ("module.", "_orig_mod.")
-"""What DataParallel and torch.compile put before every name."""
+"""Prefixes that DataParallel and torch.compile add to every name."""
 
 LFS, HTML = b"version https://git-lfs", (b"<!doctype", b"<html", b"<?xml")
 
 DOS_FOLDER = 0x10
-"""Attribute of an archive's entry: torch reads nothing where it is set, and never sets it."""
+"""Folder attribute of a ZIP entry; torch never sets it, and reads an entry that has it as empty."""
 
 AGAIN = "get the file again"
 ONLY_TENSORS = "give its tensors alone: torch.save(model.state_dict(), PATH)"
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Read the state of a network, as ``torch.save(network.state_dict(), path)`` writes it.
+    """Read the state of a network, as written by ``torch.save(network.state_dict(), path)``.
 
-    A state inside a checkpoint of a training is found, and the prefix of a wrapper that all names have is dropped. Only
-    tensors and plain values are read, so that no code in the file can run.
+    The state is also found inside a training checkpoint, and a wrapper's prefix common to all names is dropped. Only
+    tensors and plain values are unpickled, so that no code in the file can run.
 
     Args:
-        path: of the checkpoint.
+        path: Path of the checkpoint.
 
     Returns:
-        Name -> value; see ``tensor`` for what may be done with one.
+        Values by name; ``tensor`` checks and converts one of them.
 
     Raises:
-        RunError: if it is no such file, is damaged, or holds objects.
+        RunError: If the file is not such a checkpoint, is damaged, or contains Python objects.
     """
     _check_file(path)
     state = _load(path)
@@ -58,15 +58,15 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def tensor(path: Path, state: Mapping[str, Any], name: str) -> Tensor:
-    """A dense tensor of finite float32 numbers without gradients.
+    """Tensor of a checkpoint as a dense, finite float32 tensor without gradients.
 
     Args:
-        path: of the checkpoint, for messages.
-        state: what ``read_state`` gave.
-        name: of a value in it.
+        path: Path of the checkpoint, for messages.
+        state: State returned by ``read_state``.
+        name: Name of the tensor.
 
     Raises:
-        RunError: if the value is anything that cannot be read so.
+        RunError: If the value is not a tensor, or is sparse, quantized, not of floats or not finite.
     """
     import torch
 
@@ -92,7 +92,7 @@ def tensor(path: Path, state: Mapping[str, Any], name: str) -> Tensor:
 
 
 def _check_file(path: Path) -> None:
-    """Refuse what is told by its first bytes, or by the checksums of its parts, which torch does not compare."""
+    """Refuse files that are recognised as unusable by their first bytes or their checksums, which torch ignores."""
     try:
         with path.open("rb") as file:
             head = file.read(512)
@@ -141,5 +141,5 @@ def _load(path: Path) -> Any:
         ImportError,
         struct.error,
         zipfile.BadZipFile,
-    ):  # all that unpickling of random bytes comes to
+    ):  # everything that unpickling random bytes can raise
         raise RunError(f"{path}: is no checkpoint of torch.save, or damaged; {AGAIN}") from None

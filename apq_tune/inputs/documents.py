@@ -1,8 +1,8 @@
-"""YAML and JSON as people write them, read strictly: what could mean two things is refused, with its place.
+"""Strict YAML and JSON parser: ambiguous documents are refused, with line numbers.
 
-YAML numbers and words are those of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema): ``on``, ``yes`` and
-``1:30`` are text, ``010`` is ten, ``1e-3`` is a number. A key that comes twice is refused in both, and so is what
-nests deeper than ``MAX_DEPTH`` or grows beyond ``MAX_ALIASED`` values by aliases.
+YAML scalars follow the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema): ``on``, ``yes`` and
+``1:30`` are text, ``010`` is ten, ``1e-3`` is a number. In both formats, duplicate keys are refused, as are documents
+nested deeper than ``MAX_DEPTH`` or whose aliases expand to more than ``MAX_ALIASED`` values.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import yaml
 from apq_tune.errors import DocumentError
 
 MAX_DEPTH = 64
-"""Lists and mappings in each other; ours need six."""
+"""Maximum nesting depth of lists and mappings; files of this package need six levels."""
 
 MAX_ALIASED = 100_000
-"""Values that the aliases of one YAML document may stand for, all together; ours need some dozens."""
+"""Maximum number of values that all aliases of a YAML document expand to; files of this package need some dozens."""
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _CONSTANTS = dict.fromkeys(("", "~", "null", "Null", "NULL")) | {
@@ -38,14 +38,14 @@ _JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"(\s*:)?|[\[{]|[\]}]', re.DOTALL)
 
 
 def load_yaml(text: str, source: str) -> Any:
-    """Read one YAML document.
+    """Parse one YAML document.
 
     Args:
-        text: of the document; an empty one is ``None``.
-        source: what it is, such as a file's path, for messages.
+        text: Text of the document; an empty one is read as ``None``.
+        source: Name of the document for messages, such as the path of the file.
 
     Raises:
-        DocumentError: naming source, line and what is wrong there.
+        DocumentError: If the document is not valid; the message names source, line and problem.
     """
     try:
         return _Builder(text.removeprefix("\ufeff"), source).document()
@@ -60,14 +60,14 @@ def load_yaml(text: str, source: str) -> Any:
 
 
 def load_json(text: str, source: str) -> Any:
-    """Read one JSON document.
+    """Parse one JSON document; ``NaN`` and ``Infinity`` are refused.
 
     Args:
-        text: of the document.
-        source: what it is, such as a file's path, for messages.
+        text: Text of the document.
+        source: Name of the document for messages, such as the path of the file.
 
     Raises:
-        DocumentError: naming source, line and what is wrong there; ``NaN`` and ``Infinity`` are no JSON.
+        DocumentError: If the document is not valid; the message names source, line and problem.
     """
     text = text.removeprefix("\ufeff")
     _check_json_structure(text, source)
@@ -82,7 +82,7 @@ def load_json(text: str, source: str) -> Any:
 
 
 class _Builder:
-    """Plain data out of the parser's events: no classes, no recursion that the document decides."""
+    """Builds plain data from the events of the YAML parser, with bounded recursion and without custom classes."""
 
     def __init__(self, text: str, source: str) -> None:
         self._events: Iterator[Any] = iter(yaml.parse(text, Loader=_LOADER))
@@ -91,7 +91,7 @@ class _Builder:
         self._aliased = 0
 
     def document(self) -> Any:
-        """The one document."""
+        """Build the single document of the stream."""
         next(self._events)  # start of the stream
         if isinstance(next(self._events), yaml.StreamEndEvent):
             return None
@@ -103,7 +103,7 @@ class _Builder:
         return value
 
     def _value(self, event: Any, depth: int) -> tuple[Any, int]:
-        """What an event begins, and of how many values it consists with its aliases written out."""
+        """Build the node that an event starts, and count its values with all aliases expanded."""
         if isinstance(event, yaml.AliasEvent):
             return self._alias(event)
         built: tuple[Any, int]
@@ -179,7 +179,7 @@ class _Builder:
 
 
 def _plain(text: str) -> Any:
-    """A scalar without quotes, by the core schema of YAML 1.2."""
+    """Resolve an unquoted scalar by the core schema of YAML 1.2."""
     if text in _CONSTANTS:
         return _CONSTANTS[text]
     if _INT.fullmatch(text):
@@ -194,7 +194,7 @@ def _plain(text: str) -> Any:
 
 
 def _check_json_structure(text: str, source: str) -> None:
-    """Refuse what nests too deeply, before anything recurses, and keys that come twice in one object."""
+    """Refuse duplicate keys and excessive nesting before the recursive parser runs."""
     open_: list[set[str]] = []
     for token in _JSON_TOKEN.finditer(text):
         first = token[0][0]
@@ -219,7 +219,7 @@ def _unescaped(key: str) -> str:
         return key
     try:
         return f'"{json.loads(key)}"'
-    except ValueError:  # an escape that does not exist, which json tells with its place
+    except ValueError:  # an invalid escape, which json will report with its position
         return key
 
 

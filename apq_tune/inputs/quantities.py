@@ -1,4 +1,4 @@
-"""Amounts as people type them, ``200kB``, ``8.4 ms`` or ``5M``, read into the unit that a metric has."""
+"""Parsing of quantities such as ``200kB``, ``8.4 ms`` or ``5M`` into the unit of a metric."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from apq_tune.errors import ProblemError
 NUMBER = re.compile(r"([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(.*)", re.DOTALL)
 
 COUNTS: dict[str, float] = {"": 1, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}
-"""What a number may end with where the unit is a count (MACs, BitOps) or bytes."""
+"""Suffixes of counts (MACs, BitOps) and of bytes, with their factors."""
 
 UNITS: Mapping[str, Mapping[str, float]] = {
     "bytes": COUNTS
@@ -24,22 +24,23 @@ UNITS: Mapping[str, Mapping[str, float]] = {
     "nats": {"": 1},
     "percent": {"": 1},
 }
-"""Unit of a metric -> what a number may end with -> factor. kB is 1,000 bytes and KiB 1,024 (IEC 80000-13)."""
+"""Suffixes and their factors by the unit of a metric. kB is 1,000 bytes and KiB 1,024 bytes (IEC 80000-13)."""
 
 
 def read_quantity(text: str, unit: str) -> float:
-    """Read an amount.
+    """Parse a quantity.
 
     Args:
-        text: a number, and possibly a unit or a prefix.
-        unit: that the result is in; of one that is not in ``UNITS``, counts are read, with or without its name.
+        text: Number, optionally followed by a unit or a prefix.
+        unit: Unit of the result. For a unit that is not in ``UNITS``, prefixes of counts are accepted, with or without
+            the name of the unit.
 
     Returns:
-        The amount in ``unit``, finite.
+        Finite amount in ``unit``.
 
     Raises:
-        ProblemError: if it is no finite number, or its unit does not fit (a lower-case ``kb`` would be bits); says what
-            may be written.
+        ProblemError: If the text is not a finite number or has another unit (lower-case ``kb`` would mean bits); the
+            message lists the accepted suffixes.
     """
     known = UNITS.get(unit) or COUNTS | {prefix + unit: factor for prefix, factor in COUNTS.items()}
     match = NUMBER.fullmatch(text.strip())

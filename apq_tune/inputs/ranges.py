@@ -1,6 +1,6 @@
-"""The range of every number that a user can set, in one place: settings, options, arguments and docs read it here.
+"""Allowed range of every numeric setting, shared by settings files, command-line options, arguments and documentation.
 
-A whole number may be written as ``1000`` or ``1e3``; truth values and text are no numbers, and nothing is infinite.
+Integers may be written as ``1000`` or ``1e3``. Booleans, text, infinity and NaN are not accepted as numbers.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from apq_tune.errors import RunError
 Model = TypeVar("Model", bound=BaseModel)
 
 SHOWN = 60
-"""Characters of a wrong value that a message repeats."""
+"""Maximum number of characters of a wrong value that a message repeats."""
 
 
 def shown(value: Any) -> str:
-    """A value as a message repeats it: a long one is cut."""
+    """Representation of a value for messages, truncated if it is long."""
     try:
         text = repr(value)
     except ValueError:  # an int of more digits than Python writes out
@@ -34,20 +34,25 @@ def shown(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from ``low`` to ``high``, both allowed unless said otherwise; as an annotation, pydantic checks it."""
+    """Closed range of numbers; used as an annotation, it makes pydantic check a field.
+
+    Attributes:
+        low: Smallest value.
+        high: Largest value.
+    """
 
     low: float
     high: float
 
     def read(self, value: Any) -> Any:
-        """The number as Python's own type, if it is one of the kind that is asked for; else ``None``."""
+        """Convert a value to a Python number of the range's type; ``None`` if it is not such a number."""
         raise NotImplementedError
 
     def check(self, value: Any) -> Any:
-        """The number, if it is in the range.
+        """Convert a value and check that it is in the range.
 
         Raises:
-            ValueError: with the range and the value.
+            ValueError: If it is not; the message has the range and the value.
         """
         number = None if isinstance(value, bool) else self.read(value)
         if number is None or not self.holds(number):
@@ -59,19 +64,19 @@ class Range:
         return self.low <= number <= self.high
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Validate by ``check`` alone."""
+        """Let pydantic validate with ``check``."""
         return core_schema.no_info_plain_validator_function(self.check)
 
 
 @dataclass(frozen=True)
 class Whole(Range):
-    """Whole numbers."""
+    """Closed range of integers."""
 
     low: int
     high: int
 
     def read(self, value: Any) -> int | None:
-        """An int, a NumPy integer, or a float without a fraction."""
+        """Convert an int, a NumPy integer, or a float with an integral value."""
         if isinstance(value, Integral):
             return int(value)
         return int(float(value)) if isinstance(value, Real) and float(value).is_integer() else None
@@ -82,18 +87,18 @@ class Whole(Range):
 
 @dataclass(frozen=True)
 class Finite(Range):
-    """Numbers with or without a fraction, never infinite or NaN.
+    """Range of finite floats.
 
     Attributes:
-        above: whether ``low`` itself is excluded.
-        below: whether ``high`` itself is excluded.
+        above: Whether ``low`` itself is excluded.
+        below: Whether ``high`` itself is excluded.
     """
 
     above: bool = False
     below: bool = False
 
     def read(self, value: Any) -> float | None:
-        """A float, an int or a NumPy number."""
+        """Convert a float, an int or a NumPy number."""
         try:
             number = float(value) if isinstance(value, Real) else math.nan
         except OverflowError:
@@ -165,11 +170,11 @@ _WANTED = {
     "tuple_type": "give a list",
     "dataclass_type": "give a mapping, or set its parts one by one",
 }
-"""What is wanted in place of a value of the wrong type."""
+"""Remedies for values of the wrong type, by the type of pydantic's error."""
 
 
 def complaint(error: ValidationError) -> str:
-    """One line for the first thing that pydantic found wrong with settings: name, what is allowed, value."""
+    """One-line message for the first error that pydantic found: name of the setting, allowed values, and value."""
     first = error.errors()[0]
     name = ".".join(map(str, first["loc"]))
     if first["type"] == "value_error":
@@ -185,10 +190,10 @@ def complaint(error: ValidationError) -> str:
 
 
 def validated(model: type[Model], data: Mapping[str, Any]) -> Model:
-    """Settings from plain data.
+    """Build settings from plain data.
 
     Raises:
-        RunError: naming the setting, the value and what is allowed.
+        RunError: If a setting is invalid; the message names the setting, its value and the allowed values.
     """
     try:
         return model.model_validate(dict(data))
@@ -202,10 +207,10 @@ def _adapters(owner: type) -> dict[str, TypeAdapter[Any]]:
 
 
 def checked(owner: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a dataclass, each checked by its annotation.
+    """Check and convert the fields of a dataclass by their annotations.
 
     Raises:
-        RunError: naming the field, the value and what is allowed.
+        RunError: If a field is invalid; the message names the field, its value and the allowed values.
     """
     result = {}
     for name, value in values.items():

@@ -1,8 +1,8 @@
-"""CSV files as people and spreadsheets write them, read strictly: a cell is text until somebody needs a number.
+"""Strict reader of CSV files as written by people and spreadsheets; cells stay text until a number is needed.
 
-Blanks around cells, a byte order mark, empty lines, an index that pandas left and commas behind the last column mean
-nothing and are dropped; semicolons and tabs separate where no comma does. What could mean two things is refused, with
-its place: a column twice, a column without a name, cells beyond the last column, quotes that do not end.
+Blanks around cells, a byte order mark, empty lines, an index column written by pandas and trailing commas are dropped.
+Semicolons or tabs are accepted as separators in files without commas. Ambiguous files are refused, with the row or
+column at fault: duplicate or unnamed columns, cells beyond the last column, unterminated quotes.
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ _UNNAMED = re.compile(r"(Unnamed: \d+)?")
 
 
 def read_sheet(path: str | Path, refused: type[ApqError], *, comments: bool = False) -> pd.DataFrame:
-    """Read a CSV with a header.
+    """Read a CSV file with a header.
 
     Args:
-        path: of the file.
-        refused: the error to raise.
-        comments: whether lines that begin with ``#`` are comments.
+        path: Path of the file.
+        refused: Class of the error to raise.
+        comments: Whether lines that begin with ``#`` are comments.
 
     Returns:
-        One row of text for each line, empty cells as ``""``; the index counts rows from 1, as messages do.
+        Table of text, one row per line, with empty cells as ``""``; its index counts rows from 1, as messages do.
 
     Raises:
-        ApqError: of the class ``refused``, naming the file, the place and the remedy.
+        ApqError: An error of class ``refused`` if the file cannot be read or is ambiguous; the message names the file,
+            the row or column, and the remedy.
     """
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")
@@ -72,7 +73,7 @@ def read_sheet(path: str | Path, refused: type[ApqError], *, comments: bool = Fa
 
 
 def _without_index(frame: pd.DataFrame) -> pd.DataFrame:
-    """Without a first column that has no name of its own and counts the rows: pandas writes one."""
+    """Drop a first column that is unnamed and numbers the rows, as pandas writes one."""
     counted = list(frame.iloc[:, 0]) if len(frame.columns) else []
     if _UNNAMED.fullmatch(str(frame.columns[0])) and is_count(counted):
         return frame.iloc[:, 1:]
@@ -80,7 +81,7 @@ def _without_index(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def is_count(texts: list[str]) -> bool:
-    """Whether cells count the rows, from 0 or from 1."""
+    """Whether cells number the rows, from 0 or from 1."""
     return any(texts == [str(number + first) for number in range(len(texts))] for first in (0, 1))
 
 
@@ -95,7 +96,7 @@ def _named_once(frame: pd.DataFrame, path: str | Path, refused: type[ApqError]) 
 
 
 def number_in(text: str) -> float | None:
-    """A finite number as people write it in a table; ``None`` for anything else."""
+    """Finite number in a cell; ``None`` if it holds anything else."""
     if _NUMBER.fullmatch(text) is None:
         return None
     value = float(text)
@@ -103,10 +104,11 @@ def number_in(text: str) -> float | None:
 
 
 def numbers_in(frame: pd.DataFrame, name: str, path: str | Path, refused: type[ApqError]) -> NDArray[np.float64]:
-    """A column as numbers: ``(n_rows,)``.
+    """Column as finite numbers, shape ``(n_rows,)``.
 
     Raises:
-        ApqError: of the class ``refused``, naming the row, the value and what to write instead.
+        ApqError: An error of class ``refused`` if a cell is not a finite number; the message names the row, the value
+            and what to write instead.
     """
     values = [number_in(text) for text in frame[name]]
     if None in values:
@@ -118,7 +120,7 @@ def numbers_in(frame: pd.DataFrame, name: str, path: str | Path, refused: type[A
 
 
 def no_number(text: str) -> str:
-    """In words, why a cell is no finite number, and what to write instead."""
+    """Explain why a cell is not a finite number and what to write instead, worded to follow the column's name."""
     if not text:
         return "is empty"
     said = f"is {text!r}"

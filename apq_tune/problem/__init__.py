@@ -1,1 +1,1 @@
-"""What is asked for: metrics by name, objectives, limits, Pareto fronts, tables of measured candidates."""
+"""Multi-objective problems: metrics by name, objectives, constraints, Pareto fronts and tabular benchmarks."""

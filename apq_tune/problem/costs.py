@@ -1,18 +1,18 @@
-"""Every cost of one search space by name, the same in all commands, and limits on them as people type them.
+"""Costs of a search space by name, parsing of limits on them, and named budgets.
 
-A budget is a set of limits by a rule, from the search space alone, before anything is trained:
+A budget is a set of limits that follows from the search space alone, before anything is trained:
 
-``memory``: flash (``weight_bytes``) and RAM (``peak_activation_bytes``) at once, as on a microcontroller. Uniform 4
-bits just fits the median random architecture: each limit is the median, over random architectures with random channels,
-of its cost at 4 bits everywhere.
+``memory``: Flash (``weight_bytes``) and RAM (``peak_activation_bytes``) together, as on a microcontroller. Each limit
+is the median cost, over random architectures with random channels, at uniform 4 bits; so uniform 4 bits just fits the
+median architecture.
 
-``memory-tight``: 0.7 of both, so that uniform 4 bits just does not fit the median architecture any more.
+``memory-tight``: 0.7 times both limits, so that uniform 4 bits does not quite fit the median architecture.
 
-``latency``: ``latency_ms`` of the accelerator model, or of a table that has it; the same median.
+``latency``: The same median of ``latency_ms``, by the accelerator model or by a table that has this column.
 
-``bit_ops``: 25% of the BitOps of the largest network at its most bits.
+``bit_ops``: 25% of the BitOps of the largest network at its highest bit-widths.
 
-Where a space has no 4 bits that are open to all layers, its middle uniform width (the lower of two) takes their place.
+If a space does not offer 4 bits in all layers, the median of its uniform bit-widths (the lower of two) is used.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ BUILT_IN = {
     "latency_ms": "ms",
     "energy_mj": "mJ",
 }
-"""Names and units of the costs that need no file."""
+"""Names and units of the built-in cost models."""
 
 ALIASES = {
     "flash": "weight_bytes",
@@ -48,21 +48,21 @@ ALIASES = {
     "latency": "latency_ms",
     "energy": "energy_mj",
 }
-"""What people call them."""
+"""Common names of costs that are accepted in limits."""
 
 BUDGETS = ("memory", "memory-tight", "latency", "bit_ops")
-"""Names of limits by a rule."""
+"""Names of budgets."""
 
 BITS = 4
-"""The width of the rule."""
+"""Uniform bit-width of the budgets."""
 
 RANDOM = 2001
-"""Random architectures, an odd number: the median is one of them."""
+"""Number of random architectures; it is odd, so that the median is one of them."""
 
 TIGHT, SHARE = 0.7, 0.25
 
 EQUALS = re.compile(r"^(\s*\w+\s*)=(?!=)")
-"""The sign of a limit in its short form."""
+"""A limit with ``=`` instead of ``<=``."""
 
 MEDIANS = {
     "memory": (("weight_bytes", "peak_activation_bytes"), 1.0),
@@ -73,11 +73,11 @@ MEDIANS = {
 
 @dataclass(frozen=True)
 class Costs:
-    """The costs of one search space.
+    """Costs of a search space.
 
     Attributes:
-        encoding: of the space.
-        metrics: name -> cost: those of tables, then the built-in ones that no table has.
+        encoding: Encoding of the search space.
+        metrics: Cost metrics by name: those of cost tables, then the built-in models that no table replaces.
     """
 
     encoding: NetworkEncoding
@@ -85,34 +85,34 @@ class Costs:
 
     @classmethod
     def of(cls, encoding: NetworkEncoding, tables: Sequence[Path] = ()) -> Costs:
-        """Read tables, and add what needs none.
+        """Read cost tables and add the built-in cost models.
 
         Args:
-            encoding: of the space.
-            tables: files or folders, see ``load_cost_table``.
+            encoding: Encoding of the search space.
+            tables: Files or folders with cost tables; see ``load_cost_table``.
 
         Raises:
-            TableError: if one cannot be read or does not cover the space.
-            ProblemError: if two have a metric of the same name.
+            TableError: If a table cannot be read or does not cover the space.
+            ProblemError: If two tables have a metric of the same name.
         """
         return cls(encoding, with_built_in(with_tables({}, encoding, tables), encoding))
 
     def at_largest(self) -> dict[str, float]:
-        """Name -> value of the largest network at its most bits: what 100% is."""
+        """Costs of the largest network at its highest bit-widths, by name; percentages refer to them."""
         return at_largest(self.encoding, self.metrics)
 
     def limits(self, texts: Sequence[str]) -> tuple[Constraint, ...]:
-        """Limits as people type them; see ``read_limits``."""
+        """Parse limits; see ``read_limits``."""
         return read_limits(self.encoding, self.metrics, texts)
 
     def budget(self, name: str) -> tuple[Constraint, ...]:
-        """The limits of a budget.
+        """Limits of a budget.
 
         Args:
-            name: one of ``BUDGETS``.
+            name: Name of the budget, one of ``BUDGETS``.
 
         Raises:
-            ProblemError: if there is no such budget, or it is out of the space's reach.
+            ProblemError: If the name is unknown, or no candidate of the space satisfies the budget.
         """
         encoding, metrics = self.encoding, self.metrics
         if name == "bit_ops":
@@ -133,11 +133,11 @@ class Costs:
 
 
 def with_tables(metrics: Mapping[str, Metric], encoding: NetworkEncoding, tables: Sequence[Path]) -> dict[str, Metric]:
-    """The same and, after them, the metrics of cost tables.
+    """Append the metrics of cost tables.
 
     Raises:
-        TableError: if a table cannot be read or does not cover the space.
-        ProblemError: if one has a metric of a name that is there already.
+        TableError: If a table cannot be read or does not cover the space.
+        ProblemError: If a table has a metric whose name is already taken.
     """
     known = dict(metrics)
     for path in tables:
@@ -149,7 +149,7 @@ def with_tables(metrics: Mapping[str, Metric], encoding: NetworkEncoding, tables
 
 
 def with_built_in(metrics: Mapping[str, Metric], encoding: NetworkEncoding) -> dict[str, Metric]:
-    """The same and, after them, those that need no file; a metric from a file is preferred to a model of its name."""
+    """Append the built-in cost models, except those whose name a metric from a file already has."""
     built_in: dict[str, Metric] = {model.name: model for model in cost_models(encoding)}
     for name, make in (("latency_ms", bitfusion_latency_ms), ("energy_mj", bitfusion_energy_mj)):
         if name not in metrics:
@@ -158,10 +158,10 @@ def with_built_in(metrics: Mapping[str, Metric], encoding: NetworkEncoding) -> d
 
 
 def at_largest(encoding: NetworkEncoding | Any, metrics: Mapping[str, Metric]) -> dict[str, float]:
-    """Name -> value of the largest network at its most bits.
+    """Costs of the largest network at its highest bit-widths, by name.
 
     Raises:
-        ProblemError: if the space has no networks.
+        ProblemError: If the space is one of named choices, which has no largest network.
     """
     if not isinstance(encoding, NetworkEncoding):
         name = getattr(encoding, "name", encoding)
@@ -173,18 +173,18 @@ def at_largest(encoding: NetworkEncoding | Any, metrics: Mapping[str, Metric]) -
 def read_limits(
     encoding: NetworkEncoding, metrics: Mapping[str, Metric], texts: Sequence[str]
 ) -> tuple[Constraint, ...]:
-    """Limits as people type them: ``flash<=200kB``, ``bit_ops<=25%``, ``latency_ms=8.4`` (an upper bound).
+    """Parse limits such as ``flash<=200kB``, ``bit_ops<=25%`` or ``latency_ms=8.4`` (an upper bound).
 
-    A percentage is of the largest network at its most bits. Of two bounds on one side of a metric the tighter one is
-    kept.
+    Percentages refer to the largest network at its highest bit-widths. Of several bounds on the same side of a metric
+    the tightest one is kept.
 
     Args:
-        encoding: of the space.
-        metrics: that may be limited, by name.
-        texts: see ``parse_constraint``.
+        encoding: Encoding of the search space.
+        metrics: Metrics that may be limited, by name.
+        texts: Limits in the syntax of ``parse_constraint``.
 
     Raises:
-        ProblemError: if one cannot be read, names no metric, is out of reach, or contradicts another one.
+        ProblemError: If a limit cannot be parsed, names an unknown metric, is out of reach or contradicts another one.
     """
     reference = at_largest(encoding, metrics) if any("%" in text for text in texts) else {}
     aliases = {alias: name for alias, name in ALIASES.items() if alias not in metrics}
@@ -204,5 +204,5 @@ def read_limits(
 
 
 def as_texts(limits: Sequence[Constraint]) -> list[str]:
-    """What ``read_limits`` makes the same limits of, to the last digit."""
+    """Texts from which ``read_limits`` restores the same limits, to the last digit."""
     return [f"{limit.metric.name}{limit.sense}{limit.bound!r}" for limit in limits]

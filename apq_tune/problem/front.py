@@ -1,4 +1,4 @@
-"""What a search found: the non-dominated candidates with their raw metrics, saved, loaded, plotted."""
+"""Pareto front of a search: the non-dominated candidates with their raw metrics."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FORMAT: Literal[1] = 1
 
 
 class Axis(NamedTuple):
-    """An objective as a front remembers it."""
+    """Objective of a front: name, unit, and ``"minimize"`` or ``"maximize"``."""
 
     name: str
     unit: str
@@ -34,14 +34,14 @@ class Axis(NamedTuple):
 
 @dataclass(frozen=True)
 class Front:
-    """Feasible candidates none of which is worse than another in every objective.
+    """Feasible candidates that do not dominate each other.
 
     Attributes:
-        candidates: ``Candidate``s, or ``Configuration``s of a space of named choices, by the first objective, best
-            first.
-        metrics: one row for each candidate, one column for each metric, raw values.
-        objectives: names, units and directions.
-        provenance: where it came from: space, constraints, evaluations, seed and the like.
+        candidates: Candidates (``Candidate``, or ``Configuration`` for a space of named choices), the best by the
+            first objective first.
+        metrics: Raw metric values, one row per candidate and one column per metric.
+        objectives: Names, units and directions of the objectives.
+        provenance: Origin of the front, such as search space, constraints, number of evaluations and seed.
     """
 
     candidates: tuple[Any, ...]
@@ -53,13 +53,13 @@ class Front:
     def from_evaluation(
         cls, problem: Problem, genomes: Genomes, evaluation: Evaluation, provenance: Mapping[str, Any]
     ) -> Front:
-        """Keep the feasible non-dominated rows.
+        """Keep the feasible non-dominated candidates of an evaluation.
 
         Args:
-            problem: that was evaluated.
-            genomes: ``(n, n_genes)`` canonical.
-            evaluation: of these genomes.
-            provenance: to remember.
+            problem: Problem that was evaluated.
+            genomes: Canonical genomes, shape ``(n, n_genes)``.
+            evaluation: Evaluation of the genomes.
+            provenance: Origin of the front.
         """
         feasible = np.flatnonzero(evaluation.feasible)
         best = feasible[is_non_dominated(evaluation.F[feasible])]
@@ -77,32 +77,32 @@ class Front:
         return len(self.candidates)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row for each candidate: metrics, ``candidate`` (compact) and ``candidate_json``."""
+        """Table with one row per candidate: metrics, ``candidate`` (compact notation) and ``candidate_json``."""
         described = {"candidate": map(str, self.candidates), "candidate_json": [c.to_json() for c in self.candidates]}
         return self.metrics.assign(**{name: list(values) for name, values in described.items()})
 
     def hypervolume(self, reference: Mapping[str, float]) -> float:
-        """Volume dominated below a reference point, in raw units.
+        """Hypervolume of the front with respect to a reference point, in raw units.
 
         Args:
-            reference: a value for the name of each objective.
+            reference: Reference value of each objective, by name.
 
         Raises:
-            KeyError: if an objective has no value.
+            KeyError: If the value of an objective is missing.
         """
         signs = np.array([1.0 if axis.direction == "minimize" else -1.0 for axis in self.objectives])
         names = [axis.name for axis in self.objectives]
         return hypervolume(self.metrics[names].to_numpy() * signs, np.array([reference[n] for n in names]) * signs)
 
     def plot(self, ax: Axes | None = None, **style: Any) -> Axes:
-        """Draw the first two objectives, the second along x.
+        """Plot the first objective against the second one, which is on the x axis.
 
         Args:
-            ax: where to draw; a new figure if not given.
-            style: for matplotlib's ``plot``.
+            ax: Axes to draw on; by default those of a new figure.
+            style: Keyword arguments of matplotlib's ``plot``.
 
         Raises:
-            ValueError: if there is only one objective.
+            ValueError: If there is only one objective.
         """
         if len(self.objectives) < 2:
             raise ValueError(f"a plot needs two objectives, this front has only {self.objectives[0].name}")
@@ -117,7 +117,7 @@ class Front:
         return ax
 
     def to_json(self) -> str:
-        """All of it as one JSON document."""
+        """Serialize the front to a JSON document."""
         return json.dumps(
             {
                 "format": FORMAT,
@@ -131,10 +131,10 @@ class Front:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write the front to one JSON file, in a folder that is made if there is none.
+        """Write the front to a JSON file; missing parent folders are created.
 
         Raises:
-            RunError: if the file cannot be written.
+            RunError: If the file cannot be written.
         """
         path, content = Path(path), self.to_json()
         try:
@@ -145,10 +145,10 @@ class Front:
 
     @classmethod
     def load(cls, path: str | Path) -> Front:
-        """Inverse of ``save``.
+        """Read a front that ``save`` wrote.
 
         Raises:
-            RunError: if the file cannot be read or is no front of this version.
+            RunError: If the file cannot be read, is incomplete, or is not a front in this format.
         """
         try:
             file = _File.model_validate_json(Path(path).read_bytes())
@@ -172,7 +172,7 @@ class Front:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON does not know, as what it knows; paths and the like as text."""
+    """Convert a value that JSON does not support: arrays and sets to lists, other objects to text."""
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     if isinstance(value, set | frozenset):

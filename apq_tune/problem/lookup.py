@@ -1,4 +1,4 @@
-"""A benchmark that was measured once and for all: every candidate is a row of a table."""
+"""Tabular benchmarks: problems whose candidates are the rows of a CSV file."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from apq_tune.space.encoding import Genomes
 from apq_tune.space.search_space import SearchSpace
 
 Missing = Literal["nearest", "gp", "ridge"]
-"""What may answer for combinations that have no row."""
+"""How metrics of combinations without a row are estimated."""
 
 MOST_FITTED = 3000
-"""Rows that a surrogate is fitted to: a Gaussian process takes time with their cube."""
+"""Maximum number of rows that a surrogate is fitted to, as the time of a Gaussian process grows with their cube."""
 
 BATCH = 500
-"""Candidates that are compared with all rows at once."""
+"""Number of candidates whose distances to all rows are computed at once."""
 
 _INTEGER = re.compile(r"[-+]?\d+", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Column:
-    """A metric that is looked up.
+    """Metric that is looked up in a complete table.
 
     Attributes:
-        name: of the column.
-        unit: unknown, so empty.
-        values: ``(n_candidates,)``, the last choice running fastest.
-        strides: ``(n_choices,)``, how far apart the values of a choice are.
+        name: Name of the column.
+        unit: Empty, since a table does not tell units.
+        values: Values of all candidates in row-major order (the last choice varies fastest), shape ``(n_candidates,)``.
+        strides: Distance in ``values`` between consecutive values of each choice, shape ``(n_choices,)``.
     """
 
     name: str
@@ -51,22 +51,22 @@ class Column:
     strides: NDArray[np.int64]
 
     def __call__(self, genomes: Genomes) -> NDArray[np.float64]:
-        """``(n, n_choices) -> (n,)``."""
+        """Values of genomes of shape ``(n, n_choices)``, shape ``(n,)``."""
         return np.asarray(self.values[genomes.astype(np.int64) @ self.strides])
 
 
 @dataclass(frozen=True)
 class Partly:
-    """A metric of which some candidates were measured, and something else answers for the others.
+    """Metric of an incomplete table: looked up for measured candidates, estimated for all others.
 
     Attributes:
-        name: of the column.
-        unit: unknown, so empty.
-        known: ``(m, n_choices)`` that were measured.
-        values: ``(m,)`` of these.
-        steps: ``(n_choices,)``: what a step between neighbouring values of a choice counts; 0 for words, any two of
-            which differ by 1.
-        surrogate: that answers; ``None``: the nearest row does, of several the first.
+        name: Name of the column.
+        unit: Empty, since a table does not tell units.
+        known: Genomes of the measured candidates, shape ``(m, n_choices)``.
+        values: Their values, shape ``(m,)``.
+        steps: Distance between neighbouring values of each choice, shape ``(n_choices,)``; 0 for a categorical choice,
+            any two values of which are at distance 1.
+        surrogate: Predictor that estimates missing values; ``None`` to use the (first) nearest measured candidate.
     """
 
     name: str
@@ -77,7 +77,7 @@ class Partly:
     surrogate: Predictor | None
 
     def __call__(self, genomes: Genomes) -> NDArray[np.float64]:
-        """``(n, n_choices) -> (n,)``."""
+        """Values of genomes of shape ``(n, n_choices)``, shape ``(n,)``."""
         nearest, distance = np.zeros(len(genomes), np.intp), np.zeros(len(genomes))
         for first in range(0, len(genomes), BATCH):
             apart = self._apart(genomes[first : first + BATCH])
@@ -89,7 +89,7 @@ class Partly:
         return np.asarray(found)
 
     def _apart(self, genomes: Genomes) -> NDArray[np.float64]:
-        """``(n, m)``: the sum over choices; from end to end of a choice of numbers, and between words, it is 1."""
+        """Distances to the measured candidates, shape ``(n, m)``: the sum over choices of distances from 0 to 1."""
         total = np.zeros((len(genomes), len(self.known)))
         for gene, step in enumerate(self.steps):
             between = np.abs(genomes[:, gene, None].astype(np.int32) - self.known[:, gene])
@@ -107,24 +107,24 @@ def load_lookup(
     ignore: Sequence[str] = (),
     missing: Missing | None = None,
 ) -> Problem:
-    """A problem whose candidates are the rows of a CSV; columns that are neither objectives nor limited are choices.
+    """Read a problem whose candidates are the rows of a CSV file.
 
-    Numbers are choices in their order, words in the order in which they first appear; ``None``, ``NA`` and ``nan`` are
-    words as others are.
+    Columns that are neither objectives nor limited are choices. Numeric values of a choice are sorted, others are
+    categories in the order of their first appearance; ``None``, ``NA`` and ``nan`` are ordinary categories.
 
     Args:
-        path: of the CSV.
-        maximize: columns to maximise.
-        minimize: columns to minimise.
-        limits: of columns, see ``read_limits``.
-        choices: the columns that are choices; others are passed over.
-        ignore: columns to pass over.
-        missing: what answers for combinations without a row; by default there may be none.
+        path: Path of the CSV file.
+        maximize: Columns to maximise.
+        minimize: Columns to minimise.
+        limits: Limits on columns; see ``read_limits``.
+        choices: Columns that are choices; all others are ignored. By default all remaining columns.
+        ignore: Columns to ignore.
+        missing: How combinations without a row are estimated; by default every combination needs a row.
 
     Raises:
-        TableError: if it cannot be read, an objective is no column or not a number somewhere, a column looks like a
-            metric and not like a choice, or a combination of choices has no row, or two: names it.
-        ProblemError: if a limit cannot be read or reached.
+        TableError: If the file cannot be read, an objective is not a numeric column, a column looks like a metric
+            rather than a choice, or a combination has two rows or none; the message names it.
+        ProblemError: If a limit cannot be parsed or reached.
     """
     frame = read_sheet(path, TableError)
     limited = [re.split(r"[<>=]", text, maxsplit=1)[0].strip() for text in limits]
@@ -159,7 +159,7 @@ def load_lookup(
 
 
 def told_of(problem: Problem) -> str:
-    """In words, what answers for combinations that were not measured; empty if all were."""
+    """Describe how combinations that were not measured are estimated; empty if all were measured."""
     partly = [metric for metric in problem.metrics if isinstance(metric, Partly)]
     if not partly:
         return ""
@@ -173,7 +173,7 @@ def told_of(problem: Problem) -> str:
 def _columns(
     encoding: ChoiceEncoding, genomes: Genomes, numbers: Mapping[str, NDArray[np.float64]], missing: Missing | None
 ) -> dict[str, Metric]:
-    """Name -> metric; of a whole table a look into it is all there is."""
+    """Metrics by column name: plain look-ups if the table is complete, otherwise with estimates."""
     n_choices = encoding.n_choices.astype(np.int64)
     strides = np.concatenate([np.cumprod(n_choices[:0:-1])[::-1], [1]]).astype(np.int64)
     if len(genomes) == encoding.size():
@@ -196,7 +196,7 @@ def _is_number(values: Sequence[Any]) -> bool:
 
 
 def _values(path: Path, frame: pd.DataFrame, name: str) -> list[Any]:
-    """The cells of a choice: all whole numbers, all numbers, all true or false, or words."""
+    """Cells of a choice, converted if all of them are integers, floats or booleans; otherwise text."""
     texts = list(frame[name])
     if "" in texts:
         raise TableError(f"{path}: row {texts.index('') + 1}: {name} is empty; give every choice a value")
@@ -214,11 +214,11 @@ def _order(values: Sequence[Any]) -> list[Any]:
 
 
 def _check_metrics(path: Path, values: Mapping[str, list[Any]], codes: Mapping[str, NDArray[np.intp]]) -> None:
-    """Refuse a column of numbers that is none of the choices: the others tell all rows apart.
+    """Refuse a numeric column that looks like a metric: without it the other columns still identify all rows.
 
-    Either it differs from row to row, as a metric does, or the table is whole without it.
+    In addition, the column must differ between most rows, or the table must be complete without it.
     """
-    for name, own in reversed(list(values.items())):  # metrics mostly stand behind the choices
+    for name, own in reversed(list(values.items())):  # metrics usually follow the choices
         others = [codes[other] for other in codes if other != name]
         if not others or not _is_number(own):
             continue
@@ -233,7 +233,7 @@ def _check_metrics(path: Path, values: Mapping[str, list[Any]], codes: Mapping[s
 
 
 def _check_rows(path: Path, choices: Mapping[str, tuple[Any, ...]], genomes: Genomes, *, told: bool) -> None:
-    """Refuse a combination with two rows, or without any unless something answers for it."""
+    """Refuse combinations with two rows, and combinations without a row unless they can be estimated."""
     _, first, inverse = np.unique(genomes, axis=0, return_index=True, return_inverse=True)
     doubled = np.flatnonzero(first[inverse.reshape(-1)] != np.arange(len(genomes)))
     if len(doubled):

@@ -1,4 +1,4 @@
-"""Metrics by name: what a predictor, cost tables and the built-in cost models say of one space."""
+"""Metrics of a search space by name: predictors, cost tables and built-in cost models."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from apq_tune.space.search_space import SearchSpace
 MAXIMISED = ("accuracy",)
 
 FEWEST = 10
-"""Pairs that a predictor is fitted to, of different candidates."""
+"""Minimum number of pairs of different candidates to fit a predictor to."""
 
 
 def load_metrics(encoding: NetworkEncoding, predictor: Path | None, tables: Sequence[Path]) -> dict[str, Metric]:
-    """Name -> metric, from files: the predictor's first, then the tables'.
+    """Metrics from files by name: first that of the predictor, then those of the cost tables.
 
     Raises:
-        ApqError: if a file cannot be used, or two tables have a metric of the same name.
+        ApqError: If a file cannot be used, or two tables have a metric of the same name.
     """
     metrics: dict[str, Metric] = {}
     if predictor is not None:
@@ -44,10 +44,10 @@ def load_metrics(encoding: NetworkEncoding, predictor: Path | None, tables: Sequ
 
 
 def all_metrics(encoding: NetworkEncoding | ChoiceEncoding, from_files: dict[str, Metric]) -> dict[str, Metric]:
-    """Metrics from files and, where the space has networks, the costs that need none.
+    """Metrics from files and, unless the space is one of named choices, the built-in costs.
 
     Raises:
-        ProblemError: if there is no metric at all.
+        ProblemError: If there is no metric at all.
     """
     if isinstance(encoding, NetworkEncoding):
         return with_built_in(from_files, encoding)
@@ -57,15 +57,18 @@ def all_metrics(encoding: NetworkEncoding | ChoiceEncoding, from_files: dict[str
 
 
 def stay_measured(encoding: Any, predictor: Path | None, *, extrapolate: bool) -> tuple[Any, str]:
-    """The part of a space that a predictor's pairs measured, and what to tell of it; nothing if it is the whole.
+    """Restrict a search space to the values that the pairs of a predictor cover.
 
     Args:
-        encoding: of the space.
-        predictor: file; one that does not remember its pairs restricts nothing.
-        extrapolate: whether to search the whole space anyway.
+        encoding: Encoding of the search space.
+        predictor: Predictor file; one that does not record its pairs leaves the space unrestricted.
+        extrapolate: Whether to search the whole space anyway.
+
+    Returns:
+        Encoding to search, and a message about the restriction, empty if there is none.
 
     Raises:
-        RunError: if the file is of another space.
+        RunError: If the file is of another search space.
     """
     mask = None if predictor is None else measured_in(predictor, encoding)
     left_out = [] if mask is None else outside(encoding, mask)
@@ -81,16 +84,16 @@ def stay_measured(encoding: Any, predictor: Path | None, *, extrapolate: bool) -
 def problem_of(
     encoding: NetworkEncoding, metrics: dict[str, Metric], objectives: Sequence[str], limits: Sequence[str]
 ) -> Problem:
-    """A problem from names: ``accuracy`` is maximised, everything else minimised.
+    """Build a problem from metric names: ``accuracy`` is maximised, everything else minimised.
 
     Args:
-        encoding: of the space.
-        metrics: that may be named; those of tables and predictors are reported with the front.
-        objectives: names; by default the first metric.
-        limits: see ``read_limits``.
+        encoding: Encoding of the search space.
+        metrics: Metrics by name; all of them are reported with the front.
+        objectives: Names of the objectives; by default the first metric.
+        limits: Limits on metrics; see ``read_limits``.
 
     Raises:
-        ProblemError: for an unknown metric or a bound out of reach.
+        ProblemError: If a metric is unknown or a bound out of reach.
     """
     names = [name.strip() for name in objectives] or [next(iter(metrics))]
     for name in names:
@@ -104,19 +107,20 @@ def problem_of(
 def score_candidates(
     encoding: NetworkEncoding, metrics: dict[str, Metric], entries: Sequence[Any], *, skip_invalid: bool = False
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Every metric of every candidate, in the order given.
+    """Evaluate all metrics of given candidates, in their order.
 
     Args:
-        encoding: of the space.
-        metrics: by name.
-        entries: plain data, see ``candidate_from``.
-        skip_invalid: leave out candidates that are not in the space.
+        encoding: Encoding of the search space.
+        metrics: Metrics by name.
+        entries: Candidates as plain data; see ``candidate_from``.
+        skip_invalid: Whether to skip candidates that are not in the space.
 
     Returns:
-        ``position`` (from 0), ``candidate_json`` and one column for each metric; and the reasons for what was left out.
+        Table with ``position`` (from 0), ``candidate_json`` and one column per metric, and the reasons why candidates
+        were skipped.
 
     Raises:
-        CandidateError: naming the position of the first invalid candidate and the reason, unless they are skipped.
+        CandidateError: If a candidate is invalid and not skipped; the message names its position and the reason.
     """
     if not entries:
         raise CandidateError("there is no candidate to score; the file holds an empty list")
@@ -136,10 +140,10 @@ def score_candidates(
 
 
 def load_start(path: Path, space: SearchSpace | None) -> MLPPredictor:
-    """A predictor that transfer can begin with.
+    """Load a predictor as the starting point of transfer learning.
 
     Raises:
-        RunError: if it is none.
+        RunError: If the file is not an MLP predictor.
     """
     predictor = load_predictor(path, space)
     if not isinstance(predictor, MLPPredictor):
@@ -150,21 +154,22 @@ def load_start(path: Path, space: SearchSpace | None) -> MLPPredictor:
 def read_pairs(
     path: Path, space: SearchSpace | ChoiceSpace, *, column: str | None = None, percent: bool = False
 ) -> tuple[Pairs, bool]:
-    """Candidates with what was measured of them, several measurements of one among them or not.
+    """Read pairs of candidates and measurements; a candidate may occur several times.
 
     Args:
-        path: of a CSV, see ``entries_of``.
-        space: of the candidates.
-        column: with the measurements; by default ``accuracy`` or ``loss``. A name with "loss" in it, in any case, is a
-            loss, any other an accuracy.
-        percent: whether accuracies are percentages.
+        path: Path of a CSV file; see ``entries_of`` for its columns.
+        space: Search space of the candidates.
+        column: Column with the measurements, by default ``accuracy`` or ``loss``. It holds losses in nats if its name
+            contains "loss" in any case, otherwise accuracies.
+        percent: Whether accuracies are percentages rather than fractions.
 
     Returns:
-        The pairs, and whether their target is a loss.
+        Pairs, and whether their target is a loss.
 
     Raises:
-        RunError: if the column is missing or its values make no sense, naming the row.
-        CandidateError: for a candidate that is not in the space, naming the row.
+        RunError: If the column is missing, a value is out of range (the message names the row), or there are too few
+            pairs.
+        CandidateError: If a candidate is not in the space; the message names the row.
     """
     if path.suffix.lower() != ".csv":
         raise RunError(f"{path}: pairs are read from a .csv; give one with a column 'accuracy' or 'loss'")
@@ -197,7 +202,7 @@ def read_pairs(
 
 
 def _check_target(path: Path, frame: pd.DataFrame, name: str, target: Floats, *, is_loss: bool, percent: bool) -> None:
-    """Refuse measurements that cannot be what they are said to be."""
+    """Refuse measurements outside of the range of losses or accuracies."""
     good = (target > 0) if is_loss else (target > 0) & (target <= 1)
     if good.all():
         return
@@ -211,12 +216,12 @@ def _check_target(path: Path, frame: pd.DataFrame, name: str, target: Floats, *,
 
 
 def tell_constant(encoding: Any, genomes: Genomes, n: int = 5) -> str:
-    """In words, which choices never vary among measured candidates; empty if all do.
+    """Warning that names the choices that never vary among measured candidates; empty if all vary.
 
     Args:
-        encoding: of the space.
-        genomes: ``(k, n_genes)`` that were measured.
-        n: names to give.
+        encoding: Encoding of the search space.
+        genomes: Genomes of the measured candidates, shape ``(k, n_genes)``.
+        n: Maximum number of choices to name.
     """
     active = encoding.active_genes(genomes)
     alone = []

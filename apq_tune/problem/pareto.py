@@ -1,4 +1,7 @@
-"""Pareto arithmetic on plain arrays; everything is minimised. The heavy parts are moocore's, in C."""
+"""Non-dominated sorting, crowding distance and hypervolume on plain arrays, all objectives minimised.
+
+The expensive parts call moocore, which is written in C.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,10 @@ def is_non_dominated(F: Floats) -> NDArray[np.bool_]:
     """Mark the Pareto-optimal rows.
 
     Args:
-        F: ``(n, m)`` objective values, all minimised, no NaN.
+        F: Objective values, all minimised, without NaN, shape ``(n, m)``.
 
     Returns:
-        ``(n,)`` bool. Duplicates of an optimal row are all marked.
+        Mask of the optimal rows, all duplicates included, shape ``(n,)``.
     """
     if len(F) == 0:
         return np.zeros(0, bool)
@@ -28,14 +31,16 @@ def is_non_dominated(F: Floats) -> NDArray[np.bool_]:
 
 
 def constrained_rank(F: Floats, G: Floats) -> NDArray[np.intp]:
-    """Non-domination rank where feasible precedes infeasible, and less violation precedes more (Deb 2002).
+    """Non-domination rank with constraint domination (Deb 2002).
+
+    Feasible rows precede infeasible ones, which are ordered by the sum of their violations.
 
     Args:
-        F: ``(n, m)`` objective values, all minimised.
-        G: ``(n, c)`` constraint violations, feasible where ``<= 0``.
+        F: Objective values, all minimised, shape ``(n, m)``.
+        G: Constraint violations, feasible where ``<= 0``, shape ``(n, c)``.
 
     Returns:
-        ``(n,)`` ranks from 0, dense.
+        Dense ranks from 0, shape ``(n,)``.
     """
     violation = np.clip(G, 0, None).sum(axis=1)
     feasible = violation <= 0
@@ -50,13 +55,13 @@ def constrained_rank(F: Floats, G: Floats) -> NDArray[np.intp]:
 
 
 def crowding_distance(F: Floats) -> Floats:
-    """How lonely each row of one front is, infinite at the ends of every objective (Deb 2002).
+    """Crowding distance of each point of a front (Deb 2002): the distance of its neighbours, summed over objectives.
 
     Args:
-        F: ``(n, m)`` objective values of mutually non-dominated points.
+        F: Objective values of mutually non-dominated points, shape ``(n, m)``.
 
     Returns:
-        ``(n,)`` distances.
+        Distances, infinite at both ends of every objective, shape ``(n,)``.
     """
     n = len(F)
     order = np.argsort(F, axis=0, kind="stable")
@@ -72,11 +77,11 @@ def crowding_distance(F: Floats) -> Floats:
 
 
 def hypervolume(F: Floats, reference: Floats) -> float:
-    """Volume that the rows of F dominate below the reference point; rows that do not dominate it add nothing.
+    """Hypervolume dominated by the rows of F; rows that do not dominate the reference point add nothing.
 
     Args:
-        F: ``(n, m)`` objective values, all minimised.
-        reference: ``(m,)`` reference point.
+        F: Objective values, all minimised, shape ``(n, m)``.
+        reference: Reference point, shape ``(m,)``.
     """
     inside = (np.asarray(F) < reference).all(axis=1)
     return float(moocore.hypervolume(F[inside], ref=reference)) if inside.any() else 0.0
@@ -84,15 +89,14 @@ def hypervolume(F: Floats, reference: Floats) -> float:
 
 @dataclass(frozen=True)
 class Yardstick:
-    """Measures fronts by hypervolume: 1 is as good as the best that is known, 0 is nothing.
+    """Normalised hypervolume of fronts, relative to that of the best known front.
 
-    Objectives are scaled to the range from best to worst, so that units do not matter. One that is the same everywhere
-    does not count.
+    Objectives are scaled to the range from best to worst, so that units do not matter; constant ones are ignored.
 
     Attributes:
-        low: ``(m,)`` best known value of each objective.
-        high: ``(m,)`` reference point.
-        volume: of the best known front, scaled.
+        low: Best known value of each objective, shape ``(m,)``.
+        high: Reference point, shape ``(m,)``.
+        volume: Hypervolume of the best known front in scaled objectives.
     """
 
     low: Floats
@@ -101,12 +105,12 @@ class Yardstick:
 
     @classmethod
     def of(cls, F: Floats, margin: float = 0.0) -> Yardstick:
-        """From all that is known.
+        """Derive range, reference point and best known front from all known points.
 
         Args:
-            F: ``(n, m)`` objective values, all minimised, at least one row.
-            margin: how far behind the worst values the reference point is, as a share of their range; without any,
-                what is worst in one objective counts for nothing.
+            F: Objective values, all minimised, at least one row, shape ``(n, m)``.
+            margin: Distance of the reference point from the worst values, as a share of the range. With 0, points that
+                are worst in one objective add no volume.
         """
         low, high = F.min(axis=0), F.max(axis=0)
         high = high + margin * (high - low)
@@ -114,10 +118,10 @@ class Yardstick:
         return cls(low, high, unit.share(F[is_non_dominated(F)]))
 
     def share(self, F: Floats) -> float:
-        """Hypervolume as a share of that of the best known front; 1 if that has none, as a single point.
+        """Hypervolume as a share of that of the best known front; 1 if the latter is zero, as for a single point.
 
         Args:
-            F: ``(n, m)`` objective values, all minimised.
+            F: Objective values, all minimised, shape ``(n, m)``.
         """
         varies = self.high > self.low
         if len(F) == 0:

@@ -1,4 +1,4 @@
-"""What is asked for: objectives to improve and constraints to keep. The only place with signs and limits."""
+"""Problems: a search space with objectives and constraints. Directions and bounds are handled nowhere else."""
 
 from __future__ import annotations
 
@@ -25,80 +25,86 @@ Part = TypeVar("Part")
 
 
 class Metric(Protocol):
-    """A number for each candidate: learned (predictor), counted (cost model) or run (evaluator)."""
+    """Scalar metric of candidates: a predictor, a cost model, or an evaluator that runs networks."""
 
     @property
     def name(self) -> str:
-        """Of the metric, its unit included where it has one."""
+        """Name of the metric."""
         ...
 
     @property
     def unit(self) -> str:
-        """Of its values, for people."""
+        """Unit of the values, for display."""
         ...
 
     def __call__(self, genomes: Genomes, /) -> Floats:
-        """``(n, n_genes) -> (n,)`` in ``unit``; never NaN."""
+        """Values of genomes of shape ``(n, n_genes)`` in ``unit``, without NaN, shape ``(n,)``."""
         ...
 
 
 @runtime_checkable
 class Bounded(Protocol):
-    """A metric that knows the range it can take over its whole search space."""
+    """Metric that knows its range over the whole search space."""
 
     def reachable(self) -> tuple[float, float]:
-        """Exact smallest and largest value."""
+        """Exact smallest and largest value in the search space."""
         ...
 
 
 @runtime_checkable
 class Indexed(Protocol):
-    """A metric read from tables, in two steps, of which several metrics of one encoding can share the first."""
+    """Metric looked up in tables in two steps, the first of which metrics of the same type share."""
 
     def index(self, genomes: Genomes) -> tuple[NDArray[Any], ...]:
-        """Where to look."""
+        """Table indices of the genomes."""
         ...
 
     def at(self, *index: NDArray[Any]) -> Floats:
-        """``(n,)`` values."""
+        """Values at the given indices, shape ``(n,)``."""
         ...
 
 
 Report = Callable[[int, Mapping[str, float], Callable[[], bytes]], None]
-"""Told after each step of a training: how many are done, the scores so far, and how to make a checkpoint."""
+"""Callback after each epoch: number of epochs done, scores so far, and a function that serializes a checkpoint."""
 
 
 @runtime_checkable
 class TrainedMetric(Protocol):
-    """A metric that has to train a candidate before it can say anything; it tells how it goes and can be resumed."""
+    """Metric that trains a candidate, with intermediate reports and checkpoints."""
 
     @property
     def name(self) -> str:
-        """Of the metric; the scores that are reported have it."""
+        """Name of the metric, one of the reported scores."""
         ...
 
     @property
     def fidelity(self) -> str:
-        """What was done to get the value, for people: ``"QAT, 6 epochs"``."""
+        """Description of the training for display, such as ``"QAT, 6 epochs"``."""
         ...
 
     @property
     def epochs(self) -> int:
-        """Steps of the whole training."""
+        """Number of epochs of the whole training."""
         ...
 
     def adjusted(self, config: Mapping[str, Any]) -> TrainedMetric:
-        """The same with those of its settings that a trial's configuration names (``learning_rate``)."""
+        """Copy with the training settings that a trial's configuration contains, such as ``learning_rate``."""
         ...
 
     def train(self, candidate: Any, report: Report, checkpoint: bytes | None) -> None:
-        """Train one candidate, from a checkpoint if there is one; the last report is the result."""
+        """Train one candidate, from a checkpoint if given; the last report is the result."""
         ...
 
 
 @dataclass(frozen=True)
 class FunctionMetric:
-    """Any batch function as a metric."""
+    """Metric made of a function on batches of genomes.
+
+    Attributes:
+        name: Name of the metric.
+        unit: Unit of its values, for display.
+        function: Function from genomes of shape ``(n, n_genes)`` to values of shape ``(n,)``.
+    """
 
     name: str
     unit: str
@@ -108,27 +114,27 @@ class FunctionMetric:
     def of_candidates(
         cls, name: str, unit: str, function: Callable[[list[Any]], Sequence[float]], space: SearchSpace | ChoiceSpace
     ) -> FunctionMetric:
-        """A batch function on candidates instead of genomes.
+        """Make a metric of a function on lists of candidates instead of genomes.
 
         Args:
-            name: of the metric.
-            unit: of its values.
-            function: from ``n`` candidates to ``n`` numbers.
-            space: that the candidates are from.
+            name: Name of the metric.
+            unit: Unit of its values, for display.
+            function: Function from ``n`` candidates to ``n`` numbers.
+            space: Search space of the candidates.
         """
         encoding = encoding_of(space)
         return cls(name, unit, lambda genomes: np.asarray(function(encoding.decode(genomes)), np.float64))
 
     def __call__(self, genomes: Genomes) -> Floats:
-        """``(n, n_genes) -> (n,)``."""
+        """Values of genomes of shape ``(n, n_genes)``, shape ``(n,)``."""
         return self.function(genomes)
 
 
 def _check_metric(metric: Any, of: str) -> None:
-    """Refuse what is no metric, such as a bare function.
+    """Refuse objects that are not metrics, such as bare functions.
 
     Raises:
-        ProblemError: with how to make it one.
+        ProblemError: If the object is not a metric; the message shows how to make one.
     """
     if isinstance(metric, type) or not callable(metric) or not isinstance(getattr(metric, "name", None), str):
         example = "FunctionMetric('name', 'unit', function), whose function takes genomes (n, n_genes) and returns (n,)"
@@ -136,10 +142,10 @@ def _check_metric(metric: Any, of: str) -> None:
 
 
 def _all_of(parts: Any, kind: type[Part], name: str) -> tuple[Part, ...]:
-    """The parts of a problem as a tuple.
+    """Objectives or constraints as a tuple.
 
     Raises:
-        ProblemError: if they are no list of that kind.
+        ProblemError: If they are not a list of objects of that class.
     """
     if not isinstance(parts, Iterable) or isinstance(parts, str):
         raise ProblemError(f"{name} of a problem come as a list, got {shown(parts)}; write [...]")
@@ -152,7 +158,7 @@ def _all_of(parts: Any, kind: type[Part], name: str) -> tuple[Part, ...]:
 
 @dataclass(frozen=True)
 class Objective:
-    """A metric and which way is better."""
+    """Metric to be minimised or maximised."""
 
     metric: Metric
     direction: Literal["minimize", "maximize"] = "minimize"
@@ -165,7 +171,7 @@ class Objective:
 
 @dataclass(frozen=True)
 class Constraint:
-    """``metric <= bound`` (or ``>=``)."""
+    """Bound on a metric: ``metric <= bound`` or ``metric >= bound``."""
 
     metric: Metric
     bound: float
@@ -183,20 +189,20 @@ class Constraint:
         return f"{self.metric.name} {self.sense} {self.bound:g}"
 
     def violation(self, values: Floats) -> Floats:
-        """How far values miss the bound, as a share of it (absolute if it is 0); feasible where ``<= 0``."""
+        """Violation of values, relative to the bound (absolute if that is 0); feasible where ``<= 0``."""
         excess = values - self.bound if self.sense == "<=" else self.bound - values
         return excess / (abs(self.bound) or 1.0)
 
     def check_reachable(self) -> None:
-        """Refuse a bound that no candidate meets, if the metric knows its range.
+        """Refuse a bound that no candidate satisfies, if the metric is ``Bounded``.
 
         Raises:
-            ReachError: with the smallest and the largest reachable value.
+            ReachError: If the bound is out of reach; the message has the smallest and the largest reachable value.
         """
         if not isinstance(self.metric, Bounded):
             return
         low, high = self.metric.reachable()
-        slack = 1e-12 * abs(self.bound)  # sums in another order differ in the last digits
+        slack = 1e-12 * abs(self.bound)  # sums taken in another order differ in the last digits
         if (self.bound < low - slack) if self.sense == "<=" else (self.bound > high + slack):
             raise ReachError(
                 f"no candidate reaches {self}: {self.metric.name} goes from {low:.6g} to {high:.6g} "
@@ -205,44 +211,50 @@ class Constraint:
 
 
 def reported_name(metric: Metric) -> str:
-    """The name under which trackers and tables see a metric: its unit is in it."""
+    """Name of a metric in trackers and tables, which includes its unit."""
     unit = "".join(filter(str.isalnum, metric.unit)).lower()
     has_unit = unit in ("", "fraction") or unit in metric.name.replace("_", "").lower()
     return metric.name if has_unit else f"{metric.name}_{unit}"
 
 
 def constraint_name(constraint: Constraint) -> str:
-    """The name of a constraint's violation, unless ``Problem.constraint_names`` has to tell two apart."""
+    """Name of a constraint's violation, unless ``Problem.constraint_names`` has to disambiguate it."""
     return f"violation_{constraint.metric.name}_{'max' if constraint.sense == '<=' else 'min'}"
 
 
 def _shortest(number: float) -> str:
-    """The fewest digits that read back as the number."""
+    """Shortest text that reads back as the number."""
     short = f"{number:g}"
     return short if float(short) == number else repr(float(number))
 
 
 class Evaluation(NamedTuple):
-    """What a problem says of ``n`` candidates."""
+    """Objectives, constraint violations and metrics of ``n`` candidates.
 
-    F: Floats  # (n, n_objectives), all minimised; infinite where a constraint is broken
-    G: Floats  # (n, n_constraints), feasible where <= 0
-    metrics: Floats  # (n, n_metrics), raw, in the order of Problem.metrics; NaN where not asked for
+    Attributes:
+        F: Objective values, all minimised, infinite for infeasible candidates, shape ``(n, n_objectives)``.
+        G: Constraint violations, feasible where ``<= 0``, shape ``(n, n_constraints)``.
+        metrics: Raw values in the order of ``Problem.metrics``, NaN where not evaluated, shape ``(n, n_metrics)``.
+    """
+
+    F: Floats
+    G: Floats
+    metrics: Floats
 
     @property
     def feasible(self) -> NDArray[np.bool_]:
-        """``(n,)``: which candidates keep all constraints."""
+        """Mask of the candidates that satisfy all constraints, shape ``(n,)``."""
         return np.asarray((self.G <= 0).all(axis=1))
 
 
 class Problem:
-    """A search space, what to improve in it and what to keep.
+    """Search space with objectives and constraints.
 
     Attributes:
-        encoding: genome layout of the space.
-        objectives: at least one.
-        constraints: possibly none.
-        metrics: every metric that objectives, constraints or ``also`` name, once.
+        encoding: Encoding of the search space.
+        objectives: Objectives, at least one.
+        constraints: Constraints, possibly none.
+        metrics: All distinct metrics of objectives, constraints and ``also``.
     """
 
     def __init__(
@@ -252,16 +264,16 @@ class Problem:
         constraints: Sequence[Constraint] = (),
         also: Sequence[Metric] = (),
     ) -> None:
-        """Check that the question can be answered at all.
+        """Check objectives and constraints.
 
         Args:
-            space: where to search.
-            objectives: what to improve.
-            constraints: what to keep.
-            also: metrics to report beside them.
+            space: Search space, or its encoding.
+            objectives: Objectives, at least one.
+            constraints: Constraints.
+            also: Further metrics to report.
 
         Raises:
-            ProblemError: if there is no objective, two metrics share a name, or a bound is out of reach.
+            ProblemError: If there is no objective, two metrics share a name, or a bound is out of reach.
         """
         self.encoding: Encoding = encoding_of(space)
         self.objectives = _all_of(objectives, Objective, "objectives")
@@ -282,9 +294,9 @@ class Problem:
 
     @property
     def constraint_names(self) -> tuple[str, ...]:
-        """The name of each constraint's violation, feasible where ``<= 0``: in results, tables and studies alike.
+        """Name of each constraint's violation in results, tables and studies.
 
-        Where two limit one metric from the same side, both names end with the bound.
+        If two constraints bound a metric on the same side, their names end with the bound.
         """
         names = [constraint_name(constraint) for constraint in self.constraints]
         return tuple(
@@ -293,13 +305,12 @@ class Problem:
         )
 
     def evaluate(self, genomes: Genomes) -> Evaluation:
-        """Score canonical genomes ``(n, n_genes)``.
+        """Evaluate canonical genomes of shape ``(n, n_genes)``.
 
-        Metrics of constraints come first; the others, which may be costly, are asked only for candidates that keep all
-        constraints.
+        Constrained metrics are evaluated first; the others, which may be expensive, only for feasible candidates.
 
         Raises:
-            ProblemError: if a metric is not finite somewhere, naming the metric and the candidate.
+            ProblemError: If a metric is not finite; the message names the metric and the candidate.
         """
         columns: dict[str, Floats] = {}
         shared: dict[type, tuple[NDArray[Any], ...]] = {}
@@ -323,10 +334,17 @@ class Problem:
         return Evaluation(F, G, np.stack([columns[m.name] for m in self.metrics], axis=1))
 
     def measure(self, metrics: Sequence[Metric], genomes: Genomes) -> dict[str, Floats]:
-        """Values of some metrics by name, of feasible and of infeasible candidates: name -> ``(n,)``.
+        """Evaluate metrics of all candidates, infeasible ones included.
+
+        Args:
+            metrics: Metrics to evaluate.
+            genomes: Canonical genomes, shape ``(n, n_genes)``.
+
+        Returns:
+            Values of shape ``(n,)`` by metric name.
 
         Raises:
-            ProblemError: if a metric is not finite somewhere, naming the metric and the candidate.
+            ProblemError: If a metric is not finite; the message names the metric and the candidate.
         """
         columns: dict[str, Floats] = {}
         self._measure(metrics, genomes, columns, {})
@@ -339,7 +357,7 @@ class Problem:
         columns: dict[str, Floats],
         shared: dict[type, tuple[NDArray[Any], ...]],
     ) -> None:
-        """Add the values of some metrics to ``columns``; what tables of one kind share is looked up once."""
+        """Add the values of metrics to ``columns``; indices that table metrics share are computed once."""
         for metric in metrics:
             if isinstance(metric, Indexed):
                 kind = type(metric)
@@ -365,17 +383,18 @@ def parse_constraint(
     reference: Mapping[str, float] | None = None,
     aliases: Mapping[str, str] | None = None,
 ) -> Constraint:
-    """Read ``"bit_ops <= 2e6"``, ``"weight_bytes <= 200kB"`` or ``"bit_ops <= 25%"``.
+    """Parse a constraint such as ``"bit_ops <= 2e6"``, ``"weight_bytes <= 200kB"`` or ``"bit_ops <= 25%"``.
 
     Args:
-        text: metric, ``<=`` or ``>=``, number, possibly with a unit (see ``read_quantity``).
-        metrics: those that may be named.
-        reference: metric name -> what 100% is; without it percentages are refused, but of fractions.
-        aliases: other names of metrics.
+        text: Metric, ``<=`` or ``>=``, and a number, possibly with a unit (see ``read_quantity``).
+        metrics: Metrics that may be named.
+        reference: Values that correspond to 100%, by metric name. Without a reference percentages are refused, except
+            for metrics that are fractions.
+        aliases: Names of metrics by alias.
 
     Raises:
-        ProblemError: if it is no comparison, its number is none, its unit does not fit, or its metric is unknown (lists
-            the known ones).
+        ProblemError: If the text is not a comparison with a number, its unit does not fit, or the metric is unknown
+            (the message lists the known ones).
     """
     match = re.fullmatch(r"\s*(\w+)\s*(<=|>=)\s*(\S.*?)\s*", text)
     if match is None:
