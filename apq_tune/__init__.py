@@ -18,7 +18,7 @@ from apq_tune.problem.problem import (
     parse_constraint,
 )
 from apq_tune.searchers import NSGA2, Evolution, ModelBased, RandomSearch, search
-from apq_tune.space.candidate import Block, Candidate, Configuration
+from apq_tune.space.candidate import Candidate, Configuration
 from apq_tune.space.choices import ChoiceEncoding, ChoiceSpace
 from apq_tune.space.encoding import Encoding
 from apq_tune.space.network_encoding import NetworkEncoding
@@ -52,7 +52,6 @@ __all__ = [
     "APQObjective",
     "ApqError",
     "ApqSearch",
-    "Block",
     "Candidate",
     "CandidateError",
     "ChoiceEncoding",

@@ -24,7 +24,8 @@ from apq_tune import NSGA2, Constraint, Evolution, NetworkEncoding, Objective, P
 from apq_tune.cost import CostModel, bitfusion_energy_mj, bitfusion_latency_ms
 from apq_tune.predict.mlp import MLPPredictor, mlp_shapes
 from apq_tune.predict.pairs import Scale
-from apq_tune.space.candidate import Block, Candidate
+from apq_tune.space.candidate import Candidate
+from apq_tune.space.mbconv import Block
 
 HIDDEN, LIMIT_MS = 400, 9.0
 

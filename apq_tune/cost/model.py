@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq_tune.errors import TableError
-from apq_tune.space.candidate import Block
 from apq_tune.space.encoding import Genomes
+from apq_tune.space.mbconv import Block
 from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.ops import BlockOps, Op, all_choices, fixed_ops
 from apq_tune.space.skeleton import Slot

@@ -85,7 +85,7 @@ class AskTell:
             CandidateError: if the space allows nothing of what is left.
         """
         self._whole, self._fixed = encoding, dict(fixed or {})
-        own = {name: (value,) for name, value in self._fixed.items() if name in encoding.space.genes}
+        own = {name: (value,) for name, value in self._fixed.items() if name in encoding.space.parameters}
         kept = dict(choices or {}) | own
         narrowed = NarrowedEncoding(encoding, kept) if kept else None
         self._encoding: Any = encoding if narrowed is None else narrowed
@@ -96,7 +96,7 @@ class AskTell:
             sampler = ours(space=self._encoding, seed=seed)  # type: ignore[arg-type]
         # Other samplers can use the order of numbers, which categories would hide from them.
         self._ordinal = not isinstance(sampler, PopulationSampler)
-        genes = self._encoding.space.genes
+        genes = self._encoding.space.parameters
         self._genes = {name: values for name, values in genes.items() if name not in self._fixed}
         self._others = {name: value for name, value in (others or {}).items() if name not in self._fixed}
         self._distributions = {name: self._shown(values) for name, values in self._genes.items()} | self._others
@@ -146,7 +146,7 @@ class AskTell:
 
     def _candidate(self, config: Mapping[str, Any]) -> Any:
         space = self._whole.space
-        return space.from_config({name: config[name] for name in space.genes if name in config})
+        return space.from_config({name: config[name] for name in space.parameters if name in config})
 
     def _genome(self, config: Mapping[str, Any]) -> bytes:
         """The canonical genome of a configuration: what tells candidates apart."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from apq_tune.errors import CandidateError, SpaceError
 from apq_tune.space.encoding import Genomes, draw
+from apq_tune.space.gene import Gene
 from apq_tune.space.parameters import Parameters
 
 MAX_REPAIRS = 100
@@ -34,10 +35,10 @@ class NarrowedSpace(Parameters):
     whole: Any
     choices: Mapping[str, tuple[Any, ...]]
 
-    @property
-    def genes(self) -> Mapping[str, tuple[Any, ...]]:
-        """The values that may be tried."""
-        return self.choices
+    @functools.cached_property
+    def genes(self) -> tuple[Gene, ...]:
+        """The genes of the whole space with the values that may be tried."""
+        return tuple(gene._replace(values=self.choices[gene.name]) for gene in self.whole.genes)
 
     def candidate_of(self, values: Mapping[str, Any]) -> Any:
         """As in the whole space: a forbidden combination may become one that is left out here."""

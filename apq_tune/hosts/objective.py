@@ -84,7 +84,7 @@ class APQObjective:
             if "ray.tune" in sys.modules:  # Tune pickles what it is to run before the first trial
                 from apq_tune.hosts.host import calling, check_mutations
 
-                check_mutations(calling().scheduler, self._space.genes)
+                check_mutations(calling().scheduler, self._space.parameters)
             from apq_tune.hosts.ray import put, session
 
             if self._session != (now := session()):  # objects of another session are gone

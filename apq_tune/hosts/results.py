@@ -100,7 +100,7 @@ def _computed(problem: Problem, result: Mapping[str, Any], config: Mapping[str, 
     ]
     if "candidate" in result and not cheap:
         return out
-    candidate = space.from_config({name: config[name] for name in space.genes if name in config})
+    candidate = space.from_config({name: config[name] for name in space.parameters if name in config})
     values = problem.measure(cheap, problem.encoding.encode([candidate]))
     out = {reported_name(metric): float(values[metric.name][0]) for metric in cheap}
     return out | {"candidate": candidate.to_json()}

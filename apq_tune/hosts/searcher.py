@@ -97,7 +97,7 @@ class ApqSearch(Searcher):
         self._repeated = self._is_checked = False
 
     def _begin(self, config: Mapping[str, Any]) -> AskTell:
-        genes = self._problem.encoding.space.genes
+        genes = self._problem.encoding.space.parameters
         self._space = read_param_space(config, genes, _settings(self._problem))
         study = AskTell(
             self._problem.encoding,

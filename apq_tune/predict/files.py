@@ -128,7 +128,7 @@ def _check_choices(path: Path, learned_on: SearchSpace | ChoiceSpace, space: Sea
     """
     if isinstance(learned_on, SearchSpace) and isinstance(space, SearchSpace):
         return
-    theirs, ours = list(learned_on.genes.items()), list(space.genes.items())
+    theirs, ours = list(learned_on.parameters.items()), list(space.parameters.items())
     if theirs != ours:
         name, values = next((t for t, o in itertools.zip_longest(theirs, ours) if t != o and t is not None), ours[-1])
         raise RunError(
@@ -155,11 +155,11 @@ def _check_skeleton(path: Path, learned_on: SearchSpace | ChoiceSpace, space: Se
                 f"{getattr(theirs, field)}, that of {space.name} {getattr(ours, field)}; give the space that it was "
                 "fitted on"
             )
-    if dict(learned_on.genes) != dict(space.genes):
-        name = next(name for name, values in learned_on.genes.items() if space.genes.get(name) != values)
+    if dict(learned_on.parameters) != dict(space.parameters):
+        name = next(name for name, values in learned_on.parameters.items() if space.parameters.get(name) != values)
         raise RunError(
-            f"{path}: was fitted on {learned_on.name}, where {name} is one of {list(learned_on.genes[name])}, in "
-            f"{space.name} of {list(space.genes.get(name, ()))}; give the space that it was fitted on"
+            f"{path}: was fitted on {learned_on.name}, where {name} is one of {list(learned_on.parameters[name])}, in "
+            f"{space.name} of {list(space.parameters.get(name, ()))}; give the space that it was fitted on"
         )
 
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from apq_tune.cost import CostModel, cost_models
 from apq_tune.predict import named
 from apq_tune.predict.pairs import Floats
-from apq_tune.space.candidate import Block
 from apq_tune.space.choices import ChoiceEncoding
 from apq_tune.space.encoding import Genomes
+from apq_tune.space.mbconv import Block
 from apq_tune.space.network_encoding import NetworkEncoding
 
 N_REFERENCE = 2000

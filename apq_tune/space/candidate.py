@@ -6,26 +6,21 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
 
 from apq_tune.errors import CandidateError, DocumentError
 from apq_tune.inputs.documents import load_json
+from apq_tune.space.block_type import BlockType
+from apq_tune.space.block_types import BLOCK_TYPES, DEFAULT, type_of
+from apq_tune.space.gene import BIT_KINDS
 
 _COLUMNS = TypeAdapter(dict[str, list[Annotated[int, Field(strict=True, gt=0)]]])
 
-
-class Block(NamedTuple):
-    """The choices of one inverted bottleneck; bits are of the inputs (a) and weights (w) of its convolutions."""
-
-    kernel_size: int
-    channels: int  # between the two pointwise convolutions
-    pw_w_bits: int
-    pw_a_bits: int
-    dw_w_bits: int
-    dw_a_bits: int
+_TYPES = "block"
+"""Key of the types of blocks, one for each stage; left out if all are the default."""
 
 
 Value = int | float | str | bool | tuple[Any, ...] | None
@@ -115,11 +110,12 @@ class Candidate:
     """A network and its bit policy; equal networks are equal objects.
 
     Attributes:
-        stages: the active blocks of each stage, so a stage's depth is its length.
-        resolution: pixels along a side of the input, where the space offers several; else ``None``.
+        stages: The active blocks of each stage, each the named tuple of its ``BlockType``; all blocks of a stage are of
+            one type, and its depth is their number.
+        resolution: Pixels along a side of the input, where the space offers several; else ``None``.
     """
 
-    stages: tuple[tuple[Block, ...], ...]
+    stages: tuple[tuple[Any, ...], ...]
     resolution: int | None = None
 
     @property
@@ -128,23 +124,35 @@ class Candidate:
         return tuple(len(stage) for stage in self.stages)
 
     @property
-    def blocks(self) -> tuple[Block, ...]:
+    def blocks(self) -> tuple[Any, ...]:
         """All blocks in the order of the forward pass."""
         return tuple(block for stage in self.stages for block in stage)
 
+    @property
+    def types(self) -> tuple[BlockType, ...]:
+        """Type of the blocks of each stage."""
+        return tuple(type_of(stage[0]) if stage else DEFAULT for stage in self.stages)
+
     def with_bits(self, bits: int) -> Candidate:
         """The same network with every searched layer at ``bits``."""
-        return Candidate(
-            tuple(
-                tuple(Block(b.kernel_size, b.channels, bits, bits, bits, bits) for b in stage) for stage in self.stages
-            ),
-            self.resolution,
-        )
+        stages = []
+        for known, stage in zip(self.types, self.stages, strict=True):
+            everywhere = {field.name: bits for field in known.fields if field.kind in BIT_KINDS}
+            stages.append(tuple(block._replace(**everywhere) for block in stage))
+        return Candidate(tuple(stages), self.resolution)
 
-    def to_dict(self) -> dict[str, list[int]]:
-        """``depths`` and, for each field of ``Block``, its values over all blocks; ``resolution`` if it has one."""
-        columns = zip(*self.blocks, strict=True)
-        data = {"depths": list(self.depths)} | {f: list(v) for f, v in zip(Block._fields, columns, strict=True)}
+    def to_dict(self) -> dict[str, list[Any]]:
+        """``depths``, then for each field its values over all blocks that have it; ``resolution`` if there are several.
+
+        Of blocks other than MBConv also ``block``, the type of each stage's blocks.
+        """
+        data: dict[str, list[Any]] = {"depths": list(self.depths)}
+        for known in self.types:
+            for name in known.names:
+                if name not in data:
+                    data[name] = [getattr(block, name) for block in self.blocks if name in block._fields]
+        if any(known is not DEFAULT for known in self.types):
+            data[_TYPES] = [known.name for known in self.types]
         return data | ({} if self.resolution is None else {"resolution": [self.resolution]})
 
     @classmethod
@@ -152,29 +160,41 @@ class Candidate:
         """Inverse of ``to_dict``.
 
         Raises:
-            CandidateError: for missing or unknown keys, values that are no positive integers, or lists whose length is
-                not ``sum(depths)``.
+            CandidateError: for missing or unknown keys, values that are no positive integers, or lists that do not have
+                one value for each block.
         """
-        expected = {"depths", *Block._fields}
-        if not isinstance(data, Mapping) or set(data) - {"resolution"} != expected:
+        types = _types_in(data)
+        known = types or [DEFAULT]
+        expected = {"depths", *(name for each in known for name in each.names)}
+        if not isinstance(data, Mapping) or set(data) - {"resolution", _TYPES} != expected:
             keys = sorted(data) if isinstance(data, Mapping) else type(data).__name__
             raise CandidateError(f"a candidate has the keys {sorted(expected)}, got {keys}")
         try:
-            columns = _COLUMNS.validate_python(dict(data))
+            columns = _COLUMNS.validate_python({key: value for key, value in data.items() if key != _TYPES})
         except ValidationError as error:
             field = str(error.errors()[0]["loc"][0])
             raise CandidateError(f"{field}: {data[field]!r} is no list of positive integers; give one") from None
         depths = columns["depths"]
-        for field in Block._fields:
-            if len(columns[field]) != sum(depths):
+        types = types or [DEFAULT] * len(depths)
+        if len(types) != len(depths):
+            raise CandidateError(
+                f"{_TYPES}: {len(types)} types for {len(depths)} stages; give one for each stage, or leave the key out"
+            )
+        for name in (name for each in known for name in each.names):
+            n = sum(depth for depth, own in zip(depths, types, strict=True) if name in own.names)
+            if len(columns[name]) != n:
                 raise CandidateError(
-                    f"{field}: {len(columns[field])} values for depths {depths}; give {sum(depths)}, one for each block"
+                    f"{name}: {len(columns[name])} values for depths {depths}; give {n}, one for each block"
                 )
         resolution = columns.get("resolution", [None])
         if len(resolution) != 1:
             raise CandidateError(f"resolution: {resolution} is not one number; give a list of one")
-        blocks = iter([Block(*values) for values in zip(*(columns[f] for f in Block._fields), strict=True)])
-        return cls(tuple(tuple(next(blocks) for _ in range(depth)) for depth in depths), resolution[0])
+        rest = {name: iter(column) for name, column in columns.items()}
+        stages = [
+            tuple(own.make(*(next(rest[name]) for name in own.names)) for _ in range(depth))
+            for depth, own in zip(depths, types, strict=True)
+        ]
+        return cls(tuple(stages), resolution[0])
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -190,11 +210,20 @@ class Candidate:
         return cls.from_dict(data)
 
     def __str__(self) -> str:
-        """Compact form, a block as ``k3c48w42a84``: kernel, channels, weight bits pw/dw, activation bits pw/dw."""
+        """Compact form, a block as ``k3c48w42a84``: kernel, channels, weight bits, activation bits (of pw, dw)."""
         resolution = "" if self.resolution is None else f"r{self.resolution} | "
         return resolution + " | ".join(
-            " ".join(
-                f"k{b.kernel_size}c{b.channels}w{b.pw_w_bits}{b.dw_w_bits}a{b.pw_a_bits}{b.dw_a_bits}" for b in stage
-            )
-            for stage in self.stages
+            " ".join(map(known.compact, stage)) for known, stage in zip(self.types, self.stages, strict=True)
         )
+
+
+def _types_in(data: Any) -> list[BlockType] | None:
+    """The types of each stage's blocks that a candidate as plain data names; ``None`` if it names none."""
+    named = data.get(_TYPES) if isinstance(data, Mapping) else None
+    if named is None:
+        return None
+    if not isinstance(named, list) or not named or not all(isinstance(name, str) for name in named):
+        raise CandidateError(f"{_TYPES}: {named!r} is no list of types; give one of {list(BLOCK_TYPES)} for each stage")
+    if unknown := [name for name in named if name not in BLOCK_TYPES]:
+        raise CandidateError(f"{_TYPES}: {unknown[0]!r} is no type of block; choose among {list(BLOCK_TYPES)}")
+    return [BLOCK_TYPES[name] for name in named]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from apq_tune.errors import CandidateError, SpaceError
 from apq_tune.space.candidate import Configuration, plain_value, same_value
 from apq_tune.space.encoding import Genomes, draw
+from apq_tune.space.gene import Gene
 from apq_tune.space.parameters import Parameters
 
 if TYPE_CHECKING:
@@ -70,10 +72,10 @@ class ChoiceSpace(Parameters):
         """As a file of choices holds it, such as ``SearchSpace.load`` reads."""
         return {"name": self.name, "choices": {name: list(values) for name, values in self.choices.items()}}
 
-    @property
-    def genes(self) -> Mapping[str, tuple[Any, ...]]:
-        """The choices."""
-        return self.choices
+    @functools.cached_property
+    def genes(self) -> tuple[Gene, ...]:
+        """The choices, of which nothing but their values is known."""
+        return tuple(Gene(name, "choice", values) for name, values in self.choices.items())
 
     def candidate_of(self, values: Mapping[str, Any]) -> Configuration:
         """The candidate with these values."""
@@ -119,6 +121,11 @@ class ChoiceEncoding:
     def choices(self) -> Sequence[tuple[Any, ...]]:
         """``(n_genes,)`` values of each gene, in order."""
         return tuple(self.space.choices.values())
+
+    @property
+    def genes(self) -> tuple[Gene, ...]:
+        """``(n_genes,)`` what each gene decides."""
+        return self.space.genes
 
     def size(self) -> int:
         """Number of different candidates."""

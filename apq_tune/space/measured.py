@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq_tune.errors import CandidateError, SpaceError
-from apq_tune.space.candidate import Block
 from apq_tune.space.choices import ChoiceEncoding
 from apq_tune.space.encoding import Genomes, draw
+from apq_tune.space.mbconv import Block
 from apq_tune.space.network_encoding import NetworkEncoding
 
 Mask = NDArray[np.bool_]

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq_tune.errors import CandidateError, SpaceError
-from apq_tune.space.candidate import Block, Candidate
+from apq_tune.space.candidate import Candidate
 from apq_tune.space.choices import ChoiceEncoding, ChoiceSpace
 from apq_tune.space.encoding import Encoding, Genomes, draw
+from apq_tune.space.mbconv import Block
 from apq_tune.space.search_space import SearchSpace
 from apq_tune.space.skeleton import BIT_FIELDS
 
@@ -39,6 +40,7 @@ class NetworkEncoding:
 
     Attributes:
         space: the search space.
+        genes: ``(n_genes,)`` what each gene decides.
         names: ``(n_genes,)`` readable gene names, such as ``"depth 2"`` or ``"1.2 kernel_size"``.
         n_choices: ``(n_genes,)`` number of values of each gene.
         n_arch_features: columns that describe the network.
@@ -57,8 +59,9 @@ class NetworkEncoding:
         slots, self._n_stages = space.slots, len(space.stages)
         self._has_resolution = len(space.resolutions) > 1
         self._first = self._n_stages + self._has_resolution  # gene of the blocks
-        self.names = tuple(space.genes)
-        self._values = list(space.genes.values())
+        self.genes = space.genes
+        self.names = tuple(gene.name for gene in self.genes)
+        self._values = [gene.values for gene in self.genes]
         self.n_choices = np.array([len(values) for values in self._values], np.int16)
         self._position = np.array([slot.position for slot in slots])
         self._stage = np.array([slot.stage for slot in slots])

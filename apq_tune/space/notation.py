@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from apq_tune.errors import CandidateError, DocumentError
 from apq_tune.inputs.documents import load_json
 from apq_tune.inputs.sheets import number_in, read_sheet
-from apq_tune.space.candidate import Block, Candidate, Configuration
+from apq_tune.space.candidate import Candidate, Configuration
 from apq_tune.space.choices import ChoiceSpace
 from apq_tune.space.geometry import make_divisible
+from apq_tune.space.mbconv import Block
 from apq_tune.space.search_space import SearchSpace
 
 PUBLISHED_BITS = ("pw_w_bits_setting", "pw_a_bits_setting", "dw_w_bits_setting", "dw_a_bits_setting")
@@ -142,10 +143,12 @@ def entries_of(frame: pd.DataFrame, path: Path, space: SearchSpace | ChoiceSpace
     Raises:
         CandidateError: naming the row and the cell that cannot be read.
     """
-    if isinstance(space, ChoiceSpace) and not {"candidate_json", "candidate"} & (set(frame.columns) - set(space.genes)):
+    if isinstance(space, ChoiceSpace) and not {"candidate_json", "candidate"} & (
+        set(frame.columns) - set(space.parameters)
+    ):
         return _choices_of(frame, path, space)
     for column in ("candidate_json", "candidate", "Sub-network"):
-        if column in frame and column not in (space.genes if isinstance(space, ChoiceSpace) else ()):
+        if column in frame and column not in (space.parameters if isinstance(space, ChoiceSpace) else ()):
             return [_cell(path, row, column, text) for row, text in frame[column].items()]
     if "depths" not in frame and "ks" not in frame:
         raise CandidateError(f"{path}: has no column candidate_json, candidate or ks, e, d; has {list(frame.columns)}")
@@ -186,12 +189,12 @@ def _short(text: str) -> str:
 
 def _choices_of(frame: pd.DataFrame, path: Path, space: ChoiceSpace) -> list[dict[str, Any]]:
     """Candidates of named choices: each value is found by how it is written, or as a number of equal value."""
-    if absent := [name for name in space.genes if name not in frame]:
+    if absent := [name for name in space.parameters if name not in frame]:
         raise CandidateError(
             f"{path}: has no column {absent[0]!r}, a choice of {space.name}; it has {list(frame.columns)}"
         )
     columns = {}
-    for name, values in space.genes.items():
+    for name, values in space.parameters.items():
         by_text = {text: value for value in reversed(values) for text in _texts(value)}
         by_number = {float(v): v for v in values if isinstance(v, int | float) and not isinstance(v, bool)}
         found = []

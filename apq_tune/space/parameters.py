@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from apq_tune.errors import CandidateError
 from apq_tune.space.candidate import plain_value, same_value
+from apq_tune.space.gene import Gene
 
 C = TypeVar("C")
 
@@ -35,9 +36,14 @@ class Parameters:
     """What search spaces inherit: the way to Ray Tune and Optuna, and back."""
 
     @property
-    def genes(self) -> Mapping[str, tuple[Any, ...]]:
-        """Name -> values, in the order of the genome."""
+    def genes(self) -> tuple[Gene, ...]:
+        """What can be chosen, in the order of the genome."""
         raise NotImplementedError
+
+    @functools.cached_property
+    def parameters(self) -> Mapping[str, tuple[Any, ...]]:
+        """Name -> values of each gene, in the order of the genome."""
+        return {gene.name: gene.values for gene in self.genes}
 
     def candidate_of(self, values: Mapping[str, Any]) -> Any:
         """The candidate with these values, one for each gene; inert genes are passed over."""
@@ -55,7 +61,7 @@ class Parameters:
         """
         from ray import tune
 
-        return {name: tune.choice(list(values)) for name, values in self.genes.items()}
+        return {name: tune.choice(list(values)) for name, values in self.parameters.items()}
 
     def suggest(self, trial: Suggests, fixed: Mapping[str, Any] | None = None) -> Any:
         """Ask an Optuna trial for a candidate.
@@ -69,10 +75,10 @@ class Parameters:
         """
         fixed = fixed or {}
         for name in fixed:
-            if name not in self.genes:
-                raise CandidateError(f"fixed: {name!r} is no gene; known: {_some(self.genes)}")
+            if name not in self.parameters:
+                raise CandidateError(f"fixed: {name!r} is no gene; known: {_some(self.parameters)}")
         asked = {}
-        for name, values in self.genes.items():
+        for name, values in self.parameters.items():
             if name in fixed:
                 continue
             try:
@@ -97,7 +103,7 @@ class Parameters:
             CandidateError: if a gene is missing or has a value that it cannot have, naming both, or a name that is no
                 gene differs from one only as by a slip.
         """
-        genes = self.genes
+        genes = self.parameters
         if len(config) > len(genes) or any(name not in config for name in genes):
             check_names([name for name in config if name not in genes], genes)
         values = {}

@@ -16,9 +16,12 @@ from pydantic import Field, ValidationError, model_validator
 
 from apq_tune.errors import CandidateError, DocumentError, SpaceError
 from apq_tune.inputs.documents import load_json, load_yaml
-from apq_tune.space.candidate import Block, Candidate
+from apq_tune.space.block_type import BlockField
+from apq_tune.space.candidate import Candidate
 from apq_tune.space.choices import ChoiceSpace
+from apq_tune.space.gene import Gene
 from apq_tune.space.geometry import out_size, ratio_channels, stepped_channels
+from apq_tune.space.mbconv import MBCONV, Block
 from apq_tune.space.parameters import Parameters
 from apq_tune.space.skeleton import (
     BIT_FIELDS,
@@ -123,17 +126,25 @@ class SearchSpace(Model, Parameters):
             )
         return allowed
 
+    def fields(self, slot: Slot) -> dict[BlockField, tuple[int, ...]]:
+        """The fields of the block in ``slot``, with the values that are open to each."""
+        values = (slot.kernel_sizes, slot.channels, *self.bit_choices())
+        return dict(zip(MBCONV.fields, values, strict=True))
+
     @functools.cached_property
-    def genes(self) -> Mapping[str, tuple[int, ...]]:
-        """Name -> values: depths, the resolution if there are several, then each field of all blocks."""
-        genes: dict[str, tuple[int, ...]] = {f"depth {i + 1}": stage.depth for i, stage in enumerate(self.stages)}
+    def genes(self) -> tuple[Gene, ...]:
+        """What can be chosen: depths, the resolution if there are several, then each field of all blocks."""
+        genes = [Gene(f"depth {i + 1}", "depth", stage.depth) for i, stage in enumerate(self.stages)]
         if len(self.resolutions) > 1:
-            genes["resolution"] = self.resolutions
-        columns = [[slot.kernel_sizes for slot in self.slots], [slot.channels for slot in self.slots]]
-        columns += [[bits] * len(self.slots) for bits in self.bit_choices()]
-        for field, column in zip(Block._fields, columns, strict=True):
-            genes |= {f"{slot.name} {field}": values for slot, values in zip(self.slots, column, strict=True)}
-        return genes
+            genes.append(Gene("resolution", "resolution", self.resolutions))
+        blocks = [(slot.name, self.fields(slot)) for slot in self.slots]
+        for field in dict.fromkeys(field for _, own in blocks for field in own):
+            genes += [
+                Gene(f"{block} {field.name}", field.kind, own[field], block, field.layer)
+                for block, own in blocks
+                if field in own
+            ]
+        return tuple(genes)
 
     def candidate_of(self, values: Mapping[str, int]) -> Candidate:
         """The candidate with these values; forbidden combinations give way to the nearest allowed ones."""
@@ -160,7 +171,7 @@ class SearchSpace(Model, Parameters):
         """Gene name -> value of a candidate; inert genes have their first value."""
         if len(candidate.stages) != len(self.stages):
             raise CandidateError(f"candidate has {len(candidate.stages)} stages; {self.name} has {len(self.stages)}")
-        values = {name: choices[0] for name, choices in self.genes.items()}
+        values = {name: choices[0] for name, choices in self.parameters.items()}
         values |= {f"depth {i + 1}": depth for i, depth in enumerate(candidate.depths)}
         if candidate.resolution is not None:
             values["resolution"] = candidate.resolution

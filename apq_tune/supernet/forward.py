@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from apq_tune.space.candidate import Block
+from apq_tune.space.mbconv import Block
 from apq_tune.space.search_space import SearchSpace
 from apq_tune.space.skeleton import Activation, Slot
 from apq_tune.supernet.quantize import FUNCTIONS, ActivationQuantizer

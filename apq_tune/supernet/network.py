@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from apq_tune.space.candidate import Block, Candidate
+from apq_tune.space.candidate import Candidate
 from apq_tune.space.geometry import squeezed_channels
+from apq_tune.space.mbconv import Block
 from apq_tune.space.ops import active_slots
 from apq_tune.space.search_space import SearchSpace
 from apq_tune.space.skeleton import Slot

@@ -121,8 +121,8 @@ def test_schedulers_that_cannot_serve_are_refused_and_the_others_not() -> None:
     with pytest.raises(ProblemError, match="HyperBandForBOHB pauses trials, of which Repeater knows nothing"):
         check_scheduler(HyperBandForBOHB(**more), goals, (Repeater(ApqSearch(TOY)),))
     with pytest.raises(ProblemError, match="PopulationBasedTraining changes 'a', which is a gene"):
-        check_mutations(PopulationBasedTraining(**more, **mutated), SPACE.genes)
-    check_mutations(PopulationBasedTraining(**more, hyperparam_mutations={"learning_rate": [1, 2]}), SPACE.genes)
+        check_mutations(PopulationBasedTraining(**more, **mutated), SPACE.parameters)
+    check_mutations(PopulationBasedTraining(**more, hyperparam_mutations={"learning_rate": [1, 2]}), SPACE.parameters)
 
 
 # Searchers around ours

@@ -57,7 +57,7 @@ SAMPLERS = {
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_narrowed_gene_takes_only_the_values_that_are_left_with_any_sampler(tiny: NetworkEncoding, name: str) -> None:
-    problem, genes = Problem(tiny, [Objective(bit_ops(tiny))]), tiny.space.genes
+    problem, genes = Problem(tiny, [Objective(bit_ops(tiny))]), tiny.space.parameters
     kernels = [gene for gene in genes if gene.endswith("kernel_size") and 5 in genes[gene]]
     given = {gene: tune.choice([5]) for gene in kernels} | {"1.1 dw_w_bits": 4, "1.2 expand_ratio": "mine"}
     done = suggestions(problem, tiny.space.to_tune() | given, 24, SAMPLERS[name](tiny))
@@ -106,7 +106,7 @@ def test_the_part_that_is_left_is_that_of_the_enumeration(tiny: NetworkEncoding,
     with pytest.raises(CandidateError, match=r"depth 1 is none of \[1\], which alone may be tried"):
         narrowed.encode([next(c for c in tiny.decode(everything) if len(c.stages[0]) == 2)])
     small = NarrowedEncoding(
-        tiny, {name: values[:1] for name, values in tiny.space.genes.items() if name[0] == "2" or "bits" in name}
+        tiny, {name: values[:1] for name, values in tiny.space.parameters.items() if name[0] == "2" or "bits" in name}
     )
     assert small.size() == len(small.enumerate()) == len(np.unique(small.sample(2000, rng), axis=0))
     forbidden = {"1.1 kernel_size": (5,), "1.1 dw_a_bits": (2,)}
@@ -161,7 +161,7 @@ def test_a_name_that_is_a_genes_but_for_a_slip_is_refused(tiny: NetworkEncoding,
         with pytest.raises(CandidateError, match=rf"there is no '{name}', did you mean '{meant}'"):
             suggestions(problem, tiny.space.to_tune() | {name: value})
     with pytest.raises(CandidateError, match=f"did you mean '{meant}'"):  # without ApqSearch, in the trial
-        tiny.space.from_config({gene: values[0] for gene, values in tiny.space.genes.items()} | {name: 2})
+        tiny.space.from_config({gene: values[0] for gene, values in tiny.space.parameters.items()} | {name: 2})
 
 
 def test_other_names_are_the_users_own(tiny: NetworkEncoding) -> None:

@@ -78,7 +78,7 @@ def test_no_candidate_comes_twice_with_any_sampler_and_the_front_is_that_of_all_
     assert len(frame) == n
     assert set(frame["state"]) == {"COMPLETE"}
     assert frame["candidate"].tolist() == [row["candidate"] for row in done]
-    assert frame["1.1 channels"].isin(tiny.space.genes["1.1 channels"]).all()  # real values, not indices
+    assert frame["1.1 channels"].isin(tiny.space.parameters["1.1 channels"]).all()  # real values, not indices
 
 
 def test_a_small_space_is_exhausted_and_then_the_search_is_finished() -> None:

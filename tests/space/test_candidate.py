@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apq_tune import Block, Candidate, CandidateError
+from apq_tune import Candidate, CandidateError
+from apq_tune.space.mbconv import Block
 
 SMALL = Candidate(((Block(5, 24, 2, 4, 8, 6),), (Block(3, 48, 8, 8, 4, 2), Block(3, 16, 4, 4, 4, 4))))
 SMALL_DICT = {

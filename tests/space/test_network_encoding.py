@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from apq_tune import Block, Candidate, CandidateError, NetworkEncoding, SearchSpace, SpaceError
+from apq_tune import Candidate, CandidateError, NetworkEncoding, SearchSpace, SpaceError
+from apq_tune.space.mbconv import Block
 
 seeds = st.integers(0, 2**32 - 1)
 

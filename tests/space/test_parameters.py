@@ -28,7 +28,7 @@ def test_candidates_come_back_from_their_configs_which_always_have_every_gene(
 
 
 def test_any_config_is_the_candidate_of_its_genome(tiny: NetworkEncoding, rng: np.random.Generator) -> None:
-    genes = list(tiny.space.genes.items())
+    genes = list(tiny.space.parameters.items())
     genomes = (rng.random((300, len(genes))) * tiny.n_choices).astype(np.int16)
     allowed = tiny.is_allowed(genomes)
     assert 0 < allowed.sum() < 300
@@ -42,7 +42,7 @@ def test_any_config_is_the_candidate_of_its_genome(tiny: NetworkEncoding, rng: n
 def test_a_forbidden_combination_gives_way_to_a_nearest_allowed_one() -> None:
     """The space forbids kernel 7 with 4-bit depthwise activations: one step in either is enough."""
     space = SearchSpace.load("apq_mobilenet")
-    config = {name: values[-1] for name, values in space.genes.items()} | {"1.1 dw_a_bits": 4}
+    config = {name: values[-1] for name, values in space.parameters.items()} | {"1.1 dw_a_bits": 4}
     given = space.from_config(config).stages[0][0]
     assert config["1.1 kernel_size"] == 7
     assert (given.kernel_size, given.dw_a_bits) in {(5, 4), (7, 6)}
@@ -54,7 +54,7 @@ def test_a_forbidden_combination_gives_way_to_a_nearest_allowed_one() -> None:
 def test_to_tune_offers_exactly_the_values_of_each_gene(name: str) -> None:
     space = SearchSpace.load(name)
     domains = space.to_tune()
-    assert {gene: tuple(domain.categories) for gene, domain in domains.items()} == dict(space.genes)
+    assert {gene: tuple(domain.categories) for gene, domain in domains.items()} == dict(space.parameters)
     config = {gene: domain.sample() for gene, domain in domains.items()}
     NetworkEncoding(space).encode([space.from_config(config | {"learning_rate": 0.1})])
 
@@ -66,7 +66,7 @@ def test_optuna_suggests_a_candidate_and_does_not_ask_for_fixed_genes(space: Sea
     trial = optuna.create_study().ask()
     suggested = space.suggest(trial, fixed={"depth 1": 2})
     assert suggested.depths[0] == 2
-    assert set(trial.params) == set(space.genes) - {"depth 1"}
+    assert set(trial.params) == set(space.parameters) - {"depth 1"}
     NetworkEncoding(space).encode([suggested])
 
 

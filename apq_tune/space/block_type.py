@@ -1,0 +1,52 @@
+"""What candidates, encodings and notations need to know of a type of block: its fields, each of a kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from apq_tune.space.gene import Kind
+
+LETTERS: dict[Kind, str] = {"kernel": "k", "width": "c", "w_bits": "w", "a_bits": "a", "sparsity": "s"}
+"""Kinds of fields in compact notation, in this order."""
+
+
+class BlockField(NamedTuple):
+    """One choice of a block.
+
+    Attributes:
+        name: Name of the field in candidates and in YAML.
+        kind: What it decides.
+        layer: Layer of the block that it belongs to; empty if it belongs to several.
+    """
+
+    name: str
+    kind: Kind
+    layer: str = ""
+
+
+class BlockType(NamedTuple):
+    """A type of block.
+
+    Attributes:
+        name: Name in YAML (``block: mbconv``).
+        make: Named tuple of a block's values, with one field for each of ``fields``, in their order.
+        fields: The choices of a block.
+    """
+
+    name: str
+    make: Callable[..., Any]
+    fields: tuple[BlockField, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the fields."""
+        return tuple(field.name for field in self.fields)
+
+    def compact(self, block: tuple[Any, ...]) -> str:
+        """Write a block as ``k3c48w42a84``: the letter of each kind, then the values of its fields."""
+        by_kind: dict[Kind, list[str]] = {}
+        for field, value in zip(self.fields, block, strict=True):
+            by_kind.setdefault(field.kind, []).append(str(value))
+        parts = {kind: ("" if kind.endswith("bits") else "-").join(values) for kind, values in by_kind.items()}
+        return "".join(letter + parts[kind] for kind, letter in LETTERS.items() if kind in parts)

@@ -1,0 +1,19 @@
+"""The types of blocks that search spaces are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from apq_tune.space.block_type import BlockType
+from apq_tune.space.mbconv import MBCONV
+
+BLOCK_TYPES: Mapping[str, BlockType] = {known.name: known for known in (MBCONV,)}
+"""Name -> type; the first one is meant where none is named."""
+
+DEFAULT = MBCONV
+
+
+def type_of(block: Any) -> BlockType:
+    """The type of a block's values."""
+    return next(known for known in BLOCK_TYPES.values() if known.make is type(block))
