@@ -82,7 +82,7 @@ def compare(name: str, table: pd.DataFrame, cost: str, seeds: int, num_cpus: int
     path, run = RUNS / f"{name}.csv", RUNS / f"compare_samplers_{name}"
     table.to_csv(path, index=False)
     command = ["compare", f"--lookup={path}", "--maximize=accuracy", f"--minimize={cost}", f"--at={AT}"]
-    command += [f"--seeds={seeds}", f"--out={run}", "--resume"]
+    command += [f"--seeds={seeds}", f"--out={run}"]
     try:
         apq_tune([*command, *([f"--num-cpus={num_cpus}"] if num_cpus else [])])
     except SystemExit as end:

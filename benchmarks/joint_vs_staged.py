@@ -43,8 +43,8 @@ def main() -> None:
     parser.add_argument(
         "--first-seed", type=int, default=2, help="others, 0, 1, 100 and 101, were for trying things out"
     )
-    parser.add_argument("--budgets", help="some of them, which the result files then name")
-    parser.add_argument("--methods", help="some of them, which the result files then name")
+    parser.add_argument("--budget", action="append", default=[], help="one of them, which the result files then name")
+    parser.add_argument("--method", action="append", default=[], help="one of them, which the result files then name")
     parser.add_argument("--spend", choices=list(SPEND), default="small", help="evaluations of each method, and on what")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--num-cpus", type=int)
@@ -52,16 +52,16 @@ def main() -> None:
     name = SearchSpace.load(arguments.space).name
     name_and_spend = name if arguments.spend == "small" else f"{name}_{arguments.spend}"
     out = RUNS / name_and_spend
-    command = ["joint-vs-staged", arguments.space, f"--out={out}", "--resume", f"--seeds={arguments.seeds}"]
+    command = ["joint-vs-staged", arguments.space, f"--out={out}", f"--seeds={arguments.seeds}"]
     command += [f"--first-seed={arguments.first_seed}", f"--device={arguments.device}"]
     spend = SPEND[arguments.spend]
     command += [f"--set={setting}" for setting in SETTINGS.get(name, [])] + [f"--{k}={v}" for k, v in spend.items()]
     command += [f"--data-root={arguments.data_root}"] if arguments.data_root else []
-    command += [f"--budgets={arguments.budgets}"] if arguments.budgets else []
-    command += [f"--methods={arguments.methods}"] if arguments.methods else []
+    command += [f"--budget={budget}" for budget in arguments.budget]
+    command += [f"--method={method}" for method in arguments.method]
     command += [f"--num-cpus={arguments.num_cpus}"] if arguments.num_cpus else []
     apq_tune(command)
-    some = [word for words in (arguments.budgets, arguments.methods) if words for word in words.split(",")]
+    some = [*arguments.budget, *arguments.method]
     RESULTS.mkdir(exist_ok=True)
     for file in ("results.csv", "means.csv", "tests.csv", "seconds.csv", "differences.png"):
         if (out / file).exists():

@@ -22,16 +22,14 @@ from apq_tune.cli.refine import refine
 from apq_tune.cli.run import run
 from apq_tune.cli.search import score, search
 from apq_tune.cli.settings import settings
-from apq_tune.cli.spaces import cost, space, spaces
+from apq_tune.cli.spaces import cost, describe, spaces
 from apq_tune.cli.sweep import sweep
 from apq_tune.cli.transfer import transfer
 from apq_tune.cli.versus import baseline, joint_vs_staged
 from apq_tune.errors import ApqError
 
-GOES_ON = dict.fromkeys(("run", "refine"), "the same command goes on where it stopped") | dict.fromkeys(
-    ("sweep", "compare", "baseline", "joint-vs-staged"), "the same command with --resume goes on where it stopped"
-)
-"""What to do after an interruption; other commands keep nothing until they are done."""
+RESUMABLE = ("run", "refine", "baseline", "joint-vs-staged", "sweep", "compare")
+"""Commands that keep what is done; the others keep nothing until they end."""
 
 REMEDIES = {
     errno.ENOSPC: "make room there and give the same command again",
@@ -48,6 +46,7 @@ REMEDIES = {
 }
 """What to do when the operating system refuses something that no command has foreseen."""
 
+GOES_ON = "the same command goes on where it stopped"
 STARTS_ANEW = "nothing was kept, the same command starts anew"
 
 
@@ -59,7 +58,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except (click.Abort, KeyboardInterrupt):
-            _say(f"interrupted; {GOES_ON.get(ctx.invoked_subcommand or '', STARTS_ANEW)}")
+            _say(f"interrupted; {GOES_ON if ctx.invoked_subcommand in RESUMABLE else STARTS_ANEW}")
             sys.exit(130)
 
 
@@ -78,7 +77,7 @@ for command in (
     sweep,
     compare,
     score,
-    space,
+    describe,
     spaces,
     cost,
     transfer,

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from apq_tune.cli.costs import LIMITS, TABLES
-from apq_tune.cli.fleet import fleet_options, names, progress_bar
-from apq_tune.cli.search import PREDICTOR, metric_names
+from apq_tune.cli.costs import CONSTRAINTS, TABLES
+from apq_tune.cli.fleet import host_options, out_folder, progress_bar
+from apq_tune.cli.options import FRONT, PREDICTOR, SEEDS, metric_names, samplers_option
 from apq_tune.cli.values import Number, Place
 from apq_tune.inputs import ranges
 
@@ -32,76 +32,97 @@ SAMPLERS = (
 
 
 @click.command()
-@click.option("--space", "space_name", help="Name of a shipped space, or a YAML file; or give --lookup.")
+@click.argument("space", required=False)
 @PREDICTOR
 @TABLES
-@LIMITS
-@click.option("--front", "axes", metavar="METRIC,METRIC", help="What to trade off, such as accuracy,latency_ms.")
+@CONSTRAINTS
+@FRONT
 @click.option(
     "--lookup",
     type=Place(),
-    help="Instead of a space: CSV with a row for every candidate; columns that are no objectives are choices.",
+    help="CSV file with a row for every candidate, instead of SPACE; columns that are no objectives are choices.",
 )
-@click.option("--maximize", multiple=True, metavar="COLUMN", help="Objective of --lookup; repeatable.")
-@click.option("--minimize", multiple=True, metavar="COLUMN", help="Objective of --lookup; repeatable.")
-@click.option("--choices", "choice_columns", metavar="COLUMN,COLUMN", help="Of --lookup; other columns are ignored.")
-@click.option("--ignore", multiple=True, metavar="COLUMN", help="Of --lookup, neither choice nor metric; repeatable.")
+@click.option("--maximize", multiple=True, metavar="COLUMN", help="Column of --lookup to maximize. Repeatable.")
+@click.option("--minimize", multiple=True, metavar="COLUMN", help="Column of --lookup to minimize. Repeatable.")
+@click.option(
+    "--choice",
+    "choices",
+    multiple=True,
+    metavar="COLUMN",
+    help="Column of --lookup that is a choice; other columns then are none. Repeatable.",
+)
+@click.option(
+    "--ignore",
+    multiple=True,
+    metavar="COLUMN",
+    help="Column of --lookup that is neither choice nor metric. Repeatable.",
+)
 @click.option(
     "--missing",
     type=click.Choice(["nearest", "gp", "ridge"]),
-    help="What answers for combinations that --lookup lacks.  [default: none may be missing]",
+    help="Model that fills in combinations of choices that --lookup lacks.  [default: none may be missing]",
 )
-@click.option("--samplers", default=",".join(SAMPLERS), show_default=True)
-@click.option("--at", default="200,1000", show_default=True, help="Distinct candidates scored; the last is the budget.")
+@samplers_option(SAMPLERS, "all")
+@click.option(
+    "--at",
+    metavar="NUMBER,NUMBER",
+    default="200,1000",
+    show_default=True,
+    help="Numbers of distinct candidates at which samplers are compared; the last one is the budget of each search.",
+)
 @click.option(
     "--cap",
     "caps",
     multiple=True,
     metavar="SAMPLER=NUMBER",
-    help="Candidates after which a sampler ends; its curve ends there, too.  [default: optuna-gp=100]",
+    help="Number of candidates after which a sampler stops; its curve ends there. Repeatable.  [default: "
+    "optuna-gp=100]",
 )
-@click.option("--seeds", type=Number(ranges.COMPARED_SEEDS), default=10, show_default=True, help="How many.")
-@fleet_options
+@SEEDS
+@out_folder()
+@host_options
 def compare(
-    space_name: str | None,
+    space: str | None,
     predictor: Path | None,
     tables: tuple[Path, ...],
-    limits: tuple[str, ...],
-    axes: str | None,
+    constraints: tuple[str, ...],
+    front: str | None,
     lookup: Path | None,
     maximize: tuple[str, ...],
     minimize: tuple[str, ...],
-    choice_columns: str | None,
+    choices: tuple[str, ...],
     ignore: tuple[str, ...],
     missing: Missing | None,
-    samplers: str,
+    samplers: tuple[str, ...],
     at: str,
     caps: tuple[str, ...],
     seeds: int,
     out: Path,
-    resume: bool,
-    address: str | None,
     num_cpus: int | None,
+    address: str | None,
 ) -> None:
-    """Compare samplers on one problem by the hypervolume that they reach; each sampler and seed is one trial.
+    """Compare samplers by the hypervolume of the fronts that they find.
 
-    All objectives count as unknown, to our samplers as to Optuna's. At its end it says which sampler to take for how
-    many evaluations.
+    The problem is SPACE (the name of a shipped search space or a YAML file) with --front, or a table of measured
+    candidates, --lookup, with --maximize and --minimize. All objectives are black boxes to all samplers. In the end
+    the best sampler for each number of evaluations is named.
 
-    Interrupt it at any moment; the same command with --resume goes on where it stopped.
+    Interrupt the command at any moment: the same command goes on where it stopped.
     """
-    if (lookup is None) == (space_name is None):
-        raise click.UsageError("give --space, with --front, or --lookup, with --maximize and --minimize")
-    if lookup is None and axes is None:
-        raise click.UsageError("--space needs --front, such as --front accuracy,latency_ms")
-    of_lookup = (maximize, minimize, choice_columns, ignore, missing)
-    unused = (predictor, tables, axes) if lookup is not None else of_lookup
+    if (lookup is None) == (space is None):
+        raise click.UsageError("give SPACE, with --front, or --lookup, with --maximize and --minimize")
+    if lookup is None and front is None:
+        raise click.UsageError("SPACE needs --front, such as --front accuracy,latency_ms")
+    of_lookup = (maximize, minimize, choices, ignore, missing)
+    unused = (predictor, tables, front) if lookup is not None else of_lookup
     if any(value not in (None, ()) for value in unused):
         raise click.UsageError(
-            "--lookup goes with --maximize, --minimize, --choices, --ignore and --missing; --predictor, --table and "
-            "--front with --space"
+            "--lookup goes with --maximize, --minimize, --choice, --ignore and --missing; --predictor, --table and "
+            "--front with SPACE"
         )
-    chosen = names(samplers, SAMPLERS, "--samplers")
+    if seeds < ranges.COMPARED_SEEDS.low:
+        raise click.UsageError(f"--seeds {seeds}: a comparison needs {ranges.COMPARED_SEEDS.low} or more")
+    chosen = list(samplers or SAMPLERS)
     count = Number(ranges.EVALUATIONS)
     try:
         counts = sorted({count.convert(part.strip(), None, None) for part in at.split(",")})
@@ -120,19 +141,18 @@ def compare(
     from apq_tune.studies import compare as plan
     from apq_tune.studies.fleet import Fleet
 
-    space, columns = None, list[str]()
+    loaded = None
     if lookup is not None:
-        columns = [name.strip() for name in (choice_columns or "").split(",") if name.strip()]
         problem = load_lookup(
-            lookup, maximize, minimize, limits=limits, choices=columns, ignore=ignore, missing=missing
+            lookup, maximize, minimize, limits=constraints, choices=list(choices), ignore=ignore, missing=missing
         )
     else:
-        space = SearchSpace.load(str(space_name))
-        encoding = NetworkEncoding(space)
+        loaded = SearchSpace.load(str(space))
+        encoding = NetworkEncoding(loaded)
         metrics = with_built_in(load_metrics(encoding, predictor, tables), encoding)
-        problem = problem_of(encoding, metrics, metric_names(axes, "--front"), limits)
+        problem = problem_of(encoding, metrics, metric_names(front, "--front"), constraints)
     basis = {
-        "space": space.model_dump(mode="json") if space is not None else None,
+        "space": loaded.model_dump(mode="json") if loaded is not None else None,
         "lookup": digest(lookup),
         "predictor": digest(predictor),
         "tables": [digest(path) for path in tables],
@@ -146,10 +166,10 @@ def compare(
         basis |= {"caps": ends}
     if told := told_of(problem):
         basis |= {"missing": missing}
-    if columns or ignore:
+    if choices or ignore:
         basis |= {"choices": list(problem.encoding.space.choices)}
     command = shlex.join(["apq-tune", *sys.argv[1:]])
-    fleet = Fleet(out, "comparison", basis, resume=resume, command=command, address=address, num_cpus=num_cpus)
+    fleet = Fleet(out, "comparison", basis, command=command, address=address, num_cpus=num_cpus)
     contest = plan.Contest(problem, counts[-1], {**plan.CAPS, **ends})
     entries = [plan.CompareTask(sampler, seed) for sampler in chosen for seed in range(seeds)]
     console = Screen()

@@ -1,4 +1,4 @@
-"""Options that name costs, the same in every command: limits, budgets by a rule, tables."""
+"""Options that say which costs there are and what limits them, the same in every command."""
 
 from __future__ import annotations
 
@@ -11,29 +11,31 @@ from apq_tune.cli.values import Place
 if TYPE_CHECKING:
     from apq_tune.problem.costs import Costs
 
-BUDGETS = ("memory", "memory-tight", "latency", "bit_ops")
-"""As of ``apq_tune.problem.costs``, whose import would slow ``--help``."""
+BUDGET_NAMES = ("memory", "memory-tight", "latency", "bit_ops")
+"""The names in ``apq_tune.problem.costs``, whose import would slow ``--help``."""
 
 METRICS = (
     "macs (MACs), bit_ops (BitOps), flash or weight_bytes, ram or peak_activation_bytes (bytes), latency or latency_ms "
     "(ms), energy or energy_mj (mJ)"
 )
 
-LIMITS = click.option(
+CONSTRAINTS = click.option(
     "--constraint",
-    "--limit",
-    "limits",
+    "constraints",
     multiple=True,
     metavar="METRIC<=NUMBER",
-    help="Such as 'flash<=200kB', 'bit_ops<=25%' (of the largest network at its most bits) or latency_ms=8.4, which is "
-    f"short for <=; repeatable. METRIC is one of {METRICS}, or a column of --table.",
+    help="Limit on a cost, such as 'flash<=200kB', 'bit_ops<=25%' (of the largest network at its most bits) or "
+    f"latency_ms=8.4 (short for <=). METRIC is one of {METRICS}, or a column of a cost table. Repeatable.",
 )
 
-BUDGET = click.option(
+BUDGETS = click.option(
     "--budget",
-    type=click.Choice(BUDGETS),
-    help="Limits by a rule, beside those of --constraint. memory: flash and RAM at which 4 bits just fit the median "
-    "architecture; memory-tight: 0.7 of both; latency: the same median; bit_ops: 25% of the largest network.",
+    "budgets",
+    multiple=True,
+    type=click.Choice(BUDGET_NAMES),
+    help="Limits by a rule. memory: flash and RAM that the median architecture just fits at 4 bits; memory-tight: 0.7 "
+    "of both; latency: the latency of the median architecture at 4 bits; bit_ops: 25% of the largest network. "
+    "Repeatable.",
 )
 
 TABLES = click.option(
@@ -41,17 +43,17 @@ TABLES = click.option(
     "tables",
     multiple=True,
     type=Place(),
-    help="Cost table: .csv, BitFusion JSON, or a folder of once-for-all YAML; repeatable.",
+    help="Cost table: a CSV file, BitFusion JSON, or a folder of once-for-all YAML files. Repeatable.",
 )
 
 
-def all_limits(costs: Costs, limits: tuple[str, ...], budget: str | None) -> tuple[str, ...]:
-    """Texts of the user's limits and of those by a rule.
+def all_constraints(costs: Costs, constraints: tuple[str, ...], budgets: tuple[str, ...]) -> tuple[str, ...]:
+    """The user's limits and those of budgets, all of which must hold, as texts.
 
     Raises:
         ProblemError: if one cannot be read or is out of reach.
     """
     from apq_tune.problem.costs import as_texts
 
-    costs.limits(limits)
-    return limits + (tuple(as_texts(costs.budget(budget))) if budget else ())
+    costs.limits(constraints)
+    return constraints + tuple(text for budget in budgets for text in as_texts(costs.budget(budget)))

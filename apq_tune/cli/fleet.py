@@ -1,4 +1,4 @@
-"""What commands that run a fleet of searches share: options, progress, and what to do when interrupted."""
+"""Options that say where a command works and where its results go; the progress bar of many searches."""
 
 from __future__ import annotations
 
@@ -16,36 +16,75 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Decorator = Callable[[Command], Command]
 
 
-ADDRESS = "Ray cluster to join: its head's, or auto for the one on this machine.  [default: none, this machine alone]"
-
-
-def fleet_options(command: Command) -> Command:
-    """Add ``--out``, ``--resume``, ``--address`` and ``--num-cpus``."""
+def host_options(command: Command) -> Command:
+    """Add ``--num-cpus`` and ``--address``."""
     for option in (
-        click.option("--num-cpus", type=Number(ranges.CPUS), help="Trials at once.  [default: all processors]"),
-        click.option("--address", metavar="HOST:PORT|auto", help=ADDRESS),
-        click.option("--resume", is_flag=True, help="Go on with what an interrupted run left in --out."),
-        click.option("--out", type=Place(), required=True, help="Folder; each search is kept."),
+        click.option(
+            "--address",
+            metavar="HOST:PORT|auto",
+            help="Ray cluster to join: the address of its head, or auto for the one on this machine.  [default: none, "
+            "only this machine is used]",
+        ),
+        click.option(
+            "--num-cpus", type=Number(ranges.CPUS), help="Most trials at once.  [default: one for each processor]"
+        ),
     ):
         command = option(command)
     return command
 
 
-def names(text: str, known: tuple[str, ...], option: str) -> list[str]:
-    """Read a comma-separated choice of known names.
+def device_options(command: Command) -> Command:
+    """Add ``--device`` and ``--gpus-per-trial``."""
+    for option in (
+        click.option(
+            "--gpus-per-trial",
+            type=Number(ranges.GPUS),
+            help="GPUs of each trial; 0.5 puts two trials on one GPU.  [default: the trials at work share all GPUs]",
+        ),
+        click.option(
+            "--device",
+            type=click.Choice(["auto", "cpu", "cuda"]),
+            default="auto",
+            show_default=True,
+            help="Where networks are trained and measured; auto takes a GPU if there is one.",
+        ),
+    ):
+        command = option(command)
+    return command
 
-    Raises:
-        click.UsageError: naming the unknown one, or the one that comes twice.
+
+def out_folder(default: str | None = None) -> Decorator[Command]:
+    """``--out`` of a command that writes a directory.
+
+    Args:
+        default: what is taken without it, in words; ``None`` if it is required.
     """
-    chosen = [part.strip() for part in text.split(",")]
-    for name in chosen:
-        if name not in known:
-            raise click.UsageError(f"{option}: unknown {name!r}; known: {', '.join(known)}")
-        if chosen.count(name) > 1:
-            raise click.UsageError(f"{option}: {name!r} comes twice; give it once")
-    return chosen
+    note = "" if default is None else f"  [default: {default}]"
+    return click.option(
+        "--out", type=Place(), metavar="DIR", required=default is None, help=f"Directory for the results.{note}"
+    )
+
+
+def out_file(*suffixes: str) -> Decorator[Command]:
+    """``--out`` of a command that writes one file, with one of these suffixes."""
+    known = " or ".join(suffixes)
+
+    def checked(ctx: click.Context, param: click.Parameter, value: Any) -> Any:  # noqa: ARG001
+        if value.suffix not in suffixes:
+            raise click.BadParameter(f"{str(value)!r}: give a name that ends in {known}")
+        return value
+
+    return click.option(
+        "--out",
+        type=Place(),
+        metavar="FILE",
+        required=True,
+        callback=checked,
+        help=f"File for the results; its name ends in {known}.",
+    )
 
 
 @contextlib.contextmanager
@@ -59,5 +98,5 @@ def progress_bar(console: Console, title: str) -> Iterator[Callable[[int, int], 
             task = progress.add_task(title, total=None)
             yield lambda done, total: progress.update(task, completed=done, total=total)
     except KeyboardInterrupt:
-        click.echo("interrupted; the same command with --resume goes on where it stopped", err=True)
+        click.echo("interrupted; the same command goes on where it stopped", err=True)
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""``apq-tune predictor``: fit one to measured candidates, and see which form a run's own pairs speak for."""
+"""``apq-tune predictor``: fit a predictor to measured candidates, and compare the forms of predictors on a run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from apq_tune.cli.fleet import out_file
+from apq_tune.cli.options import COLUMN, PAIRS, PERCENT, SEED, SPACE
 from apq_tune.cli.values import Number, Place
 from apq_tune.inputs import ranges
 
@@ -20,12 +22,13 @@ def predictor() -> None:
 
 @predictor.command()
 @click.argument("run", type=Place())
-@click.option("--splits", type=Number(ranges.SPLITS), default=5, show_default=True, help="Random splits of the pairs.")
-@click.option("--seed", type=Number(ranges.SEED), default=0, show_default=True, help="Of the splits.")
+@click.option("--splits", type=Number(ranges.SPLITS), default=5, show_default=True, help="Number of random splits.")
+@SEED
 def report(run: Path, splits: int, seed: int) -> None:
-    """Compare all forms by the number of quantized pairs, on the pairs of the run in directory RUN.
+    """Compare all forms of predictors on the measured candidates of the run in the directory RUN.
 
-    Prints Kendall tau, pairwise accuracy, error and the coverage of intervals; leaves CSV and a picture in RUN.
+    Shown by the number of quantized candidates that a predictor learns from: Kendall tau, pairwise accuracy, error and
+    the coverage of intervals. RUN gets a CSV file and a picture.
     """
     from rich.progress import Progress
 
@@ -46,25 +49,21 @@ def report(run: Path, splits: int, seed: int) -> None:
 
 
 @predictor.command()
+@SPACE
+@PAIRS
+@COLUMN
+@PERCENT
 @click.option(
-    "--space",
-    "space_name",
-    required=True,
-    help='That the candidates belong to: a name, a YAML file, or a file of named choices, {"choices": {...}}.',
+    "--form", type=click.Choice(PLAIN), default=PLAIN[0], show_default=True, help="Form of the predictor to save."
 )
-@click.option(
-    "--pairs",
-    type=Place(),
-    required=True,
-    help="CSV of candidates (as for score) with a column 'accuracy' (fraction) or 'loss' (nats).",
-)
-@click.option("--column", metavar="NAME", help="Of the measurements, if it is called otherwise, as 'Top-1 Acc (%)'.")
-@click.option("--percent", is_flag=True, help="Accuracies are percentages.")
-@click.option("--form", type=click.Choice(PLAIN), default=PLAIN[0], show_default=True, help="To save.")
-@click.option("--seed", type=Number(ranges.SEED), default=0, show_default=True)
-@click.option("--out", type=Place(), required=True, help="New predictor, .npz.")
-def fit(space_name: str, pairs: Path, column: str | None, percent: bool, form: str, seed: int, out: Path) -> None:
-    """Fit a predictor to measured candidates and nothing else; 'transfer' starts from another predictor."""
+@SEED
+@out_file(".npz")
+def fit(space: str, pairs: Path, column: str | None, percent: bool, form: str, seed: int, out: Path) -> None:
+    """Fit a predictor to measured candidates of SPACE.
+
+    SPACE is the name of a shipped search space, a YAML file, or a file of named choices. All forms are cross-validated;
+    the one that --form names is saved. To start from another predictor, use apq-tune transfer.
+    """
     from apq_tune.predict import agreement, held_out, plain_forms
     from apq_tune.predict.files import predictor_bytes
     from apq_tune.predict.pairs import n_networks
@@ -74,9 +73,7 @@ def fit(space_name: str, pairs: Path, column: str | None, percent: bool, form: s
     from apq_tune.space.network_encoding import encoding_of
     from apq_tune.space.search_space import SearchSpace
 
-    if out.suffix != ".npz":
-        raise click.UsageError(f"--out {str(out)!r}: give a name that ends in .npz")
-    encoding = encoding_of(SearchSpace.load(space_name))
+    encoding = encoding_of(SearchSpace.load(space))
     measured, is_loss = read_pairs(pairs, encoding.space, column=column, percent=percent)
     forms = plain_forms(log=is_loss)
     chosen = next(name for name in forms if name == form)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import click
 
-from apq_tune.cli.costs import BUDGET, LIMITS, TABLES, all_limits
-from apq_tune.cli.fleet import ADDRESS
+from apq_tune.cli.costs import BUDGETS, CONSTRAINTS, TABLES, all_constraints
+from apq_tune.cli.fleet import device_options, host_options, out_folder
+from apq_tune.cli.options import SEED
 from apq_tune.cli.values import Number, Place
 from apq_tune.inputs import ranges
 
@@ -17,51 +18,61 @@ from apq_tune.inputs import ranges
 @click.command()
 @click.argument("run", type=Place())
 @click.option(
-    "--rounds", type=Number(ranges.ROUNDS), default=3, show_default=True, help="Of proposing, training and learning."
-)
-@click.option("--batch", type=Number(ranges.PER_ROUND), default=8, show_default=True, help="Candidates in each round.")
-@LIMITS
-@BUDGET
-@TABLES
-@click.option("--epochs", type=Number(ranges.EPOCHS), default=2, show_default=True, help="Of QAT in the rounds.")
-@click.option(
-    "--final-epochs", type=Number(ranges.EPOCHS), default=6, show_default=True, help="Of the QAT that decides."
-)
-@click.option(
-    "--survivors", type=Number(ranges.COUNT), help="Candidates that leave the rounds.  [default: half of them]"
-)
-@click.option("--seed", type=Number(ranges.SEED), default=0, show_default=True, help="Same seed, same result.")
-@click.option("--out", type=Place(), help="Directory of the refinement.  [default: RUN/refine]")
-@click.option("--num-cpus", type=Number(ranges.CPUS), help="Trials at once.  [default: all processors]")
-@click.option("--address", metavar="HOST:PORT|auto", help=ADDRESS)
-@click.option(
-    "--gpus-per-trial",
-    type=Number(ranges.GPUS),
-    default=0,
+    "--rounds",
+    type=Number(ranges.ROUNDS),
+    default=3,
     show_default=True,
-    help="Train on GPUs; 0.5 puts two trials on one.",
+    help="Number of rounds; each proposes candidates, trains them and corrects the predictor.",
 )
+@click.option(
+    "--batch", type=Number(ranges.PER_ROUND), default=8, show_default=True, help="Candidates that a round trains."
+)
+@click.option("--epochs", type=Number(ranges.EPOCHS), default=2, show_default=True, help="Epochs of QAT in the rounds.")
+@click.option(
+    "--final-epochs",
+    type=Number(ranges.EPOCHS),
+    default=6,
+    show_default=True,
+    help="Epochs of the longest QAT, by which the network is chosen.",
+)
+@click.option(
+    "--survivors",
+    type=Number(ranges.COUNT),
+    help="Candidates of the rounds that are trained for longer.  [default: half of them]",
+)
+@SEED
+@CONSTRAINTS
+@BUDGETS
+@TABLES
+@out_folder("RUN/refine")
+@device_options
+@host_options
 def refine(
     run: Path,
     rounds: int,
     batch: int,
-    limits: tuple[str, ...],
-    budget: str | None,
-    tables: tuple[Path, ...],
     epochs: int,
     final_epochs: int,
     survivors: int | None,
     seed: int,
+    constraints: tuple[str, ...],
+    budgets: tuple[str, ...],
+    tables: tuple[Path, ...],
     out: Path | None,
+    device: str,
+    gpus_per_trial: float | None,
     num_cpus: int | None,
     address: str | None,
-    gpus_per_trial: float,
 ) -> None:
-    """Search on from the directory RUN of a run, with real QAT in the loop.
+    """Go on from the finished run in the directory RUN with real QAT in the loop.
 
-    Each round trains a diverse batch of promising candidates briefly and teaches the predictor what came out; the best
-    half goes on to longer QAT, and only the longest decides. Limits are those of the run unless --constraint or
-    --budget is given; a --table is added to those of the run. Interrupt it at any moment; the same command goes on.
+    Each round trains a diverse batch of promising candidates briefly and corrects the predictor with the losses. The
+    best half is then trained for longer, until few are left; the longest training alone decides.
+
+    The limits are those of the run, unless --constraint or --budget is given. A --table is read in addition to those
+    of the run.
+
+    Interrupt the command at any moment: the same command goes on where it stopped.
     """
     from apq_tune.pipeline.finished import open_run
     from apq_tune.problem.costs import Costs
@@ -73,9 +84,10 @@ def refine(
     from apq_tune.store.directory import kept_tables
 
     texts = None
-    if limits or budget:
+    if constraints or budgets:
         opened = open_run(run, ("predictors",))
-        texts = all_limits(Costs.of(NetworkEncoding(opened.space), [*kept_tables(run), *tables]), limits, budget)
+        costs = Costs.of(NetworkEncoding(opened.space), [*kept_tables(run), *tables])
+        texts = all_constraints(costs, constraints, budgets)
     settings = RefineSettings.checked(
         seed=seed,
         rounds=rounds,
@@ -94,6 +106,7 @@ def refine(
             tables=tables,
             address=address,
             num_cpus=num_cpus,
+            device=device,
             gpus=gpus_per_trial,
             command=shlex.join(["apq-tune", *sys.argv[1:]]),
             listener=listener,

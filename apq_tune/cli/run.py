@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from apq_tune.cli.costs import BUDGET, LIMITS, TABLES, all_limits
-from apq_tune.cli.fleet import ADDRESS
-from apq_tune.cli.values import Number, Place
+from apq_tune.cli.costs import BUDGETS, CONSTRAINTS, TABLES, all_constraints
+from apq_tune.cli.fleet import device_options, host_options, out_folder
+from apq_tune.cli.options import DATA_ROOT, SEED, SETTINGS, assigned
+from apq_tune.cli.values import Number
 from apq_tune.inputs import ranges
 
 if TYPE_CHECKING:
@@ -22,71 +23,62 @@ PAPER = {"quantized.epochs": 0, "predictor": "transferred", "fallback": False, "
 """Settings of the literal protocol: the second supernet is the first one, its clip values calibrated, the bits of pairs
 are drawn layer by layer, and the predictor is used whether it is of use or not."""
 
-device_option = click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Where networks are trained; auto takes a GPU if there is one, and trials share it.",
-)
-
 
 @click.command()
 @click.argument("space", required=False)
 @click.option(
     "--data",
     metavar="DIR",
-    help="Folder of images, DIR/CLASS/IMAGE or DIR/train/CLASS/IMAGE; or the name of a data set.  [default: SPACE's]",
+    help="Folder of images, DIR/CLASS/IMAGE or DIR/train/CLASS/IMAGE, or the name of a data set.  [default: the data "
+    "set of SPACE]",
 )
-@click.option("--out", type=Place(), help="Run directory.  [default: runs/SPACE or runs/DIR]")
-@click.option("--seed", type=Number(ranges.SEED), default=0, show_default=True, help="Same seed, same result.")
-@LIMITS
-@BUDGET
+@out_folder("runs/SPACE, or runs/DIR with --data")
+@SEED
+@CONSTRAINTS
+@BUDGETS
 @TABLES
-@click.option(
-    "--data-root",
-    type=Place(),
-    help="Folder with the files of data sets; what is missing is downloaded to it.  [default: ~/.cache/apq_tune/data]",
-)
-@device_option
+@DATA_ROOT
 @click.option(
     "--protocol",
     type=click.Choice(["ladder", "paper"]),
     default="ladder",
     show_default=True,
-    help="paper: that of Wang 2020, literally: QAT from full-precision weights, a transferred predictor.",
+    help="paper: the literal protocol of Wang 2020, with QAT from full-precision weights and a transferred predictor.",
 )
 @click.option(
     "--minutes",
     type=Number(ranges.MINUTES),
-    help="That the run may take: trainings and numbers of measurements are fitted to it, by timing some steps.",
+    help="Time that the run may take: some training steps are timed, and epochs and numbers of measurements chosen to "
+    "fit.  [default: no limit]",
 )
-@click.option("--num-cpus", type=Number(ranges.CPUS), help="Trials at once.  [default: all processors]")
-@click.option("--address", metavar="HOST:PORT|auto", help=ADDRESS)
-@click.option(
-    "--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Change a setting, such as final.epochs=20."
-)
+@SETTINGS
+@device_options
+@host_options
 def run(
     space: str | None,
     data: str | None,
     out: Path | None,
     seed: int,
-    limits: tuple[str, ...],
-    budget: str | None,
+    constraints: tuple[str, ...],
+    budgets: tuple[str, ...],
     tables: tuple[Path, ...],
     data_root: Path | None,
-    device: str,
     protocol: str,
     minutes: float | None,
+    assignments: tuple[str, ...],
+    device: str,
+    gpus_per_trial: float | None,
     num_cpus: int | None,
     address: str | None,
-    assignments: tuple[str, ...],
 ) -> None:
-    """Search SPACE from end to end: a shipped space such as 'digits', or a YAML file.
+    """Search for a network in SPACE and train it.
 
-    Without --constraint and --budget the limit is bit_ops<=25%. With --data on your own images; without SPACE then in
-    the shipped space whose image size is nearest to theirs.
-    Interrupt it at any moment; the same command goes on where it stopped.
+    SPACE is the name of a shipped search space, such as 'digits' (apq-tune spaces lists them), or a YAML file. It may
+    be left out if --data is given: then the shipped space is taken whose image size is nearest to that of the images.
+
+    Without --constraint and --budget the limit is bit_ops<=25%. Given several of them, the network keeps all.
+
+    Interrupt the command at any moment: the same command goes on where it stopped.
     """
     from apq_tune.errors import ReachError
     from apq_tune.pipeline.reach import complaints, with_others
@@ -100,14 +92,14 @@ def run(
         raise click.UsageError("neither SPACE nor --data; write a search space such as digits, or --data DIR")
     loaded = None if space is None else SearchSpace.load_network(space)
     notes: tuple[str, ...] = ()
-    complain = complaints(limits, budget, tables)
+    complain = complaints(constraints, budgets, tables)
     if data is not None:
-        loaded, notes = _chosen(data, loaded, complain if limits or budget else None)
+        loaded, notes = _chosen(data, loaded, complain if constraints or budgets else None)
     assert loaded is not None
     changes: dict[str, object] = {"seed": seed} | ({} if minutes is None else {"minutes": minutes})
-    if limits or budget:
+    if constraints or budgets:
         try:
-            changes["constraints"] = list(all_limits(Costs.of(NetworkEncoding(loaded), tables), limits, budget))
+            changes["constraints"] = list(all_constraints(Costs.of(NetworkEncoding(loaded), tables), constraints, budgets))
         except ReachError as error:
             raise with_others(error, loaded, complain) from None
     changes |= (PAPER if protocol == "paper" else {}) | assigned(assignments)
@@ -126,6 +118,7 @@ def run(
             tables=tables,
             data_root=data_root,
             device=device,
+            gpus=gpus_per_trial,
             address=address,
             num_cpus=num_cpus,
             command=shlex.join(["apq-tune", *sys.argv[1:]]),
@@ -152,20 +145,3 @@ def _chosen(data: str, space: SearchSpace | None, complain: Complaint | None) ->
         )
     choice = choose_space(data, space, complain)
     return choice.space, (choice.reason,)
-
-
-def assigned(assignments: tuple[str, ...]) -> dict[str, str]:
-    """Read ``NAME=VALUE`` options.
-
-    Raises:
-        click.UsageError: if one has no ``=``.
-    """
-    changes = {}
-    for assignment in assignments:
-        name, equals, value = assignment.partition("=")
-        if not equals:
-            raise click.UsageError(f"--set {assignment!r} has no '='; write NAME=VALUE, such as final.epochs=20")
-        if name.strip() in changes:
-            raise click.UsageError(f"--set {name.strip()} comes twice; give it once")
-        changes[name.strip()] = value
-    return changes

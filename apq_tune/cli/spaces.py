@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from apq_tune.cli.costs import TABLES
-from apq_tune.cli.values import Place
+from apq_tune.cli.options import SPACE
 
 
 @click.command()
@@ -21,11 +21,14 @@ def spaces() -> None:
         click.echo(f"{name}: 10^{networks:.1f} networks, 10^{all_bits:.1f} with bits, {len(space.slots)} blocks")
 
 
-@click.command()
-@click.argument("name")
+@click.command("space")
+@SPACE
 @TABLES
-def space(name: str, tables: tuple[Path, ...]) -> None:
-    """Describe the search space NAME (or a YAML file): counts, genes, choices, and the range of every cost."""
+def describe(space: str, tables: tuple[Path, ...]) -> None:
+    """Describe SPACE: its size, its choices, and the range of every cost.
+
+    SPACE is the name of a shipped search space or a YAML file.
+    """
     from apq_tune.problem.costs import with_built_in
     from apq_tune.problem.metrics import load_metrics
     from apq_tune.report.screen import Screen
@@ -33,7 +36,7 @@ def space(name: str, tables: tuple[Path, ...]) -> None:
     from apq_tune.space.network_encoding import NetworkEncoding
     from apq_tune.space.search_space import SearchSpace
 
-    encoding = NetworkEncoding(SearchSpace.load(name))
+    encoding = NetworkEncoding(SearchSpace.load(space))
     console, loaded = Screen(), encoding.space
     console.print(
         f"{loaded.name}: 10^{loaded.log10_size(bits=False):.2f} networks, 10^{loaded.log10_size():.2f} with bits; "
@@ -46,14 +49,18 @@ def space(name: str, tables: tuple[Path, ...]) -> None:
 
 @click.group()
 def cost() -> None:
-    """Look into cost tables."""
+    """Check cost tables."""
 
 
 @cost.command()
-@click.argument("table", type=Place())
-@click.option("--space", "name", required=True, help="Search space that the table should cover.")
-def audit(table: Path, name: str) -> None:
-    """Check the cost table TABLE: what is missing, what shrinks with more bits, ranges, and where the cost is."""
+@SPACE
+@TABLES
+def audit(space: str, tables: tuple[Path, ...]) -> None:
+    """Check that each --table covers SPACE.
+
+    SPACE is the name of a shipped search space or a YAML file. Shown are missing entries, entries that get cheaper
+    with more bits, ranges, and the share of each part of the network.
+    """
     from apq_tune.cost import load_cost_table
     from apq_tune.errors import TableError
     from apq_tune.report.screen import Screen
@@ -61,7 +68,13 @@ def audit(table: Path, name: str) -> None:
     from apq_tune.space.network_encoding import NetworkEncoding
     from apq_tune.space.search_space import SearchSpace
 
-    loaded, encoding = load_cost_table(table), NetworkEncoding(SearchSpace.load(name))
-    print_audit(loaded, encoding, Screen())
-    if missing := loaded.missing(encoding.space):
-        raise TableError(f"{table} does not cover {name}: {len(missing)} ops are missing; measure them")
+    if not tables:
+        raise click.UsageError("give --table, once or more")
+    encoding, uncovered = NetworkEncoding(SearchSpace.load(space)), []
+    for table in tables:
+        loaded = load_cost_table(table)
+        print_audit(loaded, encoding, Screen())
+        if missing := loaded.missing(encoding.space):
+            uncovered.append(f"{table} does not cover {space}: {len(missing)} ops are missing; measure them")
+    if uncovered:
+        raise TableError("; ".join(uncovered))

@@ -6,35 +6,34 @@ from pathlib import Path
 
 import click
 
-from apq_tune.cli.values import Number, Place
-from apq_tune.inputs import ranges
+from apq_tune.cli.fleet import out_file
+from apq_tune.cli.options import COLUMN, PAIRS, PERCENT, PREDICTOR_HELP, SEED
+from apq_tune.cli.values import Place
 
 
 @click.command()
-@click.option("--predictor", type=Place(), required=True, help="To start from.")
-@click.option(
-    "--pairs",
-    type=Place(),
-    required=True,
-    help="CSV of candidates (as for score) with a column 'accuracy' (fraction) or 'loss' (nats).",
-)
-@click.option("--column", metavar="NAME", help="Of the measurements, if it is called otherwise, as 'Top-1 Acc (%)'.")
-@click.option("--percent", is_flag=True, help="Accuracies are percentages.")
-@click.option("--space", "space_name", help="[default: the one that the predictor was made for]")
-@click.option("--seed", type=Number(ranges.SEED), default=0, show_default=True)
-@click.option("--out", type=Place(), required=True, help="New predictor, .npz.")
+@click.argument("space", required=False)
+@click.option("--predictor", type=Place(), required=True, help=PREDICTOR_HELP)
+@PAIRS
+@COLUMN
+@PERCENT
+@SEED
+@out_file(".npz")
 def transfer(
+    space: str | None,
     predictor: Path,
     pairs: Path,
     column: str | None,
     percent: bool,
-    space_name: str | None,
     seed: int,
     out: Path,
 ) -> None:
-    """Finetune a predictor on pairs of candidate and measurement; the bits' input is added if it has none.
+    """Finetune a predictor on measured candidates of SPACE.
 
-    Beside it stands what the pairs alone give; if that is better, use 'apq-tune predictor fit'.
+    SPACE is the name of a search space or a YAML file; without it, the space that the predictor was made for is
+    taken. A predictor that knows no bit-widths gets them as additional inputs.
+
+    A predictor that is fitted to the measurements alone is scored as well; if it is better, use apq-tune predictor fit.
     """
     from apq_tune.predict import transfer as run_transfer
     from apq_tune.predict.files import measured_in, predictor_bytes
@@ -43,9 +42,7 @@ def transfer(
     from apq_tune.space.measured import measured_values
     from apq_tune.space.search_space import SearchSpace
 
-    if out.suffix != ".npz":
-        raise click.UsageError(f"--out {str(out)!r}: give a name that ends in .npz")
-    start = load_start(predictor, None if space_name is None else SearchSpace.load(space_name))
+    start = load_start(predictor, None if space is None else SearchSpace.load(space))
     measured, is_loss = read_pairs(pairs, start.encoding.space, column=column, percent=percent)
     report, transferred = run_transfer(start, measured, seed, log=is_loss)
     known = measured_in(predictor, start.encoding)  # a start that does not say has learned all of its space

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
-from apq_tune.cli.costs import BUDGETS, LIMITS, TABLES
-from apq_tune.cli.fleet import fleet_options, names, progress_bar
-from apq_tune.cli.run import device_option
+from apq_tune.cli.costs import BUDGET_NAMES, BUDGETS, CONSTRAINTS, TABLES
+from apq_tune.cli.fleet import device_options, host_options, out_folder, progress_bar
+from apq_tune.cli.options import DATA_ROOT, SEED, SEEDS, SETTINGS, assigned, once
 from apq_tune.cli.values import Number, Place
 from apq_tune.inputs import ranges
 
@@ -37,30 +38,42 @@ def spend_options(command: Command) -> Command:
             type=Number(ranges.IMAGES),
             default=2000,
             show_default=True,
-            help="Search images of the first looks.",
+            help="Images on which candidates are first evaluated in the supernet.",
         ),
         click.option(
             "--repeats",
             type=Number(ranges.ROUNDS),
             default=3,
             show_default=True,
-            help="Trainings of the winner, for its test.",
+            help="Trainings of the chosen network, whose test scores are averaged.",
         ),
         click.option(
-            "--final-steps", type=Number(ranges.STEPS), default=180, show_default=True, help="Of the QAT that decides."
+            "--final-steps",
+            type=Number(ranges.STEPS),
+            default=180,
+            show_default=True,
+            help="Steps of the longest QAT, by which the network is chosen.",
         ),
         click.option(
-            "--short-steps", type=Number(ranges.STEPS), default=20, show_default=True, help="Of each short QAT."
+            "--short-steps",
+            type=Number(ranges.STEPS),
+            default=20,
+            show_default=True,
+            help="Steps of the shortest QAT.",
         ),
         click.option(
-            "--short", type=Number(ranges.SHORT), default=24, show_default=True, help="Short QAT runs of each method."
+            "--short",
+            type=Number(ranges.SHORT),
+            default=24,
+            show_default=True,
+            help="Candidates that each method trains with the shortest QAT.",
         ),
         click.option(
             "--proxy",
             type=Number(ranges.PROXY),
             default=300,
             show_default=True,
-            help="Supernet evaluations of each method.",
+            help="Candidates that each method evaluates in the supernet.",
         ),
     ):
         command = option(command)
@@ -70,25 +83,26 @@ def spend_options(command: Command) -> Command:
 @click.command()
 @click.argument("run", type=Place())
 @click.option("--method", type=click.Choice(NAMES), required=True)
-@LIMITS
-@click.option("--budget", type=click.Choice(BUDGETS), help="Instead of constraints: limits by a rule.")
+@CONSTRAINTS
+@BUDGETS
 @TABLES
-@click.option("--seed", type=Number(ranges.SEED), help="[default: that of the run]")
+@SEED
 @spend_options
-@device_option
-@fleet_options
+@out_folder()
+@device_options
+@host_options
 def baseline(
     run: Path,
     method: str,
-    limits: tuple[str, ...],
-    budget: str | None,
+    constraints: tuple[str, ...],
+    budgets: tuple[str, ...],
     tables: tuple[Path, ...],
-    seed: int | None,
-    device: str,
+    seed: int,
     out: Path,
-    resume: bool,
-    address: str | None,
+    device: str,
+    gpus_per_trial: float | None,
     num_cpus: int | None,
+    address: str | None,
     **spend: int,
 ) -> None:
     """Search with one method on the supernets of the directory RUN of a run.
@@ -104,62 +118,84 @@ def baseline(
     from apq_tune.studies.versus import Spend, VersusTask
     from apq_tune.supernet.metrics import device_of
 
-    if bool(limits) == (budget is not None):
-        raise click.UsageError("give --constraint, once or more, or --budget")
+    if len(budgets) + bool(constraints) != 1:
+        raise click.UsageError("give --constraint, once or more, or one --budget")
     checked, where = Spend.checked(**spend), device_of(device)
     trained = load_supernets(run)
     all_tables = [*kept_tables(run), *tables]
     costs = Costs.of(NetworkEncoding(trained.space), all_tables)
-    targets = limits_of(costs, [budget] if budget is not None else [], limits)
-    task = VersusTask(method, budget or OWN, trained.settings.seed if seed is None else seed)
+    targets = limits_of(costs, budgets, constraints)
+    task = VersusTask(method, next(iter(targets)), seed)
     basis = _basis(costs, all_tables, checked, targets, trained.settings.model_dump(mode="json"))
     basis |= {"run": str(run.absolute())}
-    fleet = _fleet(out, "baseline", basis, resume=resume, address=address, num_cpus=num_cpus)
-    results = _finish(fleet, [task], {task.seed: run.absolute()}, targets, checked, costs, where, out, keep=True)
+    fleet = _fleet(out, "baseline", basis, address=address, num_cpus=num_cpus)
+    results = _finish(
+        fleet, [task], {task.seed: run.absolute()}, targets, checked, costs, where, out, gpus=gpus_per_trial, keep=True
+    )
 
     from apq_tune.report.baseline import write_baseline
 
-    constraints = tuple(costs.limits(targets[task.budget]))
-    write_baseline(task, results, constraints, fleet.weights(task.key), checked, out, _console())
+    limits = tuple(costs.limits(targets[task.budget]))
+    write_baseline(task, results, limits, fleet.weights(task.key), checked, out, _console())
 
 
 @click.command("joint-vs-staged")
 @click.argument("target", metavar="SPACE|RUN")
-@click.option("--methods", default=",".join(NAMES), show_default=True)
-@click.option("--budgets", default=",".join(BUDGETS), show_default=True, help="Limits by a rule; '' for none of them.")
-@LIMITS
+@click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    type=click.Choice(NAMES),
+    callback=once,
+    help="Search method. Repeatable.  [default: all]",
+)
+@BUDGETS
+@CONSTRAINTS
 @TABLES
-@click.option("--seeds", type=Number(ranges.SEEDS), help="How many, of a SPACE.  [default: 5]")
-@click.option("--first-seed", type=Number(ranges.SEED), help="Of a SPACE.  [default: 0]")
-@click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="A setting of each seed's run.")
-@click.option("--data-root", type=Place(), help="Folder with the files of data sets, of a SPACE.")
+@SEEDS
+@click.option(
+    "--first-seed",
+    type=Number(ranges.SEED),
+    default=0,
+    show_default=True,
+    help="First of the seeds; the others follow it.",
+)
+@SETTINGS
+@DATA_ROOT
 @spend_options
-@device_option
-@fleet_options
+@out_folder()
+@device_options
+@host_options
+@click.pass_context
 def joint_vs_staged(
+    ctx: click.Context,
     target: str,
-    methods: str,
-    budgets: str,
-    limits: tuple[str, ...],
+    methods: tuple[str, ...],
+    budgets: tuple[str, ...],
+    constraints: tuple[str, ...],
     tables: tuple[Path, ...],
-    seeds: int | None,
-    first_seed: int | None,
+    seeds: int,
+    first_seed: int,
     assignments: tuple[str, ...],
     data_root: Path | None,
-    device: str,
     out: Path,
-    resume: bool,
-    address: str | None,
+    device: str,
+    gpus_per_trial: float | None,
     num_cpus: int | None,
+    address: str | None,
     **spend: int,
 ) -> None:
-    """Compare joint search with staged search and other rivals, each with the same budget.
+    """Compare joint search with staged search and other methods at equal spend.
 
-    Of a SPACE the supernets of every seed are trained first; a RUN gives its own, and one seed. Then every method
-    searches under every budget. More seeds, methods or named budgets can be added later with
-    --resume.
+    SPACE is the name of a shipped search space or a YAML file: two supernets are trained for every seed. RUN is the
+    directory of a finished run: its supernets are taken, with their one seed.
+
+    Every method searches under every --budget and, if there is any --constraint, under all constraints together.
+    Without either, all budgets are taken.
+
+    Interrupt the command at any moment: the same command goes on where it stopped. Seeds, methods and budgets may be
+    added to it.
     """
-    from apq_tune.cli.run import assigned
     from apq_tune.data import taken
     from apq_tune.pipeline.finished import load_supernets
     from apq_tune.pipeline.settings import RunSettings
@@ -171,16 +207,15 @@ def joint_vs_staged(
     from apq_tune.supernet.metrics import device_of
 
     checked, where = versus.Spend.checked(**spend), device_of(device)
-    chosen = names(methods, NAMES, "--methods")
-    named = names(budgets, BUDGETS, "--budgets") if budgets else []
-    if not named and not limits:
-        raise click.UsageError("give --budgets or --constraint")
+    chosen = list(methods or NAMES)
+    named = budgets or (() if constraints else BUDGET_NAMES)
     changes = assigned(assignments)
     is_run = (Path(target) / "run.json").exists()
-    if is_run and (changes or seeds is not None or first_seed is not None or data_root):
-        raise click.UsageError("a RUN has its own; --set, --seeds, --first-seed and --data-root go with a SPACE")
+    given = [name for name in ("assignments", "seeds", "first_seed", "data_root") if _is_given(ctx, name)]
+    if is_run and given:
+        raise click.UsageError("--set, --seeds, --first-seed and --data-root go with a SPACE; a RUN has its own")
     if "seed" in changes:
-        raise click.UsageError("--set seed: the seeds of a comparison are said by --first-seed and --seeds")
+        raise click.UsageError("--set seed: the seeds of a comparison are chosen by --first-seed and --seeds")
     if is_run:
         trained = load_supernets(target)
         space, settings = trained.space, trained.settings
@@ -188,16 +223,14 @@ def joint_vs_staged(
     else:
         space, settings = SearchSpace.load_network(target), RunSettings().updated(changes)
         folder = out.absolute() / "runs"
-        runs = {
-            seed: versus.run_path(folder, seed) for seed in seeds_from(first_seed or 0, 5 if seeds is None else seeds)
-        }
+        runs = {seed: versus.run_path(folder, seed) for seed in seeds_from(first_seed, seeds)}
     all_tables = [*(kept_tables(Path(target)) if is_run else []), *tables]
     costs = Costs.of(NetworkEncoding(space), all_tables)
-    targets = limits_of(costs, named, limits)
+    targets = limits_of(costs, named, constraints)
     own = {OWN: targets.get(OWN, [])}
     basis = _basis(costs, all_tables, checked, own, settings.model_dump(mode="json", exclude={"seed"}))
     basis |= {"run": str(Path(target).absolute()) if is_run else None}
-    fleet = _fleet(out, "joint-vs-staged", basis, resume=resume, address=address, num_cpus=num_cpus)
+    fleet = _fleet(out, "joint-vs-staged", basis, address=address, num_cpus=num_cpus)
     if not is_run:
         for line in taken(space):
             _console().print(line, markup=False, soft_wrap=True)
@@ -209,9 +242,10 @@ def joint_vs_staged(
                 items,
                 on_done,
                 where,
+                gpus_per_trial,
             )
     tasks = [versus.VersusTask(method, budget, seed) for seed in runs for budget in targets for method in chosen]
-    _finish(fleet, tasks, runs, targets, checked, costs, where, out)
+    _finish(fleet, tasks, runs, targets, checked, costs, where, out, gpus=gpus_per_trial)
 
 
 def seeds_from(first: int, n: int) -> range:
@@ -225,12 +259,16 @@ def seeds_from(first: int, n: int) -> range:
     return range(first, first + n)
 
 
-def limits_of(costs: Costs, budgets: list[str], limits: tuple[str, ...]) -> dict[str, list[str]]:
-    """Budget -> limits as text, those of the user's own last."""
+def _is_given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
+
+
+def limits_of(costs: Costs, budgets: Sequence[str], constraints: Sequence[str]) -> dict[str, list[str]]:
+    """Name of a budget -> its limits as texts; the user's own constraints come last."""
     from apq_tune.problem.costs import as_texts
 
     return {name: as_texts(costs.budget(name)) for name in budgets} | (
-        {OWN: as_texts(costs.limits(limits))} if limits else {}
+        {OWN: as_texts(costs.limits(constraints))} if constraints else {}
     )
 
 
@@ -261,6 +299,7 @@ def _finish(
     device: Device,
     out: Path,
     *,
+    gpus: float | None = None,
     keep: bool = False,
 ) -> dict[str, Any]:
     from apq_tune.report.versus import write_versus
@@ -269,7 +308,7 @@ def _finish(
     console = _console()
     shared = VersusShared(dict(runs), dict(limits), spend, fleet.checkpoints, costs, device, keep)
     with progress_bar(console, "searches") as on_done:
-        results = fleet.run(run_task, shared, {task.key: task for task in tasks}, on_done, device)
+        results = fleet.run(run_task, shared, {task.key: task for task in tasks}, on_done, device, gpus)
     write_versus(tasks, results, limits, out, console)
     return results
 

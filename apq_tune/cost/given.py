@@ -44,7 +44,7 @@ def check_macs(
         return
     entry, wanted = entries[0], stated[0]
     names = [name for name in known_spaces() if name != encoding.name and _agrees(entry, wanted, name)]
-    remedy = f"give --space {names[0]}" if names else "give the space that they are of, or leave the column out"
+    remedy = f"give {names[0]} as the space" if names else "give the space that they are of, or leave the column out"
     raise CandidateError(
         f"{path}: its first candidate has {wanted:.4g} {column}, in {encoding.name} it would have "
         f"{wanted / ratio[0]:.4g}: these are networks of another space; {remedy}"

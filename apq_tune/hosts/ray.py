@@ -90,32 +90,27 @@ def cluster(address: str | None, num_cpus: int | None) -> Iterator[int]:
         ray.shutdown()
 
 
-def check_gpus(per_trial: float) -> None:
-    """Refuse trials for which the cluster, which must be running, has no GPU: they would wait for ever.
+def gpu_share(concurrency: int, wanted: float | None = None) -> float:
+    """GPUs of each trial on the cluster, which must be running.
+
+    Args:
+        concurrency: trials at once.
+        wanted: GPUs that each trial should have; ``None`` shares all of them, at most one for each trial.
 
     Raises:
-        RunError: with the number of GPUs that there are.
+        RunError: if the cluster has none, or fewer than wanted: the trials would wait for ever.
     """
     there = float(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
-    if per_trial > there:
+    if wanted is not None and wanted > there:
         raise RunError(
-            f"--gpus-per-trial {per_trial:g}: the Ray cluster has {there:g} GPUs; leave it out to train on CPUs, "
-            "or join a cluster that has them with --address"
+            f"--gpus-per-trial {wanted:g}: the Ray cluster has {there:g} GPUs; give --device cpu, or join a cluster "
+            "that has them with --address"
         )
-
-
-def gpu_share(concurrency: int) -> float:
-    """GPUs of each trial if so many run at once on the cluster, which must be running: at most one.
-
-    Raises:
-        RunError: if it has none.
-    """
-    there = float(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
     if not there:
         raise RunError(
             "--device cuda: the Ray cluster has no GPU; give --device cpu, or join one that has with --address"
         )
-    return min(1.0, there / concurrency)
+    return min(1.0, there / concurrency) if wanted is None else wanted
 
 
 def run_trials(

@@ -15,20 +15,20 @@ from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.search_space import SearchSpace
 
 
-def complaints(texts: Sequence[str], budget: str | None = None, tables: Sequence[Path] = ()) -> Complaint:
+def complaints(texts: Sequence[str], budgets: Sequence[str] = (), tables: Sequence[Path] = ()) -> Complaint:
     """A function that tells what a space cannot keep of limits.
 
     Args:
         texts: limits as people type them.
-        budget: limits by a rule, which every space keeps that has such a rule.
-        tables: of costs.
+        budgets: names of limits by a rule, which every space keeps that has such a rule.
+        tables: cost tables.
     """
 
     def complain(space: SearchSpace, room: float) -> str | None:
         try:
             encoding = NetworkEncoding(space)
             limits = read_limits(encoding, _metrics(encoding, texts, tables), texts)
-            if budget is not None:
+            for budget in budgets:
                 Costs.of(encoding, tables).budget(budget)
         except (ReachError, TableError) as error:
             return str(error)

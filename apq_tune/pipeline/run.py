@@ -109,6 +109,7 @@ class PipelineRun:
         tables: Sequence[Path] = (),
         data_root: Path | None = None,
         device: str = "cpu",
+        gpus: float | None = None,
         address: str | None = None,
         num_cpus: int | None = None,
         command: str = "",
@@ -126,6 +127,7 @@ class PipelineRun:
             tables: cost tables, whose metrics may be limited; copied into the run directory.
             data_root: folder with the files of data sets; ``None`` for the default one.
             device: where networks are trained and run, ``"auto"``, ``"cpu"`` or ``"cuda"``.
+            gpus: GPUs of each trial on ``"cuda"``; ``None`` shares all of them among the trials at work.
             address: of a Ray cluster to join; ``None`` uses this machine.
             num_cpus: most trials at once; ``None`` for all processors.
             command: the command line, to remember.
@@ -153,7 +155,7 @@ class PipelineRun:
             settings = default_settings(space, self.data).updated(dict(changes))
         check_data(settings, self.data, changes)
         check_images(space, self.data)
-        self._address, self._num_cpus, self._listener = address, num_cpus, listener
+        self._address, self._num_cpus, self._gpus, self._listener = address, num_cpus, gpus, listener
         if settings.minutes is not None:
             settings = self._fitted(settings, changes, path)
         self.settings, self._digest = settings, data_digest(space)
@@ -307,7 +309,7 @@ class PipelineRun:
             on_result,
             directory=self.directory(next(iter(parts))).path / TUNE_FILES,
             concurrency=self._concurrency,
-            gpus=gpu_share(self._concurrency) if self.device == "cuda" else 0,
+            gpus=gpu_share(self._concurrency, self._gpus) if self.device == "cuda" else 0,
             on_progress=on_progress,
         )
 

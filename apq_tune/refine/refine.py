@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from apq_tune.hosts.joining import check_address
-from apq_tune.hosts.ray import Result, check_gpus, cluster, run_trials
+from apq_tune.hosts.ray import Result, cluster, gpu_share, run_trials
 from apq_tune.methods.propose import Proposals
 from apq_tune.pipeline.choice import kept, with_choice
 from apq_tune.pipeline.finished import load_run, open_run, read_finalists
@@ -37,6 +37,7 @@ from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.store.directory import StageDirectory, claim, digest, kept_tables
 from apq_tune.store.disk import check_space, run_bytes
 from apq_tune.store.files import read_json, to_json, write_atomically
+from apq_tune.supernet.metrics import device_of
 
 BATCH = "batch.json"
 """What a round trains."""
@@ -102,7 +103,8 @@ class Refinement:
         tables: Sequence[Path] = (),
         address: str | None = None,
         num_cpus: int | None = None,
-        gpus: float = 0,
+        device: str = "cpu",
+        gpus: float | None = None,
         command: str = "",
         listener: Listener | None = None,
     ) -> None:
@@ -115,7 +117,8 @@ class Refinement:
             tables: cost tables beside those of the run.
             address: of a Ray cluster to join; ``None`` uses this machine.
             num_cpus: most trials at once; ``None`` for all processors.
-            gpus: of each trial; 0 trains on processors.
+            device: where networks are trained, ``"auto"``, ``"cpu"`` or ``"cuda"``.
+            gpus: GPUs of each trial on ``"cuda"``; ``None`` shares all of them among the trials at work.
             command: the command line, to remember.
             listener: told how it goes.
 
@@ -137,6 +140,7 @@ class Refinement:
         record = {"run": str(run), "command": command, "settings": settings.model_dump(mode="json")}
         write_atomically(out / "refine.json", to_json(record))
         self._address, self._num_cpus, self._gpus, self._listener = address, num_cpus, gpus, listener
+        self._device = "cuda" if device == "auto" and gpus else device_of(device)
         self._stack = contextlib.ExitStack()
         self._concurrency: int | None = None
         self._n_stages = settings.rounds + len(settings.rungs)
@@ -148,7 +152,7 @@ class Refinement:
         needs = {"run": self._stages["predictors"].fingerprint}
         check_space(self.path, run_bytes(self.encoding.space, (), settings.n_weights))
         with self._stack:
-            if self._gpus:
+            if self._device == "cuda":
                 self._start_cluster()  # refuse what it does not have before any work
             for number in range(1, settings.rounds + 1):
                 own = {"seed", "batch", "constraints"}
@@ -289,15 +293,16 @@ class Refinement:
             if chosen.name not in finished
         }
         if items:
-            supernet = dataclasses.replace(self._finished.supernet, device="cuda" if self._gpus else "cpu")
+            supernet = dataclasses.replace(self._finished.supernet, device=self._device)
+            concurrency = self._start_cluster()
             run_trials(
                 train_candidate,
                 RefineShared(supernet, self._finished.settings, self.settings.seed),
                 items,
                 on_result,
                 directory=directory.path / TUNE_FILES,
-                concurrency=self._start_cluster(),
-                gpus=self._gpus,
+                concurrency=concurrency,
+                gpus=gpu_share(concurrency, self._gpus) if self._device == "cuda" else 0,
             )
         return [RefinedCandidate(chosen, stage, epochs, finished[chosen.name]) for chosen in batch]
 
@@ -305,7 +310,8 @@ class Refinement:
         """Trials at once on the cluster, which is started or joined the first time."""
         if self._concurrency is None:
             self._concurrency = self._stack.enter_context(cluster(self._address, self._num_cpus))
-            check_gpus(self._gpus)
+            if self._device == "cuda":
+                gpu_share(self._concurrency, self._gpus)
         return self._concurrency
 
     def _outcome(self, results: Sequence[RefinedCandidate]) -> Refined:

@@ -50,18 +50,16 @@ class Fleet:
         kind: str,
         basis: Mapping[str, Any],
         *,
-        resume: bool,
         command: str = "",
         address: str | None = None,
         num_cpus: int | None = None,
     ) -> None:
-        """Open or create.
+        """Open or create; what an earlier command with the same basis left is gone on from.
 
         Args:
             path: the folder.
             kind: what it is called, such as ``"sweep"``.
             basis: all that the results depend on, as plain data.
-            resume: go on with what an earlier run left.
             command: the command line, to remember.
             address: of a Ray cluster to join; ``None`` uses this machine. Others must see the folder, too.
             num_cpus: most trials at once; ``None`` for all processors.
@@ -78,8 +76,6 @@ class Fleet:
         if record.exists():
             remedy = f"delete the folder {path} to begin anew, or choose another --out"
             self._check(read_record(record, remedy, current=FORMAT), kind, basis, path)
-            if not resume and any(any(folder.glob("[!.]*")) for folder in (self._items, self.checkpoints)):
-                raise RunError(f"{path}: holds a {kind} begun before; go on with --resume, or choose another --out")
             return
         versions = {package: metadata.version(package) for package in PACKAGES}
         content = {"format": FORMAT, "kind": kind, "command": command, "versions": versions, "basis": basis}
@@ -113,7 +109,7 @@ class Fleet:
         Raises:
             RunError: if a result is damaged, naming its file.
         """
-        redo = "the same command with --resume does that search again"
+        redo = "the same command does that search again"
         names = {name[6:-5]: name for name in sorted(self._digests) if name.endswith(".json")}
         also = {key: f"items/{key}.pt" for key in names}
         lost = {key for key, name in also.items() if name in self._digests and not self._digests.whole(name, redo)}
@@ -132,7 +128,9 @@ class Fleet:
         try:
             return (self._items / f"{key}.pt").read_bytes()
         except OSError as error:
-            raise RunError(f"{self._items / key}.pt: cannot be read ({error.strerror}); repeat with --resume") from None
+            raise RunError(
+                f"{self._items / key}.pt: cannot be read ({error.strerror}); give the same command again"
+            ) from None
 
     def run(
         self,
@@ -141,6 +139,7 @@ class Fleet:
         items: Mapping[str, Any],
         on_done: Callable[[int, int], None] | None = None,
         device: Device = "cpu",
+        gpus: float | None = None,
     ) -> dict[str, Any]:
         """Do what is not done.
 
@@ -149,7 +148,8 @@ class Fleet:
             shared: second argument of ``work``.
             items: key, good as a file name, -> first argument of ``work``.
             on_done: called with how many are done, and of how many.
-            device: of the trials; those at work at once share the GPUs.
+            device: where trials run networks.
+            gpus: GPUs of each trial on ``"cuda"``; ``None`` shares all of them among the trials at work.
 
         Returns:
             Key -> result, in the order of ``items``.
@@ -186,7 +186,7 @@ class Fleet:
                     on_result,
                     directory=self.path / "tune",
                     concurrency=concurrency,
-                    gpus=gpu_share(concurrency) if device == "cuda" else 0,
+                    gpus=gpu_share(concurrency, gpus) if device == "cuda" else 0,
                 )
         for folder in (self.path / "tune", self.checkpoints):
             shutil.rmtree(folder, ignore_errors=True)

@@ -79,17 +79,17 @@ def read_tables(texts: Sequence[str]) -> dict[str, list[Path]]:
         name, equals, path = text.partition("=")
         if not equals or not path or not re.fullmatch(r"\w[\w.]*", name):
             raise ProblemError(
-                f"cannot read table {text!r}; write NAME=PATH, the name in letters and digits, as in note10=note10.csv"
+                f"cannot read target {text!r}; write NAME=PATH, the name in letters and digits, as in note10=note10.csv"
             )
         tables.setdefault(name, []).append(Path(path))
     return tables
 
 
 def read_limits(texts: Sequence[str], metrics: Mapping[str, Metric]) -> list[tuple[tuple[str, float], ...]]:
-    """``METRIC=NUMBER,NUMBER``, each of another metric -> every combination of the bounds; without any, no limit.
+    """``METRIC<=NUMBER,NUMBER``, each of another metric -> every combination of the bounds; without any, no limit.
 
     Args:
-        texts: as above, or with ``<=``; names and units as of ``apq_tune.problem.costs.read_limits``.
+        texts: as above, or with ``=``; names and units as of ``apq_tune.problem.costs.read_limits``.
         metrics: that may be limited, by name.
 
     Raises:
@@ -100,7 +100,7 @@ def read_limits(texts: Sequence[str], metrics: Mapping[str, Metric]) -> list[tup
     for text in texts:
         match = re.fullmatch(r"\s*(\w+)\s*<?=\s*(.*)", text)
         if match is None:
-            raise ProblemError(f"cannot read limits {text!r}; write METRIC=NUMBER,NUMBER, such as latency_ms=6,8,10")
+            raise ProblemError(f"cannot read limits {text!r}; write METRIC<=NUMBER,NUMBER, such as latency_ms<=6,8,10")
         limits = [
             parse_constraint(f"{match[1]}<={part}", list(metrics.values()), aliases=aliases)
             for part in match[2].split(",")

@@ -103,7 +103,7 @@ def _readings(own: Material) -> Iterator[tuple[Path, str, tuple[str, ...]]]:
             options = (*REFINE, f"--survivors={survivors}")
             yield own.refine, name, ("refine", str(own.run), "--out", "{copy}", *options)
     for name in _files(own.sweep):
-        yield own.sweep, name, ("sweep", "--out", "{copy}", "--resume", *SWEEP)
+        yield own.sweep, name, ("sweep", "--out", "{copy}", *SWEEP)
 
 
 def _files(folder: Path) -> list[str]:

@@ -27,12 +27,12 @@ FAST = (
 REFINE = ("--rounds=1", "--batch=3", "--epochs=1", "--final-epochs=2", "--survivors=2", "--num-cpus=1")
 SPEND = ("--proxy=60", "--short=3", "--short-steps=1", "--final-steps=2", "--repeats=1", "--images=10", "--num-cpus=1")
 SWEEP = (
-    "--space=digits",
-    "--limits=bit_ops=8e6",
+    "digits",
+    "--constraint=bit_ops<=8e6",
     "--evaluations=200",
     "--seeds=2",
     "--objective=macs",
-    "--samplers=random",
+    "--sampler=random",
 )
 
 
@@ -89,7 +89,7 @@ def make_material(out: Path) -> Material:
             Image.fromarray(picture(label, number)).save(folder / f"{number:02d}.png")
     _done(call(["run", "--data", str(own.images), "--out", str(own.run), *FAST], out, seconds=300))
     _done(call(["refine", str(own.run), "--out", str(own.refine), *REFINE], out, seconds=300))
-    _done(call(["sweep", "--out", str(own.sweep), "--resume", *SWEEP], out, seconds=300))
+    _done(call(["sweep", "--out", str(own.sweep), *SWEEP], out, seconds=300))
     encoding = NetworkEncoding(SearchSpace.load("digits"))
     genomes = encoding.sample(12, np.random.default_rng(0))
     texts = [candidate.to_json() for candidate in encoding.decode(genomes)]

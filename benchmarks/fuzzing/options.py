@@ -42,20 +42,20 @@ def usual(own: Material) -> dict[tuple[str, ...], Given]:
     def always(options: tuple[str, ...]) -> Given:
         return {f"always {option}": (option,) for option in options}
 
-    out, space = given(out="--out=out"), given(space_name="--space=digits")
+    out, space = given(out="--out=out"), given(space="digits")
     run, pairs = given(run=str(own.run)), given(pairs=f"--pairs={own.pairs}")
     versus = given(constraints="--constraint=bit_ops<=50%") | out | always(SPEND)
     return {
         ("run",): given(space="digits") | out | always(FAST),
         ("refine",): run | out | always(REFINE),
         ("baseline",): run | given(method="--method=random") | versus,
-        ("joint-vs-staged",): given(target=str(own.run), budgets="--budgets=memory") | versus,
+        ("joint-vs-staged",): given(target=str(own.run)) | versus,
         ("search",): space | given(objective="--objective=macs", evaluations="--evaluations=100") | out,
-        ("sweep",): space | given(limits="--limits=bit_ops=8e6", objective="--objective=macs") | out,
-        ("compare",): space | given(axes="--front=macs,weight_bytes") | out,
+        ("sweep",): space | given(constraints="--constraint=bit_ops<=8e6", objective="--objective=macs") | out,
+        ("compare",): space | given(front="--front=macs,weight_bytes") | out,
         ("score",): space | given(candidates=f"--candidates={own.candidates}", out="--out=out.csv"),
-        ("space",): given(name="digits"),
-        ("cost", "audit"): given(table=str(own.table), name="--space=digits"),
+        ("space",): space,
+        ("cost", "audit"): space | given(tables=f"--table={own.table}"),
         ("transfer",): given(predictor=f"--predictor={own.predictor}", out="--out=out.npz") | pairs,
         ("predictor", "report"): run,
         ("predictor", "fit"): space | pairs | given(form="--form=ridge", out="--out=out.npz"),
@@ -114,8 +114,7 @@ def _judge(parameter: click.Parameter | None, value: str) -> Judge:
             return ""
         if (numeric and value in NONSENSE) or (parameter is None and value in {"nan", "-1", "[1", "1e300"}):
             return f"{_shown(value)} is accepted"
-        # '' for none of the named budgets is documented
-        if value == "" and parameter is not None and parameter.name != "budgets":
+        if value == "" and parameter is not None:
             return "nothing is accepted as a value"
         return ""
 

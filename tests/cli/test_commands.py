@@ -47,7 +47,7 @@ def predictor(digits: NetworkEncoding, tmp_path_factory: pytest.TempPathFactory)
 
 
 def test_search_under_a_limit_writes_what_it_shows(predictor: Path, digits: NetworkEncoding, tmp_path: Path) -> None:
-    arguments = ("search", "--space", "digits", "--predictor", predictor, "--limit", "bit_ops=8e6")
+    arguments = ("search", "digits", "--predictor", predictor, "--constraint", "bit_ops=8e6")
     result = call(*arguments, "--evaluations", 600, "--out", tmp_path)
     assert result.exit_code == 0, result.output
     front = Front.load(tmp_path / "front.json")
@@ -63,7 +63,7 @@ def test_search_under_a_limit_writes_what_it_shows(predictor: Path, digits: Netw
 @pytest.mark.parametrize("sampler", ["nsga2", "random"])
 def test_search_for_a_front_draws_it_and_repeats_for_a_seed(predictor: Path, tmp_path: Path, sampler: str) -> None:
     for name in ("a", "b"):
-        arguments = ("search", "--space", "digits", "--predictor", predictor, "--front", "latency_ms,accuracy")
+        arguments = ("search", "digits", "--predictor", predictor, "--front", "latency_ms,accuracy")
         assert call(*arguments, "--sampler", sampler, "--evaluations", 400, "--out", tmp_path / name).exit_code == 0
     assert (tmp_path / "a/front.png").stat().st_size > 0
     assert (tmp_path / "a/front.json").read_bytes() == (tmp_path / "b/front.json").read_bytes()
@@ -75,7 +75,7 @@ def test_search_begins_with_given_candidates_and_stops_when_the_front_is_stable(
 ) -> None:
     (given,) = digits.decode(digits.encode([digits.extremes()[0].with_bits(2)]))
     (tmp_path / "start.jsonl").write_text(given.to_json())
-    arguments = ("search", "--space", "digits", "--objective", "bit_ops", "--start", tmp_path / "start.jsonl")
+    arguments = ("search", "digits", "--objective", "bit_ops", "--start", tmp_path / "start.jsonl")
     result = call(*arguments, "--patience", 300, "--evaluations", 5000, "--out", tmp_path)
     assert result.exit_code == 0, result.output
     front = Front.load(tmp_path / "front.json")
@@ -88,10 +88,10 @@ def test_search_begins_with_given_candidates_and_stops_when_the_front_is_stable(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--limit", "bit_ops=1000"), "bit_ops goes from 3.00339e+06 to 5.86301e+07"),
-        (("--limit", "bit_ops<1e7"), "cannot read constraint 'bit_ops<1e7'; write METRIC<=NUMBER"),
+        (("--constraint", "bit_ops=1000"), "bit_ops goes from 3.00339e+06 to 5.86301e+07"),
+        (("--constraint", "bit_ops<1e7"), "cannot read constraint 'bit_ops<1e7'; write METRIC<=NUMBER"),
         (("--constraint", "flash<=200kb"), "'kb' in '200kb' is no unit of bytes"),
-        (("--limit", "speed=3"), "unknown metric 'speed'"),
+        (("--constraint", "speed=3"), "unknown metric 'speed'"),
         (("--objective", "speed"), "unknown metric 'speed'; known: "),
         (("--table", "absent.csv"), "absent.csv: is no readable CSV"),
         (("--predictor", "absent.pth"), "absent.pth: cannot be read (No such file or directory)"),
@@ -101,13 +101,13 @@ def test_search_begins_with_given_candidates_and_stops_when_the_front_is_stable(
 )
 def test_search_refuses_in_one_line(arguments: tuple[str, str], said: str) -> None:
     wanted = () if arguments[0] in ("--objective", "--predictor") else ("--objective", "macs")
-    assert said in refusal("search", "--space", "digits", "--evaluations", 50, *wanted, *arguments)
+    assert said in refusal("search", "digits", "--evaluations", 50, *wanted, *arguments)
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "what to improve is not said: give --predictor, --objective such as macs, or --front"),
+        ((), "nothing says what to optimize: give --predictor, --objective such as macs, or --front"),
         (("--front", ""), "a name is empty"),
         (("--front", "bit_ops,bit_ops"), "a metric comes twice"),
         (("--objective", "macs,bit_ops"), "trade them off with --front"),
@@ -118,7 +118,7 @@ def test_search_refuses_in_one_line(arguments: tuple[str, str], said: str) -> No
     ],
 )
 def test_search_says_how_to_ask(arguments: tuple[str, ...], said: str) -> None:
-    result = call("search", "--space", "digits", "--evaluations", 50, *arguments)
+    result = call("search", "digits", "--evaluations", 50, *arguments)
     assert result.exit_code == 2
     assert said in result.output
 
@@ -128,7 +128,7 @@ def test_score_gives_every_metric_in_the_order_of_the_file(
 ) -> None:
     genomes = digits.sample(20, np.random.default_rng(1))
     (tmp_path / "c.json").write_text(json.dumps([c.to_dict() for c in digits.decode(genomes)]))
-    arguments = ("score", "--space", "digits", "--predictor", predictor, "--candidates", tmp_path / "c.json")
+    arguments = ("score", "digits", "--predictor", predictor, "--candidates", tmp_path / "c.json")
     for out in ("s.csv", "s.json"):
         assert call(*arguments, "--out", tmp_path / out).exit_code == 0
     frame = pd.read_csv(tmp_path / "s.csv")
@@ -144,7 +144,7 @@ def test_score_names_an_invalid_candidate_by_position_and_reason_or_skips_it(
     good = digits.decode(digits.sample(2, np.random.default_rng(1)))
     bad = good[0].to_dict() | {"channels": [7] * len(good[0].blocks)}
     (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, [good[0].to_dict(), bad, good[1].to_dict()])))
-    arguments = ("score", "--space", "digits", "--candidates", tmp_path / "c.jsonl", "--out", tmp_path / "s.csv")
+    arguments = ("score", "digits", "--candidates", tmp_path / "c.jsonl", "--out", tmp_path / "s.csv")
     said = refusal(*arguments)
     assert said.startswith("candidate 1: 1.1 channels is 7; choose one of [16, ")
     assert not (tmp_path / "s.csv").exists()
@@ -166,10 +166,10 @@ def test_space_describes(name: str) -> None:
 
 def test_audit_reports_the_published_table_and_refuses_a_space_it_does_not_cover(shared_data) -> None:
     table = shared_data("apq/BitFusion_new.b1.dict")
-    output = call("cost", "audit", table, "--space", "apq_mobilenet").output
+    output = call("cost", "audit", "apq_mobilenet", "--table", table).output
     assert "latency_ms: 46 of 18813" in output
     assert "energy_mj: 354 of 18813" in output
-    assert "does not cover digits: 666 ops are missing" in refusal("cost", "audit", table, "--space", "digits")
+    assert "does not cover digits: 666 ops are missing" in refusal("cost", "audit", "digits", "--table", table)
 
 
 def test_transfer_keeps_what_the_start_knows_and_sees_bits(

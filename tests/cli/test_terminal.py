@@ -85,8 +85,8 @@ def test_what_the_system_refuses_has_a_remedy(
     [
         ("run", "the same command goes on where it stopped"),
         ("refine", "the same command goes on where it stopped"),
-        ("sweep", "the same command with --resume goes on where it stopped"),
-        ("joint-vs-staged", "the same command with --resume goes on where it stopped"),
+        ("sweep", "the same command goes on where it stopped"),
+        ("joint-vs-staged", "the same command goes on where it stopped"),
         ("search", "nothing was kept, the same command starts anew"),
         ("transfer", "nothing was kept, the same command starts anew"),
     ],
@@ -100,7 +100,7 @@ def test_an_interruption_says_what_the_command_can_do(
 
 
 def test_ctrl_c_in_a_search(tmp_path: Path) -> None:
-    arguments = ["search", "--space", "digits", "--front", "bit_ops,macs", "--evaluations", "100000000"]
+    arguments = ["search", "digits", "--front", "bit_ops,macs", "--evaluations", "100000000"]
     process = subprocess.Popen(
         [*PROGRAM, *arguments, "--out", str(tmp_path / "out")],
         stderr=subprocess.PIPE,

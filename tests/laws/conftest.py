@@ -158,7 +158,7 @@ class World(NamedTuple):
 
     def versus(self, data: Data, run: Path, out: Path) -> Path:
         """``apq-tune joint-vs-staged``."""
-        options = ["--methods=uniform,random", "--budgets=", "--constraint=bit_ops<=50%", "--device=cpu"]
+        options = ["--method=uniform", "--method=random", "--constraint=bit_ops<=50%", "--device=cpu"]
         (out.parent / f"{out.name}.txt").write_text(
             self.call(data, "joint-vs-staged", run, f"--out={out}", *options, *SPEND)
         )
@@ -242,7 +242,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         for module in ("pipeline.run", "refine.refine", "studies.fleet"):
             patch.setattr(f"apq_tune.{module}.run_trials", trials)
             patch.setattr(f"apq_tune.{module}.cluster", no_cluster)
-        patch.setattr("apq_tune.refine.refine.check_gpus", lambda _: None)
+        patch.setattr("apq_tune.refine.refine.gpu_share", lambda *_: 0)
         patch.setitem(named.SHAPES, NAME, Shape(1, 8, CLASSES))
         patch.setitem(named.DATA, NAME, lambda _: current[0])
         patch.setattr(Supernet, "forward", watched(Supernet))

@@ -241,7 +241,7 @@ def test_fit_saves_a_process_that_knows_all_pairs(encoding: NetworkEncoding, tmp
         {"candidate_json": [c.to_json() for c in encoding.decode(pairs.genomes)], "loss": pairs.target}
     )
     frame.to_csv(tmp_path / "pairs.csv", index=False)
-    arguments = ("predictor", "fit", "--space", "digits", "--pairs", tmp_path / "pairs.csv", "--out")
+    arguments = ("predictor", "fit", "digits", "--pairs", tmp_path / "pairs.csv", "--out")
     unseen = encoding.sample(20, np.random.default_rng(1))
     result = call(*arguments, tmp_path / "new.npz")
     assert result.exit_code == 0, result.output

@@ -135,7 +135,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_search_of_named_choices_stays_at_what_was_measured_unless_asked(fitted: Path) -> None:
-    command = ("search", "--space", fitted / "choices.json", "--predictor", fitted / "p.npz", "--out", fitted / "out")
+    command = ("search", fitted / "choices.json", "--predictor", fitted / "p.npz", "--out", fitted / "out")
     told = " ".join(invoke(*command).split())
     assert (
         "1 of 4 choices were measured in part (resolution 224); the search stays there, --extrapolate searches" in told
@@ -159,7 +159,7 @@ def test_candidates_of_named_choices_are_scored_from_every_kind_of_file(fitted: 
     (fitted / "c.jsonl").write_text("\n".join(map(json.dumps, entries)))
     scored = []
     for name in ("c.csv", "c.json", "c.jsonl"):
-        arguments = ("--space", fitted / "choices.json", "--predictor", fitted / "p.npz", "--candidates", fitted / name)
+        arguments = (fitted / "choices.json", "--predictor", fitted / "p.npz", "--candidates", fitted / name)
         invoke("score", *arguments, "--out", fitted / "s.csv")
         scored.append(pd.read_csv(fitted / "s.csv"))
     pd.testing.assert_frame_equal(scored[0], scored[1])

@@ -67,5 +67,5 @@ def test_networks_of_the_other_width_are_told_by_their_macs(
     if name is None:  # nothing tells
         read_pairs(tmp_path / "pairs.csv", other)
         return
-    with pytest.raises(CandidateError, match=rf"these are networks of another space; give --space {own.name}$"):
+    with pytest.raises(CandidateError, match=rf"these are networks of another space; give {own.name} as the space$"):
         read_pairs(tmp_path / "pairs.csv", other)

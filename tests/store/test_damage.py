@@ -56,7 +56,7 @@ def _in_this_process() -> Iterator[None]:
     import contextlib
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("apq_tune.refine.refine.check_gpus", lambda _: None)
+        patch.setattr("apq_tune.refine.refine.gpu_share", lambda *_: 0)
         for module in ("pipeline.run", "refine.refine"):
             patch.setattr(f"apq_tune.{module}.run_trials", serial)
             patch.setattr(f"apq_tune.{module}.cluster", lambda *_: contextlib.nullcontext(1))

@@ -50,9 +50,9 @@ def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path: Path) -
             own(link)
         for arguments in (
             ("run", "digits"),
-            ("search", "--space", "digits", "--objective", "macs"),
-            ("sweep", "--space", "digits", "--objective", "macs"),
-            ("compare", "--space", "digits", "--front", "macs,bit_ops", "--seeds", "2"),
+            ("search", "digits", "--objective", "macs"),
+            ("sweep", "digits", "--objective", "macs"),
+            ("compare", "digits", "--front", "macs,bit_ops", "--seeds", "2"),
         ):
             (folder / "fleet.json" if arguments[0] in ("sweep", "compare") else folder / "run.json").touch()
             result = CliRunner().invoke(cli, [*arguments, f"--out={folder}"])
@@ -102,7 +102,7 @@ def test_where_the_file_system_knows_no_locks_work_goes_on_with_a_word(
 @pytest.mark.parametrize("name", ["n" * 300, "file", "file/below", "a\0b"])
 def test_a_folder_that_cannot_be_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
-    for make in (lambda path: own(path), lambda path: Fleet(path, "sweep", {}, resume=False)):
+    for make in (lambda path: own(path), lambda path: Fleet(path, "sweep", {})):
         with pytest.raises(RunError) as refused:
             make(tmp_path / name)
         assert "\n" not in str(refused.value)

@@ -281,15 +281,16 @@ def test_the_command_knows_the_samplers_and_refuses_what_does_not_fit(tmp_path: 
     assert sorted(SAMPLERS) == sorted(KNOWN)
     out = f"--out={tmp_path / 'out'}"
     for arguments, said in (
-        ([], "give --space, with --front, or --lookup"),
-        (["--space=digits"], "--space needs --front"),
-        (["--space=digits", "--front=macs", "--maximize=a"], "--lookup goes with --maximize"),
+        ([], "give SPACE, with --front, or --lookup"),
+        (["digits"], "SPACE needs --front"),
+        (["digits", "--front=macs", "--maximize=a"], "--lookup goes with --maximize"),
         (["--lookup=t.csv", "--front=a"], "--lookup goes with --maximize"),
-        (["--space=digits", "--front=macs", "--at=10,x"], "--at '10,x': give a whole number"),
-        (["--space=digits", "--front=macs", "--cap=optuna-gp"], "--cap 'optuna-gp': give SAMPLER=NUMBER"),
-        (["--space=digits", "--front=macs", "--cap=tpe=20"], "--cap 'tpe=20': give SAMPLER=NUMBER"),
-        (["--space=digits", "--front=macs", "--cap=model=0"], "--cap 'model=0': give SAMPLER=NUMBER"),
-        (["--space=digits", "--front=macs", "--samplers=tpe"], "unknown 'tpe'; known: model, "),
+        (["digits", "--front=macs", "--at=10,x"], "--at '10,x': give a whole number"),
+        (["digits", "--front=macs", "--cap=optuna-gp"], "--cap 'optuna-gp': give SAMPLER=NUMBER"),
+        (["digits", "--front=macs", "--cap=tpe=20"], "--cap 'tpe=20': give SAMPLER=NUMBER"),
+        (["digits", "--front=macs", "--cap=model=0"], "--cap 'model=0': give SAMPLER=NUMBER"),
+        (["digits", "--front=macs", "--seeds=1"], "--seeds 1: a comparison needs 2 or more"),
+        (["digits", "--front=macs", "--sampler=tpe"], "'tpe' is not one of 'model', "),
     ):
         result = CliRunner().invoke(cli, ["compare", out, *arguments])
         assert result.exit_code == 2
@@ -304,7 +305,14 @@ def test_a_comparison_leaves_curves_tests_and_medians_and_is_not_repeated(tmp_pa
     frame.to_csv(tmp_path / "t.csv", index=False)
     out = tmp_path / "out"
     command = [str(Path(sys.executable).with_name("apq-tune")), "compare", f"--lookup={tmp_path / 't.csv'}"]
-    command += ["--maximize=merit", "--minimize=cost", "--samplers=nsga2,optuna-random", "--seeds=4", "--at=20,60"]
+    command += [
+        "--maximize=merit",
+        "--minimize=cost",
+        "--sampler=nsga2",
+        "--sampler=optuna-random",
+        "--seeds=4",
+        "--at=20,60",
+    ]
     command += [f"--out={out}", "--num-cpus=2"]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert result.returncode == 0, result.stderr
@@ -318,7 +326,7 @@ def test_a_comparison_leaves_curves_tests_and_medians_and_is_not_repeated(tmp_pa
     assert (out / "tests.csv").read_text() == pairwise_tests(curves, [20, 60]).to_csv(index=False)
     assert (out / "medians.csv").read_text() == medians_frame(curves, [20, 60]).to_csv(index=False)
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
-    again = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False, timeout=60)
+    again = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert again.stdout == result.stdout
     assert again.returncode == 0
 

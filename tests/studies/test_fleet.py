@@ -61,46 +61,43 @@ def test_a_damaged_checkpoint_costs_time_and_nothing_else(
     assert searching.front().to_json() == expected.to_json()
 
 
-def test_a_folder_is_used_when_it_is_new_or_empty_or_asked_to_go_on(tmp_path: Path) -> None:
+def test_a_folder_is_used_when_it_is_new_or_empty_or_of_the_same_question(tmp_path: Path) -> None:
     basis = {"seeds": 2, "limits": [("a", 1.0)]}
-    Fleet(tmp_path / "new", "sweep", basis, resume=False)
-    Fleet(tmp_path / "new", "sweep", basis, resume=False)  # nothing was done in it
+    Fleet(tmp_path / "new", "sweep", basis)
+    Fleet(tmp_path / "new", "sweep", basis)
     Digests(tmp_path / "new").write("items/a.json", '{"n": 1}')
-    with pytest.raises(RunError, match="holds a sweep begun before; go on with --resume, or choose another --out"):
-        Fleet(tmp_path / "new", "sweep", basis, resume=False)
-    assert Fleet(tmp_path / "new", "sweep", basis, resume=True).finished() == {"a": {"n": 1}}
+    assert Fleet(tmp_path / "new", "sweep", basis).finished() == {"a": {"n": 1}}
     (tmp_path / "empty").mkdir()
-    Fleet(tmp_path / "empty", "sweep", basis, resume=True)
+    Fleet(tmp_path / "empty", "sweep", basis)
     assert json.loads((tmp_path / "empty/fleet.json").read_text())["basis"]["seeds"] == 2
 
 
 def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    Fleet(out, "sweep", {"seeds": 2}, resume=False)
+    Fleet(out, "sweep", {"seeds": 2})
     before = (out / "fleet.json").read_bytes()
     with pytest.raises(RunError, match="is a sweep whose seeds is 2, not 3; repeat what it began with"):
-        Fleet(out, "sweep", {"seeds": 3}, resume=True)
+        Fleet(out, "sweep", {"seeds": 3})
     with pytest.raises(RunError, match="is a sweep, not a comparison; choose another --out"):
-        Fleet(out, "comparison", {"seeds": 2}, resume=True)
+        Fleet(out, "comparison", {"seeds": 2})
     assert (out / "fleet.json").read_bytes() == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.tex").touch()
-    for resume in (False, True):
-        with pytest.raises(RunError, match="mine: exists and is no sweep; choose another --out"):
-            Fleet(tmp_path / "mine", "sweep", {}, resume=resume)
+    with pytest.raises(RunError, match="mine: exists and is no sweep; choose another --out"):
+        Fleet(tmp_path / "mine", "sweep", {})
     with pytest.raises(RunError, match=r"cannot reach a Ray cluster at '127.0.0.1:1'"):
-        Fleet(tmp_path / "far", "sweep", {}, resume=False, address="127.0.0.1:1")
+        Fleet(tmp_path / "far", "sweep", {}, address="127.0.0.1:1")
     assert not (tmp_path / "far").exists()
 
 
 def test_a_damaged_result_is_named_and_the_others_stay(tmp_path: Path) -> None:
-    fleet = Fleet(tmp_path, "sweep", {}, resume=False)
+    fleet = Fleet(tmp_path, "sweep", {})
     for name in "abc":
         Digests(tmp_path).write(f"items/{name}.json", "{}")
     (tmp_path / "items/b.json").write_text('{"n": 1}')
     (tmp_path / "items/foreign.json").write_text("{}")
-    fleet = Fleet(tmp_path, "sweep", {}, resume=True)
-    with pytest.raises(RunError, match=r"b\.json: is damaged .*; delete it, the same command with --resume does that"):
+    fleet = Fleet(tmp_path, "sweep", {})
+    with pytest.raises(RunError, match=r"b\.json: is damaged .*; delete it, the same command does that"):
         fleet.finished()
     (tmp_path / "items/b.json").unlink()
     assert set(fleet.finished()) == {"a", "c"}

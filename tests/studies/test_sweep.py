@@ -130,22 +130,22 @@ def test_a_limit_given_twice_is_refused(texts: list[str]) -> None:
 def test_tables_have_names() -> None:
     assert read_tables(["a=x.csv", "b=y=z", "a=w"]) == {"a": [Path("x.csv"), Path("w")], "b": [Path("y=z")]}
     for text in ("x.csv", "=x", "a=", "a/b=x", "a-b=x"):
-        with pytest.raises(ProblemError, match=r"cannot read table .*; write NAME=PATH"):
+        with pytest.raises(ProblemError, match=r"cannot read target .*; write NAME=PATH"):
             read_tables([text])
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--limits", "bit_ops=1000,2e7"), "bit_ops goes from 3.00339e+06 to 5.86301e+07"),
-        (("--limits", "speed=3"), "unknown metric 'speed'"),
-        (("--table", "a=absent.csv"), "absent.csv: is no readable CSV"),
+        (("--constraint", "bit_ops=1000,2e7"), "bit_ops goes from 3.00339e+06 to 5.86301e+07"),
+        (("--constraint", "speed=3"), "unknown metric 'speed'"),
+        (("--target", "a=absent.csv"), "absent.csv: is no readable CSV"),
         (("--objective", "speed"), "unknown metric 'speed'; known: "),
         (("--address", "127.0.0.1:1"), "cannot reach a Ray cluster at '127.0.0.1:1'"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_made(arguments: tuple[str, str], said: str, tmp_path: Path) -> None:
-    call = ["sweep", "--space", "digits", "--out", str(tmp_path / "out"), "--objective", "macs", *arguments]
+    call = ["sweep", "digits", "--out", str(tmp_path / "out"), "--objective", "macs", *arguments]
     result = CliRunner().invoke(cli, call)
     assert isinstance(result.exception, ApqError)
     assert said in str(result.exception)
@@ -154,8 +154,9 @@ def test_bad_input_is_refused_before_anything_is_made(arguments: tuple[str, str]
 
 
 def test_samplers_are_named(tmp_path: Path) -> None:
-    for given, said in (("nsga3", "unknown 'nsga3'; known: evolution, nsga2, random"), ("random,random", "twice")):
-        result = CliRunner().invoke(cli, ["sweep", "--space", "digits", "--out", str(tmp_path), "--samplers", given])
+    for given, said in ((["nsga3"], "'nsga3' is not one of 'evolution', 'nsga2', 'random'"), (["random"] * 2, "twice")):
+        samplers = [f"--sampler={name}" for name in given]
+        result = CliRunner().invoke(cli, ["sweep", "digits", "--out", str(tmp_path), *samplers])
         assert result.exit_code == 2
         assert said in result.output
 
@@ -164,12 +165,12 @@ def test_samplers_are_named(tmp_path: Path) -> None:
 def test_interrupted_and_killed_a_sweep_goes_on_to_the_results_of_searches_run_by_hand(tmp_path: Path) -> None:
     out = tmp_path / "out"
     limits = "bit_ops=5e6,1e7"
-    command = [str(Path(sys.executable).with_name("apq-tune")), "sweep", "--space", "digits", f"--limits={limits}"]
+    command = [str(Path(sys.executable).with_name("apq-tune")), "sweep", "digits", f"--constraint={limits}"]
     command += ["--objective=peak_activation_bytes", "--evaluations=4000", "--seeds=2", "--num-cpus=1", f"--out={out}"]
 
-    def interrupted(how: signal.Signals, items: int, *more: str) -> tuple[int, str]:
+    def interrupted(how: signal.Signals, items: int) -> tuple[int, str]:
         process = subprocess.Popen(
-            [*command, *more],
+            command,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -183,15 +184,15 @@ def test_interrupted_and_killed_a_sweep_goes_on_to_the_results_of_searches_run_b
 
     status, said = interrupted(signal.SIGINT, 1)
     assert status == 130
-    assert said.splitlines()[-1] == "interrupted; the same command with --resume goes on where it stopped"
+    assert said.splitlines()[-1] == "interrupted; the same command goes on where it stopped"
     assert "Traceback" not in said
     kept = {path.name: path.read_bytes() for path in out.glob("items/*.json")}
-    assert interrupted(signal.SIGKILL, len(kept) + 1, "--resume")[0] == -signal.SIGKILL
+    assert interrupted(signal.SIGKILL, len(kept) + 1)[0] == -signal.SIGKILL
     assert not (out / "results.csv").exists()
-    again = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    assert (again.returncode, again.stderr.count("\n")) == (1, 1)
-    assert "go on with --resume" in again.stderr
-    result = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False, timeout=120)
+    other = subprocess.run([*command, "--evaluations=5000"], capture_output=True, text=True, check=False, timeout=60)
+    assert (other.returncode, other.stderr.count("\n")) == (1, 1)
+    assert "is a sweep whose evaluations is 4000, not 5000" in other.stderr
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert result.returncode == 0, result.stderr
     assert {name: (out / "items" / name).read_bytes() for name in kept} == kept
 
