@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-Decorator = Callable[[Command], Command]
 
 
 def host_options(command: Command) -> Command:
@@ -56,7 +55,7 @@ def device_options(command: Command) -> Command:
     return command
 
 
-def out_folder(default: str | None = None) -> Decorator[Command]:
+def out_folder(default: str | None = None) -> Callable[[Command], Command]:
     """``--out`` of a command that writes a directory.
 
     Args:
@@ -68,7 +67,7 @@ def out_folder(default: str | None = None) -> Decorator[Command]:
     )
 
 
-def out_file(*suffixes: str) -> Decorator[Command]:
+def out_file(*suffixes: str) -> Callable[[Command], Command]:
     """``--out`` of a command that writes one file, with one of these suffixes."""
     known = " or ".join(suffixes)
 

@@ -99,7 +99,9 @@ def run(
     changes: dict[str, object] = {"seed": seed} | ({} if minutes is None else {"minutes": minutes})
     if constraints or budgets:
         try:
-            changes["constraints"] = list(all_constraints(Costs.of(NetworkEncoding(loaded), tables), constraints, budgets))
+            changes["constraints"] = list(
+                all_constraints(Costs.of(NetworkEncoding(loaded), tables), constraints, budgets)
+            )
         except ReachError as error:
             raise with_others(error, loaded, complain) from None
     changes |= (PAPER if protocol == "paper" else {}) | assigned(assignments)

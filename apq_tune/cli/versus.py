@@ -82,7 +82,7 @@ def spend_options(command: Command) -> Command:
 
 @click.command()
 @click.argument("run", type=Place())
-@click.option("--method", type=click.Choice(NAMES), required=True)
+@click.option("--method", type=click.Choice(NAMES), required=True, help="Search method.")
 @CONSTRAINTS
 @BUDGETS
 @TABLES
@@ -166,9 +166,7 @@ def baseline(
 @out_folder()
 @device_options
 @host_options
-@click.pass_context
 def joint_vs_staged(
-    ctx: click.Context,
     target: str,
     methods: tuple[str, ...],
     budgets: tuple[str, ...],
@@ -211,7 +209,7 @@ def joint_vs_staged(
     named = budgets or (() if constraints else BUDGET_NAMES)
     changes = assigned(assignments)
     is_run = (Path(target) / "run.json").exists()
-    given = [name for name in ("assignments", "seeds", "first_seed", "data_root") if _is_given(ctx, name)]
+    given = [name for name in ("assignments", "seeds", "first_seed", "data_root") if _is_given(name)]
     if is_run and given:
         raise click.UsageError("--set, --seeds, --first-seed and --data-root go with a SPACE; a RUN has its own")
     if "seed" in changes:
@@ -259,8 +257,9 @@ def seeds_from(first: int, n: int) -> range:
     return range(first, first + n)
 
 
-def _is_given(ctx: click.Context, name: str) -> bool:
-    return ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
+def _is_given(name: str) -> bool:
+    """Whether the command line has the parameter."""
+    return click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT
 
 
 def limits_of(costs: Costs, budgets: Sequence[str], constraints: Sequence[str]) -> dict[str, list[str]]:
