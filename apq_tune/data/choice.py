@@ -82,7 +82,9 @@ def choose_space(data: str, space: SearchSpace | None = None, complain: Complain
 
 def _reason(space: SearchSpace, size: int, passed_over: str) -> str:
     reason = f"{_sizes(space)} pixels, nearest to the images' {size}"
-    return reason + (f" among the shipped ones that keep the limits well (not so {passed_over})" if passed_over else "")
+    return reason + (
+        f" among the shipped ones that satisfy the limits with a margin (unlike {passed_over})" if passed_over else ""
+    )
 
 
 def _distance(space: SearchSpace, size: int) -> float:

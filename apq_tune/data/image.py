@@ -100,7 +100,7 @@ def look(file: str) -> Look:
     except _damaged() as error:
         raise _unreadable(file, error) from None
     if min(width, height) < 1:
-        raise RunError(f"{shown(file)}: is an image of {width} x {height} pixels; mend or remove it")
+        raise RunError(f"{shown(file)}: is an image of {width} x {height} pixels; repair or remove it")
     digest = hashlib.blake2b(content, digest_size=16).hexdigest()
     return Look(digest, grey, width, height, alpha, animated, white is None)
 
@@ -188,7 +188,7 @@ def _unreadable(file: str, error: BaseException) -> RunError:
     reason = " ".join(str(error).split()) or type(error).__name__
     if "cannot identify image file" in reason:  # Pillow's message repeats the file's name
         reason = "it has no known format"
-    return RunError(f"{shown(file)}: is no readable image ({reason}); mend or remove it")
+    return RunError(f"{shown(file)}: is not a readable image ({reason}); repair or remove it")
 
 
 @functools.cache

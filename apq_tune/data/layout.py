@@ -67,7 +67,7 @@ def read_layout(path: Path, *, val_is_test: bool = False) -> Layout:
             different classes, or if splits and classes cannot be told apart.
     """
     if not path.is_dir():
-        raise RunError(f"{shown(path)}: is no folder; {LAYOUT}")
+        raise RunError(f"{shown(path)}: is not a folder; {LAYOUT}")
     _check_name(path)
     folders = visible_folders(path)
     named = [folder for folder in folders if role_of(folder.name) is not None]
@@ -116,7 +116,7 @@ def _places(
         if len(flat) > 1 or (flat and len(folders) == 1):
             raise RunError(f"{shown(flat[0])}: has images, but none in a folder of its class; {LAYOUT}")
         return {"train": path}, [
-            f"{shown(folder.name)} has images and no folders, so it is a class of that name and no split"
+            f"{shown(folder.name)} has images but no subfolders, so it is taken as a class and not as a split"
             for folder in flat
         ]
     places: dict[str, Path] = {}
@@ -203,7 +203,7 @@ def _check_name(folder: Path) -> None:
     try:
         str(folder).encode()
     except UnicodeEncodeError:
-        raise RunError(f"{shown(folder)}: its name is no UTF-8; rename the folder") from None
+        raise RunError(f"{shown(folder)}: its name is not UTF-8; rename the folder") from None
 
 
 def _counts(others: Mapping[str, int]) -> str:

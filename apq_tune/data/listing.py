@@ -74,7 +74,7 @@ def list_images(path: Path) -> Listed:
             try:
                 identity = _identity(entry.stat())
             except OSError as error:
-                raise RunError(f"{shown(entry.path)}: cannot be read ({error.strerror}); mend or remove it") from None
+                raise RunError(f"{shown(entry.path)}: cannot be read ({error.strerror}); repair or remove it") from None
             files.setdefault(identity, entry.path)
         else:
             others[_kind(entry)] += 1
@@ -98,7 +98,7 @@ def _entries(path: str | Path) -> list[os.DirEntry[str]]:
         with os.scandir(path) as entries:
             return sorted((entry for entry in entries if not is_hidden(entry.name)), key=lambda entry: entry.name)
     except OSError as error:
-        raise RunError(f"{shown(path)}: cannot be read ({error.strerror}); mend or remove it") from None
+        raise RunError(f"{shown(path)}: cannot be read ({error.strerror}); repair or remove it") from None
 
 
 def _walk(path: str | Path, seen: set[tuple[int, int]]) -> Iterator[os.DirEntry[str]]:

@@ -46,7 +46,7 @@ class DataRoot(NamedTuple):
             return cls(DEFAULT_ROOT.expanduser(), False)
         path = Path(root).expanduser()
         if not path.is_dir():
-            raise RunError(f"data root {path}: is no folder; give one that has the data set's files, or leave it out")
+            raise RunError(f"data root {path}: is not a folder; give one with the data set's files, or leave it out")
         return cls(path, True)
 
 
@@ -209,9 +209,9 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError) as error:
-        raise RunError(f"{path}: cannot be read ({error}); fetch it anew") from None
+        raise RunError(f"{path}: cannot be read ({error}); download it again") from None
     magic, header = bytes([0, 0, 8, dimensions]), 4 + 4 * dimensions  # 8: unsigned bytes
     shape = tuple(int(size) for size in np.frombuffer(content[4:header], ">u4")) if len(content) >= header else ()
     if content[:4] != magic or len(content) - header != math.prod(shape):
-        raise RunError(f"{path}: is no idx file of {dimensions} dimensions, or not all of one; fetch it anew")
+        raise RunError(f"{path}: is not a complete idx file of {dimensions} dimensions; download it again")
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)

@@ -46,7 +46,7 @@ def describe(folder: Folder, space: SearchSpace) -> tuple[str, ...]:
     for name, part in zip(ROLES, folder.parts, strict=True):
         counts = np.bincount(part.labels, minlength=len(folder.classes))
         each = f"{counts.min()} of each class" if counts.min() == counts.max() else _spread(folder, counts)
-        few = "; so few tell little" if name != "train" and len(part.labels) < FEW else ""
+        few = "; too few to tell most networks apart" if name != "train" and len(part.labels) < FEW else ""
         lines.append(f"{name}: {len(part.labels)} images {PURPOSE[name]}, {each}; {folder.origins[name]}{few}")
     return (*lines, _pixels(looks, space), *_odd(looks), *folder.notes, *_repeated(folder))
 
@@ -75,8 +75,8 @@ def _odd(looks: Sequence[Look]) -> list[str]:
     lines = []
     if alpha:
         lines.append(
-            f"{alpha} images may have transparent pixels: they are laid on white, or on black if there is nothing to "
-            "see on white"
+            f"{alpha} images may have transparent pixels: they are composited on white, or on black if "
+            "hardly any contrast is left on white"
         )
     if animated:
         lines.append(f"{animated} images have several frames: the first one is taken")

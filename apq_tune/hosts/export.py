@@ -55,14 +55,14 @@ def _check_file(text: str, path: Path, *, is_sqlite: bool) -> None:
                 head = file.read(len(SQLITE_HEAD))
             if head and is_sqlite != (head == SQLITE_HEAD):
                 raise StudyError(
-                    f"{text} is no SQLite database, as its name says; choose another name"
+                    f"{text} is not an SQLite database, although its name says so; choose another name"
                     if is_sqlite
                     else f"{text} is an SQLite database; give sqlite:///{path}"
                     if head == SQLITE_HEAD
-                    else f"{text} is no journal of Optuna; choose another name"
+                    else f"{text} is not an Optuna journal; choose another name"
                 )
             if head and not is_sqlite and not head.startswith(b'{"op_code"'):
-                raise StudyError(f"{text} is no journal of Optuna; choose another name")
+                raise StudyError(f"{text} is not an Optuna journal; choose another name")
         place = path if path.exists() else path.parent
         if not place.exists():
             raise StudyError(f"{text} cannot be used: there is no folder {place}; make it first")

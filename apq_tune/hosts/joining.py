@@ -58,7 +58,7 @@ def check_address(address: str | None) -> None:
         remedy = "give auto, or HOST:PORT of its head (port 6379, where the cluster's own setup does not say otherwise)"
         if wanted.startswith("ray://"):
             remedy = f"Ray Client cannot hand results back one by one; {remedy}"
-        raise RunError(f"{source} {wanted!r} is no address of a Ray cluster; {remedy}")
+        raise RunError(f"{source} {wanted!r} is not the address of a Ray cluster; {remedy}")
     said = _not_answering(found[1].strip("[]"), int(found[2]))
     if said is not None:
         raise RunError(
@@ -121,14 +121,14 @@ def ray_folder() -> str | None:
 def _fault(folder: str) -> str | None:
     """Why sockets cannot live there."""
     if not folder.startswith("/"):
-        return "is no absolute path"
+        return "is not an absolute path"
     if len(os.fsencode(folder)) > MAX_FOLDER:
         return f"has {len(os.fsencode(folder))} characters, too many for sockets; at most {MAX_FOLDER} fit"
     path = Path(folder, "ray")
     while not os.path.lexists(path):
         path = path.parent
     if not path.is_dir():
-        return "is no folder" if str(path) == folder.rstrip("/") else f"cannot be made: {path} is no folder"
+        return "is not a folder" if str(path) == folder.rstrip("/") else f"cannot be created: {path} is not a folder"
     try:
         with tempfile.TemporaryDirectory(dir=path):  # also on file systems whose permissions say nothing
             return None

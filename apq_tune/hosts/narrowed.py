@@ -127,7 +127,7 @@ class NarrowedEncoding:
             if round_ >= MAX_REPAIRS // 2:
                 wrong = np.repeat(wrong.any(axis=1, keepdims=True), genomes.shape[1], axis=1)
             genomes = np.where(wrong, draw(self.n_choices, len(genomes), rng), genomes)
-        raise SpaceError(f"{self.name}: the values that may be tried leave next to nothing that is allowed; allow more")
+        raise SpaceError(f"{self.name}: hardly any candidate with the given values is allowed; allow more values")
 
     def fill_inert(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
         """Draw genes that do not matter."""
@@ -182,5 +182,6 @@ class NarrowedEncoding:
 
     def _refuse(self, candidate: int, gene: int) -> NoReturn:
         raise CandidateError(
-            f"candidate {candidate}: {self.names[gene]} is none of {list(self.choices[gene])}, which alone may be tried"
+            f"candidate {candidate}: {self.names[gene]} is none of {list(self.choices[gene])}, "
+            "the only values that may be tried"
         )

@@ -116,7 +116,7 @@ def _numbers(result: Mapping[str, Any], names: Sequence[str]) -> tuple[list[floa
             wrong = wrong or f"it reported no {name!r}"
             continue
         except (TypeError, ValueError):
-            wrong = wrong or f"{name} is {result[name]!r}, no number"
+            wrong = wrong or f"{name} is {result[name]!r}, not a number"
             continue
         if math.isnan(value):
             wrong = wrong or f"{name} is nan"
@@ -142,7 +142,7 @@ def why_none(problem: Problem, trials: Sequence[FrozenTrial]) -> str:
         reasons = Counter(str(own.get("detail", own.get("reason", "no reason is known"))) for own in failed)
         reason, n = reasons.most_common(1)[0]
         said.append(f"{counts[TrialState.FAIL]} failed ({n} of them: {reason})")
-        remedy.append("mend the trainable")
+        remedy.append("fix the trainable")
     if counts[TrialState.PRUNED]:
         said.append(f"{counts[TrialState.PRUNED]} were stopped by a scheduler")
         remedy.append("let trials train to their end")

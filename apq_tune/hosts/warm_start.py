@@ -88,7 +88,9 @@ def _numbers(frame: pd.DataFrame, name: str) -> Any:
     try:
         return frame[name].to_numpy(np.float64)
     except (TypeError, ValueError) as error:
-        raise ProblemError(f"warm start: column {name!r} holds more than numbers ({error}); mend the table") from None
+        raise ProblemError(
+            f"warm start: column {name!r} has values that are not numbers ({error}); fix the table"
+        ) from None
 
 
 def _known(problem: Problem, row: int, text: Any, own: dict[str, float]) -> KnownTrial | None:

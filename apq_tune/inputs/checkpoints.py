@@ -77,7 +77,7 @@ def tensor(path: Path, state: Mapping[str, Any], name: str) -> Tensor:
     if value.is_meta:
         wrong = "has a shape but no numbers (device 'meta'); save the network after its weights are loaded"
     elif value.is_quantized:
-        wrong = f"is quantized ({str(value.dtype).removeprefix('torch.')}); give the weights before that, as floats"
+        wrong = f"is quantized ({str(value.dtype).removeprefix('torch.')}); give its float weights"
     elif value.layout != torch.strided:
         wrong = f"is sparse ({str(value.layout).removeprefix('torch.')}); save it after .to_dense()"
     elif not value.is_floating_point():
@@ -85,7 +85,7 @@ def tensor(path: Path, state: Mapping[str, Any], name: str) -> Tensor:
     if wrong is None:
         value = value.detach().float()
         if bad := int((~torch.isfinite(value)).sum()):
-            wrong = f"has {bad} of {value.numel()} values that are not finite; {AGAIN}, or train anew"
+            wrong = f"has {bad} of {value.numel()} values that are not finite; {AGAIN}, or train the network again"
     if wrong is not None:
         raise RunError(f"{path}: {name} {wrong}")
     return value
@@ -126,7 +126,7 @@ def _load(path: Path) -> Any:
                 f"{path}: holds Python objects, which are not loaded, since that would run code from the file; "
                 f"{ONLY_TENSORS}"
             ) from None
-        raise RunError(f"{path}: is no checkpoint of torch.save, or damaged; {AGAIN}") from None
+        raise RunError(f"{path}: is not a checkpoint of torch.save, or is damaged; {AGAIN}") from None
     except (
         OSError,
         RuntimeError,
@@ -142,4 +142,4 @@ def _load(path: Path) -> Any:
         struct.error,
         zipfile.BadZipFile,
     ):  # everything that unpickling random bytes can raise
-        raise RunError(f"{path}: is no checkpoint of torch.save, or damaged; {AGAIN}") from None
+        raise RunError(f"{path}: is not a checkpoint of torch.save, or is damaged; {AGAIN}") from None

@@ -146,7 +146,7 @@ class _Builder:
             is_merge = isinstance(event, yaml.ScalarEvent) and event.implicit[0] and event.value == "<<"
             key, _ = self._value(event, depth + 1)
             if isinstance(key, list | dict):
-                self._refuse(event, "a list or mapping is no key; give a name")
+                self._refuse(event, "a list or mapping cannot be a key; give a name")
             if key in items:
                 self._refuse(event, f"key {key!r} comes twice; give it once")
             value, n = self._value(next(self._events), depth + 1)
@@ -231,4 +231,4 @@ def _finite(text: str) -> float:
 
 
 def _no_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number of JSON; give a finite one")
+    raise ValueError(f"{text} is not a JSON number; give a finite one")

@@ -46,16 +46,16 @@ def read_quantity(text: str, unit: str) -> float:
     match = NUMBER.fullmatch(text.strip())
     number = float(match[1]) if match else math.nan
     if match is None or not math.isfinite(number):
-        raise ProblemError(f"{text.strip()!r} is no finite number; write for instance {_example(unit)}")
+        raise ProblemError(f"{text.strip()!r} is not a finite number; write, for instance, {_example(unit)}")
     if match[2] not in known:
         allowed = ", ".join(name for name in known if name)
         near = difflib.get_close_matches(match[2], known, 1, 0.5)
         hint = f", such as {match[1]}{near[0]}" if near else ""
         raise ProblemError(
-            f"{match[2]!r} in {text.strip()!r} is no unit of {unit or 'a plain number'}; write a plain number, or one "
-            f"with {allowed}{hint}"
+            f"{match[2]!r} in {text.strip()!r} is not a unit of {unit or 'a plain number'}; write a plain number, or "
+            f"one with {allowed}{hint}"
             if allowed
-            else f"{match[2]!r} in {text.strip()!r} is no unit of {unit}; write a plain number"
+            else f"{match[2]!r} in {text.strip()!r} is not a unit of {unit}; write a plain number"
         )
     value = number * known[match[2]]
     if not math.isfinite(value):

@@ -42,9 +42,9 @@ def read_sheet(path: str | Path, refused: type[ApqError], *, comments: bool = Fa
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise refused(f"{path}: is no readable CSV ({error.strerror}); give the path of one") from None
+        raise refused(f"{path}: is not a readable CSV ({error.strerror}); give the path of one") from None
     except UnicodeDecodeError as error:
-        raise refused(f"{path}: is no UTF-8 text (byte {error.start}); save it as 'CSV UTF-8'") from None
+        raise refused(f"{path}: is not UTF-8 text (byte {error.start}); save it as 'CSV UTF-8'") from None
     lines = text.splitlines(keepends=True)
     if comments:
         lines = ["\n" if line.lstrip().startswith("#") else line for line in lines]
@@ -54,7 +54,9 @@ def read_sheet(path: str | Path, refused: type[ApqError], *, comments: bool = Fa
         reader = csv.reader(io.StringIO("".join(lines), newline=""), delimiter=separator, strict=True)
         found = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     except csv.Error as error:
-        raise refused(f"{path}: is no readable CSV (line {reader.line_num}: {error}); close the quotes there") from None
+        raise refused(
+            f"{path}: is not a readable CSV (line {reader.line_num}: {error}); close the quotes there"
+        ) from None
     found = [(line, row) for line, row in found if any(row)]
     if len(found) < 2:
         raise refused(f"{path}: has {'no rows under its header' if found else 'no text in it'}; give one row a line")

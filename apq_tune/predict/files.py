@@ -91,7 +91,7 @@ def load_predictor(
         zipfile.BadZipFile,
         yaml.YAMLError,
     ) as error:
-        raise RunError(f"{path}: is no readable predictor {named}({error}); make it again") from None
+        raise RunError(f"{path}: is not a readable predictor {named}({error}); make it again") from None
 
 
 def measured_in(path: str | Path, encoding: NetworkEncoding | ChoiceEncoding) -> Mask | None:

@@ -156,17 +156,17 @@ class Front:
                 Configuration.from_dict(c) if "choices" in c else Candidate.from_dict(c) for c in file.candidates
             )
         except (OSError, CandidateError) as error:
-            raise RunError(f"{path}: is no readable front ({error})") from None
+            raise RunError(f"{path}: is not a readable front ({error})") from None
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the file"
             raise RunError(
-                f"{path}: is no front of format {FORMAT} ({where}: {first['msg']}); make it with Front.save"
+                f"{path}: is not a front of format {FORMAT} ({where}: {first['msg']}); make it with Front.save"
             ) from None
         if absent := [axis.name for axis in file.objectives if axis.name not in file.metrics]:
-            raise RunError(f"{path}: is no whole front (no values of its objective {absent[0]!r}); make it anew")
+            raise RunError(f"{path}: is an incomplete front (objective {absent[0]!r} has no values); create it again")
         if {len(candidates)} != {len(column) for column in file.metrics.values()}:
-            raise RunError(f"{path}: is no whole front ({len(candidates)} candidates, but not as many metrics)")
+            raise RunError(f"{path}: is an incomplete front ({len(candidates)} candidates, but not as many metrics)")
         objectives = tuple(Axis(**axis.model_dump()) for axis in file.objectives)
         return cls(candidates, pd.DataFrame(file.metrics), objectives, file.provenance)
 

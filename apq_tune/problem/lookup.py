@@ -163,11 +163,11 @@ def told_of(problem: Problem) -> str:
     partly = [metric for metric in problem.metrics if isinstance(metric, Partly)]
     if not partly:
         return ""
-    by = "the nearest measured one answers" if partly[0].surrogate is None else "a surrogate fitted to the rows answers"
+    by = "the nearest measured one" if partly[0].surrogate is None else "a surrogate fitted to the rows"
     size = problem.encoding.size()
     names = ", ".join(problem.encoding.space.choices)
     known = f"{len(partly[0].known)} of {size} combinations of {names} are measured"
-    return f"{known}; for the others {by}, which is no measurement"
+    return f"{known}; the others are estimated by {by}"
 
 
 def _columns(
@@ -247,5 +247,5 @@ def _check_rows(path: Path, choices: Mapping[str, tuple[Any, ...]], genomes: Gen
     words = ", ".join(f"{name}={values[i]}" for (name, values), i in zip(choices.items(), absent, strict=True))
     raise TableError(
         f"{path}: has no row for {words} ({len(genomes)} of {size} combinations are there); add it, give "
-        "--ignore for a column that is no choice, or --missing nearest, gp or ridge to have it estimated"
+        "--ignore for a column that is not a choice, or --missing nearest, gp or ridge to have it estimated"
     )

@@ -75,10 +75,10 @@ def stay_measured(encoding: Any, predictor: Path | None, *, extrapolate: bool) -
     if not left_out or mask is None:
         return encoding, ""
     shown = "; ".join(left_out[:5]) + ("; ..." if len(left_out) > 5 else "")
-    named = f"{len(left_out)} of {len(encoding.names)} choices were measured in part ({shown})"
+    named = f"{len(left_out)} of {len(encoding.names)} choices have values that were never measured ({shown})"
     if extrapolate:
-        return encoding, f"{named}; outside of that the predictor guesses"
-    return within(encoding, mask), f"{named}; the search stays there, --extrapolate searches the whole space"
+        return encoding, f"{named}; elsewhere the predictor extrapolates"
+    return within(encoding, mask), f"{named}; the search keeps to measured ones, --extrapolate searches the whole space"
 
 
 def problem_of(
@@ -232,4 +232,5 @@ def tell_constant(encoding: Any, genomes: Genomes, n: int = 5) -> str:
     if not alone:
         return ""
     shown = ", ".join(alone[:n]) + (", ..." if len(alone) > n else "")
-    return f"{len(alone)} of {len(encoding.names)} choices never vary in the pairs, nothing is learned of them: {shown}"
+    told = f"{len(alone)} of {len(encoding.names)} choices never vary in the pairs"
+    return f"{told}, so nothing is learned about them: {shown}"

@@ -213,7 +213,7 @@ class Searching:
             seen, proposed = arrays["seen"], arrays["proposed"]
             done, changed_at, rng = bool(counters["done"]), int(counters["changed_at"]), counters["rng"]
         except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise RunError(f"{source}: is damaged ({error}); delete it to begin that search anew") from None
+            raise RunError(f"{source}: is damaged ({error}); delete it to restart that search") from None
         for name, value in self._settings.items():
             if settings.get(name) != value:
                 raise RunError(

@@ -213,7 +213,7 @@ class QATLoss:
                     average.load_state_dict(state["average"])
                 first_epoch = state["epoch"]
             except (RuntimeError, KeyError, IndexError, ValueError, EOFError, pickle.UnpicklingError) as error:
-                raise RunError(f"checkpoint of {candidate} cannot be read ({error}); start the trial anew") from None
+                raise RunError(f"checkpoint of {candidate} cannot be read ({error}); restart the trial") from None
 
         def after_epoch(epoch: int) -> None:
             subnet.eval()

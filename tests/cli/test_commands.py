@@ -90,10 +90,10 @@ def test_search_begins_with_given_candidates_and_stops_when_the_front_is_stable(
     [
         (("--constraint", "bit_ops=1000"), "bit_ops goes from 3.00339e+06 to 5.86301e+07"),
         (("--constraint", "bit_ops<1e7"), "cannot read constraint 'bit_ops<1e7'; write METRIC<=NUMBER"),
-        (("--constraint", "flash<=200kb"), "'kb' in '200kb' is no unit of bytes"),
+        (("--constraint", "flash<=200kb"), "'kb' in '200kb' is not a unit of bytes"),
         (("--constraint", "speed=3"), "unknown metric 'speed'"),
         (("--objective", "speed"), "unknown metric 'speed'; known: "),
-        (("--table", "absent.csv"), "absent.csv: is no readable CSV"),
+        (("--table", "absent.csv"), "absent.csv: is not a readable CSV"),
         (("--predictor", "absent.pth"), "absent.pth: cannot be read (No such file or directory)"),
         (("--out", "/proc/nowhere"), "cannot write /proc/nowhere"),
         (("--objective", "macs", "--islands", "1000000"), "islands: give a whole number from 1 to 1, got 1000000"),

@@ -172,7 +172,7 @@ def test_what_spreadsheets_do_to_a_table_does_not_change_it(frame: pd.DataFrame,
         ("op,latency_ms\nfixed,1,2\n", r"row 1 \(line 2\) has 3 cells, the header has 2; put text that holds commas"),
         (
             'op,name,latency_ms\nfixed,"stem,1\n',
-            r"is no readable CSV \(line 2: unexpected end of data\); close the quotes",
+            r"is not a readable CSV \(line 2: unexpected end of data\); close the quotes",
         ),
         ("Op,latency_ms\nfixed,1\n", "has no column 'op'; it has 'Op', 'latency_ms'"),
         ("op,latency_ms\n", "has no rows under its header"),
@@ -186,9 +186,9 @@ def test_a_csv_that_could_mean_two_things_is_refused(tmp_path: Path, content: st
 
 def test_text_in_another_encoding_and_a_missing_file_are_told(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes("op,name\nfixed,Größe\n".encode("cp1252"))
-    with pytest.raises(TableError, match="is no UTF-8 text"):
+    with pytest.raises(TableError, match="is not UTF-8 text"):
         load_cost_table(tmp_path / "t.csv")
-    with pytest.raises(TableError, match="is no readable CSV"):
+    with pytest.raises(TableError, match="is not a readable CSV"):
         load_cost_table(tmp_path / "absent.csv")
 
 

@@ -50,10 +50,10 @@ def test_the_space_is_the_nearest_that_can_keep_the_limits(
 def test_the_reason_names_what_was_passed_over(tmp_path: Path) -> None:
     reason = choose_space(photos(tmp_path, 32), None, complaints(["ram<=80kB"])).reason
     assert reason.startswith(
-        "space: mcu_color, 32 to 48 pixels, nearest to the images' 32 among the shipped ones that keep"
+        "space: mcu_color, 32 to 48 pixels, nearest to the images' 32 among the shipped ones that satisfy"
     )
     assert (
-        "not so mobilenet_cifar: peak_activation_bytes <= 80000 leaves no room, its smallest network has 61440"
+        "unlike mobilenet_cifar: peak_activation_bytes <= 80000 leaves no room, its smallest network has 61440"
         in reason
     )
 

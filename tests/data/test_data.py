@@ -64,14 +64,14 @@ def test_what_is_not_there_is_told_in_one_line(
         raise RuntimeError("Error downloading\nno network")
 
     space = SearchSpace.load("mobilenet_fashion_mnist")
-    with pytest.raises(RunError, match=r"data root .*nowhere: is no folder"):
+    with pytest.raises(RunError, match=r"data root .*nowhere: is not a folder"):
         load_data(space, tmp_path / "nowhere")
     monkeypatch.setattr(torchvision.datasets, "FashionMNIST", refuse)
     with pytest.raises(RunError, match=r"cannot be downloaded \(Error downloading no network\); put .* --data-root"):
         load_data(space, tmp_path)
     for name in FILES:
         (tmp_path / f"{name}-ubyte").write_bytes(idx(arrays[name])[:-1])
-    with pytest.raises(RunError, match=r"train-images-idx3-ubyte: is no idx file of 3 dimensions, or not all of one"):
+    with pytest.raises(RunError, match=r"train-images-idx3-ubyte: is not a complete idx file of 3 dimensions"):
         load_data(space, tmp_path)
     (tmp_path / "cut.gz").write_bytes(gzip.compress(idx(arrays[FILES[1]]))[:-9])
     with pytest.raises(RunError, match=r"cut\.gz: cannot be read"):

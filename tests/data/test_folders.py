@@ -92,14 +92,14 @@ def spoil_end_of_image(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (shutil.rmtree, "pets: is no folder; give a folder DIR with DIR/CLASS/IMAGE"),
+        (shutil.rmtree, "pets: is not a folder; give a folder DIR with DIR/CLASS/IMAGE"),
         (spoil_empty, "pets/mouse: holds no images"),
         (spoil_one_class, "pets: has one class alone, 'cat'"),
         (spoil_flat, "pets: has images, but none in a folder of its class"),
         (spoil_few, "class 'mouse' has 3 images; to cut search and test from it, give it at least 5"),
         (spoil_test, "pets/test: class 'cow' is in only one of it and "),
-        (spoil_image, "cat/3.png: is no readable image"),
-        (spoil_end_of_image, "cat/3.png: is no readable image"),
+        (spoil_image, "cat/3.png: is not a readable image"),
+        (spoil_end_of_image, "cat/3.png: is not a readable image"),
     ],
 )
 def test_wrong_layouts_are_told_in_one_line(folder: Path, spoil: Callable[[Path], None], said: str) -> None:
@@ -167,7 +167,7 @@ def test_files_decoded_batch_by_batch_are_the_images_in_memory(folder: Path, mon
         assert torch.equal(y, labels)
     assert torch.equal(first_images(lazy, 7), first_images(memory, 7))
     Path(lazy.files[order[1]]).write_text("gone")
-    with pytest.raises(RunError, match=r"png: is no readable image"):
+    with pytest.raises(RunError, match=r"png: is not a readable image"):
         list(batches(lazy, order, 5))
 
 

@@ -175,7 +175,7 @@ def two_readings(path: Path) -> None:
         (linked_class, "so it would be in two classes"),
         (only_unknown, "mouse: holds no images but 3 files of kind .heic"),
         (all_unknown, "but files of kind .heic; give a folder DIR"),
-        (odd_class, "caf\\xe9: its name is no UTF-8; rename the folder"),
+        (odd_class, "caf\\xe9: its name is not UTF-8; rename the folder"),
         (two_readings, "has two folders that read 'caf\u00e9'"),
     ],
 )
@@ -193,7 +193,7 @@ def test_what_cannot_be_told_apart_is_refused_in_one_line(
 def test_one_flat_folder_called_like_a_split_is_a_class_and_said_so(tmp_path: Path) -> None:
     fill(tmp_path, "bus", "car", "train")
     assert read_folder(tmp_path).classes == ("bus", "car", "train")
-    assert "train has images and no folders, so it is a class of that name and no split" in lines(tmp_path)
+    assert "train has images but no subfolders, so it is taken as a class and not as a split" in lines(tmp_path)
 
 
 def test_a_class_of_splits_may_be_called_like_a_split(tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_names_of_any_bytes(tmp_path: Path) -> None:
     assert before is not None
     assert len(load_data(space_for(str(tmp_path))).train.labels) == 6
     (tmp_path / "cat" / "caf\udce9\n.png").write_bytes(b"no image")
-    with pytest.raises(RunError, match=r"caf\\xe9\\n\.png: is no readable image"):
+    with pytest.raises(RunError, match=r"caf\\xe9\\n\.png: is not a readable image"):
         data_digest(SearchSpace.load("digits").model_copy(update={"data": str(tmp_path)}))
 
 

@@ -220,8 +220,8 @@ def test_nested_parameters_and_objects_of_the_users_own_come_back_too() -> None:
     ("metrics", "reason"),
     [
         ({"other": 1.0}, "it reported no 'm'; it reported ['other']"),
-        ({"m": "abc"}, "m is 'abc', no number; it reported ['m']"),
-        ({"m": None}, "m is None, no number; it reported ['m']"),
+        ({"m": "abc"}, "m is 'abc', not a number; it reported ['m']"),
+        ({"m": None}, "m is None, not a number; it reported ['m']"),
         ({"m": math.nan}, "m is nan; it reported ['m']"),
         ({"m": 1.0, "violation_size_max": math.nan}, "violation_size_max is nan, which the limit size <= 2 needs"),
     ],
@@ -236,7 +236,7 @@ def test_a_result_without_the_numbers_fails_its_trial_and_the_front_says_why(
         config = started(search, key)
         search.on_trial_result(key, flat(config, epoch=1, **metrics))
         search.on_trial_complete(key, flat(config, **metrics))
-    with pytest.raises(ProblemError, match=re.escape(f"of 2 2 failed (2 of them: {reason}); mend the trainable")):
+    with pytest.raises(ProblemError, match=re.escape(f"of 2 2 failed (2 of them: {reason}); fix the trainable")):
         search.front()
 
 
@@ -320,7 +320,7 @@ def test_an_infeasible_row_needs_no_objective() -> None:
     [
         ("f.csv", r"warm_start is 'f.csv' \(str\); give a front"),
         ([1, 2], r"warm_start is '\[1, 2\]' \(list\)"),
-        (table(m="many"), "warm start: column 'm' holds more than numbers"),
+        (table(m="many"), "warm start: column 'm' has values that are not numbers"),
         (table(candidate_json=""), "warm start, row 1: a candidate is one JSON object, got ''"),
         (table(candidate_json=7), "warm start, row 1: a candidate is one JSON object, got '7'"),
         (table(candidate_json='{"choices": {"a": 9, "b": 1}}'), "warm start, row 1: config: a is 9; choose one of"),
@@ -402,9 +402,9 @@ def test_a_place_that_cannot_hold_a_study_is_refused_before_any_work(tmp_path: P
     check_place(tmp_path / "empty.log", "mine")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     for place, said in {
-        tmp_path / "notes.log": "is no journal of Optuna; choose another name",
-        tmp_path / "notes.db": "is no SQLite database, as its name says; choose another name",
-        f"sqlite:///{tmp_path}/notes.db": "is no SQLite database",
+        tmp_path / "notes.log": "is not an Optuna journal; choose another name",
+        tmp_path / "notes.db": "is not an SQLite database, although its name says so; choose another name",
+        f"sqlite:///{tmp_path}/notes.db": "is not an SQLite database",
         tmp_path / "real.log": f"is an SQLite database; give sqlite:///{tmp_path}/real.log",
         tmp_path: "is a folder; give the path of a file",
         "": "is a folder; give the path of a file",

@@ -42,10 +42,10 @@ def _answer(server: socket.socket, content: bytes) -> None:
      "x:y", "127.0.0.1:6379/", "127.0.0.1:１", "[::1]", "-1"],
 )  # fmt: skip
 def test_what_is_no_address_is_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(RunError, match=r"^--address .* is no address of a Ray cluster; .*HOST:PORT"):
+    with pytest.raises(RunError, match=r"^--address .* is not the address of a Ray cluster; .*HOST:PORT"):
         check_address(address)
     monkeypatch.setenv("RAY_ADDRESS", address)
-    with pytest.raises(RunError, match=r"^RAY_ADDRESS .* is no address"):
+    with pytest.raises(RunError, match=r"^RAY_ADDRESS .* is not the address"):
         check_address(None)
 
 
@@ -111,8 +111,8 @@ def test_the_folder_for_sockets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     file.touch()
     for wrong, said in (
         (long, f"at most {MAX_FOLDER} fit"),
-        (file, "is no folder"),
-        (file / "x", "cannot be made"),
+        (file, "is not a folder"),
+        (file / "x", "cannot be created"),
         ("", "absolute"),
         ("a", "absolute"),
     ):

@@ -103,7 +103,7 @@ def test_the_part_that_is_left_is_that_of_the_enumeration(tiny: NetworkEncoding,
     np.testing.assert_array_equal(narrowed.encode(narrowed.decode(genomes)), genomes)
     np.testing.assert_array_equal(narrowed.canonicalise(narrowed.fill_inert(genomes, rng)), genomes)
     np.testing.assert_array_equal(narrowed.features(genomes), tiny.features(tiny.encode(narrowed.decode(genomes))))
-    with pytest.raises(CandidateError, match=r"depth 1 is none of \[1\], which alone may be tried"):
+    with pytest.raises(CandidateError, match=r"depth 1 is none of \[1\], the only values that may be tried"):
         narrowed.encode([next(c for c in tiny.decode(everything) if len(c.stages[0]) == 2)])
     small = NarrowedEncoding(
         tiny, {name: values[:1] for name, values in tiny.space.parameters.items() if name[0] == "2" or "bits" in name}

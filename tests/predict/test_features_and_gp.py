@@ -249,7 +249,7 @@ def test_an_ensemble_of_any_form_and_its_bound_survive_their_files(
         np.testing.assert_array_equal(load_predictor(path)(genomes), predictor(genomes))
     np.testing.assert_array_equal(again(genomes), ensemble(genomes))
     path.write_bytes(predictor_bytes(BoundPredictor(ensemble, 1.5))[:-200])
-    with pytest.raises(RunError, match="is no readable predictor"):
+    with pytest.raises(RunError, match="is not a readable predictor"):
         load_predictor(path)
 
 

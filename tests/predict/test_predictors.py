@@ -274,7 +274,7 @@ def test_a_predictor_of_another_space_is_refused(
 ) -> None:
     path = tmp_path / "predictor.npz"
     path.write_bytes(predictor_bytes((fitted | {"fp32": fp32})[form]))
-    with pytest.raises(RunError, match=r"predictor\.npz: is no readable predictor for tiny .*make it again"):
+    with pytest.raises(RunError, match=r"predictor\.npz: is not a readable predictor for tiny .*make it again"):
         load_predictor(path, tiny)
 
 
@@ -286,7 +286,7 @@ def test_a_truncated_file_is_refused(
     content = predictor_bytes(fitted[form])
     path = tmp_path / "predictor.npz"
     path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(RunError, match=r"predictor\.npz: is no readable predictor for digits"):
+    with pytest.raises(RunError, match=r"predictor\.npz: is not a readable predictor for digits"):
         load_predictor(path, encoding)
 
 

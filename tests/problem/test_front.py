@@ -97,12 +97,12 @@ def test_values_survive_the_file_to_the_last_bit(front: Front, tmp_path: Path) -
 def test_load_refuses_what_is_no_front_naming_the_file(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "front.json"
     path.write_bytes(content)
-    with pytest.raises(RunError, match=r"front\.json: is no "):
+    with pytest.raises(RunError, match=r"front\.json: is (not a|an incomplete) "):
         Front.load(path)
 
 
 def test_load_refuses_a_missing_file_by_its_path(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"absent\.json: is no readable front"):
+    with pytest.raises(RunError, match=r"absent\.json: is not a readable front"):
         Front.load(tmp_path / "absent.json")
 
 

@@ -71,8 +71,7 @@ def test_what_was_not_measured_is_answered_as_asked_and_said_so(tmp_path: Path) 
         load_lookup(path, ["merit"], ["cost"])
     nearest = load_lookup(path, ["merit"], ["cost"], missing="nearest")
     assert told_of(nearest) == (
-        "16 of 18 combinations of op, width, rate are measured; for the others the nearest measured one answers, "
-        "which is no measurement"
+        "16 of 18 combinations of op, width, rate are measured; the others are estimated by the nearest measured one"
     )
     names = {key: i for i, key in enumerate(zip(whole["op"], whole["width"], whole["rate"], strict=True))}
     genomes = nearest.encoding.enumerate()
@@ -87,7 +86,7 @@ def test_what_was_not_measured_is_answered_as_asked_and_said_so(tmp_path: Path) 
         said = dict(zip(rows, -fitted.evaluate(genomes).F[:, 0], strict=True))
         assert all(said[row] == whole["merit"][row] for row in part.index)
         assert [said[0], said[7]] == pytest.approx([whole["merit"][0], whole["merit"][7]], abs=3)
-        assert "a surrogate fitted to the rows answers, which is no measurement" in told_of(fitted)
+        assert "the others are estimated by a surrogate fitted to the rows" in told_of(fitted)
 
 
 def test_a_row_twice_and_a_choice_that_is_an_objective_are_refused(tmp_path: Path) -> None:

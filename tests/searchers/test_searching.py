@@ -131,7 +131,7 @@ def test_a_damaged_or_foreign_state_is_refused_and_changes_nothing(encoding: Net
     searching.step(2)
     content = searching.to_bytes()
     for broken in (b"", content[:-100], content[: len(content) // 2], b"PK" + content[2:50]):
-        with pytest.raises(RunError, match=r"^here.npz: is damaged \(.*\); delete it to begin that search anew$"):
+        with pytest.raises(RunError, match=r"^here.npz: is damaged \(.*\); delete it to restart that search$"):
             searching.load(broken, "here.npz")
     other = Searching(one_limit(encoding), n_evaluations=500, seed=2)
     with pytest.raises(RunError, match="saved search: its seed is 1, not 2; load it with what it began with"):

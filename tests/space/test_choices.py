@@ -170,7 +170,7 @@ def test_true_is_not_one() -> None:
         ('{"choices": null}', "c.json: choices are None"),
         ('{"name": 3, "choices": {"a": [1]}}', "c.json: name is 3; give text"),
         ('{"choices": {"a": [1], "a": [2]}}', 'c.json: line 1: key "a" comes twice'),
-        ('{"choices": {"a": [NaN]}}', "c.json: is not valid JSON: NaN is no number of JSON"),
+        ('{"choices": {"a": [NaN]}}', "c.json: is not valid JSON: NaN is not a JSON number"),
         ("[" * 100_000, "c.json: line 1: nested deeper"),
         ("[1]", "c.json: holds list, not a mapping"),
         ("", "c.json: is not valid JSON"),

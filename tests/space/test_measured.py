@@ -129,7 +129,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     content = predictor_bytes(predictor, measured_values(encoding, pairs.genomes))
     (folder / "p.npz").write_bytes(content)
     assert tell_constant(encoding, pairs.genomes) == (
-        "1 of 4 choices never vary in the pairs, nothing is learned of them: resolution (224)"
+        "1 of 4 choices never vary in the pairs, so nothing is learned about them: resolution (224)"
     )
     return folder
 
@@ -138,12 +138,13 @@ def test_a_search_of_named_choices_stays_at_what_was_measured_unless_asked(fitte
     command = ("search", fitted / "choices.json", "--predictor", fitted / "p.npz", "--out", fitted / "out")
     told = " ".join(invoke(*command).split())
     assert (
-        "1 of 4 choices were measured in part (resolution 224); the search stays there, --extrapolate searches" in told
+        "1 of 4 choices have values that were never measured (resolution 224); the search keeps to measured ones, "
+        "--extrapolate searches" in told
     )
     (best,) = json.loads((fitted / "out" / "front.json").read_text())["candidates"]
     assert best == {"choices": {"resolution": 224, "op": "pool", "stride": [2, 2], "w": 32}}
     told = " ".join(invoke(*command, "--extrapolate", "--evaluations", 30).split())
-    assert "outside of that the predictor guesses" in told
+    assert "elsewhere the predictor extrapolates" in told
     front = json.loads((fitted / "out" / "front.json").read_text())
     assert front["provenance"]["n_evaluations"] == 30
 

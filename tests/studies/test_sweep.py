@@ -139,7 +139,7 @@ def test_tables_have_names() -> None:
     [
         (("--constraint", "bit_ops=1000,2e7"), "bit_ops goes from 3.00339e+06 to 5.86301e+07"),
         (("--constraint", "speed=3"), "unknown metric 'speed'"),
-        (("--target", "a=absent.csv"), "absent.csv: is no readable CSV"),
+        (("--target", "a=absent.csv"), "absent.csv: is not a readable CSV"),
         (("--objective", "speed"), "unknown metric 'speed'; known: "),
         (("--address", "127.0.0.1:1"), "cannot reach a Ray cluster at '127.0.0.1:1'"),
     ],
