@@ -1,4 +1,4 @@
-"""Learned metrics: cross-entropy from a genome, full precision or quantized, several forms under one interface."""
+"""Predictors: models of the loss or accuracy of candidates, full-precision or quantized, under one interface."""
 
 from apq_tune.predict.forms import AVERAGED, Form, PlainForm, fit_fp32, fit_proxy, fit_rungs, forms, plain_forms
 from apq_tune.predict.gp import GaussianProcessPredictor, fit_gp

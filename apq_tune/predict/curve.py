@@ -1,4 +1,4 @@
-"""How good forms are by number of pairs learned from, over random splits of the pairs there are."""
+"""Learning curves: scores of forms of predictors by number of training pairs, over random splits."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from apq_tune.predict.scores import agreement
 from apq_tune.space.network_encoding import NetworkEncoding
 
 NORMAL_90 = 1.6449
-"""Standard deviations to each side that hold nine tenths of a normal distribution."""
+"""Half-width of the central 90% interval of the standard normal distribution."""
 
 
 def fit_each(
     fits: Mapping[Form, Fit], averaged: Sequence[Form], encoding: NetworkEncoding, pairs: Pairs, seed: int
 ) -> dict[Form, Predictor]:
-    """Fit every form once; ``mean`` is made of the members that are fitted already.
+    """Fit every form of predictor once; ``mean`` reuses the fitted members.
 
     Args:
-        fits: by name, ``mean`` among them or not.
-        averaged: names of the members of ``mean``.
-        encoding: of the space.
-        pairs: to learn from.
-        seed: of the fits.
+        fits: Forms by name, with or without ``mean``.
+        averaged: Names of the members of ``mean``.
+        encoding: Encoding of the search space.
+        pairs: Pairs to fit to.
+        seed: Seed of the fits.
     """
     fitted: dict[Form, Predictor] = {name: fit(encoding, pairs, seed) for name, fit in fits.items() if name != "mean"}
     if "mean" not in fits:
@@ -39,25 +39,22 @@ def fit_each(
 
 
 def counts_for(n: int, wanted: Sequence[int], n_test: int) -> list[int]:
-    """The wanted numbers of pairs that ``n`` pairs can provide beside ``n_test``, and all that remain.
-
-    A number that is nearly all is left out.
-    """
+    """Numbers of training pairs: those of ``wanted`` that are at most 80% of ``n - n_test``, and ``n - n_test``."""
     most = n - n_test
     return sorted({count for count in wanted if count <= 0.8 * most} | {most})
 
 
 def half_width(spread: float, n_splits: int, n_pairs: int, n_test: int) -> float:
-    """Half of the 95% interval of a mean over random splits of the same pairs (Nadeau 2003).
+    """Half-width of the 95% confidence interval of a mean over random splits (corrected t-interval, Nadeau 2003).
 
-    Splits share pairs, so their spread alone promises too much: its square counts ``1 / n_splits + n_test / (n_pairs -
-    n_test)`` instead of ``1 / n_splits``.
+    As splits share pairs, the variance of the mean is ``1 / n_splits + n_test / (n_pairs - n_test)`` times that over
+    splits, instead of ``1 / n_splits`` times.
 
     Args:
-        spread: standard deviation over the splits.
-        n_splits: at least two.
-        n_pairs: that are split.
-        n_test: pairs held out in each.
+        spread: Standard deviation over the splits.
+        n_splits: Number of splits, at least two.
+        n_pairs: Number of pairs that are split.
+        n_test: Number of pairs held out in each split.
     """
     from scipy.stats import t
 
@@ -77,27 +74,29 @@ def learning_curve(
     coverage_at: Sequence[int] = (),
     advance: Callable[[int, int], None] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Learn from ever more pairs and predict others.
+    """Fit forms of predictors to increasing numbers of pairs and score them on held-out ones.
 
-    In each split the pairs are shuffled, network by network; the last ``n_test`` are predicted, the first ones learned
-    from, so that forms and numbers of pairs are compared on the same ones. A network on the border is predicted, with
-    all that was measured of it.
+    In each split the pairs are shuffled network by network. The last ``n_test`` are held out and the first ones are
+    fitted to, so that forms and numbers of pairs are compared on the same held-out pairs. Repeated measurements of a
+    network are never divided; a network on the border is held out.
 
     Args:
-        fits: the forms.
-        averaged: see ``fit_each``.
-        encoding: of the space.
-        pairs: of losses.
-        counts: of pairs to learn from.
-        n_test: pairs held out in each split.
-        n_splits: random splits.
-        seed: of splits and fits.
-        coverage_at: counts at which each form's uncertainty is tried, too, which takes eight times as long.
-        advance: told how many fits of how many are done.
+        fits: Forms of predictors by name.
+        averaged: Names of the members of ``mean``; see ``fit_each``.
+        encoding: Encoding of the search space.
+        pairs: Pairs of candidates and losses.
+        counts: Numbers of training pairs.
+        n_test: Number of pairs held out in each split.
+        n_splits: Number of random splits.
+        seed: Seed of splits and fits.
+        coverage_at: Numbers of training pairs at which the coverage of ensembles is scored, too, which takes eight
+            times as long.
+        advance: Callback with the number of fits done and their total number.
 
     Yields:
-        A row for each split, count and form: ``split``, ``n``, ``form``, the fields of ``Agreement`` but its ``n``, and
-        ``coverage``: the share of held-out losses inside the ensemble's intervals of 90%, not a number where untried.
+        One row per split, number of pairs and form: ``split``, ``form``, the fields of ``Agreement`` (with ``n``
+        replaced by the number of training pairs), and ``coverage``, the share of held-out losses inside the 90%
+        intervals of an ensemble, NaN where it is not scored.
     """
     networks = networks_of(pairs.genomes)
     done, total = 0, n_splits * sum(len(fits) + (count in coverage_at) * len(fits) for count in counts)
@@ -120,15 +119,18 @@ def learning_curve(
 
 
 def shuffled(networks: NDArray[np.intp], n_test: int, rng: np.random.Generator) -> tuple[NDArray[np.intp], int]:
-    """Pairs in random order, those of a network beside each other, and where those begin that are held out.
+    """Shuffle pairs network by network and divide them into training and held-out pairs.
 
     Args:
-        networks: ``(n,)``, see ``networks_of``.
-        n_test: pairs to hold out, at least; more where the border would cut through a network.
-        rng: that shuffles.
+        networks: Group number of each pair (see ``networks_of``), shape ``(n,)``.
+        n_test: Minimum number of pairs to hold out; more are if the border would divide a network.
+        rng: Random number generator.
+
+    Returns:
+        Permutation of the pairs, shape ``(n,)``, and the position of the first held-out one.
 
     Raises:
-        RunError: if the border would leave nothing to learn from, because there is but one network.
+        RunError: If there are too few networks to leave a training pair.
     """
     order = rows_of(networks, rng.permutation(int(networks.max()) + 1))
     first = len(order) - n_test
@@ -139,6 +141,6 @@ def shuffled(networks: NDArray[np.intp], n_test: int, rng: np.random.Generator) 
 
 
 def coverage(ensemble: Ensemble, pairs: Pairs, width: float = NORMAL_90) -> float:
-    """Share of measured losses within ``width`` standard deviations of the predicted mean, in logarithms."""
+    """Share of measured log losses within ``width`` standard deviations of the predicted mean."""
     mean, std = ensemble.moments(pairs.genomes)
     return float((np.abs(np.log(pairs.target) - mean) <= width * std).mean())

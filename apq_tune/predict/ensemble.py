@@ -1,4 +1,4 @@
-"""Several predictors instead of one: each knows a part of the pairs, and where they differ, none of them knows."""
+"""Ensembles of predictors fitted to random subsets of the pairs; their disagreement estimates the uncertainty."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from apq_tune.space.encoding import Genomes
 from apq_tune.space.network_encoding import NetworkEncoding
 
 SHARE = 2 / 3
-"""Of the networks whose pairs a member knows. Drawn without replacement (Buhlmann 2002): ridge chooses its penalty by
-leave-one-out error, which is none where the pair left out is there a second time."""
+"""Share of the networks that a member is fitted to. They are drawn without replacement (Buhlmann 2002), as duplicates
+would spoil the leave-one-out error by which ridge regression selects its penalty."""
 
 KAPPA = 2.0
-"""Standard deviations that a lower confidence bound lies below the mean."""
+"""Distance of the lower confidence bound from the mean, in standard deviations."""
 
 FEWEST_PAIRS = 4
-"""Of different networks, of a fidelity that is learned from; fewer leave nothing to estimate an error on."""
+"""Minimum number of different networks of a fidelity; with fewer there are none left to estimate the error on."""
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Predictors fitted to random parts of the same pairs.
+    """Ensemble of predictors fitted to random subsets of the same pairs.
 
     Attributes:
-        members: the predictors, of loss in nats.
-        error: root mean square of what members get wrong of pairs that they have not seen, in natural logarithms of
-            the loss: noise of the labels, and what no predictor of this form can know.
+        members: Predictors of the loss in nats.
+        error: Root mean square error of the members on held-out pairs, in natural logarithms of the loss. It covers
+            label noise and what no predictor of this form can express.
     """
 
     members: tuple[Predictor, ...]
@@ -42,41 +42,41 @@ class Ensemble:
 
     @property
     def encoding(self) -> NetworkEncoding:
-        """Of the space."""
+        """Encoding of the search space."""
         encoding: NetworkEncoding = self.members[0].encoding  # type: ignore[attr-defined]
         return encoding
 
     def moments(self, genomes: Genomes) -> tuple[Floats, Floats]:
-        """``(n, n_genes) -> (n,), (n,)``: mean and standard deviation of the natural logarithm of the loss."""
+        """Mean and standard deviation of the natural logarithm of the loss, each of shape ``(n,)``."""
         logs = np.log([member(genomes) for member in self.members])
         return logs.mean(axis=0), np.hypot(logs.std(axis=0), self.error)
 
     def __call__(self, genomes: Genomes) -> Floats:
-        """``(n, n_genes) -> (n,)`` loss in nats, the members' geometric mean."""
+        """Predicted losses in nats, the geometric mean of the members, shape ``(n,)``."""
         return np.asarray(np.exp(self.moments(genomes)[0]))
 
     def bound(self, genomes: Genomes, kappa: float) -> Floats:
-        """``(n, n_genes) -> (n,)`` loss in nats, ``kappa`` standard deviations above the mean.
+        """Confidence bound ``kappa`` standard deviations above the mean, in nats, shape ``(n,)``.
 
-        Above it is the lower confidence bound of quality: for a search whose finds nobody measures before they are
-        used, since the best of many predictions is mostly one that errs. Below it (``kappa < 0``) is for a search whose
-        finds are measured and learned from.
+        A pessimistic bound (``kappa > 0``) suits a search whose results are used without being measured, since the
+        best of many predictions is usually an underestimate. An optimistic one (``kappa < 0``) suits a search whose
+        results are measured and added to the pairs.
         """
         mean, std = self.moments(genomes)
         return np.asarray(np.exp(mean + kappa * std))
 
     def lower_bound(self, genomes: Genomes) -> Floats:
-        """``(n, n_genes) -> (n,)`` loss in nats, ``KAPPA`` standard deviations below the mean."""
+        """Lower confidence bound of the loss in nats, ``KAPPA`` standard deviations below the mean, shape ``(n,)``."""
         return self.bound(genomes, -KAPPA)
 
 
 @dataclass(frozen=True)
 class BoundPredictor:
-    """A bound of an ensemble as a predictor of its own; see ``Ensemble.bound``.
+    """Confidence bound of an ensemble as a predictor; see ``Ensemble.bound``.
 
     Attributes:
-        ensemble: that knows how far to trust itself.
-        kappa: standard deviations above the mean.
+        ensemble: Ensemble of predictors.
+        kappa: Distance of the bound above the mean, in standard deviations.
     """
 
     ensemble: Ensemble
@@ -85,33 +85,33 @@ class BoundPredictor:
 
     @property
     def name(self) -> str:
-        """Of the metric."""
+        """Name of the metric."""
         return self.ensemble.name
 
     @property
     def encoding(self) -> NetworkEncoding:
-        """Of the space."""
+        """Encoding of the search space."""
         return self.ensemble.encoding
 
     def __call__(self, genomes: Genomes) -> Floats:
-        """``(n, n_genes) -> (n,)`` loss in nats."""
+        """Bounds of the loss in nats, shape ``(n,)``."""
         return self.ensemble.bound(genomes, self.kappa)
 
 
 def fit_ensemble(
     encoding: NetworkEncoding, rungs: Sequence[Pairs], base: Predictor, seed: tuple[int, ...], n_members: int = 8
 ) -> Ensemble:
-    """Fit ladders of ridges to random parts of the pairs.
+    """Fit an ensemble of multi-fidelity predictors to random subsets of the pairs.
 
-    Losses after trainings of different lengths are never mixed: pairs of a longer one correct the predictor of the
-    shorter one, as pairs of the shorter one correct that of the supernet.
+    Losses after trainings of different lengths are never pooled. For each fidelity a ridge regression corrects the
+    predictor of the next lower one; the lowest corrects ``base``, the predictor of the supernet's losses.
 
     Args:
-        encoding: of the space.
-        rungs: pairs of each fidelity, the shortest first; at least four of the first.
-        base: predictor to correct first.
-        seed: of the parts.
-        n_members: how many ladders.
+        encoding: Encoding of the search space.
+        rungs: Pairs of each fidelity, the shortest training first; at least four pairs of the first.
+        base: Predictor that the first fidelity corrects.
+        seed: Seed of the random subsets.
+        n_members: Number of members.
     """
     rng = np.random.default_rng(seed)
     used = [pairs for pairs in rungs if n_networks(pairs) >= FEWEST_PAIRS]
@@ -127,14 +127,14 @@ def fit_ensemble(
 
 
 def fit_parts(fit: Fit, encoding: NetworkEncoding, pairs: Pairs, seed: int, n_members: int = 8) -> Ensemble:
-    """The same for any form: predictors of it, fitted to random parts of the pairs.
+    """Fit an ensemble of any form of predictor to random subsets of the pairs.
 
     Args:
-        fit: the form, of a loss.
-        encoding: of the space.
-        pairs: to learn from, at least four.
-        seed: of the parts and of the fits.
-        n_members: how many parts.
+        fit: Form of predictor of a loss.
+        encoding: Encoding of the search space.
+        pairs: Pairs to fit to, at least four.
+        seed: Seed of the subsets and of the fits.
+        n_members: Number of members.
     """
     rng = np.random.default_rng((seed, n_members))
     found = [_member(fit, encoding, pairs, rng, seed) for _ in range(n_members)]
@@ -144,7 +144,7 @@ def fit_parts(fit: Fit, encoding: NetworkEncoding, pairs: Pairs, seed: int, n_me
 def _member(
     fit: Fit, encoding: NetworkEncoding, pairs: Pairs, rng: np.random.Generator, seed: int
 ) -> tuple[Predictor, Floats]:
-    """A predictor that knows the pairs of a part of the networks, and what it gets wrong of others, in logarithms."""
+    """Predictor fitted to the pairs of a random subset of networks, and its log errors on all other pairs."""
     networks = networks_of(pairs.genomes)
     if len(order := rng.permutation(n_networks(pairs))) < 2:
         raise RunError(f"all {len(networks)} pairs are of one network; measure others, too: nothing can be held out")

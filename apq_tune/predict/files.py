@@ -1,4 +1,4 @@
-"""Predictors as files: our ``.npz``, arrays and numbers only, and the checkpoints of published predictors."""
+"""Predictor files: ``.npz`` files that hold arrays only, and checkpoints of published predictors."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from apq_tune.space.network_encoding import NetworkEncoding, encoding_of
 from apq_tune.space.search_space import SearchSpace
 
 MEASURED = "measured"
-"""Name of the array that says what pairs lie within."""
+"""Name of the array with the mask of measured values."""
 
 
 def predictor_bytes(predictor: Predictor, measured: Mask | None = None) -> bytes:
-    """The content of a predictor file.
+    """Serialize a predictor to the content of an ``.npz`` file.
 
     Args:
-        predictor: to save.
-        measured: what its pairs lie within (``measured_values``), for searches to stay there.
+        predictor: Predictor to save.
+        measured: Mask of the values that its pairs cover (see ``measured_values``), to which searches can be limited.
 
     Raises:
-        TypeError: for a predictor of a kind that this version does not save.
+        TypeError: If the predictor is of a class that this version does not save.
     """
     buffer = io.BytesIO()
     arrays = _arrays(predictor)
@@ -55,15 +55,16 @@ def predictor_bytes(predictor: Predictor, measured: Mask | None = None) -> bytes
 def load_predictor(
     path: str | Path, space: SearchSpace | ChoiceSpace | NetworkEncoding | ChoiceEncoding | None = None
 ) -> Predictor:
-    """Read a predictor and check it against its space.
+    """Read a predictor and check that it fits the search space.
 
     Args:
-        path: a file of ours; a checkpoint of APQ's quantization-aware predictor (``layers.0.0.weight``,
-            ``quantize_fc.weight``, ...; Wang 2020); or one of once-for-all's (``0.weight`` to ``6.weight``; Cai 2020).
-        space: that genomes will come from; by default the one that the file names (ours) or was published with.
+        path: Predictor file (``predictor_bytes``), or the checkpoint of APQ's quantization-aware predictor
+            (``layers.0.0.weight``, ``quantize_fc.weight``, ...; Wang 2020) or of once-for-all's accuracy predictor
+            (``0.weight`` to ``6.weight``; Cai 2020).
+        space: Search space to predict in; by default the one stored in the file or published with the checkpoint.
 
     Raises:
-        RunError: if the file is damaged, in no format that is known, or made for a space with other features.
+        RunError: If the file is damaged, of an unknown format, or made for a space with other features.
     """
     path = Path(path)
     encoding = None if space is None else encoding_of(space)
@@ -95,10 +96,10 @@ def load_predictor(
 
 
 def measured_in(path: str | Path, encoding: NetworkEncoding | ChoiceEncoding) -> Mask | None:
-    """What the pairs of a predictor file lie within; ``None`` where it does not say, as published ones do not.
+    """Mask of the values that the pairs of a predictor cover; ``None`` if the file does not record it.
 
     Raises:
-        RunError: if it is of another space.
+        RunError: If the file is of another search space.
     """
     path = Path(path)
     if not _is_npz(path):
@@ -113,7 +114,7 @@ def measured_in(path: str | Path, encoding: NetworkEncoding | ChoiceEncoding) ->
 
 
 def _space_in(text: str, source: str) -> SearchSpace | ChoiceSpace:
-    """The space that a predictor was fitted on."""
+    """Search space that a predictor was fitted on."""
     data = yaml.safe_load(text)
     if isinstance(data, dict) and set(data) == {"name", "choices"}:
         return SearchSpace.from_choices(data["choices"], data["name"])
@@ -121,10 +122,10 @@ def _space_in(text: str, source: str) -> SearchSpace | ChoiceSpace:
 
 
 def _check_choices(path: Path, learned_on: SearchSpace | ChoiceSpace, space: SearchSpace | ChoiceSpace) -> None:
-    """Refuse named choices other than those learned on: columns of equal number would mean other things.
+    """Refuse a space of other named choices than the predictor was fitted on, as its features mean something else.
 
     Raises:
-        RunError: naming the first difference.
+        RunError: If they differ; the message names the first difference.
     """
     if isinstance(learned_on, SearchSpace) and isinstance(space, SearchSpace):
         return
@@ -138,12 +139,12 @@ def _check_choices(path: Path, learned_on: SearchSpace | ChoiceSpace, space: Sea
 
 
 def _check_skeleton(path: Path, learned_on: SearchSpace | ChoiceSpace, space: SearchSpace | ChoiceSpace) -> None:
-    """Refuse networks other than those learned on, though their features are as many: another width, say.
+    """Refuse a space whose networks differ from those that the predictor was fitted on, for instance in width.
 
-    Data, classes and colours may differ: a predictor ranks the same networks on another data set.
+    Data, classes and input channels may differ: a predictor ranks the same networks on another data set.
 
     Raises:
-        RunError: naming the first block that differs.
+        RunError: If they differ; the message names the first block that does.
     """
     if not isinstance(learned_on, SearchSpace) or not isinstance(space, SearchSpace):
         return

@@ -1,4 +1,4 @@
-"""The forms of a predictor that are compared, under one interface; all are fitted to the same pairs."""
+"""Forms of predictors under one interface, as compared in predictor reports."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from apq_tune.predict.ridge import fit_ordinal, fit_residual, fit_ridge
 from apq_tune.space.network_encoding import NetworkEncoding
 
 Form = Literal["scratch", "transferred", "ridge", "ordinal", "gp", "residual", "linear_ladder", "ladder", "mean"]
-"""Names of the forms that ``forms`` offers."""
+"""Names of the forms of ``forms``."""
 
 PlainForm = Literal["scratch", "ridge", "ordinal", "gp", "mean"]
-"""Names of those that need nothing but pairs."""
+"""Names of the forms of ``plain_forms``, which need nothing but pairs."""
 
 AVERAGED: tuple[Form, ...] = ("linear_ladder", "ladder")
-"""Members of ``mean``."""
+"""Members of the form ``mean``."""
 
 
 def fit_fp32(encoding: NetworkEncoding, pairs: Pairs, seed: int) -> MLPPredictor:
-    """The full-precision predictor: architecture only."""
+    """Fit the predictor of full-precision losses, which sees only the architecture."""
     return fit_mlp(encoding, pairs, seed, bits=False)
 
 
 def fit_proxy(encoding: NetworkEncoding, pairs: Pairs, seed: int, *, fp32: Predictor) -> MeanPredictor:
-    """The predictor of the quantized supernet's losses, the middle rung of the ladder.
+    """Fit the proxy: the predictor of the quantized supernet's losses.
 
-    The mean of three: a Gaussian process and a ridge on ordinal features, both with ``fp32`` as a hint, and a ridge on
-    one-hots.
+    It is the mean of a Gaussian process and a ridge regression on ordinal features, both with the prediction of
+    ``fp32`` as a feature, and a ridge regression on one-hot features.
     """
     fits: dict[str, Fit] = {
         "gp": partial(fit_gp, base=fp32, correct=False),
@@ -42,23 +42,24 @@ def fit_proxy(encoding: NetworkEncoding, pairs: Pairs, seed: int, *, fp32: Predi
 
 
 def fit_rungs(encoding: NetworkEncoding, fp32: Pairs, proxy: Pairs, seed: int) -> tuple[MLPPredictor, Predictor]:
-    """What ``forms`` needs, from full-precision losses and from losses of the quantized supernet."""
+    """Fit the two predictors that ``forms`` needs, to losses of the full-precision and of the quantized supernet."""
     fitted = fit_fp32(encoding, fp32, seed)
     return fitted, fit_proxy(encoding, proxy, seed, fp32=fitted)
 
 
 def forms(fp32: MLPPredictor, proxy: Predictor) -> dict[Form, Fit]:
-    """Ways to learn from quantized pairs.
+    """Forms of predictors of losses after quantization-aware training.
 
     Args:
-        fp32: predictor of full-precision losses.
-        proxy: predictor of the quantized supernet's losses, which itself has learned from ``fp32``.
+        fp32: Predictor of full-precision losses.
+        proxy: Predictor of the quantized supernet's losses, which uses ``fp32``.
 
     Returns:
-        ``scratch``: an MLP from random weights. ``transferred``: the same from ``fp32``'s weights (Wang 2020).
-        ``ridge``: linear on one-hots. ``ordinal``: linear on ordinal features and ``fp32``. ``gp``: a Gaussian process
-        on ordinal features. ``residual``: ``fp32`` plus a ridge on what it leaves over. ``linear_ladder``: the same of
-        ``proxy``. ``ladder``: ``proxy`` plus a Gaussian process on what it leaves over. ``mean``: of ``AVERAGED``.
+        Fit functions by name. ``scratch``: MLP with random initial weights. ``transferred``: MLP initialised with the
+        weights of ``fp32`` (Wang 2020). ``ridge``: ridge regression on one-hot features. ``ordinal``: ridge regression
+        on ordinal features and the prediction of ``fp32``. ``gp``: Gaussian process on ordinal features. ``residual``:
+        ``fp32`` corrected by ridge regression. ``linear_ladder``: ``proxy`` corrected by ridge regression. ``ladder``:
+        ``proxy`` corrected by a Gaussian process. ``mean``: mean of ``linear_ladder`` and ``ladder``.
     """
     fits: dict[Form, Fit] = {
         "scratch": partial(fit_mlp, bits=True),
@@ -74,7 +75,7 @@ def forms(fp32: MLPPredictor, proxy: Predictor) -> dict[Form, Fit]:
 
 
 def plain_forms(*, log: bool) -> dict[PlainForm, Fit]:
-    """Ways to learn from pairs and nothing else; ``log`` as of ``fit_mlp``, the forms as of ``forms``."""
+    """Forms of ``forms`` that need nothing but pairs, of losses or (``log=False``) accuracies."""
     fits: dict[PlainForm, Fit] = {
         "scratch": partial(fit_mlp, bits=True, log=log),
         "ridge": partial(fit_ridge, log=log),

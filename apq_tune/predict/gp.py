@@ -1,4 +1,4 @@
-"""Gaussian processes on ordinal features (Rasmussen 2006): few pairs suffice, since like candidates lose alike."""
+"""Gaussian process regression on ordinal features (Rasmussen 2006), which needs few pairs."""
 
 from __future__ import annotations
 
@@ -17,25 +17,32 @@ from apq_tune.space.encoding import Genomes
 from apq_tune.space.network_encoding import NetworkEncoding
 
 BATCH = 500
-"""Candidates that are compared with all pairs at once, so that the distances stay in the processor's cache."""
+"""Number of candidates per block of the kernel matrix, so that a block fits into the processor's cache."""
 
 MOST_FOR_KERNEL = 500
-"""Pairs that the kernel's numbers are chosen on: that takes time with the cube of it, dozens of times."""
+"""Maximum number of pairs on which kernel hyperparameters are fitted, as each of dozens of steps takes cubic time."""
 
 JITTER = 1e-10
-"""Added to the noise, against rounding errors (scikit-learn's value)."""
+"""Added to the noise variance for numerical stability (scikit-learn's value)."""
 
 
 class Kernel(NamedTuple):
-    """What a function is expected to be like: a line, a smooth deviation from it, and noise in what is seen of it."""
+    """Sum of a linear kernel, an RBF kernel and observation noise.
 
-    smooth: float  # variance of the deviation
-    length: float  # of the feature space, over which the deviation forgets itself
-    linear: float  # variance of each slope
-    noise: float  # variance
+    Attributes:
+        smooth: Variance of the RBF kernel.
+        length: Length scale of the RBF kernel.
+        linear: Variance of the linear kernel.
+        noise: Variance of the observation noise.
+    """
+
+    smooth: float
+    length: float
+    linear: float
+    noise: float
 
     def __call__(self, one: Floats, other: Floats) -> Floats:
-        """``(n, n_features), (m, n_features) -> (n, m)``: covariances, without the noise."""
+        """Covariances without noise of features ``(n, n_features)`` and ``(m, n_features)``, shape ``(n, m)``."""
         products = one @ other.T
         distances = (one**2).sum(axis=1)[:, None] + (other**2).sum(axis=1) - 2 * products
         return np.asarray(self.smooth * np.exp(distances / (-2 * self.length**2)) + self.linear * products)
@@ -43,14 +50,14 @@ class Kernel(NamedTuple):
 
 @dataclass(frozen=True)
 class GaussianProcessPredictor:
-    """A Gaussian process, added to a base predictor if it corrects one.
+    """Posterior mean of a Gaussian process, optionally as a correction of a base predictor.
 
     Attributes:
-        design: what it looks at.
-        known: ``(n_pairs, n_features)`` of the pairs it learned from.
-        weights: ``(n_pairs,)`` of each, in standardised units.
-        kernel: in standardised units.
-        intercept: where all candidates begin that are like none of the pairs, beside the base.
+        design: Features and target scale.
+        known: Features of the training pairs, shape ``(n_pairs, n_features)``.
+        weights: Dual coefficients of the pairs in standardised units, shape ``(n_pairs,)``.
+        kernel: Kernel in standardised units.
+        intercept: Mean of the process, relative to the base predictor, in standardised units.
     """
 
     design: Design
@@ -61,33 +68,33 @@ class GaussianProcessPredictor:
 
     @property
     def encoding(self) -> NetworkEncoding:
-        """Of its space."""
+        """Encoding of the search space."""
         return self.design.encoding
 
     @property
     def name(self) -> str:
-        """Of the metric."""
+        """Name of the metric."""
         return self.design.name
 
     @property
     def unit(self) -> str:
-        """Of the predictions."""
+        """Unit of the predictions."""
         return self.design.unit
 
     def __call__(self, genomes: Genomes) -> Floats:
-        """``(n, n_genes) -> (n,)`` cross-entropy in nats, or accuracy as a fraction."""
+        """Predicted cross-entropy in nats, or accuracy as a fraction, shape ``(n,)``."""
         features, start = self.design(genomes)
         said = [self.kernel(rows, self.known) @ self.weights for rows in _parts(features)]
         return self.design.scale.restore(np.concatenate([np.zeros(0), *said]) + start + self.intercept)
 
     def lower_bound(self, genomes: Genomes, kappa: float) -> Floats:
-        """``(n, n_genes) -> (n,)``: ``kappa`` standard deviations below the mean, in the units of the prediction."""
+        """Lower confidence bound, ``kappa`` standard deviations below the mean, in ``unit``, shape ``(n,)``."""
         mean, std = self.moments(genomes)
         low = mean - kappa * std
         return np.exp(low) if self.design.scale.log else low
 
     def moments(self, genomes: Genomes) -> tuple[Floats, Floats]:
-        """``(n, n_genes) -> (n,), (n,)``: mean and standard deviation, without the noise; of a loss's logarithm."""
+        """Posterior mean and standard deviation without noise, each of shape ``(n,)``; of the logarithm for a loss."""
         features, start = self.design(genomes)
         mean, variance = [np.zeros(0)], [np.zeros(0)]
         for rows in _parts(features):
@@ -102,7 +109,7 @@ class GaussianProcessPredictor:
 
     @cached_property
     def _root(self) -> Floats:
-        """``(n_pairs, n_pairs)``, lower triangular: the root of what is known."""
+        """Lower Cholesky factor of the covariance of the pairs, shape ``(n_pairs, n_pairs)``."""
         return _root(self.kernel, self.known)
 
 
@@ -124,26 +131,23 @@ def fit_gp(
     log: bool = True,
     kernel: Kernel | None = None,
 ) -> GaussianProcessPredictor:
-    """Fit a Gaussian process: a line, a smooth deviation from it, and noise.
-
-    The line is what few pairs can tell, the deviation what many can. How large each is, and how smooth, is what makes
-    the pairs most likely.
+    """Fit a Gaussian process with linear and RBF kernels and maximum-likelihood hyperparameters.
 
     Args:
-        encoding: of the space.
-        pairs: to learn from.
-        seed: of the random candidates that scale the features.
-        base: predictor to correct, or to take a hint from.
-        correct: whether the base is corrected; else its output is a column like others.
-        log: whether the target is a loss, learned as its logarithm, or an accuracy, learned as it is.
-        kernel: of an earlier fit with the same seed; choosing one costs far more than the rest.
+        encoding: Encoding of the search space.
+        pairs: Pairs to fit to.
+        seed: Seed of the random candidates by which features are scaled.
+        base: Base predictor, which is corrected or used as a feature.
+        correct: Whether the base predictor is corrected rather than used as a feature.
+        log: Whether the target is a loss, which is modelled by its logarithm, or an accuracy.
+        kernel: Kernel of an earlier fit with the same seed; fitting one takes most of the time.
     """
     rng = np.random.default_rng(seed)
     ordinal = OrdinalFeatures.of(encoding, rng)
     design = Design(encoding, Scale.of(pairs.target, log=log), base, ordinal, correct)
     features, start = design(pairs.genomes)
     target = design.scale.standardise(pairs.target) - start
-    intercept = float(target.mean())  # between rungs of the ladder the level changes more than the order
+    intercept = float(target.mean())  # between fidelities the level changes more than the ranking
     target -= intercept
     rows = np.sort(rng.permutation(len(target))[:MOST_FOR_KERNEL])
     kernel = kernel or likeliest_kernel(features[rows], target[rows])
@@ -152,22 +156,22 @@ def fit_gp(
 
 
 def likeliest_kernel(features: Floats, target: Floats) -> Kernel:
-    """The kernel with the greatest marginal likelihood.
+    """Fit the kernel hyperparameters by maximum marginal likelihood.
 
     Args:
-        features: ``(n, n_features)``, rows of length 1 or so.
-        target: ``(n,)``, of zero mean and about unit variance.
+        features: Features of about unit length, shape ``(n, n_features)``.
+        target: Targets of zero mean and about unit variance, shape ``(n,)``.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, WhiteKernel
 
-    # At a tenth of a row's length no candidate is like another, at twenty times that all is linear.
+    # With a length scale below .1 all candidates are uncorrelated, above 20 the function is linear.
     smooth = ConstantKernel(0.5, (1e-3, 1e3)) * RBF(1, (0.1, 20))
     linear = ConstantKernel(1, (1e-3, 1e3)) * DotProduct(0, "fixed")
     model = GaussianProcessRegressor(smooth + linear + WhiteKernel(0.1, (1e-4, 1)), random_state=0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a number at its bound is an answer, too
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a hyperparameter may lie on its bound
         model.fit(features, target)
     (smooth, linear), noise = (model.kernel_.k1.k1, model.kernel_.k1.k2), model.kernel_.k2
     numbers = smooth.k1.constant_value, smooth.k2.length_scale, linear.k1.constant_value, noise.noise_level

@@ -1,4 +1,4 @@
-"""A loss as a power of one other metric: what is left to predict by when no form of predictor is of use."""
+"""Power law of one other metric: the fallback if no form of predictor ranks better than chance."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from apq_tune.space.encoding import Genomes
 from apq_tune.space.network_encoding import NetworkEncoding
 
 FLATTEST = 1e-3
-"""Least slope, in standard deviations of both: the order of the metric is kept whatever few pairs say."""
+"""Minimum slope in standard deviations, so that the ranking of the metric is preserved however few the pairs are."""
 
 
 @dataclass(frozen=True)
 class LawPredictor:
-    """``log loss = intercept + slope * log metric``: ranks exactly as the metric does.
+    """Power law ``log loss = intercept + slope * log metric``, which ranks candidates exactly as the metric does.
 
     Attributes:
-        encoding: of the space.
-        metric: a predictor, which is followed, or a cost, of which more means less loss.
-        slope: in nats of the logarithm; its sign says which of the two.
-        intercept: of the line.
+        encoding: Encoding of the search space.
+        metric: Predictor of another loss, or a cost model (the higher the cost, the lower the loss).
+        slope: Exponent of the law: positive for a predictor, negative for a cost model.
+        intercept: Logarithm of the loss where the metric is 1.
     """
 
     encoding: NetworkEncoding
@@ -34,7 +34,7 @@ class LawPredictor:
     unit = "nats"
 
     def __call__(self, genomes: Genomes) -> Floats:
-        """``(n, n_genes) -> (n,)`` loss in nats."""
+        """Predicted losses in nats, shape ``(n,)``."""
         return np.asarray(np.exp(self.intercept + self.slope * np.log(self.metric(genomes))))
 
 
@@ -45,13 +45,13 @@ def fit_law(
     *,
     metric: Predictor | CostModel,
 ) -> LawPredictor:
-    """Fit the two numbers of a law; the direction is not learned.
+    """Fit slope and intercept by least squares; the sign of the slope is given by the metric.
 
     Args:
-        encoding: of the space.
-        pairs: of losses.
-        seed: not used, a line has no randomness.
-        metric: positive; a cost model, or a predictor of another loss.
+        encoding: Encoding of the search space.
+        pairs: Pairs of candidates and losses.
+        seed: Ignored, as the fit is deterministic.
+        metric: Positive metric: a cost model, or a predictor of another loss.
     """
     sign = -1.0 if isinstance(metric, CostModel) else 1.0
     x, y = Scale.of(metric(pairs.genomes)), Scale.of(pairs.target)

@@ -1,4 +1,4 @@
-"""The mean of several predictors, which is wrong less often than the one that cross-validation on few pairs picks."""
+"""Mean of several predictors, which errs less than a single one selected by cross-validation on few pairs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from apq_tune.space.network_encoding import NetworkEncoding
 
 @dataclass(frozen=True)
 class MeanPredictor:
-    """Geometric mean of losses, arithmetic mean of accuracies.
+    """Geometric mean of predicted losses, or arithmetic mean of predicted accuracies.
 
     Attributes:
-        members: the predictors, all of the same metric.
-        log: whether they predict a loss.
+        members: Predictors of the same metric.
+        log: Whether the metric is a loss.
     """
 
     members: tuple[Predictor, ...]
@@ -26,22 +26,22 @@ class MeanPredictor:
 
     @property
     def encoding(self) -> NetworkEncoding:
-        """Of the space."""
+        """Encoding of the search space."""
         encoding: NetworkEncoding = self.members[0].encoding  # type: ignore[attr-defined]
         return encoding
 
     @property
     def name(self) -> str:
-        """Of the metric."""
+        """Name of the metric."""
         return self.members[0].name
 
     @property
     def unit(self) -> str:
-        """Of the predictions."""
+        """Unit of the predictions."""
         return self.members[0].unit
 
     def __call__(self, genomes: Genomes) -> Floats:
-        """``(n, n_genes) -> (n,)`` cross-entropy in nats, or accuracy as a fraction."""
+        """Predicted cross-entropy in nats, or accuracy as a fraction, shape ``(n,)``."""
         said = np.array([member(genomes) for member in self.members])
         return np.asarray(np.exp(np.log(said).mean(axis=0)) if self.log else said.mean(axis=0))
 
@@ -49,5 +49,5 @@ class MeanPredictor:
 def fit_mean(
     encoding: NetworkEncoding, pairs: Pairs, seed: int, *, fits: Mapping[str, Fit], log: bool = True
 ) -> MeanPredictor:
-    """Fit each form to the same pairs and average them."""
+    """Fit each form of predictor to the same pairs and average their predictions."""
     return MeanPredictor(tuple(fit(encoding, pairs, seed) for fit in fits.values()), log)

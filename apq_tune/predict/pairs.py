@@ -1,4 +1,4 @@
-"""What predictors learn from, and what all of them are."""
+"""Training pairs of predictors, the predictor protocol and the scaling of targets."""
 
 from __future__ import annotations
 
@@ -15,40 +15,45 @@ Floats = NDArray[np.float64]
 
 
 class Pairs(NamedTuple):
-    """Candidates and what was measured of them."""
+    """Candidates with measured losses or accuracies.
 
-    genomes: Genomes  # (n, n_genes), canonical
-    target: Floats  # (n,) mean cross-entropy in nats, positive; or accuracy as a fraction
+    Attributes:
+        genomes: Canonical genomes, shape ``(n, n_genes)``.
+        target: Mean cross-entropy in nats, positive, or accuracy as a fraction, shape ``(n,)``.
+    """
+
+    genomes: Genomes
+    target: Floats
 
     def rows(self, index: NDArray[np.intp]) -> Pairs:
-        """A subset."""
+        """Select pairs by index."""
         return Pairs(self.genomes[index], self.target[index])
 
 
 def networks_of(rows: NDArray[Any]) -> NDArray[np.intp]:
-    """Number networks, so that folds and random splits can keep what was measured of one of them on one side.
+    """Group pairs by network, so that folds and splits keep all measurements of a network together.
 
     Args:
-        rows: ``(n, k)`` what is seen of each pair: canonical genomes, or the features of a form that sees fewer.
+        rows: Canonical genomes, or the features of a predictor that distinguishes fewer networks, shape ``(n, k)``.
 
     Returns:
-        ``(n,)`` numbers from 0 in the order of first appearance; without repeats 0 to ``n - 1``.
+        Group numbers from 0 in the order of first appearance, shape ``(n,)``.
     """
     _, first, group = np.unique(rows, axis=0, return_index=True, return_inverse=True)
     return np.asarray(np.argsort(np.argsort(first))[group.reshape(-1)], np.intp)
 
 
 def n_networks(pairs: Pairs) -> int:
-    """How many different networks were measured."""
+    """Number of different networks among the pairs."""
     return len(np.unique(pairs.genomes, axis=0))
 
 
 def rows_of(networks: NDArray[np.intp], chosen: Sequence[int] | NDArray[np.intp]) -> NDArray[np.intp]:
-    """The rows of the chosen networks, network after network in the order given.
+    """Rows of the chosen networks, network by network in the given order.
 
     Args:
-        networks: ``(n,)``, see ``networks_of``.
-        chosen: numbers of networks.
+        networks: Group number of each row (see ``networks_of``), shape ``(n,)``.
+        chosen: Group numbers of the chosen networks.
     """
     order = np.argsort(networks, kind="stable")
     starts = np.searchsorted(networks[order], np.arange(networks.max(initial=-1) + 2))
@@ -57,29 +62,35 @@ def rows_of(networks: NDArray[np.intp], chosen: Sequence[int] | NDArray[np.intp]
 
 
 class Predictor(Protocol):
-    """A metric that was fitted to pairs; losses are learned as logarithms, in which they spread evenly."""
+    """Metric that was fitted to pairs. Losses are modelled by their logarithm, which is more evenly distributed."""
 
     @property
     def name(self) -> str:
-        """Of the metric."""
+        """Name of the metric."""
         ...
 
     @property
     def unit(self) -> str:
-        """Of the predictions."""
+        """Unit of the predictions."""
         ...
 
     def __call__(self, genomes: Genomes, /) -> Floats:
-        """``(n, n_genes) -> (n,)`` cross-entropy in nats, positive; or accuracy as a fraction."""
+        """Predicted cross-entropy in nats, positive, or accuracy as a fraction, shape ``(n,)``."""
         ...
 
 
 Fit = Callable[[NetworkEncoding, Pairs, int], Predictor]
-"""From an encoding, pairs and a seed to a predictor."""
+"""Form of predictor: a function from an encoding, pairs and a seed to a fitted predictor."""
 
 
 class Scale(NamedTuple):
-    """Standardised targets, and back: the logarithm of a loss, or an accuracy as it is."""
+    """Standardisation of targets: of the logarithm of losses, or of plain accuracies.
+
+    Attributes:
+        mean: Mean of the (log) targets.
+        std: Standard deviation of the (log) targets.
+        log: Whether targets are losses.
+    """
 
     mean: float
     std: float
@@ -87,12 +98,12 @@ class Scale(NamedTuple):
 
     @classmethod
     def of(cls, target: Floats, *, log: bool = True) -> Scale:
-        """Mean and standard deviation."""
+        """Estimate mean and standard deviation from targets of shape ``(n,)``."""
         values = np.log(target) if log else target
         return cls(float(values.mean()), float(values.std()) or 1.0, log)
 
     def standardise(self, target: Floats) -> Floats:
-        """To zero mean and unit variance."""
+        """Scale targets to zero mean and unit variance."""
         return ((np.log(target) if self.log else target) - self.mean) / self.std
 
     def restore(self, value: Floats) -> Floats:
@@ -102,10 +113,10 @@ class Scale(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of the metric that is predicted."""
+        """Name of the predicted metric."""
         return "predicted_loss" if self.log else "accuracy"
 
     @property
     def unit(self) -> str:
-        """Of it."""
+        """Unit of the predicted metric."""
         return "nats" if self.log else "fraction"

@@ -1,4 +1,4 @@
-"""Published predictors: the same networks as ours under other names, whose output is an accuracy."""
+"""Published accuracy predictors (APQ, once-for-all), read into ``MLPPredictor``, which has the same layers."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.search_space import SearchSpace
 
 APQ_NAMES = {"quantize_fc": "q", "regressor": "3"} | {f"layers.{i}.0": str(i) for i in range(3)}
-"""Layers of APQ's checkpoint (Wang 2020) -> ours."""
+"""Layers of ``MLPPredictor`` by their names in APQ's checkpoint (Wang 2020)."""
 
 OFA_NAMES = {str(2 * i): str(i) for i in range(4)}
-"""Layers of once-for-all's checkpoint (Cai 2020) -> ours."""
+"""Layers of ``MLPPredictor`` by their names in the checkpoint of once-for-all (Cai 2020)."""
 
 OFA_RESOLUTIONS = tuple(range(112, 225, 16))
-"""Input sizes that the last columns of once-for-all's features stand for."""
+"""Input resolutions that the last features of the once-for-all predictor encode."""
 
 OFA_SPACE = "ofa_mobilenetv3_w12"
 
@@ -31,14 +31,14 @@ AS_IT_IS = Scale(0.0, 1.0, log=False)
 
 
 def published_predictor(path: Path, encoding: NetworkEncoding | ChoiceEncoding | None) -> MLPPredictor:
-    """Read a checkpoint of APQ's or of once-for-all's accuracy predictor.
+    """Read the accuracy predictor of APQ or of once-for-all from its checkpoint.
 
     Args:
-        path: of the checkpoint; only tensors are read from it.
-        encoding: of the space; by default the one that it was published with.
+        path: Path of the checkpoint; only tensors are read from it.
+        encoding: Encoding of the search space; by default that of the space the predictor was published for.
 
     Raises:
-        RunError: if it is neither, or its shapes are not those of the space.
+        RunError: If the checkpoint is of neither predictor, or its shapes do not fit the space.
     """
     state = read_state(path)
     found = set(state)
@@ -67,7 +67,7 @@ def published_predictor(path: Path, encoding: NetworkEncoding | ChoiceEncoding |
 
 
 def _neither(found: set[str]) -> str:
-    """In words, what keeps a checkpoint from being one of those that are known: first, the key that is odd."""
+    """Explain why a checkpoint is not one of the published predictors, naming unexpected and missing keys."""
     known = {"APQ's": _parameters(APQ_NAMES), "once-for-all's": _parameters(OFA_NAMES)}
     whose, wanted = max(known.items(), key=lambda entry: len(entry[1] & found))
     if len(wanted & found) >= len(wanted) / 2:
@@ -97,7 +97,7 @@ def _renamed(path: Path, state: Mapping[str, Any], names: Mapping[str, str]) -> 
 
 
 def _keep_own_resolutions(path: Path, weights: dict[str, Any], encoding: NetworkEncoding) -> None:
-    """Drop the rows of the first layer that stand for resolutions which the space has not."""
+    """Drop the rows of the first layer that belong to resolutions outside of the search space."""
     if unknown := [size for size in encoding.space.resolutions if size not in OFA_RESOLUTIONS]:
         raise RunError(
             f"{path}: knows the resolutions {list(OFA_RESOLUTIONS)}; {encoding.space.name} also has {unknown}"
@@ -106,6 +106,6 @@ def _keep_own_resolutions(path: Path, weights: dict[str, Any], encoding: Network
         raise RunError(f"{path}: its first layer has {len(weights['W0'])} inputs; give a predictor as published")
     blocks, theirs = np.split(weights["W0"], [-len(OFA_RESOLUTIONS)])
     own = theirs[[OFA_RESOLUTIONS.index(size) for size in encoding.space.resolutions]]
-    if len(own) == 1:  # no choice, hence no feature: its row is a bias
+    if len(own) == 1:  # a single resolution is not a feature: its row is added to the bias
         weights["b0"], own = weights["b0"] + own[0], own[:0]
     weights["W0"] = np.concatenate([blocks, own])

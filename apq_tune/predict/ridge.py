@@ -1,4 +1,4 @@
-"""Ridge regression: the baseline on one-hot features, on ordinal ones, and the correction of another predictor."""
+"""Ridge regression on one-hot or ordinal features, alone or as a correction of another predictor."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from apq_tune.space.encoding import Genomes
 from apq_tune.space.network_encoding import NetworkEncoding
 
 ALPHAS = np.logspace(-1, 4, 16)
-"""Penalties among which leave-one-out error decides."""
+"""Penalties among which the leave-one-out error selects."""
 
 ORDINAL_ALPHAS = np.logspace(-4, 2, 19)
-"""The same for ordinal features, whose rows have length 1 where one-hot rows have dozens of ones."""
+"""Penalties for ordinal features, which have about unit length, whereas one-hot features have dozens of ones."""
 
 
 @dataclass(frozen=True)
 class RidgePredictor:
-    """A linear model, added to a base predictor if it corrects one.
+    """Linear model, optionally as a correction of a base predictor.
 
     Attributes:
-        design: what it looks at.
-        weights: ``(n_features,)``, one more at the end for the base's prediction.
-        intercept: of the line.
+        design: Features and target scale.
+        weights: Coefficients in standardised units, that of the base predictor last, shape ``(n_features,)``.
+        intercept: Intercept in standardised units.
     """
 
     design: Design
@@ -35,21 +35,21 @@ class RidgePredictor:
 
     @property
     def encoding(self) -> NetworkEncoding:
-        """Of its space."""
+        """Encoding of the search space."""
         return self.design.encoding
 
     @property
     def name(self) -> str:
-        """Of the metric."""
+        """Name of the metric."""
         return self.design.name
 
     @property
     def unit(self) -> str:
-        """Of the predictions."""
+        """Unit of the predictions."""
         return self.design.unit
 
     def __call__(self, genomes: Genomes) -> Floats:
-        """``(n, n_genes) -> (n,)`` cross-entropy in nats, or accuracy as a fraction."""
+        """Predicted cross-entropy in nats, or accuracy as a fraction, shape ``(n,)``."""
         features, start = self.design(genomes)
         return self.design.scale.restore(features @ self.weights + self.intercept + start)
 
@@ -62,29 +62,31 @@ def fit_residual(
     base: Predictor | None,
     log: bool = True,
 ) -> RidgePredictor:
-    """Fit what a base predictor leaves over; with many pairs it can unlearn the base, with few it keeps it.
+    """Fit the residual of a base predictor by ridge regression on one-hot features.
+
+    With many pairs the fit can override the base predictor, with few it stays close to it.
 
     Args:
-        encoding: of the space.
-        pairs: to learn from.
-        seed: not used, a ridge has no randomness.
-        base: predictor to correct; ``None`` fits from nothing.
-        log: whether the target is a loss, learned as its logarithm, or an accuracy, learned as it is.
+        encoding: Encoding of the search space.
+        pairs: Pairs to fit to.
+        seed: Ignored, as the fit is deterministic.
+        base: Predictor to correct; ``None`` fits the target itself.
+        log: Whether the target is a loss, which is modelled by its logarithm, or an accuracy.
     """
     return _fit(Design(encoding, Scale.of(pairs.target, log=log), base), pairs, ALPHAS)
 
 
 def fit_ridge(encoding: NetworkEncoding, pairs: Pairs, seed: int, *, log: bool = True) -> RidgePredictor:
-    """Plain ridge on the one-hot features of architecture and bits."""
+    """Ridge regression on the one-hot features of architecture and bits."""
     return fit_residual(encoding, pairs, seed, base=None, log=log)
 
 
 def fit_ordinal(
     encoding: NetworkEncoding, pairs: Pairs, seed: int, *, base: Predictor | None = None, log: bool = True
 ) -> RidgePredictor:
-    """Ridge on ordinal features, with another predictor's output as one more; see ``fit_residual`` for arguments.
+    """Ridge regression on ordinal features and the prediction of ``base``; see ``fit_residual`` for arguments.
 
-    The base is nothing but a column here: a full-precision predictor is a hint of quantized losses, no first guess.
+    The base is a feature and is not corrected, since full-precision losses are only correlated with quantized ones.
     """
     ordinal = OrdinalFeatures.of(encoding, np.random.default_rng(seed))
     design = Design(encoding, Scale.of(pairs.target, log=log), base, ordinal, correct=False)
@@ -101,13 +103,14 @@ def _fit(design: Design, pairs: Pairs, alphas: Floats) -> RidgePredictor:
 
 
 def _one_row_each(features: Floats, target: Floats) -> tuple[Floats, Floats, Floats | None]:
-    """Networks instead of pairs: each once, with the mean of its targets, weighted by how often it was measured.
+    """Merge repeated measurements: one row per network, with the mean target and the number of measurements as weight.
 
-    The least squares of both are the same, but leaving out one of several equal rows leaves out nothing: the penalty
-    would be chosen by how well the network is known by heart.
+    The least-squares solution is the same, but the leave-one-out error is not: with repeated rows it would be measured
+    on rows that are also fitted, and select too small a penalty.
 
     Returns:
-        ``(m, n_features)``, ``(m,)`` and ``(m,)`` weights of mean 1; what was given and ``None`` without repeats.
+        Features ``(m, n_features)``, targets ``(m,)`` and weights of mean 1 ``(m,)``; without repeated measurements the
+        arguments and ``None``.
     """
     networks = networks_of(features)
     counts = np.bincount(networks)

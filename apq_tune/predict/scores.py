@@ -1,4 +1,4 @@
-"""How good a predictor is on pairs that it has not seen."""
+"""Scores of predictors on held-out pairs."""
 
 from __future__ import annotations
 
@@ -13,16 +13,23 @@ from apq_tune.space.network_encoding import NetworkEncoding
 
 
 class Agreement(NamedTuple):
-    """Of predicted with measured losses, or of two measurements."""
+    """Agreement of predicted with measured losses, or of two measurements.
+
+    Attributes:
+        kendall_tau: Kendall's tau.
+        pairwise_accuracy: Share of pairs of candidates in the right order; ties count half.
+        rmse_log: Root mean square error of the natural logarithm of the loss, or of the accuracy itself.
+        n: Number of candidates.
+    """
 
     kendall_tau: float
-    pairwise_accuracy: float  # share of pairs of candidates in the right order; ties count half
-    rmse_log: float  # root mean square error of the natural logarithm of the loss, or of the accuracy itself
+    pairwise_accuracy: float
+    rmse_log: float
     n: int
 
 
 def agreement(predicted: Floats, measured: Floats, *, log: bool = True) -> Agreement:
-    """Compare two ``(n,)`` arrays of positive losses, or of accuracies with ``log=False``."""
+    """Agreement of two arrays of positive losses, or of accuracies with ``log=False``, of shape ``(n,)``."""
     i, j = np.triu_indices(len(measured), 1)
     same = np.sign(predicted[i] - predicted[j]) * np.sign(measured[i] - measured[j])
     errors = np.log(predicted) - np.log(measured) if log else predicted - measured
@@ -31,7 +38,7 @@ def agreement(predicted: Floats, measured: Floats, *, log: bool = True) -> Agree
 
 
 def kendall_tau(predicted: Floats, measured: Floats) -> float:
-    """Rank correlation of two ``(n,)`` arrays, from -1 to 1; not a number where one of them is all alike."""
+    """Kendall's rank correlation of two arrays of shape ``(n,)``; NaN if one of them is constant."""
     from scipy.stats import kendalltau
 
     return float(kendalltau(predicted, measured).statistic)
@@ -48,22 +55,22 @@ def held_out(
 ) -> Floats:
     """Cross-validated predictions: each pair is predicted by a predictor that has not seen its network.
 
-    Folds are made of networks, not of pairs: what was measured of a network several times is in one fold.
+    Folds consist of networks rather than pairs, so that repeated measurements of a network are in one fold.
 
     Args:
-        fit: the form.
-        encoding: of the space.
-        pairs: at least two networks; with fewer networks than folds each is a fold.
-        seed: of the folds and of the fits.
-        folds: how many.
-        networks: ``(n,)``, which pairs the form cannot tell apart; by default those of equal genomes. A form that sees
-            the architecture alone needs that of its own features (``networks_of``).
+        fit: Form of predictor.
+        encoding: Encoding of the search space.
+        pairs: Pairs of at least two networks; with fewer networks than folds, each network is a fold.
+        seed: Seed of the folds and of the fits.
+        folds: Number of folds.
+        networks: Group number of each pair, shape ``(n,)``; by default pairs with equal genomes form a group. For a
+            predictor that sees only the architecture, group by its features (``networks_of``).
 
     Returns:
-        ``(n,)`` predicted losses in the order of ``pairs``.
+        Predicted losses in the order of ``pairs``, shape ``(n,)``.
 
     Raises:
-        RunError: if all pairs are of one network.
+        RunError: If all pairs are of one network.
     """
     networks = networks_of(pairs.genomes) if networks is None else networks
     n_networks = int(networks.max()) + 1

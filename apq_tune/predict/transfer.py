@@ -1,4 +1,4 @@
-"""Transfer to the user's own pairs, from any predictor with our MLP's layers (Wang 2020)."""
+"""Transfer learning of MLP predictors to new pairs (Wang 2020)."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from apq_tune.predict.scores import Agreement, agreement, held_out
 from apq_tune.space.network_encoding import NetworkEncoding
 
 GENTLE = MLPSettings(learning_rate=3e-4, weight_decay=0.1)
-"""Finetuning of a predictor that is good already: ten times the learning rate unlearns it on few pairs."""
+"""Settings for finetuning a trained predictor; with ten times the learning rate few pairs would overwrite it."""
 
 
 def transfer(
     start: MLPPredictor, pairs: Pairs, seed: int, *, log: bool, folds: int = 5
 ) -> tuple[dict[str, Agreement], MLPPredictor]:
-    """Finetune a predictor on pairs, its bits' input added if it has none.
+    """Finetune a predictor on new pairs; an input for the bits is added if it has none.
 
     Args:
-        start: whose weights to begin with.
-        pairs: to learn from, of its space.
-        seed: of folds.
-        log: whether the target is a loss; else it is an accuracy.
-        folds: of the cross-validation.
+        start: Predictor whose weights are finetuned.
+        pairs: Pairs of its search space.
+        seed: Seed of the folds and of the fits.
+        log: Whether the target is a loss rather than an accuracy.
+        folds: Number of folds of the cross-validation.
 
     Returns:
-        Held-out agreement of the transferred predictor, of one from scratch, of ridge, of a Gaussian process (the last
-        three need no start) and of the start itself; and the transferred predictor, fitted to all pairs.
+        Held-out agreement by name, of the transferred predictor, of predictors that do not use ``start`` (an MLP from
+        scratch, ridge regression, a Gaussian process) and of ``start`` itself; and the transferred predictor, fitted to
+        all pairs.
     """
 
     def fit(encoding: NetworkEncoding, known: Pairs, seed: int) -> MLPPredictor:
@@ -49,16 +50,16 @@ def transfer(
         for name, form in forms.items()
     }
     alone: Predictor = start
-    sign = 1.0 if start.scale.log == log else -1.0  # a predicted accuracy ranks losses the other way round
+    sign = 1.0 if start.scale.log == log else -1.0  # predicted accuracies rank losses in reverse
     report["start alone"] = agreement(sign * alone(pairs.genomes), pairs.target, log=False)
     return report, fit(start.encoding, pairs, seed)
 
 
 def _rescaled(start: MLPPredictor, pairs: Pairs, *, log: bool) -> MLPPredictor:
-    """Give the start's outputs mean 0 and spread 1, as standardised targets have.
+    """Rescale the outputs of a predictor to zero mean and unit variance, like standardised targets.
 
-    The factor is spread evenly over the layers, which ReLU passes on: in the last layer alone it would make the first
-    steps of training overshoot in all the others.
+    The factor is distributed evenly over the layers, which is exact for ReLU. In the last layer alone it would make the
+    first training steps of all other layers overshoot.
     """
     raw = Scale(0.0, 1.0, log=False)
     outputs = replace(start, scale=raw)(pairs.genomes)

@@ -1,8 +1,8 @@
-"""Whether a predictor may be trusted with a search: its rank agreement with networks it has not seen, and its rivals'.
+"""Decision whether a predictor ranks unseen networks well enough to guide a search, and what replaces it if not.
 
-A search turns a predictor's ranking into its answer, and a ranking that is no better than chance turns into an answer
-that is none. Forms are not chosen by cross-validation, which on few pairs picks by noise; only one that is demonstrably
-of no use is given up, and then for what the same pairs support best.
+The result of a search is only as good as the ranking of its predictor. Forms of predictor are not selected by
+cross-validation, which on few pairs selects by noise; only a form that is demonstrably no better than chance, or than a
+plain cost, is replaced by the alternative that the same pairs support best.
 """
 
 from __future__ import annotations
@@ -12,39 +12,45 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 PROXY = "proxy"
-"""Name of the quantized supernet's predictor alone, which has seen none of the pairs."""
+"""Name of the predictor of the quantized supernet's losses, which is fitted to none of the pairs."""
 
 COSTS = ("macs", "bit_ops", "weight_bytes")
-"""Costs that rank networks by themselves: the more, the less loss."""
+"""Costs that serve as baseline rankings: the higher the cost, the lower the loss."""
 
 LEVEL = 0.95
-"""Of the intervals by which a predictor is judged."""
+"""Confidence level of the intervals by which a predictor is judged."""
 
 FEWEST_FOR_INTERVAL = 10
-"""Networks below which an interval of a rank correlation says nothing and is not shown."""
+"""Minimum number of networks for which the interval of a rank correlation is shown."""
 
 FIELLER = 0.437
-"""Variance of the inverse hyperbolic tangent of Kendall's tau of ``n`` networks, times ``n - 4`` (Fieller 1957)."""
+"""Variance of ``atanh`` of Kendall's tau over ``n`` networks, times ``n - 4`` (Fieller 1957)."""
 
 
 class Support(NamedTuple):
-    """How well one way to rank networks agrees with losses that it has not seen."""
+    """Rank agreement of one ranking with unseen losses.
+
+    Attributes:
+        kendall_tau: Kendall's tau.
+        low: Lower end of its confidence interval.
+        high: Upper end of its confidence interval.
+    """
 
     kendall_tau: float
-    low: float  # ends of its interval
+    low: float
     high: float
 
 
 class Trust(NamedTuple):
-    """What a search should rank by.
+    """Decision what a search should rank candidates by.
 
     Attributes:
-        form: that was asked for.
-        used: the same, or what takes its place: another form, ``proxy``, or a cost.
-        useless: whether ``form`` ranks no better than chance, or no better than the best cost.
-        why: in words; empty if the form is of use.
-        n: networks that all of this is judged by.
-        support: of every way to rank.
+        form: Requested form of predictor.
+        used: Form to use: the requested one or its replacement, which is another form, ``proxy`` or a cost.
+        useless: Whether ``form`` ranks no better than chance or than the best cost.
+        why: Reason why the form is useless; empty if it is not.
+        n: Number of networks that the decision is based on.
+        support: Rank agreement of each form, of ``proxy`` and of the costs, by name.
     """
 
     form: str
@@ -56,12 +62,12 @@ class Trust(NamedTuple):
 
 
 def tau_interval(tau: float, n: int, level: float = LEVEL) -> tuple[float, float]:
-    """Ends of the interval of Kendall's tau, inside [-1, 1] (Fieller 1957: Fisher's transformation for ranks).
+    """Confidence interval of Kendall's tau, within [-1, 1], by Fisher's transformation for ranks (Fieller 1957).
 
     Args:
-        tau: of ``n`` networks; that of a perfect order counts as if one pair of them were in the wrong one.
-        n: networks; of fewer than five, the interval is everything.
-        level: share of samples whose interval holds the true value.
+        tau: Kendall's tau of ``n`` networks; a perfect order is treated as if one pair were discordant.
+        n: Number of networks; the interval is [-1, 1] for fewer than five.
+        level: Confidence level.
     """
     from scipy.stats import norm
 
@@ -74,18 +80,18 @@ def tau_interval(tau: float, n: int, level: float = LEVEL) -> tuple[float, float
 
 
 def judge(form: str, taus: Mapping[str, float], n: int, *, fall_back: bool = True) -> Trust:
-    """Say whether a form is of use, and what to rank by if it is not.
+    """Decide whether a form of predictor is useful, and what to rank by otherwise.
 
-    A form is useless if the interval of its tau includes 0, or if a cost ranks the same networks as well. Then that is
-    used whose interval has the highest lower end: the form itself, or one of its alternatives, whose intervals are
-    wider by Bonferroni's rule, because the best of several is partly the luckiest.
+    A form is useless if the confidence interval of its tau includes 0, or if a cost ranks the same networks at least as
+    well. It is then replaced by whatever has the highest lower confidence bound, the form itself included. The
+    intervals of the alternatives are widened by the Bonferroni correction, as the best of several is biased upwards.
 
     Args:
-        form: that was asked for.
-        taus: Kendall's tau with unseen losses of every form, ``proxy`` and ``COSTS``; what ranks nothing (not a
-            number) counts as 0.
-        n: networks, the same for all.
-        fall_back: whether a useless form is to be replaced.
+        form: Requested form of predictor.
+        taus: Kendall's tau with unseen losses of every form, ``proxy`` and ``COSTS``; NaN (a constant ranking) counts
+            as 0.
+        n: Number of networks, the same for all.
+        fall_back: Whether a useless form is replaced.
     """
     found = {name: 0.0 if math.isnan(tau) else tau for name, tau in taus.items()}
     n_others = max(1, len(found) - 1)
@@ -108,12 +114,12 @@ def judge(form: str, taus: Mapping[str, float], n: int, *, fall_back: bool = Tru
 
 
 def of_interval(support: Support, n: int) -> str:
-    """The interval in words, nothing where there are too few networks for one."""
+    """Text of the confidence interval; empty if there are too few networks for one."""
     if n < FEWEST_FOR_INTERVAL:
         return ""
     return f", 95% interval {short(support.low)} to {short(support.high)}"
 
 
 def short(number: float) -> str:
-    """Two digits of a number in [-1, 1], as people write correlations: ``.56``, ``-.38``."""
+    """Number in [-1, 1] with two decimals and no leading zero, as correlations are written: ``.56``, ``-.38``."""
     return f"{number:.2f}".replace("0.", ".", 1)

@@ -1,1 +1,1 @@
-"""Networks that really run: weight sharing, quantization, training, evaluation. Needs torch."""
+"""PyTorch networks: weight-sharing supernets, quantization, training and evaluation."""

@@ -1,7 +1,7 @@
-"""How images get from a split to a network: augmented, as floats, batch by batch, on its device.
+"""Batches of images: decoding, augmentation, normalization and transfer to the device.
 
-Batches of files are decoded by workers of their own on a GPU's machine, so that it does not wait; on a CPU, where all
-processors train, in the same process. What a batch looks like depends on seed and number alone.
+For a GPU, files are decoded in worker processes, so that it does not wait; for a CPU, whose cores are busy training, in
+the same process. A batch depends only on the seed and its number.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from apq_tune.data.split import AnySplit, Split
 from apq_tune.errors import RunError
 
 Augment = Literal["none", "crop", "crop_flip"]
-"""Nothing; a random part of the image (files: of any scale; in memory: shifted by up to an eighth); mirrored, too."""
+"""Augmentation: none, random crops (resized crops of files, shifts by up to an eighth of images in memory), or random
+crops and horizontal flips."""
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's colours, fractions of 1 (torchvision)."""
+"""Mean and standard deviation of ImageNet's colour channels, from 0 to 1 (torchvision)."""
 
 MOST_WORKERS = 8
 
 
 def as_inputs(images: Tensor) -> Tensor:
-    """``(n, channels, size, size)`` as networks want them: bytes as fractions of 1, colours less their usual mean."""
+    """Network inputs of shape ``(n, channels, size, size)``: bytes scaled to [0, 1], colour images normalized."""
     floats = images.float().div_(255) if images.dtype == torch.uint8 else images
     if images.shape[1] != len(MEAN):
         return floats
@@ -39,7 +40,7 @@ def as_inputs(images: Tensor) -> Tensor:
 
 
 def first_images(split: AnySplit, n: int) -> Tensor:
-    """The first images, to calibrate with: splits are shuffled."""
+    """First ``n`` images of a split as network inputs, for calibration; they are random, as splits are shuffled."""
     first = split.first(n)
     return as_inputs(_Batches(first, np.arange(len(first.labels)), n, "none", ())[0][0])
 
@@ -54,22 +55,22 @@ def batches(
     augment: Augment = "none",
     seed: tuple[int, ...] = (),
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images and labels in a given order.
+    """Iterate over batches of images and labels in a given order.
 
     Args:
-        split: where from.
-        order: ``(n,)`` rows of it.
-        size: images in a batch; the last one may have fewer.
-        device: where to.
-        first: number of the batch to begin with.
-        augment: what to do to every image.
-        seed: of that.
+        split: Split that provides the images.
+        order: Rows of the split, shape ``(n,)``.
+        size: Batch size; the last batch may be smaller.
+        device: Device of the batches.
+        first: Number of the first batch.
+        augment: Augmentation of the images.
+        seed: Seed of the augmentation.
 
     Yields:
-        ``(size, channels, size, size)`` floats and ``(size,)`` labels.
+        Images as floats, shape ``(batch, channels, size, size)``, and labels, shape ``(batch,)``.
 
     Raises:
-        RunError: if an image cannot be read, naming it.
+        RunError: If an image cannot be read; the message names it.
     """
     source = _Batches(split, order, size, augment, seed)
     device = torch.device(device)
@@ -83,12 +84,12 @@ def batches(
     try:
         for images, labels in loaded:
             yield as_inputs(images.to(device, non_blocking=True)), labels.to(device, non_blocking=True)
-    except RunError as error:  # a worker's has its traceback in it
+    except RunError as error:  # errors of workers contain their traceback
         raise RunError(str(error).strip().splitlines()[-1].removeprefix("apq_tune.errors.RunError: ")) from None
 
 
 class _Batches(Dataset[tuple[Tensor, Tensor]]):
-    """Batches by number."""
+    """Map-style data set whose items are whole batches."""
 
     def __init__(
         self, split: AnySplit, order: NDArray[np.int64], size: int, augment: Augment, seed: tuple[int, ...]

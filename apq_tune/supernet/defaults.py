@@ -1,4 +1,4 @@
-"""Torch's global defaults, which a user's notebook may have changed: our networks do not depend on them."""
+"""Independence of PyTorch's global defaults, which a user may have changed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 
 @contextlib.contextmanager
 def plain_torch() -> Iterator[None]:
-    """Create and run networks in single precision, on the CPU unless said otherwise, with gradients; also a decorator.
+    """Context manager and decorator that sets float32, the CPU and enabled gradients as PyTorch's defaults.
 
-    What ``torch.set_default_dtype``, ``set_default_device`` and ``set_grad_enabled`` had said is as before afterwards.
+    Previous defaults of dtype, device and gradient mode are restored on exit.
     """
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)

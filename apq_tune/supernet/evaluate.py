@@ -1,4 +1,4 @@
-"""Run candidates on images: what the predictors learn from and what the user is told."""
+"""Evaluation of candidates: scores on a split, calibration, and extraction of subnets."""
 
 from __future__ import annotations
 
@@ -17,22 +17,29 @@ from apq_tune.supernet.network import Supernet
 from apq_tune.supernet.quantize import ActivationQuantizer
 from apq_tune.supernet.subnet import Subnet
 
-EVALUATION_BATCH = 250  # images; batches of 128 cost half as much again per image, those of 500 no less
-GPU_PIXELS = 2**22  # of a batch on a GPU, which waits for the processor if there are few
+EVALUATION_BATCH = 250  # images; batches of 128 take half as much time again per image, batches of 500 no less
+GPU_PIXELS = 2**22  # pixels per batch on a GPU, which would wait for the CPU with fewer
 
 
 class Score(NamedTuple):
-    """How a network does on a split; the halves are the even and the odd images, for the noise floor."""
+    """Scores of a network on a split.
 
-    loss: float  # mean cross-entropy, nats
+    Attributes:
+        loss: Mean cross-entropy in nats.
+        loss_even: Mean cross-entropy of the images with even index, for the split-half agreement.
+        loss_odd: Mean cross-entropy of the images with odd index.
+        accuracy: Accuracy as a fraction.
+    """
+
+    loss: float
     loss_even: float
     loss_odd: float
-    accuracy: float  # fraction, 0 to 1
+    accuracy: float
 
 
 @torch.no_grad()
 def score(network: Callable[[Tensor], Tensor], split: AnySplit, device: torch.device | str = "cpu") -> Score:
-    """Loss and accuracy of a function from images to logits, both on ``device``."""
+    """Loss and accuracy of ``network``, a function from images to logits on ``device``, on all images of a split."""
     rows = np.arange(len(split.labels))
     size = EVALUATION_BATCH if torch.device(device).type == "cpu" else max(1, GPU_PIXELS // split.shape[-1] ** 2)
     logits = torch.cat([network(images) for images, _ in batches(split, rows, size, device)])
@@ -45,21 +52,28 @@ def score(network: Callable[[Tensor], Tensor], split: AnySplit, device: torch.de
 def score_candidate(
     supernet: Supernet, candidate: Candidate, calibration: Tensor, split: AnySplit, *, quantize: bool
 ) -> Score:
-    """Recalibrate batch norm on ``calibration`` images, where the supernet is, then score one candidate of it.
+    """Recalibrate batch norm and score one candidate of a supernet.
 
-    It is scored as a stand-alone network, whose batch norm is folded: a seventh less work.
+    The candidate is scored as a subnet with folded batch norm, which takes a seventh less time.
+
+    Args:
+        supernet: Supernet that provides the weights.
+        candidate: Candidate to score.
+        calibration: Images for batch norm on the device of the supernet, shape ``(n, channels, size, size)``.
+        split: Images to score on.
+        quantize: Whether the candidate runs at its bits rather than in full precision.
     """
     subnet = subnet_from(supernet, candidate, calibration, quantize=quantize)
     return score(lambda x: subnet(x, quantize=quantize), split, calibration.device)
 
 
 def calibrate_quantizers(network: nn.Module, runs: Sequence[Callable[[], object]], limit: int = 16_000) -> None:
-    """Set the clip values of all activation quantizers from what they see in full precision (PTQ).
+    """Calibrate the clip values of all activation quantizers on full-precision activations (PTQ).
 
     Args:
-        network: whose quantizers to set; one that no run reaches keeps its clip values.
-        runs: calls that send images through the network at full precision.
-        limit: values kept for each quantizer, evenly spaced.
+        network: Network whose quantizers are set; quantizers that no run reaches keep their clip values.
+        runs: Functions that run the network on images in full precision.
+        limit: Maximum number of evenly spaced activations kept for each quantizer.
     """
     seen: dict[ActivationQuantizer, list[Tensor]] = {}
 
@@ -82,12 +96,13 @@ def calibrate_quantizers(network: nn.Module, runs: Sequence[Callable[[], object]
 
 
 def subnet_from(supernet: Supernet, candidate: Candidate, calibration: Tensor, *, quantize: bool) -> Subnet:
-    """The stand-alone network of one candidate, its batch norm recalibrated and folded.
+    """Extract the subnet of one candidate, with batch norm recalibrated and folded.
 
     Args:
-        supernet: source of weights and clip values.
-        candidate: which network.
-        calibration: ``(n, channels, size, size)`` images for batch norm.
-        quantize: whether batch norm sees the candidate's bits, as it should after quantization-aware training.
+        supernet: Supernet that provides weights and clip values.
+        candidate: Candidate to extract.
+        calibration: Images for batch norm, shape ``(n, channels, size, size)``.
+        quantize: Whether batch norm is recalibrated at the candidate's bits, as it should be after quantization-aware
+            training.
     """
     return supernet.extract(candidate, supernet.recalibrate(calibration, candidate, quantize=quantize))

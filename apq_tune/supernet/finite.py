@@ -1,4 +1,4 @@
-"""What is not finite never becomes a product: later stages would be blamed for it."""
+"""Checks that losses and weights are finite, made where they arise, so that no later stage fails because of them."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from apq_tune.supernet.network import Supernet
 from apq_tune.supernet.train import Training
 
 IMAGES = 64
-"""That a supernet is looked at with when its training has ended."""
+"""Number of images with which a supernet is checked after its training."""
 
 
 def finite(score: Score, candidate: Candidate, setting: str, learning_rate: float) -> Score:
-    """The score itself.
+    """Return the score of a candidate if its loss is finite.
 
     Args:
-        score: of the candidate.
-        candidate: to name.
-        setting: name of the training before it.
-        learning_rate: of that training.
+        score: Score of the candidate.
+        candidate: Candidate, for the message.
+        setting: Name of the settings of the preceding training.
+        learning_rate: Learning rate of that training.
 
     Raises:
-        RunError: if its loss is not finite.
+        RunError: If the loss is not finite.
     """
     if math.isfinite(score.loss):
         return score
@@ -41,10 +41,10 @@ def finite(score: Score, candidate: Candidate, setting: str, learning_rate: floa
 
 
 def check_weights(network: nn.Module, setting: str, training: Training, epoch: int) -> None:
-    """Refuse weights that are not finite any more.
+    """Refuse weights that are not finite.
 
     Raises:
-        RunError: naming the epoch and the setting to change.
+        RunError: If a weight is not finite; the message names the epoch and the setting to change.
     """
     values = [value for value in network.state_dict().values() if value.is_floating_point()]
     if not all(bool(torch.isfinite(value).all()) for value in values):
@@ -57,18 +57,18 @@ def check_weights(network: nn.Module, setting: str, training: Training, epoch: i
 def check_supernet(
     supernet: Supernet, encoding: NetworkEncoding, data: Data, setting: str, training: Training, *, quantize: bool
 ) -> None:
-    """Refuse a supernet whose smallest or largest network gives no finite loss on some search images.
+    """Refuse a supernet whose smallest or largest network has no finite loss on some images of the search split.
 
     Args:
-        supernet: as its training left it; nothing in it changes.
-        encoding: of its space.
-        data: whose training images recalibrate it.
-        setting: name of its training.
-        training: settings of that.
-        quantize: whether networks run at their bits.
+        supernet: Trained supernet; it is not changed.
+        encoding: Encoding of its search space.
+        data: Data, of which training images recalibrate batch norm.
+        setting: Name of the settings of its training.
+        training: Settings of its training.
+        quantize: Whether networks run at their bits.
 
     Raises:
-        RunError: naming the setting to change.
+        RunError: If a loss is not finite; the message names the setting to change.
     """
     images: Tensor = first_images(data.train, IMAGES).to(next(supernet.parameters()).device)
     split = data.search.first(min(IMAGES, len(data.search.labels)))

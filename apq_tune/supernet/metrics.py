@@ -1,6 +1,6 @@
-"""Metrics that really run networks: a candidate's cross-entropy or accuracy in the supernet, or after training (QAT).
+"""Metrics that run networks: loss or accuracy of candidates in the supernet, or after quantization-aware training.
 
-All score the search split: the test split chooses nothing.
+All of them score the search split; the test split is never used for selection.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ UNITS = {"loss": "nats", "accuracy": "fraction"}
 
 
 def device_of(name: str) -> Device:
-    """``"auto"`` is the GPU if torch sees one here.
+    """Resolve a device name; ``"auto"`` is the GPU if torch sees one, otherwise the CPU.
 
     Raises:
-        RunError: if there is none, though it is asked for.
+        RunError: If the name is unknown, or is ``"cuda"`` and torch sees no GPU.
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -57,15 +57,15 @@ def device_of(name: str) -> Device:
 
 @dataclass(frozen=True)
 class TrainedSupernet:
-    """A supernet's weights and the data to run it on.
+    """Weights of a trained supernet and the data to run it on.
 
     Attributes:
-        space: that it was built from.
-        weights: its state.
-        data: to calibrate, train and score with.
-        n_calibration: training images for batch norm statistics.
-        device: ``"cpu"`` or ``"cuda"``, where networks are run; asked for when the first one is, so that a process
-            without a GPU can hand the object to a trial that has one.
+        space: Search space of the supernet.
+        weights: State of the supernet.
+        data: Data to calibrate, train and score with.
+        n_calibration: Number of training images for batch norm statistics.
+        device: Device on which networks run, ``"cpu"`` or ``"cuda"``. Its availability is checked on first use, so
+            that a process without a GPU can pass the object to a trial that has one.
     """
 
     space: SearchSpace
@@ -81,10 +81,10 @@ class TrainedSupernet:
     @functools.cached_property
     @plain_torch()
     def network(self) -> Supernet:
-        """The supernet itself.
+        """Supernet with these weights on the device.
 
         Raises:
-            RunError: if its device is not here.
+            RunError: If the device is not available.
         """
         device_of(self.device)
         torch.set_num_threads(1)
@@ -95,12 +95,12 @@ class TrainedSupernet:
     @property
     @plain_torch()
     def calibration(self) -> Tensor:
-        """Images for batch norm statistics."""
+        """Images for batch norm statistics, shape ``(n_calibration, channels, size, size)``."""
         return first_images(self.data.train, self.n_calibration).to(self.device)
 
     @plain_torch()
     def subnet(self, candidate: Candidate) -> Subnet:
-        """The stand-alone network of one candidate, on the device: where its QAT begins."""
+        """Subnet of one candidate on the device, the starting point of its quantization-aware training."""
         return subnet_from(self.network, candidate, self.calibration, quantize=True)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -109,19 +109,19 @@ class TrainedSupernet:
 
 @dataclass(frozen=True)
 class SupernetLoss:
-    """Cross-entropy (or accuracy) of candidates in a supernet, batch norm recalibrated for each.
+    """Loss or accuracy of candidates in a supernet, with batch norm recalibrated for each.
 
     Attributes:
-        supernet: trained weights and data.
-        quantize: run candidates at their bits (PTQ; a proxy of QAT if the supernet was trained with random bits), or in
-            full precision.
-        measure: ``"loss"`` in nats, or ``"accuracy"`` as a fraction, which on a small split is mostly noise.
+        supernet: Trained weights and data.
+        quantize: Whether candidates run at their bits (PTQ, and a proxy of QAT if the supernet was trained with random
+            bits) or in full precision.
+        measure: ``"loss"``, the cross-entropy in nats, or ``"accuracy"``, a fraction that is noisy on a small split.
     """
 
     supernet: TrainedSupernet
     quantize: bool = True
     measure: Measure = "loss"
-    costly = True  # not asked of candidates that break a constraint
+    costly = True  # not evaluated for infeasible candidates
 
     @property
     def name(self) -> str:
@@ -140,7 +140,7 @@ class SupernetLoss:
 
     @plain_torch()
     def __call__(self, genomes: Genomes) -> NDArray[np.float64]:
-        """``(n, n_genes) -> (n,)``."""
+        """Loss in nats, or accuracy as a fraction, shape ``(n,)``."""
         torch.set_num_threads(1)
         supernet, calibration, data = self.supernet.network, self.supernet.calibration, self.supernet.data
         candidates = NetworkEncoding(self.supernet.space).decode(genomes)
@@ -150,13 +150,13 @@ class SupernetLoss:
 
 @dataclass(frozen=True)
 class QATLoss:
-    """Cross-entropy (or accuracy) of a candidate after quantization-aware training from a supernet's weights.
+    """Loss or accuracy of candidates after quantization-aware training (QAT) from a supernet's weights.
 
     Attributes:
-        supernet: where training begins, and the data.
-        training: how long and how fast.
-        seed: of the shuffles.
-        measure: ``"loss"`` in nats, or ``"accuracy"`` as a fraction.
+        supernet: Supernet from which training starts, and the data.
+        training: Training settings.
+        seed: Seed of the shuffles.
+        measure: ``"loss"``, the cross-entropy in nats, or ``"accuracy"``, a fraction.
     """
 
     supernet: TrainedSupernet
@@ -184,20 +184,27 @@ class QATLoss:
 
     @property
     def epochs(self) -> int:
-        """Of the training."""
+        """Number of epochs of the training."""
         return self.training.epochs
 
     def adjusted(self, config: Mapping[str, Any]) -> QATLoss:
-        """The same with ``epochs``, ``batch_size``, ``learning_rate`` or ``weight_decay`` from a configuration."""
+        """Copy with the training settings, such as ``epochs`` or ``learning_rate``, that a configuration contains."""
         own = {field.name: config[field.name] for field in dataclasses.fields(Training) if field.name in config}
         return dataclasses.replace(self, training=dataclasses.replace(self.training, **own)) if own else self
 
     @plain_torch()
     def train(self, candidate: Candidate, report: Report, checkpoint: bytes | None = None) -> None:
-        """Train one candidate, reporting loss and accuracy after each epoch; resuming equals never stopping.
+        """Train one candidate and report loss and accuracy after each epoch.
+
+        A resumed training gives the same result as an uninterrupted one.
+
+        Args:
+            candidate: Candidate to train.
+            report: Callback after each epoch.
+            checkpoint: Checkpoint to resume from, if any.
 
         Raises:
-            RunError: if the checkpoint is damaged, or the training diverges.
+            RunError: If the checkpoint is damaged or the training diverges.
         """
         torch.set_num_threads(1)
         data = self.supernet.data
@@ -243,7 +250,7 @@ class QATLoss:
 
     @plain_torch()
     def __call__(self, genomes: Genomes) -> NDArray[np.float64]:
-        """``(n, n_genes) -> (n,)``: trains every candidate to the end."""
+        """Train every candidate to the end and return the final values, shape ``(n,)``."""
         values: list[float] = []
 
         def keep(epoch: int, scores: Mapping[str, float], _: Any) -> None:

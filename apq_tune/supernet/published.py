@@ -1,4 +1,4 @@
-"""The published once-for-all checkpoint of APQ's space, read into our supernet."""
+"""Reader of the published once-for-all checkpoint of APQ's search space."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from apq_tune.supernet.network import ElasticBlock, ElasticConv, Statistics, Sup
 
 
 class PublishedSupernet(NamedTuple):
-    """Trained weights, and the batch norm statistics that came with them."""
+    """Supernet with published weights, and the batch norm statistics of its checkpoint."""
 
     supernet: Supernet
     statistics: Callable[[Candidate], Statistics]
-    """The checkpoint's running statistics, cut to a candidate's channels; recalibrated ones are better (Cai 2020)."""
+    """Running statistics of the checkpoint for a candidate; recalibrated ones are better (Cai 2020)."""
 
 
 class _Norm(NamedTuple):
@@ -35,11 +35,12 @@ def load_supernet(path: str | Path, space: SearchSpace | None = None) -> Publish
     """Read a checkpoint in the format of APQ's once-for-all network (Wang 2020).
 
     Args:
-        path: of the checkpoint; only tensors are read from it.
-        space: of inverted bottlenecks without squeeze-excite; by default ``apq_mobilenet``.
+        path: Path of the checkpoint; only tensors are read from it.
+        space: Search space of inverted bottlenecks without squeeze-excite; by default ``apq_mobilenet``.
 
     Raises:
-        RunError: if it cannot be read, or a tensor is missing, not finite, or of another shape than the space needs.
+        RunError: If the file cannot be read, or a tensor is missing, not finite, or of another shape than the space
+            needs.
     """
     path, space = Path(path), space or SearchSpace.load("apq_mobilenet")
     state = read_state(path)
@@ -51,13 +52,13 @@ def load_supernet(path: str | Path, space: SearchSpace | None = None) -> Publish
 
 
 class _Reader:
-    """Copies tensors by their published names, checking shapes."""
+    """Copies tensors by their published names and checks their shapes."""
 
     def __init__(self, path: Path, state: Mapping[str, Any], space: str) -> None:
         self._path, self._state, self._space = path, state, space
 
     def fill(self, supernet: Supernet) -> dict[ElasticConv, _Norm]:
-        """Copy everything; the running statistics of each convolution come back."""
+        """Copy all weights into the supernet and return the running statistics of each convolution."""
         convs = {supernet.stem: ("first_conv.conv", "first_conv.bn")}
         first = "blocks.0.mobile_inverted_conv"
         if supernet.space.first is not None:
@@ -103,7 +104,7 @@ class _Reader:
 
 
 def _cut(norms: dict[ElasticConv, _Norm], supernet: Supernet, candidate: Candidate) -> Statistics:
-    """In the order of the forward pass: the first channels of each batch norm."""
+    """Statistics of each batch norm in the order of the forward pass, sliced to the candidate's channels."""
 
     def widths() -> Iterator[tuple[ElasticConv, int]]:
         yield supernet.stem, supernet.space.stem.channels

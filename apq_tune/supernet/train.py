@@ -1,4 +1,4 @@
-"""Training: the supernet in full precision, the same supernet with random bits, and one candidate (QAT)."""
+"""Training of supernets, in full precision or with random bits, and quantization-aware training of subnets."""
 
 from __future__ import annotations
 
@@ -27,31 +27,31 @@ from apq_tune.supernet.subnet import Subnet
 Strategy = Literal["single_path", "warm_single_path", "sandwich", "progressive"]
 
 WIDTHS_OPEN = {"warm_single_path": 0.2, "progressive": 2 / 3}
-"""Share of the training after which a strategy begins to shrink widths, sorting channels by importance just before."""
+"""Share of the training after which smaller widths are sampled; channels are sorted by importance just before."""
 
 Loss = Callable[[Tensor, Tensor, np.random.Generator, float], Tensor]
-"""From images, labels, a generator and the share of training that is done (0 to 1) to the mean loss of the batch."""
+"""Mean loss of a batch, given images, labels, a random generator and the share of the training done (0 to 1)."""
 
 MAX_GRADIENT_NORM = 5.0
 
 AUGMENT = 1
-"""Last word of the seed of an epoch's augmentation; its other random numbers have none."""
+"""Appended to the seed of an epoch to give the seed of its augmentation."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """How long, how fast and on what.
+    """Settings of a training.
 
     Attributes:
-        epochs: passes over the images; 0 only where the paper's protocol leaves a training out.
-        batch_size: images in a step.
-        learning_rate: at the start of the cosine (AdamW).
-        weight_decay: of AdamW, on convolution weights.
-        images: most images in an epoch, drawn anew for each; ``None`` for all.
-        augment: ``none``, ``crop`` or ``crop_flip``.
-        label_smoothing: share of the label that is spread over all classes (Szegedy 2016).
-        ema: decay of an exponential moving average of the weights, which replaces them in the end; 0 for none.
-        bf16: on a GPU, compute in bfloat16 where that is safe (autocast). Small images gain nothing by it.
+        epochs: Number of epochs; 0 only where the paper's protocol skips a training.
+        batch_size: Number of images per step.
+        learning_rate: Initial learning rate of AdamW, with cosine decay to zero.
+        weight_decay: Weight decay of AdamW, on convolution weights only.
+        images: Maximum number of images per epoch, drawn anew for each epoch; ``None`` for all.
+        augment: Augmentation: ``none``, ``crop`` or ``crop_flip``.
+        label_smoothing: Probability mass that is spread over all classes (Szegedy 2016).
+        ema: Decay of an exponential moving average of the weights, which replaces them at the end; 0 for none.
+        bf16: Whether to use bfloat16 autocast on a GPU; for small images it is not faster.
     """
 
     epochs: ranges.EpochsOrNone
@@ -65,26 +65,26 @@ class Training:
     bf16: ranges.Flag = False
 
     def __post_init__(self) -> None:
-        """Check what was given.
+        """Check all settings.
 
         Raises:
-            RunError: naming the setting, the value and what is allowed.
+            RunError: If a setting is invalid; the message names the setting, its value and the allowed values.
         """
         for name, value in ranges.checked(Training, dataclasses.asdict(self)).items():
             object.__setattr__(self, name, value)
 
     def steps(self, n: int) -> int:
-        """Steps of an epoch of ``n`` images."""
+        """Number of steps of an epoch over ``n`` images."""
         return max(1, min(n, self.images or n) // self.batch_size)
 
 
 class Progress(NamedTuple):
-    """Where a training stands.
+    """Progress of a training.
 
     Attributes:
-        epoch: epochs done.
-        step: steps of the next epoch that are done.
-        rng: state of that epoch's generator, if any are.
+        epoch: Number of completed epochs.
+        step: Number of completed steps of the current epoch.
+        rng: State of the current epoch's random generator, if a step is completed.
     """
 
     epoch: int = 0
@@ -96,7 +96,7 @@ BEGIN = Progress()
 
 
 def optimizer_for(network: nn.Module, training: Training) -> torch.optim.AdamW:
-    """AdamW that decays weights and leaves biases, batch norm and clip values alone."""
+    """AdamW with weight decay on weights, but not on biases, batch norm and clip values."""
     decayed = [p for p in network.parameters() if p.ndim > 1]
     rest = [p for p in network.parameters() if p.ndim <= 1]
     groups: list[dict[str, Any]] = [{"params": decayed}, {"params": rest, "weight_decay": 0.0}]
@@ -104,7 +104,7 @@ def optimizer_for(network: nn.Module, training: Training) -> torch.optim.AdamW:
 
 
 def average_for(network: nn.Module, training: Training) -> AveragedModel | None:
-    """The moving average of the weights, if there is to be one."""
+    """Exponential moving average of the weights; ``None`` if the settings ask for none."""
     if not training.ema:
         return None
     return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(training.ema))  # type: ignore[no-untyped-call]
@@ -126,23 +126,25 @@ def train_epochs(
 ) -> None:
     """Minimise a loss over shuffled batches.
 
-    Every epoch has its own generator, made from ``seed`` and its number: resuming equals never stopping.
+    Each epoch has its own generator, seeded with ``seed`` and its number, so that a resumed training gives the same
+    result as an uninterrupted one.
 
     Args:
-        network: whose parameters the optimizer moves.
-        loss: of one batch.
-        optimizer: its learning rate is set here, a cosine from ``training.learning_rate`` to zero.
-        split: images to train on.
-        training: settings.
-        seed: of the shuffles and of the generator that ``loss`` gets.
-        start: where to go on.
-        average: of the weights, to be kept up, and taken over before the last ``after_epoch``.
-        before_epoch: called with the number of epochs done, not in the middle of one.
-        after_epoch: called with the number of epochs done.
-        after_step: called in the middle of an epoch.
+        network: Network to train in place.
+        loss: Loss of one batch.
+        optimizer: Optimizer of the network; its learning rate is set to follow a cosine from
+            ``training.learning_rate`` to zero.
+        split: Training images.
+        training: Training settings.
+        seed: Seed of the shuffles and of the generator passed to ``loss``.
+        start: Progress to resume from.
+        average: Moving average of the weights to update; it replaces the weights before the last ``after_epoch``.
+        before_epoch: Callback with the number of completed epochs; not called when resuming within an epoch.
+        after_epoch: Callback with the number of completed epochs.
+        after_step: Callback with the progress after each step but the last one of an epoch.
 
     Raises:
-        RunError: if the loss, its gradient or a weight is not finite, with the epoch and the learning rate.
+        RunError: If the loss, its gradient or a weight is not finite; the message has the epoch and the learning rate.
     """
     device = next(network.parameters()).device
     n = len(split.labels)
@@ -180,7 +182,7 @@ def train_epochs(
                 average.update_parameters(network)
             if after_step is not None and step + 1 < steps:
                 after_step(Progress(epoch, step + 1, dict(rng.bit_generator.state)))
-        if not is_finite(network):  # the last step of an epoch has no later gradient that would tell
+        if not is_finite(network):  # the last step of an epoch is followed by no gradient that would reveal it
             raise RunError(f"training diverged in epoch {epoch + 1}: weights are not finite; lower the learning rate")
         if average is not None and epoch + 1 == training.epochs:
             network.load_state_dict(average.module.state_dict())
@@ -189,7 +191,7 @@ def train_epochs(
 
 
 def is_finite(network: nn.Module) -> bool:
-    """Whether every weight and every running statistic of a network is a finite number."""
+    """Whether all weights and running statistics of a network are finite."""
     tensors = [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
     return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all())
 
@@ -197,18 +199,19 @@ def is_finite(network: nn.Module) -> bool:
 def supernet_loss(
     supernet: Supernet, encoding: NetworkEncoding, strategy: Strategy, *, quantize: bool, label_smoothing: float = 0.0
 ) -> Loss:
-    """The loss of one batch: which candidates are trained on it, and towards what.
+    """Loss of one batch by a supernet training strategy.
 
     Args:
-        supernet: to train.
-        encoding: to draw candidates with.
-        strategy: ``single_path`` trains one uniform random candidate (Guo 2020); ``sandwich`` the largest on the labels
-            and the smallest and two random ones on the largest one's output (Yu 2019); ``progressive`` one candidate
-            whose kernels, then depths, then channels are opened, a third of the training each (Cai 2020);
-            ``warm_single_path`` the largest for a fifth of the training, then one uniform random candidate.
-        quantize: whether candidates come with random bits, from one width everywhere to all widths mixed: what is
-            trained with few bits in every network gets worse at many.
-        label_smoothing: of the labels, not of the largest one's output.
+        supernet: Supernet to train.
+        encoding: Encoding of the search space, from which candidates are sampled.
+        strategy: ``single_path`` trains one uniformly sampled candidate per step (Guo 2020). ``sandwich`` trains the
+            largest candidate on the labels, and the smallest and two random ones on its output (Yu 2019).
+            ``progressive`` trains one candidate and enables smaller kernels, then depths, then channels, for a third
+            of the training each (Cai 2020). ``warm_single_path`` trains the largest candidate for a fifth of the
+            training, then one uniformly sampled candidate.
+        quantize: Whether candidates have random bit-width policies, from uniform to fully mixed ones; if every
+            network had some layers of few bits, weights would get worse at many bits.
+        label_smoothing: Label smoothing; not applied to the output of the largest candidate.
     """
     smallest, largest = encoding.extremes()
     draw = encoding.sample_policies if quantize else encoding.sample
@@ -262,10 +265,10 @@ def train_supernet(
     after_epoch: Callable[[int], None] | None = None,
     after_step: Callable[[Progress], None] | None = None,
 ) -> None:
-    """Train the weights that all candidates share; see ``supernet_loss`` and ``train_epochs`` for the arguments.
+    """Train the shared weights of a supernet; see ``supernet_loss`` and ``train_epochs`` for the arguments.
 
-    Where a strategy trains wide networks first, channels are sorted by importance when it begins to shrink widths, and
-    the optimizer forgets its moments, which belong to the old order; an average of the weights begins anew.
+    If the strategy starts with wide networks, channels are sorted by importance before it samples smaller widths. The
+    optimizer's moments and the moving average, which refer to the old order, are then reset.
     """
     opens = WIDTHS_OPEN.get(strategy)
     sort_at = None if opens is None or quantize else math.ceil(opens * training.epochs)
@@ -303,17 +306,17 @@ def finetune(
     first_epoch: int = 0,
     after_epoch: Callable[[int], None] | None = None,
 ) -> None:
-    """Quantization-aware training of one candidate at its own bits, batch norm folded.
+    """Quantization-aware training of one subnet at its own bits, with folded batch norm.
 
     Args:
-        subnet: trained in place.
-        split: images to train on.
-        training: settings.
-        seed: of the shuffles.
-        optimizer: to resume with; a new one if not given.
-        average: to resume with; a new one if not given.
-        first_epoch: to resume at.
-        after_epoch: called with the number of epochs done.
+        subnet: Subnet to train in place.
+        split: Training images.
+        training: Training settings.
+        seed: Seed of the shuffles.
+        optimizer: Optimizer to resume with; by default a new one.
+        average: Moving average to resume with; by default a new one.
+        first_epoch: Number of epochs done before.
+        after_epoch: Callback with the number of completed epochs.
     """
 
     def loss(x: Tensor, y: Tensor, _rng: np.random.Generator, _done: float) -> Tensor:
@@ -336,31 +339,31 @@ def finetune(
 
 @contextlib.contextmanager
 def replayed(network: nn.Module, split: AnySplit, training: Training) -> Iterator[None]:
-    """Record a network's training pass over a batch, and replay it for each one (CUDA graphs).
+    """Capture the training pass of a network as a CUDA graph and replay it for each batch.
 
-    A small network's step is a thousand short kernels; recorded, they need not be launched one by one. On a CPU, and
-    when the network evaluates, nothing changes.
+    A training step of a small network consists of about a thousand short kernels, whose launches dominate. On a CPU,
+    and in evaluation mode, nothing changes.
 
     Args:
-        network: whose shapes and branches do not depend on the images.
-        split: images to train on.
-        training: size of a batch, and precision.
+        network: Network whose shapes and branches do not depend on the images.
+        split: Training images.
+        training: Training settings, of which batch size and precision are used.
     """
     device = next(network.parameters()).device
     if device.type != "cuda":
         yield
         return
     images = first_images(split, training.batch_size).to(device)
-    gc.collect()  # an old recording that is thrown away while a new one is made would spoil it
+    gc.collect()  # freeing an old graph during a capture would invalidate the new one
     network.train()
     with precision(device, bf16=training.bf16):
         torch.cuda.make_graphed_callables(network, (images,), allow_unused_input=True)
     try:
         yield
     finally:
-        del network.forward  # the recorded one, which hides that of the class
+        del network.forward  # the captured method, which shadows that of the class
 
 
 def precision(device: torch.device, *, bf16: bool) -> torch.autocast:
-    """What a training pass computes in: float32, or on a GPU bfloat16 where that is safe and asked for (autocast)."""
+    """Autocast context of a training pass: bfloat16 on a GPU if requested, otherwise float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16 and device.type == "cuda", cache_enabled=False)
