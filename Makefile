@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help check format test quick bench
+.PHONY: help check format test quick docs bench
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -19,6 +19,9 @@ test: ## all tests
 
 quick: ## the tests that neither start Ray nor train a network
 	pytest -m 'not ray and not slow'
+
+docs: ## build the documentation into site/; mkdocs serve shows it while you write
+	mkdocs build --quiet
 
 NEED_FILES := $(addprefix benchmarks/,bitfusion_fit.py compare_samplers.py fuzz_inputs.py joint_vs_staged.py ofa_search.py predictors_imagenet.py \
 	rank_agreement.py refined.py)

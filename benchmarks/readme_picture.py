@@ -7,6 +7,7 @@ every width and found 4 bits best in all forty searches, so it is called "unifor
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -45,7 +46,7 @@ def draw_front(ax: Axes, table: pd.DataFrame) -> None:
             rows = table[(table["budget"] == budget) & (table["method"] == method)]
             x, y = rows["weight_bytes"] / 1000, 100 * rows["test_accuracy"]
             ax.scatter(x, y, s=9, color=COLOURS[method], alpha=0.35, linewidths=0)
-            style = {"color": COLOURS[method], "marker": MARKERS[method], "markersize": 6, "capsize": 3}
+            style: dict[str, Any] = {"color": COLOURS[method], "marker": MARKERS[method], "markersize": 6, "capsize": 3}
             label = NAMES[method] if budget == "memory" else None
             ax.errorbar(x.mean(), y.mean(), y.std(), **style, zorder=5 - i, label=label, linestyle="")
     ax.set(xlabel="flash of the found network, kB", ylabel="test accuracy, %", ylim=(84.2, 88.8), xlim=(6.2, 13.4))
@@ -63,7 +64,13 @@ def draw_differences(ax: Axes, table: pd.DataFrame) -> None:
             spread = 0.05 * np.linspace(-1, 1, len(ahead))
             ax.scatter(x + spread, np.sort(ahead), s=14, color=COLOURS[rival], alpha=0.5, linewidths=0)
             half = 2.262 * ahead.std(ddof=1) / np.sqrt(len(ahead))  # Student's t, 9 degrees of freedom
-            bar = {"color": COLOURS[rival], "marker": MARKERS[rival], "markersize": 6, "capsize": 4, "linestyle": ""}
+            bar: dict[str, Any] = {
+                "color": COLOURS[rival],
+                "marker": MARKERS[rival],
+                "markersize": 6,
+                "capsize": 4,
+                "linestyle": "",
+            }
             label = f"{NAMES[rival]}" if place == 0 else None
             ax.errorbar(x + 0.11, ahead.mean(), half, **bar, label=label)
     ax.axhline(0, color=COLOURS["joint"], linewidth=1)

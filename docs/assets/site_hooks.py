@@ -1,4 +1,4 @@
-"""What MkDocs fills in while it builds the site: the commands with their options, and the public names of the package."""
+"""What MkDocs fills in while it builds the site: commands with their options, and the public names of the package."""
 
 from __future__ import annotations
 
