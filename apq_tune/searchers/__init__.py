@@ -1,4 +1,4 @@
-"""The inner search: select, vary, and the loop that holds them together."""
+"""Search algorithms: selection, variation, model-based proposals and the ask-and-tell loop."""
 
 from apq_tune.searchers.algorithms import NSGA2, Algorithm, Evolution, RandomSearch, State
 from apq_tune.searchers.loop import search

@@ -1,4 +1,4 @@
-"""Searchers: settings in a frozen object, the population in a state that is passed through."""
+"""Ask-and-tell algorithms: immutable settings, with the population in an explicit state."""
 
 from __future__ import annotations
 
@@ -15,67 +15,74 @@ from apq_tune.searchers.vary import spread, vary
 from apq_tune.space.encoding import Encoding, Genes, Genomes
 
 NEIGHBOURS = 3
-"""How far from each other, in places along an objective, parents may be."""
+"""Maximum distance of the two parents in ranks along an objective."""
 
 
 class State(NamedTuple):
-    """The population, best first."""
+    """State of an algorithm: its population, best first."""
 
     genomes: Genomes  # (p, n_genes), not canonical
     F: Floats  # (p, m)
     G: Floats  # (p, c)
-    age: NDArray[np.intp]  # (p,) generations since birth
+    age: NDArray[np.intp]  # (p,) number of generations survived
 
 
 class Algorithm(Protocol):
-    """How a searcher proposes genomes and what it keeps of their evaluations."""
+    """Protocol of search algorithms."""
 
     @property
     def batch(self) -> int:
-        """Genomes asked for at once."""
+        """Number of genomes to ask for at once."""
         ...
 
     def ask(self, state: State | None, n: int, encoding: Encoding, rng: np.random.Generator) -> Genomes:
-        """Propose ``(n, n_genes)``, not necessarily canonical; duplicates are the caller's business.
+        """Propose genomes.
 
-        ``state`` is ``None`` before the first ``tell``.
+        Args:
+            state: State returned by the last ``tell``; ``None`` before the first one.
+            n: Number of genomes.
+            encoding: Encoding of the search space.
+            rng: Random number generator.
+
+        Returns:
+            Genomes of shape ``(n, n_genes)``, not necessarily canonical or distinct.
         """
         ...
 
     def tell(self, state: State | None, genomes: Genomes, evaluation: Evaluation) -> State:
-        """The state that follows when the proposed ``genomes`` were evaluated."""
+        """State after the evaluation of proposed genomes."""
         ...
 
 
 @dataclass(frozen=True)
 class RandomSearch:
-    """Uniform samples: the baseline that every searcher must beat."""
+    """Random search: uniform samples, the baseline of all algorithms."""
 
     batch: int = 100
 
     def ask(self, state: State | None, n: int, encoding: Encoding, rng: np.random.Generator) -> Genomes:  # noqa: ARG002
-        """Sample afresh."""
+        """Sample genomes uniformly."""
         return encoding.sample(n, rng)
 
     def tell(self, state: State | None, genomes: Genomes, evaluation: Evaluation) -> State:  # noqa: ARG002
-        """Remember nothing but the last batch."""
+        """Keep only the last batch."""
         return State(genomes, evaluation.F, evaluation.G, np.zeros(len(genomes), np.intp))
 
 
 @dataclass(frozen=True)
 class Evolution:
-    """Constrained evolution: keep the best, vary them (Wang 2020, APQ), let the old die (Real 2019).
+    """Constrained evolutionary search with truncation selection (Wang 2020, APQ) and aging (Real 2019).
 
-    Unlike APQ's published search, children of crossover stay in the population, and depth is a gene like any other.
+    Unlike in APQ's published search, children of crossover stay in the population, and depth is a gene like any other.
     Defaults were chosen on once-for-all's predictor and tables (``benchmarks/ofa_search.py``).
 
     Attributes:
-        population: children in each generation.
-        parents: how many survive, out of parents and children together.
-        crossover: share of children that mix two parents.
-        mutation: fewest and most genes to change in a child, in the mean; each child draws its own, log-uniform.
-        max_age: generations after which even the best must leave the population (never the front); ``None``: they
-            stay.
+        population: Number of children per generation.
+        parents: Number of survivors, out of parents and children together.
+        crossover: Share of children that mix two parents.
+        mutation: Smallest and largest expected number of mutated genes; each child draws its own, log-uniformly.
+        max_age: Number of generations after which even the best candidates leave the population (though not the
+            front); ``None`` for no limit.
     """
 
     population: int = 50
@@ -96,22 +103,22 @@ class Evolution:
 
     @property
     def batch(self) -> int:
-        """One generation."""
+        """Size of a generation."""
         return self.population
 
     def ask(self, state: State | None, n: int, encoding: Genes, rng: np.random.Generator) -> Genomes:
-        """Sample small to large networks at first, then vary the winners of tournaments."""
+        """Sample networks of all sizes at first, then vary the winners of tournaments."""
         if state is None:
             return spread(n, encoding, rng)
         first, second = state.genomes[self._mates(state, n, rng)]
         return vary(first, second, encoding, rng, crossover=self.crossover, mutation=self.mutation)
 
     def _mates(self, state: State, n: int, rng: np.random.Generator) -> NDArray[np.intp]:
-        """``(2, n)`` rows: winners of binary tournaments, since the population is sorted."""
+        """Rows of the winners of binary tournaments, shape ``(2, n)``; the population is sorted by fitness."""
         return np.asarray(rng.integers(len(state.genomes), size=(2, 2, n)).min(axis=0))
 
     def tell(self, state: State | None, genomes: Genomes, evaluation: Evaluation) -> State:
-        """Select the next population out of the old one and its children."""
+        """Select the next population from the old one and its children."""
         F, G, age = evaluation.F, evaluation.G, np.zeros(len(genomes), np.intp)
         if state is not None:
             young = np.flatnonzero(state.age < (self.max_age or np.inf))
@@ -124,10 +131,10 @@ class Evolution:
 
 @dataclass(frozen=True)
 class NSGA2(Evolution):
-    """NSGA-II (Deb 2002) whose parents mate with neighbours on the front (Watanabe 2002, NCGA).
+    """NSGA-II (Deb 2002) with neighbourhood crossover (NCGA, Watanabe 2002).
 
-    Two networks of very different size make children that are good at neither; neighbours share what works at their
-    size. The population is small, since the front is kept outside of it. Defaults were chosen with
+    Children of two networks of very different size are rarely good, whereas neighbours along an objective share what
+    works at their size. The population is small, since the front is archived outside of it. Defaults were chosen with
     ``benchmarks/front_quality.py``.
     """
 
@@ -137,7 +144,7 @@ class NSGA2(Evolution):
     max_age: int | None = None
 
     def _mates(self, state: State, n: int, rng: np.random.Generator) -> NDArray[np.intp]:
-        """Winners of duels, and for each one of the nearest by an objective, another one in each generation."""
+        """Rows of tournament winners and of their neighbours along an objective that each call draws, ``(2, n)``."""
         winners = duel(state.F, state.G, n, rng)
         by_objective = np.argsort(state.F[:, rng.integers(state.F.shape[1])], kind="stable")
         place = np.argsort(by_objective)

@@ -1,4 +1,4 @@
-"""What a search has seen: which genomes, and the best of them."""
+"""Archives of a search: fingerprints of all evaluated genomes, and the non-dominated candidates."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from apq_tune.space.encoding import Genomes
 FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, 2^64 over the golden ratio (Knuth 1998, vol. 3, 6.4)
 
 BUFFER = 4000
-"""Rows that may wait before dominated ones are dropped."""
+"""Number of added rows after which dominated ones are dropped."""
 
 
 class Seen:
-    """The genomes that were evaluated, as 64-bit fingerprints.
+    """Set of evaluated genomes, stored as 64-bit fingerprints.
 
-    Two different genomes share one with a chance of about 1 in 10^7 in a search of a million candidates; the second
-    would then be passed over.
+    In a search of a million candidates, the probability that two different genomes collide is about 10^-7; the second
+    one would then be skipped.
     """
 
     def __init__(self, n_genes: int) -> None:
@@ -30,19 +30,19 @@ class Seen:
         return len(self._known)
 
     def fingerprints(self) -> NDArray[np.uint64]:
-        """``(len(self),)``, sorted: all that there is to save."""
+        """Sorted fingerprints, shape ``(len(self),)``; they are the whole state."""
         return np.array(sorted(self._known), np.uint64)
 
     def restore(self, fingerprints: NDArray[np.uint64]) -> None:
-        """Know these, and nothing else."""
+        """Replace the content by saved fingerprints."""
         self._known = set(fingerprints.tolist())
 
     def new(self, genomes: Genomes, limit: int) -> list[int]:
-        """The first ``limit`` rows that were never given before, each once; from now on they are known.
+        """Add the first ``limit`` genomes that are not known yet, and return their rows.
 
         Args:
-            genomes: ``(n, n_genes)``, canonical.
-            limit: how many at most.
+            genomes: Canonical genomes, shape ``(n, n_genes)``.
+            limit: Maximum number of rows.
         """
         keys = ((genomes.astype(np.uint64) + 1) * self._powers).sum(axis=1, dtype=np.uint64).tolist()
         rows: list[int] = []
@@ -56,9 +56,9 @@ class Seen:
 
 
 class Archive:
-    """The non-dominated feasible candidates so far; while there are none, the one that comes closest.
+    """Archive of the non-dominated feasible candidates, or of the least infeasible one while there are none.
 
-    Of equals by a single objective it keeps the one that stays farthest below the limits.
+    With a single objective, ties are broken in favour of the candidate that is farthest below the limits.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class Archive:
         self.closest: Evaluation | None = None
 
     def add(self, genomes: Genomes, evaluation: Evaluation) -> None:
-        """Take over a batch."""
+        """Add an evaluated batch."""
         feasible = evaluation.feasible
         if feasible.any():
             self._parts.append((genomes[feasible], Evaluation(*(part[feasible] for part in evaluation))))
@@ -80,14 +80,14 @@ class Archive:
                 self.closest = Evaluation(*(part[best : best + 1] for part in evaluation))
 
     def best(self) -> tuple[Genomes, Evaluation] | None:
-        """The candidates and their scores; ``None`` if nothing feasible was found."""
+        """Non-dominated genomes and their evaluation; ``None`` if no candidate is feasible."""
         if not self._parts:
             return None
         self._reduce()
         return self._parts[0]
 
     def restore(self, best: tuple[Genomes, Evaluation] | None, closest: Evaluation | None) -> None:
-        """Hold what another archive gave as ``best()`` and as ``closest``, and nothing else."""
+        """Replace the content by the saved ``best()`` and ``closest`` of an archive."""
         self._parts, self._waiting, self.closest = [] if best is None else [best], 0, closest
 
     def _reduce(self) -> None:

@@ -1,4 +1,4 @@
-"""Which of many promising candidates are worth measuring together: pure functions."""
+"""Selection of a diverse batch of promising candidates to measure together."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ Rows = list[int]
 
 
 def similarity(features: NDArray[np.float32], other: NDArray[np.float32]) -> Floats:
-    """Share of common choices of every two candidates (Jaccard 1901): 1 for equal ones, 0 if nothing is common.
+    """Jaccard similarity of candidates (Jaccard 1901): from 0 (no common choice) to 1 (identical).
 
     Args:
-        features: ``(n, n_features)`` of 0 and 1.
-        other: ``(m, n_features)`` of 0 and 1.
+        features: Binary features, shape ``(n, n_features)``.
+        other: Binary features, shape ``(m, n_features)``.
 
     Returns:
-        ``(n, m)``.
+        Similarities, shape ``(n, m)``.
     """
     common = (features @ other.T).astype(np.float64)
     return np.asarray(common / (features.sum(axis=1)[:, None] + other.sum(axis=1)[None] - common))
 
 
 def choose_batch(mean: Floats, std: Floats, alike: Floats, n: int, *, first: Sequence[int] = ()) -> Rows:
-    """Choose candidates that are promising, uncertain and unlike each other.
+    """Choose candidates that are promising, uncertain and dissimilar.
 
-    One after the other, the one with the lowest confidence bound ``mean - kappa * std * (1 - s)`` is taken, where ``s``
-    is its similarity to the most similar one taken so far: what two have in common is learned from one of them.
+    Candidates are chosen greedily by the lowest confidence bound ``mean - kappa * std * (1 - s)``, where ``s`` is the
+    similarity to the most similar candidate chosen so far: measuring that one reduces the uncertainty of this one.
 
     Args:
-        mean: ``(p,)`` predicted logarithm of the loss.
-        std: ``(p,)`` its standard deviation.
-        alike: ``(p, p)`` similarities, 0 to 1.
-        n: number to choose; all rows are if there are fewer.
-        first: rows that are chosen anyway, before the others; at most ``n`` of them.
+        mean: Predicted logarithm of the loss, shape ``(p,)``.
+        std: Standard deviation of the prediction, shape ``(p,)``.
+        alike: Pairwise similarities from 0 to 1, shape ``(p, p)``.
+        n: Number of rows to choose; all rows are chosen if there are fewer.
+        first: Rows that are chosen first in any case; of more than ``n``, the first ``n``.
 
     Returns:
-        Distinct rows, in the order in which they were chosen.
+        Distinct rows in the order in which they were chosen.
     """
     chosen = list(dict.fromkeys(first))[:n]
     while len(chosen) < min(n, len(mean)):

@@ -1,4 +1,4 @@
-"""The inner search from beginning to end; one process, whole populations at a time."""
+"""The function ``search``: a whole search in one process, evaluated in batches."""
 
 from __future__ import annotations
 
@@ -22,28 +22,31 @@ def search(
     patience: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Front:
-    """Search for the feasible non-dominated candidates.
+    """Search for the feasible non-dominated candidates of a problem.
 
-    Linear algebra runs on one thread, so that results repeat bit by bit and searches can run side by side.
+    Linear algebra is limited to one thread, so that results are reproducible bit by bit and searches can run in
+    parallel.
 
     Args:
-        problem: objectives and constraints.
-        algorithm: or its name, ``"evolution"``, ``"nsga2"`` or ``"random"``; by default
-            ``Evolution`` for one objective, ``NSGA2`` for several.
-        n_evaluations: distinct candidates to evaluate; a space that has no more is enumerated.
-        seed: same seed, same front.
-        initial: ``(k, n_genes)`` genomes to evaluate first; by default the smallest and the largest network at each
-            uniform bit-width.
-        islands: populations that evolve side by side, apart from each other, on the one budget; by default one for
-            every 100,000 evaluations, since each comes to rest on an optimum of its own.
-        patience: stop when the front has not changed for so many evaluations; ``None`` spends the budget.
-        progress: called with the number of evaluations so far, once a batch.
+        problem: Problem with objectives and constraints.
+        algorithm: Algorithm, or the name of one in ``ALGORITHMS``; by default ``Evolution`` for one objective and
+            ``NSGA2`` for several.
+        n_evaluations: Number of distinct candidates to evaluate; a space with at most that many is enumerated.
+        seed: Random seed.
+        initial: Genomes to evaluate first, shape ``(k, n_genes)``; by default the smallest and the largest network at
+            each uniform bit-width.
+        islands: Number of independent populations that share the budget, since each may converge to another optimum;
+            by default one per 100,000 evaluations.
+        patience: Number of evaluations without a change of the front after which the search stops; ``None`` to spend
+            the whole budget.
+        progress: Callback with the number of evaluations so far, called after each batch.
 
     Returns:
-        The front of everything that was evaluated.
+        Front of all evaluated candidates.
 
     Raises:
-        ProblemError: if a count makes no sense, or nothing feasible was found; says how close the search came.
+        ProblemError: If an argument is invalid, or no feasible candidate was found; the message then has the values of
+            the least infeasible one.
     """
     searching = Searching(
         problem,

@@ -1,4 +1,4 @@
-"""The model-based searcher, for evaluations that cost minutes: Gaussian processes, and NSGA-II once they are many."""
+"""Model-based algorithm for expensive evaluations: Gaussian processes at first, NSGA-II after many evaluations."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from apq_tune.searchers.select import select
 from apq_tune.space.encoding import Encoding, Genomes
 
 MODELLED = 300
-"""Evaluations up to which a model pays: by then it has found nearly all of the front, and each proposal takes longer
-than the one before."""
+"""Number of evaluations up to which models are used: by then nearly the whole front is found, and proposals have become
+slow."""
 
 
 @dataclass(frozen=True)
 class ModelBased:
-    """Measure next what is expected to add most to the front (expected hypervolume improvement, Emmerich 2011).
+    """Bayesian optimization by expected hypervolume improvement (Emmerich 2011).
 
-    Each objective and each constraint has a Gaussian process of its own, refitted as results come in. After
-    ``modelled`` evaluations the children are those of NSGA-II, whose parents are the best of all that was measured.
-    Which searcher to take for how many evaluations: ``docs/guides/samplers.md``.
+    Each objective and each constraint is modelled by a Gaussian process of its own, refitted as results come in. After
+    ``modelled`` evaluations, candidates are proposed by NSGA-II from the best of all evaluated ones.
+    ``docs/guides/samplers.md`` compares the algorithms by number of evaluations.
 
     Attributes:
-        initial: candidates that are measured before a model is asked, as different from each other as can be.
-        modelled: evaluations up to which the model is asked.
-        pool: candidates that are scored for each proposal.
-        batch: genomes proposed at once; one is best, unless several are measured side by side.
-        exact: objectives and constraints that cost models compute; by default all count as expensive.
+        initial: Number of mutually distant candidates that are evaluated before models are fitted.
+        modelled: Number of evaluations up to which models are used.
+        pool: Number of candidates that are scored for each proposal.
+        batch: Number of genomes proposed at once; 1 is best unless evaluations run in parallel.
+        exact: Objectives and constraints that are computed by cost models; by default all are modelled.
     """
 
     initial: int = ProposalSettings.initial
@@ -53,11 +53,11 @@ class ModelBased:
 
     @classmethod
     def of(cls, problem: Problem) -> ModelBased:
-        """With the problem's own cost models instead of processes that would have to learn them."""
+        """Algorithm that computes the costs of a problem exactly instead of modelling them."""
         return cls(exact=Exact.of(problem))
 
     def ask(self, state: State | None, n: int, encoding: Encoding, rng: np.random.Generator) -> Genomes:
-        """Candidates unlike each other at first, then the most promising ones."""
+        """Propose mutually distant candidates at first, then those with the greatest expected improvement."""
         if state is not None and len(state.genomes) >= self.modelled:
             best = select(state.F, state.G, NSGA2.parents)
             parents = State(state.genomes[best], state.F[best], state.G[best], state.age[best])
@@ -78,7 +78,7 @@ class ModelBased:
         )
 
     def tell(self, state: State | None, genomes: Genomes, evaluation: Evaluation) -> State:
-        """Remember everything."""
+        """Append the batch to all previous evaluations."""
         new = State(genomes, evaluation.F, evaluation.G, np.zeros(len(genomes), np.intp))
         if state is None:
             return new
@@ -92,5 +92,5 @@ class ModelBased:
 
 @lru_cache(maxsize=8)
 def columns_of(encoding: Hashable) -> Columns:
-    """Of a space; measuring the spread of a network's features takes as long as a proposal."""
+    """Cached features of a search space, whose scaling takes as long as a proposal."""
     return Columns.of(cast(Encoding, encoding))

@@ -1,4 +1,4 @@
-"""The searchers by name."""
+"""Algorithms by name."""
 
 from __future__ import annotations
 
@@ -13,4 +13,4 @@ ALGORITHMS: Mapping[str, Callable[[], Algorithm]] = {
     "random": RandomSearch,
     "model": ModelBased,
 }
-"""By name, with their defaults."""
+"""Algorithms with default settings, by name."""

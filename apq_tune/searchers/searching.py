@@ -1,4 +1,4 @@
-"""A search under way: it goes on step by step, and can be saved and loaded between any two of them."""
+"""Resumable search: it advances step by step and can be saved and restored between steps."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from apq_tune.searchers.registry import ALGORITHMS
 from apq_tune.space.encoding import Encoding, Genomes
 
 FORMAT = 1
-"""Of saved searches."""
+"""Format version of saved searches."""
 
 EVALUATIONS_PER_ISLAND = 100_000
 
 TOLERANCE = 20
-"""A batch is not topped up for the last of so many genomes: asking anew costs more than they are worth."""
+"""A batch may lack up to ``1 / TOLERANCE`` of its genomes, since asking for the last few takes as long as for many."""
 
 MAX_ROUNDS = 20
-"""How often a batch is topped up with fresh proposals before the space counts as exhausted."""
+"""Maximum number of attempts to fill a batch before the search space counts as exhausted."""
 
 
 class Searching:
-    """The inner loop, ask, filter duplicates, evaluate, tell, as a value: settings, and all that changes.
+    """Search loop (ask, filter duplicates, evaluate, tell) with its complete state.
 
-    A search that was saved after any step and loaded elsewhere goes on bit by bit as if it had never stopped.
+    A search that is saved after any step and restored elsewhere continues bit by bit as if it had not been interrupted.
 
     Attributes:
-        problem: what is asked for.
-        algorithm: what proposes genomes.
-        done: whether the budget is spent, the front stable for long enough, or nothing new left to be found.
+        problem: Problem to solve.
+        algorithm: Algorithm that proposes genomes.
+        done: Whether the budget is spent, the front has been stable for long enough, or no new candidate is left.
     """
 
     def __init__(
@@ -56,10 +56,10 @@ class Searching:
         islands: int | None = None,
         patience: int | None = None,
     ) -> None:
-        """Begin; see ``search`` for the arguments.
+        """Start a search; see ``search`` for the arguments.
 
         Raises:
-            ProblemError: if a count makes no sense.
+            ProblemError: If an argument is invalid.
         """
         if not isinstance(problem, Problem):
             raise ProblemError(f"give a Problem(space, objectives, constraints), got {shown(problem)}")
@@ -100,15 +100,15 @@ class Searching:
 
     @property
     def n_evaluations(self) -> int:
-        """Distinct candidates evaluated so far."""
+        """Number of distinct candidates evaluated so far."""
         return len(self._seen)
 
     def step(self, n: int | None = 1, progress: Callable[[int], None] | None = None) -> None:
-        """Go on for ``n`` generations of all islands, or to the end.
+        """Run generations of all islands.
 
         Args:
-            n: at most so many; ``None`` for all there are.
-            progress: called with the number of evaluations so far, after each.
+            n: Maximum number of generations; ``None`` to run until the search is done.
+            progress: Callback with the number of evaluations so far, called after each generation.
         """
         with threadpool_limits(limits=1):
             while not self.done and n != 0:
@@ -117,7 +117,7 @@ class Searching:
                     progress(len(self._seen))
 
     def _generation(self) -> bool:
-        """One generation of every island, evaluated at once; False if nothing new was found."""
+        """Evaluate one generation of every island in one batch; return whether a new candidate was found."""
         problem, encoding = self.problem, self.problem.encoding
         batches: list[Genomes] = []
         for state in self._states:
@@ -139,7 +139,7 @@ class Searching:
         return True
 
     def _is_stable(self) -> bool:
-        """Whether the front has not changed for as long as patience lasts."""
+        """Whether the front has not changed for ``patience`` evaluations."""
         if self._patience is None or (best := self._archive.best()) is None:
             return False
         front_now = _values(best)
@@ -148,10 +148,10 @@ class Searching:
         return len(self._seen) - self._changed_at >= self._patience
 
     def front(self) -> Front:
-        """The best of what was evaluated so far.
+        """Front of all candidates evaluated so far.
 
         Raises:
-            ProblemError: if nothing feasible was found; says how close the search came.
+            ProblemError: If no feasible candidate was found; the message has the values of the least infeasible one.
         """
         best = self._archive.best()
         if best is None:
@@ -166,7 +166,7 @@ class Searching:
         return Front.from_evaluation(self.problem, *best, provenance)
 
     def to_bytes(self) -> bytes:
-        """Everything that ``load`` needs: plain arrays, as an ``.npz``."""
+        """Serialize the state to an ``.npz`` file of plain arrays, for ``load``."""
         counters = {
             "rng": self._rng.bit_generator.state,
             "done": self.done,
@@ -191,14 +191,15 @@ class Searching:
         return buffer.getvalue()
 
     def load(self, content: bytes, source: str = "saved search") -> None:
-        """Go on where another search of the same settings was when ``to_bytes`` saved it.
+        """Restore the state of a search with the same settings.
 
         Args:
-            content: what it gave.
-            source: what to call it in messages.
+            content: Output of ``to_bytes``.
+            source: Name of the saved search for messages.
 
         Raises:
-            RunError: if it is damaged, or of a search with other settings (names them); this search stays as it was.
+            RunError: If the content is damaged or of a search with other settings, which the message names; the state
+                of this search is then unchanged.
         """
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as file:
@@ -234,7 +235,7 @@ def _number(name: str, value: Any, allowed: Whole) -> int:
 
 
 def _algorithm(algorithm: Any, n_objectives: int) -> Algorithm:
-    """An algorithm by name, by default the one that fits, or the one that is given."""
+    """Resolve an algorithm that is given as an object, by name, or by default."""
     if algorithm is None:
         return Evolution() if n_objectives == 1 else NSGA2()
     if isinstance(algorithm, str) and algorithm in ALGORITHMS:
@@ -246,7 +247,7 @@ def _algorithm(algorithm: Any, n_objectives: int) -> Algorithm:
 
 
 def _values(best: tuple[Genomes, Evaluation]) -> bytes:
-    """What a front is equal to another one by."""
+    """Sorted objective values of a front, for comparison with another one."""
     return np.sort(best[1].F, axis=0).tobytes()
 
 
@@ -276,11 +277,10 @@ def _fresh_batch(
     encoding: Encoding,
     rng: np.random.Generator,
 ) -> Genomes:
-    """``wanted`` genomes never seen before, added to ``seen``; not canonical.
+    """Collect ``wanted`` genomes (not canonical) that are not in ``seen``, and add them to it.
 
-    A twentieth may be missing, more if they cannot be found.
-
-    Those ``proposed`` are used first, then those that the algorithm asks for, and if these are all known, random ones.
+    Genomes in ``proposed`` are used first, then those that the algorithm asks for, and random ones if all of these are
+    known. Up to ``1 / TOLERANCE`` of the batch may be missing, or more if no further genomes can be found.
     """
     rows = seen.new(encoding.canonicalise(proposed), wanted)
     batch, found = [proposed[rows]], len(rows)

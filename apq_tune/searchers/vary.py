@@ -1,7 +1,7 @@
-"""Variation: new genomes from parents. Pure functions of their arguments and the generator.
+"""Variation operators: crossover and mutation of genomes.
 
-Genomes here keep the genes of blocks that are off: when depth switches a block on again, it comes back as it was, or as
-crossover made it in the meantime. Only what is evaluated is canonical.
+Genomes of a population keep the genes of inactive blocks, so that a block that becomes active again with a change of
+depth has the genes that it had before, or that crossover gave it since. Genomes are made canonical for evaluation only.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ import numpy as np
 from apq_tune.space.encoding import Genes, Genomes
 
 SPREAD = 2.0
-"""Standard deviation, in log, of the power by which a first genome leans to small or large choices."""
+"""Standard deviation of the logarithm of the power by which an initial genome is skewed to small or large choices."""
 
 STEP_POWER = 0.25
-"""1 / (eta + 1) of polynomial mutation with eta = 3 (Deb 1996): steps are a fifth of the range in the mean."""
+"""1 / (eta + 1) of polynomial mutation with eta = 3 (Deb 1996): steps are on average a fifth of the range."""
 
 
 def spread(n: int, encoding: Genes, rng: np.random.Generator) -> Genomes:
-    """Random genomes from all over the range of sizes.
+    """Sample genomes over the whole range of network sizes.
 
-    Genes drawn one by one make all networks about middling. Here every genome leans, as a whole, to early or to late
-    choices, by ``u ** power`` with a power of its own.
+    Independent uniform genes would give networks of medium size only. Here all genes of a genome are skewed to small or
+    to large choices by ``u ** power``, with a random power per genome.
 
     Args:
-        n: how many.
-        encoding: of the space.
-        rng: source of randomness.
+        n: Number of genomes.
+        encoding: Encoding of the search space.
+        rng: Random number generator.
 
     Returns:
-        ``(n, n_genes)`` allowed genomes, not canonical.
+        Allowed genomes, not canonical, shape ``(n, n_genes)``.
     """
     power = np.exp(rng.normal(0, SPREAD, (n, 1)))
     genes = (rng.random((n, len(encoding.n_choices))) ** power * encoding.n_choices).astype(np.int16)
@@ -45,18 +45,18 @@ def vary(
     crossover: float = 0.9,
     mutation: tuple[float, float] = (1.0, 8.0),
 ) -> Genomes:
-    """Make one child of each pair, by uniform crossover and by mutation that reaches every gene, depths included.
+    """Create one child per pair of parents, by uniform crossover and mutation of any genes.
 
     Args:
-        first: ``(n, n_genes)`` parents.
-        second: ``(n, n_genes)`` their mates.
-        encoding: of the space.
-        rng: source of randomness.
-        crossover: share of children that mix both parents before mutation; the others start as the first.
-        mutation: fewest and most genes to change in a child, in the mean; each child draws its own, log-uniform.
+        first: First parents, shape ``(n, n_genes)``.
+        second: Second parents, shape ``(n, n_genes)``.
+        encoding: Encoding of the search space.
+        rng: Random number generator.
+        crossover: Share of children that mix both parents before mutation; the others are copies of the first parent.
+        mutation: Smallest and largest expected number of mutated genes; each child draws its own, log-uniformly.
 
     Returns:
-        ``(n, n_genes)`` allowed genomes, not canonical. A child may equal a parent; the caller filters duplicates.
+        Allowed genomes, not canonical, shape ``(n, n_genes)``. A child may equal a parent.
     """
     n, n_genes = first.shape
     coins = np.unpackbits(rng.integers(0, 256, (n, -(-n_genes // 8)), np.uint8), axis=1, count=n_genes).view(bool)
@@ -66,7 +66,7 @@ def vary(
 
 
 def _mutate(genomes: Genomes, encoding: Genes, mutation: tuple[float, float], rng: np.random.Generator) -> None:
-    """Change genes in place: half of them are redrawn, half move up or down by a polynomial step."""
+    """Mutate genomes in place: half of the mutations resample a gene, half move it by a polynomial step."""
     low, high = mutation
     changes = rng.poisson(low * (high / low) ** rng.random(len(genomes)))
     rows = np.repeat(np.arange(len(genomes)), changes)

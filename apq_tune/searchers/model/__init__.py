@@ -1,4 +1,4 @@
-"""The model-based searcher: Gaussian processes say what is likely, expected improvement what is worth measuring."""
+"""Bayesian optimization: Gaussian processes as surrogates, expected hypervolume improvement as acquisition function."""
 
 from apq_tune.searchers.model.columns import Columns
 from apq_tune.searchers.model.exact import Exact

@@ -1,4 +1,4 @@
-"""Genomes as numbers that a Gaussian process can compare: columns in groups, each group with a relevance of its own."""
+"""Features of genomes for Gaussian processes, in groups that have a relevance each."""
 
 from __future__ import annotations
 
@@ -15,22 +15,21 @@ from apq_tune.space.encoding import Genes, Genomes
 from apq_tune.space.network_encoding import NetworkEncoding
 
 FEW = 8
-"""An ordered gene with no more values has, beside its rank, a column for each: neighbours may differ in kind."""
+"""An ordered gene with at most this many values has one-hot columns besides its rank."""
 
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """Features of genomes whose squared length is 1 in the mean, in groups that weigh the same.
+    """Features of genomes with a mean squared length of 1, in groups of equal weight.
 
-    Networks have ``OrdinalFeatures``, in groups by kind (kernel size, channels, bits, costs). Of any other space, and
-    of what a study has beside a network, each gene is a group: its rank if its values have an order, a column for each
-    value if they have none.
+    Networks have ``OrdinalFeatures``, grouped by kind (kernel size, channels, bits, costs). In any other space, and for
+    further parameters of a study, each gene is a group: its rank if its values are ordered, one-hot columns otherwise.
 
     Attributes:
-        groups: ``(n_features,)`` which group a column belongs to, from 0.
-        network: features of networks, which are the first genes; ``None`` if there is none.
-        n_choices: ``(n_others,)`` of the genes after a network's.
-        ordered: ``(n_others,)`` which of them have a rank.
+        groups: Group of each column, from 0, shape ``(n_features,)``.
+        network: Features of the first genes, which encode a network; ``None`` if there are no such genes.
+        n_choices: Number of values of each further gene.
+        ordered: Whether the values of each further gene are ordered.
     """
 
     groups: NDArray[np.intp]
@@ -40,12 +39,12 @@ class Columns:
 
     @classmethod
     def of(cls, encoding: Genes | None, others: Sequence[tuple[int, bool]] = ()) -> Columns:
-        """For a space.
+        """Derive the features of a search space.
 
         Args:
-            encoding: of the space, or ``None``. Of a space of named choices those are ordered whose values are all
-                numbers; of an encoding that does not tell its values, all.
-            others: number of values of further genes, and whether they have an order.
+            encoding: Encoding of the search space, if any. Named choices are ordered if all their values are numbers;
+                genes of an encoding without known values are ordered.
+            others: Number of values of each further gene, and whether they are ordered.
         """
         network, kinds = None, np.zeros(0, np.intp)
         n_choices, ordered = [size for size, _ in others], [order for _, order in others]
@@ -65,7 +64,7 @@ class Columns:
         return cls(groups, network, tuple(n_choices), tuple(ordered))
 
     def __call__(self, genomes: Genomes) -> Floats:
-        """``(n, n_genes)``, canonical ``-> (n, n_features)``."""
+        """Features of canonical genomes ``(n, n_genes)``, shape ``(n, n_features)``."""
         n_groups = int(self.groups.max()) + 1
         n_network = genomes.shape[1] - len(self.n_choices)
         columns = [np.zeros((len(genomes), 0))]

@@ -1,4 +1,4 @@
-"""What is known of a candidate without measuring it: the problem's own cost models."""
+"""Objectives and constraints that cost models compute exactly, so that they need no surrogate."""
 
 from __future__ import annotations
 
@@ -13,32 +13,37 @@ from apq_tune.problem.problem import Constraint, Indexed, Metric, Objective, Pro
 from apq_tune.space.encoding import Genomes
 
 Score = Callable[[Genomes], Floats]
-"""``(n, n_genes)``, canonical ``-> (n,)``."""
+"""Function from canonical genomes of shape ``(n, n_genes)`` to values of shape ``(n,)``."""
 
 
 class Exact(NamedTuple):
-    """For each objective and each constraint a function that computes it, or ``None``: it has to be measured."""
+    """Functions that compute objectives and constraints; ``None`` for those that have to be measured.
 
-    objectives: tuple[Score | None, ...] = ()  # minimised
-    constraints: tuple[Score | None, ...] = ()  # violations, kept where <= 0
+    Attributes:
+        objectives: Functions that compute the objectives, minimised.
+        constraints: Functions that compute the violations, feasible where ``<= 0``.
+    """
+
+    objectives: tuple[Score | None, ...] = ()
+    constraints: tuple[Score | None, ...] = ()
 
     @classmethod
     def of(cls, problem: Problem) -> Exact:
-        """What cost models and cost tables say (``Indexed`` metrics); all else is taken to be expensive."""
+        """Use the cost models and tables of a problem (``Indexed`` metrics); all other metrics have to be measured."""
         return cls(
             tuple(_objective(o) if _is_counted(o.metric) else None for o in problem.objectives),
             tuple(_constraint(c) if _is_counted(c.metric) else None for c in problem.constraints),
         )
 
     def on(self, part: Callable[[Genomes], Genomes]) -> Exact:
-        """For genomes of which only a part is looked at."""
+        """Apply ``part`` to genomes before the functions are evaluated."""
         return Exact(
             tuple(None if score is None else partial(_of_part, score, part) for score in self.objectives),
             tuple(None if score is None else partial(_of_part, score, part) for score in self.constraints),
         )
 
     def completed(self, n_objectives: int, n_constraints: int) -> Exact:
-        """The same with ``None`` for whatever nothing is said of."""
+        """Pad with ``None`` to the given numbers of objectives and constraints."""
         return Exact(
             (*self.objectives, *[None] * (n_objectives - len(self.objectives))),
             (*self.constraints, *[None] * (n_constraints - len(self.constraints))),

@@ -1,4 +1,4 @@
-"""What measuring a candidate is expected to add to the front."""
+"""Acquisition function: expected (hypervolume) improvement of candidates."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from apq_tune.searchers.model.process import Posterior
 from apq_tune.searchers.model.warp import Warp
 
 DIRECTIONS = 128
-"""Along which the hypervolume of three and more objectives is measured."""
+"""Number of directions that approximate the hypervolume of three or more objectives."""
 
 
 class Believed(Protocol):
-    """One objective of every candidate of a pool."""
+    """Distribution of one objective over a pool of ``m`` candidates."""
 
     def gain(self, thresholds: Floats) -> Floats:
-        """``(t,) -> (m, t)``: ``E[max(threshold - value, 0)]``."""
+        """Expected improvement ``E[max(threshold - value, 0)]`` for ``t`` thresholds, shape ``(m, t)``."""
         ...
 
     def draws(self, normal: Floats) -> Floats:
-        """``(s,) -> (s, m)`` values that many standard deviations from the mean."""
+        """Samples at given standard normal quantiles ``(s,)``, shape ``(s, m)``."""
         ...
 
     def middle(self) -> Floats:
-        """``(m,)`` medians."""
+        """Medians, shape ``(m,)``."""
         ...
 
     def believing(self, row: int) -> Believed:
-        """As if a candidate had been measured and was what it was believed to be."""
+        """Condition on a candidate being measured at its predicted value (kriging believer, Ginsbourger 2010)."""
         ...
 
 
 class Exactly(NamedTuple):
-    """An objective that is known without measuring."""
+    """Objective that is computed exactly."""
 
     values: Floats
 
@@ -54,7 +54,7 @@ class Exactly(NamedTuple):
 
 
 class Modelled(NamedTuple):
-    """An objective that a Gaussian process says something of."""
+    """Objective that is modelled by a Gaussian process."""
 
     posterior: Posterior
     warp: Warp
@@ -73,18 +73,18 @@ class Modelled(NamedTuple):
 
 
 def expected_gain(beliefs: Sequence[Believed], front: Floats, reference: Floats) -> Floats:
-    """Expected improvement of one objective, of the hypervolume of several.
+    """Expected improvement for one objective, expected hypervolume improvement for several.
 
-    For two objectives it is exact (Emmerich 2011): the strips below the front are independent products. For more the
-    hypervolume is a mean over directions (Zhang 2020), and objectives a few values each.
+    For two objectives it is computed exactly, strip by strip (Emmerich 2011). For more, the hypervolume is approximated
+    by a mean over quasi-random directions (Zhang 2020) with sampled objective values.
 
     Args:
-        beliefs: of each objective, minimised.
-        front: ``(n, n_objectives)`` what was found, at least one row.
-        reference: ``(n_objectives,)`` the hypervolume's.
+        beliefs: Distribution of each objective, minimised.
+        front: Objective values of the front, at least one row, shape ``(n, n_objectives)``.
+        reference: Reference point of the hypervolume, shape ``(n_objectives,)``.
 
     Returns:
-        ``(m,)`` of the candidates.
+        Expected improvement of each candidate, shape ``(m,)``.
     """
     if len(beliefs) == 1:
         return beliefs[0].gain(front.min(axis=0))[:, 0]
@@ -98,7 +98,7 @@ def expected_gain(beliefs: Sequence[Believed], front: Floats, reference: Floats)
 
 
 def _along_directions(beliefs: Sequence[Believed], inside: Floats, reference: Floats) -> Floats:
-    """Mean over directions from the reference of how much farther a candidate reaches than the front, to the power."""
+    """Expected hypervolume improvement, up to a constant factor, as a mean over directions (Zhang 2020)."""
     from scipy.special import ndtri
     from scipy.stats import qmc
 
@@ -112,7 +112,7 @@ def _along_directions(beliefs: Sequence[Believed], inside: Floats, reference: Fl
     reached = np.zeros(DIRECTIONS)
     if len(inside):
         reached = ((reference - inside) / span / directions[:, None]).min(axis=2).max(axis=1)
-    # Each direction has draws of its own: the mean is over both at once.
+    # Each direction has its own samples, so that one mean is taken over both.
     far = np.full((DIRECTIONS, len(beliefs[0].middle())), np.inf)
     for place, belief in enumerate(beliefs):
         own = (reference[place] - belief.draws(normal[:, place])) / span[place]

@@ -1,4 +1,4 @@
-"""Gaussian processes with a relevance for each group of columns (MacKay 1994), quick enough to be asked every trial."""
+"""Gaussian processes with automatic relevance determination per group of features (MacKay 1994)."""
 
 from __future__ import annotations
 
@@ -12,53 +12,60 @@ from scipy.linalg import LinAlgError, cho_solve, cholesky, solve_triangular
 from apq_tune.problem.pareto import Floats
 
 LEVEL = 1.0
-"""Variance of the level: the mean of few observations is not that of the space."""
+"""Prior variance of the constant mean, as the mean of few observations differs from that of the space."""
 
 JITTER = 1e-8
 
 MAX_STEPS = 40
-"""Of the optimizer of the kernel's numbers."""
+"""Maximum number of optimizer steps for the kernel hyperparameters."""
 
 RELEVANCE = (0.0, 1.0)
 LINEAR = (np.log(0.3), 1.0)
 SMOOTH = (np.log(1.0), 1.0)
 NOISE = (np.log(0.02), 2.0)
-"""Mean and standard deviation of the logarithms before anything is known: few observations would fit anything."""
+"""Mean and standard deviation of the log-normal priors of hyperparameters, without which few observations overfit."""
 
 BOUNDS = (-12.0, 5.0)
-"""Of the logarithms."""
+"""Bounds of the logarithms of hyperparameters."""
 
 
 class ARDKernel(NamedTuple):
-    """What a function is expected to be like: effects of single choices, a smooth rest, and noise in what is seen."""
+    """Sum of a constant, a linear and an RBF kernel with a relevance per group of features, and observation noise.
 
-    relevance: Floats  # (n_groups,): how fast the function changes with the columns of a group
-    linear: float  # variance of the slopes
-    smooth: float  # variance of the rest
-    noise: float  # variance
+    Attributes:
+        relevance: Inverse squared length scale of each group, shape ``(n_groups,)``.
+        linear: Variance of the linear kernel.
+        smooth: Variance of the RBF kernel.
+        noise: Variance of the observation noise.
+    """
+
+    relevance: Floats
+    linear: float
+    smooth: float
+    noise: float
 
     def scaled(self, features: Floats, groups: NDArray[np.intp]) -> Floats:
-        """Columns times the root of their relevance."""
+        """Features scaled by the square root of their relevance."""
         return np.asarray(features * np.sqrt(self.relevance)[groups])
 
     def __call__(self, one: Floats, other: Floats) -> Floats:
-        """Covariances of scaled features: ``(n, n_features), (m, n_features) -> (n, m)``."""
+        """Covariances of scaled features ``(n, n_features)`` and ``(m, n_features)``, shape ``(n, m)``."""
         products = one @ other.T
         distances = (one**2).sum(axis=1)[:, None] + (other**2).sum(axis=1) - 2 * products
         return np.asarray(LEVEL + self.linear * products + self.smooth * np.exp(-0.5 * np.maximum(distances, 0)))
 
     def prior(self, one: Floats) -> Floats:
-        """``(n,)`` variances before anything is seen."""
+        """Prior variances, shape ``(n,)``."""
         return np.asarray(LEVEL + self.linear * (one**2).sum(axis=1) + self.smooth)
 
 
 def likeliest(features: Floats, groups: NDArray[np.intp], target: Floats) -> ARDKernel:
-    """The kernel that is most probable after these observations.
+    """Fit the kernel hyperparameters by maximum a posteriori estimation.
 
     Args:
-        features: ``(n, n_features)``.
-        groups: ``(n_features,)``.
-        target: ``(n,)``, standardised.
+        features: Features of the observations, shape ``(n, n_features)``.
+        groups: Group of each feature, shape ``(n_features,)``.
+        target: Standardised targets, shape ``(n,)``.
     """
     from scipy.optimize import minimize
 
@@ -83,7 +90,7 @@ def likeliest(features: Floats, groups: NDArray[np.intp], target: Floats) -> ARD
         weights = cho_solve((root, True), target, check_finite=False)
         inverse = cho_solve((root, True), np.eye(n), check_finite=False)
         surprise = 0.5 * target @ weights + np.log(np.diagonal(root)).sum()
-        pull = inverse - np.outer(weights, weights)  # twice the slope of the surprise by each covariance
+        pull = inverse - np.outer(weights, weights)  # twice the gradient of the negative log likelihood by covariance
         flat = 0.5 * pull.ravel()
         by_relevance = relevance * (linear * (products @ flat) - 0.5 * (distances @ (flat * curves)))
         slope = np.concatenate([by_relevance, [flat @ lines, flat @ curves, 0.5 * noise * np.trace(pull)]])
@@ -98,14 +105,15 @@ def likeliest(features: Floats, groups: NDArray[np.intp], target: Floats) -> ARD
 
 @dataclass(frozen=True)
 class Posterior:
-    """What is believed of each candidate of a pool.
+    """Posterior of a Gaussian process for a pool of candidates.
 
     Attributes:
-        kernel: of the process.
-        scaled: ``(m, n_features)`` of the candidates, scaled.
-        mean: ``(m,)``, standardised.
-        variance: ``(m,)``, without the noise.
-        seen: ``(n, m)`` how far each observation tells of each candidate, so that covariances lose ``seen.T @ seen``.
+        kernel: Kernel of the process.
+        scaled: Scaled features of the candidates, shape ``(m, n_features)``.
+        mean: Posterior mean in standardised units, shape ``(m,)``.
+        variance: Posterior variance without noise, shape ``(m,)``.
+        seen: Whitened cross-covariance of observations and candidates, shape ``(n, m)``; the posterior covariance is
+            the prior one minus ``seen.T @ seen``.
     """
 
     kernel: ARDKernel
@@ -116,14 +124,14 @@ class Posterior:
 
     @classmethod
     def of(cls, kernel: ARDKernel, groups: NDArray[np.intp], known: Floats, target: Floats, pool: Floats) -> Posterior:
-        """After observations.
+        """Condition a Gaussian process on observations.
 
         Args:
-            kernel: of the process.
-            groups: ``(n_features,)``.
-            known: ``(n, n_features)`` of what was observed.
-            target: ``(n,)`` what was observed, standardised.
-            pool: ``(m, n_features)`` of the candidates.
+            kernel: Kernel of the process.
+            groups: Group of each feature, shape ``(n_features,)``.
+            known: Features of the observations, shape ``(n, n_features)``.
+            target: Standardised targets of the observations, shape ``(n,)``.
+            pool: Features of the candidates, shape ``(m, n_features)``.
         """
         old, new = kernel.scaled(known, groups), kernel.scaled(pool, groups)
         covariance = kernel(old, old)
@@ -135,7 +143,7 @@ class Posterior:
         return cls(kernel, new, mean, variance, seen)
 
     def believing(self, row: int) -> Posterior:
-        """As if a candidate had been measured and was what it was believed to be (Ginsbourger 2010)."""
+        """Condition on a candidate being measured at its posterior mean (kriging believer, Ginsbourger 2010)."""
         covariance = self.kernel(self.scaled[row : row + 1], self.scaled)[0] - self.seen[:, row] @ self.seen
         tells = covariance / np.sqrt(self.variance[row] + self.kernel.noise + JITTER)
         variance = np.maximum(self.variance - tells**2, 1e-12)

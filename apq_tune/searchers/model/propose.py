@@ -1,4 +1,4 @@
-"""Which candidates to measure next: a pure function of what was measured, the settings and the generator."""
+"""Proposal of the candidates to measure next, by expected improvement over a pool."""
 
 from __future__ import annotations
 
@@ -23,66 +23,73 @@ from apq_tune.searchers.vary import spread, vary
 from apq_tune.space.encoding import Genes, Genomes
 
 ENUMERATED = 2000
-"""Of a space with no more candidates every one is scored."""
+"""Size of a search space up to which every candidate is scored."""
 
 REFIT = 5
-"""From twenty observations on, the kernel's numbers are chosen anew after so many."""
+"""Number of observations between fits of the kernel hyperparameters, from ``4 * REFIT`` observations on."""
 
 MOST_FOR_KERNEL = 150
-"""Observations that the kernel's numbers are chosen on."""
+"""Maximum number of observations on which kernel hyperparameters are fitted."""
 
 PARENTS = 20
-"""The best so far, whose children are scored."""
+"""Number of the best observed candidates whose children are in the pool."""
 
 KEPT = 60
-"""Most promising candidates of all rounds, out of which a batch is chosen."""
+"""Number of the most promising candidates of all rounds from which a batch is chosen."""
 
 
 class Candidates(Genes, Protocol):
-    """What there is to propose."""
+    """Encoding of which candidates are proposed."""
 
     def size(self) -> int:
-        """Number of different candidates, or an upper bound."""
+        """Number of distinct candidates, or an upper bound."""
         ...
 
     def sample(self, n: int, rng: np.random.Generator, /) -> Genomes:
-        """``n`` canonical, allowed genomes."""
+        """Sample ``n`` canonical, allowed genomes."""
         ...
 
     def canonicalise(self, genomes: Genomes, /) -> Genomes:
-        """Equal candidates get equal genomes."""
+        """Map genomes of equal candidates to the same genome."""
         ...
 
     def fill_inert(self, genomes: Genomes, rng: np.random.Generator, /) -> Genomes:
-        """Draw genes that do not matter."""
+        """Draw random values for inactive genes."""
         ...
 
     def uniform_policies(self) -> Genomes:
-        """Candidates that anyone would try first; possibly none."""
+        """Smallest and largest network at each uniform bit-width; empty if the space has none."""
         ...
 
     def enumerate(self) -> Genomes:
-        """Every candidate."""
+        """All candidates."""
         ...
 
 
 class Observations(NamedTuple):
-    """What was measured, in the order in which it came in, and what is being measured."""
+    """Measured candidates, in the order of their results, and pending ones.
 
-    genomes: Genomes  # (n, n_genes), canonical
-    F: Floats  # (n, n_objectives), minimised; not finite where it was not measured
-    G: Floats  # (n, n_constraints), kept where <= 0, or where it is not known
-    pending: Genomes  # (p, n_genes), canonical
+    Attributes:
+        genomes: Canonical genomes of the measured candidates, shape ``(n, n_genes)``.
+        F: Objective values, minimised, not finite where not measured, shape ``(n, n_objectives)``.
+        G: Constraint violations, feasible where ``<= 0`` or unknown, shape ``(n, n_constraints)``.
+        pending: Canonical genomes of the pending candidates, shape ``(p, n_genes)``.
+    """
+
+    genomes: Genomes
+    F: Floats
+    G: Floats
+    pending: Genomes
 
 
 @dataclass(frozen=True)
 class ProposalSettings:
-    """How proposals are made.
+    """Settings of proposals.
 
     Attributes:
-        initial: candidates that are measured before a model is asked, as different from each other as can be.
-        pool: candidates that are scored for each proposal, half of them random, half children of the best.
-        rounds: how often the most promising of the pool get children of their own, a fifth of the pool each time.
+        initial: Number of mutually distant candidates that are measured before models are fitted.
+        pool: Number of candidates in the first pool, half of them random and half children of the best.
+        rounds: Number of further pools, a fifth as large, of children of the most promising candidates.
     """
 
     initial: int = 10
@@ -104,26 +111,26 @@ def propose(
     rng: np.random.Generator,
     exact: Exact | None = None,
 ) -> Genomes:
-    """The candidates with the greatest expected gain, none that is known or pending.
+    """Propose the new candidates with the greatest expected improvement.
 
     Args:
-        known: so far.
-        n: how many.
-        encoding: of the space.
-        columns: of the space.
-        settings: of the search.
-        rng: source of randomness.
-        exact: objectives and constraints that need no measuring; by default all have to be measured.
+        known: Measured and pending candidates, which are not proposed again.
+        n: Number of candidates.
+        encoding: Encoding of the search space.
+        columns: Features of the search space.
+        settings: Settings of the proposals.
+        rng: Random number generator.
+        exact: Objectives and constraints that are computed exactly; by default all are modelled.
 
     Returns:
-        ``(at most n, n_genes)``, canonical, distinct; fewer if the space is exhausted or nearly so.
+        Canonical, distinct genomes, shape ``(n, n_genes)``; fewer if the search space is (nearly) exhausted.
     """
     exact = (exact or Exact()).completed(known.F.shape[1], known.G.shape[1])
     taken = {row.tobytes() for row in np.concatenate([known.genomes, known.pending])}
     n_before = len(known.genomes) + len(known.pending)
     if n_before < settings.initial:
         n = min(n, settings.initial - n_before)
-        pool = _allowed(_new(_strangers(settings.pool, encoding, rng), taken), exact)
+        pool = _allowed(_new(_of_all_sizes(settings.pool, encoding, rng), taken), exact)
         return _farthest(pool, known, n, columns)
     model = _Model.of(known, columns, exact)
     pool = _new(_first_pool(known, settings.pool, encoding, rng), taken)
@@ -142,8 +149,8 @@ def propose(
     return best[:1] if n == 1 else best[model.batch(best, n)]
 
 
-def _strangers(n: int, encoding: Candidates, rng: np.random.Generator) -> Genomes:
-    """Candidates from all over the space, its middle and its ends alike."""
+def _of_all_sizes(n: int, encoding: Candidates, rng: np.random.Generator) -> Genomes:
+    """Sample candidates of all sizes: uniform policies, skewed samples and uniform samples."""
     return np.concatenate(
         [
             encoding.uniform_policies(),
@@ -154,23 +161,23 @@ def _strangers(n: int, encoding: Candidates, rng: np.random.Generator) -> Genome
 
 
 def _first_pool(known: Observations, n: int, encoding: Candidates, rng: np.random.Generator) -> Genomes:
-    """Every candidate of a small space; else random ones, and children of the best so far."""
+    """First pool: every candidate of a small space; otherwise children of the best candidates, and random samples."""
     if _is_small(encoding):
         return encoding.enumerate()
     F = np.where(np.isfinite(known.F), known.F, np.inf)
     parents = encoding.fill_inert(known.genomes[select(F, np.nan_to_num(known.G, nan=0.0), PARENTS)], rng)
     pair = rng.integers(len(parents), size=(2, n // 2))
     children = vary(parents[pair[0]], parents[pair[1]], encoding, rng, crossover=0.5, mutation=(1.0, 3.0))
-    return np.concatenate([encoding.canonicalise(children), _strangers(n // 2, encoding, rng)])
+    return np.concatenate([encoding.canonicalise(children), _of_all_sizes(n // 2, encoding, rng)])
 
 
 def _is_small(encoding: Candidates) -> bool:
-    """Whether all candidates can be scored, and all combinations of genes, inert ones included, gone through."""
+    """Whether the search space is small enough for all its candidates to be enumerated and scored."""
     return math.prod(encoding.n_choices.tolist()) <= 20 * ENUMERATED and encoding.size() <= ENUMERATED
 
 
 def _new(genomes: Genomes, taken: set[bytes]) -> Genomes:
-    """Those that are not taken, each once."""
+    """Distinct genomes that are not in ``taken``."""
     rows: dict[bytes, int] = {}
     for row, genome in enumerate(np.ascontiguousarray(genomes)):
         key = genome.tobytes()
@@ -180,7 +187,7 @@ def _new(genomes: Genomes, taken: set[bytes]) -> Genomes:
 
 
 def _allowed(genomes: Genomes, exact: Exact) -> Genomes:
-    """Those that keep the constraints that are known; if none does, those that come closest."""
+    """Genomes that satisfy the exactly known constraints; if none does, those with the smallest violation."""
     miss = np.zeros(len(genomes))
     for constraint in exact.constraints:
         if constraint is not None and len(genomes):
@@ -189,7 +196,7 @@ def _allowed(genomes: Genomes, exact: Exact) -> Genomes:
 
 
 def _farthest(pool: Genomes, known: Observations, n: int, columns: Columns) -> Genomes:
-    """One after the other the candidate that is least like any before it."""
+    """Greedy maximin selection: each candidate is the one farthest from all known and chosen ones."""
     n = min(n, len(pool))
     features = columns(pool)
     before = columns(np.concatenate([known.genomes, known.pending]))
@@ -205,7 +212,7 @@ def _farthest(pool: Genomes, known: Observations, n: int, columns: Columns) -> G
 
 
 class _Output(NamedTuple):
-    """One objective or constraint that was measured."""
+    """Fitted surrogate of one objective or constraint."""
 
     features: Floats  # (n, n_features)
     target: Floats  # (n,), standardised
@@ -215,14 +222,14 @@ class _Output(NamedTuple):
 
 @lru_cache(maxsize=32)
 def _kernel(columns: Columns, genomes: bytes, target: bytes) -> ARDKernel:
-    """A value of its arguments alone, kept because it serves several proposals."""
+    """Fitted kernel, cached for several proposals."""
     values = np.frombuffer(target)
     rows = np.frombuffer(genomes, np.int16).reshape(len(values), -1)
     return likeliest(columns(rows), columns.groups, values)
 
 
 def _output(columns: Columns, genomes: Genomes, values: Floats) -> _Output | None:
-    """What the finite values say; ``None`` if they are too few."""
+    """Fit a surrogate to the finite values; ``None`` if there are fewer than two."""
     usable = np.isfinite(values)
     genomes, values = genomes[usable], values[usable]
     n = len(values)
@@ -236,7 +243,7 @@ def _output(columns: Columns, genomes: Genomes, values: Floats) -> _Output | Non
 
 
 class _Model(NamedTuple):
-    """What is believed of candidates."""
+    """Surrogates of all objectives and constraints."""
 
     known: Observations
     columns: Columns
@@ -262,7 +269,10 @@ class _Model(NamedTuple):
         return cls(known, columns, exact, objectives, constraints, front, reference)
 
     def _beliefs(self, pool: Genomes) -> tuple[list[Believed], list[Believed]]:
-        """Of pending candidates and a pool, after believing in the pending ones."""
+        """Distributions of objectives and constraints for pending candidates and a pool.
+
+        Those of the objectives are conditioned on the pending candidates being measured at their predicted values.
+        """
         every = np.concatenate([self.known.pending, pool])
         features = self.columns(every)
         told: list[list[Believed]] = []
@@ -274,7 +284,7 @@ class _Model(NamedTuple):
             for score, output in zip(scores, outputs, strict=True):
                 if score is not None:
                     own.append(Exactly(score(every)))
-                elif output is None:  # nothing is known: everything is equally likely to be good
+                elif output is None:  # without observations all candidates are equally promising
                     own.append(Exactly(np.zeros(len(every))))
                 else:
                     posterior = Posterior.of(
@@ -288,24 +298,24 @@ class _Model(NamedTuple):
         return objectives, constraints
 
     def _scores(self, objectives: Sequence[Believed], constraints: Sequence[Believed], front: Floats) -> Floats:
-        """Expected gain times the probability that all constraints are kept."""
+        """Expected improvement times the probability of feasibility."""
         kept = np.ones(len(objectives[0].middle()))
         for belief in constraints:
             kept *= _probability(belief)
         if len(front) == 0:
             return kept
         gain = expected_gain(objectives, front, self.reference)
-        if not (gain * kept).max(initial=0.0) > 0:  # nothing seems to be left to gain: learn
+        if not (gain * kept).max(initial=0.0) > 0:  # no improvement is expected: explore by uncertainty
             gain = np.sum([_uncertainty(belief) for belief in objectives], axis=0) * 1e-300
         return np.asarray(gain * kept)
 
     def _assumed(self, objectives: Sequence[Believed]) -> Floats:
-        """The front with pending candidates as they are believed to be."""
+        """Front with the predicted objectives of pending candidates added."""
         n = len(self.known.pending)
         return np.concatenate([self.front, np.stack([belief.middle()[:n] for belief in objectives], axis=1)])
 
     def score(self, pool: Genomes) -> Floats:
-        """``(m,)`` how much a candidate promises."""
+        """Acquisition values of a pool, shape ``(m,)``."""
         if len(pool) == 0:
             return np.zeros(0)
         objectives, constraints = self._beliefs(pool)
@@ -314,7 +324,7 @@ class _Model(NamedTuple):
         return self._scores(objectives, constraints, front)[n:]
 
     def batch(self, pool: Genomes, n: int) -> list[int]:
-        """Rows of a pool, each chosen as if those before it had turned out as they are believed to."""
+        """Choose rows of a pool greedily, each conditioned on the predicted values of those chosen before."""
         first = len(self.known.pending)
         objectives, constraints = self._beliefs(pool)
         front = self._assumed(objectives) if len(self.front) else self.front
@@ -332,7 +342,7 @@ class _Model(NamedTuple):
 
 
 def _probability(belief: Believed) -> Floats:
-    """``(m,)`` that a violation is not above zero."""
+    """Probability that a constraint is satisfied, shape ``(m,)``."""
     if isinstance(belief, Modelled):
         posterior = belief.posterior
         limit = float(belief.warp(np.zeros(1))[0])

@@ -1,4 +1,4 @@
-"""Values as a Gaussian process likes them: without the long tail of bad ones, standardised."""
+"""Output warping of a Gaussian process: values without their long tail, standardised."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from scipy.special import ndtr
 from apq_tune.problem.pareto import Floats
 
 SHIFTS = (0.5, 1.0, 3.0)
-"""How far below the best value, in ranges of what was seen, logarithms may begin. Nearer, they would say that little
-better than the best cannot be, and the search would stop to look (``benchmarks/compare_samplers.py``)."""
+"""Offsets of the logarithm below the best value, as multiples of the observed range. Smaller offsets would rule out
+values much better than the best, and the search would stop early (``benchmarks/compare_samplers.py``)."""
 
 
 class Warp(NamedTuple):
-    """``standardised = (log(value - low) - mean) / std``, or without the logarithm where ``low`` is infinite."""
+    """Warping ``(log(value - low) - mean) / std``, without the logarithm if ``low`` is infinite."""
 
     low: float
     mean: float
@@ -23,10 +23,10 @@ class Warp(NamedTuple):
 
     @classmethod
     def of(cls, values: Floats) -> Warp:
-        """The most likely one: that after which the values look most like a normal distribution (Box 1964).
+        """Fit the warping under which the values are most likely to be normally distributed (Box 1964).
 
         Args:
-            values: ``(n,)``, minimised.
+            values: Observed values, minimised, shape ``(n,)``.
         """
         span = float(np.ptp(values))
         best = cls(-np.inf, float(values.mean()), float(values.std()) or 1.0)
@@ -42,25 +42,25 @@ class Warp(NamedTuple):
         return best
 
     def __call__(self, values: Floats) -> Floats:
-        """Values -> standardised."""
+        """Warp values."""
         inner = values if np.isinf(self.low) else np.log(values - self.low)
         return np.asarray((inner - self.mean) / self.std)
 
     def restore(self, standardised: Floats) -> Floats:
-        """Inverse."""
+        """Map warped values back to values."""
         inner = standardised * self.std + self.mean
         return np.asarray(inner if np.isinf(self.low) else np.exp(inner) + self.low)
 
     def gain(self, mean: Floats, std: Floats, thresholds: Floats) -> Floats:
-        """How far a value is expected to stay below each threshold, nothing where it is above.
+        """Expected improvement ``E[max(threshold - value, 0)]`` over thresholds.
 
         Args:
-            mean: ``(m,)`` of the standardised value.
-            std: ``(m,)``.
-            thresholds: ``(t,)`` of values.
+            mean: Means of the warped values, shape ``(m,)``.
+            std: Standard deviations of the warped values, shape ``(m,)``.
+            thresholds: Thresholds in units of the values, shape ``(t,)``.
 
         Returns:
-            ``(m, t)``: ``E[max(threshold - value, 0)]``.
+            Expected improvement in units of the values, shape ``(m, t)``.
         """
         center, spread = (mean * self.std + self.mean)[:, None], (std * self.std)[:, None]
         if np.isinf(self.low):
@@ -69,5 +69,5 @@ class Warp(NamedTuple):
         above = thresholds - self.low
         with np.errstate(divide="ignore", invalid="ignore"):
             u = np.where(above > 0, (np.log(np.maximum(above, 1e-300)) - center) / spread, -np.inf)
-        # As a put option is priced (Black 1973).
+        # Closed form of the expectation for a log-normal variable, as in the pricing of put options (Black 1973).
         return np.asarray(np.maximum(above * ndtr(u) - np.exp(center + 0.5 * spread**2) * ndtr(u - spread), 0.0))
