@@ -24,9 +24,11 @@ from scipy.stats import spearmanr
 
 from apq_tune.cost import bitfusion
 from apq_tune.cost.formats import load_cost_table
-from apq_tune.cost.table import CONV_KEY, CostTable
+from apq_tune.cost.rows import CONV_KEY
+from apq_tune.cost.table import CostTable
+from apq_tune.network.layer import Op
+from apq_tune.network.network import ops
 from apq_tune.space.network_encoding import NetworkEncoding
-from apq_tune.space.ops import Op, fixed_ops
 from apq_tune.space.search_space import SearchSpace
 
 MODELS: tuple[tuple[str, Callable[..., Any]], ...] = (
@@ -103,7 +105,7 @@ def networks(table: CostTable, n: int, seed: int) -> pd.DataFrame:
     """Spearman's correlation and absolute relative errors in percent on ``n`` candidates, fixed parts left out."""
     encoding = NetworkEncoding(SearchSpace.load("apq_mobilenet"))
     space = encoding.space
-    fixed = fixed_ops(space, space.resolutions[-1]).all
+    fixed = ops(space.network.fixed_layers(space.resolutions[-1]))
     genomes = encoding.sample(n, np.random.default_rng(seed))
     ours = bitfusion.bitfusion_latency_ms(encoding), bitfusion.bitfusion_energy_mj(encoding)
     rows = {}
@@ -136,8 +138,10 @@ def main() -> None:
     print(f"\nabsolute relative error of one op in %\n{errors(ops).round(2).to_string()}")
     print(f"\n1000 random networks without fixed parts\n{networks(table, 1000, 0).round(4).to_string()}")
     space = SearchSpace.load("apq_mobilenet")
-    fixed = fixed_ops(space, space.resolutions[-1])
-    names = ("stem", fixed.stem), ("last convolution", fixed.head)
+    fixed = {
+        layer.name: layer.op for layer in space.network.fixed_layers(space.resolutions[-1]) if layer.op is not None
+    }
+    names = ("stem", fixed["stem"]), ("last convolution", fixed["head"])
     values = {name: {metric: float(cost(op)) for metric, cost in MODELS} for name, op in names}
     print(f"\nfixed parts by the model\n{pd.DataFrame(values).T.round(4).to_string()}")
     print(f"head + tail of the table: {dict(zip(table.metrics, np.round(table.fixed[0], 4).tolist(), strict=True))}")

@@ -118,7 +118,7 @@ def one_at_a_time_rate(
     """
     rng = np.random.default_rng(0)
     slots, space = encoding.space.slots, encoding.space
-    tables = [_dictionary(encoding, model) for model in (latency, energy)]
+    tables = [_dictionary(model) for model in (latency, energy)]
     fixed = [model.fixed(space.resolutions[-1]) for model in (latency, energy)]
     bits = space.bit_choices()
 
@@ -187,9 +187,11 @@ class _Lookup(dict[Any, float]):
         return value
 
 
-def _dictionary(encoding: NetworkEncoding, model: CostModel) -> _Lookup:
-    slots = {slot.name: i for i, slot in enumerate(encoding.space.slots)}
-    return _Lookup(lambda name, block: model.block(slots[name], block))
+def _dictionary(model: CostModel) -> _Lookup:
+    def price(name: str, block: Block) -> float:
+        return model.part(name, {f"{name} {field}": value for field, value in block._asdict().items()})
+
+    return _Lookup(price)
 
 
 def optuna_rate(

@@ -1,4 +1,4 @@
-"""Cost models: one file a metric, each read from the ops of ``apq_tune.space.ops``; none of them is learned."""
+"""Cost models: one file a metric, each read from the layers of a network; none of them is learned."""
 
 from __future__ import annotations
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from apq_tune.cost.model import CostModel, sum_over_ops
-from apq_tune.space.network_encoding import NetworkEncoding
-from apq_tune.space.ops import Op
+from apq_tune.network.layer import Op
 
 
 def op_bit_ops(op: Op) -> Any:
@@ -14,6 +13,6 @@ def op_bit_ops(op: Op) -> Any:
     return op.macs * op.w_bits * op.a_bits
 
 
-def bit_ops(encoding: NetworkEncoding) -> CostModel:
+def bit_ops(encoding: Any) -> CostModel:
     """BitOps of one image, the fixed 8-bit stem, head and classifier included."""
     return sum_over_ops("bit_ops", "BitOps", encoding, op_bit_ops)

@@ -24,8 +24,7 @@ from typing import Any
 import numpy as np
 
 from apq_tune.cost.model import CostModel, sum_over_ops
-from apq_tune.space.network_encoding import NetworkEncoding
-from apq_tune.space.ops import Op
+from apq_tune.network.layer import Op
 
 # "simulator" is bf_e_conf.ini and the code beside it in github.com/hsharma35/bitfusion, by the authors of Sharma 2018.
 CYCLES_PER_MS = 500_000  # 500 MHz: Sharma 2018 and simulator
@@ -133,12 +132,12 @@ def op_energy_mj(op: Op, nj_per_cycle: float = NJ_PER_CYCLE, nj_per_dram_bit: fl
     return 1e-6 * np.maximum.reduce([_cheapest(each, nj) for each in fewer])
 
 
-def bitfusion_latency_ms(encoding: NetworkEncoding) -> CostModel:
+def bitfusion_latency_ms(encoding: Any) -> CostModel:
     """Latency of one image, fixed parts included."""
     return sum_over_ops("latency_ms", "ms", encoding, op_latency_ms)
 
 
-def bitfusion_energy_mj(encoding: NetworkEncoding) -> CostModel:
+def bitfusion_energy_mj(encoding: Any) -> CostModel:
     """Energy of one image, fixed parts included."""
     return sum_over_ops("energy_mj", "mJ", encoding, op_energy_mj)
 

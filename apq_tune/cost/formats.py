@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from apq_tune.cost.table import BLOCK, CONV, FIXED, CostTable, read_csv
+from apq_tune.cost.rows import BLOCK, CONV, FIXED
+from apq_tune.cost.table import CostTable, read_csv
 from apq_tune.errors import DocumentError, TableError
 from apq_tune.inputs.documents import load_json, load_yaml
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from apq_tune.cost.model import CostModel, sum_over_ops
-from apq_tune.space.network_encoding import NetworkEncoding
-from apq_tune.space.ops import Op
+from apq_tune.network.layer import Op
 
 
 def op_macs(op: Op) -> Any:
@@ -14,6 +13,6 @@ def op_macs(op: Op) -> Any:
     return op.macs
 
 
-def macs(encoding: NetworkEncoding) -> CostModel:
+def macs(encoding: Any) -> CostModel:
     """Count of multiply-accumulates in convolutions and classifier."""
     return sum_over_ops("macs", "MACs", encoding, op_macs)

@@ -1,133 +1,169 @@
-"""A cost as tables: every block at every choice is priced once, so a population costs one gather and one reduction."""
+"""A cost as tables: parts of a network are priced once at every choice; a population costs a gather and a reduction."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from apq_tune.cost.reach import Combine, Reach, reach
+from apq_tune.cost.terms import Layout, Term, layout_of, long_table
 from apq_tune.errors import TableError
+from apq_tune.network.layer import Layer, Op
+from apq_tune.network.network import Network, Part, network_of, ops
 from apq_tune.space.encoding import Genomes
-from apq_tune.space.mbconv import Block
-from apq_tune.space.network_encoding import NetworkEncoding
-from apq_tune.space.ops import BlockOps, Op, all_choices, fixed_ops
-from apq_tune.space.skeleton import Slot
 
-BlockCost = Callable[[BlockOps, Slot], Any]
+PartCost = Callable[[tuple[Layer, ...], int], Any]
+"""From the layers of a part, whose numbers are broadcasting arrays, and the size of the image to its cost at each
+choice."""
 
 
 class CostModel:
-    """A metric that is the sum (or the maximum) over blocks of what each block's own choices cost.
+    """A metric that is the sum (or the maximum) of terms over few genes each.
 
     Attributes:
-        name: of the metric, its unit included where it has one.
-        unit: for people.
+        name: Name of the metric, its unit included where it has one.
+        unit: Unit for people.
+        layout: Where genomes find their terms; models of the same one share what ``index`` gives.
     """
 
     def __init__(
         self,
         name: str,
         unit: str,
-        encoding: NetworkEncoding,
-        block_cost: BlockCost,
-        fixed_cost: Callable[[int], float],
-        reduce: Literal["sum", "max"] = "sum",
+        network: Network,
+        fixed: Sequence[float],
+        terms: Sequence[Term],
+        combine: Combine = "sum",
+        *,
+        exact: bool = True,
     ) -> None:
-        """Price every block at every choice.
+        """Put the terms into one table.
 
         Args:
-            name: of the metric.
-            unit: of its values.
-            encoding: of the space whose genomes will come.
-            block_cost: from a block's ops, whose numbers are broadcasting arrays, to its cost at each choice.
-            fixed_cost: of the parts that are not searched, at a resolution.
-            reduce: how blocks and fixed parts combine.
+            name: Name of the metric.
+            unit: Unit of its values.
+            network: Networks whose genomes will come.
+            fixed: Cost of the parts that are not searched, for each size of the image.
+            terms: Costs of the parts that are searched.
+            combine: How terms and fixed parts combine.
+            exact: Whether the terms are the cost itself; otherwise they bound it from above.
 
         Raises:
-            TableError: if a block that the space allows has no finite cost.
+            TableError: If a part that the space allows has no finite cost.
         """
         self.name, self.unit = name, unit
-        self._encoding, self._reduce = encoding, reduce
-        space = encoding.space
-        self._fixed = np.array([fixed_cost(resolution) for resolution in space.resolutions], np.float64)
-        tables = []
-        self._extremes: list[list[tuple[float, float]]] = []  # of each resolution and slot
-        for resolution in space.resolutions:
-            tables.append(np.zeros(1))  # index 0 is a block that depth switches off: it costs nothing
-            extremes = []
-            for slot in space.slots_at(resolution):
-                ops, allowed = all_choices(space, slot)
-                table = np.broadcast_to(np.asarray(block_cost(ops, slot), np.float64), allowed.shape)
-                if not np.isfinite(table[allowed]).all():
-                    raise TableError(f"{name} of block {slot.name} is not finite everywhere; mend its block_cost")
-                extremes.append((float(table[allowed].min()), float(table[allowed].max())))
-                tables.append(table.ravel())
-            self._extremes.append(extremes)
-        self._tables = np.concatenate(tables).reshape(len(space.resolutions), -1)
+        self._network, self._combine, self._exact = network, combine, exact
+        self._fixed = np.array(fixed, np.float64)
+        for term in terms:
+            if not np.isfinite(term.table[term.allowed]).all():
+                raise TableError(f"{name} of part {term.name} is not finite everywhere; mend the cost of its layers")
+        self._terms = tuple(terms)
+        self._table = long_table(terms)
+        self._size_column = None if network.size_gene is None else list(network.genes).index(network.size_gene)
+        self.layout: Layout = layout_of(terms, dict(network.genes))
 
     def __call__(self, genomes: Genomes) -> NDArray[np.float64]:
         """``(n, n_genes) -> (n,)``."""
         return self.at(*self.index(genomes))
 
     def index(self, genomes: Genomes) -> tuple[NDArray[np.int32], NDArray[np.int16]]:
-        """Where to look: the same for all models of one encoding."""
-        return self._encoding.block_index(genomes), self._encoding.resolution_index(genomes)
+        """Entries of all terms, ``(n, n_terms)``, and the place of the size of the image, ``(n,)``."""
+        size = np.zeros(len(genomes), np.int16) if self._size_column is None else genomes[:, self._size_column]
+        return self.layout.index(genomes), size
 
-    def at(self, blocks: NDArray[np.int32], resolution: NDArray[np.int16]) -> NDArray[np.float64]:
+    def at(self, entries: NDArray[np.int32], size: NDArray[np.int16]) -> NDArray[np.float64]:
         """``(n,)`` costs from what ``index`` says."""
-        tables = self._tables
-        costs = tables[0].take(blocks) if len(tables) == 1 else tables[resolution[:, None], blocks]
-        if self._reduce == "sum":
-            return np.asarray(self._fixed[resolution] + costs.sum(axis=1))
-        return np.asarray(np.maximum(self._fixed[resolution], costs.max(axis=1)))
+        costs = self._table.take(entries)
+        if self._combine == "sum":
+            return np.asarray(self._fixed[size] + costs.sum(axis=1))
+        return np.asarray(np.maximum(self._fixed[size], costs.max(axis=1, initial=0.0)))
 
-    def fixed(self, resolution: int) -> float:
-        """What the parts that are not searched cost at a resolution."""
-        return float(self._fixed[self._encoding.space.resolutions.index(resolution)])
+    def fixed(self, size: int) -> float:
+        """Cost of the parts that are not searched, for a size of the image."""
+        return float(self._fixed[self._network.sizes.index(size)])
 
-    def block(self, slot: int, block: Block) -> float:
-        """What one block costs, at the largest resolution.
+    def part(self, name: str, values: Mapping[str, int]) -> float:
+        """Cost of one searched part at given values of its genes.
 
         Args:
-            slot: its place among all slots.
-            block: its choices.
+            name: Name of the part.
+            values: Gene name -> value.
         """
-        return float(self._tables[-1][self._encoding.block_place(slot, block)])
+        (term,) = (term for term in self._terms if term.name == name)
+        return float(term.table[tuple(self._network.genes[gene].index(values[gene]) for gene in term.genes)])
 
     def reachable(self) -> tuple[float, float]:
-        """Exact smallest and largest value over the space: blocks do not interact, so each is set on its own."""
-        ends = [self._reachable_at(fixed, own) for fixed, own in zip(self._fixed, self._extremes, strict=True)]
-        return min(low for low, _ in ends), max(high for _, high in ends)
+        """Smallest and largest value over the space, or proven bounds of them: see ``reach``."""
+        return self.reach.low, self.reach.high
 
-    def _reachable_at(self, fixed: float, extremes: list[tuple[float, float]]) -> tuple[float, float]:
-        low = high = float(fixed)
-        for number, stage in enumerate(self._encoding.space.stages):
-            own = [e for e, s in zip(extremes, self._encoding.space.slots, strict=True) if s.stage == number]
-            combine = np.add.accumulate if self._reduce == "sum" else np.maximum.accumulate
-            by_depth = combine(np.array(own), axis=0)[np.array(stage.depth) - 1]
-            stage_low, stage_high = float(by_depth[:, 0].min()), float(by_depth[:, 1].max())
-            if self._reduce == "sum":
-                low, high = low + stage_low, high + stage_high
-            else:
-                low, high = max(low, stage_low), max(high, stage_high)
-        return low, high
+    @functools.cached_property
+    def reach(self) -> Reach:
+        """Smallest and largest value over the space, and whether candidates reach both."""
+        size_genes = () if self._network.size_gene is None else (self._network.size_gene,)
+        fixed = self._fixed if size_genes else self._fixed[0]
+        base = Term("fixed", size_genes, np.asarray(fixed), np.ones_like(fixed, bool))
+        found = reach([base, *self._terms], self._network.genes, self._combine)
+        return found._replace(exact=found.exact and self._exact)
 
 
-def sum_over_ops(name: str, unit: str, encoding: NetworkEncoding, op_cost: Callable[[Op], Any]) -> CostModel:
+def term_of(network: Network, part: Part, cost: Callable[[int], Any], genes: Sequence[str] = ()) -> Term:
+    """The term of a part of a network.
+
+    Args:
+        network: Networks of a search space.
+        part: The part.
+        cost: From the size of the image to the cost at each combination of genes, an array that broadcasts to their
+            numbers of values.
+        genes: Genes that the cost depends on, those of the part first; by default only those.
+    """
+    genes = tuple(genes) or part.genes
+    shape = tuple(len(network.genes[gene]) for gene in genes)
+    table = np.stack([np.broadcast_to(np.asarray(cost(size), np.float64), shape) for size in network.sizes])
+    own = network.allowed(part)
+    allowed = np.broadcast_to(own.reshape(own.shape + (1,) * (len(shape) - own.ndim)), table.shape)
+    if network.size_gene is None:
+        return Term(part.name, genes, table[0], allowed[0], part.switch)
+    return Term(part.name, (network.size_gene, *genes), table, allowed, part.switch)
+
+
+def sum_over_parts(
+    name: str, unit: str, encoding: Any, part_cost: PartCost, fixed_cost: Callable[[int], float]
+) -> CostModel:
+    """A cost that is the sum over the parts of a network.
+
+    Args:
+        name: Name of the metric.
+        unit: Unit of its values.
+        encoding: Encoding of a search space that has networks.
+        part_cost: Cost of a searched part.
+        fixed_cost: Cost of all parts that are not searched, for a size of the image.
+    """
+    network = network_of(encoding.space)
+    terms = [
+        term_of(network, part, lambda size, part=part: part_cost(network.layers(part, size), size))  # type: ignore[misc]
+        for part in network.searched
+    ]
+    return CostModel(name, unit, network, [fixed_cost(size) for size in network.sizes], terms)
+
+
+def sum_over_ops(name: str, unit: str, encoding: Any, op_cost: Callable[[Op], Any]) -> CostModel:
     """A cost that is the sum over all ops of a network, fixed parts included.
 
     Args:
-        name: of the metric.
-        unit: of its values.
-        encoding: of the space.
-        op_cost: from an op, whose numbers may be arrays, to its cost.
+        name: Name of the metric.
+        unit: Unit of its values.
+        encoding: Encoding of a search space that has networks.
+        op_cost: From an op, whose numbers may be arrays, to its cost.
     """
-    return CostModel(
+    network = network_of(encoding.space)
+    return sum_over_parts(
         name,
         unit,
         encoding,
-        lambda ops, _: sum(op_cost(op) for op in ops.all),
-        lambda resolution: float(sum(op_cost(op) for op in fixed_ops(encoding.space, resolution).all)),
+        lambda layers, _: sum(op_cost(op) for op in ops(layers)),
+        lambda size: float(sum(op_cost(op) for op in ops(network.fixed_layers(size)))),
     )

@@ -6,7 +6,7 @@ The format is documented in ``docs/reference/cost_tables.md``.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,33 +15,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from apq_tune.cost.model import CostModel
+from apq_tune.cost.model import CostModel, sum_over_parts
+from apq_tune.cost.rows import BLOCK, CONV, FIXED, KEYS, KINDS, SHAPE_COLUMNS, Key, Wanted, in_words, wanted_rows
 from apq_tune.errors import TableError
 from apq_tune.inputs.sheets import is_count, no_number, number_in, read_sheet
-from apq_tune.space.network_encoding import NetworkEncoding
-from apq_tune.space.ops import BlockOps, Op, all_choices
-from apq_tune.space.search_space import SearchSpace
-from apq_tune.space.skeleton import Slot
-
-FIXED, CONV, BLOCK = "fixed", "conv", "block"
-KINDS = (FIXED, CONV, BLOCK)
-
-CONV_KEY = ("in_channels", "out_channels", "in_size", "kernel_size", "stride", "groups", "w_bits", "a_bits")
-BLOCK_KEY = (
-    "in_channels",
-    "middle_channels",
-    "out_channels",
-    "in_size",
-    "kernel_size",
-    "stride",
-    "shortcut",
-    "squeeze_excite",
-    "h_swish",
-    "resolution",
-)
-FIXED_KEY = ("resolution",)
-KEYS = {CONV: CONV_KEY, BLOCK: BLOCK_KEY, FIXED: FIXED_KEY}
-SHAPE_COLUMNS = tuple(dict.fromkeys((*CONV_KEY, *BLOCK_KEY)))
+from apq_tune.network.layer import Layer
+from apq_tune.network.network import HasNetwork, Network
 
 UNITS = {
     **{unit: unit for unit in ("s", "ms", "us", "ns", "j", "w", "kb", "mb", "kib", "mib", "bytes", "bits", "cycles")},
@@ -53,8 +32,6 @@ UNITS = {
 
 N_LISTED = 5
 """Missing ops that an error names."""
-
-Key = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -118,7 +95,7 @@ class CostTable:
                 value = tuple(values[row].tolist())
                 name = _text(frame["name"].iloc[row]) if kind == FIXED and "name" in frame else ""
                 if (name or kind != FIXED) and (first := seen.setdefault((kind, name, *key), row)) != row:
-                    said = " ".join([kind, *([name] if name else []), _words(kind, key)])
+                    said = " ".join([kind, *([name] if name else []), in_words(kind, key)])
                     raise TableError(f"{source}: {places[row]} repeats {said} of {places[first]}; keep one")
                 if kind == FIXED:
                     known = indexed[FIXED].get(key, (0.0,) * len(metrics))
@@ -127,88 +104,84 @@ class CostTable:
         fixed = {key[0]: value for key, value in indexed[FIXED].items()}
         return cls(source, tuple(metrics), indexed[CONV], indexed[BLOCK], fixed, note)
 
-    def models(self, encoding: NetworkEncoding | Any) -> tuple[CostModel, ...]:
+    def models(self, encoding: Any) -> tuple[CostModel, ...]:
         """A cost model for each metric.
 
         Args:
-            encoding: of the space, all of whose allowed choices the table must cover.
+            encoding: Encoding of the search space, all of whose allowed choices the table must cover.
 
         Raises:
-            TableError: if it does not, with the first missing ops and their number.
+            TableError: If it does not, with the first missing ops and their number.
         """
-        if not isinstance(encoding, NetworkEncoding):
+        space = encoding.space
+        if not isinstance(getattr(space, "network", None), Network):
             raise TableError(_no_network(self.source, encoding))
-        if missing := self.missing(encoding.space):
+        if missing := self.missing(space):
             listed = "; ".join(missing[:N_LISTED])
             more = "; ..." if len(missing) > N_LISTED else ""
             note = f"; {self.note}" if self.note else ""
             raise TableError(
-                f"{self.source}: {len(missing)} ops of {encoding.space.name} are missing: {listed}{more}; "
+                f"{self.source}: {len(missing)} ops of {space.name} are missing: {listed}{more}; "
                 f"measure them or change the space{note}"
             )
         return tuple(self._model(encoding, number) for number in range(len(self.metrics)))
 
-    def missing(self, space: SearchSpace) -> list[str]:
+    def missing(self, space: HasNetwork) -> list[str]:
         """In words, what the space can ask for and the table has not."""
         absent: dict[str, None] = {}
-        for resolution in space.resolutions:
-            if resolution not in self.fixed and 0 not in self.fixed:
-                absent[f"fixed resolution={resolution}"] = None
-            for slot in space.slots_at(resolution):
-                ops, allowed = all_choices(space, slot)
-                for kind, fields in self._lookups(ops, slot):
-                    found = self._gather(kind, fields, None)
-                    gone = np.isnan(found)
+        network = space.network
+        for size in network.sizes:
+            if size not in self.fixed and 0 not in self.fixed:
+                absent[f"fixed resolution={size}"] = None
+            for part in network.searched:
+                allowed = network.allowed(part)
+                rows = self._wanted(network.layers(part, size), size)
+                if rows is None:
+                    absent[f"block {part.name}, which is no inverted bottleneck"] = None
+                for row in rows or ():
+                    gone = np.isnan(self._gather(row, None))
                     if gone.any():
-                        needed = _needed(np.broadcast_to(gone, allowed.shape) & allowed, gone.shape)
-                        keys = np.stack(np.broadcast_arrays(*fields), axis=-1)
-                        absent |= {f"{kind} {_words(kind, key)}": None for key in keys[needed].tolist()}
+                        needed = _needed(np.broadcast_to(gone, allowed.shape) & allowed, gone)
+                        keys = np.stack(np.broadcast_arrays(*row.key), axis=-1)
+                        absent |= {f"{row.op} {in_words(row.op, key)}": None for key in keys[needed].tolist()}
         return list(absent)
 
-    def share(self, encoding: NetworkEncoding, number: int) -> dict[str, CostModel]:
-        """One cost model for each kind of op, of one metric: together they make the whole."""
-        if self.blocks:
-            kinds: tuple[str, ...] = ("blocks",)
-        else:
-            kinds = ("expand", "depthwise", "gate", "project")
-        models = {kind: self._model(encoding, number, only=kind) for kind in kinds}
-        return models | {"fixed": self._model(encoding, number, only="fixed")}
+    def share(self, encoding: Any, number: int) -> dict[str, CostModel]:
+        """One cost model for each kind of layer, of one metric: together they make the whole.
 
-    def _model(self, encoding: NetworkEncoding, number: int, only: str | None = None) -> CostModel:
+        Returns:
+            Role of a layer in its part, such as ``"depthwise"``, or ``"blocks"``, or ``"fixed"`` -> cost model.
+        """
+        network: Network = encoding.space.network
+        described = [network.layers(part, network.sizes[-1]) for part in network.searched]
+        roles = ["blocks"] if self.blocks else [layer.role for layers in described for layer in layers if layer.op]
+        kinds = [*dict.fromkeys(roles), FIXED]
+        return {kind: self._model(encoding, number, only=kind) for kind in kinds}
+
+    def _model(self, encoding: Any, number: int, only: str | None = None) -> CostModel:
         name = self.metrics[number]
 
-        def block_cost(ops: BlockOps, slot: Slot) -> Any:
+        def part_cost(layers: tuple[Layer, ...], size: int) -> Any:
             total: Any = 0.0
-            for part, (kind, fields) in zip(self._parts(ops), self._lookups(ops, slot), strict=True):
-                if only is None or part == only:
-                    total = total + self._gather(kind, fields, number)
+            for row in self._wanted(layers, size) or ():
+                if only is None or row.role == only:
+                    total = total + self._gather(row, number)
             return total
 
-        def fixed_cost(resolution: int) -> float:
-            wanted = only in (None, "fixed")
-            return self.fixed.get(resolution, self.fixed.get(0, ()))[number] if wanted else 0.0
+        def fixed_cost(size: int) -> float:
+            wanted = only in (None, FIXED)
+            return self.fixed.get(size, self.fixed.get(0, ()))[number] if wanted else 0.0
 
-        return CostModel(name, _unit(name) or "", encoding, block_cost, fixed_cost)
+        return sum_over_parts(name, _unit(name) or "", encoding, part_cost, fixed_cost)
 
-    def _parts(self, ops: BlockOps) -> list[str]:
-        return ["blocks"] if self.blocks else ["expand", "depthwise", *["gate"] * len(ops.gate), "project"]
+    def _wanted(self, layers: tuple[Layer, ...], size: int) -> list[Wanted] | None:
+        any_size = not any(key[-1] for key in self.blocks)
+        return wanted_rows(layers, 0 if any_size else size, blocks=bool(self.blocks))
 
-    def _lookups(self, ops: BlockOps, slot: Slot) -> Iterator[tuple[str, list[NDArray[np.int64]]]]:
-        """The kind of row and the key (arrays, one for each column) of everything in a block."""
-        if self.blocks:
-            flags = (slot.has_shortcut, slot.squeeze_excite, slot.activation == "h_swish")
-            fields = (slot.in_channels, ops.expand.out_channels, slot.out_channels, slot.in_size)
-            any_resolution = not any(key[-1] for key in self.blocks)
-            resolution = 0 if any_resolution else slot.resolution
-            yield BLOCK, _arrays(*fields, ops.depthwise.kernel_size, slot.stride, *flags, resolution)
-            return
-        for op in ops.all:
-            yield CONV, _conv_key(op)
-
-    def _gather(self, kind: str, fields: list[NDArray[np.int64]], number: int | None) -> NDArray[np.float64]:
-        """Values of keys, NaN where there is none; without a number, of the first metric."""
-        table = self.blocks if kind == BLOCK else self.convs
-        keys = np.broadcast(*fields)
+    def _gather(self, row: Wanted, number: int | None) -> NDArray[np.float64]:
+        """Values of rows, NaN where there is none; without a number, of the first metric."""
+        table = self.blocks if row.op == BLOCK else self.convs
+        keys = np.broadcast(*row.key)
         nothing = (np.nan,) * len(self.metrics)
         found = [table.get(tuple(map(int, key)), nothing)[number or 0] for key in keys]
         return np.array(found).reshape(keys.shape)
@@ -236,23 +209,11 @@ def pairs_that_shrink(table: CostTable, number: int) -> tuple[int, int]:
     return wrong, total
 
 
-def _needed(absent: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Reduce a mask over all choices to the shape of one op's own choices."""
+def _needed(absent: NDArray[np.bool_], own: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Reduce a mask over all choices of a part to the shape of the choices of one layer, that of ``own``."""
+    shape = (1,) * (absent.ndim - own.ndim) + own.shape
     axes = tuple(axis for axis, size in enumerate(shape) if size == 1)
-    return np.asarray(absent.any(axis=axes, keepdims=True), bool)
-
-
-def _arrays(*fields: Any) -> list[NDArray[np.int64]]:
-    return [np.asarray(field, np.int64) for field in fields]
-
-
-def _conv_key(op: Op) -> list[NDArray[np.int64]]:
-    fields = (op.in_channels, op.out_channels, op.in_size, op.kernel_size, op.stride, op.groups, op.w_bits, op.a_bits)
-    return _arrays(*fields)
-
-
-def _words(kind: str, key: Any) -> str:
-    return " ".join(f"{name}={value}" for name, value in zip(KEYS[kind], key, strict=True))
+    return np.asarray(absent.any(axis=axes, keepdims=True), bool).reshape(own.shape)
 
 
 def _shapes(rows: pd.DataFrame, kind: str, source: str, places: Sequence[str]) -> NDArray[np.int64]:

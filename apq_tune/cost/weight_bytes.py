@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from apq_tune.cost.model import CostModel, sum_over_ops
-from apq_tune.space.network_encoding import NetworkEncoding
-from apq_tune.space.ops import Op
+from apq_tune.network.layer import Op
 
 BYTES_PER_CHANNEL = 8  # an int32 bias and a 32-bit rescaling factor for each output channel (Jacob 2018)
 
@@ -16,6 +15,6 @@ def op_weight_bytes(op: Op) -> Any:
     return op.n_weights * op.w_bits / 8 + op.out_channels * BYTES_PER_CHANNEL
 
 
-def weight_bytes(encoding: NetworkEncoding) -> CostModel:
+def weight_bytes(encoding: Any) -> CostModel:
     """Bytes of all parameters, batch norm folded."""
     return sum_over_ops("weight_bytes", "bytes", encoding, op_weight_bytes)

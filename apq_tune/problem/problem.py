@@ -53,7 +53,12 @@ class Bounded(Protocol):
 
 @runtime_checkable
 class Indexed(Protocol):
-    """Metric looked up in tables in two steps, the first of which metrics of the same type share."""
+    """Metric looked up in tables in two steps, the first of which metrics of the same layout share."""
+
+    @property
+    def layout(self) -> Any:
+        """What ``index`` depends on besides the genomes: one and the same object for metrics that share it."""
+        ...
 
     def index(self, genomes: Genomes) -> tuple[NDArray[Any], ...]:
         """Table indices of the genomes."""
@@ -313,7 +318,7 @@ class Problem:
             ProblemError: If a metric is not finite; the message names the metric and the candidate.
         """
         columns: dict[str, Floats] = {}
-        shared: dict[type, tuple[NDArray[Any], ...]] = {}
+        shared: dict[int, tuple[NDArray[Any], ...]] = {}
         limited = {c.metric.name for c in self.constraints}
         self._measure([m for m in self.metrics if m.name in limited], genomes, columns, shared)
         G = np.zeros((len(genomes), len(self.constraints)))
@@ -355,15 +360,15 @@ class Problem:
         metrics: Sequence[Metric],
         genomes: Genomes,
         columns: dict[str, Floats],
-        shared: dict[type, tuple[NDArray[Any], ...]],
+        shared: dict[int, tuple[NDArray[Any], ...]],
     ) -> None:
         """Add the values of metrics to ``columns``; indices that table metrics share are computed once."""
         for metric in metrics:
             if isinstance(metric, Indexed):
-                kind = type(metric)
-                if kind not in shared:
-                    shared[kind] = metric.index(genomes)
-                values = np.asarray(metric.at(*shared[kind]), np.float64)
+                layout = id(metric.layout)
+                if layout not in shared:
+                    shared[layout] = metric.index(genomes)
+                values = np.asarray(metric.at(*shared[layout]), np.float64)
             else:
                 values = np.asarray(metric(genomes), np.float64)
             if values.shape != (len(genomes),):

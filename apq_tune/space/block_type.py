@@ -1,10 +1,11 @@
-"""What candidates, encodings and notations need to know of a type of block: its fields, each of a kind."""
+"""A type of block: its fields, each of a kind, and its layers at given values of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from apq_tune.network.layer import Layer
 from apq_tune.space.gene import Kind
 
 LETTERS: dict[Kind, str] = {"kernel": "k", "width": "c", "w_bits": "w", "a_bits": "a", "sparsity": "s"}
@@ -32,11 +33,14 @@ class BlockType(NamedTuple):
         name: Name in YAML (``block: mbconv``).
         make: Named tuple of a block's values, with one field for each of ``fields``, in their order.
         fields: The choices of a block.
+        layers: From the place of a block (a ``Slot``), the bits of what is not searched, the name of what the block
+            reads and the values of the fields, which may be arrays that broadcast, to the layers of the block.
     """
 
     name: str
     make: Callable[..., Any]
     fields: tuple[BlockField, ...]
+    layers: Callable[..., tuple[Layer, ...]]
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -7,38 +7,23 @@ import math
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
 from apq_tune.errors import CandidateError, DocumentError, SpaceError
 from apq_tune.inputs.documents import load_json, load_yaml
-from apq_tune.space.block_type import BlockField
+from apq_tune.network.network import Network
 from apq_tune.space.candidate import Candidate
 from apq_tune.space.choices import ChoiceSpace
 from apq_tune.space.gene import Gene
-from apq_tune.space.geometry import out_size, ratio_channels, stepped_channels
-from apq_tune.space.mbconv import MBCONV, Block
+from apq_tune.space.layers import layers_of
+from apq_tune.space.mbconv import Block
 from apq_tune.space.parameters import Parameters
-from apq_tune.space.skeleton import (
-    BIT_FIELDS,
-    Bits,
-    ChoiceLists,
-    Classes,
-    ExpandRange,
-    First,
-    Forbidden,
-    Head,
-    Input,
-    Model,
-    Slot,
-    Stage,
-    Stem,
-    first_complaint,
-)
+from apq_tune.space.skeleton import Slot, first_complaint
+from apq_tune.space.slots import Skeleton
 
 RENAMED = {
     "ofa_mobilenetv3": "there are two of it: ofa_mobilenetv3_w12 (width 1.2, stem of 24 channels: what had this name, "
@@ -48,88 +33,13 @@ RENAMED = {
 """Shipped spaces that are no more -> what to take."""
 
 
-class SearchSpace(Model, Parameters):
-    """Named choices in a skeleton of inverted bottleneck blocks (MBConv, Sandler 2018)."""
-
-    format: Literal[1]
-    name: Annotated[str, Field(pattern=r"^[a-z0-9_]+$", max_length=100)]
-    data: str | None = None
-    input: Input
-    classes: Classes
-    stem: Stem
-    first: First | None = None
-    stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=100)]
-    head: Head
-    fixed_bits: Bits = 8
-    choices: ChoiceLists
-    forbidden: tuple[Forbidden, ...] = ()
-
-    @property
-    def resolutions(self) -> tuple[int, ...]:
-        """Input sizes to choose from, ascending."""
-        return (self.input.size,) if isinstance(self.input.size, int) else self.input.size
+class SearchSpace(Skeleton, Parameters):
+    """Named choices in the skeleton of a network, in blocks of one or several types."""
 
     @functools.cached_property
-    def slots(self) -> tuple[Slot, ...]:
-        """The blocks of the deepest network, in order, at the largest resolution."""
-        return self.slots_at(self.resolutions[-1])
-
-    def slots_at(self, resolution: int) -> tuple[Slot, ...]:
-        """The blocks of the deepest network, in order, for an input of ``resolution`` pixels."""
-        slots = []
-        in_channels = self.stem.channels if self.first is None else self.first.channels
-        size = out_size(resolution, self.stem.stride)
-        for number, stage in enumerate(self.stages):
-            expand = self.choices.expand_ratio if stage.expand_ratio is None else stage.expand_ratio
-            kernel_sizes = self.choices.kernel_size if stage.kernel_size is None else stage.kernel_size
-            for position in range(stage.depth[-1]):
-                stride = stage.stride if position == 0 else 1
-                if isinstance(expand, ExpandRange):
-                    channels = stepped_channels(in_channels, expand.min_ratio, expand.max_ratio, expand.step)
-                else:
-                    channels = ratio_channels(in_channels, expand, self.choices.divisor)
-                slots.append(
-                    Slot(
-                        stage=number,
-                        position=position,
-                        resolution=resolution,
-                        in_channels=in_channels,
-                        out_channels=stage.channels,
-                        in_size=size,
-                        out_size=out_size(size, stride),
-                        stride=stride,
-                        kernel_sizes=kernel_sizes,
-                        channels=channels,
-                        activation=stage.activation,
-                        squeeze_excite=stage.squeeze_excite,
-                    )
-                )
-                in_channels, size = stage.channels, out_size(size, stride)
-        return tuple(slots)
-
-    def bit_choices(self) -> tuple[tuple[int, ...], ...]:
-        """The values of ``pw_w_bits``, ``pw_a_bits``, ``dw_w_bits`` and ``dw_a_bits``."""
-        return tuple(getattr(self.choices, field) for field in BIT_FIELDS)
-
-    def allowed(self, slot: Slot) -> NDArray[np.bool_]:
-        """Which combinations no rule forbids for the block in ``slot``.
-
-        Returns:
-            ``(n_kernel_size, n_pw_w_bits, n_pw_a_bits, n_dw_w_bits, n_dw_a_bits)``.
-        """
-        fields = ("kernel_size", *BIT_FIELDS)
-        axes = dict(zip(fields, np.ix_(slot.kernel_sizes, *self.bit_choices()), strict=True))
-        allowed = np.ones([axis.size for axis in axes.values()], bool)
-        for forbidden in self.forbidden:
-            allowed &= ~np.logical_and.reduce(
-                np.broadcast_arrays(*(axes[field] == value for field, value in forbidden.rule.items()))
-            )
-        return allowed
-
-    def fields(self, slot: Slot) -> dict[BlockField, tuple[int, ...]]:
-        """The fields of the block in ``slot``, with the values that are open to each."""
-        values = (slot.kernel_sizes, slot.channels, *self.bit_choices())
-        return dict(zip(MBCONV.fields, values, strict=True))
+    def network(self) -> Network:
+        """The networks, layer by layer, as functions of the genes."""
+        return layers_of(self, self.parameters)
 
     @functools.cached_property
     def genes(self) -> tuple[Gene, ...]:

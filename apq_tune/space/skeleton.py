@@ -5,7 +5,7 @@ The file format is documented in ``search_spaces/README.md``.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from apq_tune.inputs.ranges import Finite, Flag, Whole
+from apq_tune.network.layer import Activation
 
 Number = TypeVar("Number", int, float)
 
@@ -49,7 +50,6 @@ KernelChoice = Annotated[tuple[Kernel, ...], AfterValidator(_ascending)]
 BitChoice = Annotated[tuple[Bits, ...], AfterValidator(_ascending)]
 DepthChoice = Annotated[tuple[Depth, ...], AfterValidator(_ascending)]
 SizeChoice = Annotated[tuple[Size, ...], AfterValidator(_ascending)]
-Activation = Literal["relu6", "relu", "h_swish"]
 Ratio = Annotated[float, Finite(0, 100, above=True)]
 RatioChoice = Annotated[tuple[Ratio, ...], AfterValidator(_ascending)]
 

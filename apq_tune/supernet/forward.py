@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from apq_tune.network.layer import Activation
 from apq_tune.space.mbconv import Block
 from apq_tune.space.search_space import SearchSpace
-from apq_tune.space.skeleton import Activation, Slot
+from apq_tune.space.skeleton import Slot
 from apq_tune.supernet.quantize import FUNCTIONS, ActivationQuantizer
 
 Conv = Callable[[Tensor, int | None], Tensor]

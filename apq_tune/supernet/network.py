@@ -15,7 +15,6 @@ from torch.nn import functional
 from apq_tune.space.candidate import Candidate
 from apq_tune.space.geometry import squeezed_channels
 from apq_tune.space.mbconv import Block
-from apq_tune.space.ops import active_slots
 from apq_tune.space.search_space import SearchSpace
 from apq_tune.space.skeleton import Slot
 from apq_tune.supernet.defaults import plain_torch
@@ -208,7 +207,7 @@ class Supernet(nn.Module):
 
     def chosen(self, candidate: Candidate) -> list[tuple[ElasticBlock, Slot, Block]]:
         """The blocks of a candidate: ours, their places and their choices, in the order of the forward pass."""
-        chosen = active_slots(self.space, candidate)
+        chosen = self.space.active_slots(candidate)
         index = {(slot.stage, slot.position): i for i, slot in enumerate(self.space.slots)}
         return [
             (cast("ElasticBlock", self.blocks[index[slot.stage, slot.position]]), slot, block)

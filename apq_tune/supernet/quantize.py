@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from apq_tune.space.skeleton import Activation
+from apq_tune.network.layer import Activation
 
 # Step over standard deviation that minimises the mean squared error of a Gaussian quantized uniformly to 2^b - 1
 # levels; tests/supernet/test_quantize.py finds them again by minimisation.

@@ -10,7 +10,6 @@ from torch.nn import functional
 from apq_tune.space.candidate import Candidate
 from apq_tune.space.geometry import squeezed_channels
 from apq_tune.space.mbconv import Block
-from apq_tune.space.ops import active_slots
 from apq_tune.space.search_space import SearchSpace
 from apq_tune.space.skeleton import Slot
 from apq_tune.supernet.forward import BlockQuantizers, Convs, FixedConvs, FixedQuantizers, forward_pass
@@ -66,7 +65,7 @@ class Subnet(nn.Module):
         super().__init__()
         self.space, self.candidate = space, candidate
         stem, last = space.stem, space.slots[-1].out_channels
-        self._slots = active_slots(space, candidate)
+        self._slots = space.active_slots(candidate)
         self.stem = FoldedConv(
             space.input.channels, stem.channels, stem.kernel_size, stem.stride, stem.kernel_size // 2
         )

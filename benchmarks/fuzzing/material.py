@@ -105,12 +105,13 @@ def make_material(out: Path) -> Material:
 
 def cost_table(encoding: NetworkEncoding) -> str:
     """CSV: a latency for every convolution that the space can ask for."""
-    from apq_tune.cost.table import CONV_KEY
-    from apq_tune.space.ops import all_choices
+    from apq_tune.cost.rows import CONV_KEY
+    from apq_tune.network.network import ops
 
     keys: set[tuple[int, ...]] = set()
-    for slot in encoding.space.slots:
-        for op in all_choices(encoding.space, slot)[0].all:
+    network = encoding.space.network
+    for part in network.searched:
+        for op in ops(network.layers(part, network.sizes[-1])):
             fields = np.broadcast_arrays(*(np.asarray(getattr(op, name)) for name in CONV_KEY))
             keys |= {tuple(map(int, key)) for key in np.stack([field.ravel() for field in fields], axis=1)}
     rows = [",".join(map(str, ("conv", *key, 0.001 * key[0] * (key[-1] + key[-2])))) for key in sorted(keys)]

@@ -20,7 +20,8 @@ from apq_tune.cost.bitfusion import (
     op_latency_ms,
 )
 from apq_tune.cost.formats import load_cost_table
-from apq_tune.space.ops import Op, candidate_ops, fixed_ops
+from apq_tune.network.layer import Op
+from apq_tune.network.network import ops
 
 COSTS = (op_latency_ms, op_energy_mj)
 BITS = st.integers(2, 8)
@@ -120,7 +121,8 @@ def test_a_network_costs_the_sum_of_its_ops(either: NetworkEncoding, rng: np.ran
     models = (bitfusion_latency_ms(either), "latency_ms", "ms"), (bitfusion_energy_mj(either), "energy_mj", "mJ")
     for (model, name, unit), cost in zip(models, COSTS, strict=True):
         assert (model.name, model.unit) == (name, unit)
-        sums = [sum(cost(op) for op in candidate_ops(either.space, c)) for c in either.decode(genomes)]
+        networks = [ops(either.space.network.at(either.space.values_of(c))) for c in either.decode(genomes)]
+        sums = [sum(map(cost, network)) for network in networks]
         np.testing.assert_allclose(model(genomes), sums, rtol=1e-12)
 
 
@@ -128,7 +130,7 @@ def test_networks_cost_what_the_published_table_says(shared_data: Callable[[str]
     """Fixed parts are left out on both sides: the table does not say what its own are made of."""
     table = load_cost_table(shared_data("apq/BitFusion_new.b1.dict"))
     encoding = NetworkEncoding(SearchSpace.load("apq_mobilenet"))
-    fixed = fixed_ops(encoding.space, encoding.space.resolutions[-1]).all
+    fixed = ops(encoding.space.network.fixed_layers(encoding.space.resolutions[-1]))
     ours = bitfusion_latency_ms(encoding), bitfusion_energy_mj(encoding)
     for seed in range(10):
         genomes = encoding.sample(300, np.random.default_rng(seed))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from apq_tune import Candidate, NetworkEncoding, SearchSpace, cost_models
 from apq_tune.cost import CostModel, bit_ops, macs, peak_activation_bytes, weight_bytes
-from apq_tune.space.ops import candidate_ops
+from apq_tune.network.network import ops as ops_of
 
 METRICS = ("macs", "bit_ops", "weight_bytes", "peak_activation_bytes")
 
@@ -167,7 +167,7 @@ def test_cost_models_are_named_and_have_units(encoding: NetworkEncoding) -> None
 
 
 def test_ops_of_a_candidate_come_in_the_order_of_the_forward_pass(tiny: NetworkEncoding) -> None:
-    ops = candidate_ops(tiny.space, tiny.extremes()[1])
+    ops = ops_of(tiny.space.network.at(tiny.space.values_of(tiny.extremes()[1])))
     assert [(op.in_channels, op.out_channels, op.kernel_size, op.groups) for op in ops] == [
         (3, 8, 3, 1),
         *[(8, 24, 1, 1), (24, 24, 5, 24), (24, 8, 1, 1)] * 2,

@@ -1,0 +1,88 @@
+"""Which rows of a cost table the parts of a network ask for: one for each convolution, or one for a whole block."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apq_tune.network.layer import Layer, Op
+
+FIXED, CONV, BLOCK = "fixed", "conv", "block"
+KINDS = (FIXED, CONV, BLOCK)
+
+CONV_KEY = ("in_channels", "out_channels", "in_size", "kernel_size", "stride", "groups", "w_bits", "a_bits")
+BLOCK_KEY = (
+    "in_channels",
+    "middle_channels",
+    "out_channels",
+    "in_size",
+    "kernel_size",
+    "stride",
+    "shortcut",
+    "squeeze_excite",
+    "h_swish",
+    "resolution",
+)
+FIXED_KEY = ("resolution",)
+KEYS = {CONV: CONV_KEY, BLOCK: BLOCK_KEY, FIXED: FIXED_KEY}
+SHAPE_COLUMNS = tuple(dict.fromkeys((*CONV_KEY, *BLOCK_KEY)))
+
+Key = tuple[int, ...]
+
+
+class Wanted(NamedTuple):
+    """Rows of a table that a part asks for, at all of its choices at once.
+
+    Attributes:
+        role: What the layer is called within its part; ``"blocks"`` for a whole part.
+        op: Kind of row.
+        key: Arrays that broadcast against each other, one for each column of the key of such rows.
+    """
+
+    role: str
+    op: str
+    key: list[NDArray[np.int64]]
+
+
+def wanted_rows(layers: tuple[Layer, ...], size: int, *, blocks: bool) -> list[Wanted] | None:
+    """What a part asks of a table.
+
+    Args:
+        layers: Layers of a searched part of a network, whose numbers may be arrays.
+        size: Side of the image, or 0 if rows are of any.
+        blocks: Whether the table has rows of whole blocks.
+
+    Returns:
+        Rows to be summed; ``None`` if the table is of inverted bottlenecks and the part is none.
+    """
+    if blocks:
+        key = _inverted_bottleneck(layers, size)
+        return None if key is None else [Wanted("blocks", BLOCK, key)]
+    return [Wanted(layer.role, CONV, _conv(layer.op)) for layer in layers if layer.op is not None]
+
+
+def _conv(op: Op) -> list[NDArray[np.int64]]:
+    return _arrays(*(getattr(op, column) for column in CONV_KEY))
+
+
+def _inverted_bottleneck(layers: tuple[Layer, ...], size: int) -> list[NDArray[np.int64]] | None:
+    named = {layer.role: layer for layer in layers}
+    ops = [named[role].op for role in ("expand", "depthwise", "project") if role in named]
+    if len(ops) != 3 or None in ops:
+        return None
+    expand, depthwise, project = ops
+    assert expand is not None and depthwise is not None and project is not None
+    flags = "add" in named, "gate" in named, named["expand"].activation == "h_swish"
+    shape = expand.in_channels, expand.out_channels, project.out_channels, expand.in_size
+    return _arrays(*shape, depthwise.kernel_size, depthwise.stride, *flags, size)
+
+
+def _arrays(*fields: Any) -> list[NDArray[np.int64]]:
+    return [np.asarray(field, np.int64) for field in fields]
+
+
+def in_words(op: str, key: Any) -> str:
+    """The key of a row for messages."""
+    return " ".join(f"{name}={value}" for name, value in zip(KEYS[op], key, strict=True))

@@ -1,0 +1,126 @@
+"""The blocks of a search space's deepest network, each with its place, its shape and its choices."""
+
+from __future__ import annotations
+
+import functools
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from apq_tune.space.block_type import BlockField
+from apq_tune.space.candidate import Candidate
+from apq_tune.space.geometry import out_size, ratio_channels, stepped_channels
+from apq_tune.space.mbconv import MBCONV
+from apq_tune.space.skeleton import (
+    BIT_FIELDS,
+    Bits,
+    ChoiceLists,
+    Classes,
+    ExpandRange,
+    First,
+    Forbidden,
+    Head,
+    Input,
+    Model,
+    Slot,
+    Stage,
+    Stem,
+)
+
+
+class Skeleton(Model):
+    """What a file says about the networks of a search space, and the blocks that follow from it."""
+
+    format: Literal[1]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9_]+$", max_length=100)]
+    data: str | None = None
+    input: Input
+    classes: Classes
+    stem: Stem
+    first: First | None = None
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=100)]
+    head: Head
+    fixed_bits: Bits = 8
+    choices: ChoiceLists
+    forbidden: tuple[Forbidden, ...] = ()
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Input sizes to choose from, ascending."""
+        return (self.input.size,) if isinstance(self.input.size, int) else self.input.size
+
+    @functools.cached_property
+    def slots(self) -> tuple[Slot, ...]:
+        """The blocks of the deepest network, in order, at the largest resolution."""
+        return self.slots_at(self.resolutions[-1])
+
+    def slots_at(self, resolution: int) -> tuple[Slot, ...]:
+        """The blocks of the deepest network, in order, for an input of ``resolution`` pixels."""
+        return self._slots[resolution]
+
+    @functools.cached_property
+    def _slots(self) -> dict[int, tuple[Slot, ...]]:
+        return {resolution: self._slots_for(resolution) for resolution in self.resolutions}
+
+    def _slots_for(self, resolution: int) -> tuple[Slot, ...]:
+        slots = []
+        in_channels = self.stem.channels if self.first is None else self.first.channels
+        size = out_size(resolution, self.stem.stride)
+        for number, stage in enumerate(self.stages):
+            expand = self.choices.expand_ratio if stage.expand_ratio is None else stage.expand_ratio
+            kernel_sizes = self.choices.kernel_size if stage.kernel_size is None else stage.kernel_size
+            for position in range(stage.depth[-1]):
+                stride = stage.stride if position == 0 else 1
+                if isinstance(expand, ExpandRange):
+                    channels = stepped_channels(in_channels, expand.min_ratio, expand.max_ratio, expand.step)
+                else:
+                    channels = ratio_channels(in_channels, expand, self.choices.divisor)
+                slots.append(
+                    Slot(
+                        stage=number,
+                        position=position,
+                        resolution=resolution,
+                        in_channels=in_channels,
+                        out_channels=stage.channels,
+                        in_size=size,
+                        out_size=out_size(size, stride),
+                        stride=stride,
+                        kernel_sizes=kernel_sizes,
+                        channels=channels,
+                        activation=stage.activation,
+                        squeeze_excite=stage.squeeze_excite,
+                    )
+                )
+                in_channels, size = stage.channels, out_size(size, stride)
+        return tuple(slots)
+
+    def bit_choices(self) -> tuple[tuple[int, ...], ...]:
+        """The values of ``pw_w_bits``, ``pw_a_bits``, ``dw_w_bits`` and ``dw_a_bits``."""
+        return tuple(getattr(self.choices, field) for field in BIT_FIELDS)
+
+    def allowed(self, slot: Slot) -> NDArray[np.bool_]:
+        """Which combinations no rule forbids for the block in ``slot``.
+
+        Returns:
+            ``(n_kernel_size, n_pw_w_bits, n_pw_a_bits, n_dw_w_bits, n_dw_a_bits)``.
+        """
+        fields = ("kernel_size", *BIT_FIELDS)
+        axes = dict(zip(fields, np.ix_(slot.kernel_sizes, *self.bit_choices()), strict=True))
+        allowed = np.ones([axis.size for axis in axes.values()], bool)
+        for forbidden in self.forbidden:
+            allowed &= ~np.logical_and.reduce(
+                np.broadcast_arrays(*(axes[field] == value for field, value in forbidden.rule.items()))
+            )
+        return allowed
+
+    def fields(self, slot: Slot) -> dict[BlockField, tuple[int, ...]]:
+        """The fields of the block in ``slot``, with the values that are open to each."""
+        values = (slot.kernel_sizes, slot.channels, *self.bit_choices())
+        return dict(zip(MBCONV.fields, values, strict=True))
+
+    def active_slots(self, candidate: Candidate) -> list[Slot]:
+        """The slots that a candidate's depths leave switched on, in the order of its blocks, at its resolution."""
+        slots = self.slots if candidate.resolution is None else self.slots_at(candidate.resolution)
+        return [slot for slot in slots if slot.position < candidate.depths[slot.stage]]
