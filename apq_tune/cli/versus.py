@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from apq_tune.studies.versus import Spend, VersusTask
     from apq_tune.supernet.metrics import Device
 
-NAMES = ("joint", "staged", "staged-haq", "uniform", "uniform-wa", "random", "paper")
+NAMES = ("joint", "staged", "staged-haq", "uniform", "uniform-wa", "random", "paper", "predictor", "refined")
 OWN = "constraints"
 """Name of the budget that the user's own constraints are."""
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from apq_tune.methods.bench import Question
 from apq_tune.methods.paper import paper
+from apq_tune.methods.predicted import predictor
+from apq_tune.methods.rounds import refined
 from apq_tune.methods.staged import staged, staged_haq
 from apq_tune.methods.together import joint, random, uniform, uniform_wa
 from apq_tune.space.encoding import Genomes
@@ -35,5 +37,7 @@ METHODS: Mapping[str, Method] = {
     "uniform-wa": Method(uniform_wa),
     "random": Method(random),
     "paper": Method(paper, quantized=False),
+    "predictor": Method(predictor),
+    "refined": Method(refined),
 }
 """Joint search, then its rivals."""

@@ -1,0 +1,86 @@
+"""Search with a transferred predictor, as ``run`` does it by default: measure at random, learn, then evolve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from apq_tune.methods.bench import Question
+from apq_tune.methods.subspace import Subspace, everything
+from apq_tune.predict import Floats, Pairs, Predictor, forms
+from apq_tune.predict.forms import fit_rungs
+from apq_tune.predict.mlp import MLPPredictor
+from apq_tune.problem.problem import FunctionMetric
+from apq_tune.searchers import Evolution, search
+from apq_tune.space.genotype import Genomes
+from apq_tune.space.skeleton import BIT_FIELDS
+
+FP32 = 3 / 7
+"""Share of the evaluations that go to the full-precision supernet: 120 of 280 in a run with default settings."""
+
+EVALUATIONS = 10_000
+"""Candidates that the predictor scores."""
+
+
+class Rungs(NamedTuple):
+    """Predictors of the two supernets' losses, fitted to random networks."""
+
+    fp32: MLPPredictor
+    proxy: Predictor
+
+
+def predictor(question: Question) -> Genomes:
+    """Random candidates teach a predictor in three rungs; evolution under the limits searches with it.
+
+    Full-precision losses of random networks, losses of random policies in the quantized supernet, and losses of others
+    after short quantization-aware training: the default form of a run is fitted to them. Of the candidates that it
+    prefers, as many as may be are measured on all images, and the prediction for each is corrected by what the
+    predictor of the quantized supernet got wrong of it.
+    """
+    encoding, bench = question.encoding, question.bench
+    rungs = measure_rungs(question)
+    drawn = distinct(encoding.sample_policies, bench.left.short, question.rng(3))
+    fit = forms(rungs.fp32, rungs.proxy)["mean"]
+    found = evolve(question, fit(encoding, Pairs(drawn, bench.short(drawn)), question.seed), bench.left.fine)
+    corrected = found.target * bench.fine(found.genomes) / rungs.proxy(found.genomes)
+    return np.asarray(found.genomes[np.argsort(corrected, kind="stable")[: bench.allowed.short]])
+
+
+def measure_rungs(question: Question) -> Rungs:
+    """Spend all evaluations in a supernet on random networks and random policies, and learn from them."""
+    encoding, bench = question.encoding, question.bench
+
+    def architectures(n: int, rng: np.random.Generator) -> Genomes:
+        return encoding.at_largest(encoding.sample(n, rng), BIT_FIELDS)
+
+    networks = distinct(architectures, round(FP32 * bench.left.proxy), question.rng(1))
+    fp32 = Pairs(networks, bench.fp32(networks))
+    policies = distinct(encoding.sample_policies, bench.left.proxy, question.rng(2))
+    return Rungs(*fit_rungs(encoding, fp32, Pairs(policies, bench.proxy(policies)), question.seed))
+
+
+def evolve(question: Question, loss: Callable[[Genomes], Floats], n: int) -> Pairs:
+    """The ``n`` candidates of the least predicted loss that evolution under the limits comes across, best first."""
+    scored: list[tuple[Genomes, Floats]] = []
+
+    def remembered(genomes: Genomes) -> Floats:
+        losses = loss(genomes)
+        scored.append((genomes, losses))
+        return losses
+
+    subspace = Subspace(question.encoding, everything)
+    problem = subspace.problem(FunctionMetric("predicted_loss", "nats", remembered), question.limits)
+    start = subspace.sample_band(question.limits, 50, question.rng(4))
+    search(problem, Evolution(), n_evaluations=EVALUATIONS, seed=question.seed, initial=start)
+    genomes, losses = (np.concatenate(parts) for parts in zip(*scored, strict=True))
+    best = np.argsort(losses, kind="stable")[:n]
+    return Pairs(np.asarray(genomes[best], np.int16), losses[best])
+
+
+def distinct(draw: Callable[[int, np.random.Generator], Genomes], n: int, rng: np.random.Generator) -> Genomes:
+    """``(<= n, n_genes)`` different genomes of twice as many that are drawn."""
+    drawn = draw(2 * n, rng)
+    _, first = np.unique(drawn, axis=0, return_index=True)
+    return np.asarray(drawn[np.sort(first)][:n])

@@ -1,0 +1,80 @@
+"""Search in rounds of real training, as ``refine`` does it: an ensemble chooses a batch, learns from it, and so on."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from apq_tune.cost import bit_ops
+from apq_tune.methods.bench import LOOKED_AT, Question
+from apq_tune.methods.explore import best_of
+from apq_tune.methods.predicted import EVALUATIONS, Rungs, measure_rungs
+from apq_tune.methods.propose import Proposals
+from apq_tune.methods.subspace import Subspace, everything
+from apq_tune.predict import fit_proxy
+from apq_tune.predict.ensemble import FEWEST_PAIRS, Ensemble, fit_ensemble, fit_parts
+from apq_tune.problem.problem import Metric
+from apq_tune.space.genotype import Genomes
+
+ROUNDS = 3
+"""Batches that the short trainings are done in, if each then has enough of them to learn from."""
+
+SEARCH_SHARE = 4
+"""Each of a round's many inner searches scores the candidates of a whole search divided by this."""
+
+
+def refined(question: Question) -> Genomes:
+    """Losses of both supernets at random, then batches of short trainings that an ensemble of predictors chooses.
+
+    The candidates of a batch are promising, uncertain and unlike each other. As in ``shortlist`` several are measured
+    on all images for each one that is trained; in the first round the rivals of ``refine`` are among them.
+    """
+    bench = question.bench
+    rungs = measure_rungs(question)
+    batch = max(FEWEST_PAIRS, -(-bench.left.short // ROUNDS))
+    number = 0
+    while bench.left.short:
+        number += 1
+        n = min(batch, bench.left.short)
+        looked_at = bench.measured("fine").genomes
+        new = _proposed(question, _ensemble(question, rungs, number), rungs, LOOKED_AT * n, number, looked_at)
+        bench.fine(new)
+        trained = {genome.tobytes() for genome in bench.measured("short").genomes}
+        closely = bench.measured("fine")
+        waiting = np.array([genome.tobytes() not in trained for genome in closely.genomes])
+        bench.short(best_of(closely.rows(np.flatnonzero(waiting)), n).genomes)
+    found = bench.measured("short")
+    return best_of(found, len(found.target)).genomes
+
+
+def _ensemble(question: Question, rungs: Rungs, number: int) -> Ensemble:
+    """Of the loss after short training; before there is any, of the loss in the quantized supernet."""
+    encoding, trained = question.encoding, question.bench.measured("short")
+    if not len(trained.target):
+        fit = partial(fit_proxy, fp32=rungs.fp32)
+        return fit_parts(fit, encoding, question.bench.measured("proxy"), question.seed)
+    return fit_ensemble(encoding, [trained], rungs.proxy, (question.seed, number))
+
+
+def _proposed(question: Question, ensemble: Ensemble, rungs: Rungs, n: int, number: int, known: Genomes) -> Genomes:
+    """``(n, n_genes)`` new candidates; random ones near the limits where the inner searches find fewer."""
+    encoding, limits = question.encoding, question.limits
+    costs: list[Metric] = [limit.metric for limit in limits if limit.sense == "<="]
+    seed = int(question.rng(5, number).integers(2**31))
+    searches = Proposals(
+        encoding,
+        ensemble,
+        rungs.fp32,
+        limits,
+        (costs or [bit_ops(encoding)])[0],
+        known,
+        EVALUATIONS // SEARCH_SHARE,
+        seed,
+    )
+    found, _ = searches.batch(n, first=number == 1)
+    if len(found) < n:
+        near = Subspace(encoding, everything)
+        rest = near.sample_band(limits, n - len(found), question.rng(6, number), np.concatenate([known, found]))
+        found = np.concatenate([found, rest])
+    return np.asarray(found, np.int16)
