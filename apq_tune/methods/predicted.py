@@ -14,7 +14,7 @@ from apq_tune.predict.forms import fit_rungs
 from apq_tune.predict.mlp import MLPPredictor
 from apq_tune.problem.problem import FunctionMetric
 from apq_tune.searchers import Evolution, search
-from apq_tune.space.genotype import Genomes
+from apq_tune.space.encoding import Genomes
 from apq_tune.space.skeleton import BIT_FIELDS
 
 FP32 = 3 / 7
