@@ -1,1 +1,1 @@
-"""Optuna and Ray: samplers, searchers, objectives, trials."""
+"""Integrations with Optuna and Ray: samplers, searchers, objectives and trials."""

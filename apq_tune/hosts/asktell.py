@@ -1,7 +1,7 @@
-"""An Optuna study that is asked and told from outside, by keys of whoever runs the trials.
+"""Ask-and-tell interface to an Optuna study, whose trials are identified by external keys.
 
-It hosts any Optuna sampler and sees to what samplers do not: candidates never come twice, constraints are told as such,
-and every trial ends in a state that says what happened.
+It works with any Optuna sampler and adds what samplers leave to the caller: candidates are never repeated, constraints
+are reported through Optuna's constraint interface, and the final state of every trial tells what happened to it.
 """
 
 from __future__ import annotations
@@ -27,36 +27,36 @@ from apq_tune.hosts.optuna import EvolutionSampler, NSGA2Sampler, PopulationSamp
 from apq_tune.space.encoding import Encoding
 
 MAX_DUPLICATES = 5
-"""How often a sampler may propose what is known already before a random new candidate takes its place; TPE, which needs
-longest for a proposal, would use up any number in a small space."""
+"""Number of known candidates that a sampler may propose in a row before a random new one is taken instead. TPE, whose
+proposals take longest, would exhaust any number in a small space."""
 
 MAX_DRAWS = 1000
-"""Random candidates drawn to find one that is new; then the space counts as exhausted."""
+"""Number of random candidates that are drawn to find a new one."""
 
 MAX_ENUMERATED = 50_000
-"""Combinations of genes up to which what is left in a space is looked for one by one."""
+"""Number of combinations of genes up to which a space is enumerated to find the remaining candidates."""
 
 Outcome = Literal["complete", "pruned", "failed"]
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
 def prune() -> NoReturn:
-    """Inside an Optuna trial: end it as pruned."""
+    """End the current Optuna trial as pruned."""
     raise optuna.TrialPruned
 
 
 class _Running(NamedTuple):
-    """A trial that was asked for and not yet told."""
+    """Trial that was asked for and whose result is not known yet."""
 
     trial: Trial
     genome: bytes  # canonical
 
 
 class AskTell:
-    """The study of one experiment.
+    """Optuna study of one experiment.
 
     Attributes:
-        study: as Optuna sees it; of its trials those with the user attribute ``duplicate`` were never run.
+        study: Underlying study; its trials with the user attribute ``duplicate`` were never run.
     """
 
     def __init__(
@@ -70,19 +70,20 @@ class AskTell:
         choices: Mapping[str, Sequence[Any]] | None = None,
         seed: int = 0,
     ) -> None:
-        """Begin.
+        """Create the study.
 
         Args:
-            encoding: of the search space.
+            encoding: Encoding of the search space.
             directions: ``"minimize"`` or ``"maximize"`` for each objective.
-            sampler: any of Optuna's; by default our evolution for one objective, our NSGA-II for several.
-            others: parameters of the user's own beside the genes. Candidates may then come twice.
-            fixed: values of parameters, genes or others, that are not to be sampled.
-            choices: gene -> the values that may be tried, where these are not all.
-            seed: of the default sampler, and of random candidates in place of duplicates.
+            sampler: Any Optuna sampler; by default ``EvolutionSampler`` for one objective and ``NSGA2Sampler`` for
+                several.
+            others: Distributions of further parameters, with which candidates may be repeated.
+            fixed: Values of genes or other parameters that are not sampled.
+            choices: Allowed values of genes that are restricted.
+            seed: Seed of the default sampler and of the random candidates that replace duplicates.
 
         Raises:
-            CandidateError: if the space allows nothing of what is left.
+            CandidateError: If no candidate of the space has the remaining values.
         """
         self._whole, self._fixed = encoding, dict(fixed or {})
         own = {name: (value,) for name, value in self._fixed.items() if name in encoding.space.parameters}
@@ -94,7 +95,7 @@ class AskTell:
         if sampler is None:
             ours = EvolutionSampler if len(directions) == 1 else NSGA2Sampler
             sampler = ours(space=self._encoding, seed=seed)  # type: ignore[arg-type]
-        # Other samplers can use the order of numbers, which categories would hide from them.
+        # Samplers of Optuna make use of the order of numbers, which a categorical distribution would hide.
         self._ordinal = not isinstance(sampler, PopulationSampler)
         genes = self._encoding.space.parameters
         self._genes = {name: values for name, values in genes.items() if name not in self._fixed}
@@ -118,7 +119,7 @@ class AskTell:
         return CategoricalDistribution(values)
 
     def _config(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Parameters of a trial -> names and real values."""
+        """Convert parameters of a trial to a configuration of names and values."""
         config = dict(self._fixed)
         for name, value in params.items():
             is_index = isinstance(self._distributions.get(name), IntDistribution) and name in self._genes
@@ -135,10 +136,10 @@ class AskTell:
         return params
 
     def _chosen(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """A configuration from outside, each value as our parameters have it.
+        """Normalise a configuration from outside to the values of the search space.
 
         Raises:
-            CandidateError: if it is no candidate of the space, or one that may not be tried.
+            CandidateError: If it is not a candidate of the space, or has a value that may not be tried.
         """
         candidate = self._candidate(config)
         self._encoding.encode([candidate])
@@ -149,26 +150,29 @@ class AskTell:
         return space.from_config({name: config[name] for name in space.parameters if name in config})
 
     def _genome(self, config: Mapping[str, Any]) -> bytes:
-        """The canonical genome of a configuration: what tells candidates apart."""
+        """Canonical genome of a configuration, which identifies the candidate."""
         return bytes(self._encoding.encode([self._candidate(config)])[0].tobytes())
 
     @property
     def n_running(self) -> int:
-        """Trials that were asked for and not yet told."""
+        """Number of trials that were asked for and whose results are not known yet."""
         return len(self._running)
 
     def ask(self, key: str) -> dict[str, Any] | None:
-        """A configuration that was not tried yet; ``None`` if there is none left.
+        """Start a trial.
 
         Args:
-            key: by which the trial will be told.
+            key: Key under which the result will be told.
+
+        Returns:
+            Configuration of a new candidate; ``None`` if no new one was found.
         """
         for _ in range(MAX_DUPLICATES):
             trial = self.study.ask(self._distributions)
             config = self._config(trial.params)
             try:
                 genome = self._genome(config)
-            except CandidateError:  # what the space allows nearest to it may not be tried
+            except CandidateError:  # repaired to a value that may not be tried
                 trial.set_user_attr("duplicate", True)
                 self.study.tell(trial, state=TrialState.FAIL)
                 continue
@@ -186,7 +190,7 @@ class AskTell:
         return None
 
     def _draws(self) -> Iterator[NDArray[np.int16]]:
-        """Random canonical genomes, and after these all there are, if they can be counted."""
+        """Random canonical genomes, followed by all genomes if the space can be enumerated."""
         for _ in range(MAX_DRAWS):
             yield self._encoding.sample(1, self._rng)[0]
         if math.prod(self._encoding.n_choices.tolist()) <= MAX_ENUMERATED:
@@ -198,7 +202,7 @@ class AskTell:
         return config
 
     def _tell_duplicate(self, trial: Trial, genome: bytes) -> None:
-        """Tell the sampler what is known; a candidate whose trial still runs, or failed, is told as failed."""
+        """Tell the known result of a duplicate, or a failure if its first trial is running or has failed."""
         trial.set_user_attr("duplicate", True)
         number = self._known[genome]
         before = None if number is None else self.study.get_trials(deepcopy=False)[number]
@@ -210,11 +214,11 @@ class AskTell:
         self.study.tell(trial, before.values)
 
     def is_running(self, key: str) -> bool:
-        """Whether a trial was asked for under this key and not yet told."""
+        """Whether the result of the trial with this key is pending."""
         return key in self._running
 
     def report(self, key: str, value: float, step: int) -> None:
-        """An intermediate value; kept for studies of one objective, Optuna knows none for several."""
+        """Report an intermediate value; ignored if there are several objectives, as Optuna does not support it."""
         if key in self._running and len(self.study.directions) == 1 and math.isfinite(value):
             self._running[key].trial.report(value, step)
 
@@ -226,14 +230,14 @@ class AskTell:
         violations: Mapping[str, float] | None = None,
         said: Mapping[str, Any] | None = None,
     ) -> None:
-        """End a trial.
+        """Finish a trial.
 
         Args:
-            key: of a running trial.
-            outcome: how it ended. Values that are missing or NaN make a complete trial a failed one.
-            values: of the objectives.
-            violations: constraint -> violation, feasible where ``<= 0``.
-            said: to remember with the trial: metrics, or the ``reason`` of a failure.
+            key: Key of a running trial.
+            outcome: Final state. A complete trial with missing or NaN values is changed to a failed one.
+            values: Values of the objectives.
+            violations: Violations by constraint name, feasible where ``<= 0``.
+            said: User attributes of the trial: metrics, or the ``reason`` of a failure.
         """
         trial, genome = self._running.pop(key)
         said = dict(said or {})
@@ -258,13 +262,13 @@ class AskTell:
         violations: Mapping[str, float] | None = None,
         said: Mapping[str, Any] | None = None,
     ) -> None:
-        """A trial that ended outside: one that was told and then tried again, or that we never knew of.
+        """Record the result of a trial that was retried after its end, or that was never asked for.
 
-        Only one that was completed says more than what is known; it takes the place of what was told before, under its
-        key or, if that was a failure, of the same candidate.
+        Only complete results are recorded. They replace the earlier trial with the same key, or else a failed trial of
+        the same candidate.
 
         Raises:
-            CandidateError: if the configuration is no candidate of the space.
+            CandidateError: If the configuration is not a candidate of the space.
         """
         is_whole = len(values) == len(self.study.directions) and not any(map(math.isnan, values))
         if outcome != "complete" or not is_whole:
@@ -279,7 +283,7 @@ class AskTell:
             self._replaced |= set() if before is None else {before}
 
     def config_of(self, key: str) -> dict[str, Any]:
-        """The configuration of a trial that was asked for; empty if there was none."""
+        """Configuration of the trial with this key; empty if there is none."""
         if key in self._running:
             return self._config(self._running[key].trial.params)
         if key in self._ended:
@@ -293,20 +297,20 @@ class AskTell:
         violations: Mapping[str, float] | None = None,
         said: Mapping[str, Any] | None = None,
     ) -> bool:
-        """A trial that was run elsewhere: warm start, several objectives and constraints included.
+        """Add a completed trial that was run elsewhere, as for a warm start.
 
         Returns:
-            Whether it was taken: one that contradicts what is fixed or narrowed is passed over.
+            Whether the trial was added; it is skipped if it contradicts fixed or restricted parameters.
 
         Raises:
-            StudyError: if values are missing or NaN.
-            CandidateError: if the configuration is no candidate of the space.
+            StudyError: If values are missing or NaN.
+            CandidateError: If the configuration is not a candidate of the space.
         """
         if len(values) != len(self.study.directions) or any(map(math.isnan, values)):
             raise StudyError(
                 f"objectives of a known candidate are {list(values)}; give {len(self.study.directions)} numbers"
             )
-        self._whole.encode([self._candidate(config)])  # no candidate at all is an error
+        self._whole.encode([self._candidate(config)])  # raises if it is not a candidate of the whole space
         try:
             config = self._chosen(config)
         except CandidateError:
@@ -325,9 +329,11 @@ class AskTell:
         return True
 
     def give_up(self, reason: str = "lost", but: Collection[str] = ()) -> None:
-        """Fail every trial that still runs, but those given, with a reason: nothing stays RUNNING for ever.
+        """Mark running trials as failed; their candidates may be proposed again.
 
-        Their candidates may be asked for again.
+        Args:
+            reason: Reason of the failure.
+            but: Keys of trials that continue.
         """
         for key in [key for key in self._running if key not in but]:
             genome = self._running[key].genome
@@ -335,7 +341,7 @@ class AskTell:
             self._known.pop(genome, None)
 
     def trials(self) -> list[FrozenTrial]:
-        """Those that were run, here or elsewhere, parameters by their real values."""
+        """Trials that were run, here or elsewhere, with the actual values of their parameters."""
         shown = []
         for trial in self.study.get_trials():
             if not trial.user_attrs.get("duplicate") and trial.number not in self._replaced:
@@ -347,7 +353,7 @@ class AskTell:
         return shown
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row a trial: ``number``, ``state``, objectives as ``value_i``, what was said, and all parameters."""
+        """Table with one row per trial: ``number``, ``state``, ``value_i``, constraints, attributes and parameters."""
         rows = []
         for trial in self.trials():
             values = {f"value_{i}": value for i, value in enumerate(trial.values or ())}
@@ -357,13 +363,13 @@ class AskTell:
         return pd.DataFrame(rows)
 
     def export(self, place: str | os.PathLike[str], name: str) -> Study:
-        """Copy the trials that were run to a study in a storage; see ``write_study``."""
+        """Copy finished trials to a new study in a storage; see ``write_study``."""
         finished = [trial for trial in self.trials() if trial.state.is_finished()]
         return write_study(place, name, self.study.directions, finished)
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON can hold it."""
+    """Convert a value to plain JSON types."""
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     if isinstance(value, Mapping):

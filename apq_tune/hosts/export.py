@@ -1,4 +1,4 @@
-"""Where an Optuna study is kept for others to read: a database or a journal file, told apart by name and content."""
+"""Export of Optuna studies to databases and journal files, which are told apart by name and content."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from optuna.trial import FrozenTrial
 from apq_tune.errors import StudyError
 
 SQLITE = (".db", ".db3", ".sqlite", ".sqlite3")
-"""Endings of the names of SQLite's files."""
+"""Suffixes of SQLite files."""
 
 SQLITE_HEAD = b"SQLite format 3\x00"
-"""How SQLite's files begin."""
+"""First bytes of SQLite files."""
 
 LISTED = "constraints"
-"""The system attribute in which optuna-dashboard 0.21 looks for a trial's violations, as a list. Optuna 5 itself keeps
-each by its name and reads both."""
+"""System attribute from which optuna-dashboard 0.21 reads a trial's violations as a list. Optuna 5 stores each of them
+by name and reads both."""
 
 
 def storage_of(place: str | os.PathLike[str]) -> str | JournalStorage:
-    """The storage that a URL or a path means: SQLite where the name says so, else a journal.
+    """Storage of a URL or a path: SQLite if the suffix says so, otherwise a journal file.
 
-    A file is not made yet; whatever can be seen without it is checked.
+    The file is not created, but checked as far as possible.
 
     Raises:
-        StudyError: if it is a file of another kind, or cannot be written.
+        StudyError: If the file is of another kind or cannot be written.
     """
     text = os.fspath(place)
     if "://" in text:
@@ -46,7 +46,7 @@ def storage_of(place: str | os.PathLike[str]) -> str | JournalStorage:
 
 
 def _check_file(text: str, path: Path, *, is_sqlite: bool) -> None:
-    """Refuse a file that is no storage of the kind, and a place where none can be made."""
+    """Refuse a file of another kind, and a path at which no file can be created."""
     try:
         if path.is_dir() or not path.name:
             raise StudyError(f"{text!r} is a folder; give the path of a file, such as {path / 'study.db'}")
@@ -73,36 +73,36 @@ def _check_file(text: str, path: Path, *, is_sqlite: bool) -> None:
 
 
 def check_place(place: str | os.PathLike[str], name: str | None = None) -> None:
-    """See before any work whether a study can be kept there.
+    """Check whether a study can be stored at a place.
 
     Args:
-        place: a URL or a path.
-        name: of the new study; a database, or a file that exists, is asked whether it has one of that name.
+        place: URL or path of the storage.
+        name: Name of the new study; if given, an existing storage is checked for a study of that name.
 
     Raises:
-        StudyError: if the place cannot be used, or has such a study.
+        StudyError: If the storage cannot be used or has a study of that name.
     """
     storage = storage_of(place)
     if name is None or (not isinstance(storage, str) and not Path(os.fspath(place)).exists()):
         return
     if isinstance(storage, str) and storage.startswith("sqlite:///") and not Path(storage[10:].split("?")[0]).exists():
-        return  # asking would make it
+        return  # listing the studies would create the file
     with _Refusal(place):
         if name in optuna.get_all_study_names(storage):
             raise StudyError(f"{place} has a study {name!r} already; choose another name")
 
 
 class _Refusal:
-    """What a storage raises, in one line."""
+    """Context manager that turns errors of a storage into one-line messages."""
 
     def __init__(self, place: str | os.PathLike[str]) -> None:
         self._place = place
 
     def __enter__(self) -> None:
-        """Nothing is needed."""
+        """Enter the context."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        from sqlalchemy.exc import SQLAlchemyError  # which comes with Optuna and takes as long to import
+        from sqlalchemy.exc import SQLAlchemyError  # a dependency of Optuna that is slow to import
 
         if isinstance(error, optuna.exceptions.DuplicatedStudyError):
             raise StudyError(f"{self._place} has a study of that name already; choose another name") from None
@@ -115,17 +115,17 @@ class _Refusal:
 def write_study(
     place: str | os.PathLike[str], name: str, directions: Sequence[StudyDirection], trials: Sequence[FrozenTrial]
 ) -> Study:
-    """A new study with finished trials, for optuna-dashboard and Optuna's plots.
+    """Create a study with finished trials, for optuna-dashboard and Optuna's visualizations.
 
     Args:
-        place: a URL such as ``"sqlite:///runs.db"``, or a path: SQLite if it ends with ``.db`` or ``.sqlite``, else a
+        place: URL such as ``"sqlite:///runs.db"``, or path of an SQLite file (suffix ``.db`` or ``.sqlite``) or of a
             journal file, which is written much faster.
-        name: of the new study.
-        directions: of its objectives.
-        trials: to copy.
+        name: Name of the new study.
+        directions: Directions of its objectives.
+        trials: Finished trials to copy.
 
     Raises:
-        StudyError: if there is a study of that name, or the place cannot be used.
+        StudyError: If there is a study of that name, or the storage cannot be used.
     """
     check_place(place, name)
     with _Refusal(place):
@@ -135,7 +135,7 @@ def write_study(
 
 
 def _listed(trial: FrozenTrial) -> FrozenTrial:
-    """A trial whose violations stand in a list as well."""
+    """Add the list of violations that optuna-dashboard reads to a trial."""
     if trial.constraints:
         trial.system_attrs = trial.system_attrs | {LISTED: list(trial.constraints.values())}
     return trial

@@ -1,4 +1,4 @@
-"""What Ray Tune was asked for beside a searcher: it tells a searcher little of it, and nothing of its scheduler."""
+"""Inspection of the Ray Tune experiment that calls a searcher, as Tune does not pass its scheduler to searchers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from apq_tune.errors import ProblemError
 
 
 class Host(NamedTuple):
-    """The experiment that calls us.
+    """Experiment that calls a searcher.
 
     Attributes:
-        metric: of ``TuneConfig`` or ``tune.run``.
-        mode: likewise.
-        scheduler: the innermost one, if it hosts another.
-        wrappers: searchers around ours, the outermost first.
+        metric: Argument ``metric`` of ``TuneConfig`` or ``tune.run``.
+        mode: Argument ``mode`` of ``TuneConfig`` or ``tune.run``.
+        scheduler: Scheduler; the innermost one if schedulers are nested.
+        wrappers: Searchers that wrap the called one, the outermost first.
     """
 
     metric: str | None = None
@@ -30,7 +30,7 @@ class Host(NamedTuple):
 
 
 def calling() -> Host:
-    """The host further up this thread's stack; an empty one if we are called by hand."""
+    """Find the experiment on the call stack of this thread; an empty one if there is none."""
     found: dict[str, Any] = {}
     wrappers: list[Searcher] = []
     frame = sys._getframe(1)
@@ -48,16 +48,16 @@ def calling() -> Host:
 
 
 def check_goal(metric: str | None, mode: str | None, goals: Mapping[str, str], whose: str = "") -> None:
-    """Refuse a metric, or a direction, that is not the problem's.
+    """Refuse a metric or a mode that contradicts the problem.
 
     Args:
-        metric: ``None`` if none was given.
-        mode: ``"min"``, ``"max"``, or ``None``.
-        goals: reported name of each objective -> its mode.
-        whose: for people, of whom both are.
+        metric: Metric given to Tune, if any.
+        mode: ``"min"``, ``"max"``, or ``None`` if not given.
+        goals: Mode of each objective by reported name.
+        whose: Prefix of the message that says where metric and mode were given.
 
     Raises:
-        ProblemError: naming what contradicts what.
+        ProblemError: If metric or mode contradicts the problem; the message names both.
     """
     names = list(goals)
     if metric is not None and [metric] != names:
@@ -75,10 +75,10 @@ def check_goal(metric: str | None, mode: str | None, goals: Mapping[str, str], w
 
 
 def check_scheduler(scheduler: Any, goals: Mapping[str, str], wrappers: Sequence[Searcher]) -> None:
-    """Refuse a scheduler that cannot serve, or that keeps the worst.
+    """Refuse a scheduler that is not supported or that optimizes in the wrong direction.
 
     Raises:
-        ProblemError: naming it and what to take instead.
+        ProblemError: If the scheduler cannot be used; the message names an alternative.
     """
     name = type(scheduler).__name__
     if isinstance(scheduler, PopulationBasedTraining | PopulationBasedTrainingReplay):
@@ -95,10 +95,10 @@ def check_scheduler(scheduler: Any, goals: Mapping[str, str], wrappers: Sequence
 
 
 def check_mutations(scheduler: Any, genes: Mapping[str, Any]) -> None:
-    """Refuse population-based training that changes genes: weights of one candidate do not fit another.
+    """Refuse population-based training that mutates genes, as weights of one candidate do not fit another.
 
     Raises:
-        ProblemError: naming a gene.
+        ProblemError: If a gene is mutated; the message names it.
     """
     mutated = set(getattr(scheduler, "_hyperparam_mutations", None) or {})
     mutated |= set(getattr(scheduler, "_hyperparam_bounds", None) or {})

@@ -1,4 +1,4 @@
-"""What can be known of a Ray cluster before any work: whether one answers at an address, where a local one may live."""
+"""Early checks of Ray clusters: whether one answers at an address, and where a local one may keep its sockets."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from pathlib import Path
 from apq_tune.errors import RunError
 
 CONNECT_SECONDS = 10
-"""How long a cluster's address may take to answer."""
+"""Timeout of the connection to a cluster's address in seconds."""
 
 SOCKET_NAME = "/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
-"""The longest path that Ray makes a socket of, below its temporary folder."""
+"""Longest path of a socket of Ray, relative to its temporary folder."""
 
 MAX_FOLDER = (103 if sys.platform == "darwin" else 107) - len(SOCKET_NAME)
-"""Bytes of that folder's own path: the operating system allows no longer path of a socket."""
+"""Maximum length of the temporary folder's path in bytes, by the operating system's limit on socket paths."""
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
-"""How an HTTP/2 client begins (RFC 9113): the magic line and empty settings; a server answers with its settings."""
+"""Connection preface of an HTTP/2 client (RFC 9113) with empty settings; a server answers with its own settings."""
 
 _PLACE = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):([0-9]{1,5})")
 
 
 def wanted_address(address: str | None) -> str | None:
-    """The cluster to join: the one that is given, else ``RAY_ADDRESS``, else none, as ``local`` says, too.
+    """Address of the cluster to join: the given one, or else ``RAY_ADDRESS``; ``None`` for a local cluster.
 
-    Ray alone would also join any cluster that happens to run on this machine.
+    Unlike Ray itself, this does not join any cluster that happens to run on this machine.
     """
     wanted = address or os.environ.get("RAY_ADDRESS")
     return None if wanted in (None, "", "local") else wanted
 
 
 def check_address(address: str | None) -> None:
-    """Refuse what cannot become a cluster: Ray itself would tell only after the first stages, or wait for minutes.
+    """Check early that a cluster can be joined or started; Ray itself would fail late, or wait for minutes.
 
     Args:
-        address: as given; ``None`` looks at ``RAY_ADDRESS``.
+        address: Address given by the user; ``None`` to use ``RAY_ADDRESS``.
 
     Raises:
-        RunError: if the address is none, nothing that speaks Ray's language answers there, or no cluster can be
-            started here because there is no folder for its sockets.
+        RunError: If the address is invalid, no Ray cluster answers there, or no local cluster can be started for lack
+            of a folder for its sockets.
     """
     source = "--address" if address is not None else "RAY_ADDRESS"
     wanted = wanted_address(address)
@@ -79,7 +79,7 @@ def _running_here() -> str:
 
 
 def _not_answering(host: str, port: int) -> str | None:
-    """Why there is no cluster; ``None`` if something answers as gRPC servers do."""
+    """Reason why no cluster answers; ``None`` if something answers like a gRPC server."""
     try:
         with socket.create_connection((host, port), CONNECT_SECONDS) as connection:
             if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
@@ -93,14 +93,14 @@ def _not_answering(host: str, port: int) -> str | None:
 
 
 def ray_folder() -> str | None:
-    """Where a cluster on this machine keeps its sockets and logs.
+    """Folder for sockets and logs of a local cluster.
 
     Returns:
-        The folder to tell Ray; ``None`` where its own choice is good. A ``TMPDIR`` that cannot serve gives way, as
-        Python's own temporary files do; ``RAY_TMPDIR`` was meant for Ray, so it is refused.
+        Folder to pass to Ray; ``None`` if Ray's own choice can be used. An unusable ``TMPDIR`` is replaced, as Python's
+        ``tempfile`` does; an unusable ``RAY_TMPDIR``, which was set for Ray, is refused.
 
     Raises:
-        RunError: naming the folder, why it cannot be used, and what to set.
+        RunError: If no folder can be used; the message says why, and what to set.
     """
     own = os.environ.get("RAY_TMPDIR")
     if own is not None:
@@ -119,7 +119,7 @@ def ray_folder() -> str | None:
 
 
 def _fault(folder: str) -> str | None:
-    """Why sockets cannot live there."""
+    """Reason why a folder cannot hold Ray's sockets, worded to follow its name; ``None`` if it can."""
     if not folder.startswith("/"):
         return "is not an absolute path"
     if len(os.fsencode(folder)) > MAX_FOLDER:
@@ -130,7 +130,7 @@ def _fault(folder: str) -> str | None:
     if not path.is_dir():
         return "is not a folder" if str(path) == folder.rstrip("/") else f"cannot be created: {path} is not a folder"
     try:
-        with tempfile.TemporaryDirectory(dir=path):  # also on file systems whose permissions say nothing
+        with tempfile.TemporaryDirectory(dir=path):  # reliable on file systems that do not honour permissions, too
             return None
     except OSError as error:
         return f"cannot be written ({path}: {error.strerror})"

@@ -1,4 +1,4 @@
-"""A search space of which a host lets only some values be tried: each gene keeps a part of its choices."""
+"""Restriction of a search space to a subset of the values of each gene."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from apq_tune.space.gene import Gene
 from apq_tune.space.parameters import Parameters
 
 MAX_REPAIRS = 100
-"""Rounds of redrawing what the space forbids, first gene by gene, in the second half whole genomes."""
+"""Maximum number of rounds of redrawing forbidden combinations: single genes at first, whole genomes from half on."""
 
 MAX_COMBINATIONS = 200_000
-"""Most combinations of genes, inert ones included, that ``enumerate`` goes through."""
+"""Maximum number of combinations of genes, inactive ones included, that ``enumerate`` visits."""
 
 
 @dataclass(frozen=True)
 class NarrowedSpace(Parameters):
-    """The parameters of a search space with some values left out.
+    """Search space with restricted values of its parameters.
 
     Attributes:
-        whole: the search space.
-        choices: name -> values that may be tried, of every gene, in the order of the whole space.
+        whole: Unrestricted search space.
+        choices: Allowed values of every gene by name, in the order of the unrestricted space.
     """
 
     whole: Any
@@ -41,27 +41,27 @@ class NarrowedSpace(Parameters):
         return tuple(gene._replace(values=self.choices[gene.name]) for gene in self.whole.genes)
 
     def candidate_of(self, values: Mapping[str, Any]) -> Any:
-        """As in the whole space: a forbidden combination may become one that is left out here."""
+        """Candidate as in the unrestricted space; repair may give it values that are not allowed here."""
         return self.whole.candidate_of(values)
 
     def values_of(self, candidate: Any) -> dict[str, Any]:
-        """Name -> value; inert genes have the first value that may be tried."""
+        """Values of a candidate by gene name; inactive genes have their first allowed value."""
         values = self.whole.values_of(candidate)
         return {name: value if value in self.choices[name] else self.choices[name][0] for name, value in values.items()}
 
 
 class NarrowedEncoding:
-    """The genomes of a narrowed space: an ``Encoding`` whose genes count the values that may be tried."""
+    """Encoding of a restricted search space, whose genes enumerate the allowed values."""
 
     def __init__(self, encoding: Any, choices: Mapping[str, Sequence[Any]]) -> None:
-        """Take an encoding and the values that genes may have.
+        """Restrict an encoding.
 
         Args:
-            encoding: of the whole space; it has ``names`` and ``choices``.
-            choices: name of a gene -> some of its values. Genes that are missing keep all of theirs.
+            encoding: Encoding of the unrestricted space, with ``names`` and ``choices``.
+            choices: Allowed values by gene name; other genes keep all their values.
 
         Raises:
-            CandidateError: if nothing is left that the space allows.
+            CandidateError: If no candidate of the space has allowed values only.
         """
         self._whole = encoding
         self.names: tuple[str, ...] = tuple(encoding.names)
@@ -86,37 +86,37 @@ class NarrowedEncoding:
 
     @property
     def name(self) -> str:
-        """Of the search space."""
+        """Name of the search space."""
         return str(self._whole.name)
 
     def widen(self, genomes: Genomes) -> Genomes:
-        """Genomes of the narrowed space -> those of the whole one."""
+        """Convert genomes of the restricted space to the unrestricted one."""
         return np.asarray(self._places[np.arange(len(self.names)), genomes], np.int16)
 
     def _narrow(self, genomes: Genomes) -> Genomes:
-        """Inverse of ``widen`` for canonical genomes, without a check."""
+        """Inverse of ``widen`` for canonical genomes, unchecked."""
         return np.asarray(self._here[np.arange(len(self.names)), genomes], np.int16)
 
     def size(self) -> int:
-        """Number of different candidates; where there are too many to count an upper bound."""
+        """Number of distinct candidates, or an upper bound if there are too many to count."""
         combinations: int = math.prod(self.n_choices.tolist())
         if combinations > MAX_COMBINATIONS:
             return min(combinations, int(self._whole.size()))
         return len(self._all)
 
     def canonicalise(self, genomes: Genomes) -> Genomes:
-        """Equal candidates get equal genomes."""
+        """Map genomes of equal candidates to the same genome."""
         return self._narrow(self._whole.canonicalise(self.widen(genomes)))
 
     def sample(self, n: int, rng: np.random.Generator) -> Genomes:
-        """``n`` canonical, allowed genomes."""
+        """Sample ``n`` canonical, allowed genomes."""
         return self.canonicalise(self.repair(draw(self.n_choices, n, rng), rng))
 
     def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
-        """Redraw what the space forbids, among the values that may be tried.
+        """Replace forbidden combinations of genes by random allowed values.
 
         Raises:
-            SpaceError: if that does not succeed, because next to nothing is allowed.
+            SpaceError: If hardly any combination of the allowed values is permitted by the space.
         """
         genomes = genomes.copy()
         for round_ in range(MAX_REPAIRS):
@@ -130,13 +130,13 @@ class NarrowedEncoding:
         raise SpaceError(f"{self.name}: hardly any candidate with the given values is allowed; allow more values")
 
     def fill_inert(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
-        """Draw genes that do not matter."""
+        """Draw random values for inactive genes."""
         wide = self.widen(genomes)
         inert = self._whole.fill_inert(wide, rng) != wide
         return np.where(inert, draw(self.n_choices, len(genomes), rng), genomes)
 
     def uniform_policies(self) -> Genomes:
-        """Those of the whole space that are in this part."""
+        """Uniform policies of the unrestricted space that have allowed values only."""
         wide = self._whole.uniform_policies()
         genomes = self._narrow(wide)
         return np.asarray(genomes[(self._whole.canonicalise(self.widen(genomes)) == wide).all(axis=1)], np.int16)
@@ -149,10 +149,10 @@ class NarrowedEncoding:
         return self._narrow(wide)
 
     def enumerate(self, limit: int = MAX_COMBINATIONS) -> Genomes:
-        """Every candidate.
+        """All candidates as canonical genomes.
 
         Raises:
-            SpaceError: if there are more combinations than ``limit``.
+            SpaceError: If there are more than ``limit`` combinations of genes.
         """
         combinations: int = math.prod(self.n_choices.tolist())
         if combinations > min(limit, MAX_COMBINATIONS):
@@ -160,18 +160,18 @@ class NarrowedEncoding:
         return self._all
 
     def features(self, genomes: Genomes) -> NDArray[np.float32]:
-        """As in the whole space."""
+        """Features as in the unrestricted space."""
         return np.asarray(self._whole.features(self.widen(genomes)), np.float32)
 
     def decode(self, genomes: Genomes) -> Any:
-        """``(n, n_genes)`` -> ``n`` candidates."""
+        """Candidates of genomes of shape ``(n, n_genes)``."""
         return self._whole.decode(self.widen(genomes))
 
     def encode(self, candidates: Sequence[Any]) -> Genomes:
         """Inverse of ``decode``.
 
         Raises:
-            CandidateError: if a candidate is not in the space, or has a value that may not be tried.
+            CandidateError: If a candidate is not in the space or has a value that is not allowed.
         """
         wide = self._whole.encode(candidates)
         genomes = self._narrow(wide)

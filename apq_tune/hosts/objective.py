@@ -1,4 +1,4 @@
-"""One object that Ray Tune can run as a trainable and Optuna as an objective."""
+"""``APQObjective``: a trainable for Ray Tune and an objective function for Optuna."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from apq_tune.errors import ApqError, ProblemError
 from apq_tune.problem.problem import Constraint, Floats, Problem, TrainedMetric, reported_name
 
 CHECKPOINT, CANDIDATE = "training.pt", "candidate.json"
-"""Files of a trial's checkpoint: a training, and whose it is."""
+"""Files of a trial's checkpoint: the state of its training, and its candidate."""
 
 
 class TrainingPruned(Exception):  # noqa: N818
-    """Raised inside a training that a pruner ends."""
+    """Raised inside a training to end it when Optuna prunes the trial."""
 
 
 class APQObjective:
-    """A problem as a function of one trial.
+    """Objective function of a problem, for trials of Ray Tune and Optuna.
 
-    ``tune.run(APQObjective(problem), config=space.to_tune())``, ``tune.Tuner(APQObjective(problem), ...)`` and
-    ``study.optimize(APQObjective(problem))`` all work. Reported are every metric of the problem, with its unit in the
-    name; ``violation`` (0 if feasible) and the violation of each constraint; ``candidate`` as JSON; ``fidelity``, what
-    was done to get the values; and ``seconds``.
+    Use it as ``tune.run(APQObjective(problem), config=space.to_tune())``, ``tune.Tuner(APQObjective(problem), ...)`` or
+    ``study.optimize(APQObjective(problem))``. A trial reports all metrics of the problem, with their units in the
+    names; ``violation`` (0 if feasible) and the violation of each constraint; ``candidate`` as JSON; ``fidelity``, a
+    description of the evaluation; and ``seconds``.
 
-    A metric that trains (``QATLoss``) reports after each epoch, in Tune with a checkpoint: schedulers and pruners can
-    end it, and a trial whose worker died goes on. Metrics that really run networks are not asked of candidates that
-    break a constraint: these report the worst, infinity, and ``epoch`` 0 if they would have been trained.
+    A metric that trains (``QATLoss``) reports after each epoch, in Tune with a checkpoint, so that schedulers and
+    pruners can stop a trial and a trial can resume after a crash. Metrics that run networks are not evaluated for
+    infeasible candidates, whose objectives are infinite (with ``epoch`` 0 if they would have been trained).
 
-    While Ray runs, the problem (with all weights and data in it) is put into the object store once in a session, and
-    only a reference travels with the trainable.
+    While Ray is running, the problem, with its weights and data, is put into the object store once per session, and
+    only a reference is pickled with the trainable.
 
     Attributes:
-        problem: what is asked.
+        problem: Problem to evaluate.
     """
 
     __name__ = "APQObjective"  # Tune names experiments after it
 
     def __init__(self, problem: Problem) -> None:
-        """Take a problem.
+        """Check the problem.
 
         Raises:
-            ProblemError: if more than one of its metrics trains, or one that trains is no objective.
+            ProblemError: If several metrics train, or one that trains is not an objective.
         """
         self._problem: Problem | None = problem
         self._reference: Any = None  # to the problem in the object store
@@ -57,7 +57,7 @@ class APQObjective:
 
     @property
     def problem(self) -> Problem:
-        """What is asked, fetched from the object store when it is first needed there."""
+        """Problem to evaluate, fetched from the object store on first use."""
         if self._problem is None:
             from apq_tune.hosts.ray import get
 
@@ -66,22 +66,22 @@ class APQObjective:
 
     @property
     def directions(self) -> list[Literal["minimize", "maximize"]]:
-        """For ``optuna.create_study(directions=...)``."""
+        """Directions of the objectives, for ``optuna.create_study(directions=...)``."""
         return [objective.direction for objective in self.problem.objectives]
 
     @property
     def metric(self) -> list[str]:
-        """Reported names of the objectives; Tune's ``metric`` if there is one."""
+        """Reported names of the objectives; if there is one, this is the ``metric`` of Tune."""
         return [reported_name(objective.metric) for objective in self.problem.objectives]
 
     @property
     def mode(self) -> list[str]:
-        """Tune's ``mode`` of each objective."""
+        """``mode`` of Tune (``"min"`` or ``"max"``) of each objective."""
         return [objective.direction[:3] for objective in self.problem.objectives]
 
     def __reduce__(self) -> tuple[Callable[..., APQObjective], tuple[Any, ...]]:
         if self._problem is not None and "ray" in sys.modules:
-            if "ray.tune" in sys.modules:  # Tune pickles what it is to run before the first trial
+            if "ray.tune" in sys.modules:  # Tune pickles a trainable before the first trial
                 from apq_tune.hosts.host import calling, check_mutations
 
                 check_mutations(calling().scheduler, self._space.parameters)
@@ -94,22 +94,23 @@ class APQObjective:
         return APQObjective, (self.problem,)
 
     def __deepcopy__(self, _: dict[int, Any]) -> APQObjective:
-        """The same problem: a copy by reference would not outlive the session of Ray."""
+        """Copy with the same problem, as a reference would not outlive the session of Ray."""
         return APQObjective(self.problem)
 
     def __call__(self, trial: Any) -> Any:
         """Evaluate one trial.
 
         Args:
-            trial: a configuration (from Tune, or any mapping with a value for each gene), or an Optuna trial.
+            trial: Configuration (from Tune, or any mapping with a value for each gene), or an Optuna trial.
 
         Returns:
-            For a mapping the metrics, unless a training has reported them; for an Optuna trial the objectives' values.
+            Metrics for a configuration, unless a training has reported them; values of the objectives for an Optuna
+            trial.
 
         Raises:
-            CandidateError: if a configuration is no candidate.
-            ProblemError: if a metric is not finite, naming it and the candidate. An Optuna trial does not raise it: it
-                fails, with the reason in its user attribute ``reason``, and the study goes on.
+            CandidateError: If a configuration is not a candidate.
+            ProblemError: If a metric is not finite; the message names it and the candidate. An Optuna trial fails
+                instead, with the message as its user attribute ``reason``.
         """
         return self._tune(trial) if isinstance(trial, Mapping) else self._optuna(trial)
 
@@ -144,7 +145,7 @@ class APQObjective:
 
         def step(epoch: int, metrics: dict[str, Any], _: Callable[[], bytes]) -> None:
             if len(self.metric) > 1:
-                return  # Optuna prunes by one objective only
+                return  # Optuna prunes only in single-objective studies
             trial.report(metrics[self.metric[0]], epoch)
             if trial.should_prune():
                 raise TrainingPruned
@@ -180,16 +181,19 @@ class APQObjective:
         step: Callable[[int, dict[str, Any], Callable[[], bytes]], None] | None = None,
         checkpoint: bytes | None = None,
     ) -> dict[str, Any]:
-        """Everything that is reported of one candidate.
+        """Evaluate one candidate.
 
         Args:
-            candidate: of the problem's space.
-            config: may name settings of the training.
-            step: called after each epoch of a training with the metrics so far.
-            checkpoint: of the training, to go on from.
+            candidate: Candidate of the problem's search space.
+            config: Configuration of the trial, which may contain training settings.
+            step: Callback after each epoch of a training, with the epoch, the metrics and a checkpoint function.
+            checkpoint: Checkpoint of the training to resume from.
+
+        Returns:
+            All values that a trial reports, by name.
 
         Raises:
-            ProblemError: if a metric is not finite, naming it and the candidate.
+            ProblemError: If a metric is not finite; the message names it and the candidate.
         """
         problem, start = self.problem, time.monotonic()
         genomes = problem.encoding.encode([candidate])
@@ -213,7 +217,7 @@ class APQObjective:
             worst = {o.metric.name: np.inf if o.direction == "minimize" else -np.inf for o in problem.objectives}
             values |= {name: float(worst.get(name, np.nan)) for name in costly}
             known["fidelity"] = "not run: breaks a constraint" if costly else known["fidelity"]
-            if (untrained := self._trained) is not None:  # schedulers count epochs, and miss them
+            if (untrained := self._trained) is not None:  # schedulers need the number of epochs
                 known.update(epoch=0, epochs=untrained.adjusted(config or {}).epochs)
             return metrics()
         trained = self._trained
@@ -245,7 +249,7 @@ def _first(columns: Mapping[str, Floats]) -> dict[str, float]:
 
 
 def _violation(constraint: Constraint, values: Mapping[str, float]) -> float:
-    """Infinite where the metric was not asked."""
+    """Violation of a constraint; infinite if its metric was not evaluated."""
     value = values[constraint.metric.name]
     return float(constraint.violation(np.array([value]))[0]) if np.isfinite(value) else np.inf
 

@@ -1,16 +1,15 @@
-"""Our searchers as Optuna samplers, for studies of a few hundred to a few thousand trials.
-
-``search`` holds parents in a state that it passes through; here the study does: a sampler reads the population off the
-finished trials, in the order in which they ended, ``population`` of them a generation. Every trial has a generator of
-its own, made of the seed and the trial's number. So a sampler keeps nothing: made anew, in another process or on a
-resumed study, it goes on as if it had never stopped. (``optuna.samplers``' ``BaseGASampler`` would write generations
-into the storage, of which there is no public way.)
+"""Evolutionary algorithms as Optuna samplers, for studies of a few hundred to a few thousand trials.
 
     study = optuna.create_study(sampler=EvolutionSampler(space=space, seed=0))
 
-Constraints are those of ``trial.set_constraint``; a trial that sets none is feasible, as it is to Optuna. Choices of a
-categorical parameter count as ordered: put neighbours side by side. Runs repeat exactly with ``n_jobs=1``; with more,
-the order in which trials end is left to chance.
+The samplers are stateless: they derive the population from the finished trials of the study, in the order in which
+these ended, ``population`` trials per generation. The random generator of a trial is seeded with the sampler's seed and
+the trial's number. A new sampler, in another process or on a resumed study, thus continues as if there had been no
+interruption. (Optuna's ``BaseGASampler`` writes generations to the storage, for which there is no public interface.)
+
+Constraints are set by ``trial.set_constraint``; a trial without any is feasible. Choices of a categorical parameter are
+treated as ordered, so neighbouring choices should be similar. Results are reproducible with ``n_jobs=1``; with parallel
+trials they depend on the order in which trials end.
 """
 
 from __future__ import annotations
@@ -40,17 +39,17 @@ from apq_tune.space.network_encoding import NetworkEncoding, encoding_of
 from apq_tune.space.search_space import SearchSpace
 
 HUGE = 1e300
-"""What an infinite objective value counts as: differences of two such are still finite."""
+"""Replacement of infinite objective values, whose differences are finite."""
 
 MAX_ROUNDS = 20
-"""How often children are asked for until one is new; then the space counts as exhausted and one may come again."""
+"""Maximum number of attempts to find a new candidate; after that a known one may be repeated."""
 
 CHILDREN = 10
-"""Children in each of these rounds."""
+"""Number of children per attempt."""
 
 SMALL = 20
-"""Population and parents of ``EvolutionSampler``. ``Evolution``'s own 50 are for many thousands of evaluations; in 200
-and 600, on synthetic losses over ``digits`` and ``apq_mobilenet``, 50 parents were worse than 20."""
+"""Default population and number of parents of ``EvolutionSampler``. Those of ``Evolution``, 50, suit many thousands of
+evaluations; in 200 and 600 evaluations of synthetic losses over ``digits`` and ``apq_mobilenet``, 20 were better."""
 
 Encodings: TypeAlias = NetworkEncoding | ChoiceEncoding | NarrowedEncoding
 Space: TypeAlias = SearchSpace | ChoiceSpace | Encodings
@@ -58,16 +57,16 @@ Key: TypeAlias = tuple[bytes, tuple[tuple[str, str], ...]]
 
 
 class Past(NamedTuple):
-    """What was read of finished trials, in the order in which they ended."""
+    """Digest of the finished trials of a study, in the order in which they ended."""
 
     finished: list[FrozenTrial]
-    usable: list[FrozenTrial]  # those that may become parents
-    state: State | None  # after the last whole generation; its genomes are ``(p, 1)`` places among the usable
-    seen: frozenset[Key | None]  # what they tried; empty if the sampler knows no space
+    usable: list[FrozenTrial]  # trials that may become parents
+    state: State | None  # after the last full generation; its genomes are indices ``(p, 1)`` of usable trials
+    seen: frozenset[Key | None]  # keys of the candidates tried; empty if the sampler has no search space
 
 
 class _Parents(NamedTuple):
-    """The population of a past, as genomes of a relative search space."""
+    """Population as genomes of a relative search space."""
 
     state: State | None
     genes: ParameterGenes
@@ -76,16 +75,16 @@ class _Parents(NamedTuple):
 
 
 _end = operator.attrgetter("datetime_complete", "number")
-"""When a finished trial ended: unlike numbers alone, this puts what is new after all that was there before."""
+"""Sort key of finished trials: unlike their numbers, the time of completion appends new trials at the end."""
 
 
 def _is_usable(trial: FrozenTrial) -> bool:
-    """Whether a trial may become a parent: ``tell`` lets no NaN pass, other ways into a storage may."""
+    """Whether a trial may become a parent; trials that were added to a storage directly may have NaN values."""
     return trial.state == TrialState.COMPLETE and not any(map(math.isnan, trial.values))
 
 
 def _evaluation(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> Evaluation:
-    """Objectives, minimised, and the sum of violations, which is all that ``select`` looks at."""
+    """Minimised objectives and total violations of trials, as selection needs them."""
     signs = [-1.0 if direction == StudyDirection.MAXIMIZE else 1.0 for direction in directions]
     F = np.clip(np.array([trial.values for trial in trials], np.float64) * signs, -HUGE, HUGE)
     G = np.array([[sum(v for v in trial.constraints.values() if v > 0)] for trial in trials], np.float64)
@@ -94,7 +93,7 @@ def _evaluation(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirecti
 
 
 class PopulationSampler(BaseSampler):
-    """Ask an algorithm for children of the population that a study's finished trials make."""
+    """Base class of samplers that derive a population from the finished trials of a study."""
 
     def __init__(self, algorithm: Evolution, space: Space | None, seed: int | None) -> None:
         if seed is not None and (not isinstance(seed, int | np.integer) or seed < 0):
@@ -113,7 +112,7 @@ class PopulationSampler(BaseSampler):
         self._forget()
 
     def within(self, space: NarrowedEncoding) -> Self:
-        """The same sampler on a part of its space; one that knows no space stays what it is."""
+        """Copy of the sampler on a restricted search space; a sampler without a search space is returned as it is."""
         if self._encoding is None:
             return self
         own = copy.copy(self)
@@ -121,7 +120,7 @@ class PopulationSampler(BaseSampler):
         return own
 
     def _forget(self) -> None:
-        """Empty the caches. They are values that are replaced and never changed, since threads share a sampler."""
+        """Reset the caches, which are replaced and never modified, as threads may share a sampler."""
         self._past = Past([], [], None, frozenset())
         self._union: tuple[State | None, dict[str, BaseDistribution]] = None, {}
         self._parents: _Parents | None = None
@@ -134,10 +133,10 @@ class PopulationSampler(BaseSampler):
         self._forget()
 
     def reseed_rng(self) -> None:
-        """Do nothing: trials that run side by side have different numbers, thus different generators."""
+        """Do nothing, as each trial number has a generator of its own."""
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
-        """All parameters that our space or any parent has; of several ranges of one parameter, the latest."""
+        """Parameters of the search space and of all parents, with the latest distribution of each."""
         self._check(study)
         past = self._read(study.get_trials(deepcopy=False), study.directions)
         if past.state is None:
@@ -153,7 +152,7 @@ class PopulationSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """A child of the population; in the first generation a random one."""
+        """Sample a child of the population, or a random candidate in the first generation."""
         self._check(study)
         if not search_space:
             return {}
@@ -178,27 +177,27 @@ class PopulationSampler(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """A uniform value of a parameter that no parent has."""
+        """Sample a parameter that no parent has uniformly."""
         self._check(study)
         return uniform_value(param_distribution, self._rng(trial, param_name))
 
     def _check(self, study: Study) -> None:
-        """Refuse studies that the algorithm cannot serve."""
+        """Refuse studies that the algorithm does not support."""
 
     def _rng(self, trial: FrozenTrial, name: str = "") -> np.random.Generator:
         return np.random.default_rng((self._seed, trial.number, zlib.crc32(name.encode())))
 
     def _read(self, trials: Iterable[FrozenTrial], directions: Sequence[StudyDirection]) -> Past:
-        """The past that a study's trials make; only what is new since the last call is looked at.
+        """Digest the trials of a study; only trials that ended since the last call are processed.
 
-        Comparing the old ones is quick, because storages hand out the very same objects.
+        Comparing the known ones is fast, because storages return identical objects.
         """
         finished = sorted((trial for trial in trials if trial.state.is_finished()), key=_end)
         past = self._past
         if finished[: len(past.finished)] != past.finished:  # another study, or clocks that disagree
             past = Past([], [], None, frozenset())
         new = finished[len(past.finished) :]
-        if not past.finished:  # later ones must agree with these, Optuna sees to it
+        if not past.finished:  # Optuna ensures that later trials agree with these
             self._check_space(new)
         if new:
             size = self._algorithm.batch
@@ -213,10 +212,10 @@ class PopulationSampler(BaseSampler):
         return past
 
     def _check_space(self, trials: Iterable[FrozenTrial]) -> None:
-        """Refuse trials that have a gene of ours with other choices: Optuna would, in words of its own.
+        """Refuse trials with other choices of a gene than the search space has, with a clearer message than Optuna's.
 
         Raises:
-            StudyError: naming the gene and both choices.
+            StudyError: If the choices differ; the message names the gene and both lists.
         """
         checked: set[str] = set()
         for trial in trials:
@@ -232,7 +231,7 @@ class PopulationSampler(BaseSampler):
                     )
 
     def _encode(self, past: Past, search_space: Mapping[str, BaseDistribution]) -> _Parents:
-        """The population as genomes, which are the same for a whole generation."""
+        """Population as genomes, cached for a whole generation."""
         parents = self._parents
         if parents is None or parents.genes.distributions != search_space:
             parents = _Parents(None, ParameterGenes(search_space, self._encoding), np.zeros((0, 0), np.int16), None)
@@ -244,28 +243,28 @@ class PopulationSampler(BaseSampler):
         return parents
 
     def _ask(self, parents: _Parents, n: int, rng: np.random.Generator) -> Genomes:
-        """``(n, n_genes)`` children; what a parent lacks is drawn at random."""
+        """Ask for children of shape ``(n, n_genes)``; parameters that a parent lacks are drawn at random."""
         state, genes = parents.state, parents.genes
         if state is not None:
             genomes = parents.genomes
             if parents.lacking is not None:
                 genomes = np.where(parents.lacking, genes.sample(len(genomes), rng), genomes)
             return self._algorithm.ask(state._replace(genomes=genomes), n, genes, rng)
-        if self._encoding is None:  # choices need not go from small to large
+        if self._encoding is None:  # choices are not known to be ordered by size
             return genes.sample(n, rng)
         return self._algorithm.ask(None, n, genes, rng)
 
     def _key(self, params: Mapping[str, Any]) -> Key | None:
-        """What a trial tries: the canonical genome in our space, and whatever else was suggested.
+        """Identity of a trial's candidate: its canonical genome and the values of all other parameters.
 
-        ``None`` if a gene that matters is missing or has a value that the space does not offer.
+        ``None`` if an active gene is missing or has a value that the search space does not have.
         """
         encoding = self._encoding
         if encoding is None:
             return None
         genome = np.stack(
             [np.zeros_like(encoding.n_choices), encoding.n_choices - 1]
-        ).tolist()  # two, to find inert ones
+        ).tolist()  # two genomes that differ in missing genes, which must be inactive
         for gene, (name, places) in enumerate(self._places.items()):
             if name in params:
                 if params[name] not in places:
@@ -279,7 +278,7 @@ class PopulationSampler(BaseSampler):
 
 
 class EvolutionSampler(PopulationSampler):
-    """Constrained evolution of a study with one objective: ``apq_tune.Evolution``, its parents in the study."""
+    """Sampler of single-objective studies by constrained evolution; see ``apq_tune.Evolution``."""
 
     def __init__(
         self,
@@ -292,21 +291,21 @@ class EvolutionSampler(PopulationSampler):
         max_age: int | None = Evolution.max_age,
         seed: int | None = None,
     ) -> None:
-        """Check the settings.
+        """Create the sampler.
 
         Args:
-            space: whose parameters the study has, each a categorical one over the values of a gene: then no candidate
-                comes twice (equal networks count as one), children keep the space's rules, and the first generation
-                goes from small to large networks. Other parameters may stand beside them. ``None``: any parameters.
-            population: finished trials that make a generation.
-            parents: how many survive, out of parents and children together.
-            crossover: share of children that mix two parents.
-            mutation: fewest and most parameters to change in a child, in the mean; each child draws its own.
-            max_age: generations after which even the best is a parent no more; ``None``: it stays.
-            seed: same seed, same trials; ``None`` draws one.
+            space: Search space whose genes are categorical parameters of the study, possibly beside others. Candidates
+                are then never repeated (equal networks count as one), children satisfy the rules of the space, and the
+                first generation covers small to large networks. ``None`` for arbitrary parameters.
+            population: Number of finished trials per generation.
+            parents: Number of survivors, out of parents and children together.
+            crossover: Share of children that mix two parents.
+            mutation: Smallest and largest expected number of mutated parameters; each child draws its own.
+            max_age: Number of generations after which even the best trial is no longer a parent; ``None`` for no limit.
+            seed: Random seed; ``None`` to draw one.
 
         Raises:
-            ProblemError: naming the setting that makes no sense.
+            ProblemError: If a setting is invalid; the message names it.
         """
         super().__init__(Evolution(population, parents, crossover, mutation, max_age), space, seed)
 
@@ -317,7 +316,7 @@ class EvolutionSampler(PopulationSampler):
 
 
 class NSGA2Sampler(PopulationSampler):
-    """NSGA-II of a study with any number of objectives: ``apq_tune.NSGA2``, its parents in the study."""
+    """Sampler of studies with any number of objectives by NSGA-II; see ``apq_tune.NSGA2``."""
 
     def __init__(
         self,
@@ -330,9 +329,9 @@ class NSGA2Sampler(PopulationSampler):
         max_age: int | None = NSGA2.max_age,
         seed: int | None = None,
     ) -> None:
-        """Check the settings, which are those of ``EvolutionSampler``.
+        """Create the sampler; see ``EvolutionSampler`` for the arguments.
 
         Raises:
-            ProblemError: naming the setting that makes no sense.
+            ProblemError: If a setting is invalid; the message names it.
         """
         super().__init__(NSGA2(population, parents, crossover, mutation, max_age), space, seed)

@@ -1,4 +1,4 @@
-"""Parameters of an Optuna study as genes: small integers along the range of each."""
+"""Encoding of the parameters of an Optuna study as genes, which are small integers along their ranges."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from apq_tune.space.encoding import Genomes, draw
 from apq_tune.space.network_encoding import NetworkEncoding
 
 GRID = 2**14
-"""Steps of the range of a float, or of an integer with more values: what fits a gene of 16 bits, and a power of two, so
-that halves and quarters of a range are met exactly. No training is repeatable enough to tell two neighbours apart."""
+"""Number of steps of the range of a float, or of an integer with more values. It fits into a 16-bit gene, and is a
+power of two, so that halves and quarters of a range are exact."""
 
 
 class ParameterGenes:
-    """Parameters of a study as genes: first those of our space, if they are all there, then any others."""
+    """Genes of a study's parameters: first those of the search space, if all are present, then any others."""
 
     def __init__(
         self,
@@ -38,18 +38,23 @@ class ParameterGenes:
         self.n_choices = np.array(self._last, np.int16) + np.int16(1)
 
     def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
-        """Make the part that is a candidate of our space an allowed one."""
+        """Repair the genes of the search space to an allowed candidate."""
         if self._encoding is None:
             return genomes
         n = len(self._encoding.names)
         return np.concatenate([self._encoding.repair(genomes[:, :n], rng), genomes[:, n:]], axis=1)
 
     def sample(self, n: int, rng: np.random.Generator) -> Genomes:
-        """``n`` uniform genomes."""
+        """Sample ``n`` uniform genomes."""
         return self.repair(draw(self.n_choices, n, rng), rng)
 
     def encode(self, trials: Sequence[FrozenTrial]) -> tuple[Genomes, NDArray[np.bool_]]:
-        """``n`` trials -> ``(n, n_genes)`` genomes, -1 where a trial lacks the parameter or is out of its range."""
+        """Encode trials.
+
+        Returns:
+            Genomes of shape ``(n, n_genes)``, and a mask of the same shape of parameters that a trial lacks or has out
+            of range, whose genes are -1.
+        """
         genes = []
         for trial in trials:
             params = trial.params
@@ -62,7 +67,7 @@ class ParameterGenes:
         return genomes, genomes < 0
 
     def decode(self, genome: NDArray[np.int16]) -> dict[str, Any]:
-        """``(n_genes,)`` -> the value of each parameter."""
+        """Values of the parameters of a genome of shape ``(n_genes,)``, by name."""
         return {
             name: _value(distribution, gene / (last or 1))
             for (name, distribution), last, gene in zip(
@@ -72,7 +77,7 @@ class ParameterGenes:
 
 
 def _last_gene(distribution: BaseDistribution) -> int:
-    """The largest gene of a parameter, the smallest is 0."""
+    """Largest gene value of a parameter; the smallest is 0."""
     if isinstance(distribution, CategoricalDistribution):
         return min(len(distribution.choices) - 1, GRID)
     numbers = cast(FloatDistribution | IntDistribution, distribution)
@@ -84,7 +89,7 @@ def _last_gene(distribution: BaseDistribution) -> int:
 
 
 def _ends(numbers: FloatDistribution | IntDistribution) -> tuple[float, float]:
-    """Of the range of a gene; on a logarithmic scale in log, and the first and last integer as wide as the others."""
+    """Ends of a range; logarithms on a log scale, where integers are extended by .5 so that all are equally wide."""
     if not numbers.log:
         return numbers.low, numbers.high
     half = 0.5 if isinstance(numbers, IntDistribution) else 0.0
@@ -92,7 +97,7 @@ def _ends(numbers: FloatDistribution | IntDistribution) -> tuple[float, float]:
 
 
 def _share(distribution: BaseDistribution, value: Any) -> float | None:
-    """How far along its range a value stands, from 0 to 1; ``None`` if it is outside."""
+    """Relative position of a value in its range, from 0 to 1; ``None`` if it is outside."""
     if isinstance(distribution, CategoricalDistribution):
         try:
             return distribution.to_internal_repr(value) / max(len(distribution.choices) - 1, 1)
@@ -107,7 +112,7 @@ def _share(distribution: BaseDistribution, value: Any) -> float | None:
 
 
 def _value(distribution: BaseDistribution, share: float) -> Any:
-    """The value that stands nearest to a share of the range; inverse of ``_share``."""
+    """Value at a relative position of a range; inverse of ``_share``."""
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices[round(share * (len(distribution.choices) - 1))]
     numbers = cast(FloatDistribution | IntDistribution, distribution)
@@ -121,6 +126,6 @@ def _value(distribution: BaseDistribution, share: float) -> Any:
 
 
 def uniform_value(distribution: BaseDistribution, rng: np.random.Generator) -> Any:
-    """A value of one parameter, each of its genes as likely as any other."""
+    """Draw a value of one parameter, uniformly over its genes."""
     last = _last_gene(distribution)
     return _value(distribution, int(rng.integers(last + 1)) / (last or 1))

@@ -1,4 +1,4 @@
-"""The model-based searcher as an Optuna sampler: everything it knows is read off the study."""
+"""Bayesian optimization as a stateless Optuna sampler."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from apq_tune.space.encoding import Genomes
 
 
 class ModelSampler(PopulationSampler):
-    """Gaussian processes and expected hypervolume improvement, for trials that cost minutes: ``apq_tune.ModelBased``.
+    """Sampler by expected hypervolume improvement, for trials that take minutes; see ``apq_tune.ModelBased``.
 
-    Any number of objectives; constraints are those of ``trial.set_constraint``, each modelled by itself; trials that
-    run count as what they are believed to become. After ``modelled`` trials it is ``NSGA2Sampler``. It keeps nothing:
-    on a resumed study it goes on as if it had never stopped.
+    It supports any number of objectives. Constraints, set by ``trial.set_constraint``, are modelled one by one; running
+    trials are assumed to give their predicted values. After ``modelled`` trials it samples like ``NSGA2Sampler``. It is
+    stateless: on a resumed study it continues as if there had been no interruption.
     """
 
     def __init__(
@@ -42,20 +42,20 @@ class ModelSampler(PopulationSampler):
         pool: int = ProposalSettings.pool,
         seed: int | None = None,
     ) -> None:
-        """Check the settings.
+        """Create the sampler.
 
         Args:
-            space: whose parameters the study has, each a categorical one over the values of a gene: then no candidate
-                comes twice. Other parameters may stand beside them. ``None``: any parameters.
-            problem: of which the study is; its space is taken, and objectives and constraints that are cost models are
-                computed instead of modelled.
-            initial: trials before a model is asked.
-            modelled: trials up to which the model is asked.
-            pool: candidates that are scored for each trial.
-            seed: same seed, same trials; ``None`` draws one.
+            space: Search space whose genes are categorical parameters of the study, possibly beside others; candidates
+                are then never repeated. ``None`` for arbitrary parameters.
+            problem: Problem of the study. It provides the search space by default, and objectives and constraints that
+                are cost models are computed instead of modelled.
+            initial: Number of trials before models are fitted.
+            modelled: Number of trials up to which models are used.
+            pool: Number of candidates that are scored for each trial.
+            seed: Random seed; ``None`` to draw one.
 
         Raises:
-            ProblemError: naming the setting that makes no sense.
+            ProblemError: If a setting is invalid; the message names it.
         """
         if modelled < 1:
             raise ProblemError(f"modelled is {modelled}; give at least 1")
@@ -72,7 +72,7 @@ class ModelSampler(PopulationSampler):
         return {name: value for name, value in super().__getstate__().items() if name != "_columns"}
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """All parameters that our space or any finished trial has; of several ranges of one, the latest."""
+        """Parameters of the search space and of all finished trials, with the latest distribution of each."""
         past = self._read(study.get_trials(deepcopy=False), study.directions)
         if len(past.usable) >= self._modelled:
             return super().infer_relative_search_space(study, trial)
@@ -84,7 +84,7 @@ class ModelSampler(PopulationSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The candidate that is expected to add most to the front."""
+        """Sample the candidate with the greatest expected improvement."""
         trials = study.get_trials(deepcopy=False)
         past = self._read(trials, study.directions)
         if not search_space or len(past.usable) >= self._modelled:
@@ -108,7 +108,7 @@ class ModelSampler(PopulationSampler):
         directions: Sequence[StudyDirection],
         running: Sequence[FrozenTrial],
     ) -> Observations:
-        """What the study says; constraints that are computed come first, those that were told after them."""
+        """Observations of the study; computed constraints precede reported ones."""
         told = past.usable
         numbers = {trial.number for trial in told}
         lost = [trial for trial in past.finished if trial.number not in numbers and trial.params]
@@ -137,11 +137,11 @@ class ModelSampler(PopulationSampler):
 
 
 class StudyGenes(ParameterGenes):
-    """Parameters of a study as a genotype: those of our space, if they are all there, and any others beside them."""
+    """Encoding of a study's parameters: those of the search space, if all are present, and any others."""
 
     @property
     def own(self) -> Any:
-        """NetworkEncoding of our space; ``None`` if not all its parameters are there."""
+        """Encoding of the search space; ``None`` if not all of its parameters are present."""
         return self._encoding
 
     @property
@@ -149,7 +149,7 @@ class StudyGenes(ParameterGenes):
         return 0 if self._encoding is None else len(self._encoding.names)
 
     def columns(self) -> Columns:
-        """Features of a genome."""
+        """Features of genomes."""
         ordered = [
             not isinstance(own, CategoricalDistribution)
             or all(isinstance(value, int | float) and not isinstance(value, bool) for value in own.choices)
@@ -159,33 +159,33 @@ class StudyGenes(ParameterGenes):
         return Columns.of(self._encoding, others)
 
     def candidates(self, genomes: Genomes) -> Genomes:
-        """The part of a genome that is a candidate of our space, as cost models take it."""
+        """Genes of the search space, as cost models expect them."""
         own = genomes[:, : self._n_own]
         return self._encoding.widen(own) if isinstance(self._encoding, NarrowedEncoding) else own
 
     def read(self, trials: Sequence[FrozenTrial]) -> Genomes:
-        """``n`` trials -> ``(n, n_genes)``, canonical; what a trial lacks is in the middle of its range."""
+        """Canonical genomes of trials, shape ``(n, n_genes)``; missing parameters are at mid-range."""
         if not trials:
             return np.zeros((0, len(self.n_choices)), np.int16)
         genomes, lacking = self.encode(trials)
         return self.canonicalise(np.where(lacking, self.n_choices // 2, genomes).astype(np.int16))
 
     def canonicalise(self, genomes: Genomes) -> Genomes:
-        """Equal candidates get equal genomes."""
+        """Map genomes of equal candidates to the same genome."""
         if self._encoding is None:
             return genomes
         own = self._encoding.canonicalise(genomes[:, : self._n_own])
         return np.concatenate([own, genomes[:, self._n_own :]], axis=1)
 
     def fill_inert(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
-        """Draw genes that do not matter."""
+        """Draw random values for inactive genes."""
         if self._encoding is None:
             return genomes
         own = self._encoding.fill_inert(genomes[:, : self._n_own], rng)
         return np.concatenate([own, genomes[:, self._n_own :]], axis=1)
 
     def sample(self, n: int, rng: np.random.Generator) -> Genomes:
-        """``n`` canonical genomes."""
+        """Sample ``n`` canonical genomes."""
         return self.canonicalise(super().sample(n, rng))
 
     def size(self) -> int:
@@ -193,13 +193,13 @@ class StudyGenes(ParameterGenes):
         return int(np.prod(self.n_choices, dtype=object))
 
     def enumerate(self) -> Genomes:
-        """Every genome, the forbidden ones left out."""
+        """All allowed genomes."""
         every = np.indices(self.n_choices.tolist()).reshape(len(self.n_choices), -1).T.astype(np.int16)
         kept = (self.repair(every, np.random.default_rng(0)) == every).all(axis=1)
         return np.unique(self.canonicalise(every[kept]), axis=0)
 
     def uniform_policies(self) -> Genomes:
-        """None: what anyone would try first is a matter of other parameters, too."""
+        """Uniform policies of the search space; empty if the study has further parameters."""
         if self._encoding is None or self._n_own < len(self.n_choices):
             return np.zeros((0, len(self.n_choices)), np.int16)
         return np.asarray(self._encoding.uniform_policies(), np.int16)

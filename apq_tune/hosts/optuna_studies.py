@@ -1,4 +1,4 @@
-"""Optuna's own samplers on a problem of ours, one trial a candidate: the rivals to compare with."""
+"""Studies with the built-in samplers of Optuna, as baselines of comparisons."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ SAMPLERS: Mapping[str, Callable[[int], optuna.samplers.BaseSampler]] = {
     "optuna-nsga3": lambda seed: optuna.samplers.NSGAIIISampler(seed=seed),
     "optuna-random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
 }
-"""By name, with Optuna's defaults."""
+"""Built-in samplers of Optuna with default settings, by name."""
 
 TRIALS = 2
-"""Most trials for each candidate asked for: samplers that come back to what they know would never end."""
+"""Maximum number of trials per requested candidate, as samplers that repeat known candidates would never end."""
 
 IDLE = 100
-"""After so many trials in a row that brought nothing new a sampler is at rest."""
+"""Number of consecutive trials without a new candidate after which a study ends."""
 
 
 def run_study(problem: Problem, sampler: str, *, n_evaluations: int, seed: int) -> int:
-    """Ask and tell until so many distinct candidates were evaluated.
+    """Run a study until a given number of distinct candidates is evaluated.
 
-    Every gene is a categorical parameter, always; genes that do not matter are reset before a candidate is scored, and
-    forbidden combinations are redrawn. What comes again is answered from memory: ``problem.evaluate`` sees every
-    candidate once, one at a time. The study begins with the candidates that ``search`` begins with.
+    Every gene is a categorical parameter. Inactive genes are reset before a candidate is evaluated, and forbidden
+    combinations are repaired. Repeated candidates are answered from a cache, so that ``problem.evaluate`` sees every
+    candidate once, one at a time. The study starts with the same candidates as ``search``.
 
     Args:
-        problem: objectives and constraints.
-        sampler: one of ``SAMPLERS``.
-        n_evaluations: distinct candidates.
-        seed: of the sampler.
+        problem: Problem with objectives and constraints.
+        sampler: Name of the sampler, one of ``SAMPLERS``.
+        n_evaluations: Number of distinct candidates to evaluate.
+        seed: Seed of the sampler.
 
     Returns:
-        How many trials that took. There are fewer candidates than asked for if twice as many trials did not find
-        them, or 100 trials in a row found none.
+        Number of trials. Fewer candidates than requested are evaluated if ``TRIALS`` times as many trials, or ``IDLE``
+        consecutive trials, do not find enough new ones.
     """
     encoding, rng = problem.encoding, np.random.default_rng(seed)
-    free = Problem(encoding, problem.objectives)  # what infeasible candidates are worth
+    free = Problem(encoding, problem.objectives)  # gives the objectives of infeasible candidates
     names = [f"gene {place}" for place in range(len(encoding.n_choices))]
     known: dict[bytes, tuple[list[float], list[float]]] = {}
     trials = last_new = 0

@@ -1,4 +1,4 @@
-"""Tune's ``param_space`` as what it asks for: genes that are fixed or narrowed, and parameters of the user's own."""
+"""Parsing of Tune's ``param_space`` into fixed genes, restricted genes and further parameters."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from apq_tune.errors import CandidateError, ProblemError
 from apq_tune.space.parameters import check_names, value_of
 
 PLACEHOLDER = "__fn_ph"
-"""First part of what Tune puts in the place of ``sample_from``."""
+"""First element of the placeholder by which Tune replaces ``sample_from``."""
 
 
 class ParamSpace(NamedTuple):
-    """What was asked for.
+    """Parsed ``param_space``.
 
     Attributes:
-        fixed: name -> value of genes, and of constants at the top.
-        choices: gene -> the values that may be tried, where these are not all.
-        others: path, joined by ``/`` -> range of each parameter that is no gene.
-        paths: the same -> its path; numbers are places in lists.
-        template: entries at the top that have such a parameter somewhere below.
+        fixed: Values of fixed genes and of top-level constants, by name.
+        choices: Allowed values of restricted genes, by name.
+        others: Distributions of all other parameters, by their paths joined with ``/``.
+        paths: Paths of these parameters, by the same names; integers are list indices.
+        template: Top-level entries that contain such parameters.
     """
 
     fixed: Mapping[str, Any]
@@ -37,7 +37,7 @@ class ParamSpace(NamedTuple):
     template: Mapping[str, Any]
 
     def nested(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Values by joined path -> a configuration as Tune hands it to a trainable."""
+        """Nested configuration, as Tune passes it to a trainable, from values by joined path."""
         out = {name: value for name, value in config.items() if name not in self.paths}
         filled = copy.deepcopy(dict(self.template))
         for name, path in self.paths.items():
@@ -56,17 +56,17 @@ def _put(into: Any, path: Sequence[Any], value: Any) -> None:
 def read_param_space(
     config: Mapping[str, Any], genes: Mapping[str, Sequence[Any]], known: Iterable[str] = ()
 ) -> ParamSpace:
-    """Read a ``param_space``, which may be nested.
+    """Parse a ``param_space``, which may be nested.
 
     Args:
-        config: as Tune hands it on.
-        genes: name -> values of the search space.
-        known: further names that mean something, such as settings of a training.
+        config: ``param_space`` as Tune passes it on.
+        genes: Values of the genes of the search space, by name.
+        known: Further meaningful names, such as training settings.
 
     Raises:
-        CandidateError: if a gene is given a value that it cannot have, is searched by anything but ``tune.choice``,
-            stands below the top, or a name is a gene's but for a slip.
-        ProblemError: if a parameter cannot be searched, naming its path.
+        CandidateError: If a gene has an invalid value, has another domain than ``tune.choice`` or is not at the top
+            level, or if a name is a misspelt gene.
+        ProblemError: If a parameter cannot be searched; the message names its path.
     """
     flat = _unlocked(dict(config))
     for path in _paths(flat):
@@ -105,7 +105,7 @@ def read_param_space(
 
 
 def _unlocked(value: Any) -> Any:
-    """Plain dictionaries and lists, which can be filled in; what is in them stays the same."""
+    """Copy nested mappings and lists to plain, mutable ones; leaves are shared."""
     if isinstance(value, Mapping):
         return {name: _unlocked(own) for name, own in value.items()}
     if isinstance(value, list) or (type(value) is tuple and any(isinstance(own, Domain) for own in value)):
@@ -114,7 +114,7 @@ def _unlocked(value: Any) -> Any:
 
 
 def _paths(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Of everything that stands in dictionaries and lists."""
+    """Paths of all entries of nested dictionaries and lists."""
     entries = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
     for name, own in entries:
         yield (*above, name)
@@ -126,7 +126,7 @@ def _name(path: Iterable[Any]) -> str:
 
 
 def _kept(name: str, domain: Domain, values: Sequence[Any]) -> tuple[Any, ...]:
-    """The values of a gene that ``tune.choice`` leaves, in the gene's own order."""
+    """Values of a gene that ``tune.choice`` allows, in the order of the gene."""
     if not isinstance(domain, Categorical):
         kind = type(domain).__name__.lower()
         raise CandidateError(
@@ -140,7 +140,7 @@ def _kept(name: str, domain: Domain, values: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def _distribution(name: str, domain: Domain) -> BaseDistribution:
-    """A range of Tune's as one of Optuna's."""
+    """Convert a domain of Tune to a distribution of Optuna."""
     if isinstance(domain, Categorical):
         if not domain.categories:
             raise ProblemError(f"{name}: an empty tune.choice; give at least one value")
@@ -159,5 +159,5 @@ def _distribution(name: str, domain: Domain) -> BaseDistribution:
 
 
 def _own(value: Any) -> Any:
-    """Python's number for numpy's."""
+    """Convert a NumPy scalar to a Python one."""
     return value.item() if isinstance(value, np.generic) else value

@@ -1,4 +1,4 @@
-"""What a trial reported, as a study is told of it, and why no candidate came out of a search."""
+"""Conversion of reported results of trials, and explanation of searches without a feasible candidate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from apq_tune.hosts.asktell import Outcome
 from apq_tune.problem.problem import Problem, reported_name
 
 CONFIG = "config"
-"""Where Tune's results have the configuration: as a mapping, or flat, ``config/depth 1``."""
+"""Key of the configuration in results of Tune, where it is nested or flattened as in ``config/depth 1``."""
 
 
 class Told(NamedTuple):
@@ -28,7 +28,7 @@ class Told(NamedTuple):
 
 
 def config_of(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration in a result, its nested parameters by joined paths; empty if there is none."""
+    """Configuration in a result, with nested parameters by joined paths; empty if there is none."""
     flat: dict[str, Any] = {}
 
     def add(path: str, value: Any) -> None:
@@ -46,14 +46,14 @@ def config_of(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_result(problem: Problem, result: Mapping[str, Any], config: Mapping[str, Any] | None) -> Told:
-    """Everything that a study needs to know of a trial that ended without an error.
+    """Convert the last result of a trial that ended without an error.
 
-    Trainables of the user's own may report the objectives alone: what costs nothing is computed here.
+    Trainables may report only the objectives; inexpensive metrics and the candidate are then computed here.
 
     Args:
-        problem: with objectives, constraints and further metrics.
-        result: the last one, flat.
-        config: genes of the candidate, if they are known.
+        problem: Problem with objectives, constraints and further metrics.
+        result: Last result, flattened.
+        config: Configuration with the genes of the candidate, if known.
     """
     try:
         computed = {} if config is None else _computed(problem, result, config)
@@ -79,16 +79,16 @@ def read_result(problem: Problem, result: Mapping[str, Any], config: Mapping[str
     said = {name: result[name] for name in kept if name in result}
     said |= violations | {"violation": float(sum(max(value, 0.0) for value in violations.values()))}
     if wrong:
-        said["detail"] = f"{wrong}; it reported {_metrics(given)}"  # beside the reason that the study gives
+        said["detail"] = f"{wrong}; it reported {_metrics(given)}"  # complements the reason that the study gives
     elif missed:
         return Told("failed", values, violations, said | {"reason": missed})
     epoch, epochs = (_numbers(result, [name])[0] or [0.0] for name in ("epoch", "epochs"))
-    is_stopped = 0 < epoch[0] < epochs[0]  # at 0 it breaks a limit and was not to be trained
+    is_stopped = 0 < epoch[0] < epochs[0]  # epoch 0 is that of an infeasible candidate, which is not trained
     return Told("pruned" if is_stopped else "complete", values, violations, said)
 
 
 def _computed(problem: Problem, result: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """What is missing in a result and cheap to know: the candidate, and metrics that run nothing."""
+    """Compute the candidate and inexpensive metrics that a result lacks."""
     space, out = problem.encoding.space, dict[str, Any]()
     objectives = {objective.metric.name for objective in problem.objectives}
     cheap = [
@@ -107,7 +107,7 @@ def _computed(problem: Problem, result: Mapping[str, Any], config: Mapping[str, 
 
 
 def _numbers(result: Mapping[str, Any], names: Sequence[str]) -> tuple[list[float], str]:
-    """The numbers of these names, as far as there are any, and what is wrong with the first that is none."""
+    """Numbers with the given names, and a message about the first that is missing or not a number."""
     values, wrong = [], ""
     for name in names:
         try:
@@ -125,14 +125,14 @@ def _numbers(result: Mapping[str, Any], names: Sequence[str]) -> tuple[list[floa
 
 
 def _metrics(result: Mapping[str, Any]) -> list[str]:
-    """Names of a result that a trainable reported, as far as one can tell."""
+    """Names in a result that were presumably reported by the trainable rather than added by Tune."""
     tunes = ("config", "time_", "timestamp", "trial_id", "date", "done", "pid", "hostname", "node_ip", "experiment_")
     own = [name for name in result if not name.startswith(tunes) and not name.endswith(("_iteration", "_restore"))]
     return [name for name in own if name not in ("checkpoint_dir_name", "should_checkpoint", "candidate", "violation")]
 
 
 def why_none(problem: Problem, trials: Sequence[FrozenTrial]) -> str:
-    """Why a study has no feasible candidate, and what to do."""
+    """Message that explains why a study has no feasible candidate, with remedies."""
     if not trials:
         return "no trial has ended yet; run some first"
     said, remedy = [], []

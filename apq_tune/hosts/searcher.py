@@ -1,4 +1,4 @@
-"""``ApqSearch``: a Ray Tune searcher that hosts our searchers, or any Optuna sampler, on a problem."""
+"""``ApqSearch``: a Ray Tune searcher for problems, based on the samplers of this package or of Optuna."""
 
 from __future__ import annotations
 
@@ -44,21 +44,21 @@ STATE = (
     "_repeated",
     "_metric",
 )
-"""What is saved."""
+"""Attributes that are saved and restored."""
 
 
 class ApqSearch(Searcher):
-    """Proposes candidates of a problem to ``tune.run`` or ``tune.Tuner``, and learns what trials report.
+    """Searcher for ``tune.run`` and ``tune.Tuner`` that proposes candidates of a problem.
 
-    Unlike Ray's ``OptunaSearch`` it tells constraints, takes several objectives and warm starts of these, never tries a
-    candidate twice, and gives every trial the state that it deserves: failed if it raised, lacks an objective or
-    reports NaN; pruned if a scheduler stopped its training.
+    Unlike Ray's ``OptunaSearch``, it supports constraints, several objectives and warm starts with several objectives,
+    and never repeats a candidate. Trials that raise, lack an objective or report NaN are recorded as failed, those
+    that a scheduler stops as pruned.
 
         objective = APQObjective(problem)
         tune.run(objective, config=space.to_tune(), search_alg=ApqSearch(problem), num_samples=200)
 
-    Leave ``metric`` and ``mode`` of Tune alone: the problem knows them. Trials run ``max_concurrent`` at once, by
-    default one on each CPU of the cluster. Results repeat with ``max_concurrent=1`` only.
+    ``metric`` and ``mode`` of Tune need not be given, as the problem defines them. Results are reproducible only with
+    ``max_concurrent=1``.
     """
 
     def __init__(
@@ -70,20 +70,20 @@ class ApqSearch(Searcher):
         max_concurrent: int | None = None,
         seed: int = 0,
     ) -> None:
-        """Take a problem and a way to search.
+        """Create the searcher.
 
         Args:
-            problem: what ``APQObjective`` reports on.
-            sampler: any of Optuna's; by default ``ModelSampler`` if a metric has to train or to run a network, else our
-                evolution for one objective and our NSGA-II for several (``docs/guides/samplers.md``).
-            warm_start: known candidates: a front, or rows with ``candidate_json`` (or ``candidate``, JSON) and a column
-                for each objective and each metric of a constraint.
-            max_concurrent: trials at once.
-            seed: of the default sampler.
+            problem: Problem that trials evaluate, usually by ``APQObjective``.
+            sampler: Any Optuna sampler. By default ``ModelSampler`` if a metric trains or runs networks, otherwise
+                ``EvolutionSampler`` for one objective and ``NSGA2Sampler`` for several (``docs/guides/samplers.md``).
+            warm_start: Known candidates: a front, or a table with ``candidate_json`` (or ``candidate`` in JSON) and a
+                column for each objective and each constrained metric.
+            max_concurrent: Maximum number of concurrent trials; by default one per CPU of the cluster.
+            seed: Seed of the default sampler.
 
         Raises:
-            ProblemError: if an argument makes no sense, or a warm start lacks a column.
-            CandidateError: if a warm start has a candidate that is not in the space.
+            ProblemError: If an argument is invalid or the warm start lacks a column.
+            CandidateError: If the warm start has a candidate that is not in the search space.
         """
         super().__init__()
         _check_arguments(problem, sampler, max_concurrent, seed)
@@ -124,14 +124,14 @@ class ApqSearch(Searcher):
 
     @property
     def _goals(self) -> dict[str, str]:
-        """Reported name of each objective -> Tune's mode."""
+        """``mode`` of Tune of each objective, by reported name."""
         return {reported_name(objective.metric): objective.direction[:3] for objective in self._problem.objectives}
 
     def _check_host(self) -> None:
-        """Refuse what Tune was asked for beside us, if it cannot be.
+        """Refuse settings of the calling experiment that are not supported.
 
         Raises:
-            ProblemError: naming it.
+            ProblemError: If metric, mode, scheduler or a wrapping searcher is not supported; the message names it.
         """
         host = calling()
         check_goal(host.metric, host.mode, self._goals)
@@ -142,7 +142,7 @@ class ApqSearch(Searcher):
                     f"Repeater hands on the mean of one metric, the problem improves {self._names}; leave Repeater out"
                 )
             for searcher in (self, *host.wrappers):
-                searcher._metric = self._names[0]  # whose mean it takes; it asks the searcher within
+                searcher._metric = self._names[0]  # the metric that Repeater averages, which it reads here
             self._repeated = True
 
     def set_search_properties(
@@ -152,14 +152,15 @@ class ApqSearch(Searcher):
         config: dict[str, Any],
         **_: Any,
     ) -> bool:
-        """Take over Tune's ``param_space``: values fix a gene, ``tune.choice`` narrows it, what is missing is searched.
+        """Set the ``param_space`` of Tune.
 
-        Entries that are no genes are the user's own: domains, nested ones as well, are searched beside the genes.
+        A value fixes a gene, ``tune.choice`` restricts it, and missing genes are searched over all their values. Other
+        entries are further parameters, whose domains, nested ones included, are searched together with the genes.
 
         Raises:
-            ProblemError: if Tune was given a metric or a mode that is not the problem's, a scheduler that cannot serve,
-                or a parameter that cannot be searched.
-            CandidateError: if a gene has no such value, or a name is one of a gene but for a slip.
+            ProblemError: If metric or mode of Tune contradicts the problem, the scheduler is not supported, or a
+                parameter cannot be searched.
+            CandidateError: If a gene has an invalid value, or a name is a misspelt gene.
         """
         check_goal(metric, mode, self._goals)
         self._check_host()
@@ -168,15 +169,15 @@ class ApqSearch(Searcher):
         return True
 
     def set_max_concurrency(self, max_concurrent: int) -> bool:
-        """Tune's ``max_concurrent_trials``."""
+        """Set the ``max_concurrent_trials`` of Tune."""
         self._most = max_concurrent
         return True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """A configuration; ``None`` while enough trials run; ``FINISHED`` when the space is exhausted."""
+        """Suggest a configuration; ``None`` while enough trials run, ``FINISHED`` when the space is exhausted."""
         if self._most is None:
             self._most = max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
-        if not self._is_checked:  # before the first trial; with an empty param_space Tune asks for nothing else
+        if not self._is_checked:  # with an empty param_space Tune calls nothing else before the first trial
             self._check_host()
             self._is_checked = True
         if self._asked.n_running - len(self._paused) >= self._most:
@@ -185,15 +186,15 @@ class ApqSearch(Searcher):
         return Searcher.FINISHED if config is None else self._space.nested(config)  # type: ignore[return-value]
 
     def on_pause(self, trial_id: str) -> None:
-        """BOHB's scheduler holds a trial: another one may run in its place."""
+        """Record that a scheduler (BOHB) paused a trial, so that another one may run."""
         self._paused.add(trial_id)
 
     def on_unpause(self, trial_id: str) -> None:
-        """It runs again."""
+        """Record that a paused trial runs again."""
         self._paused.discard(trial_id)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """An epoch of a training."""
+        """Record an intermediate result."""
         self._last[trial_id] = result
         told = result.get(self._names[0], math.nan)
         if "epoch" in result and isinstance(told, Real):
@@ -204,11 +205,11 @@ class ApqSearch(Searcher):
         return [reported_name(objective.metric) for objective in self._problem.objectives]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """The end of a trial, whatever it was; of one that Tune tried again, or restored, the last counts."""
+        """Record the end of a trial; if Tune retries or restores it, the last result counts."""
         last = self._last.pop(trial_id, {})
         study, result = self._asked, result or ({} if error else last)  # Tune ends a paused trial without a result
         self._paused.discard(trial_id)
-        if self._repeated:  # an error of one repetition is that of the last, the mean is of the others
+        if self._repeated:  # the error is that of the last repetition, the mean that of the others
             error = error and not math.isfinite(result.get(self._names[0], math.nan))
         config = config_of(result) or study.config_of(trial_id)
         if error or not result:
@@ -222,14 +223,14 @@ class ApqSearch(Searcher):
             study.revise(trial_id, config, *told)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row for each trial that was run: state, metrics by name, candidate, parameters."""
+        """Table with one row per trial: state, metrics, candidate and parameters."""
         return self._asked.to_dataframe()
 
     def front(self) -> Front:
-        """The feasible non-dominated candidates of all completed trials, warm start included.
+        """Front of the feasible candidates of all completed trials, the warm start included.
 
         Raises:
-            ProblemError: if there is none yet.
+            ProblemError: If there is no feasible candidate; the message says why.
         """
         names = [reported_name(metric) for metric in self._problem.metrics]
         rows = [
@@ -262,39 +263,42 @@ class ApqSearch(Searcher):
         )
 
     def export(self, storage: str | os.PathLike[str], name: str) -> Any:
-        """Copy all trials to an Optuna study, for ``optuna-dashboard STORAGE``.
+        """Copy all finished trials to a new Optuna study, for ``optuna-dashboard STORAGE``.
 
         Args:
-            storage: a URL such as ``"sqlite:///runs.db"``, or a path: SQLite if it ends with ``.db`` or ``.sqlite``,
-                else a journal file, which is written much faster.
-            name: of the new study.
+            storage: URL such as ``"sqlite:///runs.db"``, or path of an SQLite file (suffix ``.db`` or ``.sqlite``) or
+                of a journal file, which is written much faster.
+            name: Name of the new study.
+
+        Returns:
+            The new study.
 
         Raises:
-            StudyError: if there is a study of that name, or the storage cannot be used.
+            StudyError: If there is a study of that name, or the storage cannot be used.
         """
         return self._asked.export(storage, name)
 
     @staticmethod
     def check_export(storage: str | os.PathLike[str], name: str | None = None) -> None:
-        """See before the search whether ``export`` will work.
+        """Check before a search whether ``export`` will work.
 
         Raises:
-            StudyError: as ``export`` would.
+            StudyError: If there is a study of that name, or the storage cannot be used.
         """
         check_place(storage, name)
 
     @property
     def study(self) -> Any:
-        """The Optuna study, as its sampler sees it."""
+        """Underlying Optuna study, as its sampler sees it."""
         return self._asked.study
 
     def save(self, checkpoint_path: str) -> None:
-        """Write everything to a file; Tune does so as it goes."""
+        """Save the state of the searcher to a file; Tune calls this periodically."""
         state = {name: getattr(self, name) for name in STATE}
         Path(checkpoint_path).write_bytes(cloudpickle.dumps(state))  # type: ignore[no-untyped-call]
 
     def restore(self, checkpoint_path: str) -> None:
-        """Inverse of ``save``; trials that Tune does not remember are failed, nobody would ever tell of them."""
+        """Restore the saved state; running trials that Tune does not know are recorded as failed."""
         path = Path(checkpoint_path)
         for name, value in cloudpickle.loads(path.read_bytes()).items():
             setattr(self, name, value)
@@ -303,7 +307,7 @@ class ApqSearch(Searcher):
 
 
 def _default_sampler(problem: Problem, seed: int) -> BaseSampler | None:
-    """Trials that cost minutes are few, and a model finds more in few; the others' own default is quicker."""
+    """``ModelSampler`` if a metric is expensive, as models are better in few trials; otherwise ``None``."""
     if not any(isinstance(metric, TrainedMetric) or getattr(metric, "costly", False) for metric in problem.metrics):
         return None
     from apq_tune.hosts.optuna_model import ModelSampler
@@ -312,13 +316,13 @@ def _default_sampler(problem: Problem, seed: int) -> BaseSampler | None:
 
 
 def _trials_of(folder: Path) -> set[str] | None:
-    """Ids of the trials that Tune had written down in an experiment's folder; ``None`` if it is none."""
+    """Ids of the trials in the state file of an experiment's folder; ``None`` if there is no such file."""
     states = sorted(folder.glob("experiment_state-*.json"), key=lambda file: file.stat().st_mtime)
     return set(re.findall(r'\\?"trial_id\\?": \\?"(\w+)', states[-1].read_text("utf-8"))) if states else None
 
 
 def _check_arguments(problem: Any, sampler: Any, max_concurrent: Any, seed: Any) -> None:
-    """Refuse what ``ApqSearch`` cannot be made of."""
+    """Refuse invalid arguments of ``ApqSearch``."""
     if not isinstance(problem, Problem):
         raise ProblemError(f"problem is {str(problem)[:60]!r}; give a Problem(space, [Objective(...)])")
     if not isinstance(sampler, BaseSampler | None):
@@ -330,6 +334,6 @@ def _check_arguments(problem: Any, sampler: Any, max_concurrent: Any, seed: Any)
 
 
 def _settings(problem: Problem) -> list[str]:
-    """Names by which a configuration can set the training of a metric, as far as it tells them."""
+    """Names of the training settings that a configuration may contain."""
     trainings = (getattr(metric, "training", None) for metric in problem.metrics if isinstance(metric, TrainedMetric))
     return [field.name for one in trainings if dataclasses.is_dataclass(one) for field in dataclasses.fields(one)]

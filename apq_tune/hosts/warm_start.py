@@ -1,4 +1,4 @@
-"""Candidates that are known before a search begins, as trials for its study."""
+"""Warm starts: conversion of known candidates to trials of a study."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from apq_tune.problem.problem import Problem, reported_name
 from apq_tune.space.candidate import Candidate, Configuration
 
 COLUMNS = ("candidate_json", "candidate")
-"""Where candidates stand, the first of them that there is."""
+"""Columns that may hold candidates; the first one present is used."""
 
 
 class KnownTrial(NamedTuple):
@@ -28,10 +28,10 @@ class KnownTrial(NamedTuple):
 
 
 def read_candidate(text: Any) -> Candidate | Configuration:
-    """A candidate of any space from its JSON.
+    """Parse a candidate of any search space from JSON.
 
     Raises:
-        CandidateError: if it is none.
+        CandidateError: If the text is not a candidate.
     """
     try:
         data = json.loads(text)
@@ -41,17 +41,18 @@ def read_candidate(text: Any) -> Candidate | Configuration:
 
 
 def read_warm_start(problem: Problem, given: Front | pd.DataFrame | None) -> list[KnownTrial]:
-    """Known candidates with their values and violations.
+    """Convert a warm start to known candidates with objective values and violations.
 
-    Rows that lack a number that is needed are left out with a warning. Infeasible ones need no objectives.
+    Rows that lack a needed number are skipped with a warning; infeasible candidates need no objective values.
 
     Args:
-        problem: whose objectives and constraints are needed.
-        given: a front, or rows.
+        problem: Problem with the objectives and constraints.
+        given: Front or table of known candidates, if any.
 
     Raises:
-        ProblemError: if it is neither, lacks a column, has one that is not numbers, or no row has what is needed.
-        CandidateError: naming the row whose candidate is not in the space.
+        ProblemError: If the warm start is of another type, lacks a column, has a non-numeric one, or has no complete
+            row.
+        CandidateError: If a candidate is not in the search space; the message names the row.
     """
     if given is None:
         return []
@@ -94,7 +95,7 @@ def _numbers(frame: pd.DataFrame, name: str) -> Any:
 
 
 def _known(problem: Problem, row: int, text: Any, own: dict[str, float]) -> KnownTrial | None:
-    """One row; ``None`` if it lacks a number that is needed."""
+    """Convert one row; ``None`` if it lacks a needed number."""
     try:
         candidate = read_candidate(text)
         config = problem.encoding.space.to_config(candidate)
@@ -109,7 +110,7 @@ def _known(problem: Problem, row: int, text: Any, own: dict[str, float]) -> Know
     if any(np.isnan(list(violations.values()))):
         return None
     values = {objective: own[objective.metric.name] for objective in problem.objectives}
-    if any(violation > 0 for violation in violations.values()):  # what was not asked is the worst
+    if any(violation > 0 for violation in violations.values()):  # missing objectives are set to the worst value
         worst = {o: np.inf if o.direction == "minimize" else -np.inf for o in values}
         values = {o: worst[o] if np.isnan(value) else value for o, value in values.items()}
     if any(np.isnan(list(values.values()))):
