@@ -1,4 +1,4 @@
-"""Whose fronts are better after so many evaluations: ours, pymoo's NSGA-II, Optuna's, or random search's?
+"""Which search has the best front after a number of evaluations: ours, pymoo's NSGA-II, Optuna's, or random search?
 
 (a) APQ's ImageNet space: latency from the published table (`--table`; else the analytic model), accuracy from a made-up
     function in which every choice of every active block counts, alone and together with others.

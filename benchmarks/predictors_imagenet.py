@@ -23,7 +23,7 @@ from apq_tune.space.notation import candidate_from, read_candidates
 RESULTS = Path(__file__).parent / "results" / "predictors_imagenet.csv"
 COUNTS = (25, 50, 100, 200, 400)
 TO_BEAT = (0.844, 0.883, 0.925, 0.954, 0.963)
-"""Pairwise accuracy of a plain ridge on one-hots of the files' own choices, those of blocks that are off included."""
+"""Pairwise accuracy of a plain ridge on one-hot features of the files' own choices, inactive blocks included."""
 
 
 def read_networks(folder: Path, encoding: NetworkEncoding) -> tuple[Pairs, float]:
