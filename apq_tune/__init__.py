@@ -4,10 +4,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from apq_tune.cost import cost_models, load_cost_table
-from apq_tune.errors import ApqError, CandidateError, ProblemError, RunError, SpaceError, TableError
+from apq_tune.errors import (
+    ApqError,
+    CandidateError,
+    DocumentError,
+    ProblemError,
+    ReachError,
+    RunError,
+    SpaceError,
+    StudyError,
+    TableError,
+)
 from apq_tune.hosts.objective import APQObjective
+from apq_tune.predict import Pairs, Predictor, fit_predictor
 from apq_tune.predict.files import load_predictor
 from apq_tune.problem.front import Front
+from apq_tune.problem.lookup import load_lookup
 from apq_tune.problem.problem import (
     Constraint,
     Evaluation,
@@ -25,27 +37,34 @@ from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.search_space import SearchSpace, known_spaces
 
 if TYPE_CHECKING:
+    from apq_tune.data import load_data
     from apq_tune.hosts.optuna import EvolutionSampler, NSGA2Sampler
     from apq_tune.hosts.optuna_model import ModelSampler
     from apq_tune.hosts.searcher import ApqSearch
-    from apq_tune.pipeline.finished import load_run
+    from apq_tune.pipeline.finished import FinishedRun, load_run
     from apq_tune.supernet.metrics import QATLoss, SupernetLoss, TrainedSupernet
     from apq_tune.supernet.published import load_supernet
+    from apq_tune.supernet.subnet import Subnet
+    from apq_tune.supernet.train import Training
 
 __version__ = "0.1.0"
 
 LAZY = {
     "ApqSearch": "apq_tune.hosts.searcher",
     "EvolutionSampler": "apq_tune.hosts.optuna",
+    "FinishedRun": "apq_tune.pipeline.finished",
     "ModelSampler": "apq_tune.hosts.optuna_model",
     "NSGA2Sampler": "apq_tune.hosts.optuna",
     "QATLoss": "apq_tune.supernet.metrics",
+    "Subnet": "apq_tune.supernet.subnet",
     "SupernetLoss": "apq_tune.supernet.metrics",
     "TrainedSupernet": "apq_tune.supernet.metrics",
+    "Training": "apq_tune.supernet.train",
+    "load_data": "apq_tune.data",
     "load_run": "apq_tune.pipeline.finished",
     "load_supernet": "apq_tune.supernet.published",
 }
-"""What needs torch, Ray or Optuna, and where it is."""
+"""Public names whose modules import torch, Ray or Optuna, and those modules."""
 
 __all__ = [
     "NSGA2",
@@ -58,10 +77,12 @@ __all__ = [
     "ChoiceSpace",
     "Configuration",
     "Constraint",
+    "DocumentError",
     "Encoding",
     "Evaluation",
     "Evolution",
     "EvolutionSampler",
+    "FinishedRun",
     "Front",
     "FunctionMetric",
     "Metric",
@@ -70,19 +91,28 @@ __all__ = [
     "NSGA2Sampler",
     "NetworkEncoding",
     "Objective",
+    "Pairs",
+    "Predictor",
     "Problem",
     "ProblemError",
     "QATLoss",
     "RandomSearch",
+    "ReachError",
     "RunError",
     "SearchSpace",
     "SpaceError",
+    "StudyError",
+    "Subnet",
     "SupernetLoss",
     "TableError",
     "TrainedSupernet",
+    "Training",
     "cost_models",
+    "fit_predictor",
     "known_spaces",
     "load_cost_table",
+    "load_data",
+    "load_lookup",
     "load_predictor",
     "load_run",
     "load_supernet",
@@ -92,7 +122,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is heavy when it is first asked for."""
+    """Import a public name that is expensive to import when it is first used."""
     if name in LAZY:
         return getattr(importlib.import_module(LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names, those that are imported on first use included."""
+    return sorted({*globals(), *__all__})

@@ -144,7 +144,7 @@ def compare(
     loaded = None
     if lookup is not None:
         problem = load_lookup(
-            lookup, maximize, minimize, limits=constraints, choices=list(choices), ignore=ignore, missing=missing
+            lookup, maximize, minimize, constraints=constraints, choices=list(choices), ignore=ignore, missing=missing
         )
     else:
         loaded = SearchSpace.load(str(space))

@@ -53,7 +53,7 @@ FRONT = click.option(
 EVALUATIONS = click.option(
     "--evaluations",
     type=Number(ranges.EVALUATIONS),
-    default=20_000,
+    default=10_000,
     show_default=True,
     help="Number of candidates that each search evaluates.",
 )

@@ -30,14 +30,14 @@ __all__ = [
 ]
 
 
-def load_data(space: SearchSpace, root: str | Path | None = None) -> Data:
+def load_data(space: SearchSpace, data_root: str | Path | None = None) -> Data:
     """Load the data set that a search space names and check it against the input shape and the number of classes.
 
     Images of a named data set are average-pooled to the input size of the space, those of a folder are resized.
 
     Args:
         space: Search space whose ``data`` is the name of a data set or the absolute path of a folder.
-        root: Folder with the files of named data sets; by default ``~/.cache/apq_tune/data``.
+        data_root: Folder with the files of named data sets; by default ``~/.cache/apq_tune/data``.
 
     Raises:
         RunError: If the space names no data set, an unknown one (the message lists the known ones) or one of another
@@ -60,7 +60,7 @@ def load_data(space: SearchSpace, root: str | Path | None = None) -> Data:
             f"{shape.size} x {shape.size}; give the same channels and a size that divides {shape.size}"
         )
     _check_classes(space, shape.classes)
-    place = DataRoot.of(root)
+    place = DataRoot.of(data_root)
     data = imagenet(place, size) if space.data == "imagenet" else DATA[space.data](place)
     return Data(*(pooled(split, size) for split in data))
 

@@ -289,7 +289,7 @@ class EvolutionSampler(PopulationSampler):
         crossover: float = Evolution.crossover,
         mutation: tuple[float, float] = Evolution.mutation,
         max_age: int | None = Evolution.max_age,
-        seed: int | None = None,
+        seed: int | None = 0,
     ) -> None:
         """Create the sampler.
 
@@ -327,7 +327,7 @@ class NSGA2Sampler(PopulationSampler):
         crossover: float = NSGA2.crossover,
         mutation: tuple[float, float] = NSGA2.mutation,
         max_age: int | None = NSGA2.max_age,
-        seed: int | None = None,
+        seed: int | None = 0,
     ) -> None:
         """Create the sampler; see ``EvolutionSampler`` for the arguments.
 

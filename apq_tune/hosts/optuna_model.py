@@ -40,7 +40,7 @@ class ModelSampler(PopulationSampler):
         initial: int = ProposalSettings.initial,
         modelled: int = MODELLED,
         pool: int = ProposalSettings.pool,
-        seed: int | None = None,
+        seed: int | None = 0,
     ) -> None:
         """Create the sampler.
 

@@ -1,6 +1,16 @@
 """Predictors: models of the loss or accuracy of candidates, full-precision or quantized, under one interface."""
 
-from apq_tune.predict.forms import AVERAGED, Form, PlainForm, fit_fp32, fit_proxy, fit_rungs, forms, plain_forms
+from apq_tune.predict.forms import (
+    AVERAGED,
+    Form,
+    PlainForm,
+    fit_fp32,
+    fit_predictor,
+    fit_proxy,
+    fit_rungs,
+    forms,
+    plain_forms,
+)
 from apq_tune.predict.gp import GaussianProcessPredictor, fit_gp
 from apq_tune.predict.mean import MeanPredictor, fit_mean
 from apq_tune.predict.mlp import MLPPredictor, MLPSettings, fit_mlp
@@ -29,6 +39,7 @@ __all__ = [
     "fit_mean",
     "fit_mlp",
     "fit_ordinal",
+    "fit_predictor",
     "fit_proxy",
     "fit_residual",
     "fit_ridge",

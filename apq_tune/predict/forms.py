@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Literal
 
+from apq_tune.errors import ProblemError
 from apq_tune.predict.gp import fit_gp
 from apq_tune.predict.mean import MeanPredictor, fit_mean
 from apq_tune.predict.mlp import MLPPredictor, fit_mlp
@@ -84,3 +85,27 @@ def plain_forms(*, log: bool) -> dict[PlainForm, Fit]:
     }
     averaged: dict[str, Fit] = {name: fits[name] for name in ("ridge", "ordinal", "gp")}
     return fits | {"mean": partial(fit_mean, fits=averaged, log=log)}
+
+
+def fit_predictor(
+    encoding: NetworkEncoding, pairs: Pairs, form: PlainForm = "gp", *, seed: int = 0, log: bool = False
+) -> Predictor:
+    """Fit a predictor to measured candidates.
+
+    Args:
+        encoding: Encoding of the search space.
+        pairs: Candidates and their measurements.
+        form: Kind of model.
+        seed: Seed of the fit.
+        log: Whether to learn the logarithm of the measurements: true for losses, false for accuracies.
+
+    Returns:
+        The predictor, which maps genomes of shape ``(n, n_genes)`` to predictions of shape ``(n,)``.
+
+    Raises:
+        ProblemError: If there is no such form.
+    """
+    known = plain_forms(log=log)
+    if form not in known:
+        raise ProblemError(f"unknown form {form!r}; known: {', '.join(known)}")
+    return known[form](encoding, pairs, seed)

@@ -98,11 +98,11 @@ class Partly:
 
 
 def load_lookup(
-    path: Path,
-    maximize: Sequence[str],
-    minimize: Sequence[str],
+    path: str | Path,
+    maximize: Sequence[str] = (),
+    minimize: Sequence[str] = (),
     *,
-    limits: Sequence[str] = (),
+    constraints: Sequence[str] = (),
     choices: Sequence[str] = (),
     ignore: Sequence[str] = (),
     missing: Missing | None = None,
@@ -116,7 +116,7 @@ def load_lookup(
         path: Path of the CSV file.
         maximize: Columns to maximise.
         minimize: Columns to minimise.
-        limits: Limits on columns; see ``read_limits``.
+        constraints: Limits on columns, as texts; see ``read_limits``.
         choices: Columns that are choices; all others are ignored. By default all remaining columns.
         ignore: Columns to ignore.
         missing: How combinations without a row are estimated; by default every combination needs a row.
@@ -126,8 +126,9 @@ def load_lookup(
             rather than a choice, or a combination has two rows or none; the message names it.
         ProblemError: If a limit cannot be parsed or reached.
     """
+    path = Path(path)
     frame = read_sheet(path, TableError)
-    limited = [re.split(r"[<>=]", text, maxsplit=1)[0].strip() for text in limits]
+    limited = [re.split(r"[<>=]", text, maxsplit=1)[0].strip() for text in constraints]
     wanted = [*maximize, *minimize]
     for name in [*wanted, *limited, *choices, *ignore]:
         if name not in frame:
@@ -154,8 +155,8 @@ def load_lookup(
     encoding = ChoiceEncoding(space)
     columns = _columns(encoding, genomes, numbers, missing)
     objectives = [(name, "maximize") for name in maximize] + [(name, "minimize") for name in minimize]
-    constraints = read_limits(encoding, columns, limits)  # type: ignore[arg-type]
-    return Problem(space, [Objective(columns[n], d) for n, d in objectives], constraints)  # type: ignore[arg-type]
+    limits = read_limits(encoding, columns, constraints)  # type: ignore[arg-type]
+    return Problem(space, [Objective(columns[n], d) for n, d in objectives], limits)  # type: ignore[arg-type]
 
 
 def told_of(problem: Problem) -> str:
@@ -228,7 +229,7 @@ def _check_metrics(path: Path, values: Mapping[str, list[Any]], codes: Mapping[s
         if len(np.unique(np.stack(others, axis=1), axis=0)) == len(own):
             raise TableError(
                 f"{path}: column {name!r} has {len(set(own))} values in {len(own)} rows, which the other columns tell "
-                f"apart without it, as a metric has; give --ignore {name}, or --choices with those that are choices"
+                f"apart without it, as a metric has; give --ignore {name}, or --choice for each column that is one"
             )
 
 

@@ -37,7 +37,7 @@ def test_names_that_look_like_nothing_are_names_and_an_index_is_none(tmp_path: P
 @pytest.mark.parametrize(
     ("second", "said"),
     [
-        (np.linspace(1, 2, 18), r"column 'second' has 18 values in 18 rows, .* give --ignore second, or --choices"),
+        (np.linspace(1, 2, 18), r"column 'second' has 18 values in 18 rows, .* give --ignore second, or --choice"),
         (np.arange(18) // 1.5, "column 'second' has 12 values in 18 rows"),
         (np.arange(100, 118), "column 'second' has 18 values"),
         (np.arange(18) % 3, "column 'second' has 3 values in 18 rows"),
@@ -47,20 +47,20 @@ def test_a_second_metric_is_told_and_may_be_ignored_by_name(tmp_path: Path, seco
     path = written(table(second=second), tmp_path / "t.csv")
     with pytest.raises(TableError, match=said):
         load_lookup(path, ["merit"], ["cost"])
-    for how in ({"ignore": ["second"]}, {"choices": ["op", "width", "rate"]}, {"limits": ["second<=1e9"]}):
+    for how in ({"ignore": ["second"]}, {"choices": ["op", "width", "rate"]}, {"constraints": ["second<=1e9"]}):
         problem = load_lookup(path, ["merit"], ["cost"], **how)  # type: ignore[arg-type]
         assert tuple(problem.encoding.space.choices) == ("op", "width", "rate")
 
 
 def test_limits_are_kept(tmp_path: Path) -> None:
     path = written(table(energy=np.arange(18) % 3), tmp_path / "t.csv")
-    problem = load_lookup(path, ["merit"], [], limits=["cost<=6", "energy=1"])
+    problem = load_lookup(path, ["merit"], [], constraints=["cost<=6", "energy=1"])
     scores = problem.evaluate(problem.encoding.enumerate())
     np.testing.assert_array_equal(scores.feasible, (table()["cost"] <= 6) & (np.arange(18) % 3 <= 1))
     with pytest.raises(ProblemError, match="cannot read"):
-        load_lookup(path, ["merit"], [], limits=["cost<=many"], ignore=["energy"])
+        load_lookup(path, ["merit"], [], constraints=["cost<=many"], ignore=["energy"])
     with pytest.raises(TableError, match="has no column 'price'; it has op, width"):
-        load_lookup(path, ["merit"], [], limits=["price<=3"])
+        load_lookup(path, ["merit"], [], constraints=["price<=3"])
 
 
 def test_what_was_not_measured_is_answered_as_asked_and_said_so(tmp_path: Path) -> None:
