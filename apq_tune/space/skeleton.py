@@ -189,6 +189,7 @@ class Slot(NamedTuple):
     channels: tuple[int, ...]  # middle channels
     activation: Activation
     squeeze_excite: bool  # between the depthwise and the last pointwise convolution (Hu 2018)
+    block: str = "mbconv"  # type of the block
 
     @property
     def has_shortcut(self) -> bool:

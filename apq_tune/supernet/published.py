@@ -14,7 +14,8 @@ from apq_tune.inputs.checkpoints import read_state, tensor
 from apq_tune.space.candidate import Candidate
 from apq_tune.space.search_space import SearchSpace
 from apq_tune.supernet.defaults import plain_torch
-from apq_tune.supernet.network import ElasticBlock, ElasticConv, Statistics, Supernet
+from apq_tune.supernet.elastic import ElasticConv, Statistics
+from apq_tune.supernet.network import Supernet
 
 
 class PublishedSupernet(NamedTuple):
@@ -65,7 +66,7 @@ class _Reader:
             convs[supernet.first_depthwise] = (f"{first}.depth_conv.conv", f"{first}.depth_conv.bn")
             convs[supernet.first_project] = (f"{first}.point_linear.conv", f"{first}.point_linear.bn")
         for number, module in enumerate(supernet.blocks, start=1):
-            block, name = cast("ElasticBlock", module), f"blocks.{number}.mobile_inverted_conv"
+            block, name = cast(Any, module), f"blocks.{number}.mobile_inverted_conv"
             for conv, layer in (
                 (block.expand, "inverted_bottleneck"),
                 (block.depthwise, "depth_conv"),
@@ -111,10 +112,10 @@ def _cut(norms: dict[ElasticConv, _Norm], supernet: Supernet, candidate: Candida
         if supernet.space.first is not None:
             yield supernet.first_depthwise, supernet.space.stem.channels
             yield supernet.first_project, supernet.space.first.channels
-        for block, slot, chosen in supernet.chosen(candidate):
-            yield block.expand, chosen.channels
-            yield block.depthwise, chosen.channels
-            yield block.project, slot.out_channels
+        for block, layers in supernet.chosen(candidate):
+            for layer in layers:
+                if layer.kind == "conv":
+                    yield cast(ElasticConv, block.get_submodule(layer.role)), cast(int, layer.output.channels)
         yield supernet.head, supernet.space.head.channels
 
     return [(norms[conv].mean[:width], norms[conv].variance[:width]) for conv, width in widths()]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from apq_tune.network.layer import Activation
+from apq_tune.network.layer import Function
 
 # Step over standard deviation that minimises the mean squared error of a Gaussian quantized uniformly to 2^b - 1
 # levels; tests/supernet/test_quantize.py finds them again by minimisation.
@@ -86,12 +86,18 @@ def _in_memory_order(x: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda other: other.reshape(-1)
 
 
-FUNCTIONS: dict[Activation | None, Callable[[Tensor], Tensor]] = {
+FUNCTIONS: dict[Function | None, Callable[[Tensor], Tensor]] = {
     None: lambda x: x,
     "relu6": functional.relu6,
     "relu": functional.relu,
     "h_swish": functional.hardswish,
+    "h_sigmoid": functional.hardsigmoid,
 }
+
+
+def again(activation: Function | None) -> Function | None:
+    """What a quantizer applies to values that had this activation already: nothing new."""
+    return None if activation == "h_swish" else activation
 
 
 class ActivationQuantizer(nn.Module):
@@ -103,7 +109,7 @@ class ActivationQuantizer(nn.Module):
         clip: ``(len(bits),)`` largest representable value at each of them.
     """
 
-    def __init__(self, bits: tuple[int, ...], activation: Activation | None) -> None:
+    def __init__(self, bits: tuple[int, ...], activation: Function | None) -> None:
         super().__init__()
         self.bits, self.activation = bits, activation
         self.clip = nn.Parameter(torch.full((len(bits),), 6.0))

@@ -5,52 +5,12 @@ from __future__ import annotations
 from typing import cast
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from apq_tune.space.candidate import Candidate
-from apq_tune.space.geometry import squeezed_channels
-from apq_tune.space.mbconv import Block
 from apq_tune.space.search_space import SearchSpace
-from apq_tune.space.skeleton import Slot
-from apq_tune.supernet.forward import BlockQuantizers, Convs, FixedConvs, FixedQuantizers, forward_pass
-from apq_tune.supernet.quantize import quantize_weight
-
-
-class FoldedConv(nn.Conv2d):
-    """A convolution with bias whose weights are quantized on the way in."""
-
-    def forward(self, x: Tensor, w_bits: int | None = None) -> Tensor:
-        """Convolve with weights at ``w_bits`` (``None``: full precision)."""
-        y: Tensor = self._conv_forward(x, quantize_weight(self.weight, w_bits), self.bias)
-        return y
-
-
-class FoldedLinear(nn.Linear):
-    """A linear layer whose weights are quantized on the way in."""
-
-    def forward(self, x: Tensor, w_bits: int | None = None) -> Tensor:
-        """Multiply with weights at ``w_bits`` (``None``: full precision)."""
-        return functional.linear(x, quantize_weight(self.weight, w_bits), self.bias)
-
-
-class FoldedBlock(nn.Module):
-    """An inverted bottleneck of fixed shape, batch norm folded."""
-
-    def __init__(self, space: SearchSpace, slot: Slot, block: Block) -> None:
-        super().__init__()
-        c, k = block.channels, block.kernel_size
-        self.expand = FoldedConv(slot.in_channels, c, 1)
-        self.depthwise = FoldedConv(c, c, k, slot.stride, k // 2, groups=c)
-        self.project = FoldedConv(c, slot.out_channels, 1)
-        if slot.squeeze_excite:
-            self.squeeze = FoldedLinear(c, squeezed_channels(c))
-            self.excite = FoldedLinear(squeezed_channels(c), c)
-        self.quantizers = BlockQuantizers(space, slot)
-
-    def convs(self) -> Convs:
-        """The layers as functions."""
-        gate = (self.squeeze, self.excite) if hasattr(self, "squeeze") else (None, None)
-        return Convs(self.expand, self.depthwise, self.project, *gate)
+from apq_tune.supernet.blocks import FoldedBlock, layers_of, run_block
+from apq_tune.supernet.folded import FoldedConv, FoldedLinear
+from apq_tune.supernet.forward import FixedConvs, FixedQuantizers, forward_pass
 
 
 class Subnet(nn.Module):
@@ -93,16 +53,22 @@ class Subnet(nn.Module):
         Returns:
             ``(n, classes)`` logits.
         """
-        blocks = (bits or self.candidate).blocks
-        parts = zip(cast("list[FoldedBlock]", self.blocks), blocks, self._slots, strict=True)
-        has_first = self.space.first is not None
+        space, chosen = self.space, (bits or self.candidate).blocks
+        has_first = space.first is not None
         fixed = FixedConvs(
             self.stem,
             self.first_depthwise if has_first else None,
             self.first_project if has_first else None,
             self.head,
-            self.features if self.space.head.features is not None else None,
+            self.features if space.head.features is not None else None,
             self.classifier,
         )
-        convs = ((own.convs(), own.quantizers, block, slot) for own, block, slot in parts)
-        return forward_pass(x, fixed, convs, self.quantizers, self.candidate.resolution, quantize)
+        fixed_bits = space.fixed_bits if quantize else None
+
+        def run_blocks(x: Tensor) -> Tensor:
+            for own, slot, block in zip(cast("list[FoldedBlock]", self.blocks), self._slots, chosen, strict=True):
+                layers = layers_of(slot, space.fixed_bits, block)
+                x = run_block(x, layers, own.convs(layers), own.quantizers, fixed_bits)
+            return x
+
+        return forward_pass(x, fixed, run_blocks, self.quantizers, self.candidate.resolution, fixed_bits)

@@ -1,0 +1,205 @@
+"""Blocks of any type in torch, made from the layers that their type describes: elastic, folded, and run.
+
+Each layer with weights reads its input through a quantizer of its own, which also applies the activation of the layer
+that made it. Where something without weights reads the same tensor (pooling, a product, a sum), the activation is
+applied at once.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from apq_tune.network.layer import Function, Layer, Op
+from apq_tune.space.block_types import BLOCK_TYPES
+from apq_tune.space.skeleton import Slot
+from apq_tune.space.slots import Skeleton
+from apq_tune.supernet.elastic import Conv, ElasticConv, ElasticLinear, Norms
+from apq_tune.supernet.folded import FoldedConv, FoldedLinear
+from apq_tune.supernet.quantize import FUNCTIONS, ActivationQuantizer, again
+
+STREAM = "stream"
+"""Name of the tensor that a block reads."""
+
+
+@functools.lru_cache(maxsize=4096)
+def layers_of(slot: Slot, fixed_bits: int, block: tuple[Any, ...]) -> tuple[Layer, ...]:
+    """The layers of a block at the values of its choices.
+
+    Args:
+        slot: Place of the block.
+        fixed_bits: Bits of what is not searched.
+        block: Values, of the block type's named tuple.
+    """
+    return BLOCK_TYPES[slot.block].layers(slot, fixed_bits, STREAM, *block)
+
+
+def _at_all_choices(space: Skeleton, slot: Slot) -> tuple[Layer, ...]:
+    values = np.ix_(*space.fields(slot).values())
+    return BLOCK_TYPES[slot.block].layers(slot, space.fixed_bits, STREAM, *values)
+
+
+def _weighted(layers: tuple[Layer, ...]) -> list[tuple[Layer, Op]]:
+    """The layers with weights, convolutions before linear layers: the order in which they are made."""
+    kinds = ("conv", "linear")
+    return [(layer, layer.op) for kind in kinds for layer in layers if layer.kind == kind and layer.op is not None]
+
+
+def _values(numbers: Any) -> tuple[int, ...]:
+    """The different values among numbers, ascending."""
+    return tuple(int(value) for value in np.unique(numbers))
+
+
+def _is_late(layer: Layer, layers: tuple[Layer, ...]) -> bool:
+    """Whether an activation is left to the quantizers that read the layer."""
+    readers = [other for other in layers if layer.name in other.inputs]
+    return layer.op is not None and bool(readers) and all(reader.op is not None for reader in readers)
+
+
+def _activation_of(layer: Layer, layers: tuple[Layer, ...]) -> Function | None:
+    """The activation that the values of a layer's output have had."""
+    if layer.kind in ("pool", "multiply"):
+        return next((_activation_of(other, layers) for other in layers if other.name == layer.inputs[0]), None)
+    return layer.activation
+
+
+def _read_through(layer: Layer, layers: tuple[Layer, ...]) -> Function | None:
+    """The activation of the quantizer through which a layer with weights reads."""
+    made = next((other for other in layers if other.name == layer.inputs[0]), None)
+    if made is None:
+        return None
+    activation = _activation_of(made, layers)
+    return activation if _is_late(made, layers) else again(activation)
+
+
+class BlockQuantizers(nn.Module):
+    """Where one block quantizes activations: the residual stream, and the input of each layer with weights."""
+
+    def __init__(self, space: Skeleton, slot: Slot) -> None:
+        super().__init__()
+        layers = _at_all_choices(space, slot)
+        self.stream = ActivationQuantizer((space.fixed_bits,), None)
+        for layer, op in _weighted(layers):
+            self.add_module(layer.role, ActivationQuantizer(_values(op.a_bits), _read_through(layer, layers)))
+
+
+class ElasticBlock(nn.Module):
+    """A block at its widest and its largest kernels."""
+
+    def __init__(self, space: Skeleton, slot: Slot) -> None:
+        super().__init__()
+        self._space, self._slot = space, slot
+        for layer, op in _weighted(_at_all_choices(space, slot)):
+            n_in, n_out = _values(op.in_channels)[-1], _values(op.out_channels)[-1]
+            if layer.kind == "linear":
+                self.add_module(layer.role, ElasticLinear(n_in, n_out))
+            else:
+                depthwise = _values(op.groups)[-1] > 1
+                self.add_module(layer.role, ElasticConv(n_in, n_out, _values(op.kernel_size), depthwise=depthwise))
+        self.quantizers = BlockQuantizers(space, slot)
+
+    def convs(self, layers: tuple[Layer, ...], norms: Norms) -> dict[str, Conv]:
+        """Role of each layer with weights -> the layer at a candidate's shapes, batch norm included."""
+        found: dict[str, Conv] = {}
+        for layer, op in _weighted(layers):
+            own: Any = self.get_submodule(layer.role)
+            if layer.kind == "linear":
+                found[layer.role] = own.sliced(op.in_channels, op.out_channels)
+            else:
+                found[layer.role] = norms.conv(
+                    own, cast(int, op.kernel_size), cast(int, op.in_channels), cast(int, op.out_channels), op.stride
+                )
+        return found
+
+    @torch.no_grad()
+    def sort_channels(self) -> None:
+        """Reorder searched channels by the L1 norm of the weights that read them, most important first (Cai 2020)."""
+        fields = self._space.fields(self._slot)
+        for axis, field in enumerate(fields):
+            if field.kind == "width":
+                self._sort(axis, [values[-1] for values in fields.values()])
+
+    def _sort(self, axis: int, values: list[int]) -> None:
+        """Sort the channels of one width, which the layers that have one channel more at one more show."""
+        more = [value + (place == axis) for place, value in enumerate(values)]
+        pairs = zip(
+            _weighted(layers_of(self._slot, self._space.fixed_bits, tuple(values))),
+            _weighted(layers_of(self._slot, self._space.fixed_bits, tuple(more))),
+            strict=True,
+        )
+        readers, makers = [], []
+        for (layer, small), (_, large) in pairs:
+            own: Any = self.get_submodule(layer.role)
+            if large.out_channels - small.out_channels == 1:
+                makers.append(own)
+            if large.in_channels - small.in_channels == 1 and small.groups == 1:
+                readers.append(own)
+        last = [own for own in readers if isinstance(own, ElasticConv)][-1]
+        order = last.weight.abs().sum(dim=(0, 2, 3)).argsort(descending=True)
+        for own in readers:
+            own.weight.copy_(own.weight[:, order])
+        for own in makers:
+            names = ("weight", "gamma", "beta") if isinstance(own, ElasticConv) else ("weight", "bias")
+            for name in names:
+                parameter = getattr(own, name)
+                parameter.copy_(parameter[order])
+
+
+class FoldedBlock(nn.Module):
+    """A block of fixed shape, batch norm folded."""
+
+    def __init__(self, space: Skeleton, slot: Slot, block: tuple[Any, ...]) -> None:
+        super().__init__()
+        for layer, op in _weighted(layers_of(slot, space.fixed_bits, block)):
+            n_in, n_out, k, groups = (int(n) for n in (op.in_channels, op.out_channels, op.kernel_size, op.groups))
+            if layer.kind == "linear":
+                self.add_module(layer.role, FoldedLinear(n_in, n_out))
+            else:
+                self.add_module(layer.role, FoldedConv(n_in, n_out, k, op.stride, k // 2, groups=groups))
+        self.quantizers = BlockQuantizers(space, slot)
+
+    def convs(self, layers: tuple[Layer, ...]) -> dict[str, Conv]:
+        """Role of each layer with weights -> the layer."""
+        return {layer.role: cast(Conv, self.get_submodule(layer.role)) for layer, _ in _weighted(layers)}
+
+
+def run_block(
+    x: Tensor, layers: tuple[Layer, ...], convs: Mapping[str, Conv], quantizers: BlockQuantizers, fixed_bits: int | None
+) -> Tensor:
+    """Run one block.
+
+    Args:
+        x: Input of the block.
+        layers: Layers of the block at a candidate's values.
+        convs: Role of each layer with weights -> the layer, batch norm included.
+        quantizers: Quantizers of the block.
+        fixed_bits: Bits of the residual stream; ``None`` for full precision everywhere.
+    """
+    tensors = {STREAM: quantizers.stream(x, fixed_bits)}
+    for layer in layers:
+        inputs = [tensors[name] for name in layer.inputs]
+        if layer.op is not None:
+            w_bits, a_bits = (None, None) if fixed_bits is None else (layer.op.w_bits, layer.op.a_bits)
+            read = inputs[0]
+            if (
+                layer.inputs[0] != STREAM or fixed_bits is None or a_bits != fixed_bits
+            ):  # else it is quantized so already
+                read = quantizers.get_submodule(layer.role)(read, a_bits)
+            x = convs[layer.role](read, cast("int | None", w_bits))
+            if not _is_late(layer, layers):
+                x = FUNCTIONS[layer.activation](x)
+        elif layer.kind == "pool":
+            x = inputs[0].mean(dim=(2, 3))
+        elif layer.kind == "multiply":
+            x = inputs[0] * inputs[1][:, :, None, None]
+        elif layer.kind == "add":
+            x = FUNCTIONS[layer.activation](inputs[1] + inputs[0])
+        else:
+            raise NotImplementedError(f"layer {layer.name} is a {layer.kind}, which blocks cannot run")
+        tensors[layer.name] = x
+    return x
