@@ -31,7 +31,9 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     """Put the commands and the public names where their markers stand."""
     if COMMANDS in markdown:
         markdown = markdown.replace(COMMANDS, "\n".join(described(cli, click.Context(cli, info_name="apq-tune"))))
-    return markdown.replace(NAMES, public_names()) if NAMES in markdown else markdown
+    if NAMES in markdown:
+        markdown = markdown.replace(NAMES, public_names())
+    return markdown.replace(" ± ", "\u00a0±\u00a0")  # a mean and its deviation stay on one line
 
 
 def described(command: click.Command, context: click.Context) -> Iterator[str]:
@@ -45,9 +47,10 @@ def described(command: click.Command, context: click.Context) -> Iterator[str]:
     help_text = inspect.cleandoc(command.help or "").replace("\b\n", "")
     yield from [f"## {context.command_path.removeprefix('apq-tune ')}", "", cell(help_text, keep_lines=True), ""]
     yield from ["```", command.get_usage(context).removeprefix("Usage: "), "```", ""]
-    records = [record for option in command.get_params(context) if (record := option.get_help_record(context))]
+    options = [option for option in command.get_params(context) if isinstance(option, click.Option)]
+    records = [record for option in options if (record := option.get_help_record(context))]
     yield from ["| option | meaning |", "|---|---|"]
-    yield from (f"| <code>{cell(option)}</code> | {cell(meaning)} |" for option, meaning in records)
+    yield from (f"| <code class='option'>{cell(option)}</code> | {cell(meaning)} |" for option, meaning in records)
     yield ""
 
 
