@@ -31,8 +31,9 @@ from apq_tune.problem.problem import (
 )
 from apq_tune.searchers import NSGA2, Evolution, ModelBased, RandomSearch, search
 from apq_tune.space.candidate import Candidate, Configuration
-from apq_tune.space.choices import ChoiceEncoding, ChoiceSpace
+from apq_tune.space.choices import ChoiceSpace
 from apq_tune.space.encoding import Encoding
+from apq_tune.space.flat_encoding import FlatEncoding
 from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.search_space import SearchSpace, known_spaces
 
@@ -73,7 +74,6 @@ __all__ = [
     "ApqSearch",
     "Candidate",
     "CandidateError",
-    "ChoiceEncoding",
     "ChoiceSpace",
     "Configuration",
     "Constraint",
@@ -83,6 +83,7 @@ __all__ = [
     "Evolution",
     "EvolutionSampler",
     "FinishedRun",
+    "FlatEncoding",
     "Front",
     "FunctionMetric",
     "Metric",

@@ -52,7 +52,7 @@ Score = Callable[[Genomes], Floats]
 def made_up_accuracy(encoding: NetworkEncoding) -> FunctionMetric:
     """Grows with every choice, less and less, and blocks help or hinder each other; in percent, roughly."""
     rng = np.random.default_rng(2020)
-    sizes = encoding.n_choices[-6 * encoding.n_slots :]
+    sizes = encoding.n_choices[[gene.kind != "depth" for gene in encoding.genes]]
     gains = [
         np.concatenate([[0.0], np.cumsum(scale * 0.7 ** np.arange(n - 1))]) / (1.7 if n > 2 else 1) + 0.2
         for n, scale in zip(sizes, rng.gamma(2.0, 0.1, len(sizes)), strict=True)

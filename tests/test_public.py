@@ -77,7 +77,7 @@ def test_what_means_the_same_has_one_name_and_one_default() -> None:
 
 
 def test_a_predictor_is_fitted_to_pairs_in_one_call() -> None:
-    encoding = apq_tune.ChoiceEncoding(apq_tune.SearchSpace.from_choices({"a": [1, 2, 3, 4], "b": [1, 2, 3, 4]}))
+    encoding = apq_tune.FlatEncoding(apq_tune.SearchSpace.from_choices({"a": [1, 2, 3, 4], "b": [1, 2, 3, 4]}))
     genomes = encoding.sample(12, np.random.default_rng(0))
     predictor = apq_tune.fit_predictor(encoding, apq_tune.Pairs(genomes, 0.5 + 0.1 * genomes[:, 0]), "ridge")
     assert np.corrcoef(predictor(genomes), genomes[:, 0])[0, 1] > 0.99

@@ -33,8 +33,9 @@ from apq_tune.hosts.narrowed import NarrowedEncoding
 from apq_tune.hosts.optuna_genes import ParameterGenes, uniform_value
 from apq_tune.problem.problem import Evaluation
 from apq_tune.searchers.algorithms import NSGA2, Evolution, State
-from apq_tune.space.choices import ChoiceEncoding, ChoiceSpace
+from apq_tune.space.choices import ChoiceSpace
 from apq_tune.space.encoding import Genomes
+from apq_tune.space.flat_encoding import FlatEncoding
 from apq_tune.space.network_encoding import NetworkEncoding, encoding_of
 from apq_tune.space.search_space import SearchSpace
 
@@ -51,7 +52,7 @@ SMALL = 20
 """Default population and number of parents of ``EvolutionSampler``. Those of ``Evolution``, 50, suit many thousands of
 evaluations; in 200 and 600 evaluations of synthetic losses over ``digits`` and ``apq_mobilenet``, 20 were better."""
 
-Encodings: TypeAlias = NetworkEncoding | ChoiceEncoding | NarrowedEncoding
+Encodings: TypeAlias = NetworkEncoding | FlatEncoding | NarrowedEncoding
 Space: TypeAlias = SearchSpace | ChoiceSpace | Encodings
 Key: TypeAlias = tuple[bytes, tuple[tuple[str, str], ...]]
 

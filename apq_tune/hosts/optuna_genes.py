@@ -12,8 +12,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial
 
 from apq_tune.hosts.narrowed import NarrowedEncoding
-from apq_tune.space.choices import ChoiceEncoding
 from apq_tune.space.encoding import Genomes, draw
+from apq_tune.space.flat_encoding import FlatEncoding
 from apq_tune.space.network_encoding import NetworkEncoding
 
 GRID = 2**14
@@ -27,7 +27,7 @@ class ParameterGenes:
     def __init__(
         self,
         distributions: Mapping[str, BaseDistribution],
-        encoding: NetworkEncoding | ChoiceEncoding | NarrowedEncoding | None,
+        encoding: NetworkEncoding | FlatEncoding | NarrowedEncoding | None,
     ) -> None:
         own = () if encoding is None else encoding.names
         self._encoding = encoding if all(name in distributions for name in own) else None

@@ -12,8 +12,8 @@ from apq_tune.errors import RunError
 from apq_tune.predict import Floats, Pairs
 from apq_tune.problem.problem import Constraint
 from apq_tune.space.encoding import Genomes
+from apq_tune.space.gene import BIT_KINDS
 from apq_tune.space.network_encoding import NetworkEncoding
-from apq_tune.space.skeleton import BIT_FIELDS
 
 Kind = Literal["fp32", "proxy", "fine", "short"]
 """Loss in the full-precision supernet; in the quantized one, on a part of the images; the same on all of them; after a
@@ -82,7 +82,7 @@ class Bench:
 
     def fp32(self, genomes: Genomes) -> Floats:
         """Full-precision loss; bits make no difference, and networks that differ in nothing else are measured once."""
-        return self._ask("fp32", self.encoding.at_largest(genomes, BIT_FIELDS))
+        return self._ask("fp32", self.encoding.at_largest(genomes, BIT_KINDS))
 
     def proxy(self, genomes: Genomes) -> Floats:
         """Loss in the quantized supernet."""

@@ -15,7 +15,7 @@ from apq_tune.predict import Floats, Pairs, fit_fp32, fit_mlp
 from apq_tune.problem.problem import FunctionMetric
 from apq_tune.searchers import Evolution, search
 from apq_tune.space.encoding import Genomes
-from apq_tune.space.skeleton import BIT_FIELDS
+from apq_tune.space.gene import BIT_KINDS
 
 EVALUATIONS = 10_000
 """Candidates that the predictor scores."""
@@ -24,7 +24,7 @@ EVALUATIONS = 10_000
 def paper(question: Question) -> Genomes:
     """The candidates that the transferred predictor likes best."""
     encoding, bench = question.encoding, question.bench
-    networks = _distinct(encoding.at_largest(encoding.sample(2 * bench.left.proxy, question.rng(1)), BIT_FIELDS))
+    networks = _distinct(encoding.at_largest(encoding.sample(2 * bench.left.proxy, question.rng(1)), BIT_KINDS))
     networks = networks[: bench.left.proxy]
     fp32 = fit_fp32(encoding, Pairs(networks, bench.fp32(networks)), question.seed)
     drawn = _distinct(encoding.sample(2 * bench.left.short, question.rng(2)))[: bench.left.short]

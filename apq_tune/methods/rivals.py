@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from apq_tune.errors import ProblemError
-from apq_tune.methods.subspace import ARCHITECTURE_FIELDS, Project, Subspace, at_bits, fixed
+from apq_tune.methods.subspace import Project, Subspace, at_bits, fixed
 from apq_tune.problem.problem import Constraint, Metric
 from apq_tune.searchers import search
 from apq_tune.space.encoding import Genomes
+from apq_tune.space.gene import ARCHITECTURE_KINDS
 from apq_tune.space.network_encoding import NetworkEncoding
 
 RIVALS = ("uniform", "staged")
@@ -58,7 +59,7 @@ class Rivals:
         """
         found = []
         for network in self._networks(self.fp32, ()):
-            bits = fixed(self.encoding, network, (*ARCHITECTURE_FIELDS, "channels"))
+            bits = fixed(self.encoding, network, (*ARCHITECTURE_KINDS, "width"))
             with contextlib.suppress(ProblemError):  # none of its policies keeps the limits
                 found.append(self._best(bits, self.loss, limits))
         return self._ranked(found)

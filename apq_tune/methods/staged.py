@@ -18,7 +18,6 @@ from apq_tune.errors import ProblemError
 from apq_tune.methods.bench import Question
 from apq_tune.methods.explore import best_of, explore, joined
 from apq_tune.methods.subspace import (
-    ARCHITECTURE_FIELDS,
     DRAWS,
     Project,
     Subspace,
@@ -33,6 +32,7 @@ from apq_tune.methods.together import shortlist
 from apq_tune.predict import Pairs
 from apq_tune.problem.problem import Constraint
 from apq_tune.space.encoding import Genomes
+from apq_tune.space.gene import ARCHITECTURE_KINDS
 from apq_tune.space.network_encoding import NetworkEncoding
 
 ARCHITECTURE, CHANNELS = 0.15, 0.3
@@ -70,9 +70,7 @@ def _stages(question: Question, policy: Callable[[NetworkEncoding], Project]) ->
     for number, network in enumerate(best_of(tried, len(tried.target)).genomes):
         if not bench.left.proxy:
             break  # as a rule after the first: only a small space of bits is exhausted, and the next network tried
-        subspace = Subspace(
-            encoding, both(fixed(encoding, network, (*ARCHITECTURE_FIELDS, "channels")), policy(encoding))
-        )
+        subspace = Subspace(encoding, both(fixed(encoding, network, (*ARCHITECTURE_KINDS, "width")), policy(encoding)))
         found = explore(
             question, subspace, question.limits, bench.proxy, bench.left.proxy, question.rng(3, number), known=own
         )
@@ -97,14 +95,14 @@ def prune(question: Question) -> list[PrunedNetworks]:
         spent = bench.allowed.proxy - bench.left.proxy
         share = (place + 1) / len(widths)
         before = narrower.get(bits, bits)
-        whole = Subspace(encoding, both(largest(encoding, "channels"), at_bits(encoding, before)))
+        whole = Subspace(encoding, both(largest(encoding, ["width"]), at_bits(encoding, before)))
         n = round(total * (ARCHITECTURE + CHANNELS) * share - spent)
         wider = relaxed(whole, limits, question.rng(0, bits))
         n_first = round(n * ARCHITECTURE / (ARCHITECTURE + CHANNELS))
         found = explore(question, whole, wider, bench.fp32, n_first, question.rng(1, bits))
         n -= bench.allowed.proxy - bench.left.proxy - spent
         architecture = best_of(found, 1).genomes[0]
-        narrow = Subspace(encoding, both(fixed(encoding, architecture, ARCHITECTURE_FIELDS), at_bits(encoding, bits)))
+        narrow = Subspace(encoding, both(fixed(encoding, architecture, ARCHITECTURE_KINDS), at_bits(encoding, bits)))
         try:
             networks = explore(question, narrow, limits, bench.fp32, n, question.rng(2, bits))
         except ProblemError:  # this architecture is too large at this width even with the fewest channels

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +12,8 @@ from numpy.typing import NDArray
 from apq_tune.errors import ProblemError
 from apq_tune.problem.problem import Constraint, Floats, FunctionMetric, Metric, Objective, Problem
 from apq_tune.searchers.vary import spread, vary
-from apq_tune.space.candidate import Candidate
-from apq_tune.space.encoding import Genomes
-from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.encoding import Encoding, Genomes
+from apq_tune.space.gene import BIT_KINDS, Gene, Kind, common_bits, places_of
 
 Project = Callable[[Genomes], Genomes]
 """From any genomes to the nearest ones of a part; what is in it already stays as it is."""
@@ -27,11 +27,8 @@ DRAWS, ROUNDS, PARENTS = 1000, 60, 200
 IDLE = 6
 """Draws in a row without anything new that end the search for it, once something is known."""
 
-ARCHITECTURE_FIELDS = ("depth", "resolution", "kernel_size")
-"""What a network is before pruning and quantization, by the names that ``fixed`` takes."""
-
-W_PW, A_PW, W_DW, A_DW = 2, 3, 4, 5
-"""Places of the four kinds of bits among the fields of a block."""
+W_BITS: tuple[Kind, ...] = ("w_bits",)
+A_BITS: tuple[Kind, ...] = ("a_bits",)
 
 
 @dataclass(frozen=True)
@@ -39,22 +36,27 @@ class Subspace:
     """The genomes that a projection maps to themselves; an ``Encoding``, so that any search works on it.
 
     Attributes:
-        encoding: of the whole space.
-        project: onto the part.
+        encoding: Encoding of the whole space.
+        project: Projection onto the part.
     """
 
-    encoding: NetworkEncoding
+    encoding: Encoding
     project: Project
 
     @property
     def n_choices(self) -> NDArray[np.int16]:
-        """Of the whole space; genes that follow others are overruled by ``canonicalise``."""
+        """Number of values of each gene in the whole space; ``canonicalise`` overrules genes that follow others."""
         return self.encoding.n_choices
 
     @property
     def name(self) -> str:
-        """Of the search space."""
+        """Name of the search space."""
         return self.encoding.name
+
+    @property
+    def genes(self) -> tuple[Gene, ...]:
+        """``(n_genes,)`` what each gene decides, in the whole space."""
+        return self.encoding.genes
 
     @property
     def space(self) -> object:
@@ -62,8 +64,20 @@ class Subspace:
         return self.encoding.space
 
     def size(self) -> int:
-        """Of the whole space: an upper bound."""
+        """Number of different candidates of the whole space: an upper bound."""
         return self.encoding.size()
+
+    def active_genes(self, genomes: Genomes) -> NDArray[np.bool_]:
+        """``(n, n_genes) -> (n, n_genes)``: which genes matter."""
+        return self.encoding.active_genes(genomes)
+
+    def is_allowed(self, genomes: Genomes) -> NDArray[np.bool_]:
+        """``(n, n_genes) -> (n,)``: whether no rule of the space is broken."""
+        return self.encoding.is_allowed(genomes)
+
+    def features(self, genomes: Genomes) -> NDArray[np.float32]:
+        """``(n, n_genes) -> (n, n_features)``: those of the whole space."""
+        return self.encoding.features(genomes)
 
     def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
         """As in the whole space; a projection can break a rule again, ``allowed`` is the constraint that says so."""
@@ -89,11 +103,11 @@ class Subspace:
         """Every genome of the part, if the whole space is small."""
         return np.unique(self.canonicalise(self.encoding.enumerate(limit)), axis=0)
 
-    def decode(self, genomes: Genomes) -> list[Candidate]:
+    def decode(self, genomes: Genomes) -> list[Any]:
         """``(n, n_genes)`` -> ``n`` candidates."""
         return self.encoding.decode(genomes)
 
-    def encode(self, candidates: Sequence[Candidate]) -> Genomes:
+    def encode(self, candidates: Sequence[Any]) -> Genomes:
         """Inverse of ``decode``."""
         return self.encoding.encode(candidates)
 
@@ -104,7 +118,7 @@ class Subspace:
     @property
     def allowed(self) -> tuple[Constraint, ...]:
         """The space's rules as a constraint; none if it has none."""
-        if not self.encoding.space.forbidden:
+        if not getattr(self.encoding.space, "forbidden", ()):
             return ()
 
         def forbidden(genomes: Genomes) -> Floats:
@@ -142,7 +156,7 @@ class Subspace:
         """
         seen = set() if known is None else {genome.tobytes() for genome in known.astype(np.int16)}
         found, inside = dict[bytes, Genomes](), list[Genomes]()
-        parents, miss, idle = np.zeros((0, self.encoding.n_genes), np.int16), np.zeros(0), 0
+        parents, miss, idle = np.zeros((0, len(self.genes)), np.int16), np.zeros(0), 0
         for round_ in range(ROUNDS):
             drawn = self.canonicalise(spread(DRAWS, self, rng))
             if len(parents) and round_ % 2:
@@ -166,7 +180,7 @@ class Subspace:
         rest = list(found.values())
         if not inside and not rest:
             if len(seen):  # all that is feasible is known
-                return np.zeros((0, self.encoding.n_genes), np.int16)
+                return np.zeros((0, len(self.genes)), np.int16)
             words = " and ".join(map(str, limits))
             raise ProblemError(
                 f"no candidate with {words} in {DRAWS * ROUNDS} tries; the closest misses one by "
@@ -182,85 +196,111 @@ def everything(genomes: Genomes) -> Genomes:
     return genomes
 
 
+def _follow(encoding: Encoding, followers: Mapping[int, int]) -> Project:
+    """Genes that take the value of other genes, or the nearest one that they have.
+
+    Args:
+        encoding: Encoding of the search space.
+        followers: Place of a gene -> place of the gene that it follows, which follows none itself.
+    """
+    nearest = {gene: _nearest(encoding.genes[of].values, encoding.genes[gene].values) for gene, of in followers.items()}
+
+    def project(genomes: Genomes) -> Genomes:
+        genomes = genomes.copy()
+        for gene, of in followers.items():
+            genomes[:, gene] = nearest[gene][genomes[:, of]]
+        return genomes
+
+    return project
+
+
 def _nearest(source: Sequence[int], target: Sequence[int]) -> NDArray[np.int16]:
     """For each value of one choice, the place of the nearest one of another choice."""
     return np.asarray(np.abs(np.subtract.outer(np.array(source), np.array(target))).argmin(axis=1), np.int16)
 
 
-def uniform_bits(encoding: NetworkEncoding) -> Project:
-    """The same bits for all weights and all activations: those of the first block's pointwise weights."""
-    widths, choices = encoding.uniform_bits(), encoding.space.bit_choices()
+def uniform_bits(encoding: Encoding) -> Project:
+    """The same bits for all weights and all activations: those of the first gene of weight bits.
+
+    Raises:
+        ProblemError: If the layers have no width in common.
+    """
+    widths = common_bits(encoding.genes)
     if not widths:
         raise ProblemError(f"{encoding.name}: no bit-width is open to all layers; there is no uniform policy")
-    common = [[values.index(w) for w in widths] for values in choices]
-    nearest = _nearest(choices[0], widths)
+    first = int(places_of(encoding.genes, W_BITS)[0])
+    nearest = _nearest(encoding.genes[first].values, widths)
+    bits = {
+        int(gene): np.array([encoding.genes[gene].values.index(width) for width in widths], np.int16)
+        for gene in places_of(encoding.genes, BIT_KINDS)
+    }
 
     def project(genomes: Genomes) -> Genomes:
         genomes = genomes.copy()
-        block = encoding.block_genes(genomes)
-        width = nearest[block[:, W_PW, 0]]
-        for field, places in enumerate(common, start=W_PW):
-            block[:, field] = np.array(places, np.int16)[width][:, None]
+        width = nearest[genomes[:, first]]
+        for gene, places in bits.items():
+            genomes[:, gene] = places[width]
         return genomes
 
     return project
 
 
-def uniform_wa_bits(encoding: NetworkEncoding) -> Project:
-    """One width for all weights, one for all activations: those of the first block's pointwise convolutions."""
-    choices = encoding.space.bit_choices()
-    follow = {W_DW: (W_PW, _nearest(choices[0], choices[2])), A_DW: (A_PW, _nearest(choices[1], choices[3]))}
-
-    def project(genomes: Genomes) -> Genomes:
-        genomes = genomes.copy()
-        block = encoding.block_genes(genomes)
-        for field in (W_PW, A_PW):
-            block[:, field] = block[:, field, :1]
-        for field, (source, nearest) in follow.items():
-            block[:, field] = nearest[block[:, source]]
-        return genomes
-
-    return project
+def uniform_wa_bits(encoding: Encoding) -> Project:
+    """One width for all weights, one for all activations: those of the first genes of either kind."""
+    followers: dict[int, int] = {}
+    for kinds in (W_BITS, A_BITS):
+        first, *others = places_of(encoding.genes, kinds).tolist() or [0]
+        followers |= dict.fromkeys(others, first)
+    return _follow(encoding, followers)
 
 
-def tied_bits(encoding: NetworkEncoding) -> Project:
+def tied_bits(encoding: Encoding) -> Project:
     """Every layer has one width, for its weights and its input alike."""
-    choices = encoding.space.bit_choices()
-    follow = {A_PW: (W_PW, _nearest(choices[0], choices[1])), A_DW: (W_DW, _nearest(choices[2], choices[3]))}
+    layers = [(gene.block, gene.layer) for gene in encoding.genes]
+    weights = {layers[place]: place for place in places_of(encoding.genes, W_BITS).tolist()}
+    inputs = places_of(encoding.genes, A_BITS).tolist()
+    return _follow(encoding, {place: weights[layers[place]] for place in inputs if layers[place] in weights})
+
+
+def at_bits(encoding: Encoding, bits: int) -> Project:
+    """All bits at one width that every layer can take."""
+    genes = places_of(encoding.genes, BIT_KINDS)
+    places = np.array([encoding.genes[gene].values.index(bits) for gene in genes], np.int16)
 
     def project(genomes: Genomes) -> Genomes:
         genomes = genomes.copy()
-        block = encoding.block_genes(genomes)
-        for field, (source, nearest) in follow.items():
-            block[:, field] = nearest[block[:, source]]
+        genomes[:, genes] = places
         return genomes
 
     return project
 
 
-def at_bits(encoding: NetworkEncoding, bits: int) -> Project:
-    """All bits at one width."""
-    return lambda genomes: encoding.at_bits(genomes, bits)
+def largest(encoding: Encoding, kinds: Sequence[Kind]) -> Project:
+    """All genes of some kinds at their last choice."""
+    genes = places_of(encoding.genes, kinds)
+
+    def project(genomes: Genomes) -> Genomes:
+        genomes = genomes.copy()
+        genomes[:, genes] = encoding.n_choices[genes] - 1
+        return genomes
+
+    return project
 
 
-def largest(encoding: NetworkEncoding, field: str) -> Project:
-    """A field of all blocks at its last choice."""
-    return lambda genomes: encoding.at_largest(genomes, [field])
-
-
-def fixed(encoding: NetworkEncoding, template: Genomes, fields: Sequence[str]) -> Project:
-    """Some fields (``"depth"``, ``"resolution"`` or of ``Block``) as a template has them.
+def fixed(encoding: Encoding, template: Genomes, kinds: Sequence[Kind]) -> Project:
+    """All genes of some kinds as a template has them.
 
     Args:
-        encoding: of the space.
-        template: ``(n_genes,)``.
-        fields: their names.
+        encoding: Encoding of the search space.
+        template: ``(n_genes,)`` genome.
+        kinds: Kinds of the genes that are fixed.
     """
-    names = np.array([name.split()[-1] if not name.startswith("depth") else "depth" for name in encoding.names])
-    genes = np.isin(names, fields)
+    genes = places_of(encoding.genes, kinds)
 
     def project(genomes: Genomes) -> Genomes:
-        return np.asarray(np.where(genes, template, genomes), np.int16)
+        genomes = genomes.astype(np.int16)
+        genomes[:, genes] = template[genes]
+        return genomes
 
     return project
 

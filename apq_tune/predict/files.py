@@ -24,7 +24,8 @@ from apq_tune.predict.ordinal import OrdinalFeatures, n_features
 from apq_tune.predict.pairs import Predictor, Scale
 from apq_tune.predict.published import published_predictor
 from apq_tune.predict.ridge import RidgePredictor
-from apq_tune.space.choices import ChoiceEncoding, ChoiceSpace
+from apq_tune.space.choices import ChoiceSpace
+from apq_tune.space.flat_encoding import FlatEncoding
 from apq_tune.space.measured import Mask
 from apq_tune.space.network_encoding import NetworkEncoding, encoding_of
 from apq_tune.space.search_space import SearchSpace
@@ -53,7 +54,7 @@ def predictor_bytes(predictor: Predictor, measured: Mask | None = None) -> bytes
 
 
 def load_predictor(
-    path: str | Path, space: SearchSpace | ChoiceSpace | NetworkEncoding | ChoiceEncoding | None = None
+    path: str | Path, space: SearchSpace | ChoiceSpace | NetworkEncoding | FlatEncoding | None = None
 ) -> Predictor:
     """Read a predictor and check that it fits the search space.
 
@@ -95,7 +96,7 @@ def load_predictor(
         raise RunError(f"{path}: is not a readable predictor {named}({error}); make it again") from None
 
 
-def measured_in(path: str | Path, encoding: NetworkEncoding | ChoiceEncoding) -> Mask | None:
+def measured_in(path: str | Path, encoding: NetworkEncoding | FlatEncoding) -> Mask | None:
     """Mask of the values that the pairs of a predictor cover; ``None`` if the file does not record it.
 
     Raises:

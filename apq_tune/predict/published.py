@@ -12,7 +12,7 @@ from apq_tune.errors import RunError
 from apq_tune.inputs.checkpoints import read_state, tensor
 from apq_tune.predict.mlp import MLPPredictor, mlp_shapes
 from apq_tune.predict.pairs import Scale
-from apq_tune.space.choices import ChoiceEncoding
+from apq_tune.space.flat_encoding import FlatEncoding
 from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.search_space import SearchSpace
 
@@ -30,7 +30,7 @@ OFA_SPACE = "ofa_mobilenetv3_w12"
 AS_IT_IS = Scale(0.0, 1.0, log=False)
 
 
-def published_predictor(path: Path, encoding: NetworkEncoding | ChoiceEncoding | None) -> MLPPredictor:
+def published_predictor(path: Path, encoding: NetworkEncoding | FlatEncoding | None) -> MLPPredictor:
     """Read the accuracy predictor of APQ or of once-for-all from its checkpoint.
 
     Args:

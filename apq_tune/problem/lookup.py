@@ -18,8 +18,8 @@ from apq_tune.inputs.sheets import number_in, numbers_in, read_sheet
 from apq_tune.predict import Pairs, Predictor, fit_gp, fit_ridge
 from apq_tune.problem.costs import read_limits
 from apq_tune.problem.problem import Metric, Objective, Problem
-from apq_tune.space.choices import ChoiceEncoding
 from apq_tune.space.encoding import Genomes
+from apq_tune.space.flat_encoding import FlatEncoding
 from apq_tune.space.search_space import SearchSpace
 
 Missing = Literal["nearest", "gp", "ridge"]
@@ -152,7 +152,7 @@ def load_lookup(
     genomes = np.stack(list(codes.values()), axis=1).astype(np.int16)
     _check_rows(path, space.choices, genomes, told=missing is not None)
     numbers = {name: numbers_in(frame, name, path, TableError) for name in metrics}
-    encoding = ChoiceEncoding(space)
+    encoding = FlatEncoding(space)
     columns = _columns(encoding, genomes, numbers, missing)
     objectives = [(name, "maximize") for name in maximize] + [(name, "minimize") for name in minimize]
     limits = read_limits(encoding, columns, constraints)  # type: ignore[arg-type]
@@ -172,7 +172,7 @@ def told_of(problem: Problem) -> str:
 
 
 def _columns(
-    encoding: ChoiceEncoding, genomes: Genomes, numbers: Mapping[str, NDArray[np.float64]], missing: Missing | None
+    encoding: FlatEncoding, genomes: Genomes, numbers: Mapping[str, NDArray[np.float64]], missing: Missing | None
 ) -> dict[str, Metric]:
     """Metrics by column name: plain look-ups if the table is complete, otherwise with estimates."""
     n_choices = encoding.n_choices.astype(np.int64)

@@ -17,8 +17,9 @@ from apq_tune.predict.files import load_predictor, measured_in
 from apq_tune.predict.pairs import Floats, n_networks
 from apq_tune.problem.costs import read_limits, with_built_in, with_tables
 from apq_tune.problem.problem import Metric, Objective, Problem
-from apq_tune.space.choices import ChoiceEncoding, ChoiceSpace
+from apq_tune.space.choices import ChoiceSpace
 from apq_tune.space.encoding import Genomes
+from apq_tune.space.flat_encoding import FlatEncoding
 from apq_tune.space.measured import outside, within
 from apq_tune.space.network_encoding import NetworkEncoding, encoding_of
 from apq_tune.space.notation import candidate_from, entries_of
@@ -43,7 +44,7 @@ def load_metrics(encoding: NetworkEncoding, predictor: Path | None, tables: Sequ
     return with_tables(metrics, encoding, tables)
 
 
-def all_metrics(encoding: NetworkEncoding | ChoiceEncoding, from_files: dict[str, Metric]) -> dict[str, Metric]:
+def all_metrics(encoding: NetworkEncoding | FlatEncoding, from_files: dict[str, Metric]) -> dict[str, Metric]:
     """Metrics from files and, unless the space is one of named choices, the built-in costs.
 
     Raises:

@@ -7,15 +7,23 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from apq_tune.space.candidate import Candidate
+from apq_tune.space.encoding import Encoding, Genomes
+from apq_tune.space.gene import BIT_KINDS, places_of
 
 Floats = NDArray[np.float64]
 Rows = list[int]
 
 
-def is_uniform(candidate: Candidate) -> bool:
-    """Whether all searched layers have the same bits."""
-    return len({bits for block in candidate.blocks for bits in block[2:]}) == 1
+def is_uniform(encoding: Encoding, genomes: Genomes) -> NDArray[np.bool_]:
+    """``(n, n_genes) -> (n,)``: whether all searched layers of a network have the same bits."""
+    active, first = encoding.active_genes(genomes), np.full(len(genomes), np.nan)
+    same = np.ones(len(genomes), bool)
+    for gene in places_of(encoding.genes, BIT_KINDS):
+        values = np.array(encoding.genes[gene].values, np.float64)
+        bits = np.where(active[:, gene], values[genomes[:, gene]], np.nan)
+        first = np.where(np.isnan(first), bits, first)
+        same &= np.isnan(bits) | (bits == first)
+    return np.asarray(same & ~np.isnan(first))
 
 
 def survivors(losses: Floats, kinds: Sequence[NDArray[np.bool_]], n: int) -> Rows:

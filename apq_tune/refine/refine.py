@@ -33,6 +33,7 @@ from apq_tune.refine.batch import is_uniform, survivors
 from apq_tune.refine.settings import RefineSettings, training_of
 from apq_tune.refine.work import RefineShared, train_candidate
 from apq_tune.space.candidate import Candidate
+from apq_tune.space.encoding import Genomes
 from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.store.directory import StageDirectory, claim, digest, kept_tables
 from apq_tune.store.disk import check_space, run_bytes
@@ -166,7 +167,7 @@ class Refinement:
                 own = {"seed", "survivors"}
                 directory = self._open(f"rung_{epochs}", own, needs, epochs)
                 with self._timed(directory, f"survivors, QAT of {epochs} epochs"):
-                    uniform = np.array([is_uniform(r.chosen.candidate) for r in rung])
+                    uniform = is_uniform(self.encoding, self._genomes(rung))
                     staged = np.array([r.chosen.found == "staged" for r in rung])
                     rows = survivors(np.array([r.loss for r in rung]), (uniform, staged), n)
                     rung = self._train(directory, f"rung {epochs}", [rung[row].chosen for row in rows], epochs)
@@ -314,8 +315,11 @@ class Refinement:
                 gpu_share(self._concurrency, self._gpus)
         return self._concurrency
 
+    def _genomes(self, results: Sequence[RefinedCandidate]) -> Genomes:
+        return self.encoding.encode([r.chosen.candidate for r in results], check=False)
+
     def _outcome(self, results: Sequence[RefinedCandidate]) -> Refined:
-        genomes = self.encoding.encode([r.chosen.candidate for r in results], check=False)
+        genomes = self._genomes(results)
         nothing = {"loss": np.nan, "accuracy": np.nan}
         columns: dict[str, Any] = {
             "name": [r.chosen.name for r in results],
@@ -324,7 +328,7 @@ class Refinement:
             "epochs": [r.epochs for r in results],
             "round": [int(r.chosen.name.split("-")[0]) for r in results],
             "found": [r.chosen.found for r in results],
-            "uniform": [is_uniform(r.chosen.candidate) for r in results],
+            "uniform": is_uniform(self.encoding, genomes),
             "predicted_loss": [r.chosen.predicted_loss for r in results],
         }
         columns |= {

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from apq_tune.space.block_type import BlockType
+from apq_tune.space.block_type import BlockField, BlockType
 from apq_tune.space.mbconv import MBCONV
 
 BLOCK_TYPES: Mapping[str, BlockType] = {known.name: known for known in (MBCONV,)}
@@ -17,3 +17,9 @@ DEFAULT = MBCONV
 def type_of(block: Any) -> BlockType:
     """The type of a block's values."""
     return next(known for known in BLOCK_TYPES.values() if known.make is type(block))
+
+
+def type_with(fields: Iterable[BlockField]) -> BlockType:
+    """The type of block that has just these fields."""
+    wanted = tuple(fields)
+    return next(known for known in BLOCK_TYPES.values() if known.fields == wanted)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from apq_tune.space.candidate import Candidate, Configuration
+from apq_tune.space.gene import Gene
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 Genomes = NDArray[np.int16]
 
@@ -35,7 +38,12 @@ class Encoding(Genes, Protocol):
 
     @property
     def name(self) -> str:
-        """Of the search space."""
+        """Name of the search space."""
+        ...
+
+    @property
+    def genes(self) -> tuple[Gene, ...]:
+        """``(n_genes,)`` what each gene decides."""
         ...
 
     @property
@@ -44,7 +52,19 @@ class Encoding(Genes, Protocol):
         ...
 
     def size(self) -> int:
-        """Number of different candidates."""
+        """Number of different candidates, or an upper bound."""
+        ...
+
+    def active_genes(self, genomes: Genomes) -> NDArray[np.bool_]:
+        """``(n, n_genes) -> (n, n_genes)``: which genes matter."""
+        ...
+
+    def is_allowed(self, genomes: Genomes) -> NDArray[np.bool_]:
+        """``(n, n_genes) -> (n,)``: whether no rule of the space is broken."""
+        ...
+
+    def features(self, genomes: Genomes) -> NDArray[np.float32]:
+        """``(n, n_genes) -> (n, n_features)`` numbers of 0 and 1; equal rows only for equal candidates."""
         ...
 
     def sample(self, n: int, rng: np.random.Generator) -> Genomes:
@@ -67,10 +87,28 @@ class Encoding(Genes, Protocol):
         """Every candidate."""
         ...
 
-    def decode(self, genomes: Genomes) -> list[Candidate] | list[Configuration]:
+    def decode(self, genomes: Genomes) -> list[Any]:
         """``(n, n_genes)`` -> ``n`` candidates."""
         ...
 
     def encode(self, candidates: Any) -> Genomes:
         """``n`` candidates -> canonical ``(n, n_genes)``; refuses those that are not in the space."""
+        ...
+
+
+class Featured(Encoding, Protocol):
+    """What learned predictors need to know of genomes beyond what a search does."""
+
+    @property
+    def n_arch_features(self) -> int:
+        """Number of the columns of ``features`` that describe the network, or named choices; they stand first."""
+        ...
+
+    @property
+    def n_bit_features(self) -> int:
+        """Number of the columns that describe bits."""
+        ...
+
+    def arch_matrix(self, genomes: Genomes) -> csr_array:
+        """The first ``n_arch_features`` columns of ``features`` as a sparse matrix."""
         ...

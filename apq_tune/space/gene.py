@@ -43,3 +43,9 @@ def places_of(genes: Iterable[Gene], kinds: Iterable[Kind]) -> NDArray[np.intp]:
     """Places of the genes of some kinds, ascending."""
     wanted = set(kinds)
     return np.array([place for place, gene in enumerate(genes) if gene.kind in wanted], np.intp)
+
+
+def common_bits(genes: Iterable[Gene]) -> list[int]:
+    """Bit-widths that the weights and the inputs of every layer can take, ascending."""
+    values = [set(gene.values) for gene in genes if gene.kind in BIT_KINDS]
+    return sorted(set.intersection(*values)) if values else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,16 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq_tune.errors import CandidateError, SpaceError
-from apq_tune.space.choices import ChoiceEncoding
 from apq_tune.space.encoding import Genomes, draw
-from apq_tune.space.mbconv import Block
+from apq_tune.space.flat_encoding import FlatEncoding
+from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.space.network_encoding import NetworkEncoding
 
 Mask = NDArray[np.bool_]
 """``(n_genes, most values of a gene)``: which values are inside; beyond a gene's values all is False."""
 
 
-def measured_values(encoding: NetworkEncoding | ChoiceEncoding, genomes: Genomes) -> Mask:
+def measured_values(encoding: GeneEncoding, genomes: Genomes) -> Mask:
     """Which values of each gene lie within what was measured.
 
     Numbers are inside between the smallest and the largest one that was measured, anything else if it was measured
@@ -45,15 +44,15 @@ def measured_values(encoding: NetworkEncoding | ChoiceEncoding, genomes: Genomes
     return mask
 
 
-def within(encoding: NetworkEncoding | ChoiceEncoding, mask: Mask) -> Any:
+def within(encoding: GeneEncoding, mask: Mask) -> Any:
     """The same encoding, all of whose genomes lie inside; itself if nothing is outside."""
     if not outside(encoding, mask):
         return encoding
-    kind = _WithinChoices if isinstance(encoding, ChoiceEncoding) else _WithinNetworks
+    kind = _WithinNetworks if isinstance(encoding, NetworkEncoding) else _WithinFlat
     return kind(encoding.space, mask)
 
 
-def outside(encoding: NetworkEncoding | ChoiceEncoding, mask: Mask) -> list[str]:
+def outside(encoding: GeneEncoding, mask: Mask) -> list[str]:
     """In words, each gene of which something is outside, with what is inside."""
     found = []
     for name, values, inside in zip(encoding.names, encoding.choices, mask, strict=True):
@@ -91,7 +90,7 @@ class _Places:
         """``(n, n_genes) -> (n,)``: which genomes are inside with all genes that matter."""
         return np.asarray((self.mask[np.arange(len(self.counts)), genomes] | ~active).all(axis=1))
 
-    def check(self, encoding: NetworkEncoding | ChoiceEncoding, genomes: Genomes) -> None:
+    def check(self, encoding: GeneEncoding, genomes: Genomes) -> None:
         """Refuse genomes that are not inside.
 
         Raises:
@@ -108,7 +107,7 @@ class _Places:
             )
 
 
-class _WithinChoices(ChoiceEncoding):
+class _WithinFlat(FlatEncoding):
     def __init__(self, space: Any, mask: Mask) -> None:
         super().__init__(space)
         self._places = _Places(mask)
@@ -118,6 +117,10 @@ class _WithinChoices(ChoiceEncoding):
 
     def sample(self, n: int, rng: np.random.Generator) -> Genomes:
         return self._places.draw(n, rng)
+
+    def uniform_policies(self) -> Genomes:
+        policies = super().uniform_policies()
+        return policies[self._places.contain(policies, self.active_genes(policies))]
 
     def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:  # noqa: ARG002
         return self._places.move_in(genomes)
@@ -138,29 +141,23 @@ class _WithinNetworks(NetworkEncoding):
     def __init__(self, space: Any, mask: Mask) -> None:
         super().__init__(space)
         self._places = _Places(mask)
-        self._gene = {name: gene for gene, name in enumerate(self.names)}
 
-    def _inside(self, name: str) -> list[int]:
-        """Places of the values of a gene that are inside."""
-        return [int(i) for i in np.flatnonzero(self._places.mask[self._gene[name]])] if name in self._gene else [0]
+    def _open_values(self, gene: int) -> list[int]:
+        return [int(i) for i in np.flatnonzero(self._places.mask[gene])]
 
-    def _open(self, slot: int) -> NDArray[np.bool_]:
-        """``(n_kernel_size, n_channels, ...)``: choices of a block that no rule forbids and that are inside."""
-        own = self.space.slots[slot]
-        allowed = np.repeat(self.space.allowed(own)[:, None], len(own.channels), axis=1)
-        inside = [self._places.mask[self._gene[f"{own.name} {field}"]] for field in Block._fields]
-        for axis, row in enumerate(inside):
-            size = allowed.shape[axis]
-            allowed &= row[:size].reshape(-1, *[1] * (allowed.ndim - axis - 1))
-        return allowed
+    def _open_blocks(self, number: int) -> NDArray[np.bool_]:
+        table = super()._open_blocks(number).copy()
+        for axis, gene in enumerate(self._block_genes[number]):
+            size = table.shape[axis]
+            table &= self._places.mask[gene, :size].reshape(-1, *[1] * (table.ndim - axis - 1))
+        return table
 
     def size(self) -> int:
-        counts = [int(self._open(slot).sum()) for slot in range(self.n_slots)]
-        total = len(self._inside("resolution"))
+        counts = [int(self._open_blocks(slot).sum()) for slot in range(self.n_slots)]
+        total = 1 if self._size_gene is None else len(self._open_values(self._size_gene))
         for number, stage in enumerate(self.space.stages):
             own = [n for n, of in zip(counts, self._stage, strict=True) if of == number]
-            depths = [stage.depth[i] for i in self._inside(f"depth {number + 1}")]
-            total *= sum(math.prod(own[:depth]) for depth in depths)
+            total *= sum(math.prod(own[: stage.depth[i]]) for i in self._open_values(number))
         return total
 
     def _draw(self, n: int, rng: np.random.Generator) -> Genomes:
@@ -168,27 +165,6 @@ class _WithinNetworks(NetworkEncoding):
 
     def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
         return super().repair(self._places.move_in(genomes), rng)
-
-    def enumerate(self, limit: int = 1_000_000) -> Genomes:
-        if (size := self.size()) > limit:
-            raise SpaceError(f"{self.name}: {size:.2g} candidates are too many to enumerate (limit {limit})")
-        blocks = [np.argwhere(self._open(slot)) for slot in range(self.n_slots)]
-        stages: list[list[tuple[int, tuple[Any, ...]]]] = []
-        for number, stage in enumerate(self.space.stages):
-            own = [block for block, of in zip(blocks, self._stage, strict=True) if of == number]
-            depths = self._inside(f"depth {number + 1}")
-            stages.append([(i, chosen) for i in depths for chosen in itertools.product(*own[: stage.depth[i]])])
-        genomes = np.zeros((size, self.n_genes), np.int16)
-        slots_of = [np.flatnonzero(self._stage == number) for number in range(self._n_stages)]
-        combined = itertools.product(self._inside("resolution"), *stages)
-        for genome, (resolution, *chosen_stages) in zip(genomes, combined, strict=True):
-            genome[self._n_stages : self._first] = resolution
-            fields = genome[self._first :].reshape(len(Block._fields), self.n_slots)
-            for number, (depth, chosen) in enumerate(chosen_stages):
-                genome[number] = depth
-                for slot, block in zip(slots_of[number], chosen, strict=False):
-                    fields[:, slot] = block
-        return genomes
 
     def uniform_policies(self) -> Genomes:
         policies = super().uniform_policies()

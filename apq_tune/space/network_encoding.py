@@ -1,8 +1,8 @@
-"""Candidates as arrays: the one place that knows which gene, and which feature, stands where.
+"""Networks as arrays: genes of blocks beyond the depth of their stage are inert and canonically zero.
 
-A genome is ``(n_genes,)`` small integers, each an index into a choice: first the depth of each stage, then the
-resolution if there are several, then for every field of ``Block`` one gene for each slot. Genes of slots beyond the
-depth are inert and canonically zero.
+A genome is ``(n_genes,)`` small integers, each an index into a choice, in the order of ``SearchSpace.genes``: first the
+depth of each stage, then the resolution if there are several, then for every field of the blocks one gene for each
+block.
 """
 
 from __future__ import annotations
@@ -11,161 +11,121 @@ import itertools
 import math
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from apq_tune.errors import CandidateError, SpaceError
+from apq_tune.space.block_types import type_with
 from apq_tune.space.candidate import Candidate
-from apq_tune.space.choices import ChoiceEncoding, ChoiceSpace
-from apq_tune.space.encoding import Encoding, Genomes, draw
-from apq_tune.space.mbconv import Block
+from apq_tune.space.choices import ChoiceSpace
+from apq_tune.space.encoding import Genomes
+from apq_tune.space.flat_encoding import FlatEncoding
+from apq_tune.space.gene_encoding import GeneEncoding
+from apq_tune.space.parameters import Parameters
 from apq_tune.space.search_space import SearchSpace
-from apq_tune.space.skeleton import BIT_FIELDS
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_array
 
 MAX_REPAIRS = 100
 """Rounds of redrawing forbidden combinations; each leaves at most the share of them that is forbidden."""
 
-CONCENTRATION = 0.5
-"""Of the Dirichlet distribution of ``sample_policies``: at 1 all shares are equally likely, towards 0 policies get
-uniform."""
 
-
-class NetworkEncoding:
-    """The genome and feature layout of one search space.
+class NetworkEncoding(GeneEncoding):
+    """The genomes of a search space of networks made of blocks, in stages whose depths are chosen.
 
     Attributes:
-        space: the search space.
-        genes: ``(n_genes,)`` what each gene decides.
-        names: ``(n_genes,)`` readable gene names, such as ``"depth 2"`` or ``"1.2 kernel_size"``.
-        n_choices: ``(n_genes,)`` number of values of each gene.
-        n_arch_features: columns that describe the network.
-        n_bit_features: columns that describe its bits; they follow the former.
+        n_slots: Number of blocks of the deepest network.
     """
 
     def __init__(self, space: SearchSpace | Any) -> None:
         """Lay out the genome.
 
         Raises:
-            SpaceError: if the space has no network.
+            SpaceError: If the space has no network.
         """
         if not isinstance(space, SearchSpace):
             raise SpaceError(_no_network(space))
-        self.space = space
+        super().__init__(space)
         slots, self._n_stages = space.slots, len(space.stages)
-        self._has_resolution = len(space.resolutions) > 1
-        self._first = self._n_stages + self._has_resolution  # gene of the blocks
-        self.genes = space.genes
-        self.names = tuple(gene.name for gene in self.genes)
-        self._values = [gene.values for gene in self.genes]
-        self.n_choices = np.array([len(values) for values in self._values], np.int16)
+        self.n_slots = len(slots)
+        self._size_gene = next(iter(self.places_of(["resolution"]).tolist()), None)
         self._position = np.array([slot.position for slot in slots])
         self._stage = np.array([slot.stage for slot in slots])
-        padded = np.zeros((len(self._values), self.n_choices.max()), np.int64)
-        for row, values in zip(padded, self._values, strict=True):
-            row[: len(values)] = values
-        self._lookup = padded
-        self._block_strides, self._block_starts, self._allowed = self._block_layout()
-        sizes = self.n_choices[self._first :].astype(np.int64)
-        ends = np.cumsum(sizes)
-        self.n_arch_features = int(ends[2 * len(slots) - 1])
-        if self._has_resolution:  # its columns stand between architecture and bits
-            self._resolution_column = self.n_arch_features
-            ends[2 * len(slots) :] += len(space.resolutions)
-            self.n_arch_features += len(space.resolutions)
-        self._first_column = ends - sizes
-        self.n_bit_features = int(ends[-1]) - self.n_arch_features
+        self._types = [type_with(space.fields(slot)) for slot in slots]
+        places = {name: place for place, name in enumerate(self.names)}
+        self._block_genes = [
+            np.array([places[f"{slot.name} {name}"] for name in known.names])
+            for slot, known in zip(slots, self._types, strict=True)
+        ]
+        """Of each block the places of its genes, in the order of its fields."""
+        self._in_blocks = np.array([place for place, gene in enumerate(self.genes) if gene.block], np.intp)
+        block = {slot.name: number for number, slot in enumerate(slots)}
+        self._block_of = np.array([block[self.genes[place].block] for place in self._in_blocks], np.intp)
+        """Block of each gene in ``_in_blocks``."""
+        self._depths = np.zeros((self._n_stages, int(self.n_choices[: self._n_stages].max())), np.int64)
+        for row, stage in zip(self._depths, space.stages, strict=True):
+            row[: len(stage.depth)] = stage.depth
+        self._tables = [self._rules(number) for number in range(self.n_slots)]
+        self._field_genes, self._strides, self._starts = self._layout()
+        self._allowed = np.concatenate([np.ones(1, bool), *(table.ravel() for table in self._tables)])
 
-    def _block_layout(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.bool_]]:
-        """How ``block_index`` numbers the choices of all blocks, and which of them are allowed."""
-        strides, starts, allowed = [], [], [np.ones(1, bool)]
-        start = 1  # 0 is a block that depth switches off
-        for slot in self.space.slots:
-            table = np.repeat(self.space.allowed(slot)[:, None], len(slot.channels), axis=1)
-            strides.append([math.prod(table.shape[axis + 1 :]) for axis in range(table.ndim)])
-            starts.append(start)
-            allowed.append(table.ravel())
-            start += table.size
-        return np.array(strides, np.int32).T.copy(), np.array(starts, np.int32), np.concatenate(allowed)
+    def _rules(self, number: int) -> NDArray[np.bool_]:
+        """Which combinations of a block's choices no rule forbids: one axis for each field."""
+        slot = self.space.slots[number]
+        fields = self.space.fields(slot)
+        widths = tuple(axis for axis, field in enumerate(fields) if field.kind == "width")  # no rule names a width
+        return np.broadcast_to(
+            np.expand_dims(self.space.allowed(slot), widths), [len(values) for values in fields.values()]
+        )
 
-    @property
-    def name(self) -> str:
-        """Of the search space."""
-        return self.space.name
+    def _layout(self) -> tuple[NDArray[np.intp], NDArray[np.int32], NDArray[np.int32]]:
+        """How ``block_index`` numbers the choices of all blocks.
+
+        Returns:
+            ``(n_fields, n_slots)`` places of genes, and how far apart their values are; ``(n_slots,)`` first entries.
+        """
+        genes = np.zeros((max(map(len, self._block_genes)), self.n_slots), np.intp)
+        strides = np.zeros(genes.shape, np.int32)
+        for number, (own, table) in enumerate(zip(self._block_genes, self._tables, strict=True)):
+            genes[: len(own), number] = own
+            strides[: len(own), number] = [math.prod(table.shape[axis + 1 :]) for axis in range(table.ndim)]
+        sizes = [table.size for table in self._tables]
+        return genes, strides, np.cumsum([1, *sizes[:-1]]).astype(np.int32)  # 0 is a block that depth switches off
 
     def size(self) -> int:
         """Number of different candidates."""
-        return self.space.size()
-
-    @property
-    def choices(self) -> Sequence[tuple[int, ...]]:
-        """``(n_genes,)`` values of each gene, in order."""
-        return self._values
-
-    @property
-    def n_genes(self) -> int:
-        """Length of a genome."""
-        return len(self.n_choices)
-
-    @property
-    def n_slots(self) -> int:
-        """Number of blocks of the deepest network."""
-        return len(self._position)
-
-    def block_genes(self, genomes: Genomes) -> NDArray[np.int16]:
-        """``(n, n_genes) -> (n, 6, n_slots)``: the genes of ``Block``'s fields, in their order."""
-        return genomes[:, self._first :].reshape(len(genomes), len(Block._fields), self.n_slots)
+        return int(self.space.size())
 
     def block_index(self, genomes: Genomes) -> NDArray[np.int32]:
         """``(n, n_genes) -> (n, n_slots)``: each block's place among all choices of all blocks, 0 if it is off.
 
-        Tables of costs are laid out by it: entry 0, then for each slot its choices, the last field running fastest.
+        Tables are laid out by it: entry 0, then for each slot its choices, the last field running fastest.
         """
-        genes = self.block_genes(genomes)
-        index = np.repeat(self._block_starts[None], len(genomes), axis=0)
-        for field, strides in enumerate(self._block_strides):
-            index += genes[:, field] * strides
+        index = np.repeat(self._starts[None], len(genomes), axis=0)
+        for genes, strides in zip(self._field_genes, self._strides, strict=True):
+            index += genomes.take(genes, axis=1) * strides
         index *= self.active(genomes)
         return index
 
-    def block_place(self, slot: int, block: Block) -> int:
+    def block_place(self, slot: int, block: Any) -> int:
         """The entry of one block in tables that ``block_index`` points into."""
-        genes = [self._values[self._first + f * self.n_slots + slot].index(value) for f, value in enumerate(block)]
-        return int(self._block_starts[slot] + np.dot(self._block_strides[:, slot], genes))
+        genes = [self.choices[gene].index(value) for gene, value in zip(self._block_genes[slot], block, strict=True)]
+        return int(self._starts[slot] + np.dot(self._strides[: len(genes), slot], genes))
 
     def resolution_index(self, genomes: Genomes) -> NDArray[np.int16]:
         """``(n, n_genes) -> (n,)``: each candidate's place among the resolutions."""
-        return genomes[:, self._n_stages] if self._has_resolution else np.zeros(len(genomes), np.int16)
+        return np.zeros(len(genomes), np.int16) if self._size_gene is None else genomes[:, self._size_gene]
 
     def active(self, genomes: Genomes) -> NDArray[np.bool_]:
         """``(n, n_genes) -> (n, n_slots)``: which slots the depths leave switched on."""
-        depths = self._lookup[np.arange(self._n_stages), genomes[:, : self._n_stages]]
+        depths = self._depths[np.arange(self._n_stages), genomes[:, : self._n_stages]]
         return self._position < depths[:, self._stage]
-
-    def _inert(self, genomes: Genomes) -> NDArray[np.bool_]:
-        off = np.tile(~self.active(genomes), (1, len(Block._fields)))
-        return np.concatenate([np.zeros((len(genomes), self._first), bool), off], axis=1)
 
     def active_genes(self, genomes: Genomes) -> NDArray[np.bool_]:
         """``(n, n_genes) -> (n, n_genes)``: which genes matter."""
-        return ~self._inert(genomes)
-
-    def canonicalise(self, genomes: Genomes) -> Genomes:
-        """Set inert genes to zero, so that equal networks have equal genomes."""
-        genomes = genomes.copy()
-        self.block_genes(genomes)[...] *= self.active(genomes)[:, None]
-        return genomes
-
-    def fill_inert(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
-        """Draw inert genes at random, so that a block which variation switches on is not always the smallest."""
-        return np.where(self._inert(genomes), self._draw(len(genomes), rng), genomes)
-
-    def _draw(self, n: int, rng: np.random.Generator) -> Genomes:
-        return draw(self.n_choices, n, rng)
+        out = np.ones(genomes.shape, bool)
+        out[:, self._in_blocks] = self.active(genomes).take(self._block_of, axis=1)
+        return out
 
     def _offences(self, genomes: Genomes) -> NDArray[np.bool_]:
         """``(n, n_slots)``: active blocks with a forbidden combination."""
@@ -176,14 +136,14 @@ class NetworkEncoding:
         return np.asarray(~self._offences(genomes).any(axis=1))
 
     def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
-        """Redraw the kernel and bits of blocks with a forbidden combination until there is none.
+        """Redraw the choices of blocks with a forbidden combination, widths apart, until there is none.
 
         Raises:
-            SpaceError: if that does not succeed, because the rules leave next to nothing.
+            SpaceError: If that does not succeed, because the rules leave next to nothing.
         """
         if self._allowed.all():
             return genomes
-        redrawn = np.array([field != "channels" for field in Block._fields])
+        redrawn = np.array([self.genes[place].kind != "width" for place in self._in_blocks])
         genomes, rows = genomes.copy(), np.arange(len(genomes))
         for _ in range(MAX_REPAIRS):
             offences = self._offences(genomes[rows])
@@ -192,203 +152,144 @@ class NetworkEncoding:
                 return genomes
             rows, offences = rows[wrong], offences[wrong]
             bad = np.zeros((len(rows), self.n_genes), bool)
-            bad[:, self._first :] = (offences[:, None] & redrawn[:, None]).reshape(len(rows), -1)
+            bad[:, self._in_blocks] = offences.take(self._block_of, axis=1) & redrawn
             genomes[rows] = np.where(bad, self._draw(len(rows), rng), genomes[rows])
         raise SpaceError(
             f"{self.space.name}: forbidden combinations remain after {MAX_REPAIRS} redraws; relax the rules"
         )
 
-    def sample(self, n: int, rng: np.random.Generator) -> Genomes:
-        """``n`` canonical, allowed genomes, each gene uniform over its choices: ``(n, n_genes)``."""
-        return self.canonicalise(self.repair(self._draw(n, rng), rng))
-
-    def at_largest(self, genomes: Genomes, fields: Sequence[str]) -> Genomes:
-        """Set the genes of some fields (``"depth"`` or of ``Block``) to their last choice; not checked for rules."""
-        genomes = genomes.copy()
-        for field in fields:
-            first = 0 if field == "depth" else self._first + Block._fields.index(field) * self.n_slots
-            genes = slice(first, first + (self._n_stages if field == "depth" else self.n_slots))
-            genomes[:, genes] = self.n_choices[genes] - 1
-        return self.canonicalise(genomes)
-
-    def at_bits(self, genomes: Genomes, bits: int) -> Genomes:
-        """Set all bits of all blocks to one width that every layer can take; not checked for rules."""
-        genomes, first = genomes.copy(), self._first + 2 * self.n_slots
-        for gene in range(first, self.n_genes):
-            genomes[:, gene] = self._values[gene].index(bits)
-        return self.canonicalise(genomes)
-
-    def sample_policies(self, n: int, rng: np.random.Generator) -> Genomes:
-        """``n`` canonical, allowed genomes, ``(n, n_genes)``, with bits from one width everywhere to all widths mixed.
-
-        Bits drawn gene by gene leave no network without its share of the fewest ones. Here each network has its own
-        probability of every width, one for weights and one for activations, drawn from a Dirichlet distribution.
-        """
-        genomes = self._draw(n, rng)
-        widths = np.unique(np.concatenate(self._values[-len(BIT_FIELDS) * self.n_slots :]))
-        alpha = np.full(len(widths), CONCENTRATION)
-        probabilities = {kind: rng.dirichlet(alpha, n) + 1e-9 for kind in "wa"}  # a gene may lack the likely widths
-        for gene in range(self.n_genes - len(BIT_FIELDS) * self.n_slots, self.n_genes):
-            field = Block._fields[(gene - self._first) // self.n_slots]
-            own = probabilities["w" if "_w_" in field else "a"][:, np.searchsorted(widths, self._values[gene])]
-            shares = own.cumsum(axis=1) / own.sum(axis=1, keepdims=True)
-            genomes[:, gene] = (rng.random((n, 1)) >= shares[:, :-1]).sum(axis=1)
-        return self.canonicalise(self.repair(genomes, rng))
-
-    def uniform_bits(self) -> list[int]:
-        """Bit-widths that every layer can take, ascending."""
-        return sorted(set(self.space.bit_choices()[0]).intersection(*self.space.bit_choices()))
-
     def extremes(self) -> tuple[Candidate, Candidate]:
         """The smallest and the largest network, both at the most bits (forbidden rules are not consulted)."""
-        genome = np.zeros((2, self.n_genes), np.int16)
-        genome[1] = self.n_choices - 1
-        first_bit_gene = self._first + 2 * self.n_slots
-        genome[0, first_bit_gene:] = self.n_choices[first_bit_gene:] - 1
-        smallest, largest = self.decode(self.canonicalise(genome))
+        smallest, largest = self.decode(self.ends())
         return smallest, largest
-
-    def uniform_policies(self) -> Genomes:
-        """The smallest and the largest network at every bit-width that all layers can take, where allowed."""
-        networks = [network.with_bits(b) for network in self.extremes() for b in self.uniform_bits()]
-        genomes = self.encode(networks, check=False)
-        return genomes[self.is_allowed(genomes)]
 
     def enumerate(self, limit: int = 1_000_000) -> Genomes:
         """Every canonical, allowed genome of a small space, ``(size, n_genes)``.
 
         Raises:
-            SpaceError: if there are more than ``limit``.
+            SpaceError: If there are more than ``limit``.
         """
-        size = self.space.size()
-        if size > limit:
+        if (size := self.size()) > limit:
             raise SpaceError(
                 f"{self.space.name}: {Decimal(size):.2g} candidates are too many to enumerate (limit {limit})"
             )
-        bits = self.space.bit_choices()
-        blocks = [
-            [
-                Block(slot.kernel_sizes[k], channels, *(values[i] for values, i in zip(bits, indices, strict=True)))
-                for k, *indices in np.argwhere(self.space.allowed(slot))
-                for channels in slot.channels
-            ]
-            for slot in self.space.slots
-        ]
+        blocks = [self._every_block(number) for number in range(self.n_slots)]
         stages = []
         for number, stage in enumerate(self.space.stages):
-            own = [b for b, slot in zip(blocks, self.space.slots, strict=True) if slot.stage == number]
-            stages.append([chosen for depth in stage.depth for chosen in itertools.product(*own[:depth])])
-        resolutions = self.space.resolutions if self._has_resolution else (None,)
-        return self.encode([Candidate(chosen, r) for r in resolutions for chosen in itertools.product(*stages)])
+            own = [block for block, of in zip(blocks, self._stage, strict=True) if of == number]
+            depths = self._open_values(number)
+            stages.append([(i, chosen) for i in depths for chosen in itertools.product(*own[: stage.depth[i]])])
+        first = [int(np.argmax(self._stage == number)) for number in range(self._n_stages)]
+        sizes = [0] if self._size_gene is None else self._open_values(self._size_gene)
+        genomes = np.zeros((size, self.n_genes), np.int16)
+        for genome, (resolution, *chosen_stages) in zip(genomes, itertools.product(sizes, *stages), strict=True):
+            if self._size_gene is not None:
+                genome[self._size_gene] = resolution
+            for number, (depth, chosen) in enumerate(chosen_stages):
+                genome[number] = depth
+                for slot, block in enumerate(chosen, start=first[number]):
+                    genome[self._block_genes[slot]] = block
+        return genomes
+
+    def _open_values(self, gene: int) -> list[int]:
+        """Places of the values that ``enumerate`` gives a gene of the whole network."""
+        return list(range(self.n_choices[gene]))
+
+    def _open_blocks(self, number: int) -> NDArray[np.bool_]:
+        """Which combinations of a block's choices ``enumerate`` goes through: one axis for each field."""
+        return self._tables[number]
+
+    def _every_block(self, number: int) -> NDArray[np.intp]:
+        """``(n_combinations, n_fields)``: the genes of a block at each allowed combination, widths running fastest."""
+        table, fields = self._open_blocks(number), self._types[number].fields
+        order = sorted(range(table.ndim), key=lambda axis: fields[axis].kind == "width")
+        return np.argwhere(table.transpose(order))[:, np.argsort(order)]
 
     def decode(self, genomes: Genomes) -> list[Candidate]:
         """``(n, n_genes)`` -> ``n`` candidates."""
-        active = self.active(genomes)
-        values = self._lookup[np.arange(self.n_genes), genomes]
-        fields = self.block_genes(values)
+        active, chosen = self.active(genomes).tolist(), genomes.tolist()
         candidates = []
-        for i in range(len(genomes)):
-            stages: list[tuple[Block, ...]] = []
-            for stage in range(self._n_stages):
-                on = np.flatnonzero(active[i] & (self._stage == stage))
-                stages.append(tuple(Block(*map(int, fields[i, :, slot])) for slot in on))
-            resolution = int(values[i, self._n_stages]) if self._has_resolution else None
-            candidates.append(Candidate(tuple(stages), resolution))
+        for on, genome in zip(active, chosen, strict=True):
+            stages: list[list[Any]] = [[] for _ in range(self._n_stages)]
+            for slot in range(self.n_slots):
+                if on[slot]:
+                    values = [self.choices[gene][genome[gene]] for gene in self._block_genes[slot].tolist()]
+                    stages[self._stage[slot]].append(self._types[slot].make(*values))
+            resolution = None if self._size_gene is None else self.choices[self._size_gene][genome[self._size_gene]]
+            candidates.append(Candidate(tuple(map(tuple, stages)), resolution))
         return candidates
 
     def encode(self, candidates: Sequence[Candidate], *, check: bool = True) -> Genomes:
         """``n`` candidates -> canonical ``(n, n_genes)``.
 
         Args:
-            candidates: points of this space.
-            check: also refuse candidates that break a forbidden rule.
+            candidates: Points of this space.
+            check: Whether to refuse candidates that break a forbidden rule, too.
 
         Raises:
-            CandidateError: naming the candidate's position, the gene, its value and its choices.
+            CandidateError: Naming the candidate's position, the gene, its value and its choices.
         """
         genomes = np.zeros((len(candidates), self.n_genes), np.int16)
         for i, candidate in enumerate(candidates):
-            if len(candidate.stages) != self._n_stages:
-                raise CandidateError(
-                    f"candidate {i}: {len(candidate.stages)} stages; {self.space.name} has {self._n_stages}"
-                )
-            if self._has_resolution != (candidate.resolution is not None):
-                given = f"{self.space.name} needs one of {list(self.space.resolutions)}"
-                raise CandidateError(
-                    f"candidate {i}: resolution is {candidate.resolution}; "
-                    + (given if self._has_resolution else f"{self.space.name} offers no choice of it, leave it out")
-                )
-            if candidate.resolution is not None:
-                genomes[i, self._n_stages] = self._index(i, self._n_stages, candidate.resolution)
+            self._check_shape(i, candidate)
+            if self._size_gene is not None:
+                genomes[i, self._size_gene] = self._index(i, self._size_gene, candidate.resolution)
             for stage, depth in enumerate(candidate.depths):
                 genomes[i, stage] = self._index(i, stage, depth)
-            for slot, (stage, position) in enumerate(zip(self._stage, self._position, strict=True)):
+            for genes, stage, position in zip(self._block_genes, self._stage, self._position, strict=True):
                 if position < candidate.depths[stage]:
-                    for number, value in enumerate(candidate.stages[stage][position]):
-                        gene = self._first + number * self.n_slots + slot
-                        genomes[i, gene] = self._index(i, gene, value)
+                    block = candidate.stages[stage][position]
+                    genomes[i, genes] = [self._index(i, gene, v) for gene, v in zip(genes, block, strict=True)]
         if check and not (allowed := self.is_allowed(genomes)).all():
             first = int(np.argmin(allowed))
             raise CandidateError(f"candidate {first}: {candidates[first]} has a combination that the space forbids")
         return genomes
 
-    def _index(self, i: int, gene: int, value: int) -> int:
+    def _check_shape(self, i: int, candidate: Candidate) -> None:
+        """Refuse a candidate with other stages or types of blocks than the space, or with a resolution it has not.
+
+        Raises:
+            CandidateError: Naming its position and the difference.
+        """
+        if len(candidate.stages) != self._n_stages:
+            raise CandidateError(
+                f"candidate {i}: {len(candidate.stages)} stages; {self.space.name} has {self._n_stages}"
+            )
+        first = [self._types[int(np.argmax(self._stage == number))] for number in range(self._n_stages)]
+        for number, (given, own) in enumerate(zip(candidate.types, first, strict=True)):
+            if given is not own and candidate.stages[number]:
+                raise CandidateError(
+                    f"candidate {i}: stage {number + 1} has blocks of type {given.name}; {self.space.name} has "
+                    f"{own.name} there"
+                )
+        if (self._size_gene is None) != (candidate.resolution is None):
+            needed = f"{self.space.name} needs one of {list(self.space.resolutions)}"
+            none = f"{self.space.name} offers no choice of it, leave it out"
+            raise CandidateError(
+                f"candidate {i}: resolution is {candidate.resolution}; {none if self._size_gene is None else needed}"
+            )
+
+    def _index(self, i: int, gene: int, value: Any) -> int:
         try:
-            return self._values[gene].index(value)
+            return self.choices[gene].index(value)
         except ValueError:
-            choices = list(self._values[gene])
+            choices = list(self.choices[gene])
             raise CandidateError(f"candidate {i}: {self.names[gene]} is {value}; choose one of {choices}") from None
-
-    def features(self, genomes: Genomes) -> NDArray[np.float32]:
-        """One-hot columns of every gene but the depths; blocks beyond the depth are all zero (APQ's layout).
-
-        Returns:
-            ``(n, n_arch_features + n_bit_features)`` of 0 and 1: kernel sizes of all slots, their channels, the
-            resolution if there are several, then each kind of bits.
-        """
-        n, width = len(genomes), self.n_arch_features + self.n_bit_features
-        out = np.zeros((n, width), np.float32)
-        on = np.tile(self.active(genomes), (1, len(Block._fields)))
-        place = genomes[:, self._first :] + (self._first_column + np.arange(0, n * width, width)[:, None])
-        out.reshape(-1)[place[on]] = 1
-        if self._has_resolution:
-            out[np.arange(n), self._resolution_column + genomes[:, self._n_stages]] = 1
-        return out
-
-    def arch_matrix(self, genomes: Genomes) -> csr_array:
-        """The first ``n_arch_features`` columns of ``features`` as a sparse matrix, a good deal quicker than these.
-
-        Returns:
-            ``(n, n_arch_features)``; zeros of blocks beyond the depth are stored, too.
-        """
-        from scipy.sparse import csr_array
-
-        n, n_arch = len(genomes), 2 * self.n_slots
-        columns = genomes[:, self._first : self._first + n_arch] + self._first_column[:n_arch].astype(np.int32)
-        ones = np.tile(self.active(genomes), (1, 2)).astype(np.float32)
-        if self._has_resolution:
-            columns = np.column_stack([columns, self._resolution_column + genomes[:, self._n_stages].astype(np.int32)])
-            ones = np.column_stack([ones, np.ones(n, np.float32)])
-        starts = np.arange(0, columns.size + 1, columns.shape[1], dtype=np.int32)
-        return csr_array((ones.ravel(), columns.ravel(), starts), shape=(n, self.n_arch_features))
 
     def from_features(self, features: NDArray[np.float32]) -> Genomes:
         """Inverse of ``features``: ``(n, n_features)`` -> canonical ``(n, n_genes)``.
 
         Raises:
-            CandidateError: if a row's active blocks are no depth that the space offers.
+            CandidateError: If a row's active blocks are no depth that the space offers.
         """
         genomes = np.zeros((len(features), self.n_genes), np.int16)
-        if self._has_resolution:
-            first = self._resolution_column
-            resolution = features[:, first : first + len(self.space.resolutions)]
-            if (missing := ~resolution.any(axis=1)).any():
-                raise CandidateError(f"row {int(missing.argmax())}: no resolution is set")
-            genomes[:, self._n_stages] = resolution.argmax(axis=1)
-        for gene, first in enumerate(self._first_column, start=self._first):
-            genomes[:, gene] = features[:, first : first + self.n_choices[gene]].argmax(axis=1)
-        ends = self._first_column[: self.n_slots] + self.n_choices[self._first : self._first + self.n_slots]
-        on = np.stack([features[:, a:b].any(axis=1) for a, b in zip(self._first_column, ends, strict=False)], axis=1)
+        there = np.zeros((len(features), self.n_genes), bool)
+        for gene, first in zip(self._hot.tolist(), self._columns.tolist(), strict=True):
+            columns = features[:, first : first + self.n_choices[gene]]
+            genomes[:, gene], there[:, gene] = columns.argmax(axis=1), columns.any(axis=1)
+        if self._size_gene is not None and not (given := there[:, self._size_gene]).all():
+            raise CandidateError(f"row {int(given.argmin())}: no resolution is set")
+        on = there[:, [genes[0] for genes in self._block_genes]]
         for stage in range(self._n_stages):
             for i, depth in enumerate(on[:, self._stage == stage].sum(axis=1)):
                 genomes[i, stage] = self._index(i, stage, int(depth))
@@ -401,12 +302,16 @@ class NetworkEncoding:
 
 def _no_network(space: Any) -> str:
     if isinstance(space, ChoiceSpace):
-        return f"{space.name}: holds named choices and no network; ChoiceEncoding encodes it, this needs a SearchSpace"
+        return f"{space.name}: holds named choices and no network; FlatEncoding encodes it, this needs a SearchSpace"
     return f"{space!r} is no search space; give one, such as SearchSpace.load('digits')"
 
 
-def encoding_of(space: SearchSpace | ChoiceSpace | Encoding) -> Any:
-    """The encoding of a space; an encoding stays what it is."""
+def encoding_of(space: Any) -> Any:
+    """The encoding of a space; an encoding stays what it is.
+
+    Args:
+        space: ``SearchSpace``, any other space that inherits ``Parameters``, or an ``Encoding``.
+    """
     if isinstance(space, SearchSpace):
         return NetworkEncoding(space)
-    return ChoiceEncoding(space) if isinstance(space, ChoiceSpace) else space
+    return FlatEncoding(space) if isinstance(space, Parameters) else space

@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from apq_tune.data import AnySplit
 from apq_tune.errors import RunError
 from apq_tune.inputs import ranges
+from apq_tune.space.gene import Kind
 from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.supernet.batches import Augment, batches, first_images
 from apq_tune.supernet.network import Supernet
@@ -222,9 +223,8 @@ def supernet_loss(
         return on_labels(supernet(x, candidate, quantize=quantize), y)  # type: ignore[no-any-return]
 
     def progressive(x: Tensor, y: Tensor, rng: np.random.Generator, done: float) -> Tensor:
-        closed = [
-            field for field, opens in (("depth", 1 / 3), ("channels", WIDTHS_OPEN["progressive"])) if done < opens
-        ]
+        opens: dict[Kind, float] = {"depth": 1 / 3, "width": WIDTHS_OPEN["progressive"]}
+        closed = [kind for kind, share in opens.items() if done < share]
         (candidate,) = encoding.decode(encoding.at_largest(draw(1, rng), closed))
         return on_labels(supernet(x, candidate, quantize=quantize), y)  # type: ignore[no-any-return]
 

@@ -196,7 +196,7 @@ def test_projections_keep_what_is_in_their_part(either: NetworkEncoding, policy)
     np.testing.assert_array_equal(part.canonicalise(projected), projected)
     np.testing.assert_array_equal(either.canonicalise(projected), projected)
     assert [c.depths for c in either.decode(projected)] == [c.depths for c in either.decode(genomes)]
-    frozen = Subspace(either, fixed(either, genomes[0], ("depth", "kernel_size", "channels")))
+    frozen = Subspace(either, fixed(either, genomes[0], ("depth", "kernel", "width")))
     for candidate in either.decode(frozen.sample(50, np.random.default_rng(2))):
         assert [b[:2] for b in candidate.blocks] == [b[:2] for b in either.decode(genomes[:1])[0].blocks]
 

@@ -13,7 +13,7 @@ from apq_tune.methods.propose import Proposals
 from apq_tune.predict.ensemble import Ensemble
 from apq_tune.refine.batch import is_uniform, survivors
 from apq_tune.searchers.batch import choose_batch, similarity
-from apq_tune.space.skeleton import BIT_FIELDS
+from apq_tune.space.gene import BIT_KINDS
 
 
 def random_pool(seed: int, p: int = 30) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -108,18 +108,18 @@ def test_the_first_batch_has_the_obvious_rivals_and_nothing_known(
     ops, ensemble, fp32 = bit_ops(tiny), made_up(tiny), likes_the_smallest(tiny)
     limit = Constraint(ops, float(np.quantile(ops(everything), 0.6)))
     keeps = limit.violation(ops(everything)) <= 0
-    uniform = np.array([is_uniform(c) for c in tiny.decode(everything)])
+    uniform = is_uniform(tiny, everything)
     policies = everything[keeps & uniform]
     best = policies[ensemble(policies).argmin()]
     feasible = everything[keeps]
     known = feasible[np.argsort(ensemble(feasible))[:50]]
-    known = known[[not is_uniform(c) for c in tiny.decode(known)]]
+    known = known[~is_uniform(tiny, known)]
     proposals = Proposals(tiny, ensemble, fp32, (limit,), ops, known, len(everything), 0)
     batch, found = proposals.batch(6, first=True)
     assert found == ["uniform", "staged", "joint", "joint", "joint", "joint"]
     assert batch[0].tolist() == best.tolist()
     network = tiny.at_bits(policies[fp32(policies).argmin()][None], 8)  # 8 bits are the only uniform width
-    alike = (tiny.at_largest(feasible, BIT_FIELDS) == tiny.at_largest(network, BIT_FIELDS)).all(axis=1)
+    alike = (tiny.at_largest(feasible, BIT_KINDS) == tiny.at_largest(network, BIT_KINDS)).all(axis=1)
     new = alike & [genome.tobytes() not in {k.tobytes() for k in known} for genome in feasible]
     assert batch[1].tolist() == feasible[new][ensemble(feasible[new]).argmin()].tolist()
     assert batch[1].tolist() != best.tolist()

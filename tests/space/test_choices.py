@@ -26,11 +26,11 @@ from apq_tune import (
     load_cost_table,
     search,
 )
-from apq_tune.space.choices import ChoiceEncoding
+from apq_tune.space.flat_encoding import FlatEncoding
 
 CHOICES = {"width": [8, 16, 32], "activation": ["relu", "gelu"], "rate": [0.1, 0.01, 0.001, 0.0001]}
 SPACE = SearchSpace.from_choices(CHOICES, "mine")
-ENCODING = ChoiceEncoding(SPACE)
+ENCODING = FlatEncoding(SPACE)
 
 
 def test_every_candidate_is_enumerated_once_and_comes_back() -> None:
@@ -131,7 +131,7 @@ ODD = {
 
 def test_values_of_all_kinds_are_the_same_after_every_way_through_a_file(tmp_path: Path) -> None:
     space = SearchSpace.from_choices(ODD, "odd")
-    encoding = ChoiceEncoding(space)
+    encoding = FlatEncoding(space)
     problem = Problem(space, [Objective(FunctionMetric("m", "", lambda genomes: genomes[:, 0] * 1.0))])
     front = search(problem, n_evaluations=50)
     front.save(tmp_path / "new" / "folder" / "front.json")
@@ -150,7 +150,7 @@ def test_values_of_all_kinds_are_the_same_after_every_way_through_a_file(tmp_pat
 
 
 def test_true_is_not_one() -> None:
-    encoding = ChoiceEncoding(SearchSpace.from_choices({"a": [0, 1, 2], "b": [False, True]}))
+    encoding = FlatEncoding(SearchSpace.from_choices({"a": [0, 1, 2], "b": [False, True]}))
     assert encoding.encode([Configuration((("a", 1), ("b", True)))]).tolist() == [[1, 1]]
     for a, b, said in ((True, True, r"a is True; choose one of \[0, 1, 2\]"), (1, 1, "b is 1; choose one of")):
         with pytest.raises(CandidateError, match=said):

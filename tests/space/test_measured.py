@@ -16,7 +16,7 @@ from apq_tune.predict import fit_ridge
 from apq_tune.predict.files import predictor_bytes
 from apq_tune.problem.metrics import read_pairs, tell_constant
 from apq_tune.searchers import ALGORITHMS
-from apq_tune.space.choices import ChoiceEncoding
+from apq_tune.space.flat_encoding import FlatEncoding
 from apq_tune.space.measured import measured_values, outside, within
 
 
@@ -84,7 +84,7 @@ def test_what_is_measured_all_over_restricts_nothing(tiny: NetworkEncoding, ever
 
 def test_numbers_are_inside_between_what_was_measured_and_words_by_themselves() -> None:
     space = SearchSpace.from_choices({"n": [5, 1, 3, 9], "op": ["a", "b", "c", "d"], "flag": [False, True]})
-    encoding = ChoiceEncoding(space)
+    encoding = FlatEncoding(space)
     measured = encoding.encode([space.candidate_of({"n": n, "op": op, "flag": True}) for n, op in ((1, "a"), (5, "c"))])
     mask = measured_values(encoding, measured)
     assert outside(encoding, mask) == ["n 5, 1, 3", "op a, c", "flag True"]
@@ -122,7 +122,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     pd.DataFrame(rows).to_csv(folder / "pairs.csv")
     space = SearchSpace.load(folder / "choices.json")
-    encoding = ChoiceEncoding(space)
+    encoding = FlatEncoding(space)
     pairs, is_loss = read_pairs(folder / "pairs.csv", space, column="Top-1 Acc (%)", percent=True)
     assert not is_loss
     predictor = fit_ridge(encoding, pairs, 0, log=is_loss)

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from apq_tune import Candidate, CandidateError, NetworkEncoding, SearchSpace, SpaceError
+from apq_tune.space.gene import Kind
 from apq_tune.space.mbconv import Block
+from apq_tune.space.skeleton import BIT_FIELDS
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -125,7 +127,7 @@ def test_sample_draws_every_gene_uniformly_where_nothing_is_forbidden(
     encoding: NetworkEncoding, rng: np.random.Generator
 ) -> None:
     genomes = encoding.sample(20_000, rng)
-    on = np.concatenate([np.ones((len(genomes), 2), bool), np.tile(encoding.active(genomes), (1, 6))], axis=1)
+    on = encoding.active_genes(genomes)
     for gene, n_choices in enumerate(encoding.n_choices):
         counts = np.bincount(genomes[on[:, gene], gene], minlength=n_choices)
         assert chisquare(counts).pvalue > 1e-6 if n_choices > 1 else len(counts) == 1, encoding.names[gene]
@@ -247,24 +249,33 @@ def test_extremes_are_the_smallest_and_the_largest_network_at_the_most_bits(tiny
     )
 
 
-@pytest.mark.parametrize("field", ["depth", *Block._fields])
-def test_at_largest_sets_the_genes_of_that_field_and_no_others(
-    encoding: NetworkEncoding, rng: np.random.Generator, field: str
+KINDS = {
+    "depth": [],
+    "kernel": ["kernel_size"],
+    "width": ["channels"],
+    "w_bits": ["pw_w_bits", "dw_w_bits"],
+    "a_bits": ["pw_a_bits", "dw_a_bits"],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_at_largest_sets_the_genes_of_that_kind_and_no_others(
+    encoding: NetworkEncoding, rng: np.random.Generator, kind: Kind
 ) -> None:
     genomes = encoding.sample(50, rng)
     before = copy.deepcopy(genomes)
-    largest = encoding.decode(encoding.at_largest(genomes, [field]))
-    best = {"kernel_size": [5, 5, 3, 3, 3], "channels": [64, 64, 64, 128, 128]}.get(field, [8] * 5)
+    largest = encoding.decode(encoding.at_largest(genomes, [kind]))
+    best = {"kernel": [5, 5, 3, 3, 3], "width": [64, 64, 64, 128, 128]}.get(kind, [8] * 5)
     slots = {(slot.stage, slot.position): n for n, slot in enumerate(encoding.space.slots)}
     np.testing.assert_array_equal(genomes, before)
     for candidate, changed in zip(encoding.decode(genomes), largest, strict=True):
-        if field == "depth":
+        if kind == "depth":
             assert changed.depths == (2, 3)
             shared = [new[: len(old)] for old, new in zip(candidate.stages, changed.stages, strict=True)]
             assert Candidate(tuple(shared)) == candidate
         else:
             expected = tuple(
-                tuple(b._replace(**{field: best[slots[s, p]]}) for p, b in enumerate(stage))
+                tuple(b._replace(**dict.fromkeys(KINDS[kind], best[slots[s, p]])) for p, b in enumerate(stage))
                 for s, stage in enumerate(candidate.stages)
             )
             assert changed == Candidate(expected)
@@ -302,7 +313,7 @@ def test_policies_range_from_one_width_to_all_mixed_and_prefer_none(either: Netw
     genomes = either.sample_policies(n, np.random.default_rng(0))
     np.testing.assert_array_equal(either.canonicalise(genomes), genomes)
     assert either.is_allowed(genomes).all()
-    bits = either.block_genes(genomes)[:, 2:, 0]  # of the first block, which is always on
+    bits = genomes[:, [either.names.index(f"1.1 {field}") for field in BIT_FIELDS]]  # of a block that is always on
     if not either.space.forbidden:
         for gene, choices in enumerate(either.space.bit_choices()):
             shares = np.bincount(bits[:, gene], minlength=len(choices)) / n

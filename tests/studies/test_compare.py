@@ -20,7 +20,7 @@ from apq_tune.cost import bit_ops, weight_bytes
 from apq_tune.problem.lookup import load_lookup
 from apq_tune.problem.pareto import Yardstick
 from apq_tune.report.compare import medians_table, wins_table
-from apq_tune.space.choices import ChoiceEncoding
+from apq_tune.space.flat_encoding import FlatEncoding
 from apq_tune.studies.compare import (
     KNOWN,
     CompareTask,
@@ -127,7 +127,7 @@ def test_a_study_that_finds_nothing_new_ends(tiny: NetworkEncoding) -> None:
     trials = run_study(problem, "optuna-random", n_evaluations=500, seed=0)
     assert len(problem.asked) == 9 <= trials < 200  # the whole space, then no more
 
-    class Collapsed(ChoiceEncoding):
+    class Collapsed(FlatEncoding):
         def canonicalise(self, genomes):
             return np.zeros_like(genomes)
 
