@@ -15,7 +15,7 @@ from apq_tune.predict.mlp import MLPPredictor
 from apq_tune.problem.problem import FunctionMetric
 from apq_tune.searchers import Evolution, search
 from apq_tune.space.encoding import Genomes
-from apq_tune.space.skeleton import BIT_FIELDS
+from apq_tune.space.gene import BIT_KINDS
 
 FP32 = 3 / 7
 """Share of the evaluations that go to the full-precision supernet: 120 of 280 in a run with default settings."""
@@ -53,7 +53,7 @@ def measure_rungs(question: Question) -> Rungs:
     encoding, bench = question.encoding, question.bench
 
     def architectures(n: int, rng: np.random.Generator) -> Genomes:
-        return encoding.at_largest(encoding.sample(n, rng), BIT_FIELDS)
+        return encoding.at_largest(encoding.sample(n, rng), BIT_KINDS)
 
     networks = distinct(architectures, round(FP32 * bench.left.proxy), question.rng(1))
     fp32 = Pairs(networks, bench.fp32(networks))
