@@ -1,11 +1,12 @@
-"""How well does the analytic BitFusion model reproduce APQ's published table, and with which constants?
+"""Fit of the analytic BitFusion model to APQ's published table, and its errors.
 
-Fits the constants of ``apq_tune.cost.bitfusion`` that are fitted on half of the op shapes, prints them beside the
-module's, and then the module's errors: per op, on the fitted and the held-out half of the shapes, and of networks.
+Fits the free constants of ``apq_tune.cost.bitfusion`` on half of the op shapes and prints them next to those of the
+module, followed by the errors of the module: per op, on the fitted and on the held-out half of the shapes, and for
+networks.
 
-Networks are random candidates of the APQ space. Their fixed parts are left out on both sides: the table's ``head`` and
-``tail``, and the model's stem, first block, last convolution and classifier. Fixed parts are compared apart: the table
-has hardly more for them than the model for the stem and the last convolution, so it seems to leave out the rest.
+Networks are random candidates of APQ's search space, without their fixed parts: ``head`` and ``tail`` of the table;
+stem, first block, last convolution and classifier of the model. Fixed parts are compared separately: those of the table
+cost hardly more than stem and last convolution of the model, so the table seems to omit the rest.
 """
 
 from __future__ import annotations
@@ -38,17 +39,17 @@ MODELS: tuple[tuple[str, Callable[..., Any]], ...] = (
 
 
 class Rows(NamedTuple):
-    """Ops of the table that share input size and stride, so that one ``Op`` holds them all."""
+    """Ops of the table with the same input size and stride, as one batched ``Op``."""
 
     op: Op
-    number: NDArray[np.int64]  # of the row
+    number: NDArray[np.int64]  # row of each op in the table
 
 
 class Ops:
-    """The table's ops.
+    """Ops of the table.
 
     Attributes:
-        frame: a row an op: its key, ``latency_ms`` and ``energy_mj``, ``kind`` and whether it is ``held_out``.
+        frame: One row per op: its key, ``latency_ms``, ``energy_mj``, ``kind`` and whether it is ``held_out``.
     """
 
     def __init__(self, table: CostTable) -> None:
@@ -64,14 +65,14 @@ class Ops:
         self._rows = [_rows(rows) for _, rows in frame.groupby(["in_size", "stride"])]
 
     def price(self, op_cost: Callable[[Op], Any]) -> NDArray[np.float64]:
-        """``(n,)`` costs."""
+        """Costs of all ops, shape ``(n,)``."""
         costs = np.empty(len(self.frame))
         for op, number in self._rows:
             costs[number] = op_cost(op)
         return costs
 
     def fit(self, metric: str, op_cost: Callable[..., Any], start: list[float]) -> NDArray[np.float64]:
-        """Constants that fit the logarithms best on the shapes that are not held out; few ops far off count little."""
+        """Constants by a robust least-squares fit of log costs on the shapes that are not held out."""
         seen = ~self.frame["held_out"].to_numpy()
         measured = np.log(self.frame[metric].to_numpy())
 
@@ -92,7 +93,7 @@ def _rows(rows: pd.DataFrame) -> Rows:
 
 
 def errors(ops: Ops) -> pd.DataFrame:
-    """Absolute relative errors in percent: a row a kind of op, for each half of the shapes."""
+    """Absolute relative errors in percent, by kind of op and half of the shapes."""
     columns = {}
     for metric, op_cost in MODELS:
         error = 100 * np.abs(ops.price(op_cost) / ops.frame[metric] - 1)
@@ -102,7 +103,7 @@ def errors(ops: Ops) -> pd.DataFrame:
 
 
 def networks(table: CostTable, n: int, seed: int) -> pd.DataFrame:
-    """Spearman's correlation and absolute relative errors in percent on ``n`` candidates, fixed parts left out."""
+    """Spearman's correlation and absolute relative errors in percent over ``n`` candidates without fixed parts."""
     encoding = NetworkEncoding(SearchSpace.load("apq_mobilenet"))
     space = encoding.space
     fixed = ops(space.network.fixed_layers(space.resolutions[-1]))
@@ -135,16 +136,16 @@ def main() -> None:
     print(f"FILL_BITS        fitted {fill_bits:.0f}, module {bitfusion.FILL_BITS}")
     print(f"NJ_PER_CYCLE     fitted {nj_per_cycle:.4f}, module {bitfusion.NJ_PER_CYCLE}")
     print(f"NJ_PER_DRAM_BIT  fitted {nj_per_dram_bit:.5f}, module {bitfusion.NJ_PER_DRAM_BIT}")
-    print(f"\nabsolute relative error of one op in %\n{errors(ops).round(2).to_string()}")
-    print(f"\n1000 random networks without fixed parts\n{networks(table, 1000, 0).round(4).to_string()}")
+    print(f"\nabsolute relative error per op in %\n{errors(ops).round(2).to_string()}")
+    print(f"\nerrors over 1000 random networks without fixed parts\n{networks(table, 1000, 0).round(4).to_string()}")
     space = SearchSpace.load("apq_mobilenet")
     fixed = {
         layer.name: layer.op for layer in space.network.fixed_layers(space.resolutions[-1]) if layer.op is not None
     }
     names = ("stem", fixed["stem"]), ("last convolution", fixed["head"])
     values = {name: {metric: float(cost(op)) for metric, cost in MODELS} for name, op in names}
-    print(f"\nfixed parts by the model\n{pd.DataFrame(values).T.round(4).to_string()}")
-    print(f"head + tail of the table: {dict(zip(table.metrics, np.round(table.fixed[0], 4).tolist(), strict=True))}")
+    print(f"\nfixed parts in the model\n{pd.DataFrame(values).T.round(4).to_string()}")
+    print(f"head and tail in the table: {dict(zip(table.metrics, np.round(table.fixed[0], 4).tolist(), strict=True))}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Which sampler finds the best front in so many evaluations, ours or one of Optuna's, and is the difference luck?
+"""Hypervolume by number of evaluations: samplers of this package against those of Optuna, with significance tests.
 
-Two public tables, whose exact fronts are known: ``apq-tune compare --lookup TABLE --maximize accuracy`` with
-the table's cost; every objective counts as unknown to every sampler. Finished searches are kept in
-runs/benchmarks/compare_samplers_TABLE, and the same command goes on with them.
+Runs ``apq-tune compare --lookup TABLE --maximize accuracy`` on public tables, whose exact fronts are known, with their
+cost as the second objective; both objectives are treated as unknown. Finished searches are kept in
+runs/benchmarks/compare_samplers_TABLE, and the same command resumes from them.
 
 ``--macro``: NAS-Bench-Macro (github.com/xiusu/NAS-Bench-Macro), 6,561 networks of 8 layers, CIFAR-10 accuracy, FLOPs.
 
@@ -40,7 +40,7 @@ FRAME = {
     ("pandas.core.indexes.range", "RangeIndex"),
     ("pandas.core.internals.managers", "BlockManager"),
 }
-"""All that a pickled table needs: nothing else is loaded from the file."""
+"""Classes that may be unpickled from a table; all others are refused."""
 
 
 class _Frames(pickle.Unpickler):
@@ -51,7 +51,7 @@ class _Frames(pickle.Unpickler):
 
 
 def as_table(path: Path) -> pd.DataFrame:
-    """One row a network: the operation of each of its 8 layers, mean accuracy in percent, FLOPs."""
+    """Table with one row per network: the operation of each of its 8 layers, mean accuracy in percent, FLOPs."""
     rows = [
         {f"layer{place}": int(operation) for place, operation in enumerate(network)}
         | {"accuracy": trained["mean_acc"], "flops": trained["flops"]}
@@ -61,7 +61,7 @@ def as_table(path: Path) -> pd.DataFrame:
 
 
 def nas_bench_201(path: Path, latencies: Path, index: Path) -> pd.DataFrame:
-    """One row a cell: the operation of each of its 6 edges, accuracy in percent, milliseconds."""
+    """Table with one row per cell: the operation of each of its 6 edges, accuracy in percent, latency in ms."""
     import torch
 
     with path.open("rb") as file:
@@ -77,7 +77,7 @@ def nas_bench_201(path: Path, latencies: Path, index: Path) -> pd.DataFrame:
 
 
 def compare(name: str, table: pd.DataFrame, cost: str, seeds: int, num_cpus: int | None) -> None:
-    """All samplers on one table; keeps the figures."""
+    """Compare all samplers on one table and copy the results to ``benchmarks/results``."""
     RUNS.mkdir(parents=True, exist_ok=True)
     path, run = RUNS / f"{name}.csv", RUNS / f"compare_samplers_{name}"
     table.to_csv(path, index=False)

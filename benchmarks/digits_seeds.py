@@ -1,7 +1,8 @@
-"""How close is the found network to the largest one at 8 bits, over seeds, and what does each stage take?
+"""Accuracy of the network found on the digits against the largest one at 8 bits, and duration of each stage.
 
-Runs ``apq-tune run digits`` with its defaults for several seeds, one after the other, and compares real test accuracies
-after equal QAT. Test images choose nothing: ``best`` is the search's one answer to ``bit_ops<=25%``.
+Runs ``apq-tune run digits`` with default settings for several seeds, one after the other, and compares test accuracies
+after equal QAT. Test images are not used for selection: ``best`` is the single result of a search with
+``bit_ops<=25%``.
 """
 
 from __future__ import annotations

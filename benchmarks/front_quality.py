@@ -1,10 +1,11 @@
-"""Which search has the best front after a number of evaluations: ours, pymoo's NSGA-II, Optuna's, or random search?
+"""Hypervolume by number of evaluations: ``apq_tune.search`` against pymoo's and Optuna's NSGA-II and random search.
 
-(a) APQ's ImageNet space: latency from the published table (`--table`; else the analytic model), accuracy from a made-up
-    function in which every choice of every active block counts, alone and together with others.
+(a) APQ's ImageNet space: latency from the published table (`--table`; otherwise the analytic model) and a synthetic
+    accuracy with main effects and interactions of all choices of active blocks.
 (b) NAS-Bench-Macro (`--macro`): all 6,561 networks were trained, so the exact front of accuracy and FLOPs is known.
 
-The rivals get the same genomes, repaired and made canonical when they are scored, and count what they ask for.
+The other libraries search the same genomes, which are repaired and made canonical before they are evaluated. Their
+evaluations are counted with repetitions.
 """
 
 from __future__ import annotations
@@ -46,11 +47,11 @@ RESULTS = Path(__file__).parent / "results"
 COUNTS = (200, 500, 1000, 2000, 5000)
 
 Score = Callable[[Genomes], Floats]
-"""From genomes to all objectives, minimised; also writes down what was asked."""
+"""Function from genomes to minimised objectives that records all evaluations."""
 
 
 def made_up_accuracy(encoding: NetworkEncoding) -> FunctionMetric:
-    """Grows with every choice, less and less, and blocks help or hinder each other; in percent, roughly."""
+    """Synthetic accuracy in about percent: concave in every choice, with interactions of blocks."""
     rng = np.random.default_rng(2020)
     sizes = encoding.n_choices[[gene.kind != "depth" for gene in encoding.genes]]
     gains = [
@@ -74,7 +75,7 @@ def imagenet(table: Path | None) -> Problem:
     latency = next(model for model in models if model.name == "latency_ms")
     accuracy = made_up_accuracy(encoding)
     genomes = encoding.sample(1, np.random.default_rng(0))
-    for gene in range(encoding.n_genes):  # every gene counts
+    for gene in range(encoding.n_genes):  # every gene has a main effect
         others = np.repeat(encoding.at_largest(genomes, ["depth"]), 2, axis=0)
         others[:, gene] = 0, 1
         assert np.ptp(accuracy(encoding.canonicalise(others))) > 0, encoding.names[gene]
@@ -96,7 +97,7 @@ def macro(path: Path) -> Problem:
 
 def ours(algorithm: Any) -> Callable[[Problem, Score, int, int], None]:
     def run(problem: Problem, score: Score, n: int, seed: int) -> None:
-        held: list[Floats] = []  # the objectives of the batch, while its columns are asked for one by one
+        held: list[Floats] = []  # objectives of the current batch, as its columns are requested one by one
 
         def column(c: int, genomes: Genomes) -> Floats:
             if c == 0:
@@ -110,7 +111,7 @@ def ours(algorithm: Any) -> Callable[[Problem, Score, int, int], None]:
 
 
 def pymoo(population: int) -> Callable[[Problem, Score, int, int], None]:
-    """Pymoo's NSGA-II with its operators for integers."""
+    """NSGA-II of pymoo with its operators for integers."""
 
     def run(problem: Problem, score: Score, n: int, seed: int) -> None:
         encoding, rng = problem.encoding, np.random.default_rng(seed)
@@ -134,7 +135,7 @@ def pymoo(population: int) -> Callable[[Problem, Score, int, int], None]:
 
 
 def plain_optuna(population: int) -> Callable[[Problem, Score, int, int], None]:
-    """Optuna's NSGA-II, a trial for each candidate."""
+    """NSGA-II of Optuna with one trial per candidate."""
 
     def run(problem: Problem, score: Score, n: int, seed: int) -> None:
         encoding, rng = problem.encoding, np.random.default_rng(seed)
@@ -162,7 +163,7 @@ METHODS: dict[str, Callable[[Problem, Score, int, int], None]] = {
 
 
 def scored(problem: Problem, method: str, n: int, seed: int) -> Floats:
-    """``(n, m)`` objectives of what a method asked for, in its order."""
+    """Objectives of all candidates that a method evaluated, in order, shape ``(n, m)``."""
     asked: list[Floats] = []
 
     def score(genomes: Genomes) -> Floats:
@@ -174,7 +175,7 @@ def scored(problem: Problem, method: str, n: int, seed: int) -> Floats:
 
 
 def compare(problem: Problem, counts: tuple[int, ...], seeds: int, whole: Floats | None = None) -> pd.DataFrame:
-    """Hypervolume as a share of that of the best front known, ``whole`` or all that anybody found."""
+    """Hypervolume as a share of that of the best known front: that of ``whole``, or of all results."""
     runs = {(method, seed): scored(problem, method, counts[-1], seed) for method in METHODS for seed in range(seeds)}
     known = np.concatenate(list(runs.values())) if whole is None else whole
     low, high = known.min(axis=0), known.max(axis=0)
@@ -194,7 +195,7 @@ def compare(problem: Problem, counts: tuple[int, ...], seeds: int, whole: Floats
 
 
 def show(table: pd.DataFrame) -> str:
-    """Median and quartiles by method and number of evaluations."""
+    """Text of medians and quartiles by method and number of evaluations."""
     quartiles = table.groupby(["method", "evaluations"], sort=False)["share"].quantile([0.25, 0.5, 0.75]).unstack()
     text = quartiles.apply(lambda q: f"{q[0.5]:.4f} ({q[0.25]:.4f}-{q[0.75]:.4f})", axis=1)
     return str(text.unstack("evaluations").to_string())

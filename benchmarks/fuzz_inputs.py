@@ -1,12 +1,12 @@
-"""Is every wrong input refused in one line, or does it give the right result?
+"""Fuzzing of user input: every invalid input must be refused in one line or give the right result.
 
 Usage: ``python benchmarks/fuzz_inputs.py --out FOLDER [--only files,images,layouts,options] [--limit N] [--jobs 1]``.
-Damages every file of a run, a refinement and a sweep in five ways and has it read by the commands that come later;
-reads one picture in thirty kinds of files, and thirty layouts of folders; gives every option of every command ten odd
-values. Each command runs in a forked process, which is ended after 20 s; where only its checks are asked for, the work
-that would follow is skipped. Wrong is: a traceback, more than one line for a refusal, a hang, a library's warning,
-another result without a word, a remedy that does not work. Prints a table of counts and every violation, which also go
-to ``FOLDER/findings.csv``; exits with 1 if there is any.
+Damages every file of a run, a refinement and a sweep in five ways and reads it with subsequent commands; reads one
+picture in thirty file formats, and thirty folder layouts; passes ten unusual values to every option of every command.
+Each command runs in a forked process, which is killed after 20 s; if only its checks are tested, the work after them is
+skipped. Violations are tracebacks, refusals of more than one line, hangs, warnings of libraries, silently different
+results, and remedies that do not work. Prints a table of counts and all violations, also written to
+``FOLDER/findings.csv``; exits with status 1 if there are any.
 """
 
 from __future__ import annotations
@@ -34,19 +34,22 @@ T = TypeVar("T")
 KINDS = ("files", "images", "layouts", "options")
 ALONE_SECONDS = 120
 ALONE = 8
-"""Cases that are repeated in a process of their own, without a fork, and must end with the same status and line."""
+"""Number of cases that are repeated without a fork and must end with the same status and message."""
 
 
 def main() -> None:
-    """Make the material, run the cases, print what was found."""
+    """Create the material, run the cases and print the findings."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="Folder for all that is made.")
-    parser.add_argument("--only", default=",".join(KINDS), help="Kinds of inputs, out of %(default)s.")
-    parser.add_argument("--limit", type=int, help="Most cases of each kind, evenly spread over all of them.")
-    parser.add_argument("--match", default="", help="Only cases whose name this regular expression finds.")
-    parser.add_argument("--jobs", type=int, default=1, help="Commands at once.  [default: %(default)s]")
+    parser.add_argument("--out", type=Path, required=True, help="Folder for all files.")
+    parser.add_argument("--only", default=",".join(KINDS), help="Kinds of inputs.  [default: %(default)s]")
+    parser.add_argument("--limit", type=int, help="Maximum number of cases of each kind, evenly spaced.")
+    parser.add_argument("--match", default="", help="Run only cases whose name matches this regular expression.")
+    parser.add_argument("--jobs", type=int, default=1, help="Number of concurrent commands.  [default: %(default)s]")
     parser.add_argument(
-        "--seconds", type=float, default=HANG_SECONDS, help="A command hangs after these; more on a busy machine."
+        "--seconds",
+        type=float,
+        default=HANG_SECONDS,
+        help="Seconds after which a command counts as a hang; increase on a busy machine.",
     )
     arguments = parser.parse_args()
     kinds = arguments.only.split(",")
@@ -64,25 +67,25 @@ def main() -> None:
     findings: list[Finding] = []
     for kind in kinds:
         cases = spread([c for c in made[kind]() if re.search(arguments.match, c.name)], arguments.limit)
-        jobs = 1 if kind == "options" else arguments.jobs  # they share a folder
+        jobs = 1 if kind == "options" else arguments.jobs  # cases of options share a folder
         findings += told(check(cases, jobs, arguments.seconds), len(cases))
     alone = list(repeated_alone(spread([f for f in findings if not f.case.whole], ALONE)))
     summary(findings, kinds)
     for line in alone:
-        print(f"VIOLATION forked and alone differ: {line}")
+        print(f"VIOLATION forked and unforked commands differ: {line}")
     write(findings, out / "findings.csv")
     sys.exit(bool(alone or any(finding.violation for finding in findings)))
 
 
 def spread(items: Sequence[T], n: int | None) -> list[T]:
-    """At most so many, evenly spaced."""
+    """Select at most ``limit`` evenly spaced cases."""
     if n is None or n >= len(items):
         return list(items)
     return [items[i * len(items) // n] for i in range(n)]
 
 
 def told(found: Iterator[Finding], total: int) -> Iterator[Finding]:
-    """Say what is wrong as soon as it is known."""
+    """Print a violation as soon as it is found."""
     for number, finding in enumerate(found, start=1):
         if finding.violation:
             print(f"[{finding.case.kind} {number}/{total}] {finding.case.name}: {finding.violation}", flush=True)
@@ -90,7 +93,7 @@ def told(found: Iterator[Finding], total: int) -> Iterator[Finding]:
 
 
 def repeated_alone(findings: Sequence[Finding]) -> Iterator[str]:
-    """Differences between a forked command that was refused and the installed one."""
+    """Differences between refusals of forked commands and of the installed command."""
     program = str(Path(sys.executable).with_name("apq-tune"))
     for case, said, _ in findings:
         if said.status not in (1, 2) or any("\0" in word for word in case.arguments):
@@ -116,7 +119,7 @@ def repeated_alone(findings: Sequence[Finding]) -> Iterator[str]:
 
 
 def summary(findings: Sequence[Finding], kinds: Sequence[str]) -> None:
-    """Counts of each kind, then every violation with its command."""
+    """Print counts by kind, then every violation with its command."""
     print(f"\n{'kind':10}{'cases':>8}{'right':>8}{'refused':>9}{'violations':>12}{'hangs':>7}{'slowest':>9}")
     for kind in kinds:
         own = [f for f in findings if f.case.kind == kind]
@@ -131,12 +134,12 @@ def summary(findings: Sequence[Finding], kinds: Sequence[str]) -> None:
 
 
 def command(case: Case) -> str:
-    """As a shell takes it, in printable characters."""
+    """Shell command of a case in printable characters."""
     return ascii(shlex.join(word if len(word) < 120 else f"{word[:100]}..." for word in case.arguments))[1:-1]
 
 
 def write(findings: Sequence[Finding], path: Path) -> None:
-    """One row for each case."""
+    """Write the findings to a CSV file, one row per case."""
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         rows = csv.writer(file)
         rows.writerow(("kind", "case", "status", "seconds", "stderr_lines", "line", "violation"))

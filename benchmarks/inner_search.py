@@ -1,8 +1,8 @@
-"""How many candidates a second does a search score, against one at a time, Optuna, and the bare predictor?
+"""Throughput of a search in candidates per second, against one-by-one evolution, Optuna, pymoo and the bare predictor.
 
-APQ's ImageNet space, a predictor of the published shape (772-400-400-400-1, random weights), two cost models, a
-limit on latency. One core. Only distinct candidates that keep the limit are counted, for everyone. All take turns for
-three rounds, and medians are shown.
+APQ's ImageNet space, a predictor of the published shape (772-400-400-400-1) with random weights, two cost models and a
+limit on latency, on one core. Only distinct feasible candidates are counted. All methods take turns for three rounds;
+medians are printed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def ingredients() -> tuple[NetworkEncoding, MLPPredictor, CostModel, CostModel]:
 
 
 def bare_rate(encoding: NetworkEncoding, predictor: MLPPredictor, seconds: float) -> float:
-    """Candidates a second of the predictor's four products alone, on batches of 1000 ready features."""
+    """Candidates per second of the matrix products of the predictor alone, on batches of 1000 precomputed features."""
     features = encoding.features(encoding.sample(1000, np.random.default_rng(0)))
     w, n_arch = predictor.weights, encoding.n_arch_features
     arch, bits = np.ascontiguousarray(features[:, :n_arch]), np.ascontiguousarray(features[:, n_arch:])
@@ -54,13 +54,16 @@ def bare_rate(encoding: NetworkEncoding, predictor: MLPPredictor, seconds: float
 
 
 def sparse_rate(encoding: NetworkEncoding, predictor: MLPPredictor, seconds: float) -> float:
-    """Architectures a second through the first layer as the predictor does it, from genomes to a sparse product."""
+    """Architectures per second of the first layer as in the predictor: a sparse product from genomes."""
     genomes = encoding.sample(500, np.random.default_rng(0))
     return len(genomes) * _calls(lambda: encoding.arch_matrix(genomes) @ predictor.weights["W0"], seconds)
 
 
 def embedding_rate(encoding: NetworkEncoding, predictor: MLPPredictor, seconds: float) -> float:
-    """The same as torch's sums of embedding rows, from ready indices; loading torch costs 3 s and 400 MB."""
+    """Architectures per second of the first layer as an embedding bag of torch, from precomputed indices.
+
+    Importing torch takes 3 s and 400 MB.
+    """
     import torch
 
     one_hot = encoding.arch_matrix(encoding.sample(500, np.random.default_rng(0)))
@@ -71,14 +74,14 @@ def embedding_rate(encoding: NetworkEncoding, predictor: MLPPredictor, seconds: 
 
 
 def dense_rate(encoding: NetworkEncoding, predictor: MLPPredictor, seconds: float) -> float:
-    """The same as a dense product, from ready features."""
+    """Architectures per second of the first layer as a dense product of precomputed features."""
     features = encoding.features(encoding.sample(500, np.random.default_rng(0)))
     arch = np.ascontiguousarray(features[:, : encoding.n_arch_features])
     return len(features) * _calls(lambda: arch @ predictor.weights["W0"], seconds)
 
 
 def _calls(once: Callable[[], object], seconds: float) -> float:
-    """Calls a second."""
+    """Calls per second."""
     once()
     start, done = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
@@ -88,7 +91,7 @@ def _calls(once: Callable[[], object], seconds: float) -> float:
 
 
 def our_rate(problem: Problem, algorithm: Evolution, n: int, islands: int | None = None) -> float:
-    """Distinct feasible candidates a second; the predictor is asked for feasible ones only, so it can count them."""
+    """Distinct feasible candidates per second, counted by the predictor, which is called for feasible ones only."""
     counted = 0
     learned = problem.objectives[0].metric
 
@@ -110,11 +113,11 @@ def our_rate(problem: Problem, algorithm: Evolution, n: int, islands: int | None
 def one_at_a_time_rate(
     encoding: NetworkEncoding, predictor: MLPPredictor, latency: CostModel, energy: CostModel, n: int
 ) -> tuple[float, float]:
-    """An evolution as commonly written: a loop over candidates, a dictionary of op costs, a predictor call for each.
+    """Evolution as commonly implemented: one candidate at a time, with a dictionary of costs and predictor calls.
 
     Returns:
-        The rate of a search for ``n`` candidates, and the same without its first, random generation, most of which
-        breaks the limit and is drawn again.
+        Candidates per second of a search for ``n`` candidates, and the same without its first, random generation, most
+        of which is infeasible and drawn again.
     """
     rng = np.random.default_rng(0)
     slots, space = encoding.space.slots, encoding.space
@@ -157,7 +160,7 @@ def one_at_a_time_rate(
 
     start = time.perf_counter()
     seen: set[Candidate] = set()
-    begun: tuple[float, int] | None = None  # when the first generation was complete
+    begun: tuple[float, int] | None = None  # time and count after the first generation
     population: list[tuple[float, tuple[list[int], list[Block]]]] = []
     while len(seen) < n:
         if population and begun is None:
@@ -176,7 +179,7 @@ def one_at_a_time_rate(
 
 
 class _Lookup(dict[Any, float]):
-    """Costs of blocks by place and choices, filled when first asked for, as a latency table in memory would be."""
+    """Costs of blocks by position and choices, cached on first use like a latency table in memory."""
 
     def __init__(self, price: Callable[[str, Block], float]) -> None:
         super().__init__()
@@ -197,7 +200,7 @@ def _dictionary(model: CostModel) -> _Lookup:
 def optuna_rate(
     encoding: NetworkEncoding, predictor: MLPPredictor, latency: CostModel, energy: CostModel, trials: int
 ) -> float:
-    """Plain Optuna: one trial a candidate, its NSGA-II with the same population."""
+    """NSGA-II of Optuna with the same population and one trial per candidate."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -230,7 +233,7 @@ def optuna_rate(
 
 
 def pymoo_rate(problem: Problem, population: int, n: int) -> float:
-    """Pymoo's NSGA-II on integer genomes, with its own operators; it scores whole populations, as we do."""
+    """NSGA-II of pymoo on integer genomes with its own operators; it evaluates whole populations, too."""
     from pymoo.algorithms.moo.nsga2 import NSGA2 as Theirs  # noqa: N811
     from pymoo.core.problem import Problem as PymooProblem
     from pymoo.operators.crossover.sbx import SBX
@@ -247,7 +250,7 @@ def pymoo_rate(problem: Problem, population: int, n: int) -> float:
             genomes = encoding.canonicalise(encoding.repair(x.astype(np.int16), rng))
             evaluation = problem.evaluate(genomes)
             seen.update(genome.tobytes() for genome in genomes[evaluation.feasible])
-            out["F"] = np.where(np.isfinite(evaluation.F), evaluation.F, 1e9)  # its ranks cannot do with infinity
+            out["F"] = np.where(np.isfinite(evaluation.F), evaluation.F, 1e9)  # pymoo cannot rank infinite values
             out["G"] = evaluation.G
 
     sizes = encoding.n_choices
@@ -266,13 +269,13 @@ def pymoo_rate(problem: Problem, population: int, n: int) -> float:
 
 
 def peak_megabytes() -> float:
-    """Of this process; ``getrusage`` would begin with what the parent process had."""
+    """Peak memory of this process in MB; ``getrusage`` would include that of the parent process."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def growth(counts: tuple[int, ...]) -> Iterator[tuple[int, float, float]]:
-    """Seconds and peak memory of whole searches, each in a process of its own."""
+    """Seconds and peak memory in MB of whole searches, each in a separate process."""
     for n in counts:
         shown = subprocess.run(
             [sys.executable, __file__, "--only", str(n)], check=True, capture_output=True, text=True
@@ -282,10 +285,12 @@ def growth(counts: tuple[int, ...]) -> Iterator[tuple[int, float, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=3.0, help="for each of the rates that need no search")
+    parser.add_argument("--seconds", type=float, default=3.0, help="duration of each measurement without a search")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--largest", type=int, default=1_000_000)
-    parser.add_argument("--only", type=int, help="one search of so many evaluations: seconds and peak MB")
+    parser.add_argument(
+        "--only", type=int, help="run one search with this number of evaluations, and print seconds and peak MB"
+    )
     arguments = parser.parse_args()
     encoding, predictor, latency, energy = ingredients()
     limit = Constraint(latency, LIMIT_MS)
@@ -320,13 +325,13 @@ def main() -> None:
     rates = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
     whole, steady = list(rates.values())[:2]
     bare = rates["bare predictor, batches of 1000"]
-    print(
-        f"{'distinct feasible candidates a second':42}{'x one at a time':>16}{'x without first':>16}{'% of bare':>12}"
-    )
+    print(f"{'distinct feasible candidates per second':42}{'x one by one':>16}{'x without first':>16}{'% of bare':>12}")
     for name, rate in rates.items():
         print(f"{name:42}{rate / whole:16.2f}{rate / steady:16.2f}{100 * rate / bare:12.1f}")
-    print(f"\nfirst layer, against a dense product: sparse {sparse:.2f} x, torch's embedding rows {rows:.2f} x")
-    print("\nevolution: evaluations, time over that of 1000, peak MB of the process")
+    print(
+        f"\nfirst layer, relative to a dense product: sparse product {sparse:.2f} x, torch's embedding bag {rows:.2f} x"
+    )
+    print("\nevolution: evaluations, time relative to that of 1000, peak MB of the process")
     first = None
     for n, seconds, megabytes in growth(tuple(10**k for k in range(3, 7) if 10**k <= arguments.largest)):
         first = first or seconds

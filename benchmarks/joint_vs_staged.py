@@ -1,20 +1,19 @@
-"""Is joint search better than searching architecture, channels and bits in stages, and than simpler rivals?
+"""Joint search of architecture, channels and bits against staged search and simpler baselines.
 
-The same as ``apq-tune joint-vs-staged`` with settings that are written down here, for a space of Fashion-MNIST by
-default. The limits are set by a rule (``apq_tune/problem/costs.py``) from the space alone. The rest was settled on
-seeds 0, 1, 100 and 101, which are not reported: candidates have to be compared on 2,000 images, since with 600 a
-search in more dimensions finds, more than anything, what those images like. One thing was settled later, on seeds 2
-to 6 at 28 x 28: the most promising candidates are compared again on all images, where the winners had lost a part of
-their lead.
+Runs ``apq-tune joint-vs-staged`` with fixed settings, by default for a search space of Fashion-MNIST. The limits follow
+from the search space alone (``apq_tune/problem/costs.py``). The other settings were chosen on seeds 0, 1, 100 and 101,
+which are not reported: candidates are compared on 2,000 images, since on 600 a search in more dimensions mostly
+overfits to these images. One setting was chosen later, on seeds 2 to 6 at 28 x 28: the most promising candidates are
+compared again on all images of the search split, where the winners had lost a part of their lead.
 
 ``--spend large`` is for GPUs: 300 evaluations instead of 120, on all images of the search split instead of 2,000. It
-was added after seeds 7 to 11 at 28 x 28, where joint search was level with uniform policies, and settled on seeds 2
-and 5, limits ``memory-tight``, by losses of the quantized supernet alone on 5,000 other images (a throw-away script):
-with 300 evaluations on 5,000 images joint search was .0024 and .0058 better than uniform widths for weights and
-activations. Run to the end it was only for the README's four seeds under ``bit_ops`` at 14 x 14, on a CPU.
+was added after seeds 7 to 11 at 28 x 28, on which joint search was level with uniform policies. It was chosen on seeds
+2 and 5 with the limits ``memory-tight``, by losses of the quantized supernet on 5,000 other images (script not kept):
+with 300 evaluations on 5,000 images, joint search was .0024 and .0058 better than uniform widths for weights and
+activations. It was run to the end only for four seeds under ``bit_ops`` at 14 x 14, on a CPU.
 
-Finished searches are kept in runs/benchmarks/joint_vs_staged: interrupted, or with more ``--seeds``, the same command
-goes on. Tables, picture and processor seconds are copied to benchmarks/results.
+Finished searches are kept in runs/benchmarks/joint_vs_staged, and the same command resumes from them after an
+interruption or with more ``--seeds``. Tables, figure and CPU seconds are copied to benchmarks/results.
 """
 
 from __future__ import annotations
@@ -40,11 +39,9 @@ def main() -> None:
     parser.add_argument("--space", default="mobilenet_fashion_mnist_14", help="name, or path of a YAML file")
     parser.add_argument("--data-root", type=Path, help="folder with the files of data sets")
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument(
-        "--first-seed", type=int, default=2, help="others, 0, 1, 100 and 101, were for trying things out"
-    )
-    parser.add_argument("--budget", action="append", default=[], help="one of them, which the result files then name")
-    parser.add_argument("--method", action="append", default=[], help="one of them, which the result files then name")
+    parser.add_argument("--first-seed", type=int, default=2, help="settings were chosen on seeds 0, 1, 100 and 101")
+    parser.add_argument("--budget", action="append", default=[], help="budget; named in the result files")
+    parser.add_argument("--method", action="append", default=[], help="method; named in the result files")
     parser.add_argument("--spend", choices=list(SPEND), default="small", help="evaluations of each method, and on what")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--num-cpus", type=int)

@@ -1,4 +1,4 @@
-"""Does our search find better once-for-all networks than the published one, with the published predictor and tables?
+"""Search of once-for-all networks against the published evolution, with the published predictor and latency tables.
 
 Needs the published files: the predictor, the Note10 latency tables and the results of the published evolution.
 """

@@ -1,9 +1,9 @@
-"""How well do predictors learn real ImageNet accuracies from few networks?
+"""Learning curves of predictors on ImageNet accuracies of few networks.
 
-Usage: ``python benchmarks/predictors_imagenet.py --data ../shared/data/dynas``: once-for-all MobileNetV3 networks of
-width 1.0 that DyNAS-T evaluated. The files are pooled; a network that occurs several times has the mean of its
-accuracies. Ten random 80/20 splits; each form learns from the first 25 to 400 of the 80% and ranks the 20%. None has
-seen a network before.
+Usage: ``python benchmarks/predictors_imagenet.py --data ../shared/data/dynas``, for the once-for-all MobileNetV3
+networks of width 1.0 that DyNAS-T evaluated. The files are pooled, with the mean accuracy of repeated networks. In each
+of ten random 80/20 splits, each form of predictor is fitted to the first 25 to 400 networks of the 80% and ranks the
+20%.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TO_BEAT = (0.844, 0.883, 0.925, 0.954, 0.963)
 
 
 def read_networks(folder: Path, encoding: NetworkEncoding) -> tuple[Pairs, float]:
-    """Pooled networks without duplicates, and the standard deviation of repeated measurements."""
+    """Pairs of all files, one per network, and the standard deviation of repeated measurements."""
     genomes, accuracies = [], []
     for path in sorted(folder.glob("*.csv")):
         entries, table = read_candidates(path), pd.read_csv(path)

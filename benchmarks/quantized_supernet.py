@@ -1,9 +1,9 @@
-"""Which bits should the quantized supernet see while it is trained?
+"""Sampling of bit-widths in the training of a quantized supernet: per layer against per network.
 
-Two ways to draw a candidate for each step: every bit-width by itself, which leaves every network some layers of the
-fewest bits; or a policy for each network, from one width everywhere to all widths mixed. Both train the same
-full-precision supernet on for as many steps. Scores are losses of 30 networks on the search split, with uniform and
-with mixed bits, batch norm recalibrated for each.
+Candidates of training steps are sampled in one of two ways: the bit-width of every layer independently, so that every
+network has some layers of the fewest bits; or a policy per network, from uniform to fully mixed ones. Both continue the
+training of the same full-precision supernet for equally many steps. Scores are losses of 30 networks on the search
+split, with uniform and with mixed bits, and batch norm recalibrated for each.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ N_NETWORKS, N_CALIBRATION = 30, 256
 
 
 class BitByBit(NetworkEncoding):
-    """Draws the bits of every layer by themselves."""
+    """Encoding whose policies have independent bit-widths in all layers."""
 
     def sample_policies(self, n: int, rng: np.random.Generator) -> Genomes:
-        """Uniform over the space."""
+        """Sample candidates uniformly."""
         return self.sample(n, rng)
 
 
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--space", default="digits")
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=18, help="in full precision, and as many with random bits")
+    parser.add_argument("--epochs", type=int, default=18, help="epochs in full precision, and again with random bits")
     parser.add_argument("--batch-size", type=int, default=32)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

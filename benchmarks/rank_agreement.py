@@ -1,8 +1,8 @@
-"""Do the predictor of a run and its quantized supernet rank networks as longer training does?
+"""Rank agreement of a run's predictor and quantized supernet with losses after full training.
 
-Usage: ``apq-tune run ... --out RUN; python benchmarks/rank_agreement.py RUN``. Draws networks that keep the run's
-limits, trains each at the full length of the run's finalists, and prints Kendall tau with the losses after it, on the
-search split: of the predictor that the search used, of the quantized supernet itself, and of MACs.
+Usage: ``apq-tune run ... --out RUN; python benchmarks/rank_agreement.py RUN``. Samples networks within the limits of
+the run, trains each like the finalists of the run, and prints Kendall's tau with their losses on the search split, of
+the predictor that the search used, of the quantized supernet and of MACs.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from apq_tune.supernet.evaluate import score
 from apq_tune.supernet.train import finetune
 
 DRAWN = 20_000
-"""Candidates among which those that keep the limits are looked for."""
+"""Number of candidates that are sampled to find feasible ones."""
 
 
 def main() -> None:
-    """Train, and print one line for each way to rank."""
+    """Train the networks and print one line per ranking."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--candidates", type=int, default=16)
@@ -59,7 +59,7 @@ def main() -> None:
     ):
         tau = kendall_tau(np.asarray(values), measured)
         low, high = tau_interval(tau, len(losses))
-        print(f"{name}: Kendall tau {tau:.2f} (95% interval {low:.2f} to {high:.2f})")
+        print(f"{name}: Kendall's tau {tau:.2f} (95% interval {low:.2f} to {high:.2f})")
 
 
 if __name__ == "__main__":

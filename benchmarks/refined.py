@@ -1,9 +1,9 @@
-"""Does refining a run find a better network than as many epochs of QAT spent otherwise?
+"""Result of a refinement against other uses of as many epochs of QAT.
 
-Usage: ``apq-tune run digits --out RUN; apq-tune refine RUN; python benchmarks/refined.py RUN``. Compares, trained at
-the refinement's full length on the same batches and chosen on the search split: what the refinement found; its best
-policy of uniform bits; the run's own ``best``; and the best of as many random candidates that keep the constraints as
-its epochs pay for.
+Usage: ``apq-tune run digits --out RUN; apq-tune refine RUN; python benchmarks/refined.py RUN``. Compares the result of
+the refinement, its best uniform policy, the run's own ``best``, and the best of as many random feasible candidates as
+the refinement's epochs allow. All are trained at the refinement's full length on the same batches and selected on the
+search split.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from apq_tune.store.files import read_json
 
 
 def main() -> None:
-    """Train the others and print one line each."""
+    """Train the other networks and print one line for each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--out", type=Path, help="Of the refinement.  [default: RUN/refine]")
+    parser.add_argument("--out", type=Path, help="folder of the refinement; by default RUN/refine")
     arguments = parser.parse_args()
     out = arguments.out or arguments.run / "refine"
     run, settings = load_run(arguments.run), read_json(out / "refine.json")["settings"]

@@ -1,8 +1,8 @@
-"""How does work spread over nodes: measured on one and two nodes of one CPU, simulated for 10 to 1,000 of sixteen.
+"""Scaling over nodes: measured on one and two single-CPU nodes, simulated for 10 to 1,000 nodes of 16 CPUs.
 
-The same whole searches and the same trainings (QAT on digits) as trials, on clusters of one and of two one-CPU nodes on
-this machine. Overhead is wall time times nodes over the trials' own time, less one. The simulation takes its unit costs
-from the same run: the driver's processor time for each trial, and the bytes that go to each node.
+Runs the same searches and the same trainings (QAT on digits) as trials on local clusters of one and of two single-CPU
+nodes. Overhead is wall time times number of nodes, divided by the total time of trials, minus one. The simulation uses
+the unit costs of the same run: CPU time of the driver per trial, and bytes sent to each node.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from apq_tune.supernet.train import Training
 
 RESULTS = Path(__file__).parent / "results"
 TRIALS, CPUS_OF_NODE, BYTES_PER_SECOND = 10_000, 16, 1e9
-"""Of the simulation: trials, processors of a node, and a network of 10 Gbit/s less what protocols take."""
+"""Settings of the simulation: number of trials, CPUs per node, and net bandwidth of a 10 Gbit/s network."""
 
 
 def supernet() -> TrainedSupernet:
@@ -61,11 +61,11 @@ def no_work(seed: int, _: Any) -> Result:
 
 
 class Measured(NamedTuple):
-    """Of one experiment."""
+    """Durations of one experiment."""
 
     wall: float
-    trials: float  # their own seconds, summed
-    driver: float  # processor seconds of this process
+    trials: float  # total seconds of all trials
+    driver: float  # CPU seconds of this process
 
 
 def measure(work: Any, shared: Any, n: int, concurrency: int) -> Measured:
@@ -105,10 +105,10 @@ def on_nodes(n: int, trials: int) -> dict[str, Measured]:
 
 
 def simulate(nodes: int, trial: float, driver: float, size: int) -> tuple[float, float]:
-    """Seconds until 10,000 trials are done, and the share of them in which the driver is busy.
+    """Simulated seconds of 10,000 trials, and the share of time in which the driver is busy.
 
-    The driver starts one trial after the other, when a processor is free. Every node first fetches what the trials
-    share; who has it passes it on, so that takes a number of rounds that is logarithmic in the number of nodes.
+    The driver starts trials one by one as CPUs become free. Every node first fetches the shared data from a node that
+    has them, so that distribution takes a number of rounds that is logarithmic in the number of nodes.
     """
     fetched = (nodes.bit_length()) * size / BYTES_PER_SECOND
     free = [fetched] * (nodes * CPUS_OF_NODE)
@@ -133,15 +133,15 @@ def main() -> None:
         own = one.trials / arguments.trials
         overheads = [f"{100 * (m.wall * n / m.trials - 1):.0f}%" for n, m in ((1, one), (2, two))]
         print(
-            f"{name}: {arguments.trials} trials, {one.wall / two.wall:.2f} x as quick on two nodes; overhead "
+            f"{name}: {arguments.trials} trials, {one.wall / two.wall:.2f} x as fast on two nodes; overhead "
             f"{overheads[0]} on one, {overheads[1]} on two, where a trial takes {two.trials / one.trials:.2f} x as long"
         )
         rows.append(
             {"work": name, "speed-up": one.wall / two.wall, "overhead 1": overheads[0], "overhead 2": overheads[1]}
         )
     driver, size = measured[1]["driver"].driver, len(cloudpickle.dumps(supernet()))  # type: ignore[no-untyped-call]
-    print(f"\ndriver: {1e3 * driver:.1f} ms of processor time a trial; {size / 1e6:.2f} MB to each node")
-    print(f"simulated: {TRIALS} trials, nodes of {CPUS_OF_NODE} processors")
+    print(f"\ndriver: {1e3 * driver:.1f} ms of CPU time per trial; {size / 1e6:.2f} MB to each node")
+    print(f"simulated: {TRIALS} trials, nodes of {CPUS_OF_NODE} CPUs")
     print(f"{'trial':>8}{'nodes':>8}{'speed-up':>10}{'efficiency':>12}{'driver busy':>13}")
     for trial in (own, 60.0):
         for nodes in (10, 30, 100, 300, 1000):

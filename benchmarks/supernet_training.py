@@ -1,7 +1,7 @@
-"""Which way of training the supernet gives the best subnets for the same processor time?
+"""Strategies of supernet training at equal CPU time.
 
-Each strategy gets as many epochs as fit into the same seconds of processor time (its own cost of an epoch is measured
-first). Scores are of 30 random networks on the search split, batch norm recalibrated for each.
+Each strategy trains for as many epochs as fit into the same CPU time; its time per epoch is measured first. Scores are
+those of 30 random networks on the search split, with batch norm recalibrated for each.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What does a step of quantization-aware training cost, and a step of the supernet?
+"""Cost of a step of quantization-aware training and of supernet training.
 
-Every figure is a multiple of a full-precision step of the same network, batch norm folded, activations in
-channels_last, on one processor. The kinds take turns within each repetition, so that whatever else the machine does
-hits all of them; the table has medians of the ratios within a repetition, and their quartiles.
+All figures are relative to a full-precision step of the same network with folded batch norm and channels_last
+activations, on one CPU. The kinds of steps take turns within each repetition, so that other load on the machine affects
+all of them; the table has medians and quartiles of the ratios within a repetition.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TRAINING = Training(epochs=1, learning_rate=1e-4)
 
 
 def stepper(network: nn.Module, forward: Callable[[], Tensor], labels: Tensor, *, bf16: bool) -> Callable[[], float]:
-    """Seconds of one step: the processor's, or on a GPU those that pass."""
+    """Seconds of one step: CPU time, or wall time on a GPU."""
     optimizer = optimizer_for(network, TRAINING)
 
     def step() -> float:
@@ -51,7 +51,7 @@ def stepper(network: nn.Module, forward: Callable[[], Tensor], labels: Tensor, *
 
 
 def clock(device: torch.device) -> float:
-    """Now."""
+    """Current CPU time, or wall time on a GPU after synchronization."""
     if device.type == "cpu":
         return time.process_time()
     torch.cuda.synchronize()
@@ -61,7 +61,7 @@ def clock(device: torch.device) -> float:
 def kinds(
     space: SearchSpace, candidate: Candidate, batch: int, device: str, recordings: contextlib.ExitStack
 ) -> dict[str, Callable[[], float]]:
-    """Name -> one step of it; what is recorded stays so until ``recordings`` is closed."""
+    """Step functions by name; captured CUDA graphs stay in use until ``recordings`` is closed."""
     torch.manual_seed(0)
     images = torch.rand(batch, space.input.channels, space.resolutions[-1], space.resolutions[-1]).to(device)
     labels = torch.randint(space.classes, (batch,)).to(device)
@@ -93,7 +93,9 @@ def main() -> None:
     parser.add_argument("--space", default="mobilenet_fashion_mnist")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--repetitions", type=int, default=12)
-    parser.add_argument("--networks", type=int, default=3, help="random ones, beside the largest at 4 bits")
+    parser.add_argument(
+        "--networks", type=int, default=3, help="number of random networks, in addition to the largest at 4 bits"
+    )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,12 +1,13 @@
-"""Does transfer help, by number of quantized pairs?
+"""Learning curves of forms of predictors, transferred or not, by number of quantized pairs.
 
-For each space and seed: train both supernets, measure fp32 losses, quantized-supernet losses and 240 QAT pairs as a
-run does. In random splits, each form learns from 10 to 200 pairs and predicts 40 that it has not seen. A seed's score
-is the mean over its splits; means, standard deviations and tests are over seeds. ``--space digits:4,6,8`` is the space
-with other bits: there quantization is mild, with ``2,4,8`` it dominates. For Fashion-MNIST, ``--space
-mobilenet_fashion_mnist_14`` and the same with ``:4,6,8``; its supernets are trained as those of ``joint_vs_staged.py``.
+For each search space and seed, both supernets are trained, and full-precision losses, losses of the quantized supernet
+and 240 QAT pairs are measured as in a run. In random splits, each form of predictor is fitted to 10 to 200 pairs and
+predicts 40 held-out ones. The score of a seed is the mean over its splits; means, standard deviations and tests are
+over seeds. ``--space digits:4,6,8`` sets other bit-widths: with these quantization has little effect, with ``2,4,8`` it
+dominates. For Fashion-MNIST use ``--space mobilenet_fashion_mnist_14`` and the same with ``:4,6,8``; its supernets are
+trained like those of ``joint_vs_staged.py``.
 
-A run that is interrupted goes on where it stopped; the scores of a seed are kept in its run directory.
+An interrupted run is resumed; the scores of a seed are kept in its run directory.
 """
 
 from __future__ import annotations
@@ -41,11 +42,11 @@ SETTINGS = {
         "n_search": 2_000,
     }
 }
-"""Beside the defaults, by data set."""
+"""Settings that differ from the defaults, by data set."""
 
 
 def load_space(text: str) -> SearchSpace:
-    """A space by its name or file, and ``:4,6,8`` for other bits of every layer."""
+    """Load a search space by name or file, with a suffix such as ``:4,6,8`` for other bit-widths of every layer."""
     name, _, bits = text.partition(":")
     space: SearchSpace = SearchSpace.load(name)
     if not bits:
@@ -59,7 +60,7 @@ def load_space(text: str) -> SearchSpace:
 def one_seed(
     space: SearchSpace, seed: int, n_splits: int, num_cpus: int | None, data_root: Path | None
 ) -> pd.DataFrame:
-    """Scores of every form and number of pairs, mean over splits, and the noise floor with 0 pairs."""
+    """Scores of every form by number of pairs, mean over splits, and the split-half agreement as 0 pairs."""
     changes = SETTINGS.get(str(space.data), {}) | {"seed": seed, "n_pairs": COUNTS[-1] + MOST_TEST}
     path = RUNS / space.name / f"seed_{seed}"
     run = PipelineRun(space, RunSettings().updated(changes), path, num_cpus=num_cpus, data_root=data_root)
@@ -74,7 +75,7 @@ def one_seed(
 
 
 def show(table: pd.DataFrame) -> None:
-    """Every score of one space, the default against the others, and what scratch needs."""
+    """Print all scores of one space, and tests of the default form against the others."""
     n_seeds = table["seed"].nunique()
     for score in TITLES:
         grouped = table[table[score].notna()].groupby(["form", "n"], sort=False)[score]
@@ -82,7 +83,7 @@ def show(table: pd.DataFrame) -> None:
         print(f"\n{TITLES[score]} on {MOST_TEST} held-out pairs, mean ± sd over {n_seeds} seeds")
         print(shown.unstack("n").fillna("").to_string())
     taus = table[table["n"] > 0].pivot_table("kendall_tau", ["form", "n"], "seed", sort=False)
-    print(f"\nKendall tau of {DEFAULT} minus that of another form: mean, p of a paired t-test over seeds")
+    print(f"\nKendall's tau of {DEFAULT} minus that of another form: mean over seeds, p-value of a paired t-test")
     for form in taus.index.unique("form").drop(DEFAULT):
         cells = []
         for n in COUNTS:
@@ -95,11 +96,11 @@ def show(table: pd.DataFrame) -> None:
         own = taus.loc[DEFAULT, n].mean()
         enough = [m for m in COUNTS if scratch[m] >= own]
         needs = f"{enough[0]}" if enough else f"more than {COUNTS[-1]}"
-        print(f"{DEFAULT} has tau {own:.3f} after {n} pairs; scratch needs {needs}")
+        print(f"{DEFAULT} has tau {own:.3f} after {n} pairs; scratch needs {needs} pairs")
 
 
 def picture(table: pd.DataFrame) -> bytes:
-    """Means over seeds, with 95% intervals."""
+    """Plot means over seeds with 95% confidence intervals."""
     from scipy.stats import t
 
     known, n_seeds = table[table["n"] > 0], table["seed"].nunique()
@@ -119,7 +120,7 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--data-root", type=Path, help="folder with the files of data sets")
     parser.add_argument("--splits", type=int, default=3)
-    parser.add_argument("--num-cpus", type=int, help="Trials at once.  [all processors]")
+    parser.add_argument("--num-cpus", type=int, help="number of concurrent trials; by default all CPUs")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     spaces = [load_space(text) for text in arguments.space or ["digits", "digits:4,6,8"]]

@@ -1,8 +1,8 @@
-"""What does a host cost: evaluations per second of processor time of the whole machine, Ray's own processes included.
+"""Overhead of Ray Tune and Optuna: evaluations per second of CPU time of the whole machine, Ray's processes included.
 
-APQ's ImageNet space (131 genes), two objectives that cost next to nothing and a limit: one trial a candidate in Ray
-Tune with `OptunaSearch` and with `ApqSearch`, in plain Optuna, one trial per whole search, and the bare search. Each
-runs in a process of its own; what starting Ray and the imports take is measured by a run of a few trials and left out.
+APQ's ImageNet space (131 genes) with two inexpensive objectives and a limit: one trial per candidate in Ray Tune with
+`OptunaSearch` and with `ApqSearch` and in plain Optuna, one trial per whole search, and the bare search. Each runs in a
+separate process; the time of starting Ray and of imports is measured by a run of a few trials and subtracted.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def problem() -> Problem:
 
 
 def in_tune(searcher: Callable[[], Any], n: int) -> None:
-    """One trial a candidate; Tune hands its ``param_space`` to either searcher."""
+    """Ray Tune with one trial per candidate; both searchers get the same ``param_space``."""
     asked = problem()
     searching = searcher()
     with cluster(None, 2), tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None):
@@ -73,7 +73,7 @@ def optuna_search() -> OptunaSearch:
 
 
 def plain(sampler: Callable[[Problem], optuna.samplers.BaseSampler], n: int) -> None:
-    """No Ray at all."""
+    """Plain Optuna with one trial per candidate."""
     asked = problem()
     objective = APQObjective(asked)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -86,12 +86,12 @@ def whole_search(n: int, _: Any) -> Result:
 
 
 def no_host(n: int) -> None:
-    """The search alone."""
+    """The bare search."""
     run_search(problem(), NSGA2(500, 500), n_evaluations=n)
 
 
 def one_trial(n: int) -> None:
-    """A whole search in one trial."""
+    """Ray Tune with one trial per whole search."""
     with cluster(None, 1), tempfile.TemporaryDirectory() as folder:
         run_trials(whole_search, None, {"search": n}, lambda *_: None, directory=Path(folder), concurrency=1)
 
@@ -117,7 +117,7 @@ METHODS: dict[str, tuple[Callable[[int], None], int, int]] = {
 
 
 def busy_seconds() -> float:
-    """Of all processors together since the machine started, waiting and idling left out."""
+    """CPU seconds of all processors since the machine started, without idle and I/O wait time."""
     fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
     return sum(int(fields[i]) for i in (0, 1, 2, 5, 6)) / os.sysconf("SC_CLK_TCK")
 
@@ -125,7 +125,12 @@ def busy_seconds() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", nargs=2, metavar=("METHOD", "N"), help="one run, as the script starts itself")
+    parser.add_argument(
+        "--only",
+        nargs=2,
+        metavar=("METHOD", "N"),
+        help="run one method with N evaluations, as the script does in subprocesses",
+    )
     arguments = parser.parse_args()
     if arguments.only:
         METHODS[arguments.only[0]][0](int(arguments.only[1]))
@@ -134,7 +139,7 @@ def main() -> None:
     def seconds(name: str, n: int) -> float:
         start = busy_seconds()
         subprocess.run([sys.executable, __file__, "--only", name, str(n)], check=True, capture_output=True)
-        time.sleep(1)  # for Ray's processes to end
+        time.sleep(1)  # until Ray's processes have ended
         return busy_seconds() - start
 
     rows = []

@@ -1,1 +1,1 @@
-"""Wrong inputs of four kinds for ``fuzz_inputs.py``: damaged files, odd images, odd layouts, odd values of options."""
+"""Inputs for ``fuzz_inputs.py``: damaged files, unusual images, unusual folder layouts and unusual option values."""

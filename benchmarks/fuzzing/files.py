@@ -1,7 +1,6 @@
-"""Every file of a run, a refinement and a sweep, damaged in five ways, then read by the commands that come later.
+"""Every file of a run, a refinement and a sweep, damaged in five ways and read by subsequent commands.
 
-An outcome is right if it is that of the undamaged folder, or a refusal whose remedy, to delete what it says, leads to
-that.
+A command must give the results of the undamaged folder, or refuse with a remedy (what to delete) that leads to them.
 """
 
 from __future__ import annotations
@@ -15,24 +14,24 @@ from fuzzing.harness import Case, Said, call, violation
 from fuzzing.material import FAST, REFINE, SPEND, SWEEP, Material
 
 MOST_REMEDIES = 3
-"""Refusals in a row whose advice is followed."""
+"""Maximum number of consecutive refusals whose remedies are followed."""
 
 REMEDY_SECONDS = 120.0
 
 
 def emptied(path: Path) -> None:
-    """No byte is left."""
+    """Empty a file."""
     path.write_bytes(b"")
 
 
 def halved(path: Path) -> None:
-    """As after a full disk."""
+    """Truncate a file, as after a full disk."""
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
 
 
 def flipped(path: Path) -> None:
-    """Four bytes in the middle."""
+    """Overwrite four bytes in the middle of a file."""
     content = bytearray(path.read_bytes())
     middle = len(content) // 2
     content[middle : middle + 4] = bytes(byte ^ 0xFF for byte in content[middle : middle + 4])
@@ -40,12 +39,12 @@ def flipped(path: Path) -> None:
 
 
 def foreign(path: Path) -> None:
-    """What somebody else wrote, valid as far as it goes."""
+    """Replace a file by valid content of another kind."""
     path.write_bytes(b"[]" if path.suffix == ".json" else b"a,b\n1,2\n" if path.suffix == ".csv" else b"hello\n")
 
 
 def gone(path: Path) -> None:
-    """Deleted."""
+    """Delete a file."""
     path.unlink()
 
 
@@ -61,20 +60,20 @@ LATER = {
     "7_predictors": ("n_evaluations=300",),
     "8_search": ("final.epochs=2",),
 }
-"""Stage -> settings whose change makes later stages read it."""
+"""Settings whose change makes later stages read the files of a stage, by stage."""
 
 READERS = {
     "refine": tuple(LATER),
     "predictor report": ("3_fp32_losses", "4_proxy_losses", "5_qat_pairs"),
     "baseline": ("1_supernet", "2_quantized_supernet"),
 }
-"""Other commands -> stages that they read; all of them read the files beside the stages."""
+"""Stages that other commands read, by command; all commands read the files outside of stages."""
 
 RESULTS = ("results.csv", "front.json", "best.pt", "predictors.csv", "predictor_report.csv")
 
 
 def file_cases(own: Material, out: Path) -> Iterator[Case]:
-    """Every file, every damage, every command that reads it."""
+    """Cases of every file, damage and command that reads the file."""
     known: dict[str, dict[str, bytes]] = {}
     for source, name, command in _readings(own):
         folder = source.parent / source.name
@@ -83,7 +82,7 @@ def file_cases(own: Material, out: Path) -> Iterator[Case]:
 
 
 def _readings(own: Material) -> Iterator[tuple[Path, str, tuple[str, ...]]]:
-    """Folder, file and a command that comes later; ``{copy}`` and ``{new}`` stand for the copy and for a new folder."""
+    """Folder, file and subsequent command, in which ``{copy}`` and ``{new}`` stand for the copy and a new folder."""
     again = ("run", "--data", str(own.images), "--out", "{copy}", *FAST)
     others = {
         "refine": ("refine", "{copy}", "--out", "{new}", *REFINE),
@@ -150,13 +149,13 @@ def _case(
         return wrong
 
     def follow(said: Said) -> str:
-        """Delete what a refusal says until the command ends well; then its results are compared."""
+        """Follow remedies until the command succeeds, then compare its results."""
         for _ in range(MOST_REMEDIES):
             if said.status == 0:
                 break
             target = _advised(said.reason)
             if target is None:
-                return ""  # another remedy, which only a person can follow
+                return ""  # a remedy that cannot be followed automatically
             if place not in target.parents or not target.exists():
                 return f"advises to delete {target}, which is not there: {said.reason[:200]}"
             shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
@@ -173,7 +172,7 @@ def _case(
 
 
 def _advised(reason: str) -> Path | None:
-    """What a refusal says to delete: a path, the file that it is about, or that file's folder."""
+    """Path that a refusal says to delete: an explicit one, the file that it names, or the folder of that file."""
     if named := re.search(r"delete (?:the folder )?(/\S+)", reason):
         return Path(named[1].rstrip(",;."))
     about, words = re.match(r"error: (?:trial \S+ failed: )?(/\S+): ", reason), re.search(r"delete (it|the )", reason)
@@ -187,7 +186,7 @@ def _short(words: str) -> str:
 
 
 def _results(copy: Path, new: Path) -> dict[str, bytes]:
-    """Content of the files that people read."""
+    """Contents of the result files."""
     return {
         f"{folder.name}/{name}": (folder / name).read_bytes()
         for folder in (copy, new)

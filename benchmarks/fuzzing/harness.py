@@ -1,7 +1,7 @@
-"""Commands in forked processes: what they say, how long they take, and whether that is right or a refusal.
+"""Runs commands in forked processes and checks their outcome.
 
-A fork spares the imports. Trials run inside it one after the other, without Ray; an error that Ray would wrap in a line
-is a traceback here.
+Forking saves the imports. Trials run one after the other within the fork, without Ray, so that an error that Ray would
+report in one line is a traceback.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from apq_tune.errors import ApqError, RunError
 from apq_tune.hosts.ray import Result, Work, result_of
 
 HANG_SECONDS = 20.0
-"""After which a command is ended, and counted as hanging; of a machine that has nothing else to do."""
+"""Seconds after which a command is killed and counted as a hang, on an otherwise idle machine."""
 
 POLL_SECONDS = 0.005
 
 PROBE = "probe.npz"
-"""In the current folder: the images that a run whose work was skipped would have worked on."""
+"""File in the current folder with the images that a run whose work was skipped would have used."""
 
 LAST_RESORT = re.compile(
     r"^.*(internal error|unforeseen|report (it|this)|please report).*$", re.IGNORECASE | re.MULTILINE
@@ -40,7 +40,7 @@ WARNING = re.compile(r"^.*\b[A-Z]\w*Warning: .*$", re.MULTILINE)
 
 
 class Said(NamedTuple):
-    """What a command did."""
+    """Outcome of a command."""
 
     status: int  # exit status; negative: the signal that ended it
     out: str
@@ -50,28 +50,28 @@ class Said(NamedTuple):
 
     @property
     def reason(self) -> str:
-        """The line of a refusal; empty if there is none."""
+        """Message of a refusal; empty if the command was not refused."""
         return next((line for line in self.err.splitlines()[::-1] if re.match(r"[eE]rror: ", line)), "")
 
 
 Judge = Callable[[Said], str]
-"""What is wrong with an outcome beside the general rules; an empty string if nothing is."""
+"""Specific check of an outcome; returns the violation, or an empty string."""
 
 
 class Case(NamedTuple):
-    """One wrong input."""
+    """One invalid or unusual input."""
 
     kind: str  # files, images, layouts or options
-    name: str  # what is wrong, readable
+    name: str  # description of the input
     arguments: tuple[str, ...]  # of apq-tune
-    folder: Path  # made for it; the current one of the command
-    prepare: Callable[[], None] = lambda: None  # makes the input, just before
+    folder: Path  # working directory of the command, created for the case
+    prepare: Callable[[], None] = lambda: None  # creates the input just before the command
     judge: Judge = lambda _: ""
-    whole: bool = False  # do the work, too, and not only the checks before it
+    whole: bool = False  # run the whole command, and not only the checks before its work
 
 
 class Finding(NamedTuple):
-    """A case, what its command did, and what is wrong with that; an empty string if nothing is."""
+    """Case with the outcome of its command and the violation, which is empty if there is none."""
 
     case: Case
     said: Said
@@ -79,7 +79,7 @@ class Finding(NamedTuple):
 
 
 def violation(said: Said) -> str:
-    """What is neither right nor refused in one line; an empty string if all is well."""
+    """Violation of an outcome that is neither right nor a one-line refusal; otherwise empty."""
     text = f"{said.out}\n{said.err}"
     lines = [line.strip() for line in said.err.splitlines() if line.strip()]
     last = lines[-1][:200] if lines else ""
@@ -98,7 +98,7 @@ def violation(said: Said) -> str:
 
 
 def check(cases: Sequence[Case], jobs: int, seconds: float = HANG_SECONDS) -> Iterator[Finding]:
-    """Run cases, several at once if so wanted, and judge them."""
+    """Run cases, ``jobs`` at a time, and check their outcomes."""
     waiting, running = list(cases[::-1]), list[tuple[Case, Running]]()
     while waiting or running:
         while waiting and len(running) < jobs:
@@ -121,16 +121,16 @@ def call(arguments: Sequence[str], folder: Path, *, whole: bool = True, seconds:
 
 
 class Running:
-    """A command in a process of its own."""
+    """Command in a forked process."""
 
     def __init__(self, arguments: Sequence[str], folder: Path, *, whole: bool, seconds: float = HANG_SECONDS) -> None:
-        """Fork.
+        """Fork a process and start the command in it.
 
         Args:
-            arguments: of ``apq-tune``.
-            folder: the current one.
-            whole: do the work; else every check before it is made, and it counts as done.
-            seconds: after which it is ended.
+            arguments: Arguments of ``apq-tune``.
+            folder: Working directory.
+            whole: Whether to run the whole command; otherwise it stops successfully after the checks before its work.
+            seconds: Seconds after which the process is killed.
         """
         self._files = [tempfile.TemporaryFile("w+b") for _ in range(2)]  # noqa: SIM115
         self._start, self._seconds = time.monotonic(), seconds
@@ -147,7 +147,7 @@ class Running:
                 os._exit(status)
 
     def poll(self) -> Said | None:
-        """What it did, if it has ended; after its time it is ended."""
+        """Outcome if the process has ended, otherwise ``None``; it is killed when its time is up."""
         seconds, hangs = time.monotonic() - self._start, False
         ended, status = os.waitpid(self._child, os.WNOHANG)
         if not ended:
@@ -161,14 +161,14 @@ class Running:
 
 
 def _text(file: IO[bytes]) -> str:
-    """All that was written to a file, which is closed."""
+    """Read and close a temporary file."""
     with file:
         file.seek(0)
         return file.read().decode("utf-8", "replace")
 
 
 def _run(arguments: Sequence[str], folder: Path, *, whole: bool) -> int:
-    """In the child: the command, its exit status."""
+    """Run the command in the child process and return its exit status."""
     from apq_tune.cli import main
 
     os.chdir(folder)
@@ -192,7 +192,7 @@ def _run(arguments: Sequence[str], folder: Path, *, whole: bool) -> int:
 def one_by_one(
     work: Work, shared: Any, items: Mapping[str, Any], on_result: Callable[[str, Result], None], **_: Any
 ) -> None:
-    """Stands for ``run_trials``."""
+    """Replacement of ``run_trials``."""
     refused = {}
     for key, item in items.items():
         try:
@@ -206,12 +206,12 @@ def one_by_one(
 
 @contextlib.contextmanager
 def no_cluster(*_: Any) -> Iterator[int]:
-    """Stands for ``cluster``."""
+    """Replacement of ``cluster``."""
     yield 1
 
 
 def without_ray() -> None:
-    """Run trials in the processes that ask for them, from now on; and import all that they need."""
+    """Make trials run in the calling process from now on, and import everything that they need."""
     import torch
     import torchvision.datasets
     import torchvision.transforms.v2  # noqa: F401
@@ -230,7 +230,7 @@ def without_ray() -> None:
 
 
 def _skip_work() -> None:
-    """End with status 0 where the work would begin, all checks made."""
+    """Make commands exit with status 0 after their checks, before their work."""
     from apq_tune import search
     from apq_tune.pipeline import predictor_report
     from apq_tune.pipeline.run import PipelineRun

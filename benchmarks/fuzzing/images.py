@@ -1,4 +1,4 @@
-"""One picture in thirty kinds of files: each is read as the picture, or refused naming a file."""
+"""One picture in thirty kinds of files: each must be read as the picture, or be refused by a message with its name."""
 
 from __future__ import annotations
 
@@ -16,59 +16,59 @@ from fuzzing.harness import PROBE, Case, Judge, Said
 from fuzzing.material import CLASSES, FAST, PER_CLASS, picture
 
 SAME = 24.0
-"""Grey levels of 255 by which pictures that are the same may differ in the mean: JPEG and palettes lose some."""
+"""Maximum mean difference of equal pictures in grey levels of 255, as JPEG and palettes are lossy."""
 
 Grey = NDArray[np.uint8]
 Write = Callable[[Grey], bytes]
 
 
 def saved(image: Any, kind: str, **options: Any) -> bytes:
-    """An image as a file."""
+    """Bytes of an image saved in a format of Pillow."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
 def of(pixels: NDArray[Any], mode: str | None = None) -> Any:
-    """An image from an array, converted."""
+    """Image of an array, converted to another mode."""
     image = Image.fromarray(pixels)
     return image if mode is None else image.convert(mode)
 
 
 def alpha(pixels: Grey) -> NDArray[np.uint8]:
-    """A black image whose shape is in its alpha channel alone: on white it shows the picture."""
+    """Black image with the picture in its alpha channel, which is visible on white."""
     return np.dstack([np.zeros_like(pixels)] * 3 + [255 - pixels])
 
 
 def rotated(pixels: Grey) -> bytes:
-    """A photograph whose camera was turned, with the note that says so (EXIF orientation 6)."""
+    """Photograph of a rotated camera, with EXIF orientation 6."""
     exif = Image.Exif()
     exif[0x0112] = 6
     return saved(of(np.rot90(pixels).copy()), "JPEG", quality=95, exif=exif)
 
 
 def big_endian(pixels: Grey) -> bytes:
-    """As some microscopes write."""
+    """TIFF file as written by some microscopes."""
     return saved(Image.frombytes("I;16B", pixels.shape[::-1], (pixels.astype(">u2") * 257).tobytes()), "TIFF")
 
 
 def animated(pixels: Grey) -> bytes:
-    """Two frames, the first of them the picture."""
+    """Animation of two frames, of which the first is the picture."""
     return saved(of(pixels), "GIF", save_all=True, append_images=[of(255 - pixels)])
 
 
 def cut(content: bytes, share: float) -> bytes:
-    """The first part of a file."""
+    """First part of a file."""
     return content[: int(share * len(content))]
 
 
 def png(pixels: Grey) -> bytes:
-    """As most are."""
+    """Plain PNG file."""
     return saved(of(pixels), "PNG")
 
 
 def header_only(pixels: Grey) -> bytes:
-    """A PNG whose first block of data says that it is shorter than it is."""
+    """PNG file whose first chunk of data states too small a length."""
     content = bytearray(png(pixels))
     place = content.index(b"IDAT") - 4
     length = int.from_bytes(content[place : place + 4], "big")
@@ -108,7 +108,7 @@ PICTURES: Mapping[str, tuple[str, Write]] = {
     "compressed colour TIFF": ("tif", lambda p: saved(of(p, "RGB"), "TIFF", compression="tiff_lzw")),
     "three times as large": ("png", lambda p: saved(of(np.kron(p, np.ones((3, 3), np.uint8))), "PNG")),
 }
-"""Kinds that hold the picture."""
+"""Kinds of files that contain the picture."""
 
 BROKEN: Mapping[str, tuple[str, Write]] = {
     "empty": ("png", lambda _: b""),
@@ -121,11 +121,11 @@ BROKEN: Mapping[str, tuple[str, Write]] = {
     "Git LFS pointer": ("png", lambda _: b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n"),
     "SVG": ("svg", lambda _: b"<svg xmlns='http://www.w3.org/2000/svg' width='16' height='16'/>"),
 }
-"""Kinds that do not; one such file among good ones."""
+"""Kinds of files that do not; one of them is put among valid ones."""
 
 
 def image_cases(out: Path) -> Iterator[Case]:
-    """All images of a folder of one kind; or one broken image among good ones."""
+    """Cases of folders with images of one kind, and of folders with one broken image among valid ones."""
     for name, (suffix, write) in PICTURES.items():
         yield _case(name, out, suffix, write, PER_CLASS * CLASSES, _right)
     for name, (suffix, write) in BROKEN.items():
@@ -150,7 +150,7 @@ def _case(name: str, out: Path, suffix: str, write: Write, n: int, judge: Callab
 
 
 def _right(folder: Path) -> Judge:
-    """Every picture is read as what it shows, and all of them are."""
+    """Check that all images are read and show the picture."""
 
     def judge(said: Said) -> str:
         if said.status:
@@ -171,7 +171,7 @@ def _right(folder: Path) -> Judge:
 
 
 def _named(folder: Path) -> Judge:
-    """A refusal names the file; a broken file is not read as if it were good."""
+    """Check that a broken file is refused by a message with its name."""
 
     def judge(said: Said) -> str:
         if said.status:
@@ -185,5 +185,5 @@ def _named(folder: Path) -> Judge:
 
 
 def _small(pixels: Grey, size: int) -> NDArray[np.float64]:
-    """The picture at the size of a space."""
+    """Picture at the input size of a search space."""
     return np.asarray(ImageOps.fit(Image.fromarray(pixels), (size, size), Image.Resampling.BILINEAR), np.float64)

@@ -1,4 +1,4 @@
-"""Folders as they occur: every layout gives the classes and the images that a person sees in it, or is refused."""
+"""Folder layouts as they occur: each must give the classes and images that a person sees in it, or be refused."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from fuzzing.material import CLASSES, FAST, picture
 
 
 class Held(NamedTuple):
-    """What a person sees in a folder."""
+    """Expected contents of a folder."""
 
     classes: int = CLASSES
-    images: int = 36  # in all parts together
-    test: int | None = None  # of them in a test folder
+    images: int = 36  # number of images in all splits
+    test: int | None = None  # number of images in a test folder
 
 
 Layout = Callable[[Path], Held | None]
-"""Makes a folder; says what is in it, or nothing if it is to be refused."""
+"""Function that creates a folder and returns its contents, or ``None`` if it has to be refused."""
 
 
 def fill(folder: Path, n: int = 12, classes: int = CLASSES, first: int = 0) -> None:
-    """Folders of classes with images in them, no two of them equal."""
+    """Create class folders with distinct images."""
     for label in range(classes):
         place = folder / f"c{label}"
         place.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ def fill(folder: Path, n: int = 12, classes: int = CLASSES, first: int = 0) -> N
 
 
 def parts(*names: str) -> Layout:
-    """A layout with split folders of these names, 12 images of each class in the first one and 6 in each other."""
+    """Layout with split folders of the given names: 12 images per class in the first one and 6 in the others."""
 
     def make(folder: Path) -> Held:
         for number, name in enumerate(names):
@@ -50,7 +50,7 @@ def parts(*names: str) -> Layout:
 
 
 def plain(change: Callable[[Path], object], held: Held | None = Held()) -> Layout:  # noqa: B008
-    """The usual layout, then something odd."""
+    """Usual layout with an unusual addition."""
 
     def make(folder: Path) -> Held | None:
         fill(folder)
@@ -61,7 +61,7 @@ def plain(change: Callable[[Path], object], held: Held | None = Held()) -> Layou
 
 
 def copied(name: str) -> Callable[[Path], None]:
-    """A folder inside a class that repeats its images, such as what notebooks leave."""
+    """Subfolder of a class with copies of its images, such as notebooks leave."""
 
     def make(folder: Path) -> None:
         for label in range(CLASSES):
@@ -71,7 +71,7 @@ def copied(name: str) -> Callable[[Path], None]:
 
 
 def beside(path: str, content: bytes = b"x") -> Callable[[Path], None]:
-    """A file that is no image."""
+    """File that is not an image."""
 
     def make(folder: Path) -> None:
         place = folder / path
@@ -82,31 +82,31 @@ def beside(path: str, content: bytes = b"x") -> Callable[[Path], None]:
 
 
 def linked(folder: Path) -> None:
-    """A class elsewhere."""
+    """Class folder that is a link to another place."""
     (folder / "c0").rename(folder.parent / "away")
     (folder / "c0").symlink_to(folder.parent / "away")
 
 
 def eight_of_five(folder: Path) -> Held:
-    """Many classes, few images, all parts given."""
+    """Many classes with few images and all splits given."""
     fill(folder / "train", 5, classes=8)
     fill(folder / "test", 5, classes=8, first=50)
     return Held(8, 80, 40)
 
 
 def no_utf8(folder: Path) -> None:
-    """A class whose name is Latin-1."""
+    """Class with a Latin-1 name."""
     (folder / "c0").rename(folder / os.fsdecode(b"caf\xe9"))
 
 
 def other_classes(folder: Path) -> None:
-    """A class that only ``test`` has."""
+    """Class that only ``test`` has."""
     fill(folder / "train")
     fill(folder / "test", classes=2)
 
 
 def refused(make: Callable[[Path], object]) -> Layout:
-    """Something that cannot be meant."""
+    """Turn a layout into one that must be refused."""
 
     def layout(folder: Path) -> None:
         make(folder)
@@ -115,7 +115,7 @@ def refused(make: Callable[[Path], object]) -> Layout:
 
 
 def nested(folder: Path) -> Held:
-    """Classes with folders of their own: images are where they are."""
+    """Classes with images in subfolders."""
     for label in range(CLASSES):
         for half in range(2):
             place = folder / f"c{label}" / f"camera_{half}"
@@ -161,7 +161,7 @@ LAYOUTS: Mapping[str, Layout] = {
 
 
 def layout_cases(out: Path) -> Iterator[Case]:
-    """Every layout, up to the point where the work would begin."""
+    """Cases of every layout, run up to the start of the work."""
     for number, (name, layout) in enumerate(LAYOUTS.items()):
         yield _case(name, layout, out / f"{number:02d}")
 

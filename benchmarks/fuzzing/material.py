@@ -1,4 +1,4 @@
-"""What every wrong input is made from: a folder of images, a finished run on it, its refinement, a sweep, tables."""
+"""Valid inputs from which the cases are derived: a folder of images, a run on it, a refinement, a sweep and tables."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SWEEP = (
 
 
 class Material(NamedTuple):
-    """Folders and files, none of which a case may change."""
+    """Folders and files that cases must not change."""
 
     images: Path
     run: Path
@@ -45,13 +45,13 @@ class Material(NamedTuple):
     sweep: Path
     pairs: Path  # CSV
     candidates: Path  # JSON
-    table: Path  # CSV of costs
+    table: Path  # cost table, CSV
     lookup: Path  # CSV
-    predictor: Path  # of full-precision losses, where transfer can begin
+    predictor: Path  # predictor of full-precision losses, for transfer
 
 
 def picture(label: int, number: int, side: int = SIDE) -> NDArray[np.uint8]:
-    """``(side, side)``, 0 to 255: stripes or checks, brighter in one corner, with some noise."""
+    """Noisy picture of stripes or checks that is brighter in one corner, from 0 to 255, shape ``(side, side)``."""
     rng = np.random.default_rng((label, number))
     y, x = np.mgrid[:side, :side]
     pattern = np.stack([x // 2 % 2, y // 2 % 2, (x // 2 + y // 2) % 2])[label]
@@ -60,10 +60,10 @@ def picture(label: int, number: int, side: int = SIDE) -> NDArray[np.uint8]:
 
 
 def make_material(out: Path) -> Material:
-    """Make it, or take what an earlier call has made.
+    """Create the inputs, or reuse those of an earlier call.
 
     Raises:
-        SystemExit: if a command fails, with what it said.
+        SystemExit: If a command fails, with its output.
     """
     from PIL import Image
 
@@ -104,7 +104,7 @@ def make_material(out: Path) -> Material:
 
 
 def cost_table(encoding: NetworkEncoding) -> str:
-    """CSV: a latency for every convolution that the space can ask for."""
+    """Cost table in CSV with a latency for every convolution of the search space."""
     from apq_tune.cost.rows import CONV_KEY
     from apq_tune.network.network import ops
 

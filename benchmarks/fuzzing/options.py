@@ -1,4 +1,4 @@
-"""Every option of every command, found in the commands themselves, with ten odd values each."""
+"""Every option of every command, found by introspection, with ten unusual values each."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ PATHS = ("", " ", "nothing/at/all", "x" * 300, "/dev/null", "/dev/full", ".", "a
 SETTINGS = ("", "nan", "inf", "-1", "0", "1e300", "on", "[1", "010", "9" * 30)
 
 NONSENSE = {"", " ", "nan", "inf", "0x10", "abc"}
-"""Values that no number is."""
+"""Values that are not numbers."""
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    """Every command and the words that call it."""
+    """All commands with the words that call them."""
     for name, command in group.commands.items():
         if isinstance(command, click.Group):
             yield from commands(command, (*path, name))
@@ -30,11 +30,11 @@ def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[t
 
 
 Given = dict[str, tuple[str, ...]]
-"""Parameter -> how it is given."""
+"""Arguments of a command, by parameter."""
 
 
 def usual(own: Material) -> dict[tuple[str, ...], Given]:
-    """Command -> a call that is right."""
+    """Valid arguments of each command."""
 
     def given(**parameters: str) -> Given:
         return {name: (text,) for name, text in parameters.items()}
@@ -63,7 +63,7 @@ def usual(own: Material) -> dict[tuple[str, ...], Given]:
 
 
 def option_cases(own: Material, out: Path) -> Iterator[Case]:
-    """Each option alone is odd; the work is skipped once every check before it is made."""
+    """Cases with one unusual option each; the work after the checks is skipped."""
     from apq_tune.cli import cli
     from apq_tune.pipeline.settings import RunSettings
 
@@ -106,7 +106,7 @@ def _case(title: str, arguments: tuple[str, ...], out: Path, parameter: click.Pa
 
 
 def _judge(parameter: click.Parameter | None, value: str) -> Judge:
-    """What is no number is not taken for one, and nothing is no value."""
+    """Check that values that are not numbers, and empty values, are refused."""
     numeric = parameter is not None and _odd(parameter) is NUMBERS
 
     def judge(said: Said) -> str:
