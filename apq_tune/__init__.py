@@ -43,10 +43,11 @@ if TYPE_CHECKING:
     from apq_tune.hosts.optuna_model import ModelSampler
     from apq_tune.hosts.searcher import ApqSearch
     from apq_tune.pipeline.finished import FinishedRun, load_run
-    from apq_tune.supernet.metrics import QATLoss, SupernetLoss, TrainedSupernet
+    from apq_tune.supernet.metrics import QATLoss, SupernetLoss
     from apq_tune.supernet.published import load_supernet
     from apq_tune.supernet.subnet import Subnet
     from apq_tune.supernet.train import Training
+    from apq_tune.supernet.trained import TrainedSupernet
 
 __version__ = "0.1.0"
 
@@ -59,7 +60,7 @@ LAZY = {
     "QATLoss": "apq_tune.supernet.metrics",
     "Subnet": "apq_tune.supernet.subnet",
     "SupernetLoss": "apq_tune.supernet.metrics",
-    "TrainedSupernet": "apq_tune.supernet.metrics",
+    "TrainedSupernet": "apq_tune.supernet.trained",
     "Training": "apq_tune.supernet.train",
     "load_data": "apq_tune.data",
     "load_run": "apq_tune.pipeline.finished",

@@ -17,8 +17,10 @@ import pandas as pd
 from apq_tune import Candidate, Front, NetworkEncoding, Problem, load_run
 from apq_tune.problem.costs import Costs
 from apq_tune.problem.problem import Objective
-from apq_tune.refine.work import RefineShared, train_candidate
+from apq_tune.refine.settings import training_of
 from apq_tune.store.files import read_json
+from apq_tune.supernet.qat import QATTask, train_candidate
+from apq_tune.supernet.seeds import SeedWord
 
 
 def main() -> None:
@@ -31,11 +33,13 @@ def main() -> None:
     run, settings = load_run(arguments.run), read_json(out / "refine.json")["settings"]
     encoding, table = NetworkEncoding(run.space), pd.read_csv(out / "results.csv")
     total, length = int(table["epochs"].sum()), int(table["epochs"].max())
-    shared = RefineShared(run.supernet, run.settings, settings["seed"])
+    training, seed = training_of(length, run.settings), (settings["seed"], SeedWord.REFINE, length)
 
     def trained(candidate: Candidate) -> pd.Series:
-        scores = train_candidate({"candidate": candidate.to_dict(), "epochs": length, "final": True}, shared).metrics
-        return pd.Series({f"{s}_{kind}": scores[s][kind] for s in ("search", "test") for kind in ("loss", "accuracy")})
+        scores = train_candidate(run.supernet, QATTask(candidate, training, seed, ("search", "test"))).scores
+        return pd.Series(
+            {f"{s}_{kind}": getattr(scores[s], kind) for s in ("search", "test") for kind in ("loss", "accuracy")}
+        )
 
     def show(name: str, row: pd.Series) -> None:
         print(f"{name}: search loss {row.search_loss:.4f}, test loss {row.test_loss:.4f}, ", end="")

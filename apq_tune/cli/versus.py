@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from apq_tune.problem.costs import Costs
     from apq_tune.studies.fleet import Fleet
     from apq_tune.studies.versus import Spend, VersusTask
-    from apq_tune.supernet.metrics import Device
+    from apq_tune.supernet.device import Device
 
 NAMES = ("joint", "staged", "staged-haq", "uniform", "uniform-wa", "random", "paper", "predictor", "refined")
 OWN = "constraints"
@@ -116,7 +116,7 @@ def baseline(
     from apq_tune.space.network_encoding import NetworkEncoding
     from apq_tune.store.directory import kept_tables
     from apq_tune.studies.versus import Spend, VersusTask
-    from apq_tune.supernet.metrics import device_of
+    from apq_tune.supernet.device import device_of
 
     if len(budgets) + bool(constraints) != 1:
         raise click.UsageError("give --constraint, once or more, or one --budget")
@@ -202,7 +202,7 @@ def joint_vs_staged(
     from apq_tune.space.search_space import SearchSpace
     from apq_tune.store.directory import kept_tables
     from apq_tune.studies import versus
-    from apq_tune.supernet.metrics import device_of
+    from apq_tune.supernet.device import device_of
 
     checked, where = versus.Spend.checked(**spend), device_of(device)
     chosen = list(methods or NAMES)

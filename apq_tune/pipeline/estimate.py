@@ -20,7 +20,7 @@ from apq_tune.errors import RunError
 from apq_tune.pipeline.settings import RunSettings
 from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.supernet.batches import batches
-from apq_tune.supernet.metrics import Device
+from apq_tune.supernet.device import Device
 from apq_tune.supernet.network import Supernet
 from apq_tune.supernet.subnet import Subnet
 from apq_tune.supernet.train import Training, finetune, optimizer_for, precision, supernet_loss

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,15 +16,17 @@ from apq_tune.pipeline.learning import PREDICTOR
 from apq_tune.pipeline.settings import RunSettings
 from apq_tune.pipeline.stage import RunStage, torch_load
 from apq_tune.pipeline.stages import STAGES
-from apq_tune.pipeline.training import WEIGHTS
+from apq_tune.pipeline.training import WEIGHTS, calibrate
 from apq_tune.predict import Predictor
 from apq_tune.predict.files import load_predictor
+from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.search_space import SearchSpace
 from apq_tune.store.digests import check, read_record
 from apq_tune.store.directory import FORMAT, StageFiles, digest, kept_tables
 from apq_tune.store.files import read_json
 from apq_tune.supernet.defaults import plain_torch
-from apq_tune.supernet.metrics import Device, TrainedSupernet
+from apq_tune.supernet.device import Device
+from apq_tune.supernet.trained import TrainedSupernet
 
 
 class FinishedRun(NamedTuple):
@@ -43,13 +48,22 @@ class OpenRun(NamedTuple):
     data_root: str | None  # where the files of its data set are
 
 
-class Supernets(NamedTuple):
+@dataclass(frozen=True)
+class Supernets:
     """What a run has trained before it measures or predicts anything."""
 
     space: SearchSpace
     fp32: TrainedSupernet
     quantized: TrainedSupernet
     settings: RunSettings
+
+    @functools.cached_property
+    def calibrated(self) -> TrainedSupernet:
+        """Full-precision weights with calibrated clip values: where QAT begins in the paper's literal protocol."""
+        network = dataclasses.replace(self.fp32).network
+        calibrate(network, NetworkEncoding(self.space), self.fp32.calibration, self.settings.seed)
+        weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        return dataclasses.replace(self.fp32, weights=weights)
 
 
 def open_run(path: Path, stages: Iterable[str]) -> OpenRun:
@@ -124,9 +138,9 @@ def load_run(path: str | Path) -> FinishedRun:
         RunError: if it is none, or has not come so far.
     """
     stages = open_run(Path(path), ("supernet", "quantized_supernet", "predictors")).stages
-    space, fp32, quantized, settings = load_supernets(path)
-    predictor = load_predictor(stages["predictors"].checked(PREDICTOR), space)
-    return FinishedRun(space, predictor, fp32, quantized, settings)
+    trained = load_supernets(path)
+    predictor = load_predictor(stages["predictors"].checked(PREDICTOR), trained.space)
+    return FinishedRun(trained.space, predictor, trained.fp32, trained.quantized, trained.settings)
 
 
 def read_finalists(path: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,14 +11,25 @@ from numpy.typing import NDArray
 
 from apq_tune.hosts.ray import Result, Work
 from apq_tune.pipeline.learning import BOUND, LOSSES, PREDICTOR, REPORT
-from apq_tune.pipeline.stage import Parts, Run, weights
-from apq_tune.pipeline.work import InnerSearches, RunNetworks, final_training, pair_batch, run_search, score_batch
+from apq_tune.pipeline.stage import Parts, Run, trained_supernet
+from apq_tune.pipeline.work import (
+    InnerSearches,
+    Scoring,
+    final_task,
+    pair_task,
+    run_search,
+    score_batch,
+    train_batch,
+    train_network,
+)
 from apq_tune.predict.files import load_predictor
 from apq_tune.problem.front import Front
 from apq_tune.space.candidate import Candidate
 from apq_tune.space.encoding import Genomes
 from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.store.files import read_json
+from apq_tune.supernet.qat import QATTask
+from apq_tune.supernet.trained import TrainedSupernet
 
 PAIR_BATCH = 4
 """Candidates in a trial of brief QAT."""
@@ -31,33 +42,44 @@ SEARCHES = ("best", "front", "random", "rivals")
 
 def measure_fp32_losses(run: Run) -> Parts:
     """Random networks in full precision."""
-    n, batch, draw = run.settings.n_fp32, run.settings.batch, run.encoding.sample
-    return _losses(run, "fp32_losses", "supernet", score_batch, n, batch, draw, quantize=False)
+    n, draw = run.settings.n_fp32, run.encoding.sample
+    shared = Scoring(_supernet(run, "supernet"), False, "supernet", run.settings.supernet.learning_rate)
+    return _losses(run, "fp32_losses", score_batch, shared, n, run.settings.batch, draw)
 
 
 def measure_proxy_losses(run: Run) -> Parts:
     """Random candidates in the quantized supernet, from uniform policies to mixed ones."""
-    n, batch, draw = run.settings.n_proxy, run.settings.batch, run.encoding.sample_policies
-    return _losses(run, "proxy_losses", "quantized_supernet", score_batch, n, batch, draw, quantize=True)
+    n, draw = run.settings.n_proxy, run.encoding.sample_policies
+    shared = Scoring(_supernet(run, "quantized_supernet"), True, "quantized", run.settings.quantized.learning_rate)
+    return _losses(run, "proxy_losses", score_batch, shared, n, run.settings.batch, draw)
 
 
 def measure_pairs(run: Run) -> Parts:
     """Random candidates after brief QAT: the few quantized samples of the method."""
-    draw = {"policies": run.encoding.sample_policies, "alike": run.encoding.sample}[run.settings.pair_bits]
-    n = run.settings.n_pairs
-    return _losses(run, "qat_pairs", "quantized_supernet", pair_batch, n, PAIR_BATCH, draw, quantize=True)
+    settings = run.settings
+    draw = {"policies": run.encoding.sample_policies, "alike": run.encoding.sample}[settings.pair_bits]
+
+    def tasks(first: int, candidates: Sequence[Candidate]) -> list[QATTask]:
+        return [pair_task(candidate, number, settings) for number, candidate in enumerate(candidates, start=first)]
+
+    shared = _supernet(run, "quantized_supernet")
+    return _losses(run, "qat_pairs", train_batch, shared, settings.n_pairs, PAIR_BATCH, draw, tasks)
+
+
+def _supernet(run: Run, stage: str) -> TrainedSupernet:
+    """The supernet after a training stage, to compare candidates with on as many search images as the settings say."""
+    return trained_supernet(run, stage).on_first(run.settings.n_search)
 
 
 def _losses(
     run: Run,
     stage: str,
-    source: str,
     work: Work,
+    shared: Any,
     n: int,
     batch: int,
     draw: Callable[[int, np.random.Generator], Genomes],
-    *,
-    quantize: bool,
+    part_of: Callable[[int, Sequence[Candidate]], Sequence[Any]] = lambda _, candidates: candidates,
 ) -> Parts:
     """Sample candidates, say which are not yet measured; in the end write ``losses.csv``."""
     directory = run.directory(stage)
@@ -87,12 +109,7 @@ def _losses(
         directory.write(LOSSES, table.to_csv(index=False))
 
     advance()
-    items = {
-        key: {"first": int(key), "candidates": [c.to_dict() for c in part]}
-        for key, part in batches.items()
-        if key not in finished
-    }
-    shared = RunNetworks(run.encoding.space, weights(run, source), quantize, run.data, run.settings, run.device)
+    items = {key: part_of(int(key), part) for key, part in batches.items() if key not in finished}
     return Parts(work, shared, items, on_result, finish, on_progress)
 
 
@@ -127,10 +144,8 @@ def measure_finalists(run: Run) -> Parts:
         run.advance("finalists", len(finished), len(chosen))
 
     run.advance("finalists", len(finished), len(chosen))
-    items: dict[str, Any] = {key: {"candidate": c.to_dict()} for key, c in chosen.items() if key not in finished}
-    trained = weights(run, "quantized_supernet")
-    shared = RunNetworks(run.encoding.space, trained, True, run.data, run.settings, run.device)
-    return Parts(final_training, shared, items, on_result, lambda: None)
+    items = {key: final_task(candidate, run.settings) for key, candidate in chosen.items() if key not in finished}
+    return Parts(train_network, trained_supernet(run, "quantized_supernet"), items, on_result, lambda: None)
 
 
 def finalists(run: Run) -> dict[str, Candidate]:

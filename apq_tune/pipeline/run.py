@@ -36,7 +36,7 @@ from apq_tune.space.search_space import SearchSpace
 from apq_tune.store.directory import AGAIN, RunDirectory, StageDirectory, StageFiles
 from apq_tune.store.disk import check_space, run_bytes
 from apq_tune.store.files import read_json
-from apq_tune.supernet.metrics import device_of
+from apq_tune.supernet.device import device_of
 
 FINALISTS = 5
 """Networks that are trained in the end, beside those from the front: two baselines, the best and its rivals."""

@@ -15,7 +15,8 @@ from apq_tune.pipeline.settings import RunSettings
 from apq_tune.problem.costs import Costs
 from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.store.directory import StageDirectory
-from apq_tune.supernet.metrics import Device
+from apq_tune.supernet.device import Device
+from apq_tune.supernet.trained import TrainedSupernet
 
 
 class Run(Protocol):
@@ -93,3 +94,8 @@ def torch_load(path: Path) -> dict[str, Any]:
 def weights(run: Run, stage: str) -> dict[str, Any]:
     """The supernet's weights after a training stage."""
     return torch_load(run.directory(stage).checked("weights.pt"))
+
+
+def trained_supernet(run: Run, stage: str) -> TrainedSupernet:
+    """The supernet after a training stage."""
+    return TrainedSupernet(run.encoding.space, weights(run, stage), run.data, run.settings.n_calibration, run.device)

@@ -13,6 +13,7 @@ from apq_tune.supernet.batches import first_images
 from apq_tune.supernet.evaluate import calibrate_quantizers
 from apq_tune.supernet.finite import check_supernet, check_weights
 from apq_tune.supernet.network import Supernet
+from apq_tune.supernet.seeds import SeedWord
 from apq_tune.supernet.train import Progress, Training, average_for, optimizer_for
 
 N_QUANTIZER_CANDIDATES = 8
@@ -41,7 +42,7 @@ def train_quantized_supernet(run: Run) -> None:
 
 def calibrate(supernet: Supernet, encoding: NetworkEncoding, images: Tensor, seed: int) -> None:
     """Set the clip values of a supernet's quantizers by what random candidates do in full precision."""
-    rng = np.random.default_rng((seed, 2))
+    rng = np.random.default_rng((seed, SeedWord.QUANTIZED_SUPERNET))
     candidates = [*encoding.decode(encoding.sample(N_QUANTIZER_CANDIDATES, rng)), encoding.extremes()[1]]
     calibrate_quantizers(supernet, [lambda c=c: supernet.recalibrate(images, c) for c in candidates])  # type: ignore[misc]
 
@@ -86,7 +87,7 @@ def _train(run: Run, stage: str, supernet: Supernet, training: Training, *, quan
         run.data.train,
         training,
         run.settings.strategy,
-        (run.settings.seed, 2 if quantize else 1),
+        (run.settings.seed, SeedWord.QUANTIZED_SUPERNET if quantize else SeedWord.SUPERNET),
         quantize=quantize,
         start=start,
         average=average,

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
-from torch import Tensor
 
-from apq_tune.data import AnySplit, Data
 from apq_tune.errors import ProblemError
 from apq_tune.hosts.ray import Result, Work
 from apq_tune.methods.rivals import RIVALS, Rivals
@@ -23,90 +20,69 @@ from apq_tune.searchers import RandomSearch, search
 from apq_tune.space.candidate import Candidate
 from apq_tune.space.search_space import SearchSpace
 from apq_tune.store.files import to_json
-from apq_tune.supernet.batches import first_images
-from apq_tune.supernet.evaluate import score, score_candidate, subnet_from
 from apq_tune.supernet.finite import finite
-from apq_tune.supernet.metrics import Device
-from apq_tune.supernet.network import Supernet
-from apq_tune.supernet.subnet import Subnet
-from apq_tune.supernet.train import finetune
-
-PAIRS, FINALISTS = 3, 4
-"""Second words of the seeds of these stages; supernet training has 1 and 2."""
+from apq_tune.supernet.qat import QATTask, train_candidate
+from apq_tune.supernet.seeds import SeedWord
+from apq_tune.supernet.trained import TrainedSupernet
 
 
-class RunNetworks(NamedTuple):
-    """What trials that run networks share."""
+class Scoring(NamedTuple):
+    """What trials that score candidates in a supernet share."""
 
-    space: SearchSpace
-    weights: dict[str, Tensor]  # of the supernet
-    quantize: bool
-    data: Data
-    settings: RunSettings
-    device: Device = "cpu"
-
-    def supernet(self) -> tuple[Supernet, Tensor]:
-        """The supernet and the images that recalibrate its batch norm."""
-        torch.set_num_threads(1)
-        supernet = Supernet(self.space)
-        supernet.load_state_dict(self.weights)
-        calibration = first_images(self.data.train, self.settings.n_calibration)
-        return supernet.to(self.device), calibration.to(self.device)
-
-    @property
-    def search(self) -> AnySplit:
-        """The images that candidates are compared on, before the finalists."""
-        n = self.settings.n_search
-        return self.data.search if n is None else self.data.search.first(n)
-
-    def subnet(self, supernet: Supernet, candidate: dict[str, Any], calibration: Tensor) -> Subnet:
-        """The stand-alone network of one candidate, where its QAT begins."""
-        return subnet_from(supernet, Candidate.from_dict(candidate), calibration, quantize=True)
+    supernet: TrainedSupernet
+    quantize: bool  # whether candidates run at their bits
+    setting: str  # name of the supernet's training, to name if a loss is not finite
+    learning_rate: float  # of that training
 
 
-def score_batch(item: dict[str, Any], shared: RunNetworks) -> Generator[int, None, Result]:
-    """Score candidates of the supernet on the search split; yields how many are done."""
-    supernet, calibration = shared.supernet()
-    training, name = (
-        (shared.settings.quantized, "quantized") if shared.quantize else (shared.settings.supernet, "supernet")
-    )
-    scores = []
-    for candidate in map(Candidate.from_dict, item["candidates"]):
-        own = score_candidate(supernet, candidate, calibration, shared.search, quantize=shared.quantize)
-        scores.append(finite(own, candidate, name, training.learning_rate))
-        yield len(scores)
-    return Result({"scores": [s._asdict() for s in scores]})
-
-
-def pair_batch(item: dict[str, Any], shared: RunNetworks) -> Generator[int, None, Result]:
-    """Finetune candidates briefly (QAT), each from the supernet's weights, and score them on the search split.
+def score_batch(item: Sequence[Candidate], shared: Scoring) -> Generator[int, None, Result]:
+    """Score candidates in the supernet, on the search split.
 
     Yields:
-        How many are done.
+        Number of candidates that are done.
     """
-    supernet, calibration = shared.supernet()
     scores = []
-    for number, data in enumerate(item["candidates"], start=item["first"]):
-        subnet = shared.subnet(supernet, data, calibration)
-        finetune(subnet, shared.data.train, shared.settings.pair, (shared.settings.seed, PAIRS, number))
-        own = score(subnet, shared.search, shared.device)
-        finite(own, Candidate.from_dict(data), "pair", shared.settings.pair.learning_rate)
-        scores.append(own._asdict())
+    for candidate in item:
+        own = shared.supernet.score(candidate, quantize=shared.quantize)
+        scores.append(finite(own, candidate, shared.setting, shared.learning_rate)._asdict())
         yield len(scores)
     return Result({"scores": scores})
 
 
-def final_training(item: dict[str, Any], shared: RunNetworks) -> Result:
-    """Finetune one finalist at full length; hands back its scores and its weights."""
-    supernet, calibration = shared.supernet()
-    subnet = shared.subnet(supernet, item["candidate"], calibration)
-    finetune(subnet, shared.data.train, shared.settings.final, (shared.settings.seed, FINALISTS))
-    scores = {name: score(subnet, getattr(shared.data, name), shared.device) for name in ("search", "test")}
-    for own in scores.values():
-        finite(own, Candidate.from_dict(item["candidate"]), "final", shared.settings.final.learning_rate)
-    buffer = io.BytesIO()
-    torch.save(subnet.cpu().state_dict(), buffer)
-    return Result({name: own._asdict() for name, own in scores.items()}, {"weights.pt": buffer.getvalue()})
+def pair_task(candidate: Candidate, number: int, settings: RunSettings) -> QATTask:
+    """Brief QAT of a pair.
+
+    Args:
+        candidate: Candidate to train.
+        number: Its number among the pairs; each has shuffles of its own.
+        settings: Settings of the run.
+    """
+    return QATTask(candidate, settings.pair, (settings.seed, SeedWord.PAIRS, number), setting="pair")
+
+
+def final_task(candidate: Candidate, settings: RunSettings) -> QATTask:
+    """QAT of a finalist at full length, then the test; all finalists see the same batches."""
+    return QATTask(candidate, settings.final, (settings.seed, SeedWord.FINALISTS), ("search", "test"))
+
+
+def train_batch(item: Sequence[QATTask], shared: TrainedSupernet) -> Generator[int, None, Result]:
+    """Train candidates, each from the supernet's weights, and score them on the search split.
+
+    Yields:
+        Number of candidates that are done.
+    """
+    scores = []
+    for task in item:
+        scores.append(train_candidate(shared, task).scores["search"]._asdict())
+        yield len(scores)
+    return Result({"scores": scores})
+
+
+def train_network(item: QATTask, shared: TrainedSupernet) -> Result:
+    """Train one candidate: its score on each split and, where it is tested, its weights."""
+    trained = train_candidate(shared, item)
+    files = {"weights.pt": trained.weights()} if "test" in item.splits else {}
+    return Result({name: own._asdict() for name, own in trained.scores.items()}, files)
 
 
 def front_cost(constraints: Sequence[Constraint], costs: Costs) -> Metric:

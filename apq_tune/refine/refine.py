@@ -21,7 +21,7 @@ from apq_tune.pipeline.finished import load_run, open_run, read_finalists
 from apq_tune.pipeline.learning import PREDICTOR, read_losses
 from apq_tune.pipeline.run import TUNE_FILES, Listener
 from apq_tune.pipeline.training import WEIGHTS
-from apq_tune.pipeline.work import front_cost
+from apq_tune.pipeline.work import front_cost, train_network
 from apq_tune.predict import Pairs, Predictor, fit_proxy
 from apq_tune.predict.ensemble import fit_ensemble
 from apq_tune.predict.files import load_predictor
@@ -29,9 +29,9 @@ from apq_tune.problem.costs import Costs, as_texts
 from apq_tune.problem.front import Axis, Front
 from apq_tune.problem.pareto import is_non_dominated
 from apq_tune.problem.problem import Constraint
-from apq_tune.refine.batch import is_uniform, survivors
+from apq_tune.refine.batch import is_uniform
+from apq_tune.refine.halving import half, successive_halving
 from apq_tune.refine.settings import RefineSettings, training_of
-from apq_tune.refine.work import RefineShared, train_candidate
 from apq_tune.space.candidate import Candidate
 from apq_tune.space.encoding import Genomes
 from apq_tune.space.network_encoding import NetworkEncoding
@@ -149,7 +149,7 @@ class Refinement:
 
     def run(self) -> Refined:
         """Do every round and every rung that is not done."""
-        settings, results, rung = self.settings, list[RefinedCandidate](), list[RefinedCandidate]()
+        settings, results = self.settings, list[RefinedCandidate]()
         needs = {"run": self._stages["predictors"].fingerprint}
         check_space(self.path, run_bytes(self.encoding.space, (), settings.n_weights))
         with self._stack:
@@ -162,17 +162,26 @@ class Refinement:
                     batch = self._batch(directory, number, results)
                     results += self._train(directory, f"round {number}", batch, settings.epochs)
                 needs = {f"round {number}": directory.fingerprint}
-            rung, n = results, settings.survivors or -(-len(results) // 2)
-            for epochs in settings.rungs:
-                own = {"seed", "survivors"}
-                directory = self._open(f"rung_{epochs}", own, needs, epochs)
+
+            def rung(batch: Sequence[Chosen], epochs: int) -> list[RefinedCandidate]:
+                nonlocal needs
+                directory = self._open(f"rung_{epochs}", {"seed", "survivors"}, needs, epochs)
                 with self._timed(directory, f"survivors, QAT of {epochs} epochs"):
-                    uniform = is_uniform(self.encoding, self._genomes(rung))
-                    staged = np.array([r.chosen.found == "staged" for r in rung])
-                    rows = survivors(np.array([r.loss for r in rung]), (uniform, staged), n)
-                    rung = self._train(directory, f"rung {epochs}", [rung[row].chosen for row in rows], epochs)
-                results += rung
-                needs, n = {f"rung {epochs}": directory.fingerprint}, -(-len(rung) // 2)
+                    trained = self._train(directory, f"rung {epochs}", batch, epochs)
+                needs = {f"rung {epochs}": directory.fingerprint}
+                return trained
+
+            results += successive_halving(
+                [result.chosen for result in results],
+                np.array([result.loss for result in results]),
+                settings.survivors or half(len(results)),
+                settings.rungs,
+                rung,
+                kinds=lambda batch: (
+                    is_uniform(self.encoding, self._genomes(batch)),
+                    np.array([chosen.found == "staged" for chosen in batch]),
+                ),
+            )
         return self._outcome(results)
 
     def _open(self, name: str, settings: set[str], needs: dict[str, str], epochs: int) -> StageDirectory:
@@ -288,8 +297,9 @@ class Refinement:
             advance()
 
         advance()
+        of_run = self._finished.settings
         items = {
-            chosen.name: {"candidate": chosen.candidate.to_dict(), "epochs": epochs, "final": final}
+            chosen.name: self.settings.task(chosen.candidate, epochs, of_run)
             for chosen in batch
             if chosen.name not in finished
         }
@@ -297,8 +307,8 @@ class Refinement:
             supernet = dataclasses.replace(self._finished.supernet, device=self._device)
             concurrency = self._start_cluster()
             run_trials(
-                train_candidate,
-                RefineShared(supernet, self._finished.settings, self.settings.seed),
+                train_network,
+                supernet,
                 items,
                 on_result,
                 directory=directory.path / TUNE_FILES,
@@ -315,11 +325,11 @@ class Refinement:
                 gpu_share(self._concurrency, self._gpus)
         return self._concurrency
 
-    def _genomes(self, results: Sequence[RefinedCandidate]) -> Genomes:
-        return self.encoding.encode([r.chosen.candidate for r in results], check=False)
+    def _genomes(self, batch: Sequence[Chosen]) -> Genomes:
+        return self.encoding.encode([chosen.candidate for chosen in batch], check=False)
 
     def _outcome(self, results: Sequence[RefinedCandidate]) -> Refined:
-        genomes = self._genomes(results)
+        genomes = self._genomes([result.chosen for result in results])
         nothing = {"loss": np.nan, "accuracy": np.nan}
         columns: dict[str, Any] = {
             "name": [r.chosen.name for r in results],

@@ -11,6 +11,10 @@ from apq_tune.errors import RunError
 from apq_tune.inputs import ranges
 from apq_tune.inputs.ranges import validated
 from apq_tune.pipeline.settings import RunSettings
+from apq_tune.refine.halving import half, lengths
+from apq_tune.space.candidate import Candidate
+from apq_tune.supernet.qat import QATTask
+from apq_tune.supernet.seeds import SeedWord
 from apq_tune.supernet.train import Training
 
 
@@ -60,16 +64,24 @@ class RefineSettings(BaseModel):
     @property
     def rungs(self) -> list[int]:
         """Epochs of the trainings after the rounds, doubling up to the final length; none if the rounds have it."""
-        lengths = [self.epochs]
-        while lengths[-1] < self.final_epochs:
-            lengths.append(min(2 * lengths[-1], self.final_epochs))
-        return lengths[1:]
+        return lengths(self.epochs, self.final_epochs, 2)[1:]
 
     @property
     def n_weights(self) -> int:
         """Networks whose weights are kept, at most: those of the last training."""
         n = self.rounds * self.batch
-        return min(n, self.survivors or -(-n // 2)) if self.rungs else n
+        return min(n, self.survivors or half(n)) if self.rungs else n
+
+    def task(self, candidate: Candidate, epochs: int, run: RunSettings) -> QATTask:
+        """One training of a round or a rung; all of one length see the same batches.
+
+        Args:
+            candidate: Candidate to train.
+            epochs: Length of the training; the test follows on the longest.
+            run: Settings of the run.
+        """
+        splits = ("search", "test") if epochs == self.final_epochs else ("search",)
+        return QATTask(candidate, training_of(epochs, run), (self.seed, SeedWord.REFINE, epochs), splits)
 
 
 def training_of(epochs: int, run: RunSettings) -> Training:

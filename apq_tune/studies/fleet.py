@@ -20,7 +20,7 @@ from apq_tune.store.digests import Digests, read_record, write_record
 from apq_tune.store.directory import PACKAGES, claim
 from apq_tune.store.disk import SMALL_BYTES, check_space
 from apq_tune.store.files import read_json, to_json, write_atomically
-from apq_tune.supernet.metrics import Device
+from apq_tune.supernet.device import Device
 
 FORMAT = 2
 """Of a fleet's folder; raise it when an older one cannot be resumed. Those of 1 had no digests."""

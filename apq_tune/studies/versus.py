@@ -9,7 +9,6 @@ budget, and it is not told what its rivals found, because that would have to be 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import io
 import time
@@ -22,24 +21,23 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from apq_tune.data import Data
 from apq_tune.errors import RunError
 from apq_tune.hosts.ray import Result
 from apq_tune.inputs import ranges
 from apq_tune.inputs.ranges import validated
 from apq_tune.methods import METHODS, Bench, Question
 from apq_tune.methods.bench import Counts, Kind, Measure, Measurement
-from apq_tune.pipeline.finished import load_supernets
+from apq_tune.pipeline.finished import Supernets, load_supernets
 from apq_tune.pipeline.run import PipelineRun
 from apq_tune.pipeline.settings import RunSettings
-from apq_tune.pipeline.training import calibrate
 from apq_tune.problem.costs import Costs
-from apq_tune.refine.halving import Halving, outcome, rungs, winner
 from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.search_space import SearchSpace
 from apq_tune.store.files import write_atomically
 from apq_tune.studies.fleet import CHECKPOINT_SECONDS
-from apq_tune.supernet.metrics import Device, SupernetLoss, TrainedSupernet
+from apq_tune.studies.halving import Halving, outcome, rungs, winner
+from apq_tune.supernet.device import Device
+from apq_tune.supernet.metrics import SupernetLoss
 
 LAST_MOMENTS = 60.0
 """Seconds that a worker of a command which was killed may need to end, before another one trains in its folder."""
@@ -148,41 +146,17 @@ def run_path(folder: Path, seed: int) -> Path:
 
 
 @functools.lru_cache(maxsize=1)
-def networks(path: Path, n_images: int, device: Device = "cpu") -> StudySupernets:
-    """Load a run's supernets once for all tasks that a process does.
-
-    Args:
-        path: of the run.
-        n_images: of the search split, for evaluations in a supernet.
-        device: where they run.
-    """
-    space, fp32, quantized, settings = load_supernets(path, device)
-    network = fp32.network
-    calibrate(network, NetworkEncoding(space), fp32.calibration, settings.seed)
-    weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    calibrated = dataclasses.replace(fp32, weights=weights)
-    data = fp32.data
-    search = data.search.first(n_images)
-    return StudySupernets(NetworkEncoding(space), fp32, quantized, calibrated, settings, data._replace(search=search))
-
-
-class StudySupernets(NamedTuple):
-    """A run's supernets, as methods use them."""
-
-    encoding: NetworkEncoding
-    fp32: TrainedSupernet
-    quantized: TrainedSupernet
-    calibrated: TrainedSupernet  # full-precision weights with clip values: where literal QAT begins
-    settings: RunSettings
-    few: Data  # with the part of the search split that evaluations in a supernet are scored on
+def supernets(path: Path, device: Device = "cpu") -> Supernets:
+    """Load a run's supernets once for all tasks that a process does."""
+    return load_supernets(path, device)
 
 
 def run_task(task: VersusTask, shared: VersusShared) -> Result:
     """Everything that a method does, from its first sample to the test scores of its winner."""
     torch.set_num_threads(1)
     spend = shared.spend
-    nets = networks(shared.runs[task.seed], spend.images, shared.device)
-    method, encoding = METHODS[task.method], nets.encoding
+    nets = supernets(shared.runs[task.seed], shared.device)
+    method, encoding = METHODS[task.method], NetworkEncoding(nets.space)
     limits = shared.costs.limits(shared.limits[task.budget])
     halving = Halving(
         nets.quantized if method.quantized else nets.calibrated,
@@ -199,8 +173,8 @@ def run_task(task: VersusTask, shared: VersusShared) -> Result:
         return np.array([t.scores["search"]["loss"] for t in trained])
 
     measures: dict[Kind, Measure] = {
-        "fp32": SupernetLoss(dataclasses.replace(nets.fp32, data=nets.few), quantize=False),
-        "proxy": SupernetLoss(dataclasses.replace(nets.quantized, data=nets.few)),
+        "fp32": SupernetLoss(nets.fp32.on_first(spend.images), quantize=False),
+        "proxy": SupernetLoss(nets.quantized.on_first(spend.images)),
         "fine": SupernetLoss(nets.quantized),
         "short": short,
     }
@@ -248,7 +222,7 @@ def _lengths(trained: list[Any]) -> dict[str, int]:
 def planned(spend: Spend) -> dict[str, int]:
     """The counts of a method that spends everything."""
     later = rungs(spend.short, spend.short_steps, spend.final_steps)[1:]
-    counts = {f"{rung.steps} steps": rung.n for rung in later}
+    counts = {f"{rung.length} steps": rung.n for rung in later}
     counts[f"{spend.final_steps} steps"] = counts.get(f"{spend.final_steps} steps", spend.short) + spend.repeats - 1
     return counts
 

@@ -23,6 +23,7 @@ from apq_tune.space.gene import Kind
 from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.supernet.batches import Augment, batches, first_images
 from apq_tune.supernet.network import Supernet
+from apq_tune.supernet.seeds import AUGMENT
 from apq_tune.supernet.subnet import Subnet
 
 Strategy = Literal["single_path", "warm_single_path", "sandwich", "progressive"]
@@ -34,9 +35,6 @@ Loss = Callable[[Tensor, Tensor, np.random.Generator, float], Tensor]
 """Mean loss of a batch, given images, labels, a random generator and the share of the training done (0 to 1)."""
 
 MAX_GRADIENT_NORM = 5.0
-
-AUGMENT = 1
-"""Appended to the seed of an epoch to give the seed of its augmentation."""
 
 
 @dataclass(frozen=True)

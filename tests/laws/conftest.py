@@ -211,7 +211,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     read: set[tuple[str, str]] = set()
 
     def use(data: Data) -> None:
-        versus.networks.cache_clear()  # it keeps the data that it was loaded with
+        versus.supernets.cache_clear()  # it keeps the data that it was loaded with
         current[:] = [data]
 
     def watched(kind: type[Any]) -> Callable[..., Any]:

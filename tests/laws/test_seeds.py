@@ -22,13 +22,13 @@ from apq_tune.pipeline.learning import read_losses
 from apq_tune.pipeline.run import PipelineRun
 from apq_tune.pipeline.settings import RunSettings
 from apq_tune.pipeline.training import calibrate
-from apq_tune.pipeline.work import InnerSearches, RunNetworks, final_training, pair_batch, run_search
+from apq_tune.pipeline.work import InnerSearches, final_task, pair_task, run_search, train_batch, train_network
 from apq_tune.predict import fit_fp32, forms, held_out
 from apq_tune.predict.ensemble import fit_ensemble
 from apq_tune.predict.files import load_predictor, predictor_bytes
 from apq_tune.problem.costs import Costs
-from apq_tune.refine.halving import Halving
-from apq_tune.refine.work import RefineShared, train_candidate
+from apq_tune.refine.settings import RefineSettings
+from apq_tune.studies.halving import Halving
 from apq_tune.studies.versus import KINDS
 from apq_tune.supernet.metrics import QATLoss
 from apq_tune.supernet.network import Supernet
@@ -67,27 +67,30 @@ def encoding(finished: FinishedRun) -> NetworkEncoding:
     return NetworkEncoding(finished.space)
 
 
-def networks(finished: FinishedRun, seed: int) -> RunNetworks:
-    settings = finished.settings.updated({"seed": seed})
-    return RunNetworks(finished.space, dict(finished.supernet.weights), True, finished.supernet.data, settings)
-
-
 def largest(finished: FinishedRun) -> Any:
     return NetworkEncoding(finished.space).extremes()[1]
 
 
+def trained_pairs(finished: FinishedRun, seed: int, first: int, n: int) -> list[dict[str, float]]:
+    """Scores of equal pairs, by a batch that begins with one of them."""
+    settings = finished.settings.updated({"seed": seed})
+    tasks = [pair_task(largest(finished), number, settings) for number in range(first, first + n)]
+    scores: list[dict[str, float]] = result_of(train_batch, tasks, finished.supernet).metrics["scores"]
+    return scores
+
+
 def pairs_of_qat(finished: FinishedRun, _: Path, seed: int) -> Any:
-    item = {"first": 0, "candidates": [largest(finished).to_dict()]}
-    return result_of(pair_batch, item, networks(finished, seed)).metrics
+    return trained_pairs(finished, seed, 0, 1)
 
 
 def finalist(finished: FinishedRun, _: Path, seed: int) -> Any:
-    return final_training({"candidate": largest(finished).to_dict()}, networks(finished, seed)).files["weights.pt"]
+    task = final_task(largest(finished), finished.settings.updated({"seed": seed}))
+    return train_network(task, finished.supernet).files["weights.pt"]
 
 
 def refined(finished: FinishedRun, _: Path, seed: int) -> Any:
-    item = {"candidate": largest(finished).to_dict(), "epochs": 1, "final": True}
-    return train_candidate(item, RefineShared(finished.supernet, finished.settings, seed)).files["weights.pt"]
+    task = RefineSettings(seed=seed, epochs=1, final_epochs=1).task(largest(finished), 1, finished.settings)
+    return train_network(task, finished.supernet).files["weights.pt"]
 
 
 def halved(finished: FinishedRun, _: Path, seed: int) -> Any:
@@ -188,12 +191,9 @@ def test_a_method_begins_where_its_seed_says(finished: FinishedRun, method: str)
 
 def test_pairs_and_repeats_and_lengths_have_shuffles_of_their_own(finished: FinishedRun) -> None:
     """Equal networks that are trained twice tell how much luck is in a training."""
-    twice = {"first": 0, "candidates": [largest(finished).to_dict()] * 2}
-    first, second = result_of(pair_batch, twice, networks(finished, 0)).metrics["scores"]
+    first, second = trained_pairs(finished, 0, 0, 2)
     assert first != second
-    later = {"first": 1, "candidates": [largest(finished).to_dict()]}
-    alone = result_of(pair_batch, later, networks(finished, 0))
-    assert alone.metrics["scores"] == [second]  # however they are dealt out
+    assert trained_pairs(finished, 0, 1, 1) == [second]  # however they are dealt out
     halving = Halving(finished.supernet, finished.settings.final, (6, 6), 2, 0)
     assert halving.train(largest(finished), 6, 0).scores != halving.train(largest(finished), 6, 1).scores
 

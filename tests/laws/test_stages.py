@@ -13,7 +13,8 @@ from apq_tune import Candidate, Front, NetworkEncoding, load_run
 from apq_tune.data import Data
 from apq_tune.pipeline.settings import RunSettings
 from apq_tune.pipeline.stages import STAGES
-from apq_tune.refine.halving import Halving
+from apq_tune.studies.halving import Halving
+from apq_tune.supernet.qat import QATTask
 from apq_tune.supernet.train import Training
 
 pytestmark = pytest.mark.slow
@@ -103,11 +104,11 @@ def test_a_shorter_training_has_a_lower_rate_in_proportion(world, data: Data, ba
     world.use(data)
     rates = {}
 
-    def train_steps(_supernet, _candidate, training: Training, steps: int, _seed) -> None:
-        rates[steps] = training.learning_rate
+    def train_candidate(_supernet, task: QATTask) -> None:
+        rates[task.steps] = task.training.learning_rate
         raise LookupError
 
-    monkeypatch.setattr("apq_tune.refine.halving.train_steps", train_steps)
+    monkeypatch.setattr("apq_tune.studies.halving.train_candidate", train_candidate)
     halving = Halving(load_run(base.run).supernet, Training(epochs=1, learning_rate=0.9), (2, 18), 2, 0)
     for steps in (2, 6, 18):
         with pytest.raises(LookupError):

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from apq_tune.data import Split
-from apq_tune.refine.halving import Halving, TrainingResult, outcome
 from apq_tune.space.candidate import Candidate
+from apq_tune.studies.halving import Halving, TrainingResult, outcome
 from apq_tune.supernet.evaluate import score
 from apq_tune.supernet.train import Progress, Training, average_for, optimizer_for, train_epochs
 

@@ -11,7 +11,8 @@ from apq_tune import Constraint, FunctionMetric, NetworkEncoding
 from apq_tune.cost import bit_ops, macs
 from apq_tune.methods.propose import Proposals
 from apq_tune.predict.ensemble import Ensemble
-from apq_tune.refine.batch import is_uniform, survivors
+from apq_tune.refine.batch import is_uniform
+from apq_tune.refine.halving import survivors
 from apq_tune.searchers.batch import choose_batch, similarity
 from apq_tune.space.gene import BIT_KINDS
 

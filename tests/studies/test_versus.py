@@ -27,11 +27,13 @@ from apq_tune.pipeline.run import PipelineRun
 from apq_tune.pipeline.settings import RunSettings
 from apq_tune.pipeline.stages import STAGES
 from apq_tune.problem.costs import BUDGETS, Costs, as_texts
-from apq_tune.refine.halving import Rung, rungs, train_steps
+from apq_tune.refine.halving import Rung
 from apq_tune.studies import verdict, versus
 from apq_tune.studies.compare import holm
+from apq_tune.studies.halving import rungs
 from apq_tune.studies.versus import Spend, VersusShared, VersusTask, run_task
 from apq_tune.supernet import evaluate
+from apq_tune.supernet.qat import QATTask, train_candidate
 from apq_tune.supernet.train import Training
 
 SPEND = {"proxy": 60, "short": 6, "short_steps": 2, "final_steps": 9, "repeats": 2, "images": 100}
@@ -157,7 +159,7 @@ def test_rungs_cost_about_the_same_and_the_last_has_a_choice() -> None:
 def test_trainings_have_as_many_steps_as_asked_for(shared: VersusShared, monkeypatch) -> None:
     import torch
 
-    supernet = versus.networks(shared.runs[7], 100).quantized
+    supernet = versus.supernets(shared.runs[7]).quantized
     (candidate,) = NetworkEncoding(supernet.space).decode(
         NetworkEncoding(supernet.space).sample(1, np.random.default_rng(0))
     )
@@ -165,7 +167,8 @@ def test_trainings_have_as_many_steps_as_asked_for(shared: VersusShared, monkeyp
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *a, **k: (steps.append(1), real(self, *a, **k)))
     for asked in (1, 5, 28, 30):  # 898 images make 28 batches
         steps.clear()
-        train_steps(supernet, candidate, Training(epochs=9, batch_size=32, learning_rate=1e-3), asked, (0,))
+        training = Training(epochs=9, batch_size=32, learning_rate=1e-3)
+        train_candidate(supernet, QATTask(candidate, training, (0,), steps=asked))
         assert len(steps) == asked
 
 
@@ -175,7 +178,7 @@ def test_the_literal_protocol_never_trains_a_quantized_supernet(shared: VersusSh
     shutil.copytree(shared.runs[7], tmp_path / "seed_007")
     versus.train_run(7, versus.SupernetTrainings(SearchSpace.load("digits"), CHANGES | PAPER, tmp_path, None))
     quantized = load_supernets(tmp_path / "seed_007").quantized.weights
-    nets = versus.networks(shared.runs[7], 100)
+    nets = versus.supernets(shared.runs[7])
     assert set(quantized) == set(nets.calibrated.weights)
     moved = [name for name, tensor in quantized.items() if not tensor.equal(nets.fp32.weights[name])]
     assert moved
@@ -192,7 +195,7 @@ def test_the_literal_protocol_draws_the_bits_of_all_pairs_alike(shared: VersusSh
         run = PipelineRun(SearchSpace.load("digits"), RunSettings().updated(changes), tmp_path / "run")
         run.run_until("quantized_supernet")
         run._open(next(stage for stage in STAGES if stage.name == "qat_pairs"))
-        candidates = [c for item in measure_pairs(run).items.values() for c in item["candidates"]]
+        candidates = [task.candidate.to_dict() for item in measure_pairs(run).items.values() for task in item]
         drawn[draw] = [2 in (*c["pw_w_bits"], *c["dw_w_bits"]) for c in candidates]
     shares = {draw: np.mean(own) for draw, own in drawn.items()}
     assert shares["policies"] < 0.8 < shares["alike"]  # networks with a layer of 2 bits
