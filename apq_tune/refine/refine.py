@@ -38,7 +38,7 @@ from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.store.directory import StageDirectory, claim, digest, kept_tables
 from apq_tune.store.disk import check_space, run_bytes
 from apq_tune.store.files import read_json, to_json, write_atomically
-from apq_tune.supernet.metrics import device_of
+from apq_tune.supernet.device import device_of
 
 BATCH = "batch.json"
 """What a round trains."""
