@@ -68,7 +68,7 @@ def one_seed(
     cache = path / f"curve_{n_splits}.csv"
     if not cache.exists():
         report = report_predictors(path, counts=COUNTS, n_splits=n_splits, seed=seed, coverage_at=(50,))
-        floor = pd.DataFrame([{"form": "noise floor", "n": 0, **{s: report.floor.get(s) for s in TITLES}}])
+        floor = pd.DataFrame([{"form": "split-half agreement", "n": 0, **{s: report.floor.get(s) for s in TITLES}}])
         scores = pd.concat([report.summary[["form", "n", *TITLES]], floor])
         write_atomically(cache, scores.assign(space=space.name, seed=seed).to_csv(index=False))
     return pd.read_csv(cache)
@@ -109,7 +109,7 @@ def picture(table: pd.DataFrame) -> bytes:
     mean, half = grouped.mean(), factor * grouped.std()
     ends = [(mean - half).add_suffix("_low"), (mean + half).add_suffix("_high")]
     summary = pd.concat([mean, *ends], axis=1).reset_index()
-    floor = table[table["form"] == "noise floor"][list(TITLES)].mean()
+    floor = table[table["form"] == "split-half agreement"][list(TITLES)].mean()
     return curve_picture(summary, dict(floor))
 
 

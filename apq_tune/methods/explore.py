@@ -93,7 +93,7 @@ def explore(
         if len(pairs.target) < FEWEST:
             new = subspace.sample_band(limits, batch, rng, pairs.genomes)
         else:
-            if len(pairs.target) >= 1.5 * fitted:  # kernels are dear, the rest of a fit is not
+            if len(pairs.target) >= 1.5 * fitted:  # fitting a kernel takes most of the time
                 kernel, fitted = None, len(pairs.target)
             with threadpool_limits(limits=1):
                 predictor = fit_gp(question.encoding, pairs, question.seed, kernel=kernel)

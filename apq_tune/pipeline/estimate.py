@@ -38,7 +38,7 @@ FIT_SECONDS = 0.12
 """Of one small predictor, of which cross-validation fits about a dozen a fold (digits, two cores)."""
 
 EVALUATIONS_PER_SECOND = 6_000.0
-"""Of an inner search with the mean of two ladders (digits, one core)."""
+"""Seconds per evaluation of a search with the default predictor (digits, one core)."""
 
 RIVAL_SEARCHES = 9
 """Inner searches that find what uniform policies and separate stages come to, at three bit-widths."""

@@ -61,7 +61,7 @@ def fit_fp32_predictor(run: Run) -> None:
     """Learn full-precision loss from architecture."""
     pairs, table = measured(run, "fp32_losses")
     report = {
-        "noise_floor": noise_floor(table),
+        "split_half": split_half(table),
         "held_out": _held_out(run, fit_fp32, pairs),
     }
     directory = run.directory("fp32_predictor")
@@ -95,7 +95,7 @@ def fit_predictors(run: Run) -> None:
     taus = {name: kendall_tau(values, pairs.target) for name, values in rankings.items()}
     trust = judge(run.settings.predictor, taus, n_networks(pairs), fall_back=run.settings.fallback)
     report = {
-        "noise_floor": {"quantized supernet": noise_floor(proxy_table), "qat pairs": noise_floor(table)},
+        "split_half": {"quantized supernet": split_half(proxy_table), "qat pairs": split_half(table)},
         "held_out": {name: agreement(unseen[name], pairs.target)._asdict() for name in fits},
         "proxy alone": agreement(proxy(pairs.genomes), pairs.target)._asdict(),
         "chosen": trust.form,
@@ -140,7 +140,7 @@ def _held_out(run: Run, fit: Fit, pairs: Pairs) -> dict[str, float]:
     return agreement(predicted, pairs.target)._asdict()
 
 
-def noise_floor(table: pd.DataFrame) -> dict[str, float]:
-    """How well the losses on even and on odd images agree: what even a perfect predictor could not much exceed."""
+def split_half(table: pd.DataFrame) -> dict[str, float]:
+    """Split-half agreement of the labels: scores of losses on even against losses on odd images."""
     halves: Agreement = agreement(table["loss_even"].to_numpy(), table["loss_odd"].to_numpy())
     return halves._asdict()

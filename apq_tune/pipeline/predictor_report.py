@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from apq_tune.errors import RunError
 from apq_tune.pipeline.finished import OpenRun, open_run
-from apq_tune.pipeline.learning import REPORT, noise_floor, read_losses
+from apq_tune.pipeline.learning import REPORT, read_losses, split_half
 from apq_tune.predict import AVERAGED, fit_rungs, forms
 from apq_tune.predict.curve import counts_for, half_width, learning_curve
 from apq_tune.predict.trust import FEWEST_FOR_INTERVAL
@@ -34,7 +34,8 @@ class PredictorReport(NamedTuple):
     Attributes:
         splits: a row for each split, number of pairs and form; see ``learning_curve``.
         summary: see ``summarise``.
-        floor: agreement of the losses on even and on odd images; what a perfect predictor could not much exceed.
+        floor: Split-half agreement of the labels: scores of losses on even against losses on odd images. Predictors may
+            exceed it, since each half has half of the images.
         n_pairs: of the run.
         n_test: of them held out in each split.
         n_splits: random splits.
@@ -95,7 +96,7 @@ def report_predictors(
     )
     splits = pd.DataFrame(rows)
     return PredictorReport(
-        splits, summarise(splits, n_pairs, n_test), noise_floor(table), n_pairs, n_test, n_splits, _used(opened)
+        splits, summarise(splits, n_pairs, n_test), split_half(table), n_pairs, n_test, n_splits, _used(opened)
     )
 
 

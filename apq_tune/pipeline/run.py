@@ -73,7 +73,7 @@ class Outcome(NamedTuple):
             are ``feasible``, after real training.
         constraints: the limits.
         fronts: ``best``, ``front`` and ``random``, as the searches found them.
-        predictors: how good the predictors are, which one the search used, and the noise floor.
+        predictors: Scores of the predictors, the form that the search used, and the split-half agreement of the labels.
         pairs_kept: how many of the pairs that the predictor learned from keep the limits.
         settings: of the run.
         weights: file of the chosen network's weights.

@@ -51,7 +51,7 @@ def write_predictor_report(report: PredictorReport, path: Path, console: Console
         else f"{report.n_test} held-out pairs are too few for intervals: set n_pairs to {3 * FEWEST_FOR_INTERVAL}."
     )
     console.print(
-        f"{intervals} Noise floor: losses on even images against those on odd ones.",
+        f"{intervals} Split-half agreement: losses on even against losses on odd images.",
         soft_wrap=True,
     )
     console.print(f"Files in {path}: predictor_report.csv, predictor_splits.csv, predictor_report.png", soft_wrap=True)
@@ -70,7 +70,7 @@ def score_table(report: PredictorReport, score: str) -> Table:
         cells = [_cell(known.loc[n], score) for n in counts]
         table.add_row(f"{form} (used)" if form == report.used else str(form), *cells)
     if score in report.floor:
-        table.add_row("noise floor", _short(report.floor[score]), style="dim")
+        table.add_row("split-half agreement", _short(report.floor[score]), style="dim")
     return table
 
 
@@ -89,7 +89,7 @@ def curve_picture(summary: pd.DataFrame, floor: dict[str, float]) -> bytes:
 
     Args:
         summary: ``form``, ``n``, and each score with its ``..._low`` and ``..._high``, not a number for no interval.
-        floor: a score of the labels themselves, drawn as a level.
+        floor: Split-half agreement of the labels, drawn as a horizontal line.
     """
     figure = Figure(figsize=(13, 4.4), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, 3))
@@ -106,7 +106,7 @@ def curve_picture(summary: pd.DataFrame, floor: dict[str, float]) -> bytes:
         low, high = min(summary[score].min(), floor[score]), max(summary[score].max(), floor[score])
         margin = 0.15 * (high - low)
         ax.set_ylim(low - margin, high + margin)  # bars may be longer
-        ax.axhline(floor[score], color="0.5", linewidth=0.8, label="noise floor")
+        ax.axhline(floor[score], color="0.5", linewidth=0.8, label="split-half agreement")
         ax.set(xscale="log", xlabel="quantized pairs learned from", title=TITLES[score])
         counts = sorted(summary["n"].unique())
         ax.set_xticks(counts, [str(n) for n in counts])

@@ -50,7 +50,7 @@ def predictor_table(report: Mapping[str, Any], without: frozenset[str] = frozens
     rows = {name + (" (used)" if name == report["used"] else ""): s for name, s in report["held_out"].items()}
     if report["used"] == PROXY:
         rows["supernet alone (used)"] = report["proxy alone"]
-    rows["noise floor (even/odd images)"] = report["noise_floor"]["qat pairs"]
+    rows["split-half agreement"] = report["split_half"]["qat pairs"]
     for name, scores in rows.items():
         add(name, scores["kendall_tau"], scores["pairwise_accuracy"], f"{scores['rmse_log']:.3f}")
     for cost in COSTS:

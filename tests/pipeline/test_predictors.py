@@ -94,7 +94,7 @@ def test_report_prints_and_writes_all_forms_and_repeats_itself(encoding: Network
     assert result.exit_code == 0, result.output
     assert "36 quantized pairs, 12 of them held out in each of 3 random splits, so at most 24" in result.output
     assert "mean (used)" in result.output
-    assert "noise floor" in result.output
+    assert "split-half agreement" in result.output
     summary = pd.read_csv(run / "predictor_report.csv")
     assert set(summary["form"]) == QUICK
     assert sorted(set(summary["n"])) == [10, 24]

@@ -146,7 +146,7 @@ def report(form: str = "mean", n: int = 32, **taus: float) -> dict[str, Any]:
     return {
         "held_out": {name: scores | {"kendall_tau": known[name]} for name in ("mean", "ladder")},
         "proxy alone": scores,
-        "noise_floor": {"qat pairs": scores},
+        "split_half": {"qat pairs": scores},
         "chosen": form,
         "used": trust.used,
         "useless": trust.useless,
