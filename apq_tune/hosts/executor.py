@@ -1,0 +1,342 @@
+"""Executors: where a function is applied to many items, on processes of this machine or on a Ray cluster.
+
+An executor only maps. It neither chooses items nor writes results, so the same items have the same results wherever
+they are computed and however many are computed at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, Protocol
+
+from apq_tune.errors import ApqError, RunError
+from apq_tune.hosts.joining import check_address, wanted_address
+
+MAX_RETRIES = 2
+"""How often an item is tried again whose worker died or that raised what may not come again, such as a full disk."""
+
+LONGEST_REASON = 300
+"""Characters of an error in a message; the whole traceback is in a file."""
+
+TELL_SECONDS = 0.5
+"""Least time between two words on how much of an item is done: through Ray each costs some milliseconds."""
+
+Kind = Literal["local", "ray", "serial"]
+
+
+class Result(NamedTuple):
+    """What is computed from one item."""
+
+    metrics: dict[str, Any]  # plain data
+    files: Mapping[str, bytes] = MappingProxyType({})  # name -> content
+    seconds: float = 0.0  # wall time of the worker; filled in by executors
+
+
+Work = Callable[[Any, Any], Result | Generator[int, None, Result]]
+"""From one item, and what all items share, to a result. A function that does several things may yield how many of them
+are done."""
+
+
+class Executor(Protocol):
+    """Applies a function to items; a context manager of the module's ``start_executor`` owns its workers.
+
+    Attributes:
+        concurrency: Items that are computed at once, each on one processor.
+        place: Where, for messages.
+    """
+
+    concurrency: int
+    place: str
+
+    @property
+    def n_gpus(self) -> float:
+        """GPUs that there are."""
+        ...
+
+    def prepare(self, work: Work) -> None:
+        """Let workers import what ``work`` needs while this process does something else."""
+        ...
+
+    def map(
+        self,
+        work: Work,
+        shared: Any,
+        items: Mapping[str, Any],
+        *,
+        directory: Path,
+        gpus: float = 0,
+        on_progress: Callable[[str, int], None] | None = None,
+    ) -> Iterator[tuple[str, Result]]:
+        """Apply a function to every item; abandoning the iterator stops the workers.
+
+        Args:
+            work: The function.
+            shared: Its second argument, sent to each worker once.
+            items: Key -> its first argument.
+            directory: Folder for the tracebacks of items that fail, and for what workers read meanwhile.
+            gpus: GPUs of each item; a fraction shares a GPU between items.
+            on_progress: Called with a key and how much of that item is done, for functions that yield it.
+
+        Yields:
+            Key and result of each item, as soon as it is computed.
+
+        Raises:
+            RunError: When no item is left, if some failed: names the first of them, its reason, and how many others
+                failed.
+        """
+        ...
+
+
+class Failure(NamedTuple):
+    """An item that raised."""
+
+    reason: str  # one line
+    traceback: str  # empty if trying again is of no use: the message says all
+
+
+def attempt(work: Work, item: Any, shared: Any) -> Generator[int, None, Result | Failure]:
+    """Compute one item inside a worker, whatever it raises.
+
+    Args:
+        work: The function.
+        item: Its first argument.
+        shared: Its second argument.
+
+    Yields:
+        How much is done, if ``work`` yields it, at most every ``TELL_SECONDS``.
+    """
+    start = told = time.monotonic()
+    steps = _steps(work, item, shared)
+    while True:
+        try:
+            done = next(steps)
+        except StopIteration as end:
+            result: Result = end.value
+            return result._replace(seconds=time.monotonic() - start)
+        except ApqError as error:
+            return Failure(str(error), "")
+        except Exception as error:
+            return failure_of(error)
+        if time.monotonic() - told >= TELL_SECONDS:
+            yield done
+            told = time.monotonic()
+
+
+def result_of(work: Work, item: Any, shared: Any) -> Result:
+    """Compute one item in this process."""
+    steps = _steps(work, item, shared)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+
+
+def _steps(work: Work, item: Any, shared: Any) -> Generator[int, None, Result]:
+    doing = work(item, shared)
+    return doing if isinstance(doing, Result) else (yield from doing)
+
+
+def failure_of(error: BaseException) -> Failure:
+    """What is remembered of an error."""
+    line = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+    return Failure(line[:LONGEST_REASON], "".join(traceback.format_exception(error)))
+
+
+class Attempts:
+    """Counts the attempts at each item of one map, and remembers which items failed for good."""
+
+    def __init__(self, directory: Path) -> None:
+        """Without any attempt.
+
+        Args:
+            directory: Folder for tracebacks.
+        """
+        self._directory = directory
+        self._tries: Counter[str] = Counter()
+        self._failed: dict[str, str] = {}
+
+    def again(self, key: str, failure: Failure) -> bool:
+        """Whether an item that raised is tried again."""
+        if not failure.traceback:
+            self._failed[key] = failure.reason
+            return False
+        if self._counted(key):
+            return True
+        self._failed[key] = f"{failure.reason}{self._kept(key, failure.traceback)}"
+        return False
+
+    def again_after_death(self, key: str, reason: str) -> bool:
+        """Whether an item whose worker died is tried again."""
+        if self._counted(key):
+            return True
+        self._failed[key] = reason
+        return False
+
+    def _counted(self, key: str) -> bool:
+        self._tries[key] += 1
+        return self._tries[key] <= MAX_RETRIES
+
+    def _kept(self, key: str, text: str) -> str:
+        file = self._directory / f"{key}.txt"
+        with contextlib.suppress(OSError):
+            self._directory.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+            return f"; see {file}"
+        return ""
+
+    def close(self) -> None:
+        """Call when no item is left.
+
+        Raises:
+            RunError: If items failed.
+        """
+        if self._failed:
+            key, reason = next(iter(self._failed.items()))
+            others = f" (and {len(self._failed) - 1} more)" if len(self._failed) > 1 else ""
+            raise RunError(f"{key} failed{others}: {reason}")
+
+
+class SerialExecutor:
+    """Computes one item after the other in this process; for tests and debuggers."""
+
+    concurrency = 1
+    place = "this process"
+    n_gpus = 0.0
+
+    def prepare(self, work: Work) -> None:
+        """Nothing to do."""
+
+    def map(
+        self,
+        work: Work,
+        shared: Any,
+        items: Mapping[str, Any],
+        *,
+        directory: Path,
+        gpus: float = 0,  # noqa: ARG002
+        on_progress: Callable[[str, int], None] | None = None,
+    ) -> Iterator[tuple[str, Result]]:
+        """See ``Executor``."""
+        attempts = Attempts(directory)
+        for key, item in items.items():
+            while isinstance(found := _whole(attempt(work, item, shared), key, on_progress), Failure):
+                if not attempts.again(key, found):
+                    break
+            else:
+                yield key, found
+        attempts.close()
+
+
+def _whole(
+    steps: Generator[int, None, Result | Failure], key: str, on_progress: Callable[[str, int], None] | None
+) -> Result | Failure:
+    while True:
+        try:
+            done = next(steps)
+        except StopIteration as end:
+            found: Result | Failure = end.value
+            return found
+        if on_progress is not None:
+            on_progress(key, done)
+
+
+def executor_kind(kind: Kind | None, address: str | None) -> Kind:
+    """Which executor is meant: Ray where a cluster is named, by ``address`` or ``RAY_ADDRESS``, else the local one.
+
+    Args:
+        kind: As given; ``None`` if it was not.
+        address: Of a Ray cluster, as given.
+
+    Raises:
+        RunError: If both contradict each other.
+    """
+    if kind not in (None, "ray") and address is not None:
+        raise RunError(f"--address {address!r} is that of a Ray cluster; leave it out, or give --executor ray")
+    return kind or ("ray" if address is not None or wanted_address(None) else "local")
+
+
+def check_executor(kind: Kind | None, address: str | None) -> Kind:
+    """Refuse an executor that cannot be started, before any work.
+
+    Args:
+        kind: As given; ``None`` if it was not.
+        address: Of a Ray cluster, as given.
+
+    Returns:
+        Which executor is meant.
+
+    Raises:
+        RunError: If kind and address contradict each other, or no Ray cluster can be reached or started.
+    """
+    kind = executor_kind(kind, address)
+    if kind == "ray":
+        check_address(address)
+    return kind
+
+
+@contextlib.contextmanager
+def start_executor(kind: Kind, address: str | None = None, num_cpus: int | None = None) -> Iterator[Executor]:
+    """An executor, whose workers end with the context.
+
+    Args:
+        kind: Which one.
+        address: Of a Ray cluster to join; ``None`` takes ``RAY_ADDRESS``, or starts a cluster on this machine.
+        num_cpus: Items at once; ``None`` for all processors.
+
+    Raises:
+        RunError: If no Ray cluster can be reached or started.
+    """
+    if kind == "serial":
+        yield SerialExecutor()
+    elif kind == "local":
+        from apq_tune.hosts.local import LocalExecutor
+
+        with LocalExecutor(num_cpus or available_cpus()) as local:
+            yield local
+    else:
+        from apq_tune.hosts.ray import cluster
+        from apq_tune.hosts.ray_tasks import RayExecutor
+
+        with cluster(address, num_cpus) as concurrency:
+            yield RayExecutor(concurrency)
+
+
+def available_cpus() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_gpus(executor: Executor, per_item: float) -> None:
+    """Refuse items for which there is no GPU: on Ray they would wait for ever.
+
+    Raises:
+        RunError: With the number of GPUs that there are.
+    """
+    if per_item > executor.n_gpus:
+        raise RunError(
+            f"--gpus-per-trial {per_item:g}: {executor.place} has {executor.n_gpus:g} GPUs; leave it out to train on "
+            "CPUs, or join a Ray cluster that has them with --address"
+        )
+
+
+def gpu_share(executor: Executor) -> float:
+    """GPUs of each item if all that are computed at once share them: at most one.
+
+    Raises:
+        RunError: If there is none.
+    """
+    if not executor.n_gpus:
+        raise RunError(
+            f"--device cuda: {executor.place} has no GPU; give --device cpu, or join a Ray cluster that has one with "
+            "--address"
+        )
+    return min(1.0, executor.n_gpus / executor.concurrency)
