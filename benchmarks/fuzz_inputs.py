@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from fuzzing.files import file_cases
-from fuzzing.harness import HANG_SECONDS, Case, Finding, Said, check, violation, without_ray
+from fuzzing.harness import HANG_SECONDS, Case, Finding, Said, check, in_one_process, violation
 from fuzzing.images import image_cases
 from fuzzing.layouts import layout_cases
 from fuzzing.material import make_material
@@ -56,7 +56,7 @@ def main() -> None:
     if unknown := set(kinds) - set(KINDS):
         parser.error(f"--only {arguments.only}: unknown {', '.join(sorted(unknown))}; known: {', '.join(KINDS)}")
     out = arguments.out.absolute()
-    without_ray()
+    in_one_process()
     own = make_material(out / "material")
     made = {
         "files": lambda: file_cases(own, out / "files"),

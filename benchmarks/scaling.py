@@ -23,7 +23,7 @@ from ray.cluster_utils import Cluster
 from apq_tune import NetworkEncoding, Objective, Problem, QATLoss, SearchSpace, TrainedSupernet, search
 from apq_tune.cost import bit_ops, weight_bytes
 from apq_tune.data import load_data
-from apq_tune.hosts.ray import Result, cluster, run_trials
+from apq_tune.hosts.executor import Executor, Result, start_executor
 from apq_tune.supernet.batches import first_images
 from apq_tune.supernet.evaluate import calibrate_quantizers
 from apq_tune.supernet.network import Supernet
@@ -68,18 +68,11 @@ class Measured(NamedTuple):
     driver: float  # CPU seconds of this process
 
 
-def measure(work: Any, shared: Any, n: int, concurrency: int) -> Measured:
-    seconds: list[float] = []
+def measure(work: Any, shared: Any, n: int, executor: Executor) -> Measured:
     with tempfile.TemporaryDirectory() as folder:
         wall, driver = time.monotonic(), time.process_time()
-        run_trials(
-            work,
-            shared,
-            {str(i): i for i in range(n)},
-            lambda _, result: seconds.append(result.seconds),
-            directory=Path(folder) / "tune",
-            concurrency=concurrency,
-        )
+        items = {str(i): i for i in range(n)}
+        seconds = [r.seconds for _, r in executor.map(work, shared, items, directory=Path(folder) / "work")]
         return Measured(time.monotonic() - wall, sum(seconds), time.process_time() - driver)
 
 
@@ -89,14 +82,14 @@ def on_nodes(n: int, trials: int) -> dict[str, Measured]:
         nodes.add_node(num_cpus=1)
     nodes.wait_for_nodes()
     try:
-        with cluster(nodes.address, None) as concurrency:
-            measure(no_work, None, n, concurrency)  # start the workers
+        with start_executor("ray", nodes.address) as executor:
+            measure(no_work, None, n, executor)  # start the workers
             measured = {
-                "searches": measure(search_work, None, trials, concurrency),
-                "QAT": measure(qat_work, supernet(), trials, concurrency),
+                "searches": measure(search_work, None, trials, executor),
+                "QAT": measure(qat_work, supernet(), trials, executor),
             }
             if n == 1:
-                few, many = (measure(no_work, None, count, concurrency) for count in (20, 220))
+                few, many = (measure(no_work, None, count, executor) for count in (20, 220))
                 measured["driver"] = Measured(0, 0, (many.driver - few.driver) / 200)
             return measured
     finally:

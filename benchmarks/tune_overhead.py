@@ -1,8 +1,8 @@
 """Overhead of Ray Tune and Optuna: evaluations per second of CPU time of the whole machine, Ray's processes included.
 
 APQ's ImageNet space (131 genes) with two inexpensive objectives and a limit: one trial per candidate in Ray Tune with
-`OptunaSearch` and with `ApqSearch` and in plain Optuna, one trial per whole search, and the bare search. Each runs in a
-separate process; the time of starting Ray and of imports is measured by a run of a few trials and subtracted.
+`OptunaSearch` and with `ApqSearch` and in plain Optuna, one Ray task per whole search, and the bare search. Each runs
+in a separate process; the time of starting Ray and of imports is measured by a run of a few trials and subtracted.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from apq_tune import (
 )
 from apq_tune import search as run_search
 from apq_tune.cost import bit_ops, weight_bytes
-from apq_tune.hosts.ray import Result, cluster, run_trials
+from apq_tune.hosts.executor import Result, start_executor
+from apq_tune.hosts.ray import cluster
 
 RESULTS = Path(__file__).parent / "results"
 POPULATION = 20
@@ -90,10 +91,10 @@ def no_host(n: int) -> None:
     run_search(problem(), NSGA2(500, 500), n_evaluations=n)
 
 
-def one_trial(n: int) -> None:
-    """Ray Tune with one trial per whole search."""
-    with cluster(None, 1), tempfile.TemporaryDirectory() as folder:
-        run_trials(whole_search, None, {"search": n}, lambda *_: None, directory=Path(folder), concurrency=1)
+def one_task(n: int) -> None:
+    """One Ray task per whole search."""
+    with start_executor("ray", None, 1) as executor, tempfile.TemporaryDirectory() as folder:
+        list(executor.map(whole_search, None, {"search": n}, directory=Path(folder) / "work"))
 
 
 THEIRS = optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=0)
@@ -111,7 +112,7 @@ METHODS: dict[str, tuple[Callable[[int], None], int, int]] = {
         10,
         610,
     ),
-    "one trial a search": (one_trial, 1_000, 401_000),
+    "one task a search": (one_task, 1_000, 401_000),
     "no host": (no_host, 1_000, 401_000),
 }
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import settings
 
 from apq_tune import NetworkEncoding, SearchSpace
+from apq_tune.hosts import executor as executors
 
 os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 would starve its workers beside another test process
 
@@ -41,6 +44,20 @@ TINY = {
 """A block of stage 1 has 2 * 2 * 8 combinations less the 8 that are forbidden, the one of stage 2 has 2 * 8."""
 
 TINY_SIZE = (24 + 24 * 24) * 16
+
+
+def in_this_process(patch: pytest.MonkeyPatch, executor: Any = None) -> None:
+    """Compute everything in this process, where it can be watched and interrupted; by our executor, or another."""
+    used = executors.SerialExecutor() if executor is None else executor
+    patch.setattr(executors, "start_executor", lambda *_: contextlib.nullcontext(used))
+
+
+@pytest.fixture(scope="module")
+def serial() -> Iterator[None]:
+    """Commands of this module compute everything in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        in_this_process(patch)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from apq_tune.cli.values import Number, Place
 from apq_tune.inputs import ranges
 
 if TYPE_CHECKING:
+    from apq_tune.hosts.executor import Kind
     from apq_tune.problem.lookup import Missing
 
 SAMPLERS = (
@@ -99,6 +100,7 @@ def compare(
     seeds: int,
     out: Path,
     num_cpus: int | None,
+    executor: Kind | None,
     address: str | None,
 ) -> None:
     """Compare samplers by the hypervolume of the fronts that they find.
@@ -169,7 +171,7 @@ def compare(
     if choices or ignore:
         basis |= {"choices": list(problem.encoding.space.choices)}
     command = shlex.join(["apq-tune", *sys.argv[1:]])
-    fleet = Fleet(out, "comparison", basis, command=command, address=address, num_cpus=num_cpus)
+    fleet = Fleet(out, "comparison", basis, command=command, executor=executor, address=address, num_cpus=num_cpus)
     contest = plan.Contest(problem, counts[-1], {**plan.CAPS, **ends})
     entries = [plan.CompareTask(sampler, seed) for sampler in chosen for seed in range(seeds)]
     console = Screen()

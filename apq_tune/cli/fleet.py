@@ -19,7 +19,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def host_options(command: Command) -> Command:
-    """Add ``--num-cpus`` and ``--address``."""
+    """Add ``--num-cpus``, ``--executor`` and ``--address``."""
     for option in (
         click.option(
             "--address",
@@ -28,7 +28,15 @@ def host_options(command: Command) -> Command:
             "only this machine is used]",
         ),
         click.option(
-            "--num-cpus", type=Number(ranges.CPUS), help="Most trials at once.  [default: one for each processor]"
+            "--executor",
+            type=click.Choice(["local", "ray"]),
+            help="Where the work is done: processes of this machine, or Ray tasks.  [default: ray with --address or "
+            "RAY_ADDRESS, else local]",
+        ),
+        click.option(
+            "--num-cpus",
+            type=Number(ranges.CPUS),
+            help="Most networks or searches at once.  [default: one for each processor]",
         ),
     ):
         command = option(command)
@@ -41,7 +49,7 @@ def device_options(command: Command) -> Command:
         click.option(
             "--gpus-per-trial",
             type=Number(ranges.GPUS),
-            help="GPUs of each trial; 0.5 puts two trials on one GPU.  [default: the trials at work share all GPUs]",
+            help="GPUs of each training or search; 0.5 puts two on one GPU.  [default: those at work share all GPUs]",
         ),
         click.option(
             "--device",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +14,9 @@ from apq_tune.cli.fleet import device_options, host_options, out_folder
 from apq_tune.cli.options import SEED
 from apq_tune.cli.values import Number, Place
 from apq_tune.inputs import ranges
+
+if TYPE_CHECKING:
+    from apq_tune.hosts.executor import Kind
 
 
 @click.command()
@@ -62,6 +66,7 @@ def refine(
     device: str,
     gpus_per_trial: float | None,
     num_cpus: int | None,
+    executor: Kind | None,
     address: str | None,
 ) -> None:
     """Go on from the finished run in the directory RUN with real QAT in the loop.
@@ -104,6 +109,7 @@ def refine(
             settings,
             out,
             tables=tables,
+            executor=executor,
             address=address,
             num_cpus=num_cpus,
             device=device,

@@ -17,6 +17,7 @@ from apq_tune.inputs import ranges
 
 if TYPE_CHECKING:
     from apq_tune.data.choice import Complaint
+    from apq_tune.hosts.executor import Kind
     from apq_tune.space.search_space import SearchSpace
 
 PAPER = {"quantized.epochs": 0, "predictor": "transferred", "fallback": False, "pair_bits": "alike"}
@@ -69,6 +70,7 @@ def run(
     device: str,
     gpus_per_trial: float | None,
     num_cpus: int | None,
+    executor: Kind | None,
     address: str | None,
 ) -> None:
     """Search for a network in SPACE and train it.
@@ -121,6 +123,7 @@ def run(
             data_root=data_root,
             device=device,
             gpus=gpus_per_trial,
+            executor=executor,
             address=address,
             num_cpus=num_cpus,
             command=shlex.join(["apq-tune", *sys.argv[1:]]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -22,6 +23,9 @@ from apq_tune.cli.options import (
     metric_names,
     samplers_option,
 )
+
+if TYPE_CHECKING:
+    from apq_tune.hosts.executor import Kind
 
 
 @click.command()
@@ -59,6 +63,7 @@ def sweep(
     extrapolate: bool,
     out: Path,
     num_cpus: int | None,
+    executor: Kind | None,
     address: str | None,
 ) -> None:
     """Search SPACE once for every target, limit, sampler and seed.
@@ -107,7 +112,7 @@ def sweep(
     if told:  # of predictors that do not remember their pairs nothing is asked
         basis["extrapolate"] = extrapolate
     command = shlex.join(["apq-tune", *sys.argv[1:]])
-    fleet = Fleet(out, "sweep", basis, command=command, address=address, num_cpus=num_cpus)
+    fleet = Fleet(out, "sweep", basis, command=command, executor=executor, address=address, num_cpus=num_cpus)
     console = Screen()
     if told:
         console.print(told)

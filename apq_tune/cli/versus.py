@@ -18,6 +18,7 @@ from apq_tune.cli.values import Number, Place
 from apq_tune.inputs import ranges
 
 if TYPE_CHECKING:
+    from apq_tune.hosts.executor import Kind
     from apq_tune.problem.costs import Costs
     from apq_tune.studies.fleet import Fleet
     from apq_tune.studies.versus import Spend, VersusTask
@@ -102,6 +103,7 @@ def baseline(
     device: str,
     gpus_per_trial: float | None,
     num_cpus: int | None,
+    executor: Kind | None,
     address: str | None,
     **spend: int,
 ) -> None:
@@ -128,7 +130,7 @@ def baseline(
     task = VersusTask(method, next(iter(targets)), seed)
     basis = _basis(costs, all_tables, checked, targets, trained.settings.model_dump(mode="json"))
     basis |= {"run": str(run.absolute())}
-    fleet = _fleet(out, "baseline", basis, address=address, num_cpus=num_cpus)
+    fleet = _fleet(out, "baseline", basis, executor=executor, address=address, num_cpus=num_cpus)
     results = _finish(
         fleet, [task], {task.seed: run.absolute()}, targets, checked, costs, where, out, gpus=gpus_per_trial, keep=True
     )
@@ -180,6 +182,7 @@ def joint_vs_staged(
     device: str,
     gpus_per_trial: float | None,
     num_cpus: int | None,
+    executor: Kind | None,
     address: str | None,
     **spend: int,
 ) -> None:
@@ -228,7 +231,7 @@ def joint_vs_staged(
     own = {OWN: targets.get(OWN, [])}
     basis = _basis(costs, all_tables, checked, own, settings.model_dump(mode="json", exclude={"seed"}))
     basis |= {"run": str(Path(target).absolute()) if is_run else None}
-    fleet = _fleet(out, "joint-vs-staged", basis, address=address, num_cpus=num_cpus)
+    fleet = _fleet(out, "joint-vs-staged", basis, executor=executor, address=address, num_cpus=num_cpus)
     if not is_run:
         for line in taken(space):
             _console().print(line, markup=False, soft_wrap=True)

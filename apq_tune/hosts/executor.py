@@ -7,6 +7,8 @@ they are computed and however many are computed at once.
 from __future__ import annotations
 
 import contextlib
+import functools
+import math
 import os
 import time
 import traceback
@@ -14,10 +16,13 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from apq_tune.errors import ApqError, RunError
 from apq_tune.hosts.joining import check_address, wanted_address
+
+WORK_FILES = "work"
+"""Folder, within that of the results, for what workers read meanwhile and for tracebacks."""
 
 MAX_RETRIES = 2
 """How often an item is tried again whose worker died or that raised what may not come again, such as a full disk."""
@@ -27,6 +32,8 @@ LONGEST_REASON = 300
 
 TELL_SECONDS = 0.5
 """Least time between two words on how much of an item is done: through Ray each costs some milliseconds."""
+
+Found = TypeVar("Found")
 
 Kind = Literal["local", "ray", "serial"]
 
@@ -131,18 +138,23 @@ def attempt(work: Work, item: Any, shared: Any) -> Generator[int, None, Result |
 
 def result_of(work: Work, item: Any, shared: Any) -> Result:
     """Compute one item in this process."""
-    steps = _steps(work, item, shared)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: Result = end.value
-            return result
+    return finished(_steps(work, item, shared), lambda _: None)
 
 
 def _steps(work: Work, item: Any, shared: Any) -> Generator[int, None, Result]:
     doing = work(item, shared)
     return doing if isinstance(doing, Result) else (yield from doing)
+
+
+def finished(steps: Generator[int, None, Found], tell: Callable[[int], None]) -> Found:
+    """What a generator returns in the end, after telling everything that it yields."""
+    while True:
+        try:
+            done = next(steps)
+        except StopIteration as end:
+            found: Found = end.value
+            return found
+        tell(done)
 
 
 def failure_of(error: BaseException) -> Failure:
@@ -210,7 +222,7 @@ class SerialExecutor:
 
     concurrency = 1
     place = "this process"
-    n_gpus = 0.0
+    n_gpus = math.inf  # the work sees for itself
 
     def prepare(self, work: Work) -> None:
         """Nothing to do."""
@@ -228,7 +240,8 @@ class SerialExecutor:
         """See ``Executor``."""
         attempts = Attempts(directory)
         for key, item in items.items():
-            while isinstance(found := _whole(attempt(work, item, shared), key, on_progress), Failure):
+            tell = functools.partial(on_progress or _ignore, key)
+            while isinstance(found := finished(attempt(work, item, shared), tell), Failure):
                 if not attempts.again(key, found):
                     break
             else:
@@ -236,17 +249,8 @@ class SerialExecutor:
         attempts.close()
 
 
-def _whole(
-    steps: Generator[int, None, Result | Failure], key: str, on_progress: Callable[[str, int], None] | None
-) -> Result | Failure:
-    while True:
-        try:
-            done = next(steps)
-        except StopIteration as end:
-            found: Result | Failure = end.value
-            return found
-        if on_progress is not None:
-            on_progress(key, done)
+def _ignore(key: str, done: int) -> None:
+    """Nobody asked how much is done."""
 
 
 def executor_kind(kind: Kind | None, address: str | None) -> Kind:
@@ -315,28 +319,26 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def check_gpus(executor: Executor, per_item: float) -> None:
-    """Refuse items for which there is no GPU: on Ray they would wait for ever.
+def gpu_share(executor: Executor, wanted: float | None = None) -> float:
+    """GPUs of each item.
+
+    Args:
+        executor: Where items are computed.
+        wanted: GPUs that each item should have; ``None`` shares all of them among the items that are computed at once,
+            at most one for each.
 
     Raises:
-        RunError: With the number of GPUs that there are.
+        RunError: If there is none, or fewer than wanted: on Ray the items would wait for ever.
     """
-    if per_item > executor.n_gpus:
+    there = executor.n_gpus
+    if wanted is not None and wanted > there:
         raise RunError(
-            f"--gpus-per-trial {per_item:g}: {executor.place} has {executor.n_gpus:g} GPUs; leave it out to train on "
-            "CPUs, or join a Ray cluster that has them with --address"
+            f"--gpus-per-trial {wanted:g}: {executor.place} has {there:g} GPUs; give --device cpu, or join a Ray "
+            "cluster that has them with --address"
         )
-
-
-def gpu_share(executor: Executor) -> float:
-    """GPUs of each item if all that are computed at once share them: at most one.
-
-    Raises:
-        RunError: If there is none.
-    """
-    if not executor.n_gpus:
+    if not there:
         raise RunError(
             f"--device cuda: {executor.place} has no GPU; give --device cpu, or join a Ray cluster that has one with "
             "--address"
         )
-    return min(1.0, executor.n_gpus / executor.concurrency)
+    return min(1.0, there / executor.concurrency) if wanted is None else wanted

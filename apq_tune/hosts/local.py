@@ -17,8 +17,9 @@ import signal
 import sys
 import threading
 import types
+import uuid
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing import connection, forkserver
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from typing import Any
 import cloudpickle
 
 from apq_tune.errors import RunError
-from apq_tune.hosts.executor import Attempts, Failure, Result, Work, attempt, failure_of
+from apq_tune.hosts.executor import Attempts, Failure, Result, Work, attempt, failure_of, finished
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """Environment of workers: as many run as there are processors."""
@@ -94,14 +95,15 @@ class LocalExecutor:
         if not items:
             return
         self.prepare(work)
-        most = min(self.concurrency, max(1, int(self.n_gpus / gpus))) if gpus else self.concurrency
+        n_gpus = self.n_gpus if gpus else 0.0
+        most = min(self.concurrency, max(1, int(n_gpus / gpus + 1e-6))) if gpus else self.concurrency
         attempts, waiting = Attempts(directory), deque(items)
-        job = directory / f"shared-{os.getpid()}-{next(self._numbers)}.pickle"
+        job = directory / f"shared-{uuid.uuid4().hex}.pickle"
         try:
             write_shared((work, shared), job)
             while waiting or self._busy:
                 while waiting and len(self._busy) < most:
-                    self._begin(waiting.popleft(), job, items)
+                    self._begin(waiting.popleft(), job, items, int(n_gpus))
                 for ready in connection.wait(list(self._busy)):
                     channel: Any = ready
                     worker, key = self._busy[channel]
@@ -127,15 +129,16 @@ class LocalExecutor:
                 directory.rmdir()  # unless it holds tracebacks
         attempts.close()
 
-    def _begin(self, key: str, job: Path, items: Mapping[str, Any]) -> None:
+    def _begin(self, key: str, job: Path, items: Mapping[str, Any], n_gpus: int) -> None:
         while self._idle:
             worker = self._idle.pop()
-            if worker.begin(job, items[key]):
+            if worker.begin(job, items[key], n_gpus):
                 self._busy[worker.channel] = worker, key
                 return
-        worker = _Worker()
+            worker.death()
+        worker = _Worker(next(self._numbers))
         self._busy[worker.channel] = worker, key
-        worker.begin(job, items[key])  # if it died meanwhile, its channel says so
+        worker.begin(job, items[key], n_gpus)  # if it died meanwhile, its channel says so
 
     def _stop_busy(self) -> None:
         self._stop(*(worker for worker, _ in self._busy.values()))
@@ -157,7 +160,8 @@ class _Worker:
         channel: This process's end of the connection to it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
+        self._number = number
         self.channel, theirs = _CONTEXT.Pipe()
         self.process = _CONTEXT.Process(target=_serve, args=(theirs,), daemon=True)
         # A server ignores Ctrl-C already, and may still be importing, in which Ctrl-C must be heard here.
@@ -165,16 +169,21 @@ class _Worker:
             self.process.start()
         theirs.close()
 
-    def begin(self, job: Path, item: Any) -> bool:
+    def begin(self, job: Path, item: Any, n_gpus: int) -> bool:
         """Hand over an item.
+
+        Args:
+            job: File of the function and of what all items share.
+            item: The item.
+            n_gpus: GPUs that workers take turns at.
 
         Returns:
             Whether the worker lives.
         """
+        gpu = self._number % n_gpus if n_gpus else None
         try:
-            self.channel.send_bytes(cloudpickle.dumps((str(job), item)))
-        except OSError:
-            self.death()
+            self.channel.send_bytes(cloudpickle.dumps((str(job), gpu, item)))
+        except OSError:  # it does not: its channel will say so
             return False
         return True
 
@@ -192,9 +201,7 @@ class _Worker:
         self.channel.close()
         code = self.process.exitcode
         how = f"was killed by signal {-code}" if code < 0 else f"crashed (exit status {code})"
-        return (
-            f"its process {how}, most often because memory ran out (dmesg tells); run fewer at once, with --num-cpus"
-        )
+        return f"its process {how}, most often because memory ran out (dmesg tells); run fewer at once, with --num-cpus"
 
 
 @contextlib.contextmanager
@@ -242,26 +249,24 @@ def _serve(channel: connection.Connection) -> None:
         while True:
             content = channel.recv_bytes()
             try:
-                path, item = pickle.loads(content)
+                path, gpu, item = pickle.loads(content)
+                if gpu is not None:
+                    _take(gpu)
                 if path != loaded[0]:
                     loaded = "", None  # the last one's memory, before the next takes some
                     loaded = path, read_shared(Path(path))
                 work, shared = loaded[1]
-                words = cloudpickle.dumps(_computed(channel, attempt(work, item, shared)))
+                words = cloudpickle.dumps(finished(attempt(work, item, shared), channel.send))
             except Exception as error:
                 words = cloudpickle.dumps(failure_of(error))
             channel.send_bytes(words)
 
 
-def _computed(channel: connection.Connection, steps: Generator[int, None, Result | Failure]) -> Result | Failure:
-    """The end of an attempt, after telling how much is done meanwhile."""
-    while True:
-        try:
-            done = next(steps)
-        except StopIteration as end:
-            found: Result | Failure = end.value
-            return found
-        channel.send(done)
+def _take(gpu: int) -> None:
+    """Let ``"cuda"`` mean this GPU."""
+    import torch
+
+    torch.cuda.set_device(gpu)
 
 
 def _end_with_parent() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -16,8 +15,8 @@ import pandas as pd
 
 from apq_tune.data import check_images, data_digest, is_folder, load_data, taken
 from apq_tune.errors import RunError
-from apq_tune.hosts.joining import check_address
-from apq_tune.hosts.ray import Result, cluster, gpu_share, run_trials
+from apq_tune.hosts import executor as executors
+from apq_tune.hosts.executor import WORK_FILES, Executor, Kind, available_cpus, check_executor, gpu_share
 from apq_tune.pipeline.choice import kept, with_choice
 from apq_tune.pipeline.defaults import check_data, default_settings
 from apq_tune.pipeline.estimate import estimate, fitted, measure_rates
@@ -40,9 +39,6 @@ from apq_tune.supernet.device import device_of
 
 FINALISTS = 5
 """Networks that are trained in the end, beside those from the front: two baselines, the best and its rivals."""
-
-TUNE_FILES = "tune"
-"""Folder of a stage for Ray Tune's own files, dropped when the stage is done."""
 
 
 class Listener(Protocol):
@@ -110,6 +106,7 @@ class PipelineRun:
         data_root: Path | None = None,
         device: str = "cpu",
         gpus: float | None = None,
+        executor: Kind | None = None,
         address: str | None = None,
         num_cpus: int | None = None,
         command: str = "",
@@ -127,9 +124,10 @@ class PipelineRun:
             tables: cost tables, whose metrics may be limited; copied into the run directory.
             data_root: folder with the files of data sets; ``None`` for the default one.
             device: where networks are trained and run, ``"auto"``, ``"cpu"`` or ``"cuda"``.
-            gpus: GPUs of each trial on ``"cuda"``; ``None`` shares all of them among the trials at work.
-            address: of a Ray cluster to join; ``None`` uses this machine.
-            num_cpus: most trials at once; ``None`` for all processors.
+            gpus: GPUs of each network or search on ``"cuda"``; ``None`` shares all of them among those at work.
+            executor: Where networks and searches run; ``None`` for Ray if a cluster is named, else this machine.
+            address: Address of a Ray cluster to join.
+            num_cpus: Networks or searches at once; ``None`` for all processors.
             command: the command line, to remember.
             listener: told how the run goes.
             wait: seconds that another process which owns the directory may need to end.
@@ -149,7 +147,7 @@ class PipelineRun:
         settings = (settings or RunSettings()).updated(dict(changes))  # before the data, which may take a while
         self.costs.limits(settings.constraints)
         self.device = device_of(device)
-        check_address(address)
+        self._kind = check_executor(executor, address)
         self.data = load_data(space, data_root)
         if not given:
             settings = default_settings(space, self.data).updated(dict(changes))
@@ -173,7 +171,7 @@ class PipelineRun:
         self._tables = self.files.tables
         self._directories: dict[str, StageDirectory] = {}
         self._stack = contextlib.ExitStack()
-        self._concurrency: int | None = None
+        self._executor: Executor | None = None
         self._roomy = False  # whether there is room for what will be written
 
     def directory(self, stage: str) -> StageDirectory:
@@ -210,8 +208,7 @@ class PipelineRun:
 
     def _trials_at_once(self) -> int:
         """As far as it is known before the cluster is joined."""
-        own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return self._num_cpus or own
+        return self._num_cpus or available_cpus()
 
     def _tell_plan(self) -> None:
         """Measure some steps, and tell how long each stage that is left will take."""
@@ -232,14 +229,16 @@ class PipelineRun:
         if last == STAGES[-1].name:
             self._tell_plan()
         with self._stack:
+            if self._kind != "ray":  # whose cluster need not wait idly while supernets are trained
+                self._started().prepare(of_its_stage)
             for group in _groups(STAGES):
                 self._do(group)
                 if any(stage.name == last for stage in group):
                     break
-        self._concurrency = None  # the cluster is gone
+        self._executor = None  # its workers are gone
 
     def _do(self, group: Sequence[RunStage]) -> None:
-        """Do stages that do not need each other; if they are measured by trials, all in one experiment."""
+        """Do stages that do not need each other; the parts of those that are measured run side by side."""
         pending = [stage for stage in group if not self._open(stage).done]
         if pending and not self._roomy:
             left = {stage.name for stage in STAGES[STAGES.index(pending[0]) :]}
@@ -264,7 +263,7 @@ class PipelineRun:
                 self.directory(stage.name).add_seconds(elapsed * share, done=stage.name in finished)
         for stage in group:
             directory = self.directory(stage.name)
-            shutil.rmtree(directory.path / TUNE_FILES, ignore_errors=True)
+            shutil.rmtree(directory.path / WORK_FILES, ignore_errors=True)
             if self._listener is not None:
                 note = f"done again: {directory.stale}" if directory.stale else ""
                 self._listener.finished(stage.name, directory.seconds, note if stage in pending else "already done")
@@ -285,33 +284,37 @@ class PipelineRun:
         return directory
 
     def _measure(self, parts: Mapping[str, Parts], shares: dict[str, float]) -> None:
-        """Run what is left of several stages as trials of one experiment: each experiment costs seconds to start."""
+        """Compute what is left of several stages, side by side."""
         items = {f"{name}-{key}": (name, key) for name, part in parts.items() for key in part.items}
         if not items:
             return
-        if self._concurrency is None:
-            self._concurrency = self._stack.enter_context(cluster(self._address, self._num_cpus))
+        executor = self._started()
 
-        def on_result(trial_key: str, result: Result) -> None:
-            name, key = items[trial_key]
-            parts[name].on_result(key, result)
-            shares[name] += result.seconds
-
-        def on_progress(trial_key: str, done: int) -> None:
-            name, key = items[trial_key]
+        def on_progress(item_key: str, done: int) -> None:
+            name, key = items[item_key]
             if (told := parts[name].on_progress) is not None:
                 told(key, done)
 
-        run_trials(
+        results = executor.map(
             of_its_stage,
             {name: (part.work, part.shared) for name, part in parts.items()},
-            {trial_key: (name, parts[name].items[key]) for trial_key, (name, key) in items.items()},
-            on_result,
-            directory=self.directory(next(iter(parts))).path / TUNE_FILES,
-            concurrency=self._concurrency,
-            gpus=gpu_share(self._concurrency, self._gpus) if self.device == "cuda" else 0,
+            {item_key: (name, parts[name].items[key]) for item_key, (name, key) in items.items()},
+            directory=self.directory(next(iter(parts))).path / WORK_FILES,
+            gpus=gpu_share(executor, self._gpus) if self.device == "cuda" else 0,
             on_progress=on_progress,
         )
+        for item_key, result in results:
+            name, key = items[item_key]
+            parts[name].on_result(key, result)
+            shares[name] += result.seconds
+
+    def _started(self) -> Executor:
+        """The executor, which is started the first time."""
+        if self._executor is None:
+            self._executor = self._stack.enter_context(
+                executors.start_executor(self._kind, self._address, self._num_cpus)
+            )
+        return self._executor
 
     def outcome(self) -> Outcome:
         """Read the results of a run whose stages are all done."""

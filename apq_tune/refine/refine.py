@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from apq_tune.hosts.joining import check_address
-from apq_tune.hosts.ray import Result, cluster, gpu_share, run_trials
+from apq_tune.hosts import executor as executors
+from apq_tune.hosts.executor import WORK_FILES, Executor, Kind, Result, check_executor, gpu_share
 from apq_tune.methods.propose import Proposals
 from apq_tune.pipeline.choice import kept, with_choice
 from apq_tune.pipeline.finished import load_run, open_run, read_finalists
 from apq_tune.pipeline.learning import PREDICTOR, read_losses
-from apq_tune.pipeline.run import TUNE_FILES, Listener
+from apq_tune.pipeline.run import Listener
 from apq_tune.pipeline.training import WEIGHTS
 from apq_tune.pipeline.work import front_cost, train_network
 from apq_tune.predict import Pairs, Predictor, fit_proxy
@@ -102,6 +102,7 @@ class Refinement:
         out: Path,
         *,
         tables: Sequence[Path] = (),
+        executor: Kind | None = None,
         address: str | None = None,
         num_cpus: int | None = None,
         device: str = "cpu",
@@ -116,10 +117,11 @@ class Refinement:
             settings: of the refinement.
             out: its own directory.
             tables: cost tables beside those of the run.
-            address: of a Ray cluster to join; ``None`` uses this machine.
-            num_cpus: most trials at once; ``None`` for all processors.
+            executor: Where candidates are trained; ``None`` for Ray if a cluster is named, else this machine.
+            address: Address of a Ray cluster to join.
+            num_cpus: Trainings at once; ``None`` for all processors.
             device: where networks are trained, ``"auto"``, ``"cpu"`` or ``"cuda"``.
-            gpus: GPUs of each trial on ``"cuda"``; ``None`` shares all of them among the trials at work.
+            gpus: GPUs of each training on ``"cuda"``; ``None`` shares all of them among the trainings at work.
             command: the command line, to remember.
             listener: told how it goes.
 
@@ -136,14 +138,14 @@ class Refinement:
         self._costs, self._tables = Costs.of(self.encoding, all_tables), [str(digest(table)) for table in all_tables]
         self.constraints = self._costs.limits(texts)
         self.cost = front_cost(self.constraints, self._costs)
-        check_address(address)
+        self._kind = check_executor(executor, address)
         self._lock = claim(out, "refinement", ("refine.json", "round_1/stage.json"))
         record = {"run": str(run), "command": command, "settings": settings.model_dump(mode="json")}
         write_atomically(out / "refine.json", to_json(record))
         self._address, self._num_cpus, self._gpus, self._listener = address, num_cpus, gpus, listener
         self._device = "cuda" if device == "auto" and gpus else device_of(device)
         self._stack = contextlib.ExitStack()
-        self._concurrency: int | None = None
+        self._executor: Executor | None = None
         self._n_stages = settings.rounds + len(settings.rungs)
         self._number = 0
 
@@ -154,7 +156,7 @@ class Refinement:
         check_space(self.path, run_bytes(self.encoding.space, (), settings.n_weights))
         with self._stack:
             if self._device == "cuda":
-                self._start_cluster()  # refuse what it does not have before any work
+                self._started()  # refuse GPUs that are not there before any work
             for number in range(1, settings.rounds + 1):
                 own = {"seed", "batch", "constraints"}
                 directory = self._open(f"round_{number}", own, needs, settings.epochs)
@@ -210,7 +212,7 @@ class Refinement:
         finally:
             if pending:
                 directory.add_seconds(time.monotonic() - start, done=done)
-        shutil.rmtree(directory.path / TUNE_FILES, ignore_errors=True)
+        shutil.rmtree(directory.path / WORK_FILES, ignore_errors=True)
         if self._listener is not None:
             note = f"done again: {directory.stale}" if directory.stale else ""
             self._listener.finished(title, directory.seconds, note if pending else "already done")
@@ -275,7 +277,7 @@ class Refinement:
     def _train(
         self, directory: StageDirectory, stage: str, batch: Sequence[Chosen], epochs: int
     ) -> list[RefinedCandidate]:
-        """Run what is not done of these trainings as trials, each result kept at once."""
+        """Do the trainings that are not done, each result kept at once."""
         final = epochs == self.settings.final_epochs
         files = (WEIGHTS,) if final else ()
         kept = directory.finished_items()
@@ -305,25 +307,27 @@ class Refinement:
         }
         if items:
             supernet = dataclasses.replace(self._finished.supernet, device=self._device)
-            concurrency = self._start_cluster()
-            run_trials(
+            executor = self._started()
+            results = executor.map(
                 train_network,
                 supernet,
                 items,
-                on_result,
-                directory=directory.path / TUNE_FILES,
-                concurrency=concurrency,
-                gpus=gpu_share(concurrency, self._gpus) if self._device == "cuda" else 0,
+                directory=directory.path / WORK_FILES,
+                gpus=gpu_share(executor, self._gpus) if self._device == "cuda" else 0,
             )
+            for key, result in results:
+                on_result(key, result)
         return [RefinedCandidate(chosen, stage, epochs, finished[chosen.name]) for chosen in batch]
 
-    def _start_cluster(self) -> int:
-        """Trials at once on the cluster, which is started or joined the first time."""
-        if self._concurrency is None:
-            self._concurrency = self._stack.enter_context(cluster(self._address, self._num_cpus))
+    def _started(self) -> Executor:
+        """The executor, which is started the first time."""
+        if self._executor is None:
+            self._executor = self._stack.enter_context(
+                executors.start_executor(self._kind, self._address, self._num_cpus)
+            )
             if self._device == "cuda":
-                gpu_share(self._concurrency, self._gpus)
-        return self._concurrency
+                gpu_share(self._executor, self._gpus)
+        return self._executor
 
     def _genomes(self, batch: Sequence[Chosen]) -> Genomes:
         return self.encoding.encode([chosen.candidate for chosen in batch], check=False)

@@ -1,4 +1,4 @@
-"""Many searches, each of them one trial, in one folder: each is done once, whatever interrupts the fleet."""
+"""Many searches in one folder, side by side: each is done once, whatever interrupts the fleet."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from apq_tune.errors import RunError
-from apq_tune.hosts.joining import check_address
-from apq_tune.hosts.ray import Result, Work, cluster, gpu_share, run_trials
+from apq_tune.hosts import executor as executors
+from apq_tune.hosts.executor import WORK_FILES, Kind, Result, Work, check_executor, gpu_share
 from apq_tune.searchers import Searching
 from apq_tune.store.digests import Digests, read_record, write_record
 from apq_tune.store.directory import PACKAGES, claim
@@ -26,7 +26,7 @@ FORMAT = 2
 """Of a fleet's folder; raise it when an older one cannot be resumed. Those of 1 had no digests."""
 
 LONGEST = 200
-"""Bytes of a key: it is the name of files, with endings of ours and of Ray Tune's."""
+"""Bytes of a key: it is the name of files, with endings of ours."""
 
 CHECKPOINT_SECONDS = 5.0
 """How much of a search may be lost when its worker dies."""
@@ -51,23 +51,25 @@ class Fleet:
         basis: Mapping[str, Any],
         *,
         command: str = "",
+        executor: Kind | None = None,
         address: str | None = None,
         num_cpus: int | None = None,
     ) -> None:
         """Open or create; what an earlier command with the same basis left is gone on from.
 
         Args:
-            path: the folder.
-            kind: what it is called, such as ``"sweep"``.
-            basis: all that the results depend on, as plain data.
-            command: the command line, to remember.
-            address: of a Ray cluster to join; ``None`` uses this machine. Others must see the folder, too.
-            num_cpus: most trials at once; ``None`` for all processors.
+            path: The folder.
+            kind: What it is called, such as ``"sweep"``.
+            basis: All that the results depend on, as plain data.
+            command: The command line, kept in ``fleet.json``.
+            executor: Where searches run; ``None`` for Ray if a cluster is named, else processes of this machine.
+            address: Address of a Ray cluster to join, whose machines must see the folder, too.
+            num_cpus: Searches at once; ``None`` for all processors.
 
         Raises:
-            RunError: if the folder cannot be used or is in use, or nothing listens at the address.
+            RunError: If the folder cannot be used or is in use, or no cluster answers at the address.
         """
-        check_address(address)
+        self._executor = check_executor(executor, address)
         self.path, self._address, self._num_cpus = path.absolute(), address, num_cpus
         basis = json.loads(json.dumps(basis))
         record = path / "fleet.json"
@@ -144,18 +146,18 @@ class Fleet:
         """Do what is not done.
 
         Args:
-            work: what a trial does.
-            shared: second argument of ``work``.
-            items: key, good as a file name, -> first argument of ``work``.
-            on_done: called with how many are done, and of how many.
+            work: The function that does one search.
+            shared: Its second argument.
+            items: Key, good as a file name, -> its first argument.
+            on_done: Called with how many searches are done, and of how many.
             device: where trials run networks.
-            gpus: GPUs of each trial on ``"cuda"``; ``None`` shares all of them among the trials at work.
+            gpus: GPUs of each search on ``"cuda"``; ``None`` shares all of them among the searches at work.
 
         Returns:
             Key -> result, in the order of ``items``.
 
         Raises:
-            RunError: if a search failed; the results of the others are kept. If the cluster has no GPU.
+            RunError: If a search failed; the results of the others are kept. If there is no such GPU.
         """
         if long := [key for key in items if len(os.fsencode(key)) > LONGEST]:
             raise RunError(f"{long[0][:60]}...: is too long for the name of a file; give shorter names or fewer limits")
@@ -178,17 +180,11 @@ class Fleet:
         tell()
         if left:
             check_space(self.path, SMALL_BYTES)
-            with cluster(self._address, self._num_cpus) as concurrency:
-                run_trials(
-                    work,
-                    shared,
-                    left,
-                    on_result,
-                    directory=self.path / "tune",
-                    concurrency=concurrency,
-                    gpus=gpu_share(concurrency, gpus) if device == "cuda" else 0,
-                )
-        for folder in (self.path / "tune", self.checkpoints):
+            with executors.start_executor(self._executor, self._address, self._num_cpus) as executor:
+                share = gpu_share(executor, gpus) if device == "cuda" else 0
+                for key, result in executor.map(work, shared, left, directory=self.path / WORK_FILES, gpus=share):
+                    on_result(key, result)
+        for folder in (self.path / WORK_FILES, self.checkpoints):
             shutil.rmtree(folder, ignore_errors=True)
         return {key: results[key] for key in items}
 

@@ -22,7 +22,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from apq_tune.errors import RunError
-from apq_tune.hosts.ray import Result
+from apq_tune.hosts.executor import Result
 from apq_tune.inputs import ranges
 from apq_tune.inputs.ranges import validated
 from apq_tune.methods import METHODS, Bench, Question

@@ -16,14 +16,11 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
-
-from apq_tune.errors import ApqError, RunError
-from apq_tune.hosts.ray import Result, Work, result_of
 
 HANG_SECONDS = 20.0
 """Seconds after which a command is killed and counted as a hang, on an otherwise idle machine."""
@@ -189,44 +186,19 @@ def _run(arguments: Sequence[str], folder: Path, *, whole: bool) -> int:
     return status
 
 
-def one_by_one(
-    work: Work, shared: Any, items: Mapping[str, Any], on_result: Callable[[str, Result], None], **_: Any
-) -> None:
-    """Replacement of ``run_trials``."""
-    refused = {}
-    for key, item in items.items():
-        try:
-            on_result(key, result_of(work, item, shared))
-        except ApqError as error:  # noqa: PERF203
-            refused[key] = str(error)
-    if refused:
-        key, reason = next(iter(refused.items()))
-        raise RunError(f"trial {key} failed: {reason}")
-
-
-@contextlib.contextmanager
-def no_cluster(*_: Any) -> Iterator[int]:
-    """Replacement of ``cluster``."""
-    yield 1
-
-
-def without_ray() -> None:
-    """Make trials run in the calling process from now on, and import everything that they need."""
+def in_one_process() -> None:
+    """Make everything run in the calling process from now on, and import all that it needs."""
     import torch
     import torchvision.datasets
     import torchvision.transforms.v2  # noqa: F401
 
     import apq_tune
-    from apq_tune.pipeline import run
-    from apq_tune.refine import refine
-    from apq_tune.studies import fleet
+    from apq_tune.hosts import executor
 
     for module in pkgutil.walk_packages(apq_tune.__path__, "apq_tune."):
         importlib.import_module(module.name)
     torch.set_num_threads(1)
-    for user in (run, refine, fleet):
-        vars(user).update(run_trials=one_by_one, cluster=no_cluster)
-    vars(refine).update(check_gpus=lambda _: None)
+    vars(executor).update(start_executor=lambda *_: contextlib.nullcontext(executor.SerialExecutor()))
 
 
 def _skip_work() -> None:

@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from apq_tune import RunError
+from apq_tune.hosts.executor import Result
 from apq_tune.hosts.joining import check_address, wanted_address
-from apq_tune.hosts.ray import Result, run_trials
+from apq_tune.hosts.ray_tasks import RayExecutor
 
 MANIFESTS = Path(__file__).parents[2] / "docs" / "guides" / "cluster"
 
@@ -52,14 +53,9 @@ def test_trials_of_a_node_that_goes_away_move_to_another(tmp_path: Path) -> None
 
         thread = threading.Thread(target=take_away)
         thread.start()
-        run_trials(
-            slow_work,
-            str(tmp_path),
-            {str(i): i for i in range(4)},
-            lambda key, result: results.update({key: result.metrics}),
-            directory=tmp_path / "tune",
-            concurrency=2,
-        )
+        items = {str(i): i for i in range(4)}
+        for key, result in RayExecutor(2).map(slow_work, str(tmp_path), items, directory=tmp_path / "work"):
+            results[key] = result.metrics
         thread.join()
     finally:
         ray.shutdown()

@@ -1,15 +1,12 @@
-"""Executors of every kind keep the same promises: order does not matter, nothing finished is lost, failures are told."""
+"""What executors of every kind promise: the same results, nothing finished is lost, failures are one line."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +15,11 @@ import pytest
 
 from apq_tune import RunError
 from apq_tune.hosts import executor as executors
-from apq_tune.hosts.executor import Executor, Result, check_executor, check_gpus, executor_kind, gpu_share, start_executor
-from apq_tune.hosts.local import LocalExecutor, read_shared, write_shared
+from apq_tune.hosts.executor import (
+    Executor,
+    Result,
+    start_executor,
+)
 
 KINDS = ["serial", "local", pytest.param("ray", marks=pytest.mark.ray)]
 

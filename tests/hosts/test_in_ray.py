@@ -29,13 +29,12 @@ from apq_tune import (
     Objective,
     Problem,
     QATLoss,
-    RunError,
     SearchSpace,
     TrainedSupernet,
 )
 from apq_tune.cost import bit_ops, weight_bytes
 from apq_tune.data import load_data
-from apq_tune.hosts.ray import TELL_SECONDS, Result, _reason, cluster, run_trials
+from apq_tune.hosts.ray import cluster
 from apq_tune.supernet.evaluate import calibrate_quantizers
 from apq_tune.supernet.network import Supernet
 from apq_tune.supernet.train import Training
@@ -84,94 +83,6 @@ class KillsItsWorker(QATLoss):
 
 def run_config(path: Path, **more: Any) -> tune.RunConfig:
     return tune.RunConfig(name="tuned", storage_path=str(path), verbose=0, **more)
-
-
-def works_or_not(item: str, folder: str) -> Result:
-    with Path(folder, item).open("a") as file:
-        file.write("tried\n")
-    if item == "refused":
-        raise RunError("clip is -1; give more")
-    if item == "broken":
-        raise ZeroDivisionError
-    return Result({"item": item})
-
-
-@pytest.mark.parametrize(
-    ("bad", "words", "tries"),
-    [
-        ("refused", r"trial 1 failed: clip is -1; give more$", 1),
-        ("broken", r"trial 1 failed: ZeroDivisionError; see ", 2),
-    ],
-)
-def test_a_trial_that_fails_is_one_line_and_loses_no_other(
-    bad: str,
-    words: str,
-    tries: int,
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("apq_tune.hosts.ray.MAX_FAILURES", 1)
-    done: dict[str, Any] = {}
-    items = {"1": bad, "2": "good"}
-    with pytest.raises(RunError, match=words) as caught:
-        run_trials(works_or_not, str(tmp_path), items, done.__setitem__, directory=tmp_path / "tune", concurrency=1)
-    assert "\n" not in str(caught.value)
-    assert [result.metrics for result in done.values()] == [{"item": "good"}]
-    assert (tmp_path / bad).read_text().count("tried") == tries
-    assert capfd.readouterr().err == ""
-    if bad == "broken":
-        assert "ZeroDivisionError" in Path(str(caught.value).split("see ")[1], "error.txt").read_text()
-
-
-def in_three_parts(item: int, pause: float):
-    for part in range(3):
-        time.sleep(pause)
-        yield part + 1
-    return Result({"item": item})
-
-
-def test_a_trial_that_says_how_much_is_done_goes_on_to_its_end(tmp_path: Path) -> None:
-    done, told = dict[str, Any](), list[tuple[str, int]]()
-    run_trials(
-        in_three_parts,
-        1.1 * TELL_SECONDS,
-        {"a": 5},
-        done.__setitem__,
-        directory=tmp_path / "tune",
-        concurrency=1,
-        on_progress=lambda key, n: told.append((key, n)),
-    )
-    assert told == [("a", 1), ("a", 2), ("a", 3)]
-    assert done["a"].metrics == {"item": 5}
-
-
-def test_failures_are_counted(tmp_path: Path) -> None:
-    items = {"1": "refused", "2": "good", "3": "refused"}
-    with pytest.raises(RunError, match=r"trial 1 failed \(and 1 more\): clip is -1; give more$"):
-        run_trials(works_or_not, str(tmp_path), items, lambda *_: None, directory=tmp_path / "tune", concurrency=1)
-
-
-def test_what_ray_says_of_memory_becomes_advice() -> None:
-    class Trial:
-        def get_pickled_error(self) -> None:
-            return None
-
-        def get_error(self) -> str:
-            return (
-                "1 worker(s) were killed due to the node running low on memory. Memory on the node ...\n\nRefer to ..."
-            )
-
-    class Killed(Trial):
-        def get_error(self) -> str:
-            return (
-                "The actor died unexpectedly.\nThe actor is dead because its worker process has died. "
-                "Worker exit type: SYSTEM_ERROR " + "and so on " * 100
-            )
-
-    assert "ran out of memory and Ray ended the process; run fewer at once, with --num-cpus" in _reason(Trial())
-    assert "its process was killed or crashed" in _reason(Killed())
-    assert len(_reason(Killed())) < 200
 
 
 def test_tune_run_with_our_search_reports_everything_and_keeps_the_constraint(

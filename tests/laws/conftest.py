@@ -23,7 +23,8 @@ from click.testing import CliRunner
 from apq_tune.cli import cli
 from apq_tune.data import Data, Split, named
 from apq_tune.data.named import Shape
-from apq_tune.hosts.ray import result_of
+from apq_tune.hosts import executor as executors
+from apq_tune.hosts.executor import Result, SerialExecutor
 from apq_tune.pipeline.run import PipelineRun
 from apq_tune.pipeline.settings import RunSettings
 from apq_tune.pipeline.stage import RunStage
@@ -165,8 +166,8 @@ class World(NamedTuple):
         return out
 
 
-class _Trials:
-    """``run_trials`` without Ray."""
+class _Watched(SerialExecutor):
+    """An executor in this process that says what is being computed; items are pickled as on their way to workers."""
 
     doing = ""
     stage = ""
@@ -186,27 +187,22 @@ class _Trials:
 
         return stage._replace(run=of(stage.run), measure=of(stage.measure))
 
-    def __call__(
-        self, work: Any, shared: Any, items: Mapping[str, Any], on_result: Any, *, directory: Path, **_: Any
-    ) -> None:
+    def map(
+        self, work: Any, shared: Any, items: Mapping[str, Any], *, directory: Path, **options: Any
+    ) -> Iterator[tuple[str, Result]]:
         for key, item in items.items():
             self.doing = f"{directory.parent.name}/{key}"
             self.stage = item[0] if work is of_its_stage else ""
-            on_result(key, result_of(work, *pickle.loads(pickle.dumps((item, shared)))))
+            sent, common = pickle.loads(pickle.dumps((item, shared)))
+            yield from super().map(work, common, {key: sent}, directory=directory, **options)
         self.doing = self.stage = ""
-
-
-@contextlib.contextmanager
-def no_cluster(*_: Any) -> Iterator[int]:
-    """``cluster`` without Ray."""
-    yield 1
 
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     space = tmp_path_factory.mktemp("laws") / f"{NAME}.yaml"
     space.write_text(yaml.safe_dump(SPACE))
-    threads, trials, seen = torch.get_num_threads(), _Trials(), list[Seen]()
+    threads, trials, seen = torch.get_num_threads(), _Watched(), list[Seen]()
     current: list[Data] = []
     read: set[tuple[str, str]] = set()
 
@@ -239,10 +235,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
     recalibrate, directory = Supernet.recalibrate, PipelineRun.directory
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("pipeline.run", "refine.refine", "studies.fleet"):
-            patch.setattr(f"apq_tune.{module}.run_trials", trials)
-            patch.setattr(f"apq_tune.{module}.cluster", no_cluster)
-        patch.setattr("apq_tune.refine.refine.gpu_share", lambda *_: 0)
+        patch.setattr(executors, "start_executor", lambda *_: contextlib.nullcontext(trials))
         patch.setitem(named.SHAPES, NAME, Shape(1, 8, CLASSES))
         patch.setitem(named.DATA, NAME, lambda _: current[0])
         patch.setattr(Supernet, "forward", watched(Supernet))

@@ -9,7 +9,6 @@ import pytest
 
 from apq_tune import NetworkEncoding, RunError, SearchSpace
 from apq_tune.data import Data, Split, load_data
-from apq_tune.hosts.ray import Result, result_of
 from apq_tune.pipeline.estimate import FLOORS, Rates, estimate, fitted, measure_rates, remaining, words
 from apq_tune.pipeline.run import PipelineRun
 from apq_tune.pipeline.settings import RunSettings
@@ -105,15 +104,3 @@ def test_a_run_that_was_fitted_goes_on_with_the_settings_that_it_began_with(
     other = PipelineRun(space, None, tmp_path / "run", changes={"minutes": 4.0}, num_cpus=1).settings
     assert other.supernet.epochs > first.supernet.epochs
     assert len(load_data(space).train.labels) == 898
-
-
-def test_work_that_yields_says_how_much_is_done_and_hands_its_result_over() -> None:
-    def counting(item: int, shared: str):
-        for done in range(item):
-            yield done + 1
-        return Result({"shared": shared})
-
-    told: list[int] = []
-    assert result_of(counting, 3, "all", told.append).metrics == {"shared": "all"}
-    assert told == [1, 2, 3]
-    assert result_of(lambda *both: Result({"both": both}), 3, "all").metrics == {"both": (3, "all")}

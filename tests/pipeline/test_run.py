@@ -92,7 +92,7 @@ def test_a_run_leaves_the_table_the_picture_and_every_stages_product(undisturbed
     for stage in STAGES:
         record = json.loads((out / stage / "stage.json").read_text())
         assert record["status"] == "done"
-        assert not (out / stage / "tune").exists()
+        assert not (out / stage / "work").exists()
     summary = json.loads((out / "summary.json").read_text())
     assert set(summary["predictors"]["held_out"]) == set(get_args(Form))
     assert summary["predictors"]["held_out"]["mean"]["n"] == QUICK["n_pairs"]

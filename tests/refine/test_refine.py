@@ -190,7 +190,7 @@ def test_what_cannot_be_done_is_refused_in_one_line(run: Path, tmp_path: Path) -
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
     assert "exists and is no refinement" in refusal(run, f"--out={tmp_path / 'mine'}")
-    assert "--gpus-per-trial 1: the Ray cluster has 0 GPUs" in refusal(run, out, "--gpus-per-trial=1", "--num-cpus=1")
+    assert "--gpus-per-trial 1: this machine has 0 GPUs" in refusal(run, out, "--gpus-per-trial=1", "--num-cpus=1")
     bad = CliRunner().invoke(cli, ["refine", str(run), "--rounds=0"])
     assert bad.exit_code == 2
     assert "give a whole number from 1 to 1000, got '0'" in bad.output

@@ -6,7 +6,7 @@ Trials run here one after the other in this process: what they give does not dep
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,13 @@ import numpy as np
 import pytest
 
 from apq_tune import NetworkEncoding, RunError, SearchSpace, load_run
-from apq_tune.hosts.ray import Result, result_of
 from apq_tune.pipeline.finished import open_run
 from apq_tune.pipeline.learning import read_losses
 from apq_tune.pipeline.run import PipelineRun
 from apq_tune.refine.refine import Refinement
 from apq_tune.refine.settings import RefineSettings
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("serial")]
 
 FAST = {
     "supernet.epochs": 1,
@@ -42,25 +41,6 @@ FAST = {
 }
 REFINE = RefineSettings.checked(rounds=1, batch=3, epochs=1, final_epochs=2)
 OUTPUTS = {"results.csv", "summary.json", "front.json", "front.png", "best.json", "random.json", "space.yaml"}
-
-
-def serial(
-    work: Any, shared: Any, items: Mapping[str, Any], on_result: Callable[[str, Result], None], **_: Any
-) -> None:
-    for key, item in items.items():
-        on_result(key, result_of(work, item, shared))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _in_this_process() -> Iterator[None]:
-    import contextlib
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("apq_tune.refine.refine.gpu_share", lambda *_: 0)
-        for module in ("pipeline.run", "refine.refine"):
-            patch.setattr(f"apq_tune.{module}.run_trials", serial)
-            patch.setattr(f"apq_tune.{module}.cluster", lambda *_: contextlib.nullcontext(1))
-        yield
 
 
 def go_on(path: Path) -> dict[str, str]:
