@@ -132,6 +132,7 @@ class World(NamedTuple):
     use: Callable[[Data], None]
     seen: list[Seen]
     read: set[tuple[str, str]]  # stage, and a setting or the name of a stage whose directory it opened
+    watch: Callable[[pytest.MonkeyPatch], None]  # puts all this in place
 
     def call(self, data: Data, *arguments: object) -> str:
         """What a command prints."""
@@ -234,7 +235,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         return directory(run, stage)
 
     recalibrate, directory = Supernet.recalibrate, PipelineRun.directory
-    with pytest.MonkeyPatch.context() as patch:
+
+    def watch(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(executors, "start_executor", lambda *_: contextlib.nullcontext(trials))
         patch.setitem(named.SHAPES, NAME, Shape(1, 8, CLASSES))
         patch.setitem(named.DATA, NAME, lambda _: current[0])
@@ -244,8 +246,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         patch.setattr(RunSettings, "__getattribute__", reading)
         patch.setattr(PipelineRun, "directory", opening)
         patch.setattr("apq_tune.pipeline.run.STAGES", tuple(map(trials.inside, STAGES)))
-        yield World(space, use, seen, read)
+
+    yield World(space, use, seen, read, watch)
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _watched(world: World) -> Iterator[None]:
+    """Not for longer than these modules, since others in this process need the package as it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        world.watch(patch)
+        yield
 
 
 @pytest.fixture(scope="session")
