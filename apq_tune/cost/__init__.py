@@ -1,4 +1,4 @@
-"""Cost models: one file a metric, each read from the layers of a network; none of them is learned."""
+"""Cost models: analytic and tabulated costs of networks, one file per metric."""
 
 from __future__ import annotations
 

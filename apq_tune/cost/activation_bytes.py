@@ -1,8 +1,8 @@
-"""RAM: the most activation bytes that are alive at once, images processed one at a time.
+"""RAM: peak size of live activations in bytes, with images processed one at a time.
 
-Buffer model: a layer has its whole inputs and its whole output in memory, packed at the bits at which they are stored,
-and every other tensor that a later layer reads; see ``apq_tune.network.liveness``. Additions and global pooling work in
-place. Requantising a tensor for a layer that reads it at fewer bits happens on the fly and takes no buffer.
+While a layer runs, its inputs and its output are in memory, packed at their bits, together with every other tensor that
+a later layer reads; see ``apq_tune.network.liveness``. Additions and global pooling work in place. Requantising a
+tensor for a layer that reads it at fewer bits takes no buffer.
 """
 
 from __future__ import annotations

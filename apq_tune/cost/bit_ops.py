@@ -1,4 +1,4 @@
-"""BitOps: multiply-accumulates weighted by the bits of both factors (Wang 2019, HAQ; Wang 2020, APQ)."""
+"""BitOps: multiply-accumulates weighted by the bits of weights and activations (Wang 2019, HAQ; Wang 2020, APQ)."""
 
 from __future__ import annotations
 

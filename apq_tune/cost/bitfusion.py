@@ -1,19 +1,19 @@
-"""Latency and energy of any convolution on BitFusion (Sharma 2018), batch 1: a roofline over computing and DRAM.
+"""Latency and energy of convolutions on BitFusion (Sharma 2018) at batch size 1: a roofline model of compute and DRAM.
 
-An array of ``ROWS`` (input channels) by ``COLUMNS`` (output channels) fusion units multiplies 8 by 8 bits in a cycle,
-or more pairs of fewer bits. A factor takes 1, 2 or 4 bricks of 2 bits, so 5 to 7 bits compute like 8 and only save
-traffic. Partial sums have 32 bits and go from DRAM and back. Where neither weights nor inputs fit into their buffers,
-one of the three tensors is moved several times. What comes before the first tile and after the last overlaps with
-nothing.
+An array of ``ROWS`` (input channels) by ``COLUMNS`` (output channels) fusion units computes one product of 8 by 8 bits
+per unit and cycle, or several of fewer bits. A factor takes 1, 2 or 4 bricks of 2 bits, so 5 to 7 bits take as many
+cycles as 8 and only save traffic. Partial sums have 32 bits and are stored in DRAM. If neither weights nor inputs fit
+into their buffers, one of the three tensors is moved several times. The transfers before the first and after the last
+tile do not overlap with computation.
 
-A depthwise convolution runs as dense convolutions of some channels by the same channels, most of whose weights are
-zero. Its kernel reads inputs around each tile of outputs again: that hides behind computing, so it costs energy but no
-time, and the compiler takes the tile that is fastest however much it reads.
+A depthwise convolution runs as dense convolutions of small groups of channels, most of whose weights are zero. Inputs
+around each tile of outputs are read repeatedly. This is hidden behind computation, so that it takes energy but no time,
+and the compiler chooses the fastest tile regardless of traffic.
 
-More bits or channels never cost less, nor do more pixels, but for the energy of a depthwise convolution: that can fall
-from one size to the next, where the tile changes.
+Costs are monotone in bits, channels and pixels, except for the energy of a depthwise convolution, which may decrease
+with the size of the image where the tile changes.
 
-``benchmarks/bitfusion_fit.py`` reports the errors against the published table of APQ (Wang 2020).
+``benchmarks/bitfusion_fit.py`` reports the errors with respect to APQ's published table (Wang 2020).
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ NJ_PER_DRAM_BIT = 0.0168  # benchmarks/bitfusion_fit.py; simulator: 0.015 withou
 
 
 class Work:
-    """What an op, at the channels that run together, asks of the accelerator; all numbers are arrays that broadcast.
+    """Work of an op with given groups of channels that run together; all numbers are broadcasting arrays.
 
     Attributes:
-        runs: of one dense convolution after the other; 1 if it is dense.
-        compute: cycles of one run.
-        weights, inputs, outputs: bits of one run, each once.
-        traffic: bits of one run between DRAM and buffers, without what tiles read again.
+        runs: Number of consecutive dense convolutions; 1 if the op is dense.
+        compute: Cycles of one run.
+        weights, inputs, outputs: Sizes of the tensors of one run in bits.
+        traffic: Bits between DRAM and buffers in one run, without repeated reads of tiles.
     """
 
     def __init__(self, op: Op, together: int) -> None:
-        """Count.
+        """Count the work of an op.
 
         Args:
-            op: one convolution.
-            together: groups that run as one dense convolution where there are several; the last run is as long as any.
+            op: Convolution.
+            together: Number of groups that run as one dense convolution; the last run takes as long as any other.
         """
         n_groups = np.where(np.asarray(op.groups) > 1, together, 1)
         self._op = op
@@ -77,18 +77,18 @@ class Work:
         self.traffic = self.weights + self.inputs + 2 * self.outputs + again
 
     def cycles(self, fill_bits: float) -> Any:
-        """Of all runs: the slower of the DRAM alone and of computing with what does not overlap with it."""
+        """Cycles of all runs: the maximum of DRAM cycles and of compute cycles plus transfers that do not overlap."""
         alone = np.minimum(self.inputs, fill_bits) + 2 * np.minimum(self.outputs, fill_bits)
         return self.runs * self._roofline(self.weights, self.traffic, alone)
 
     def tiled_traffic(self) -> Any:
-        """Bits of all runs, with what the fastest tiles read again."""
+        """DRAM traffic of all runs in bits, including repeated reads of the fastest tiles."""
         op, several = self._op, np.asarray(self._op.groups) > 1
         if not several.any():
             return self.runs * self.traffic
         input_buffer = INPUT_BUFFER * DEPTHWISE_ROWS // ROWS
         output_buffer = OUTPUT_BUFFER * np.minimum(1, self._out / COLUMNS)
-        widest = self.weights // op.w_bits * MAX_BITS  # so that weight bits do not choose the tile
+        widest = self.weights // op.w_bits * MAX_BITS  # so that the tile does not depend on weight bits
         best: Any = np.inf
         fastest: Any = np.inf
         for tile in (*(tile for tile in TILES if tile < op.out_size), op.out_size):
@@ -112,47 +112,47 @@ class Work:
 
 
 def pairs(op: Op) -> Any:
-    """Multiplications that a fusion unit does in a cycle: 1, 2 or 4 for each factor."""
+    """Number of products per fusion unit and cycle: 1, 2 or 4 for each factor."""
     return _per_unit(op.w_bits) * _per_unit(op.a_bits)
 
 
 def op_latency_ms(op: Op, fill_bits: float = FILL_BITS) -> Any:
-    """Milliseconds of one convolution at 2 to 8 bits, numbers or arrays; other constants than ours are for fitting."""
+    """Latency of a convolution at 2 to 8 bits in milliseconds, number or array; constants are replaced for fitting."""
     return _cheapest(op, lambda work: work.cycles(fill_bits) / CYCLES_PER_MS)
 
 
 def op_energy_mj(op: Op, nj_per_cycle: float = NJ_PER_CYCLE, nj_per_dram_bit: float = NJ_PER_DRAM_BIT) -> Any:
-    """Millijoules of one convolution at 2 to 8 bits, numbers or arrays; other constants than ours are for fitting."""
+    """Energy of a convolution at 2 to 8 bits in millijoules, number or array; constants are replaced for fitting."""
 
     def nj(work: Work) -> Any:
         return nj_per_cycle * work.runs * work.compute + nj_per_dram_bit * work.tiled_traffic()
 
-    # The tile of fewer activation bits can read more than that of more: then both cost what the former does.
+    # With fewer activation bits the tile may cause more traffic; the larger cost is then used for more bits, too.
     fewer = (op._replace(a_bits=np.minimum(bits, op.a_bits)) for bits in range(BRICK_BITS, MAX_BITS + 1))
     return 1e-6 * np.maximum.reduce([_cheapest(each, nj) for each in fewer])
 
 
 def bitfusion_latency_ms(encoding: Any) -> CostModel:
-    """Latency of one image, fixed parts included."""
+    """Latency per image in milliseconds, fixed parts included."""
     return sum_over_ops("latency_ms", "ms", encoding, op_latency_ms)
 
 
 def bitfusion_energy_mj(encoding: Any) -> CostModel:
-    """Energy of one image, fixed parts included."""
+    """Energy per image in millijoules, fixed parts included."""
     return sum_over_ops("energy_mj", "mJ", encoding, op_energy_mj)
 
 
 def _per_unit(bits: Any) -> Any:
-    """8 bits once, 3 or 4 bits twice, 2 bits four times."""
+    """Number of factors of given bits per 8 bits: 1 for 5 to 8 bits, 2 for 3 or 4 bits, 4 for 2 bits."""
     return np.where(np.asarray(bits) <= BRICK_BITS, 4, np.where(np.asarray(bits) <= 2 * BRICK_BITS, 2, 1))
 
 
 def _kept(tile: Any, n: int, buffer: Any) -> Any:
-    """Bits of the largest of tile, row of ``n`` tiles and square of them that fits: the compiler loads that at once."""
+    """Bits loaded at once: largest of tile, row of ``n`` tiles and square of ``n**2`` tiles that fits the buffer."""
     return np.where(tile * n**2 <= buffer, tile * n**2, np.where(tile * n <= buffer, tile * n, tile))
 
 
 def _cheapest(op: Op, cost: Callable[[Work], Any]) -> Any:
-    """Of the ways to run an op: a depthwise convolution takes up to ``DEPTHWISE_ROWS`` channels a pair together."""
+    """Least cost over the ways to run an op: a depthwise convolution may run several channels together."""
     ways = [np.where(n <= DEPTHWISE_ROWS * pairs(op), cost(Work(op, n)), np.inf) for n in TOGETHER]
     return np.minimum.reduce(ways)

@@ -1,4 +1,4 @@
-"""Cost tables in other people's formats, read into ours."""
+"""Readers of cost tables in published formats."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OFA_BLOCK = re.compile(
 )
 OFA_FIXED = re.compile(r"(Conv|Conv_1|Conv_2|AvgPool2D|Logits)-input:(\d+)x\2x(\d+)-output:(?:(\d+)x\4x)?(\d+)")
 OFA_NEEDED = ("Conv", "Conv_1", "Logits")
-"""Parts that every network of once-for-all has; those of MobileNetV3 have ``AvgPool2D`` and ``Conv_2``, too."""
+"""Fixed parts of every once-for-all network; MobileNetV3 networks have ``AvgPool2D`` and ``Conv_2``, too."""
 
 OFA_REST = ("middle_channels", "kernel_size", "stride", "shortcut", "squeeze_excite", "h_swish")
 
@@ -29,21 +29,21 @@ NO_GATES = "its entries have no -se and -hs, so its blocks count as without sque
 
 
 class TableRow(NamedTuple):
-    """A row of a table, and what to call it in messages."""
+    """Row of a table with its name for messages."""
 
     row: dict[str, Any]
     place: str
 
 
 def load_cost_table(path: str | Path) -> CostTable:
-    """Read a table in any of the formats that are known.
+    """Read a cost table in any supported format.
 
     Args:
-        path: our CSV; the JSON of APQ's BitFusion table (Wang 2020); one YAML file of once-for-all's latency tables
-            (Cai 2020), or a folder of them, one for each resolution.
+        path: CSV file in the format of this package, JSON file of APQ's BitFusion table (Wang 2020), YAML file of
+            once-for-all's latency tables (Cai 2020), or a folder of the latter with one file per resolution.
 
     Raises:
-        TableError: if it is none of these, or an entry makes no sense.
+        TableError: If the file has none of these formats, or an entry is invalid.
     """
     path = Path(path)
     if path.is_dir():
@@ -68,7 +68,7 @@ def _from_entries(entries: list[TableRow], source: str, note: str = "") -> CostT
 
 
 def _read_mapping(path: Path, load: Callable[[str, str], Any], what: str) -> dict[str, Any]:
-    """A file that should hold entries by name."""
+    """Load a file that should hold entries by name."""
     try:
         data = load(path.read_bytes().decode("utf-8-sig"), str(path))
     except (OSError, UnicodeError) as error:
@@ -82,7 +82,7 @@ def _read_mapping(path: Path, load: Callable[[str, str], Any], what: str) -> dic
 
 
 def _bitfusion_entries(path: Path) -> list[TableRow]:
-    """``(in_channels, out_channels, in_size, kernel, stride, padding, groups)-WwAa`` -> latency (ms), energy (mJ)."""
+    """Read APQ's format: ``(in_channels, out_channels, in_size, kernel, stride, padding, groups)-WwAa`` -> ms, mJ."""
     data = _read_mapping(path, load_json, "cost table in JSON")
     entries: list[TableRow] = []
     for key, value in data.items():
@@ -109,7 +109,7 @@ def _bitfusion_entries(path: Path) -> list[TableRow]:
 
 
 def _ofa_table(files: list[Path], source: str) -> CostTable:
-    """Whole blocks; means over runs in ms; one resolution a file."""
+    """Read the format of once-for-all: mean latencies of whole blocks in ms, one resolution per file."""
     entries: list[TableRow] = []
     gates: dict[bool, str] = {}
     resolutions: dict[int, Path] = {}
@@ -129,13 +129,13 @@ def _ofa_table(files: list[Path], source: str) -> CostTable:
 def _ofa_entries(
     path: Path, data: dict[str, Any], gates: dict[bool, str], *, alone: bool
 ) -> tuple[list[TableRow], int]:
-    """The rows of one file, and its resolution.
+    """Rows and resolution of one file.
 
     Args:
-        path: of the file.
-        data: entries by name.
-        gates: whether keys tell of squeeze-excite and h-swish -> the first entry that does, or does not; added to.
-        alone: whether there are no other files.
+        path: Path of the file.
+        data: Entries by name.
+        gates: First entry whose key names squeeze-excite and h-swish (``True``) or does not (``False``); updated here.
+        alone: Whether this is the only file.
     """
     fixed: dict[str, re.Match[str]] = {}
     blocks: dict[str, dict[str, int]] = {}
@@ -179,7 +179,7 @@ def _ofa_entries(
 
 
 def _check_whole(path: Path, fixed: dict[str, re.Match[str]]) -> None:
-    """Refuse a table that lacks one of the parts that are not searched: it would count as zero."""
+    """Refuse a table that lacks a fixed part, whose cost would otherwise be zero."""
     if absent := [name for name in OFA_NEEDED if name not in fixed]:
         raise TableError(f"{path}: has no entry '{absent[0]}-input:...'; give it, it never counts as zero")
     before = "Conv_2" if "Conv_2" in fixed else "Conv_1"

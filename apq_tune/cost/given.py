@@ -1,4 +1,4 @@
-"""Costs that a file states beside its candidates: if they are not those of the space, its networks are others."""
+"""Check of the MACs that a file states for its candidates, to detect candidates of another search space."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from apq_tune.space.notation import candidate_from
 from apq_tune.space.search_space import SearchSpace, known_spaces
 
 TOLERANCE = 0.05
-"""Of a count that counts biases and normalisation, too; networks of the next width differ by a third."""
+"""Relative tolerance, as some counts include biases and normalisation; the next width multiplier differs by a third."""
 
 
 def check_macs(
     path: Path, frame: pd.DataFrame, encoding: NetworkEncoding, entries: Sequence[Any], genomes: Genomes
 ) -> None:
-    """Refuse candidates whose file states other MACs than they have in a space, such as those of another width.
+    """Refuse candidates for which a file states other MACs than they have in the search space.
 
     Args:
-        path: of the file.
-        frame: all of its columns; one called ``MACs``, in any case, is looked at, if there is one.
-        encoding: of the space.
-        entries: the candidates as the file has them.
-        genomes: ``(n, n_genes)`` of the candidates.
+        path: Path of the file.
+        frame: Columns of the file; a column ``MACs``, in any case, is checked if there is one.
+        encoding: Encoding of the search space.
+        entries: Candidates as given in the file.
+        genomes: Genomes of the candidates, shape ``(n, n_genes)``.
 
     Raises:
-        CandidateError: naming the first candidate and the shipped spaces in which it has the MACs that are stated.
+        CandidateError: If the MACs of a candidate differ; the message names it and the shipped spaces with the stated
+            MACs.
     """
     column = next((str(name) for name in frame.columns if str(name).strip().lower() == "macs"), None)
     if column is None or not len(genomes):
@@ -52,7 +53,7 @@ def check_macs(
 
 
 def _agrees(entry: Any, wanted: float, name: str) -> bool:
-    """Whether a candidate is one of a shipped space, with the MACs that are stated."""
+    """Whether a candidate is in a shipped search space and has the stated MACs there."""
     space = SearchSpace.load(name)
     encoding = NetworkEncoding(space)
     try:

@@ -1,4 +1,4 @@
-"""Multiply-accumulates of one image."""
+"""Multiply-accumulates per image."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ def op_macs(op: Op) -> Any:
 
 
 def macs(encoding: Any) -> CostModel:
-    """Count of multiply-accumulates in convolutions and classifier."""
+    """Number of multiply-accumulates in convolutions and classifier per image."""
     return sum_over_ops("macs", "MACs", encoding, op_macs)

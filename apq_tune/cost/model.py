@@ -1,4 +1,4 @@
-"""A cost as tables: parts of a network are priced once at every choice; a population costs a gather and a reduction."""
+"""Cost models as tables: parts of a network are priced once at every choice, and genomes by gather and reduction."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ choice."""
 
 
 class CostModel:
-    """A metric that is the sum (or the maximum) of terms over few genes each.
+    """Metric that is the sum (or the maximum) of terms that depend on few genes each.
 
     Attributes:
         name: Name of the metric, its unit included where it has one.
         unit: Unit for people.
-        layout: Where genomes find their terms; models of the same one share what ``index`` gives.
+        layout: Positions of terms in the table; models with the same layout share the result of ``index``.
     """
 
     def __init__(
@@ -41,16 +41,16 @@ class CostModel:
         *,
         exact: bool = True,
     ) -> None:
-        """Put the terms into one table.
+        """Concatenate the terms to one table.
 
         Args:
             name: Name of the metric.
             unit: Unit of its values.
-            network: Networks whose genomes will come.
-            fixed: Cost of the parts that are not searched, for each size of the image.
-            terms: Costs of the parts that are searched.
+            network: Networks of the search space.
+            fixed: Cost of the fixed parts, by image size.
+            terms: Costs of the searched parts.
             combine: How terms and fixed parts combine.
-            exact: Whether the terms are the cost itself; otherwise they bound it from above.
+            exact: Whether the terms give the exact cost rather than an upper bound.
 
         Raises:
             TableError: If a part that the space allows has no finite cost.
@@ -67,23 +67,23 @@ class CostModel:
         self.layout: Layout = layout_of(terms, dict(network.genes))
 
     def __call__(self, genomes: Genomes) -> NDArray[np.float64]:
-        """``(n, n_genes) -> (n,)``."""
+        """Costs of genomes of shape ``(n, n_genes)``, shape ``(n,)``."""
         return self.at(*self.index(genomes))
 
     def index(self, genomes: Genomes) -> tuple[NDArray[np.int32], NDArray[np.int16]]:
-        """Entries of all terms, ``(n, n_terms)``, and the place of the size of the image, ``(n,)``."""
+        """Table entries of all terms, shape ``(n, n_terms)``, and index of the image size, shape ``(n,)``."""
         size = np.zeros(len(genomes), np.int16) if self._size_column is None else genomes[:, self._size_column]
         return self.layout.index(genomes), size
 
     def at(self, entries: NDArray[np.int32], size: NDArray[np.int16]) -> NDArray[np.float64]:
-        """``(n,)`` costs from what ``index`` says."""
+        """Costs at the indices that ``index`` returns, shape ``(n,)``."""
         costs = self._table.take(entries)
         if self._combine == "sum":
             return np.asarray(self._fixed[size] + costs.sum(axis=1))
         return np.asarray(np.maximum(self._fixed[size], costs.max(axis=1, initial=0.0)))
 
     def fixed(self, size: int) -> float:
-        """Cost of the parts that are not searched, for a size of the image."""
+        """Cost of the fixed parts at an image size."""
         return float(self._fixed[self._network.sizes.index(size)])
 
     def part(self, name: str, values: Mapping[str, int]) -> float:
@@ -91,18 +91,18 @@ class CostModel:
 
         Args:
             name: Name of the part.
-            values: Gene name -> value.
+            values: Values of its genes by name.
         """
         (term,) = (term for term in self._terms if term.name == name)
         return float(term.table[tuple(self._network.genes[gene].index(values[gene]) for gene in term.genes)])
 
     def reachable(self) -> tuple[float, float]:
-        """Smallest and largest value over the space, or proven bounds of them: see ``reach``."""
+        """Smallest and largest value over the search space, or proven bounds of them; see ``reach``."""
         return self.reach.low, self.reach.high
 
     @functools.cached_property
     def reach(self) -> Reach:
-        """Smallest and largest value over the space, and whether candidates reach both."""
+        """Smallest and largest value over the search space, and whether both are attained by candidates."""
         size_genes = () if self._network.size_gene is None else (self._network.size_gene,)
         fixed = self._fixed if size_genes else self._fixed[0]
         base = Term("fixed", size_genes, np.asarray(fixed), np.ones_like(fixed, bool))
@@ -111,14 +111,14 @@ class CostModel:
 
 
 def term_of(network: Network, part: Part, cost: Callable[[int], Any], genes: Sequence[str] = ()) -> Term:
-    """The term of a part of a network.
+    """Build the term of a part of a network.
 
     Args:
         network: Networks of a search space.
         part: The part.
-        cost: From the size of the image to the cost at each combination of genes, an array that broadcasts to their
+        cost: Function from the image size to the cost at each combination of genes, an array that broadcasts to their
             numbers of values.
-        genes: Genes that the cost depends on, those of the part first; by default only those.
+        genes: Genes that the cost depends on, those of the part first; by default the genes of the part.
     """
     genes = tuple(genes) or part.genes
     shape = tuple(len(network.genes[gene]) for gene in genes)
@@ -133,14 +133,14 @@ def term_of(network: Network, part: Part, cost: Callable[[int], Any], genes: Seq
 def sum_over_parts(
     name: str, unit: str, encoding: Any, part_cost: PartCost, fixed_cost: Callable[[int], float]
 ) -> CostModel:
-    """A cost that is the sum over the parts of a network.
+    """Build a cost that is the sum over the parts of a network.
 
     Args:
         name: Name of the metric.
         unit: Unit of its values.
         encoding: Encoding of a search space that has networks.
         part_cost: Cost of a searched part.
-        fixed_cost: Cost of all parts that are not searched, for a size of the image.
+        fixed_cost: Function from the image size to the cost of all fixed parts.
     """
     network = network_of(encoding.space)
     terms = [
@@ -151,13 +151,13 @@ def sum_over_parts(
 
 
 def sum_over_ops(name: str, unit: str, encoding: Any, op_cost: Callable[[Op], Any]) -> CostModel:
-    """A cost that is the sum over all ops of a network, fixed parts included.
+    """Build a cost that is the sum over all ops of a network, fixed parts included.
 
     Args:
         name: Name of the metric.
         unit: Unit of its values.
         encoding: Encoding of a search space that has networks.
-        op_cost: From an op, whose numbers may be arrays, to its cost.
+        op_cost: Function from an op, whose numbers may be arrays, to its cost.
     """
     network = network_of(encoding.space)
     return sum_over_parts(

@@ -1,4 +1,4 @@
-"""The cost models that need nothing but the search space."""
+"""Cost models that need no file."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from apq_tune.network.network import network_of
 
 
 def cost_models(encoding: Any) -> tuple[CostModel, ...]:
-    """Every cost model that needs nothing but the search space.
+    """Cost models of a search space that need no file.
 
     Args:
         encoding: Encoding of a search space.
 
     Raises:
-        SpaceError: If the space has no networks, whose costs could be counted.
+        SpaceError: If the space is one of named choices, which has no networks.
     """
     network_of(getattr(encoding, "space", encoding))
     return macs(encoding), bit_ops(encoding), weight_bytes(encoding), peak_activation_bytes(encoding)

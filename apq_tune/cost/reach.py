@@ -1,9 +1,8 @@
 """Smallest and largest value of a cost over a whole search space.
 
-Genes are eliminated one after the other (Dechter 1999, bucket elimination): all terms of a gene are combined, and the
-gene takes its best value for each combination of the other genes in them. That is exact. Where such a combination of
-terms would have too many choices, they are split and each takes its own best value, which can only be better than what
-they reach together: a proven bound (Dechter 2003, mini-buckets).
+Genes are eliminated one by one (bucket elimination, Dechter 1999): all terms of a gene are combined, and its best value
+is found for each combination of the other genes in them, which is exact. If such a combination of terms has too many
+choices, the terms are split and each takes its own best value, which gives a proven bound (mini-buckets, Dechter 2003).
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from apq_tune.cost.terms import Term
 from apq_tune.network.spread import Spread
 
 MAX_CHOICES = 1_000_000
-"""Combinations of genes that are looked at in one step."""
+"""Maximum number of combinations of genes per elimination step."""
 
 Combine = Literal["sum", "max"]
 
 
 class Reach(NamedTuple):
-    """The ends of a cost's range, and whether candidates of the space reach both; otherwise they are bounds."""
+    """Range of a cost, and whether its ends are attained by candidates or are bounds."""
 
     low: float
     high: float
@@ -34,12 +33,12 @@ class Reach(NamedTuple):
 
 
 def reach(terms: Sequence[Term], genes: Mapping[str, tuple[int, ...]], combine: Combine) -> Reach:
-    """The range of a cost.
+    """Range of a cost over a search space.
 
     Args:
-        terms: Terms that make up the cost, none of them negative.
-        genes: Name -> values of all genes.
-        combine: Whether the cost is the sum of its terms or the largest of them.
+        terms: Terms of the cost, none of them negative.
+        genes: Values of all genes by name.
+        combine: Whether the cost is the sum or the maximum of its terms.
     """
     low, low_exact = _end(terms, genes, combine, best=np.minimum)
     high, high_exact = _end(terms, genes, combine, best=np.maximum)
@@ -63,7 +62,7 @@ def _end(
 
 
 def _factor(term: Term, genes: Mapping[str, tuple[int, ...]], best: np.ufunc, uses: Mapping[str, int]) -> Spread:
-    """A term with its own genes eliminated and its switch applied."""
+    """Eliminate the genes that only one term has, and apply its switch."""
     worst = np.inf if best is np.minimum else -np.inf
     switched = None if term.switch is None else term.switch.gene
     kept = tuple(gene for gene in term.genes if uses[gene] > 1 or gene == switched)

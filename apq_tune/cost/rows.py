@@ -1,4 +1,4 @@
-"""Which rows of a cost table the parts of a network ask for: one for each convolution, or one for a whole block."""
+"""Rows of a cost table that a part of a network needs: one per convolution, or one for a whole block."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ Key = tuple[int, ...]
 
 
 class Wanted(NamedTuple):
-    """Rows of a table that a part asks for, at all of its choices at once.
+    """Rows of a table that a part needs, at all of its choices at once.
 
     Attributes:
-        role: What the layer is called within its part; ``"blocks"`` for a whole part.
+        role: Role of the layer in its part; ``"blocks"`` for a whole part.
         op: Kind of row.
-        key: Arrays that broadcast against each other, one for each column of the key of such rows.
+        key: Values of the key columns of such rows, as broadcasting arrays.
     """
 
     role: str
@@ -47,15 +47,15 @@ class Wanted(NamedTuple):
 
 
 def wanted_rows(layers: tuple[Layer, ...], size: int, *, blocks: bool) -> list[Wanted] | None:
-    """What a part asks of a table.
+    """Rows of a table that a part needs.
 
     Args:
         layers: Layers of a searched part of a network, whose numbers may be arrays.
-        size: Side of the image, or 0 if rows are of any.
+        size: Side length of the image, or 0 if rows are valid for any.
         blocks: Whether the table has rows of whole blocks.
 
     Returns:
-        Rows to be summed; ``None`` if the table is of inverted bottlenecks and the part is none.
+        Rows to be summed; ``None`` if the table is of inverted bottlenecks and the part is not one.
     """
     if blocks:
         key = _inverted_bottleneck(layers, size)
@@ -84,5 +84,5 @@ def _arrays(*fields: Any) -> list[NDArray[np.int64]]:
 
 
 def in_words(op: str, key: Any) -> str:
-    """The key of a row for messages."""
+    """Key of a row as text for messages."""
     return " ".join(f"{name}={value}" for name, value in zip(KEYS[op], key, strict=True))

@@ -1,4 +1,4 @@
-"""Costs that somebody measured: a table of ops or of whole blocks, checked against a search space when it is read.
+"""Cost tables: measured costs of ops or whole blocks, which must cover a search space.
 
 The format is documented in ``docs/reference/cost_tables.md``.
 """
@@ -28,25 +28,25 @@ UNITS = {
     **{"mj": "mJ", "uj": "uJ", "nj": "nJ", "j": "J", "w": "W", "mw": "mW", "kb": "kB", "mb": "MB"},
     **{"kib": "KiB", "mib": "MiB"},
 }
-"""Last word of a value column -> unit for people."""
+"""Units by the last word of a column's name."""
 
 N_LISTED = 5
-"""Missing ops that an error names."""
+"""Maximum number of missing ops that a message names."""
 
 
 @dataclass(frozen=True)
 class CostTable:
-    """Values of ops or blocks, and of the parts of a network that are not searched.
+    """Costs of ops or whole blocks, and of the fixed parts of a network.
 
-    A resolution of 0 stands for any.
+    A resolution of 0 stands for any resolution.
 
     Attributes:
-        source: file it was read from.
-        metrics: names of its values, units included.
-        convs: shape and bits of a convolution (``CONV_KEY``) -> values.
-        blocks: shape of a whole block (``BLOCK_KEY``) -> values; bits do not matter to it.
-        fixed: resolution -> sum of the values of all parts that are not searched.
-        note: on how it was read, for the message that ops are missing.
+        source: File that the table was read from.
+        metrics: Names of the metrics, units included.
+        convs: Values by shape and bits of a convolution (``CONV_KEY``).
+        blocks: Values by shape of a whole block (``BLOCK_KEY``), whatever its bits.
+        fixed: Total values of all fixed parts, by resolution.
+        note: Remark on how the table was read, for the message that ops are missing.
     """
 
     source: str
@@ -60,16 +60,17 @@ class CostTable:
     def from_frame(
         cls, frame: pd.DataFrame, source: str, places: Sequence[str] | None = None, note: str = ""
     ) -> CostTable:
-        """Check rows and index them.
+        """Check and index the rows of a table.
 
         Args:
-            frame: columns ``op``, those of the op's key, and one for each metric; ``source`` and ``name`` are notes.
-            source: file name for messages.
-            places: ``(n_rows,)``, what to call each row in messages; by default ``row 1`` and so on.
-            note: see above.
+            frame: Columns ``op``, key columns of the ops, and one column per metric; ``source`` and ``name`` are
+                comments.
+            source: File name for messages.
+            places: Name of each row in messages; by default ``row 1`` and so on.
+            note: Remark on how the table was read.
 
         Raises:
-            TableError: naming the row, the column, the value and what is wrong with it.
+            TableError: If a row is invalid; the message names the row, the column and the value.
         """
         places = [f"row {number}" for number in range(1, len(frame) + 1)] if places is None else places
         if "op" not in frame:
@@ -105,13 +106,13 @@ class CostTable:
         return cls(source, tuple(metrics), indexed[CONV], indexed[BLOCK], fixed, note)
 
     def models(self, encoding: Any) -> tuple[CostModel, ...]:
-        """A cost model for each metric.
+        """Cost models of all metrics.
 
         Args:
             encoding: Encoding of the search space, all of whose allowed choices the table must cover.
 
         Raises:
-            TableError: If it does not, with the first missing ops and their number.
+            TableError: If ops are missing; the message has the first of them and their number.
         """
         space = encoding.space
         if not isinstance(getattr(space, "network", None), Network):
@@ -127,7 +128,7 @@ class CostTable:
         return tuple(self._model(encoding, number) for number in range(len(self.metrics)))
 
     def missing(self, space: HasNetwork) -> list[str]:
-        """In words, what the space can ask for and the table has not."""
+        """Description of the ops that the search space needs and the table lacks."""
         absent: dict[str, None] = {}
         network = space.network
         for size in network.sizes:
@@ -147,10 +148,10 @@ class CostTable:
         return list(absent)
 
     def share(self, encoding: Any, number: int) -> dict[str, CostModel]:
-        """One cost model for each kind of layer, of one metric: together they make the whole.
+        """Cost models of the contributions of each kind of layer to one metric, which add up to the whole cost.
 
         Returns:
-            Role of a layer in its part, such as ``"depthwise"``, or ``"blocks"``, or ``"fixed"`` -> cost model.
+            Cost models by the role of a layer in its part, such as ``"depthwise"``, or ``"blocks"`` or ``"fixed"``.
         """
         network: Network = encoding.space.network
         described = [network.layers(part, network.sizes[-1]) for part in network.searched]
@@ -179,7 +180,7 @@ class CostTable:
         return wanted_rows(layers, 0 if any_size else size, blocks=bool(self.blocks))
 
     def _gather(self, row: Wanted, number: int | None) -> NDArray[np.float64]:
-        """Values of rows, NaN where there is none; without a number, of the first metric."""
+        """Values of rows for one metric, by default the first one; NaN where a row is missing."""
         table = self.blocks if row.op == BLOCK else self.convs
         keys = np.broadcast(*row.key)
         nothing = (np.nan,) * len(self.metrics)
@@ -188,14 +189,14 @@ class CostTable:
 
 
 def pairs_that_shrink(table: CostTable, number: int) -> tuple[int, int]:
-    """How often more bits cost less, among ops of equal shape where no bit-width is smaller and one is larger.
+    """Count violations of monotonicity in bits: pairs of ops of equal shape in which the one with more bits costs less.
 
     Args:
-        table: of convolutions.
-        number: of the metric.
+        table: Table of convolutions.
+        number: Index of the metric.
 
     Returns:
-        Pairs the wrong way round, and all pairs that can be compared.
+        Number of such pairs, and number of all comparable pairs.
     """
     shapes: dict[Key, list[tuple[int, int, float]]] = {}
     for key, values in table.convs.items():
@@ -217,7 +218,7 @@ def _needed(absent: NDArray[np.bool_], own: NDArray[np.bool_]) -> NDArray[np.boo
 
 
 def _shapes(rows: pd.DataFrame, kind: str, source: str, places: Sequence[str]) -> NDArray[np.int64]:
-    """``(n, len(key))`` integers; an empty ``resolution`` becomes 0."""
+    """Keys of all rows as integers, shape ``(n, len(key))``; an empty ``resolution`` becomes 0."""
     columns = list(KEYS[kind])
     if absent := [column for column in columns if column not in rows and column != "resolution"]:
         raise TableError(f"{source}: rows of op {kind!r} need the columns {columns}; {absent} are missing")
@@ -238,11 +239,11 @@ def _shapes(rows: pd.DataFrame, kind: str, source: str, places: Sequence[str]) -
 
 
 def _values(frame: pd.DataFrame, name: str, source: str, places: Sequence[str]) -> NDArray[np.float64]:
-    """A metric of all rows: ``(n_rows,)`` numbers >= 0."""
+    """Non-negative values of a metric in all rows, shape ``(n_rows,)``."""
     values = np.zeros(len(frame))
     for row, given in enumerate(frame[name]):
         text = _text(given)
-        value = number_in(text.partition(" #")[0].strip())  # a comment behind the last value
+        value = number_in(text.partition(" #")[0].strip())  # without a comment after the last value
         if value is None or value < 0:
             why = no_number(text) if value is None else f"is {text}"
             raise TableError(f"{source}: {places[row]}: {name} {why}; give a number >= 0")
@@ -251,19 +252,19 @@ def _values(frame: pd.DataFrame, name: str, source: str, places: Sequence[str]) 
 
 
 def _text(given: Any) -> str:
-    """A cell as text: ours hold text already, those of other formats numbers, lists and what else JSON has."""
+    """Cell as text; cells of other formats may be numbers, lists or other JSON values."""
     if given is None or (isinstance(given, float) and np.isnan(given)):
         return ""
     return given if isinstance(given, str) else repr(given) if isinstance(given, bool | list | dict) else str(given)
 
 
 def _unit(name: str) -> str | None:
-    """The unit for people of a value column; ``None`` where its last word is none that is known."""
+    """Unit of a value column for display; ``None`` if the last word of its name is not a known unit."""
     return UNITS.get(name.replace("-", "_").rsplit("_", 1)[-1].lower())
 
 
 def _check_metric(frame: pd.DataFrame, name: str, source: str) -> None:
-    """Refuse a column of whose values nobody could say what they are."""
+    """Refuse a column whose name does not end with a known unit."""
     if _unit(name) is not None:
         return
     if len(frame) > 1 and is_count([_text(value) for value in frame[name]]):
@@ -284,5 +285,5 @@ def _listed(names: Any) -> str:
 
 
 def read_csv(path: Path) -> CostTable:
-    """Read our own format."""
+    """Read the CSV format of this package."""
     return CostTable.from_frame(read_sheet(path, TableError, comments=True), str(path))

@@ -1,4 +1,4 @@
-"""A cost as terms over few genes each, and where a population finds its values in their tables."""
+"""Terms of costs over few genes each, and their layout in one table."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from apq_tune.space.encoding import Genomes
 
 
 class Term(NamedTuple):
-    """A share of a cost that depends on a few genes.
+    """Contribution to a cost that depends on few genes.
 
     Attributes:
-        name: Name of the part of the network that it is of, for messages.
-        genes: Names of the genes, one for each axis of the table.
+        name: Name of the part of the network, for messages.
+        genes: Names of the genes, one per axis of the table.
         table: Cost at each combination of the genes' values.
-        allowed: Which combinations the space allows, of the table's shape.
-        switch: When it counts; otherwise it is zero.
+        allowed: Mask of the combinations that the search space allows, of the shape of the table.
+        switch: Condition under which the term counts; otherwise it is zero.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Term(NamedTuple):
 
     @property
     def all_genes(self) -> frozenset[str]:
-        """The genes of the table, and the one that switches the term."""
+        """Genes of the table and of the switch."""
         return frozenset(self.genes) | (frozenset() if self.switch is None else {self.switch.gene})
 
 
@@ -43,14 +43,14 @@ Columns = slice | NDArray[np.intp]
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Where terms of some genes stand in one long table, whose entry 0 is a term that is switched off.
+    """Positions of terms in one long table, whose entry 0 stands for a term that is switched off.
 
     Attributes:
-        starts: ``(n_terms,)`` entry of each term's first combination.
-        steps: Columns of a genome, ``(n_terms,)`` or one for all, and the ``(n_terms,)`` entries that one more value of
-            these genes is away.
-        switches: Columns of the genes that switch terms, and the ``(n_terms,)`` places of the first values at which
-            terms count; ``None`` if no term is ever off.
+        starts: Entry of the first combination of each term, shape ``(n_terms,)``.
+        steps: Columns of a genome, of shape ``(n_terms,)`` or one for all terms, and the strides of their values,
+            shape ``(n_terms,)``.
+        switches: Columns of the genes that switch terms, and indices of the first values at which terms count, shape
+            ``(n_terms,)``; ``None`` if no term has a switch.
     """
 
     starts: NDArray[np.int32]
@@ -58,7 +58,7 @@ class Layout:
     switches: tuple[Columns, NDArray[np.int16]] | None
 
     def index(self, genomes: Genomes) -> NDArray[np.int32]:
-        """``(n, n_genes) -> (n, n_terms)``: entries of the long table."""
+        """Table entries of genomes of shape ``(n, n_genes)``, shape ``(n, n_terms)``."""
         index = np.repeat(self.starts[None], len(genomes), axis=0)
         for columns, strides in self.steps:
             index += genomes[:, columns] * strides
@@ -69,15 +69,15 @@ class Layout:
 
 
 Places = tuple[tuple[tuple[int, int], ...], tuple[int, int] | None]
-"""Of a term: column and number of values of each gene, then column and first value of its switch."""
+"""Key of a term's layout: column and number of values of each gene, then column and first value of its switch."""
 
 
 def layout_of(terms: Sequence[Term], genes: dict[str, tuple[int, ...]]) -> Layout:
-    """The layout of some terms; terms of the same genes have the same one.
+    """Layout of terms; terms over the same genes have the same layout.
 
     Args:
         terms: Terms of a cost.
-        genes: Name -> values of all genes, in the order of the genome.
+        genes: Values of all genes by name, in the order of the genome.
     """
     column = {name: number for number, name in enumerate(genes)}
     places: list[Places] = []
@@ -111,7 +111,7 @@ def _layout(places: tuple[Places, ...]) -> Layout:
 
 
 def _columns(columns: Sequence[int | None]) -> Columns:
-    """Columns of a genome as a slice where they follow each other or are all the same; ``None`` may be any."""
+    """Columns of a genome as a slice if they are consecutive or identical; ``None`` entries match any column."""
     known = {column - number for number, column in enumerate(columns) if column is not None}
     if len(known) == 1 and min(known) >= 0 and None not in columns:
         return slice(min(known), min(known) + len(columns))
@@ -122,5 +122,5 @@ def _columns(columns: Sequence[int | None]) -> Columns:
 
 
 def long_table(terms: Sequence[Term]) -> NDArray[Any]:
-    """The tables of terms one after the other, behind the entry of those that are off."""
+    """Concatenated tables of all terms, after the entry of switched-off terms."""
     return np.concatenate([np.zeros(1), *(term.table.ravel() for term in terms)])

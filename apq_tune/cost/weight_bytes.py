@@ -1,4 +1,4 @@
-"""Flash: what the parameters of the integer network take, packed."""
+"""Flash: size of the packed parameters of the integer network in bytes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ BYTES_PER_CHANNEL = 8  # an int32 bias and a 32-bit rescaling factor for each ou
 
 
 def op_weight_bytes(op: Op) -> Any:
-    """Packed weights at ``w_bits`` and the per-channel constants of one convolution, in bytes."""
+    """Size of the packed weights and the per-channel constants of one convolution in bytes."""
     return op.n_weights * op.w_bits / 8 + op.out_channels * BYTES_PER_CHANNEL
 
 
 def weight_bytes(encoding: Any) -> CostModel:
-    """Bytes of all parameters, batch norm folded."""
+    """Size of all parameters in bytes, with folded batch norm."""
     return sum_over_ops("weight_bytes", "bytes", encoding, op_weight_bytes)

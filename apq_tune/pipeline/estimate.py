@@ -35,10 +35,10 @@ START_SECONDS, EXPERIMENT_SECONDS = 8.0, 3.0
 """Of Ray itself and its workers, and of each of the three experiments (Ray 2.60 on two cores)."""
 
 FIT_SECONDS = 0.12
-"""Of one small predictor, of which cross-validation fits about a dozen a fold (digits, two cores)."""
+"""Seconds per fit of a small predictor, of which cross-validation fits about a dozen per fold (digits, two cores)."""
 
 EVALUATIONS_PER_SECOND = 6_000.0
-"""Seconds per evaluation of a search with the default predictor (digits, one core)."""
+"""Evaluations per second of a search with the default predictor (digits, one core)."""
 
 RIVAL_SEARCHES = 9
 """Inner searches that find what uniform policies and separate stages come to, at three bit-widths."""
