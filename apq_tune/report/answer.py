@@ -1,4 +1,4 @@
-"""Which network to take, in words: the end of a run, of a refinement, of a baseline."""
+"""The chosen network in words, at the end of a run or of a refinement."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import pandas as pd
 from rich.console import Console
 
 from apq_tune.problem.problem import Constraint
-from apq_tune.report.limits import limit_lines
+from apq_tune.report.limits import amount, limit_lines
 
 LEVEL = 0.02
-"""Share of the least loss by which another one may exceed it and is still called level: a convention, and no test."""
+"""Relative difference of losses up to which two networks count as equally good; a convention, not a test."""
 
 
 def scores_in_words(row: Mapping[str, Any]) -> str:
-    """Loss and accuracy on the search split, accuracy on test images."""
+    """Loss and accuracy on search images, accuracy on test images."""
     return (
-        f"loss {row['search_loss']:.4f}, accuracy {100 * row['search_accuracy']:.1f}% on the search split, "
+        f"loss {row['search_loss']:.4f}, accuracy {100 * row['search_accuracy']:.1f}% on search images, "
         f"{100 * row['test_accuracy']:.1f}% on test images"
     )
 
@@ -26,34 +26,34 @@ def scores_in_words(row: Mapping[str, Any]) -> str:
 def print_chosen(
     row: Mapping[str, Any] | None, constraints: Sequence[Constraint], n_kept: int, n: int, console: Console
 ) -> None:
-    """The chosen network: why it, its scores, its costs beside the limits, its blocks.
+    """Print which network is chosen and why, its scores, its costs with the limits, and its blocks.
 
     Args:
-        row: of the table of networks; ``None`` if no network keeps the limits.
-        constraints: the limits.
-        n_kept: networks that keep them, of ...
-        n: that were trained in full.
-        console: where to print.
+        row: Row of the table of networks; ``None`` if no network keeps the limits.
+        constraints: Limits of the run.
+        n_kept: Number of trained networks that keep the limits.
+        n: Number of networks that were trained in full.
+        console: Console to print on.
     """
-    limits = " and ".join(map(str, constraints))
+    limits = " and ".join(f"{c.metric.name} {c.sense} {amount(c.bound, c.metric.unit)}" for c in constraints)
     if row is None:
         console.print(
-            f"None of the {n} trained networks keeps {limits}: none is chosen. Relax a limit.", soft_wrap=True
+            f"None of the {n} trained networks keeps {limits}, so none is chosen; relax a limit.", soft_wrap=True
         )
         return
-    among = f"among the {n_kept} of {n} trained networks that keep {limits}" if limits else f"of {n} trained networks"
-    console.print(f"Chosen: {row['name']}, the least loss on the search split {among}", soft_wrap=True, markup=False)
+    among = f"{n_kept} of {n} trained networks that keep {limits}" if limits else f"{n} trained networks"
+    console.print(f"Chosen: {row['name']}, with the least loss on search images of the {among}", soft_wrap=True)
     for line in (scores_in_words(row), *limit_lines(row, constraints), row["candidate"]):
         console.print(f"  {line}", soft_wrap=True, markup=False)
 
 
 def level_line(table: pd.DataFrame) -> str | None:
-    """Other networks that keep the limits and whose loss is all but that of the chosen one; ``None`` if there are none.
+    """One line on the networks that keep the limits with nearly the loss of the chosen one; ``None`` without any.
 
     A cheaper one of them may be as good a choice.
 
     Args:
-        table: ``name``, ``feasible``, ``chosen``, ``search_loss``, ``search_accuracy``.
+        table: One row for each network, with ``name``, ``feasible``, ``chosen``, ``search_loss``, ``search_accuracy``.
     """
     if not table["chosen"].any():
         return None
@@ -66,16 +66,16 @@ def level_line(table: pd.DataFrame) -> str | None:
         for row in level.rename(columns={"name": "name_"}).sort_values("search_loss").itertuples()
     )
     return (
-        f"Level with it, losses within {100 * LEVEL:.0f}%: {', '.join(words)}. Take one of these instead if it is "
-        "cheaper where it matters to you; more training and more search images tell them apart."
+        f"About as good, with a loss within {100 * LEVEL:.0f}% of it: {', '.join(words)}. If one of these is cheaper "
+        "in a cost that matters to you, take it instead."
     )
 
 
 def words_of_limits(constraints: Sequence[Constraint]) -> str:
-    """Of a title: all limits, or that there is none."""
+    """All limits as text for a title; ``no limits`` without any."""
     return ", ".join(map(str, constraints)) or "no limits"
 
 
 def n_feasible(table: pd.DataFrame) -> int:
-    """Networks that keep every limit."""
+    """Number of networks that keep every limit."""
     return int(table["feasible"].sum())

@@ -1,4 +1,4 @@
-"""The end of a comparison: ``curves.csv``, ``medians.csv``, ``tests.csv``, ``curves.png``, tables on the terminal."""
+"""Report of a comparison of samplers: ``curves.csv``, ``medians.csv``, ``tests.csv``, ``curves.png``, and tables."""
 
 from __future__ import annotations
 
@@ -35,49 +35,58 @@ def write_comparison(
     path: Path,
     console: Console,
 ) -> None:
-    """Write the files and print the tables."""
+    """Write the files and print the tables.
+
+    Args:
+        contest: Problem and budgets that the samplers shared.
+        entries: Sampler and seed of each search.
+        results: Key of a search -> its result.
+        at: Numbers of distinct candidates at which samplers are compared.
+        path: Directory for the files.
+        console: Console to print on.
+    """
     yardstick, exact = yardstick_of(contest.problem, list(results.values()))
     curves = curves_frame(entries, results, yardstick, at, contest.caps)
     medians, tests = medians_frame(curves, at), pairwise_tests(curves, at)
     advice = recommended(medians, tests, SIGNIFICANT)
     for name, frame in (("curves", curves), ("medians", medians), ("tests", tests), ("recommended", advice)):
         write_atomically(path / f"{name}.csv", frame.to_csv(index=False))
-    against = "exact front" if exact else "best front that all found together"
+    against = "exact front" if exact else "front of all searches together"
     write_atomically(path / "curves.png", picture(curves, against))
     console.print(medians_table(medians, against, curves["seed"].nunique()))
     for n in at:
         console.print(wins_table(tests[tests["evaluations"] == n], n))
     for sampler in dict.fromkeys(entry.sampler for entry in entries):
         if (cap := contest.budget(sampler)) < at[-1]:
-            console.print(f"{sampler}: ends after {cap:,} candidates (--cap), and is compared up to there")
+            console.print(f"{sampler} stops after {cap:,} candidates (--cap) and is compared up to that number.")
     for entry in entries:
         most = min(contest.budget(entry.sampler), contest.problem.encoding.size())
         if (found := results[entry.key]["n_evaluations"]) < most:
             trials = results[entry.key]["trials"]
             console.print(
-                f"{entry.key}: {trials} trials were {found} distinct candidates; its curve is flat from there"
+                f"{entry.key}: {trials} trials had only {found} distinct candidates; its curve is flat from there."
             )
     console.print(advice_table(advice))
     console.print(f"Files in {path}: curves.csv, medians.csv, tests.csv, recommended.csv, curves.png", soft_wrap=True)
 
 
 def advice_table(advice: pd.DataFrame) -> Table:
-    """Which sampler to take for which budget."""
-    table = Table(title="Which sampler for how many evaluations", **STYLE)
-    table.caption = f"best median, and those not behind it at p < {SIGNIFICANT} (Mann-Whitney, Holm-corrected)"
+    """Table of the best samplers by number of evaluations."""
+    table = Table(title="Recommended sampler by number of evaluations", **STYLE)
+    table.caption = f"best: by median; significantly worse: Mann-Whitney p < {SIGNIFICANT}, Holm-corrected"
     table.add_column("evaluations", justify="right")
     table.add_column("best")
-    table.add_column("not significantly behind", overflow="fold")
+    table.add_column("not significantly worse", overflow="fold")
     for row in advice.itertuples():
         table.add_row(f"{row.evaluations:,}", row.best, row.level_with_it or "none")
     return table
 
 
 def medians_table(medians: pd.DataFrame, against: str, seeds: int) -> Table:
-    """One row for each sampler, best first at the last number of evaluations."""
+    """Table with a row for each sampler, sorted by the last number of evaluations."""
     counts = medians["evaluations"].unique()
     table = Table(title=f"Hypervolume as a share of the {against}", **STYLE)
-    table.caption = f"by distinct candidates scored; median (quartiles) of {seeds} seeds"
+    table.caption = f"by number of distinct candidates; median (quartiles) of {seeds} seeds"
     table.add_column("sampler")
     for n in counts:
         table.add_column(f"{n:,}", justify="right")
@@ -90,15 +99,15 @@ def medians_table(medians: pd.DataFrame, against: str, seeds: int) -> Table:
 
 
 def wins_table(tests: pd.DataFrame, n: int) -> Table:
-    """Each row's sampler against each column's: wins, ties and losses over seeds."""
+    """Table of wins, ties and losses over seeds of each row's sampler against each column's."""
     samplers = list(dict.fromkeys([*tests["sampler"], *tests["other"]]))
     if not samplers:
-        return Table(title=f"Only one sampler at {n:,}", **STYLE)
+        return Table(title=f"Only one sampler has {n:,} candidates", **STYLE)
     cells: dict[tuple[str, str], str] = {}
     for row in tests.itertuples():
         star = "*" if row.p_holm < SIGNIFICANT else ""
         cells[row.sampler, row.other] = f"{row.wins}-{row.ties}-{row.losses}{star}"
-    table = Table(title=f"Wins, ties and losses at {n:,}", **STYLE)
+    table = Table(title=f"Wins, ties and losses at {n:,} candidates", **STYLE)
     table.caption = f"of the row's sampler, seed by seed; * Mann-Whitney p < {SIGNIFICANT}, Holm-corrected"
     table.add_column("")
     for sampler in samplers[1:]:
@@ -109,7 +118,7 @@ def wins_table(tests: pd.DataFrame, n: int) -> Table:
 
 
 def picture(curves: pd.DataFrame, against: str) -> bytes:
-    """PNG: medians over seeds, quartiles shaded."""
+    """Draw the median over seeds for each sampler with shaded quartiles; the picture as PNG."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     ax = figure.subplots()
     for sampler, own in curves.groupby("sampler", sort=False):
@@ -118,7 +127,7 @@ def picture(curves: pd.DataFrame, against: str) -> bytes:
         ax.fill_between(
             quartiles.index, quartiles[0.25], quartiles[0.75], color=line.get_color(), alpha=0.2, linewidth=0
         )
-    ax.set(xscale="log", xlabel="distinct candidates scored", ylabel=f"hypervolume / that of the {against}")
+    ax.set(xscale="log", xlabel="distinct candidates", ylabel=f"hypervolume / that of the {against}")
     ax.legend(fontsize=8)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)

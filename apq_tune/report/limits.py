@@ -1,4 +1,4 @@
-"""Costs beside their limits: cells of tables, lines of text, panels of pictures."""
+"""Costs and their limits in reports: cells of tables, lines of text, panels of pictures."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from rich.table import Table
 from apq_tune.problem.problem import Constraint
 
 MOST_PANELS = 3
-"""Limits that get a panel of a picture."""
+"""Largest number of limits that get a panel of a picture."""
 
 PREFIXES = ("", "k", "M", "G", "T")
 
 WIDE = 10_000
-"""Columns of a terminal on which every table fits."""
+"""Columns of a terminal that is wide enough for every table."""
 
 
 def engineering(value: float) -> str:
-    """Four digits, as ``14.66 M`` from a thousand up."""
+    """A number with four digits; from a thousand up with a prefix, as ``14.66 M``."""
     if not math.isfinite(value):
         return f"{value:g}"
     for power in range(len(PREFIXES) - 1, 0, -1):
@@ -42,7 +42,7 @@ def amount(value: float, unit: str) -> str:
 
 
 def broken(name: str, width: int = 12) -> str:
-    """A long name over several lines, broken after underscores."""
+    """Break a long name into lines after underscores."""
     lines = [""]
     for part in re.findall(r"[^_]*_?", name):
         if lines[-1] and len(lines[-1] + part) > width:
@@ -52,32 +52,32 @@ def broken(name: str, width: int = 12) -> str:
 
 
 def breaks(constraint: Constraint, value: float) -> bool:
-    """Whether a value misses a limit."""
+    """Whether a value violates a limit."""
     excess = value - constraint.bound if constraint.sense == "<=" else constraint.bound - value
     return excess > 0
 
 
 def share(constraint: Constraint, value: float) -> str:
-    """How much of a limit is used, and in words if it is broken: ``67%``, ``400% OVER``."""
+    """A value as a share of its limit, marked if it violates it: ``67%``, ``400% OVER``."""
     mark = ("OVER" if constraint.sense == "<=" else "UNDER") if breaks(constraint, value) else ""
     percent = f"{100 * value / constraint.bound:.0f}%" if constraint.bound else ""
     return " ".join(filter(None, (percent, mark)))
 
 
 def heading(constraint: Constraint) -> str:
-    """Of a column: the metric, and its limit below."""
+    """Heading of a column: the metric, and its limit on the next line."""
     unit = "bytes" if constraint.metric.unit == "bytes" else ""
     return f"{broken(constraint.metric.name)}\n{constraint.sense} {amount(constraint.bound, unit)}"
 
 
 def cell(constraint: Constraint, value: float) -> str:
-    """The value, and its share of the limit below."""
+    """Cell of a table: the value, and its share of the limit on the next line."""
     unit = "bytes" if constraint.metric.unit == "bytes" else ""
     return f"{amount(value, unit)}\n{share(constraint, value)}"
 
 
 def limit_lines(row: Mapping[str, Any], constraints: Sequence[Constraint]) -> list[str]:
-    """One for each limit: ``bit_ops 9.8 M BitOps: 67% of the limit <= 14.66 M BitOps``."""
+    """One line for each limit, as ``bit_ops 9.8 M BitOps: 67% of the limit <= 14.66 M BitOps``."""
     lines = []
     for constraint in constraints:
         value, unit = float(row[constraint.metric.name]), constraint.metric.unit
@@ -93,13 +93,13 @@ def print_fitting(
     optional: Sequence[str],
     records: Callable[[], Iterable[str]],
 ) -> None:
-    """Print a table with as many of its columns as the terminal has room for: no figure is ever cut.
+    """Print a table with as many of its columns as fit on the terminal, so that no number is cut.
 
     Args:
-        console: where to print.
-        build: makes the table without some of its columns.
-        optional: columns that may go, the first one first.
-        records: the same in lines, for a terminal that is too narrow for any table.
+        console: Console to print on.
+        build: Function that makes the table without the given columns.
+        optional: Columns that may be left out, in this order.
+        records: Function that gives the table as lines, for a terminal that is too narrow for any table.
     """
     for n in range(len(optional) + 1):
         table = build(frozenset(optional[:n]))
@@ -111,7 +111,7 @@ def print_fitting(
 
 
 def draw_limit(ax: Axes, constraint: Constraint) -> None:
-    """A vertical line at the bound, the forbidden side shaded."""
+    """Draw a vertical line at the bound and shade the infeasible side."""
     ax.axvline(constraint.bound, color="C3", linewidth=1, linestyle="--", label="limit")
     low, high = ax.get_xlim()
     beyond = 0.1 * abs(constraint.bound)
@@ -122,7 +122,7 @@ def draw_limit(ax: Axes, constraint: Constraint) -> None:
 
 
 def logarithmic(ax: Axes) -> None:
-    """A logarithmic x axis, labelled at 1, 2 and 5 times powers of ten, as ``5 M``; linear if there is a zero."""
+    """Make the x axis logarithmic, with labels at 1, 2 and 5 times powers of ten; keep it linear if it reaches zero."""
     if ax.get_xlim()[0] <= 0 and ax.dataLim.x0 <= 0:
         return
     ax.set_xscale("log")

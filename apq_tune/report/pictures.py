@@ -19,13 +19,13 @@ from apq_tune.report.limits import MOST_PANELS, amount, draw_limit, logarithmic
 
 
 def run_picture(outcome: Outcome) -> bytes:
-    """PNG: the predicted front; then, against each limited cost, what real QAT made of the networks."""
+    """Draw the predicted front and, against each limited cost, the networks after real QAT; the picture as PNG."""
     front = outcome.fronts["front"]
     costs = panels(outcome.constraints) or [(front.objectives[1].name, front.objectives[1].unit, None)]
     figure, axes = grid(1 + len(costs))
     outcome.fronts["random"].plot(axes[0], marker=".", linestyle="", color="0.7", label="random search")
     front.plot(axes[0], marker=".", color="C0", label="NSGA-II")
-    axes[0].set(title="predicted by the search, within all limits", yscale="log")
+    axes[0].set(title="predicted, within all limits", yscale="log")
     for which in (axes[0].yaxis.set_major_formatter, axes[0].yaxis.set_minor_formatter):
         which(FormatStrFormatter("%.3g"))
     own = next((c for c in outcome.constraints if c.metric.name == front.objectives[1].name), None)
@@ -41,7 +41,7 @@ def run_picture(outcome: Outcome) -> bytes:
 
 
 def panels(constraints: Sequence[Constraint]) -> list[tuple[str, str, Constraint | None]]:
-    """Name, unit and limit of the first limited metrics, each once."""
+    """Name, unit and limit of the first limited metrics, each metric once."""
     found: dict[str, tuple[str, str, Constraint | None]] = {}
     for constraint in constraints:
         metric: Metric = constraint.metric
@@ -58,20 +58,20 @@ def grid(n: int) -> tuple[Figure, list[Axes]]:
 
 
 def networks_panel(ax: Axes, table: pd.DataFrame, name: str, unit: str, constraint: Constraint | None) -> None:
-    """Accuracies of the trained networks against one cost: search split hollow, test filled, the chosen one ringed.
+    """Draw accuracies of the trained networks against one cost: on search images hollow, on test images filled.
 
     Args:
-        ax: where to draw.
-        table: of networks, see ``Outcome.table``.
-        name: of the cost.
-        unit: of the cost.
-        constraint: its limit.
+        ax: Axes to draw on.
+        table: One row for each network, see ``Outcome.table``.
+        name: Name of the cost.
+        unit: Unit of the cost.
+        constraint: Limit on the cost, if there is one.
     """
     largest, rival = table["name"].str.startswith("largest"), table["name"].isin(RIVALS)
     ax.vlines(table[name], 100 * table["search_accuracy"], 100 * table["test_accuracy"], color="0.8", zorder=0)
     for rows, marker, colour, label in (
-        (table[~largest & ~rival], "o", "C0", "found together"),
-        (table[rival], "^", "C1", "searched apart, same limits"),
+        (table[~largest & ~rival], "o", "C0", "joint search"),
+        (table[rival], "^", "C1", "staged, uniform; same limits"),
         (table[largest], "s", "C2", "largest network, uniform bits"),
     ):
         style: dict[str, Any] = {"marker": marker, "edgecolors": colour}
@@ -84,7 +84,7 @@ def networks_panel(ax: Axes, table: pd.DataFrame, name: str, unit: str, constrai
             ax.annotate(text, at, (4, 4), textcoords="offset points", size=7, weight=weight)
     chosen = table[table["chosen"]]
     ax.scatter(chosen[name], 100 * chosen["search_accuracy"], s=160, facecolors="none", edgecolors="C3", label="chosen")
-    ax.scatter([], [], facecolors="none", edgecolors="0.4", label="hollow: search split, which chooses")
+    ax.scatter([], [], facecolors="none", edgecolors="0.4", label="hollow: on search images")
     ax.set(title="after real QAT", xlabel=f"{name} ({unit})" if unit else name, ylabel="accuracy (%)")
     logarithmic(ax)
     ax.margins(x=0.2, y=0.12)
@@ -94,7 +94,7 @@ def networks_panel(ax: Axes, table: pd.DataFrame, name: str, unit: str, constrai
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a file."""
+    """The figure as the content of a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""How good the forms of predictors are by number of pairs: tables on the terminal, CSV and a picture in the run."""
+"""Report on the forms of predictors by number of pairs: tables on the terminal, CSV files and a picture in the run."""
 
 from __future__ import annotations
 
@@ -21,44 +21,45 @@ TITLES = {
     "kendall_tau": "Kendall tau",
     "pairwise_accuracy": "pairwise accuracy",
     "rmse_log": "RMSE of log loss",
-    "coverage": "losses inside intervals of 90%",
+    "coverage": "share of losses inside 90% intervals,",
 }
 
 PLENTY = 100
-"""Pairs learned from, beyond which forms hardly differ."""
+"""Number of pairs beyond which forms hardly differ."""
 
 LINES = ("-", "--", ":")
-"""Of the picture: ten colours are not told apart by form alone."""
+"""Line styles of the picture: there are more forms than colours that can be told apart."""
 
 
 def write_predictor_report(report: PredictorReport, path: Path, console: Console) -> None:
-    """Write the files and print a table for each score."""
+    """Write the files into the run directory ``path`` and print a table for each score."""
     write_atomically(path / "predictor_report.csv", report.summary.to_csv(index=False))
     write_atomically(path / "predictor_splits.csv", report.splits.to_csv(index=False))
     write_atomically(path / "predictor_report.png", curve_picture(report.summary, report.floor))
     most = report.n_pairs - report.n_test
-    more = f"; for more: apq-tune run ... --set n_pairs={4 * report.n_pairs}" if most < PLENTY else ""
+    more = f" For more, repeat the run with --set n_pairs={4 * report.n_pairs}." if most < PLENTY else ""
     console.print(
-        f"{report.n_pairs} quantized pairs, {report.n_test} of them held out in each of {report.n_splits} random "
-        f"splits, so at most {most} are learned from{more}",
+        f"The run has {report.n_pairs} quantized pairs. In each of {report.n_splits} random splits {report.n_test} of "
+        f"them are held out, so predictors are fitted to at most {most}.{more}",
         soft_wrap=True,
     )
     for score in TITLES:
         console.print(score_table(report, score))
     intervals = (
-        "Below each mean over splits its 95% interval; splits share pairs (Nadeau 2003)."
+        "Means over splits, with 95% intervals that are corrected for pairs shared by splits (Nadeau and Bengio 2003)."
         if report.n_test >= FEWEST_FOR_INTERVAL
-        else f"{report.n_test} held-out pairs are too few for intervals: set n_pairs to {3 * FEWEST_FOR_INTERVAL}."
+        else f"{report.n_test} held-out pairs are too few for intervals; repeat the run with --set "
+        f"n_pairs={3 * FEWEST_FOR_INTERVAL}."
     )
     console.print(
-        f"{intervals} Split-half agreement: losses on even against losses on odd images.",
+        f"{intervals} Split-half agreement: losses on even images against losses on odd ones.",
         soft_wrap=True,
     )
     console.print(f"Files in {path}: predictor_report.csv, predictor_splits.csv, predictor_report.png", soft_wrap=True)
 
 
 def score_table(report: PredictorReport, score: str) -> Table:
-    """One score, forms down, numbers of pairs across."""
+    """Table of one score: a row for each form, a column for each number of pairs."""
     summary = report.summary[report.summary[score].notna()]
     table = Table(title=f"{TITLES[score]} on held-out pairs", **STYLE)
     table.add_column("form", no_wrap=True)
@@ -75,7 +76,7 @@ def score_table(report: PredictorReport, score: str) -> Table:
 
 
 def _cell(row: pd.Series, score: str) -> str:
-    """The mean, and its interval below where there is one."""
+    """The mean, and on the next line its interval if there is one."""
     mean, low, high = (_short(row[name]) for name in (score, f"{score}_low", f"{score}_high"))
     return mean if np.isnan(row[f"{score}_low"]) else f"{mean}\n{low} to {high}"
 
@@ -85,18 +86,21 @@ def _short(number: float) -> str:
 
 
 def curve_picture(summary: pd.DataFrame, floor: dict[str, float]) -> bytes:
-    """PNG: three scores against the number of pairs.
+    """Draw three scores against the number of pairs.
 
     Args:
-        summary: ``form``, ``n``, and each score with its ``..._low`` and ``..._high``, not a number for no interval.
-        floor: Split-half agreement of the labels, drawn as a horizontal line.
+        summary: Table with ``form``, ``n``, and each score with its ``..._low`` and ``..._high``, NaN for no interval.
+        floor: Agreement of losses on even images with those on odd ones, by score; drawn as a horizontal line.
+
+    Returns:
+        The picture as PNG.
     """
     figure = Figure(figsize=(13, 4.4), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, 3))
     scores = list(TITLES)[:3]
     for ax, score in zip(axes, scores, strict=True):
         for number, (form, rows) in enumerate(summary.groupby("form", sort=False)):
-            shift = 1.015 ** (number - 4)  # bars beside each other
+            shift = 1.015 ** (number - 4)  # so that error bars do not overlap
             style: dict[str, Any] = {"color": f"C{number}", "linestyle": LINES[number % 3]}
             if form == "mean":
                 style |= {"color": "black", "linestyle": "-", "linewidth": 2}
@@ -107,7 +111,7 @@ def curve_picture(summary: pd.DataFrame, floor: dict[str, float]) -> bytes:
         margin = 0.15 * (high - low)
         ax.set_ylim(low - margin, high + margin)  # bars may be longer
         ax.axhline(floor[score], color="0.5", linewidth=0.8, label="split-half agreement")
-        ax.set(xscale="log", xlabel="quantized pairs learned from", title=TITLES[score])
+        ax.set(xscale="log", xlabel="quantized pairs in the fit", title=TITLES[score])
         counts = sorted(summary["n"].unique())
         ax.set_xticks(counts, [str(n) for n in counts])
         ax.minorticks_off()

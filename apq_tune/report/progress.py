@@ -1,4 +1,4 @@
-"""Progress on the terminal."""
+"""Progress of runs and refinements on the terminal."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from apq_tune.report.screen import Screen
 
 TITLES = {
     "supernet": "train the supernet",
-    "fp32_losses": "measure full-precision networks",
+    "fp32_losses": "evaluate subnets in full precision",
     "fp32_predictor": "fit the full-precision predictor",
-    "quantized_supernet": "train the supernet with random bits",
-    "proxy_losses": "measure quantized networks",
-    "qat_pairs": "finetune quantized samples (QAT)",
-    "predictors": "transfer and compare predictors",
-    "search": "search",
+    "quantized_supernet": "train the quantized supernet",
+    "proxy_losses": "evaluate quantized subnets",
+    "qat_pairs": "finetune sampled networks (QAT)",
+    "predictors": "fit and compare the quantized predictors",
+    "search": "search with the predictor",
     "finalists": "finetune finalists and baselines (QAT)",
 }
 
 
 LEAST_SHARE = 0.02
-"""Of the whole; shorter stages are not named."""
+"""Share of the whole time below which a stage is not named in the estimate."""
 
 
 class RichListener:
-    """Shows one bar for each running stage, and a line for each that is done; lines alone if no terminal listens.
+    """Shows a bar for each running stage and a line for each finished one; only lines if stdout is not a terminal.
 
     Attributes:
-        console: where it writes.
+        console: Console to print on.
     """
 
     def __init__(self) -> None:
@@ -48,9 +48,9 @@ class RichListener:
         self._tasks: dict[str, TaskID] = {}
         self._labels: dict[str, str] = {}
         self._whole: TaskID | None = None
-        self._seconds: dict[str, float] = {}  # of each planned stage, as estimated
-        self._done: dict[str, float] = {}  # the same, as it was
-        self._shares: dict[str, float] = {}  # that are done of stages under way
+        self._seconds: dict[str, float] = {}  # estimated time of each planned stage
+        self._done: dict[str, float] = {}  # measured time of each finished stage
+        self._shares: dict[str, float] = {}  # finished part of each running stage
 
     def __enter__(self) -> RichListener:
         self._progress.start()
@@ -62,7 +62,7 @@ class RichListener:
         self._progress.stop()
 
     def planned(self, seconds: Mapping[str, float], concurrency: int) -> None:
-        """Say how long each stage will take, and what to do about it; from then on, how much is left in all."""
+        """Print how long each stage will take and how to shorten it; from then on the time left is shown."""
         self._seconds = dict(seconds)
         parts = ", ".join(
             f"{TITLES[name]} {words(own)}"
@@ -71,8 +71,9 @@ class RichListener:
         )
         processors = "1 free processor" if concurrency == 1 else f"{concurrency} free processors"
         self.console.print(
-            f"This will take about {words(sum(seconds.values()))} on {processors}: {parts}. For less: --minutes N, or "
-            "fewer epochs, such as --set supernet.epochs=N --set quantized.epochs=N (apq-tune settings lists all).",
+            f"This will take about {words(sum(seconds.values()))} on {processors}: {parts}. To shorten it, give "
+            "--minutes N, or fewer epochs, such as --set supernet.epochs=N --set quantized.epochs=N (apq-tune settings "
+            "lists all settings).",
             markup=False,
             soft_wrap=True,
         )
@@ -90,18 +91,18 @@ class RichListener:
             self._progress.update(self._whole, completed=completed, description=self._left())
 
     def stage(self, name: str, number: int, total: int) -> None:
-        """Begin a bar."""
+        """Start the bar of a stage."""
         self._labels[name] = f"[{number}/{total}] {TITLES.get(name, name)}"
         self._tasks[name] = self._progress.add_task(self._labels[name].replace("[", r"\["), total=None)
 
     def advance(self, stage: str, done: int, total: int) -> None:
-        """Move the bar."""
+        """Advance the bar of a stage."""
         self._progress.update(self._tasks[stage], completed=done, total=total)
         self._shares[stage] = done / max(1, total)
         self._move_whole()
 
     def finished(self, name: str, seconds: float, note: str) -> None:
-        """Replace the bar by a line."""
+        """Replace the bar of a finished stage by a line."""
         self._progress.remove_task(self._tasks.pop(name))
         said = note if note == "already done" else f"{seconds:.1f} s" + (f" ({note})" if note else "")
         self._done[name] = seconds

@@ -1,4 +1,4 @@
-"""The end of a refinement: a table on the terminal; CSV, front, picture and the best network's weights."""
+"""Report of a refinement: a table on the terminal, CSV, front, picture and the weights of the best network."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from apq_tune.report.tables import STYLE
 from apq_tune.store.files import write_atomically
 
 OPTIONAL = ("predicted", "acc. %", "stage")
-"""Columns that a narrow terminal goes without, the first one first."""
+"""Columns that are left out on a narrow terminal, in this order."""
 
 
 def write_refined(refined: Refined, path: Path, console: Console) -> None:
-    """Write the files and print the table."""
+    """Write the files of a refinement into ``path`` and print its table."""
     table, constraints, best = refined.table, refined.constraints, refined.table.loc[refined.best]
     write_atomically(path / "results.csv", table.to_csv(index=False))
     write_atomically(path / "front.json", refined.front.to_json())
@@ -38,12 +38,13 @@ def write_refined(refined: Refined, path: Path, console: Console) -> None:
     if refined.uniform is not None and refined.uniform != refined.best:
         uniform = table.loc[refined.uniform]
         console.print(
-            f"best with uniform bits, {uniform['name']}: {scores_in_words(uniform)} after {uniform['fidelity']}",
+            f"Best network with uniform bits, {uniform['name']}: {scores_in_words(uniform)} after "
+            f"{uniform['fidelity']}.",
             soft_wrap=True,
         )
     console.print(
-        f"{len(table)} trainings of {table['candidate_json'].nunique()} candidates, {table['epochs'].sum()} epochs of "
-        "QAT in all. The search split chose; test images only report.",
+        f"{len(table)} trainings of {table['candidate_json'].nunique()} candidates took {table['epochs'].sum()} epochs "
+        "of QAT in all. Search images decide which network is chosen; test images decide nothing.",
         soft_wrap=True,
     )
     final = table[table["epochs"] == best["epochs"]]
@@ -59,25 +60,25 @@ def write_refined(refined: Refined, path: Path, console: Console) -> None:
 
 
 def against_run(best: pd.Series, of_run: pd.Series) -> str:
-    """By how much the refined network is better than what the run would have chosen."""
+    """How much better the refined network is than the one that the run chooses within the same limits."""
     loss = 100 * (best["search_loss"] / of_run["search_loss"] - 1)
     gains = {split: 100 * (best[f"{split}_accuracy"] - of_run[f"{split}_accuracy"]) for split in ("search", "test")}
     verdict = "better than" if loss < 0 else "no better than"
-    kept = "" if loss < 0 else "; keep that one"
+    kept = "" if loss < 0 else "; keep the network of the run"
     return (
         f"{verdict} the run's own choice within these limits ({of_run['name']}, loss {of_run['search_loss']:.4f} after "
-        f"{of_run['fidelity']}): loss {loss:+.1f}%, accuracy {gains['search']:+.1f} points on the search split, "
+        f"{of_run['fidelity']}): loss {loss:+.1f}%, accuracy {gains['search']:+.1f} points on search images, "
         f"{gains['test']:+.1f} on test images{kept}"
     )
 
 
 def refined_table(refined: Refined, without: frozenset[str] = frozenset()) -> Table:
-    """Every training: what was predicted of the first one, what came out, after how many epochs, costs and limits."""
+    """Table of all trainings: epochs, predicted and measured losses, accuracies, and costs with their limits."""
     constraints, cost = refined.constraints, refined.front.objectives[1].name
-    table = Table(title="Real QAT, round by round", **STYLE)
-    table.caption = "* chosen: the best at full length"
+    table = Table(title="Networks after real QAT, by round", **STYLE)
+    table.caption = "* chosen: the best after the longest QAT"
     if "predicted" not in without:
-        table.caption += "; predicted: loss after the QAT of the rounds, before it was run"
+        table.caption += "; predicted: loss that was predicted before the first training"
     headings = ["stage", "name", "epochs", "predicted", "loss", "acc. %", "test\nacc. %"]
     headings = [name for name in headings if name not in without]
     for column in headings:
@@ -112,7 +113,7 @@ def _cost(limit: Constraint, row: pd.Series) -> str:
 
 
 def refined_records(table: pd.DataFrame, constraints: tuple[Constraint, ...]) -> list[str]:
-    """The table in lines, for a terminal that has no room for it."""
+    """The table as lines of text, for a terminal that is too narrow for it."""
     lines = []
     for _, row in table.iterrows():
         lines.append(f"{row['stage']}, {_named(row)}, {row['epochs']} epochs")
@@ -124,7 +125,7 @@ def refined_records(table: pd.DataFrame, constraints: tuple[Constraint, ...]) ->
 
 
 def refined_picture(refined: Refined) -> bytes:
-    """PNG: loss on the search split against every limited cost, each length of training in its own colour."""
+    """Draw losses on search images against every limited cost, coloured by epochs of QAT; the picture as PNG."""
     axis = refined.front.objectives[1]
     costs = panels(refined.constraints) or [(axis.name, axis.unit, None)]
     figure, axes = grid(len(costs))
@@ -138,14 +139,14 @@ def refined_picture(refined: Refined) -> bytes:
         if limit is not None:
             draw_limit(ax, limit)
             ax.set_title(f"limit {limit.sense} {amount(limit.bound, unit)}", fontsize=10)
-    axes[0].set(ylabel="cross-entropy on the search split (nats)")
+    axes[0].set(ylabel="cross-entropy on search images (nats)")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return png(figure)
 
 
 def _losses(ax: Axes, refined: Refined, name: str) -> None:
-    """One panel: all trainings, the chosen one ringed, what the run would have chosen as a cross."""
+    """Draw one panel: all trainings, a ring around the chosen one, a cross for the choice of the run."""
     table, front = refined.table, refined.front.metrics.sort_values(name)
     for number, (epochs, rows) in enumerate(table.groupby("epochs")):
         for uniform, own in rows.groupby("uniform"):
@@ -153,7 +154,7 @@ def _losses(ax: Axes, refined: Refined, name: str) -> None:
             label = f"QAT, {epochs} epochs" + (", uniform bits" if uniform else "")
             ax.scatter(own[name], own["search_loss"], label=label, **style)
     if name == refined.front.objectives[1].name:
-        ax.plot(front[name], front["search_loss"], color="0.5", zorder=0, label="front at full length")
+        ax.plot(front[name], front["search_loss"], color="0.5", zorder=0, label="front after the longest QAT")
     best = table.loc[refined.best]
     ax.scatter([best[name]], [best["search_loss"]], s=160, facecolors="none", edgecolors="C3", label="chosen")
     ax.annotate(f"{best['name']} (chosen)", (best[name], best["search_loss"]), (6, -10), textcoords="offset points")

@@ -1,4 +1,4 @@
-"""The end of a run: tables on the terminal; ``results.csv``, ``summary.json``, pictures and the chosen network."""
+"""Report of a finished run: tables, ``results.csv``, ``summary.json``, a picture, and the chosen network."""
 
 from __future__ import annotations
 
@@ -22,11 +22,35 @@ from apq_tune.report.trust import OF_PREDICTORS, agreement_line, predictor_table
 from apq_tune.store.files import to_json, write_atomically
 
 OPTIONAL = ("stages", "blocks", "predicted")
-"""What a narrow terminal goes without, the first one first: a line for each stage, then whole columns."""
+"""What is left out on a narrow terminal, in this order: stages on lines of their own, then whole columns."""
+
+NAMES = {
+    "best": "best: least predicted loss, found by joint search",
+    "front": "front_N: from the front of predicted loss and cost",
+    "uniform": "uniform: best network with one bit-width",
+    "staged": "staged: best architecture, then best bit-widths for it",
+    "largest": "largest_Nbit: largest network with N bits",
+}
+"""Beginning of a network's name -> what such a network is."""
+
+BLOCKS = (
+    "k5c64w84a42: kernel size 5, 64 middle channels, weights of 8 bits\n"
+    "(pointwise) and 4 bits (depthwise), activations of 4 and 2 bits"
+)
+"""The notation of MBConv blocks."""
+
+MBCONV = r"\bk\d+c\d+w\d\da\d\d\b"
+"""How an MBConv block is written."""
 
 
 def write_report(outcome: Outcome, path: Path, console: Console) -> None:
-    """Write the files and print the tables."""
+    """Write the files of a finished run and print its tables.
+
+    Args:
+        outcome: Results of the run.
+        path: Directory of the run.
+        console: Console to print on.
+    """
     table, constraints, fronts = outcome.table, outcome.constraints, outcome.fronts
     hypervolumes = search_hypervolumes(fronts)
     row = outcome.chosen
@@ -53,21 +77,22 @@ def write_report(outcome: Outcome, path: Path, console: Console) -> None:
     )
     cost = fronts["front"].objectives[1].name
     console.print(
-        f"{fronts['front'].provenance['n_evaluations']} candidates scored in each search; within the limits NSGA-II "
-        f"covers {hypervolumes['front']:.3f} of the predicted loss x {cost} plane, random search "
-        f"{hypervolumes['random']:.3f}.",
+        f"Searches evaluated {fronts['front'].provenance['n_evaluations']:,} candidates each with the predictor. "
+        f"Hypervolume of the front of predicted loss and {cost} within the limits: NSGA-II "
+        f"{hypervolumes['front']:.3f}, random search {hypervolumes['random']:.3f}.",
         soft_wrap=True,
     )
     console.print(
-        f"train fits weights, search makes every choice, test only reports; accuracies are after {fidelity}, alike.",
+        f"Accuracies are those after {fidelity}, the same training for all networks. Search images decide which "
+        "network is chosen; test images decide nothing.",
         soft_wrap=True,
     )
     console.print(agreement_line(table), soft_wrap=True, markup=False)
     n_pairs = outcome.predictors["n"]
     if constraints and outcome.pairs_kept < n_pairs / 4:
         console.print(
-            f"Only {outcome.pairs_kept} of the {n_pairs} pairs that the predictor learned from keep the limits: it "
-            "knows little of where the search looked.",
+            f"Only {outcome.pairs_kept} of the {n_pairs} pairs that the predictor learned from keep the limits, so it "
+            "knows little about the candidates that the search compared.",
             soft_wrap=True,
         )
     for line in trust_lines(outcome.predictors, outcome.settings, str(path)):
@@ -82,7 +107,7 @@ def write_report(outcome: Outcome, path: Path, console: Console) -> None:
 
 
 def summary(outcome: Outcome, record: dict[str, Any] | None, hypervolumes: dict[str, float]) -> dict[str, Any]:
-    """What ``summary.json`` holds."""
+    """Content of ``summary.json``."""
     columns = ["name", "feasible", "chosen", "search_accuracy", "test_accuracy"]
     columns += [c.metric.name for c in outcome.constraints]
     networks = outcome.table[list(dict.fromkeys(columns))].to_dict(orient="records")
@@ -97,7 +122,7 @@ def summary(outcome: Outcome, record: dict[str, Any] | None, hypervolumes: dict[
 
 
 def search_hypervolumes(fronts: dict[str, Front]) -> dict[str, float]:
-    """Share of the box from 0 to the worst values of both fronts that each of ``front`` and ``random`` dominates."""
+    """Hypervolume of ``front`` and ``random`` as shares of the box from 0 to the worst values of both."""
     both = [front for front in (fronts["front"], fronts["random"]) if len(front)]
     names = [axis.name for axis in fronts["front"].objectives]
     reference = {name: max(float(front.metrics[name].max()) for front in both) for name in names}
@@ -111,14 +136,16 @@ def search_hypervolumes(fronts: dict[str, Front]) -> dict[str, float]:
 def results_table(
     results: pd.DataFrame, constraints: tuple[Constraint, ...], without: frozenset[str] = frozenset()
 ) -> Table:
-    """The front and the baselines: real accuracies, predicted ones, and every limited cost beside its limit."""
-    table = Table(
-        title="Found together, beside separate searches with the same limits and the largest network", **STYLE
-    )
-    caption = "* chosen; OVER: breaks the limit, not to be chosen" if constraints else "* chosen"
-    if "blocks" not in without:
-        caption += "; k kernel, c channels, w weight bits pw/dw, a activation bits pw/dw"
-    table.caption = caption
+    """Table of the trained networks: measured and predicted accuracies, and every limited cost with its limit.
+
+    Args:
+        results: One row for each network, see ``Outcome.table``.
+        constraints: Limits of the run.
+        without: Parts of ``OPTIONAL`` to leave out.
+    """
+    table = Table(title="Trained networks: those that joint search found, and baselines", **STYLE)
+    table.caption = caption(results, constraints, blocks="blocks" not in without)
+    table.caption_justify = "left"
     table.add_column("", no_wrap=True)
     for constraint in constraints:
         table.add_column(heading(constraint), justify="right", no_wrap=True)
@@ -129,7 +156,7 @@ def results_table(
     if "predicted" not in without:
         table.add_column("predicted\nacc. %", justify="right", no_wrap=True)
     if "blocks" not in without:
-        headings = ("blocks,\nstage by stage", "blocks, each stage\non a new line")
+        headings = ("blocks by stage", "blocks, each stage\non a new line")
         table.add_column(headings["stages" not in without], no_wrap=True)
     for row in results.to_dict(orient="records"):
         costs = [cell(c, row[c.metric.name]) for c in constraints] or [engineering(row["bit_ops"])]
@@ -139,6 +166,15 @@ def results_table(
         blocks = [] if "blocks" in without else [stages.replace(" ", "\n  ") if "stages" in without else stages]
         table.add_row(_marked(row), *costs, *accuracies, *blocks, style=_style(row))
     return table
+
+
+def caption(results: pd.DataFrame, constraints: tuple[Constraint, ...], *, blocks: bool) -> str:
+    """Legend of the table: what its marks and the names of networks mean, one line each."""
+    names = set(results["name"])
+    lines = ["* chosen" + ("; OVER: over the limit, cannot be chosen" if constraints else "")]
+    lines += [meaning for name, meaning in NAMES.items() if any(n.startswith(name) for n in names)]
+    mobile = blocks and results["candidate"].str.contains(MBCONV).any()
+    return "\n".join([*lines, *((BLOCKS,) if mobile else ())])
 
 
 def _marked(row: dict[str, Any]) -> str:
@@ -152,7 +188,7 @@ def _style(row: dict[str, Any]) -> str:
 
 
 def network_records(results: pd.DataFrame, constraints: tuple[Constraint, ...]) -> list[str]:
-    """The table in lines, for a terminal that has no room for it."""
+    """The table of networks as lines of text, for a terminal that is too narrow for it."""
     lines = []
     for row in results.to_dict(orient="records"):
         lines.append(_marked(row).strip() + (" (chosen)" if row["chosen"] else ""))
@@ -165,7 +201,7 @@ def network_records(results: pd.DataFrame, constraints: tuple[Constraint, ...]) 
 
 
 def predictor_records(outcome: Outcome) -> list[str]:
-    """The table of predictors in lines."""
+    """The table of predictors as lines of text, for a terminal that is too narrow for it."""
     report = outcome.predictors
     lines = [f"Kendall tau on {report['n']} held-out pairs:"]
     lines += [

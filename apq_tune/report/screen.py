@@ -1,4 +1,4 @@
-"""The terminal, however narrow or odd: no figure is cut, and brackets in names are brackets."""
+"""Output on terminals of any width: no number is cut, and brackets in names are printed as they are."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from rich.console import Console, ConsoleDimensions
 from rich.table import Table
 
 NARROWEST, WIDEST = 20, 1000
-"""Columns; outside of these, what a terminal or ``COLUMNS`` says is not believed."""
+"""Range of widths, in columns, that a terminal or ``COLUMNS`` may report; others are clipped to it."""
 
 
 class Screen(Console):
     """Rich's console for our text and tables.
 
-    Text is printed as it is, without markup. Tables may be wider than the terminal, which then breaks their lines: a
-    cut figure would be read as another one.
+    Text is printed as it is, without markup. A table may be wider than the terminal, which then wraps its lines: a
+    number that is cut would be read as another one.
     """
 
     def __init__(self) -> None:
-        """On stdout; ``COLUMNS`` decides the width where it is a number that makes sense."""
+        """Print on stdout, as wide as ``COLUMNS`` says if that is a valid width."""
         environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
         columns = os.environ.get("COLUMNS", "")
         width = int(columns) if columns.isascii() and columns.isdigit() and len(columns) < 10 else 0
@@ -34,7 +34,7 @@ class Screen(Console):
 
     @property
     def size(self) -> ConsoleDimensions:
-        """Of the terminal, as far as that makes sense."""
+        """Size of the terminal, clipped to valid widths."""
         width, height = super().size
         return ConsoleDimensions(min(max(width, NARROWEST), WIDEST), max(height, 1))
 
@@ -43,7 +43,7 @@ class Screen(Console):
         self._width, self._height = new_size
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """As Rich does, with every column of a table wide enough for its longest word."""
+        """Print as Rich does, with every column of a table wide enough for its longest word."""
         for table in objects:
             if isinstance(table, Table):
                 for column in table.columns:

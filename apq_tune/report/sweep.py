@@ -1,4 +1,4 @@
-"""The end of a sweep: ``results.csv``, ``results.parquet`` and ``fronts.png``, and a table on the terminal."""
+"""Report of a sweep: ``results.csv``, ``results.parquet``, ``fronts.png``, and a table on the terminal."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from apq_tune.studies.sweep import Sweep, SweepTask, number, results_frame, targ
 Floats = NDArray[np.float64]
 
 COLUMNS = 3
-"""Most panels of a picture side by side."""
+"""Largest number of panels in a row of a picture."""
 
 QUARTILES = (0.25, 0.5, 0.75)
 
@@ -31,7 +31,7 @@ QUARTILES = (0.25, 0.5, 0.75)
 def write_sweep(
     sweep: Sweep, tasks: Sequence[SweepTask], results: dict[str, Any], path: Path, console: Console
 ) -> None:
-    """Write the files and print the table."""
+    """Write the files of a sweep into ``path`` and print its table."""
     frame = results_frame(sweep, tasks, results)
     write_atomically(path / "results.csv", frame.to_csv(index=False))
     buffer = io.BytesIO()
@@ -47,7 +47,7 @@ def write_sweep(
 
 
 def summary(frame: pd.DataFrame, objectives: Sequence[Objective]) -> pd.DataFrame:
-    """Quartiles over seeds of the best value, or of the share of the hypervolume.
+    """Quartiles over seeds of the best value, or of the hypervolume if there are several objectives.
 
     Returns:
         One row for each device, limits and sampler: ``q25``, ``q50``, ``q75``, and ``found``, the share of seeds that
@@ -65,7 +65,7 @@ def summary(frame: pd.DataFrame, objectives: Sequence[Objective]) -> pd.DataFram
 
 
 def summary_table(frame: pd.DataFrame, objectives: Sequence[Objective]) -> Table:
-    """What ``summary`` says."""
+    """The frame of ``summary`` as a table."""
     what = objectives[0].metric.name if len(objectives) == 1 else "share of the hypervolume"
     rows = summary(frame, objectives)
     seeds = frame["seed"].nunique()
@@ -88,9 +88,13 @@ def summary_table(frame: pd.DataFrame, objectives: Sequence[Objective]) -> Table
 
 
 def picture(frame: pd.DataFrame, objectives: Sequence[Objective]) -> bytes:
-    """PNG: the best value against the limit that has most bounds, or the fronts where these are asked for.
+    """Draw the best value against the limit with most bounds or, of several objectives, the fronts.
 
-    One panel for each device and each set of the other limits, one line for each sampler, quartiles over seeds shaded.
+    There is a panel for each target and each combination of the other limits, and in it a line for each sampler with
+    quartiles over seeds.
+
+    Returns:
+        The picture as PNG.
     """
     columns = target_columns(frame)
     axis = None
@@ -133,7 +137,7 @@ def _draw_best(ax: Axes, panel: pd.DataFrame, objective: Objective, axis: str | 
 
 
 def _draw_fronts(ax: Axes, panel: pd.DataFrame, objectives: Sequence[Objective], colours: dict[str, str]) -> None:
-    """The second objective along x; what each share of the seeds reached at least."""
+    """Draw the fronts, the second objective along x: the median and the quartiles over seeds of what was attained."""
     y, x = objectives[:2]
     ax.set_xlabel(f"{x.metric.name} ({x.metric.unit})")
     ax.set_ylabel(f"{y.metric.name} ({y.metric.unit})")
@@ -150,13 +154,17 @@ def _draw_fronts(ax: Axes, panel: pd.DataFrame, objectives: Sequence[Objective],
 
 
 def _found(runs: pd.DataFrame, x: Objective) -> Iterator[pd.DataFrame]:
-    """Each seed's candidates."""
+    """Candidates of each seed."""
     for _, run in runs.groupby("seed"):
         yield run.dropna(subset=[x.metric.name])
 
 
 def attained(run: pd.DataFrame, x: Objective, y: Objective, grid: Floats) -> Floats:
-    """``(len(grid),)`` best y of a search's candidates whose x is as good as each value; infinitely bad if none is."""
+    """Best y among the candidates of a search whose x is at least as good as each value of a grid.
+
+    Returns:
+        Values of y, shape ``(len(grid),)``; infinitely bad where no candidate is as good.
+    """
     sign = 1.0 if y.direction == "minimize" else -1.0
     xs, ys = run[x.metric.name].to_numpy(float), sign * run[y.metric.name].to_numpy(float)
     reached = xs <= grid[:, None] if x.direction == "minimize" else xs >= grid[:, None]

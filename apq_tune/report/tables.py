@@ -1,4 +1,4 @@
-"""Tables and files of searches and cost tables."""
+"""Tables and files of searches, search spaces and cost tables."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ MAX_ROWS = 20
 
 
 def print_front(front: Front, shown: Sequence[str], console: Console) -> None:
-    """The front as a table, and the blocks of a single candidate below it.
+    """Print a front as a table and, if it has one candidate only, the blocks of that candidate.
 
     Args:
-        front: to show.
-        shown: metrics that get a column.
-        console: where to print.
+        front: Front to print.
+        shown: Names of the metrics that get a column.
+        console: Console to print on.
     """
     console.print(front_table(front, shown))
     if len(front) == 1:
@@ -43,11 +43,12 @@ def print_front(front: Front, shown: Sequence[str], console: Console) -> None:
 
 
 def front_table(front: Front, shown: Sequence[str]) -> Table:
-    """At most 20 rows, evenly spread over the front."""
+    """Table of at most 20 candidates, evenly spread over the front."""
     metrics = list(shown)
     rows = np.unique(np.linspace(0, len(front) - 1, min(len(front), MAX_ROWS)).round().astype(int))
-    title = f"{len(front)} candidates, {front.provenance['n_evaluations']} scored"
-    table = Table(title=title + (f", {len(rows)} of them shown" if len(rows) < len(front) else ""), **STYLE)
+    n, evaluated = len(front), f"{front.provenance['n_evaluations']:,} evaluated"
+    title = f"Best of {evaluated} candidates" if n == 1 else f"Front of {n} candidates, out of {evaluated}"
+    table = Table(title=title + (f"; {len(rows)} of them are shown" if len(rows) < n else ""), **STYLE)
     for name in metrics:
         table.add_column(name, justify="right")
     table.add_column("choices" if isinstance(front.candidates[0], Configuration) else "depths")
@@ -66,7 +67,11 @@ def _shape(candidate: Any) -> str:
 
 
 def save_front(front: Front | None, out: Path) -> None:
-    """Write front.json, front.csv and, of two objectives, front.png; without a front only check that it can be done.
+    """Write front.json, front.csv and, of several objectives, front.png.
+
+    Args:
+        front: Front to write; ``None`` only checks that the folder can be written.
+        out: Folder.
 
     Raises:
         RunError: if the folder cannot be written.
@@ -91,7 +96,7 @@ def save_front(front: Front | None, out: Path) -> None:
 
 
 def write_bytes(content: bytes | str, out: Path) -> None:
-    """Write one file whole or not at all.
+    """Write a file completely or not at all.
 
     Raises:
         RunError: if it cannot be written.
@@ -103,7 +108,7 @@ def write_bytes(content: bytes | str, out: Path) -> None:
 
 
 def write_frame(frame: pd.DataFrame, out: Path) -> None:
-    """As CSV or as a JSON list, by the suffix."""
+    """Write a frame as CSV or as a JSON list, by the suffix of ``out``."""
     write_bytes(frame.to_csv(index=False) if out.suffix == ".csv" else frame.to_json(orient="records", indent=1), out)
 
 
@@ -124,8 +129,8 @@ def choices_table(space: SearchSpace) -> Table:
 
 
 def ranges_table(metrics: Mapping[str, Metric]) -> Table:
-    """Smallest and largest reachable value of every metric that knows them."""
-    table = Table(title="Reachable", **STYLE)
+    """Table of the smallest and the largest reachable value of every metric that knows them."""
+    table = Table(title="Range of each cost", **STYLE)
     for column in ("metric", "smallest", "largest", "unit"):
         table.add_column(column, justify="right" if column in ("smallest", "largest") else "left")
     for name, metric in metrics.items():
@@ -136,12 +141,12 @@ def ranges_table(metrics: Mapping[str, Metric]) -> Table:
 
 
 def print_audit(table: CostTable, encoding: NetworkEncoding, console: Console) -> None:
-    """Missing entries, pairs that shrink with more bits, reachable values, and shares of a random candidate's cost."""
+    """Print what a cost table lacks, where it falls with more bits, ranges, and shares of the cost by part."""
     console.print(
         f"{table.source}: {len(table.convs)} convolutions, {len(table.blocks)} blocks, {', '.join(table.metrics)}"
     )
     missing = table.missing(encoding.space)
-    console.print(f"missing of {encoding.space.name}: {len(missing)}")
+    console.print(f"{len(missing)} ops of {encoding.space.name} are missing")
     for line in missing[:MAX_ROWS]:
         console.print(f"  {line}")
     for number, name in enumerate(table.metrics):

@@ -1,4 +1,4 @@
-"""What is said of a run's predictor: how well it ranks, whether it is of use, how far off it was in the end."""
+"""Report on the predictor of a run: how well it ranks, whether it is of use, and how large its errors were."""
 
 from __future__ import annotations
 
@@ -15,22 +15,27 @@ from apq_tune.predict.trust import COSTS, FEWEST_FOR_INTERVAL, PROXY, short, tau
 from apq_tune.report.tables import STYLE
 
 ENOUGH = 128
-"""Pairs that a run is told to take where too few are the likely cause."""
+"""Number of pairs that is recommended where too few are the likely cause."""
 
 
 OF_PREDICTORS = ("pairwise", "rmse", "interval")
-"""Columns of their table that a narrow terminal goes without, the first one first."""
+"""Columns of the table of predictors that are left out on a narrow terminal, in this order."""
 
 
 def predictor_table(report: Mapping[str, Any], without: frozenset[str] = frozenset()) -> Table:
-    """How well the forms predict QAT losses they have not seen.
+    """Table of how well each form of predictor ranks QAT losses that it was not fitted to.
 
     Args:
-        report: ``report.json`` of the stage ``predictors``.
-        without: columns to leave out; intervals are also where there are too few pairs for one.
+        report: Content of ``report.json`` of the stage ``predictors``.
+        without: Columns to leave out; intervals are left out as well if there are too few pairs for them.
     """
     n = report["n"]
-    table = Table(title=f"Predictors of QAT loss on {n} held-out pairs (cross-validated)", **STYLE)
+    table = Table(title=f"Predictors of the loss after QAT, cross-validated on {n} pairs", **STYLE)
+    table.caption = (
+        "Kendall tau: 1 same order, 0 chance; used: by the search\n"
+        "split-half agreement: losses on even images against losses on odd ones"
+    )
+    table.caption_justify = "left"
     table.add_column("form", no_wrap=True)
     headings = {
         "tau": "Kendall\ntau",
@@ -49,49 +54,49 @@ def predictor_table(report: Mapping[str, Any], without: frozenset[str] = frozens
 
     rows = {name + (" (used)" if name == report["used"] else ""): s for name, s in report["held_out"].items()}
     if report["used"] == PROXY:
-        rows["supernet alone (used)"] = report["proxy alone"]
+        rows["quantized supernet alone (used)"] = report["proxy alone"]
     rows["split-half agreement"] = report["split_half"]["qat pairs"]
     for name, scores in rows.items():
         add(name, scores["kendall_tau"], scores["pairwise_accuracy"], f"{scores['rmse_log']:.3f}")
     for cost in COSTS:
         tau, used = report["support"][cost]["kendall_tau"], cost == report["used"]
-        add(f"more {cost}{' (used)' if used else ''}", tau, (1 + tau) / 2, "-", "" if used else "dim")
+        add(f"{cost} alone{' (used)' if used else ''}", tau, (1 + tau) / 2, "-", "" if used else "dim")
     return table
 
 
 def interval(tau: float, n: int) -> str:
-    """Of Kendall's tau, as ``.31 to .80``."""
+    """The 95% interval of a Kendall tau from ``n`` pairs, as ``.31 to .80``."""
     low, high = tau_interval(0.0 if np.isnan(tau) else tau, n)
     return f"{short(low)} to {short(high)}"
 
 
 def trust_lines(report: Mapping[str, Any], settings: RunSettings, run: str) -> list[str]:
-    """Nothing if the predictor is of use; else that it is not, what the search did, and what helps.
+    """Lines that say that a predictor is of no use, what the search did about it, and what helps; none if it is of use.
 
     Args:
-        report: ``report.json`` of the stage ``predictors``.
-        settings: of the run.
-        run: its directory, as the remedy names it.
+        report: Content of ``report.json`` of the stage ``predictors``.
+        settings: Settings of the run.
+        run: Directory of the run, for the command that the remedy names.
     """
     if not report["useless"]:
         return []
     form, used = report["chosen"], report["used"]
-    lines = [f"The predictor ({form}) is of no use here: it ranks networks that it has not seen {report['why']}."]
+    lines = [f"The predictor ({form}) is of no use here: it ranks networks that it was not fitted to {report['why']}."]
     if used == form:
-        kept = "nothing else ranks them better" if settings.fallback else "fallback=false keeps it"
-        lines.append(f"The search used it all the same, since {kept}.")
+        kept = "nothing else ranks them better" if settings.fallback else "fallback=false is set"
+        lines.append(f"The search used it nevertheless, since {kept}.")
     else:
         tau = report["support"][used]["kendall_tau"]
         lines.append(
-            f"The search ranked by {_in_words(used)} instead, which these pairs support best (Kendall tau {short(tau)}"
-            f"{'' if report['support'][used]['low'] > 0 else ', no better than chance either'})."
+            f"The search ranked by {_in_words(used)} instead, which agrees best with these pairs (Kendall tau "
+            f"{short(tau)}{'' if report['support'][used]['low'] > 0 else ', which is no better than chance either'})."
         )
     more = max(ENOUGH, 4 * settings.n_pairs)
     trainings = {"supernet": settings.supernet.epochs, "quantized": settings.quantized.epochs}
     longer = " ".join(f"--set {name}.epochs={2 * epochs}" for name, epochs in trainings.items() if epochs)
     lines.append(
-        f"For a better one: more pairs (--set n_pairs={more}), longer training of the supernets ({longer}); or go on "
-        f"with real training: apq-tune refine {shlex.quote(run)}"
+        f"More pairs (--set n_pairs={more}) or longer training of the supernets ({longer}) give a better predictor; "
+        f"apq-tune refine {shlex.quote(run)} corrects it with real training."
     )
     return lines
 
@@ -103,10 +108,10 @@ def _in_words(used: str) -> str:
 
 
 def agreement_line(table: pd.DataFrame) -> str:
-    """How far predictions were off for the networks that were trained in full, in one line.
+    """One line on the errors of predictions for the networks that were trained in full.
 
     Args:
-        table: ``name``, ``chosen``, ``predicted_accuracy`` and ``search_accuracy``; a row for each network.
+        table: One row for each network, with ``name``, ``chosen``, ``predicted_accuracy`` and ``search_accuracy``.
     """
     predicted, real = (table[c].to_numpy(np.float64) for c in ("predicted_accuracy", "search_accuracy"))
     named = table[table["name"].eq("best") | table["chosen"]]
@@ -117,9 +122,9 @@ def agreement_line(table: pd.DataFrame) -> str:
     i, j = np.triu_indices(len(table), 1)
     right = np.sign(predicted[i] - predicted[j]) * np.sign(real[i] - real[j])
     differ = right != 0
-    order = f", {int((right > 0).sum())} of {int(differ.sum())} pairs in the right order" if differ.any() else ""
+    order = f"; {int((right > 0).sum())} of {int(differ.sum())} pairs are in the right order" if differ.any() else ""
     off = 100 * np.abs(predicted - real).mean()
     return (
-        f"Predicted and real accuracy on the search split: {cases}; "
-        f"{len(table)} networks are off by {off:.1f} points on average{order}."
+        f"Predicted and measured accuracy on search images: {cases}. "
+        f"Mean absolute error of {len(table)} networks: {off:.1f} points{order}."
     )

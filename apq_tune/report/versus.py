@@ -1,4 +1,4 @@
-"""The end of a comparison of methods: CSV files, a picture, tables on the terminal."""
+"""Report of a comparison of search methods: CSV files, a picture, tables on the terminal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from apq_tune.studies.versus import VersusTask
 
 SIGNIFICANT = 0.05
 LINEAR = 0.5
-"""Points up to which the picture's axis is linear; far-off rivals would hide the close ones."""
+"""Accuracy points up to which the axis of the picture is linear, so that distant methods do not hide close ones."""
 TICKS = (-10, -5, -2, -1, -0.5, 0, 0.5, 1, 2, 5, 10)
 
 
@@ -40,25 +40,26 @@ def write_versus(
     for name, content in (files | {"seconds": seconds}).items():
         if len(content):
             write_atomically(path / f"{name}.csv", content.to_csv(index=False))
-    for budget in frame["budget"].unique() if len(tasks) > 1 else ():  # one search alone is told in words
+    for budget in frame["budget"].unique() if len(tasks) > 1 else ():  # a single search is reported in words
         own = tests[tests["budget"] == budget] if len(tests) else tests
         console.print(budget_table(budget, limits[budget], means[means["budget"] == budget], own))
     if len(tests):
         write_atomically(path / "differences.png", picture(frame))
     console.print(
-        f"{len(tasks)} searches, {seconds['all'].sum():.0f} processor seconds. The search split chose; test images "
-        f"only report. Files in {path}",
+        f"{len(tasks)} searches took {seconds['all'].sum():.0f} processor seconds. Search images decide which networks "
+        f"are chosen; test images decide nothing. Files in {path}",
         soft_wrap=True,
     )
 
 
 def budget_table(budget: str, limits: Sequence[str], means: pd.DataFrame, tests: pd.DataFrame) -> Table:
-    """Every method: mean and standard deviation, and how joint search does against it."""
+    """Table with a row for each method: mean and standard deviation, and the comparison of joint search with it."""
     seeds = int(means["seeds"].max())
     table = Table(title=f"{budget}: " + ", ".join(_short(limit) for limit in limits), **STYLE)
     words = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "one seed"
-    table.caption = f"{words}; joint minus method, wins-ties-losses of joint, p of the paired t-test and of Wilcoxon's"
-    table.caption += f", * p < {SIGNIFICANT} after Holm's correction" if seeds > 1 else ""
+    table.caption = f"{words}; joint minus method: points of accuracy; w-t-l: wins, ties and losses of joint search; "
+    table.caption += "p t, p W: paired t-test and Wilcoxon test"
+    table.caption += f"; * p < {SIGNIFICANT} after Holm's correction" if seeds > 1 else ""
     table.add_column("method")
     for name in ("test acc. %", "test loss", "joint minus", "w-t-l", "p t", "p W"):
         table.add_column(name, justify="right")
@@ -88,7 +89,10 @@ def _p(p: float, corrected: float) -> str:
 
 
 def picture(frame: pd.DataFrame) -> bytes:
-    """PNG: for each budget, joint's test accuracy minus each method's, seed by seed, and the mean's 95% interval."""
+    """Draw, for each budget, the test accuracy of joint search minus that of each method; the picture as PNG.
+
+    Dots are seeds, bars are 95% intervals of the mean.
+    """
     budgets = list(frame["budget"].unique())
     figure = Figure(figsize=(3.1 * len(budgets) + 0.8, 3.6), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, len(budgets), sharey=True))
@@ -103,7 +107,7 @@ def picture(frame: pd.DataFrame) -> bytes:
                 half = float(student.ppf(0.975, len(gain) - 1) * gain.std(ddof=1) / np.sqrt(len(gain)))
             ax.errorbar(gain.mean(), place, xerr=half, fmt="D", color="black", markersize=4, capsize=3)
         ax.axvline(0, color="0.6", linewidth=1, zorder=0)
-        ax.set(title=budget, xlabel="joint minus method, points", yticks=range(len(rivals)), yticklabels=rivals)
+        ax.set(title=budget, xlabel="joint minus method (points)", yticks=range(len(rivals)), yticklabels=rivals)
         ax.set_xscale("symlog", linthresh=LINEAR)
         ax.xaxis.set_major_locator(FixedLocator(TICKS))
         ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))

@@ -92,7 +92,7 @@ def test_report_prints_and_writes_all_forms_and_repeats_itself(encoding: Network
     run = made_up_run(encoding, tmp_path / "run", 36)
     result = call("predictor", "report", run, "--splits", 3)
     assert result.exit_code == 0, result.output
-    assert "36 quantized pairs, 12 of them held out in each of 3 random splits, so at most 24" in result.output
+    assert "The run has 36 quantized pairs. In each of 3 random splits 12 of them are held out" in result.output
     assert "mean (used)" in result.output
     assert "split-half agreement" in result.output
     summary = pd.read_csv(run / "predictor_report.csv")

@@ -81,7 +81,7 @@ def test_a_run_leaves_the_table_the_picture_and_every_stages_product(undisturbed
     assert table["candidate_json"].is_unique
     chosen = table[table["feasible"]].nsmallest(1, "search_loss")["name"].item()
     assert table.query("chosen")["name"].tolist() == [chosen]
-    assert f"Chosen: {chosen}, the least loss" in result.stdout
+    assert f"Chosen: {chosen}, with the least loss" in result.stdout
     assert (out / "best.pt").read_bytes() == (out / "9_finalists" / f"{chosen}.pt").read_bytes()
     assert json.loads((out / "best.json").read_text())["name"] == chosen
     assert (table.loc[~table["name"].str.startswith("largest"), "bit_ops"] <= limit).all()  # all may be chosen

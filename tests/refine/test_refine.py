@@ -86,7 +86,7 @@ def test_every_result_states_its_fidelity_and_only_the_longest_training_decides(
     assert staged in set(final["name"])
     assert "staged" in result.stdout
     best = final.loc[final["search_loss"].idxmin()]
-    assert f"Chosen: {best['name']}, the least loss on the search split among the 4 of 4" in result.stdout
+    assert f"Chosen: {best['name']}, with the least loss on search images of the 4 of 4" in result.stdout
     assert f"loss {best['search_loss']:.4f}" in result.stdout
     assert re.search(r"bit_ops [\d.]+ M BitOps: \d+% of the limit <= 14.66 M BitOps", result.stdout)
     assert table["feasible"].all()

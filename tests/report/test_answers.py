@@ -123,7 +123,7 @@ def test_every_limited_cost_stands_beside_its_limit_and_no_figure_is_cut(network
         assert accuracy in said
     assert "…" not in said
     assert "* front_2" in said
-    assert "Chosen: front_2, the least loss on the search split among the 3 of 5 trained networks" in said
+    assert "Chosen: front_2, with the least loss on search images of the 3 of 5 trained networks" in said
     assert "weight_bytes 120 kB: 60% of the limit <= 200 kB" in said
 
 
@@ -136,7 +136,7 @@ def test_the_table_of_two_limits(networks) -> None:
     assert ["100%", "100%", "OVER"] in lines  # 80,001 of 80,000: told by the word, not by a rounded figure
     assert ["*", "front_2", "120", "kB", "80", "kB", "54.0", "53.8", "60.0"] in lines
     assert "<= 200 kB" in text
-    assert "* chosen; OVER: breaks the limit, not to be chosen" in text
+    assert "* chosen; OVER: over the limit, cannot be chosen" in text
 
 
 def report(form: str = "mean", n: int = 32, **taus: float) -> dict[str, Any]:
@@ -263,7 +263,7 @@ def test_intervals_are_shown_from_ten_pairs_and_stay_inside_one(n: int, shows: b
 def test_how_far_predictions_were_off(networks) -> None:
     line = agreement_line(with_choice(networks, (FLASH, RAM)))
     assert "best 87.0% and 34.8%, front_2 60.0% and 54.0%" in line
-    assert "5 networks are off by 29.0 points on average, 6 of 10 pairs in the right order" in line
+    assert "Mean absolute error of 5 networks: 29.0 points; 6 of 10 pairs are in the right order" in line
 
 
 def test_the_front_keeps_all_limits_and_trades_the_first_of_them(encoding: NetworkEncoding) -> None:
@@ -341,13 +341,13 @@ def test_a_refinement_shows_every_limit_and_what_it_gained(networks, tmp_path: P
             for figures in ("120 kB 60%", "80 kB 100%", "190 kB 95%", "1.2000"):
                 assert figures in said
             assert "…" not in said
-            assert "among the 2 of 2 trained networks that keep" in said
+            assert "of the 2 of 2 trained networks that keep" in said
     assert "(front_1, loss 1.8000 after QAT, 6 epochs): loss -33.3%, accuracy +14.0 points" in against_run(
         trained.loc[2], of_run
     )
     worse = against_run(trained.loc[1], trained.loc[2])
     assert worse.startswith("no better than")
-    assert worse.endswith("keep that one")
+    assert worse.endswith("keep the network of the run")
     assert json.loads((tmp_path / "best.json").read_text())["name"] == "front_2"
     assert refined_picture(refined).startswith(b"\x89PNG")
 

@@ -131,7 +131,7 @@ def test_the_commands_compare_and_resume_to_the_same_bytes(shared: VersusShared,
     command = ("baseline", shared.runs[7], "--method=uniform", "--seed=7", "--constraint=bit_ops<=25%")
     command = (*command, f"--out={alone}")
     said = run(*command)
-    assert "Chosen: uniform, the least loss on the search split among the 2 of 2 trained networks" in said
+    assert "Chosen: uniform, with the least loss on search images of the 2 of 2 trained networks" in said
     assert re.search(r"bit_ops [\d.]+ M BitOps: \d+% of the limit <= 14.66 M BitOps", said)
     record, weights = json.loads((alone / "best.json").read_text()), (alone / "best.pt").read_bytes()
     network = load_supernets(shared.runs[7]).quantized.subnet(Candidate.from_dict(record["candidate"]))
