@@ -34,13 +34,16 @@ class BlockType(NamedTuple):
         make: Named tuple of a block's values, with one field for each of ``fields``, in their order.
         fields: The choices of a block.
         layers: From the place of a block (a ``Slot``), the bits of what is not searched, the name of what the block
-            reads and the values of the fields, which may be arrays that broadcast, to the layers of the block.
+            reads and the values of the fields, which may be arrays that broadcast, to the layers of the block. Layers
+            with weights have different roles, the last words of their names.
+        squeeze_excite: Whether a stage may ask for squeeze-excite in its blocks.
     """
 
     name: str
     make: Callable[..., Any]
     fields: tuple[BlockField, ...]
     layers: Callable[..., tuple[Layer, ...]]
+    squeeze_excite: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from apq_tune.space.block_type import BlockField, BlockType
+from apq_tune.space.fused_mbconv import FUSED_MBCONV
 from apq_tune.space.mbconv import MBCONV
+from apq_tune.space.residual import RESIDUAL
 
-BLOCK_TYPES: Mapping[str, BlockType] = {known.name: known for known in (MBCONV,)}
+BLOCK_TYPES: Mapping[str, BlockType] = {known.name: known for known in (MBCONV, RESIDUAL, FUSED_MBCONV)}
 """Name -> type; the first one is meant where none is named."""
 
 DEFAULT = MBCONV

@@ -10,7 +10,6 @@ import numpy as np
 from apq_tune.network.layer import IMAGE, Layer, Numbers, Op, Tensor, add, conv, linear
 from apq_tune.network.network import Network, Part, Switch
 from apq_tune.space.geometry import out_size
-from apq_tune.space.mbconv import MBCONV
 from apq_tune.space.slots import Skeleton
 
 
@@ -37,18 +36,21 @@ def layers_of(space: Skeleton, genes: Mapping[str, tuple[int, ...]]) -> Network:
 def _block(space: Skeleton, number: int, source: str) -> Part:
     """One block as a function of its choices."""
     slot = space.slots[number]
+    fields = space.fields(slot)
+    widths = tuple(axis for axis, field in enumerate(fields) if field.kind == "width")
     return Part(
         name=slot.name,
-        genes=tuple(f"{slot.name} {field.name}" for field in space.fields(slot)),
+        genes=tuple(f"{slot.name} {field.name}" for field in fields),
         describe=partial(_block_layers, space, number, source),
         switch=Switch(f"depth {slot.stage + 1}", slot.position + 1),
         passes=source,
-        allowed=np.expand_dims(space.allowed(slot), 1),
+        allowed=np.expand_dims(space.allowed(slot), widths),
     )
 
 
 def _block_layers(space: Skeleton, number: int, source: str, size: int, *values: Numbers) -> tuple[Layer, ...]:
-    return MBCONV.layers(space.slots_at(size)[number], space.fixed_bits, source, *values)
+    slot = space.slots_at(size)[number]
+    return space.type_of(slot).layers(slot, space.fixed_bits, source, *values)
 
 
 def _stem(space: Skeleton, size: int) -> tuple[Layer, ...]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from apq_tune.network.layer import Layer, Numbers, Op, Tensor, add, conv, linear
 from apq_tune.space.block_type import BlockField, BlockType
 from apq_tune.space.geometry import squeezed_channels
-from apq_tune.space.skeleton import Slot
+from apq_tune.space.slot import Slot
 
 
 class Block(NamedTuple):
@@ -89,4 +89,5 @@ MBCONV = BlockType(
         BlockField("dw_a_bits", "a_bits", "dw"),
     ),
     mbconv_layers,
+    squeeze_excite=True,
 )

@@ -18,11 +18,11 @@ from apq_tune.inputs.documents import load_json, load_yaml
 from apq_tune.network.network import Network
 from apq_tune.space.candidate import Candidate
 from apq_tune.space.choices import ChoiceSpace
-from apq_tune.space.gene import Gene
+from apq_tune.space.gene import BIT_KINDS, Gene
 from apq_tune.space.layers import layers_of
-from apq_tune.space.mbconv import Block
 from apq_tune.space.parameters import Parameters
-from apq_tune.space.skeleton import Slot, first_complaint
+from apq_tune.space.skeleton import BIT_NAMES, first_complaint
+from apq_tune.space.slot import Slot
 from apq_tune.space.slots import Skeleton
 
 RENAMED = {
@@ -58,24 +58,23 @@ class SearchSpace(Skeleton, Parameters):
 
     def candidate_of(self, values: Mapping[str, int]) -> Candidate:
         """The candidate with these values; forbidden combinations give way to the nearest allowed ones."""
-        stages: list[list[Block]] = [[] for _ in self.stages]
+        stages: list[list[Any]] = [[] for _ in self.stages]
         for slot in self.slots:
             if slot.position < values[f"depth {slot.stage + 1}"]:
-                block = Block(*(values[f"{slot.name} {field}"] for field in Block._fields))
+                known = self.type_of(slot)
+                block = known.make(*(values[f"{slot.name} {name}"] for name in known.names))
                 stages[slot.stage].append(self._nearest_allowed(slot, block))
         return Candidate(tuple(map(tuple, stages)), values.get("resolution"))
 
-    def _nearest_allowed(self, slot: Slot, block: Block) -> Block:
+    def _nearest_allowed(self, slot: Slot, block: Any) -> Any:
         allowed = self.allowed(slot)
-        choices = (slot.kernel_sizes, *self.bit_choices())
-        kernel_size, channels, *bits = block
-        index = tuple(values.index(value) for values, value in zip(choices, (kernel_size, *bits), strict=True))
+        choices = {field.name: values for field, values in self.fields(slot).items() if field.kind != "width"}
+        index = tuple(values.index(getattr(block, name)) for name, values in choices.items())
         if allowed[index]:
             return block
         every = np.argwhere(allowed)
         nearest = every[np.abs(every - index).sum(axis=1).argmin()]
-        kernel_size, *bits = (values[i] for values, i in zip(choices, nearest, strict=True))
-        return Block(kernel_size, channels, *bits)
+        return block._replace(**{name: choices[name][i] for name, i in zip(choices, nearest, strict=True)})
 
     def values_of(self, candidate: Candidate) -> dict[str, int]:
         """Gene name -> value of a candidate; inert genes have their first value."""
@@ -96,9 +95,12 @@ class SearchSpace(Skeleton, Parameters):
         total = len(self.resolutions)
         per_slot = []
         for slot in self.slots:
-            allowed = self.allowed(slot)
-            n_allowed = allowed.sum() if bits else allowed.any(axis=(1, 2, 3, 4)).sum()
-            per_slot.append(len(slot.channels) * int(n_allowed))
+            allowed, fields = self.allowed(slot), self.fields(slot)
+            kinds = [field.kind for field in fields if field.kind != "width"]
+            if not bits:
+                allowed = allowed.any(axis=tuple(axis for axis, kind in enumerate(kinds) if kind in BIT_KINDS))
+            widths = math.prod(len(values) for field, values in fields.items() if field.kind == "width")
+            per_slot.append(widths * int(allowed.sum()))
         for number, stage in enumerate(self.stages):
             counts = [n for n, slot in zip(per_slot, self.slots, strict=True) if slot.stage == number]
             total *= sum(math.prod(counts[:depth]) for depth in stage.depth)
@@ -113,6 +115,7 @@ class SearchSpace(Skeleton, Parameters):
         largest = self.resolutions[-1]
         if self.stem.kernel_size > largest:
             raise ValueError(f"stem.kernel_size {self.stem.kernel_size} is larger than the {largest} pixel input")
+        self._check_bits()
         for slot in self.slots:
             where = f"stages[{slot.stage}], block {slot.position + 1}"
             if slot.kernel_sizes[-1] > slot.in_size:
@@ -121,17 +124,32 @@ class SearchSpace(Skeleton, Parameters):
                     f"{where}: kernel_size {slot.kernel_sizes[-1]} is larger than its {slot.in_size}x{slot.in_size} "
                     f"feature map; give that stage kernel_size: {fits or [1]} or lower the strides before it"
                 )
+            if slot.squeeze_excite and not self.type_of(slot).squeeze_excite:
+                raise ValueError(f"stages[{slot.stage}].squeeze_excite: {slot.block} blocks have none; remove it")
             if not self.allowed(slot).any():
                 raise ValueError(f"{where}: the forbidden rules leave no combination at all; drop one of them")
         kernel_sizes = {k for slot in self.slots for k in slot.kernel_sizes}
         for number, rule in enumerate(self.forbidden):
             for field, value in rule.rule.items():
-                values = kernel_sizes if field == "kernel_size" else set(getattr(self.choices, field))
+                values = kernel_sizes if field == "kernel_size" else set(getattr(self.choices, field) or ())
                 if value not in values:
                     raise ValueError(
                         f"forbidden[{number}].{field}: {value} is not a choice; it is one of {sorted(values)}"
                     )
+            if not any(set(rule.rule) <= set(self.type_of(slot).names) for slot in self.slots):
+                raise ValueError(f"forbidden[{number}]: no block has all of {list(rule.rule)}; name fields of one type")
         return self
+
+    def _check_bits(self) -> None:
+        """Refuse bit-widths that are missing, or that no block has."""
+        types = dict.fromkeys(self.type_of(slot) for slot in self.slots)
+        needed = dict.fromkeys(field.name for known in types for field in known.fields if field.kind in BIT_KINDS)
+        for name in BIT_NAMES:
+            if name in needed and getattr(self.choices, name) is None:
+                raise ValueError(f"choices.{name}: is missing; add it")
+            if name not in needed and getattr(self.choices, name) is not None:
+                names = [known.name for known in types]
+                raise ValueError(f"choices.{name}: no block of {' and '.join(names)} has it; remove it")
 
     @classmethod
     def from_dict(cls, data: Any, source: str = "search space") -> SearchSpace:

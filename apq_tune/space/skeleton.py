@@ -1,11 +1,11 @@
-"""The parts of a search space as they stand in its YAML file, checked one by one, and the place of one block.
+"""The parts of a search space as they stand in its YAML file, checked one by one.
 
 The file format is documented in ``search_spaces/README.md``.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -14,15 +14,23 @@ from pydantic import (
     Discriminator,
     Tag,
     ValidationError,
+    create_model,
     model_validator,
 )
 
 from apq_tune.inputs.ranges import Finite, Flag, Whole
 from apq_tune.network.layer import Activation
+from apq_tune.space.block_types import BLOCK_TYPES
+from apq_tune.space.gene import BIT_KINDS
 
 Number = TypeVar("Number", int, float)
 
 BIT_FIELDS = ("pw_w_bits", "pw_a_bits", "dw_w_bits", "dw_a_bits")
+
+BIT_NAMES = tuple(
+    dict.fromkeys(field.name for known in BLOCK_TYPES.values() for field in known.fields if field.kind in BIT_KINDS)
+)
+"""Names of bit-widths, of all types of blocks."""
 
 
 def _ascending(values: tuple[Number, ...]) -> tuple[Number, ...]:
@@ -129,16 +137,46 @@ Expansion = Annotated[
 ]
 
 
-class ChoiceLists(Model):
-    """The values open to every block, where its stage does not say otherwise."""
+def _type_of_block(name: str) -> str:
+    if name not in BLOCK_TYPES:
+        raise ValueError(f"{name!r} is no type of block; choose one of {list(BLOCK_TYPES)}")
+    return name
+
+
+BlockName = Annotated[str, AfterValidator(_type_of_block)]
+
+
+class Shapes(Model):
+    """The shapes open to every block, where its stage does not say otherwise."""
 
     kernel_size: KernelChoice
     expand_ratio: Expansion
     divisor: Channels = 8
-    pw_w_bits: BitChoice
-    pw_a_bits: BitChoice
-    dw_w_bits: BitChoice
-    dw_a_bits: BitChoice
+
+
+class Rule(Model):
+    """Values that one block may not take together."""
+
+    kernel_size: Kernel | None = None
+
+    @property
+    def rule(self) -> dict[str, int]:
+        """Field name -> value, of the fields that are given."""
+        return self.model_dump(exclude_none=True)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Rule:
+        if not self.rule:
+            raise ValueError("is empty; name at least one field, or drop the rule")
+        return self
+
+
+if TYPE_CHECKING:
+    ChoiceLists = Shapes
+    Forbidden = Rule
+else:  # with the bit-widths of all types of blocks, of which a space gives those that its blocks have
+    ChoiceLists = create_model("ChoiceLists", __base__=Shapes, **dict.fromkeys(BIT_NAMES, (BitChoice | None, None)))
+    Forbidden = create_model("Forbidden", __base__=Rule, **dict.fromkeys(BIT_NAMES, (Bits | None, None)))
 
 
 class Stage(Model):
@@ -149,57 +187,9 @@ class Stage(Model):
     depth: DepthChoice
     activation: Activation = "relu6"
     squeeze_excite: Flag = False
+    block: BlockName | None = None
     kernel_size: KernelChoice | None = None
     expand_ratio: Expansion | None = None
-
-
-class Forbidden(Model):
-    """Values that one block may not take together."""
-
-    kernel_size: Kernel | None = None
-    pw_w_bits: Bits | None = None
-    pw_a_bits: Bits | None = None
-    dw_w_bits: Bits | None = None
-    dw_a_bits: Bits | None = None
-
-    @property
-    def rule(self) -> dict[str, int]:
-        """Field name -> value, of the fields that are given."""
-        return self.model_dump(exclude_none=True)
-
-    @model_validator(mode="after")
-    def _says_something(self) -> Forbidden:
-        if not self.rule:
-            raise ValueError("is empty; name at least one field, or drop the rule")
-        return self
-
-
-class Slot(NamedTuple):
-    """The place of one block: everything about it that no choice changes, and the choices that it has."""
-
-    stage: int
-    position: int  # within the stage; active when position < depth
-    resolution: int  # of the input of the network
-    in_channels: int
-    out_channels: int
-    in_size: int
-    out_size: int
-    stride: int
-    kernel_sizes: tuple[int, ...]
-    channels: tuple[int, ...]  # middle channels
-    activation: Activation
-    squeeze_excite: bool  # between the depthwise and the last pointwise convolution (Hu 2018)
-    block: str = "mbconv"  # type of the block
-
-    @property
-    def has_shortcut(self) -> bool:
-        """Whether the block adds its input to its output (Sandler 2018)."""
-        return self.stride == 1 and self.in_channels == self.out_channels
-
-    @property
-    def name(self) -> str:
-        """``stage.block``, counted from 1, as people read it."""
-        return f"{self.stage + 1}.{self.position + 1}"
 
 
 def first_complaint(error: ValidationError) -> str:

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from apq_tune.space.block_type import BlockField
+from apq_tune.space.block_type import BlockField, BlockType
+from apq_tune.space.block_types import BLOCK_TYPES, DEFAULT
 from apq_tune.space.candidate import Candidate
 from apq_tune.space.geometry import out_size, ratio_channels, stepped_channels
-from apq_tune.space.mbconv import MBCONV
 from apq_tune.space.skeleton import (
-    BIT_FIELDS,
     Bits,
+    BlockName,
     ChoiceLists,
     Classes,
     ExpandRange,
@@ -24,10 +24,11 @@ from apq_tune.space.skeleton import (
     Head,
     Input,
     Model,
-    Slot,
     Stage,
     Stem,
 )
+
+from apq_tune.space.slot import Slot
 
 
 class Skeleton(Model):
@@ -43,6 +44,7 @@ class Skeleton(Model):
     stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=100)]
     head: Head
     fixed_bits: Bits = 8
+    block: BlockName | None = None
     choices: ChoiceLists
     forbidden: tuple[Forbidden, ...] = ()
 
@@ -91,34 +93,38 @@ class Skeleton(Model):
                         channels=channels,
                         activation=stage.activation,
                         squeeze_excite=stage.squeeze_excite,
+                        block=stage.block or self.block or DEFAULT.name,
                     )
                 )
                 in_channels, size = stage.channels, out_size(size, stride)
         return tuple(slots)
 
-    def bit_choices(self) -> tuple[tuple[int, ...], ...]:
-        """The values of ``pw_w_bits``, ``pw_a_bits``, ``dw_w_bits`` and ``dw_a_bits``."""
-        return tuple(getattr(self.choices, field) for field in BIT_FIELDS)
+    def type_of(self, slot: Slot) -> BlockType:
+        """The type of the block in ``slot``."""
+        return BLOCK_TYPES[slot.block]
+
+    def fields(self, slot: Slot) -> dict[BlockField, tuple[int, ...]]:
+        """The fields of the block in ``slot``, with the values that are open to each."""
+        shapes = {"kernel": slot.kernel_sizes, "width": slot.channels}
+        return {
+            field: shapes[field.kind] if field.kind in shapes else getattr(self.choices, field.name)
+            for field in self.type_of(slot).fields
+        }
 
     def allowed(self, slot: Slot) -> NDArray[np.bool_]:
         """Which combinations no rule forbids for the block in ``slot``.
 
         Returns:
-            ``(n_kernel_size, n_pw_w_bits, n_pw_a_bits, n_dw_w_bits, n_dw_a_bits)``.
+            One axis for each of the block's fields but its widths, which no rule names.
         """
-        fields = ("kernel_size", *BIT_FIELDS)
-        axes = dict(zip(fields, np.ix_(slot.kernel_sizes, *self.bit_choices()), strict=True))
+        lists = {field.name: values for field, values in self.fields(slot).items() if field.kind != "width"}
+        axes = dict(zip(lists, np.ix_(*lists.values()), strict=True))
         allowed = np.ones([axis.size for axis in axes.values()], bool)
-        for forbidden in self.forbidden:
-            allowed &= ~np.logical_and.reduce(
-                np.broadcast_arrays(*(axes[field] == value for field, value in forbidden.rule.items()))
-            )
+        for rule in (forbidden.rule for forbidden in self.forbidden):
+            if set(rule) <= set(axes):
+                broken = np.broadcast_arrays(*(axes[field] == value for field, value in rule.items()))
+                allowed &= ~np.logical_and.reduce(broken)
         return allowed
-
-    def fields(self, slot: Slot) -> dict[BlockField, tuple[int, ...]]:
-        """The fields of the block in ``slot``, with the values that are open to each."""
-        values = (slot.kernel_sizes, slot.channels, *self.bit_choices())
-        return dict(zip(MBCONV.fields, values, strict=True))
 
     def active_slots(self, candidate: Candidate) -> list[Slot]:
         """The slots that a candidate's depths leave switched on, in the order of its blocks, at its resolution."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from apq_tune.network.layer import Function, Layer, Op
 from apq_tune.space.block_types import BLOCK_TYPES
-from apq_tune.space.skeleton import Slot
+from apq_tune.space.slot import Slot
 from apq_tune.space.slots import Skeleton
 from apq_tune.supernet.elastic import Conv, ElasticConv, ElasticLinear, Norms
 from apq_tune.supernet.folded import FoldedConv, FoldedLinear
