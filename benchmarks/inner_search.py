@@ -123,11 +123,10 @@ def one_at_a_time_rate(
     slots, space = encoding.space.slots, encoding.space
     tables = [_dictionary(model) for model in (latency, energy)]
     fixed = [model.fixed(space.resolutions[-1]) for model in (latency, energy)]
-    bits = space.bit_choices()
 
     def random_block(slot: Any) -> Block:
         while True:
-            block = Block(*(int(rng.choice(v)) for v in (slot.kernel_sizes, slot.channels, *bits)))
+            block = Block(*(int(rng.choice(v)) for v in space.fields(slot).values()))
             if not (block.kernel_size == 7 and block.dw_a_bits == 4):
                 return block
 

@@ -27,7 +27,6 @@ from apq_tune.pipeline.run import PipelineRun
 from apq_tune.pipeline.settings import RunSettings
 from apq_tune.report.predictors import TITLES, curve_picture
 from apq_tune.space.search_space import SearchSpace
-from apq_tune.space.skeleton import BIT_FIELDS
 from apq_tune.store.files import write_atomically
 
 RUNS, RESULTS = Path("runs/benchmarks/transfer"), Path(__file__).parent / "results"
@@ -53,7 +52,9 @@ def load_space(text: str) -> SearchSpace:
         return space
     data = yaml.safe_load(space.to_yaml())
     data["name"] = f"{space.name}_{bits.replace(',', '')}"
-    data["choices"] |= {field: [int(b) for b in bits.split(",")] for field in BIT_FIELDS}
+    data["choices"] |= {
+        field: [int(b) for b in bits.split(",")] for field in data["choices"] if field.endswith("_bits")
+    }
     return SearchSpace.from_dict(data)
 
 

@@ -17,8 +17,8 @@ def spaces() -> None:
 
     for name in known_spaces():
         space = SearchSpace.load(name)
-        networks, all_bits = space.log10_size(bits=False), space.log10_size()
-        click.echo(f"{name}: 10^{networks:.1f} networks, 10^{all_bits:.1f} with bits, {len(space.slots)} blocks")
+        networks, all_bits, blocks = space.log10_size(bits=False), space.log10_size(), len(space.network.searched)
+        click.echo(f"{name}: 10^{networks:.1f} networks, 10^{all_bits:.1f} with bits, {blocks} blocks")
 
 
 @click.command("space")

@@ -146,6 +146,31 @@ class Network:
         return {part.name: part for part in self.parts}
 
 
+def first_difference(one: Network, other: Network) -> tuple[str, str, object, object] | None:
+    """The first place in which the searched parts of two networks differ, at the largest values of all genes.
+
+    Returns:
+        Name of the part, what differs, and both values; ``None`` if nothing does.
+    """
+    for mine, yours in zip(one.searched, other.searched, strict=False):
+        pairs = zip(_largest(one, mine), _largest(other, yours), strict=False)
+        for a, b in pairs:
+            facts: list[tuple[str, object, object]] = [("layer", a.role, b.role)]
+            facts.append(("activation", a.activation, b.activation))
+            if a.op is not None and b.op is not None:
+                facts += zip(Op._fields, a.op, b.op, strict=True)
+            for name, value, theirs in facts:
+                if value != theirs:
+                    return mine.name, name, value, theirs
+        if len(_largest(one, mine)) != len(_largest(other, yours)):
+            return mine.name, "layers", len(_largest(one, mine)), len(_largest(other, yours))
+    return None
+
+
+def _largest(network: Network, part: Part) -> tuple[Layer, ...]:
+    return part.describe(network.sizes[-1], *(network.genes[gene][-1] for gene in part.genes))
+
+
 class HasNetwork(Protocol):
     """What costs need of a search space."""
 

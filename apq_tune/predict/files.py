@@ -14,6 +14,7 @@ import yaml
 
 from apq_tune.cost import CostModel, cost_models
 from apq_tune.errors import RunError
+from apq_tune.network.network import first_difference
 from apq_tune.predict.design import Design
 from apq_tune.predict.ensemble import BoundPredictor, Ensemble
 from apq_tune.predict.gp import GaussianProcessPredictor, Kernel
@@ -149,14 +150,12 @@ def _check_skeleton(path: Path, learned_on: SearchSpace | ChoiceSpace, space: Se
     """
     if not isinstance(learned_on, SearchSpace) or not isinstance(space, SearchSpace):
         return
-    for theirs, ours in zip(learned_on.slots, space.slots, strict=True):
-        if theirs != ours:
-            field = next(name for name in theirs._fields if getattr(theirs, name) != getattr(ours, name))
-            raise RunError(
-                f"{path}: was fitted on {learned_on.name}, whose block {theirs.name} has {field} "
-                f"{getattr(theirs, field)}, that of {space.name} {getattr(ours, field)}; give the space that it was "
-                "fitted on"
-            )
+    if (difference := first_difference(learned_on.network, space.network)) is not None:
+        part, field, theirs, ours = difference
+        raise RunError(
+            f"{path}: was fitted on {learned_on.name}, whose block {part} has {field} {theirs}, that of {space.name} "
+            f"{ours}; give the space that it was fitted on"
+        )
     if dict(learned_on.parameters) != dict(space.parameters):
         name = next(name for name, values in learned_on.parameters.items() if space.parameters.get(name) != values)
         raise RunError(

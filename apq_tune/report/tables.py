@@ -17,12 +17,13 @@ from rich.table import Table
 from apq_tune.cost import CostTable
 from apq_tune.cost.table import pairs_that_shrink
 from apq_tune.errors import RunError
+from apq_tune.network.network import ops
 from apq_tune.problem.front import Front
 from apq_tune.problem.problem import Bounded, Metric
 from apq_tune.space.candidate import Configuration
+from apq_tune.space.gene import BIT_KINDS
 from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.search_space import SearchSpace
-from apq_tune.space.skeleton import BIT_FIELDS
 from apq_tune.store.files import write_atomically
 
 STYLE: dict[str, Any] = {"title_justify": "left", "title_style": "bold", "box": SIMPLE_HEAD}
@@ -114,16 +115,21 @@ def write_frame(frame: pd.DataFrame, out: Path) -> None:
 
 def choices_table(space: SearchSpace) -> Table:
     """One row for each stage."""
-    bits = ", ".join(f"{f} {list(b)}" for f, b in zip(BIT_FIELDS, space.bit_choices(), strict=True))
-    table = Table(title="Choices", caption=bits, **STYLE)
+    bits = {gene.name.rpartition(" ")[2]: list(gene.values) for gene in space.genes if gene.kind in BIT_KINDS}
+    table = Table(title="Choices", caption=", ".join(f"{name} {values}" for name, values in bits.items()), **STYLE)
     for column in ("stage", "depth", "kernel size", "middle channels", "channels", "stride"):
         table.add_column(column)
-    for number, stage in enumerate(space.stages):
-        own = [slot for slot in space.slots if slot.stage == number]
-        kernels = sorted({k for slot in own for k in slot.kernel_sizes})
-        spans = sorted({(slot.channels[0], slot.channels[-1], len(slot.channels)) for slot in own})
+    network = space.network
+    depths = [gene for gene in space.genes if gene.kind == "depth"]
+    for number, depth in enumerate(depths, start=1):
+        parts = [part for part in network.searched if part.switch is not None and part.switch.gene == depth.name]
+        genes = [gene for gene in space.genes for part in parts if gene.name in part.genes]
+        kernels = sorted({k for gene in genes if gene.kind == "kernel" for k in gene.values})
+        spans = sorted({(g.values[0], g.values[-1], len(g.values)) for g in genes if g.kind == "width"})
         widths = "; ".join(f"{low} to {high} ({n})" for low, high, n in spans)
-        row = (number + 1, list(stage.depth), kernels, widths, stage.channels, stage.stride)
+        first = network.layers(parts[0], network.sizes[-1])
+        stride = max(op.stride for op in ops(first))
+        row = (number, list(depth.values), kernels, widths, first[-1].output.channels, stride)
         table.add_row(*map(str, row))
     return table
 

@@ -98,7 +98,8 @@ class SearchSpace(Skeleton, Parameters):
             allowed, fields = self.allowed(slot), self.fields(slot)
             kinds = [field.kind for field in fields if field.kind != "width"]
             if not bits:
-                allowed = allowed.any(axis=tuple(axis for axis, kind in enumerate(kinds) if kind in BIT_KINDS))
+                own = tuple(axis for axis, kind in enumerate(kinds) if kind in BIT_KINDS)
+                allowed = np.asarray(allowed.any(axis=own))
             widths = math.prod(len(values) for field, values in fields.items() if field.kind == "width")
             per_slot.append(widths * int(allowed.sum()))
         for number, stage in enumerate(self.stages):

@@ -25,8 +25,6 @@ from apq_tune.space.gene import BIT_KINDS
 
 Number = TypeVar("Number", int, float)
 
-BIT_FIELDS = ("pw_w_bits", "pw_a_bits", "dw_w_bits", "dw_a_bits")
-
 BIT_NAMES = tuple(
     dict.fromkeys(field.name for known in BLOCK_TYPES.values() for field in known.fields if field.kind in BIT_KINDS)
 )
@@ -154,7 +152,7 @@ class Shapes(Model):
     divisor: Channels = 8
 
 
-class Rule(Model):
+class ForbiddenRule(Model):
     """Values that one block may not take together."""
 
     kernel_size: Kernel | None = None
@@ -165,7 +163,7 @@ class Rule(Model):
         return self.model_dump(exclude_none=True)
 
     @model_validator(mode="after")
-    def _says_something(self) -> Rule:
+    def _says_something(self) -> ForbiddenRule:
         if not self.rule:
             raise ValueError("is empty; name at least one field, or drop the rule")
         return self
@@ -173,10 +171,10 @@ class Rule(Model):
 
 if TYPE_CHECKING:
     ChoiceLists = Shapes
-    Forbidden = Rule
+    Forbidden = ForbiddenRule
 else:  # with the bit-widths of all types of blocks, of which a space gives those that its blocks have
     ChoiceLists = create_model("ChoiceLists", __base__=Shapes, **dict.fromkeys(BIT_NAMES, (BitChoice | None, None)))
-    Forbidden = create_model("Forbidden", __base__=Rule, **dict.fromkeys(BIT_NAMES, (Bits | None, None)))
+    Forbidden = create_model("Forbidden", __base__=ForbiddenRule, **dict.fromkeys(BIT_NAMES, (Bits | None, None)))
 
 
 class Stage(Model):

@@ -27,7 +27,6 @@ from apq_tune.space.skeleton import (
     Stage,
     Stem,
 )
-
 from apq_tune.space.slot import Slot
 
 

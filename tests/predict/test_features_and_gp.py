@@ -48,7 +48,7 @@ def columns(encoding: NetworkEncoding, candidate: Candidate) -> list[float]:
     for stage, own in enumerate(candidate.stages):
         blocks |= {(stage, position): block for position, block in enumerate(own)}
     at = [blocks.get((slot.stage, slot.position)) for slot in slots]
-    choices = [(slot.kernel_sizes, slot.channels, *encoding.space.bit_choices()) for slot in slots]
+    choices = [tuple(encoding.space.fields(slot).values()) for slot in slots]
     found = [float(block is not None) for block in at]
     for number, value in ((0, math.log2), (1, math.log2), *((n, math.log2) for n in range(2, 6))):
         found += [
