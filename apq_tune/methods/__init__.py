@@ -1,4 +1,4 @@
-"""Methods that turn one budget of measurements into finalists: joint search, and what it has to be better than."""
+"""Search methods that turn a budget of measurements into finalists: joint search and its baselines."""
 
 from apq_tune.methods.bench import Bench, Question
 from apq_tune.methods.registry import METHODS, Method

@@ -1,4 +1,4 @@
-"""What a method may measure, and how often: every measurement is counted, none is done twice."""
+"""Measurements of a method under a budget: each distinct measurement is counted and made once."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from apq_tune.space.gene import BIT_KINDS
 from apq_tune.space.network_encoding import NetworkEncoding
 
 Kind = Literal["fp32", "proxy", "fine", "short"]
-"""Loss in the full-precision supernet; in the quantized one, on a part of the images; the same on all of them; after a
-short quantization-aware training."""
+"""Kinds of measurements: loss in the full-precision supernet; in the quantized supernet on a part of the images; in the
+quantized supernet on all images; after a short quantization-aware training."""
 
 Measure = Callable[[Genomes], Floats]
 
 LOOKED_AT = 3
-"""Candidates for each short training that are compared on all images before: the least of many losses on few images is
-mostly luck, the more so the larger the part of the space that was searched."""
+"""Number of candidates per short training that are first compared on all images, since the minimum of many losses on
+few images is biased, the more so the larger the searched space."""
 
 CHUNK = 8
-"""Candidates measured between two looks at the clock."""
+"""Number of candidates that are measured between two reports."""
 
 
 class Counts(NamedTuple):
-    """How much may be measured, or was: distinct candidates."""
+    """Numbers of distinct measurements, allowed or made."""
 
     proxy: int  # evaluations in either supernet; both cost the same
     short: int  # short quantization-aware trainings
@@ -38,7 +38,7 @@ class Counts(NamedTuple):
 
     @classmethod
     def of(cls, proxy: int, short: int) -> Counts:
-        """With as many candidates looked at closely as are enough to choose the short trainings among."""
+        """Budget with enough evaluations on all images to choose the short trainings."""
         return cls(proxy, short, LOOKED_AT * short)
 
 
@@ -52,15 +52,15 @@ class Measurement(NamedTuple):
 
 @dataclass
 class Bench:
-    """Losses on the search split, counted.
+    """Counted measurements of losses on the search split.
 
     Attributes:
-        encoding: of the space.
-        measures: what really measures ``(n, n_genes) -> (n,)`` losses in nats, for each kind.
-        allowed: how many measurements a method gets. Asking for what was measured before costs nothing; for what an
-            interrupted method had measured (``replay``), it costs what it cost then.
-        replay: measurements of an earlier attempt, which need not be done again.
-        on_measured: called with all measurements so far after each few.
+        encoding: Encoding of the search space.
+        measures: Functions from genomes of shape ``(n, n_genes)`` to losses in nats of shape ``(n,)``, by kind.
+        allowed: Budget of measurements. A repeated measurement is free; one of an interrupted attempt (``replay``)
+            counts as when it was made.
+        replay: Measurements of an interrupted attempt, which are not made again.
+        on_measured: Callback with all measurements so far, called regularly.
     """
 
     encoding: NetworkEncoding
@@ -71,17 +71,17 @@ class Bench:
     _known: dict[tuple[Kind, bytes], float] = field(default_factory=dict)
 
     def count(self, *kinds: Kind) -> int:
-        """Distinct measurements of some kinds so far."""
+        """Number of distinct measurements of the given kinds so far."""
         return sum(kind in kinds for kind, _ in self._known)
 
     @property
     def left(self) -> Counts:
-        """What may still be measured."""
+        """Remaining budget."""
         proxy, short, fine = self.allowed
         return Counts(proxy - self.count("fp32", "proxy"), short - self.count("short"), fine - self.count("fine"))
 
     def fp32(self, genomes: Genomes) -> Floats:
-        """Full-precision loss; bits make no difference, and networks that differ in nothing else are measured once."""
+        """Loss in the full-precision supernet; networks that differ only in bits are measured once."""
         return self._ask("fp32", self.encoding.at_largest(genomes, BIT_KINDS))
 
     def proxy(self, genomes: Genomes) -> Floats:
@@ -115,7 +115,7 @@ class Bench:
         return np.array([self._known[key] for key in keys], np.float64)
 
     def measured(self, kind: Kind) -> Pairs:
-        """All measurements of one kind, in their order."""
+        """All measurements of one kind, in the order in which they were made."""
         own = [(genome, loss) for (k, genome), loss in self._known.items() if k == kind]
         genomes = np.array([np.frombuffer(genome, np.int16) for genome, _ in own], np.int16)
         return Pairs(genomes.reshape(-1, self.encoding.n_genes), np.array([loss for _, loss in own], np.float64))
@@ -123,13 +123,13 @@ class Bench:
 
 @dataclass(frozen=True)
 class Question:
-    """What a method is asked.
+    """Task of a method.
 
     Attributes:
-        encoding: of the space.
-        limits: to keep.
-        bench: what it may measure.
-        seed: of all its randomness.
+        encoding: Encoding of the search space.
+        limits: Constraints on candidates.
+        bench: Bench that measures candidates under a budget.
+        seed: Seed of all random numbers.
     """
 
     encoding: NetworkEncoding
@@ -138,5 +138,5 @@ class Question:
     seed: int
 
     def rng(self, *words: int) -> np.random.Generator:
-        """A generator of its own for each part of a method."""
+        """Random generator for one part of a method."""
         return np.random.default_rng((self.seed, *words))

@@ -1,7 +1,7 @@
-"""The search that every method is made of: a few random samples, then what a predictor that learns on finds promising.
+"""Predictor-guided search that all methods share: random samples, then batches that a refitted predictor proposes.
 
-All methods search with this one function and differ only in what they leave open: a gain of one over another is not
-that of a better searcher.
+Methods differ only in the part of the space that they search, so that differences between them are not those of search
+algorithms.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from apq_tune.searchers.batch import choose_batch, similarity
 from apq_tune.space.encoding import Genomes
 
 FIRST = 0.3
-"""Share of the measurements that go to random samples before a predictor is asked."""
+"""Share of the measurements that are random samples, before the first predictor is fitted."""
 
 ROUNDS = 16
-"""Batches that the rest is measured in, the predictor fitted anew before each."""
+"""Number of batches of the remaining measurements; the predictor is refitted before each."""
 
 EVALUATIONS = 1000
-"""Candidates that the predictor scores for one batch."""
+"""Number of candidates that the predictor scores for a batch."""
 
 POOL = 150
-"""Of these, the most promising, among which a batch is chosen."""
+"""Number of the most promising candidates from which a batch is chosen."""
 
 SMALL = 1000
-"""Samples that tell a small part of the space, which has fewer than a quarter as many candidates, from a large one."""
+"""Number of samples by which a subspace is recognised as small: it has less than a quarter as many candidates."""
 
 FEWEST = 6
-"""Pairs that a predictor is fitted to at least."""
+"""Minimum number of pairs that a predictor is fitted to."""
 
 
 def explore(
@@ -50,23 +50,23 @@ def explore(
     known: Pairs | None = None,
     start: Genomes | None = None,
 ) -> Pairs:
-    """Measure ``n`` candidates of a part of the space, more and more where the loss is low.
+    """Measure ``n`` candidates of a subspace, increasingly where losses are low.
 
     Args:
-        question: of the method.
-        subspace: the part.
-        limits: to keep.
-        measure: ``(k, n_genes) -> (k,)`` losses in nats.
-        n: how many; fewer if the part has no more.
-        rng: source of randomness.
-        known: measured before by the same means: the predictor learns from them, and they are not measured again.
-        start: candidates to measure first, those of the part that keep the limits.
+        question: Task of the method.
+        subspace: Subspace to search.
+        limits: Constraints on candidates.
+        measure: Function from genomes of shape ``(k, n_genes)`` to losses in nats of shape ``(k,)``.
+        n: Number of candidates; fewer are measured if the subspace has no more.
+        rng: Random number generator.
+        known: Earlier measurements of the same kind, which the predictor is fitted to, too, and which are not repeated.
+        start: Candidates to measure first, if they are in the subspace and feasible.
 
     Returns:
-        What was measured here.
+        New measurements.
 
     Raises:
-        ProblemError: if nothing in this part keeps the limits.
+        ProblemError: If no candidate of the subspace is feasible.
     """
     empty = Pairs(np.zeros((0, question.encoding.n_genes), np.int16), np.zeros(0))
     before = empty if known is None else known
@@ -115,11 +115,11 @@ def propose(
     rng: np.random.Generator,
     small: Genomes | None = None,
 ) -> Genomes:
-    """New candidates that are promising, by a lower confidence bound, and unlike each other.
+    """Propose new, mutually dissimilar candidates with low confidence bounds of the loss.
 
-    Evolution starts from the best ones that are known and from samples near the limits; the candidates of a ``small``
-    part are all scored instead. Half of the batch is chosen by the mean alone: in many dimensions there is always a
-    far-off corner of which little is known.
+    Evolution starts from the best known candidates and from samples near the limits; all candidates of a ``small``
+    subspace are scored instead. Half of the batch is chosen by the predicted mean alone, since in many dimensions there
+    are always uncertain candidates far from all measured ones.
     """
     if small is None:
         genomes = _evolved(subspace, limits, predictor, pairs, rng)
@@ -142,7 +142,7 @@ def _evolved(
     pairs: Pairs,
     rng: np.random.Generator,
 ) -> Genomes:
-    """Every feasible candidate that a search with the predictor came across."""
+    """All feasible candidates that a search with the predictor evaluated."""
     scored: list[Genomes] = []
 
     def bound(genomes: Genomes) -> Floats:
@@ -166,17 +166,17 @@ def _evolved(
 
 
 def joined(one: Pairs, other: Pairs) -> Pairs:
-    """All pairs of both."""
+    """Concatenate two sets of pairs."""
     return Pairs(np.concatenate([one.genomes, other.genomes]), np.concatenate([one.target, other.target]))
 
 
 def best_of(pairs: Pairs, n: int) -> Pairs:
-    """The ``n`` pairs of the least loss, best first."""
+    """The ``n`` pairs with the lowest losses, best first."""
     return pairs.rows(np.argsort(pairs.target, kind="stable")[:n])
 
 
 def _unique(genomes: Genomes) -> Genomes:
-    """Without repetitions, in the order of their first appearance."""
+    """Distinct genomes in the order of their first appearance."""
     _, first = np.unique(genomes, axis=0, return_index=True)
     return np.asarray(genomes[np.sort(first)])
 

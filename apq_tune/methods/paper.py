@@ -1,8 +1,8 @@
-"""The protocol of the paper, literally (Wang 2020): networks are only run quantized in quantization-aware training.
+"""Original protocol of APQ (Wang 2020), in which quantized networks are only run in quantization-aware training.
 
-Full-precision losses of random architectures teach a predictor. Its weights are transferred to one that sees bits,
-which learns from few random candidates after quantization-aware training that began at full-precision weights.
-Evolution searches with it, and what it finds is trained.
+A predictor is fitted to full-precision losses of random architectures. Its weights are transferred to a predictor with
+bits as an input, which is finetuned on few random candidates after quantization-aware training from full-precision
+weights. Evolution searches with this predictor, and its best candidates are trained.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from apq_tune.space.encoding import Genomes
 from apq_tune.space.gene import BIT_KINDS
 
 EVALUATIONS = 10_000
-"""Candidates that the predictor scores."""
+"""Number of candidates that the predictor scores."""
 
 
 def paper(question: Question) -> Genomes:
-    """The candidates that the transferred predictor likes best."""
+    """Candidates with the lowest losses by the transferred predictor."""
     encoding, bench = question.encoding, question.bench
     networks = _distinct(encoding.at_largest(encoding.sample(2 * bench.left.proxy, question.rng(1)), BIT_KINDS))
     networks = networks[: bench.left.proxy]

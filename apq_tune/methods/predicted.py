@@ -21,11 +21,11 @@ FP32 = 3 / 7
 """Share of the evaluations that go to the full-precision supernet: 120 of 280 in a run with default settings."""
 
 EVALUATIONS = 10_000
-"""Candidates that the predictor scores."""
+"""Number of candidates that the predictor scores."""
 
 
 class Rungs(NamedTuple):
-    """Predictors of the two supernets' losses, fitted to random networks."""
+    """Predictors of the losses of both supernets, fitted to random networks."""
 
     fp32: MLPPredictor
     proxy: Predictor

@@ -1,4 +1,4 @@
-"""Where candidates for real training come from: inner searches with an ensemble of predictors."""
+"""Proposal of candidates for training by searches with an ensemble of predictors."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ class Proposals:
     seed: int
 
     def batch(self, n: int, *, first: bool) -> tuple[Genomes, list[str]]:
-        """Choose ``n`` candidates to train.
+        """Choose candidates to train.
 
         Args:
-            n: how many; fewer if the searches find fewer.
-            first: whether the obvious rivals come first, the most promising before the others: the best network at
-                each uniform bit-width, and what separate stages would choose.
+            n: Number of candidates; fewer are returned if the searches find fewer.
+            first: Whether the baselines come first, the most promising before the others: the best network at each
+                uniform bit-width, and the results of staged searches.
 
         Returns:
-            ``(<= n, n_genes)`` distinct canonical genomes, none of them known; and how each was found: ``uniform``,
-            ``staged`` or ``joint``.
+            New, distinct canonical genomes, shape ``(<= n, n_genes)``, and the search that found each of them:
+            ``uniform``, ``staged`` or ``joint``.
 
         Raises:
-            ProblemError: if nothing new keeps the constraints.
+            ProblemError: If no new candidate is feasible.
         """
         rivals = self.rivals() if first else []
         rivals.sort(key=lambda rival: float(self.ensemble(rival[0][None])[0]))
@@ -68,13 +68,13 @@ class Proposals:
         return pool[rows], [names[row] for row in rows]
 
     def rivals(self) -> list[tuple[Genomes, str]]:
-        """New candidates that separate searches would choose, and ``uniform`` or ``staged``."""
+        """New candidates of the baseline searches, each with ``uniform`` or ``staged``."""
         own = Rivals(self.encoding, self.ensemble, self.fp32, self.constraints, self.n_evaluations, self.seed)
         uniform, staged = own.uniform((self._new,)), own.staged((self._new,))
         return [*((genome, "uniform") for genome in uniform), *((genome, "staged") for genome in staged[:1])]
 
     def pool(self) -> Genomes:
-        """``(p, n_genes)``: the best in the eyes of each member, and the front of lower bounds against the cost."""
+        """Best candidates by each member, and the front of lower bounds against the cost, shape ``(p, n_genes)``."""
         limits = (*self.constraints, self._new)
         bound = FunctionMetric("loss_bound", "nats", self.ensemble.lower_bound)
         problems = [Problem(self.encoding, [Objective(member)], limits) for member in self.ensemble.members]

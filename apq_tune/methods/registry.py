@@ -1,4 +1,4 @@
-"""The methods by name."""
+"""Methods by name."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from apq_tune.space.encoding import Genomes
 
 
 class Method(NamedTuple):
-    """A way to spend the budget.
+    """Search method.
 
     Attributes:
-        propose: from the question to ``(k, n_genes)`` candidates, best first, the first of which go on to longer
-            trainings. It spends all evaluations and all short trainings, or says by its counts that its part of the
-            space had no more.
-        quantized: whether quantization-aware training begins at the quantized supernet's weights; else at those of the
-            full-precision one.
+        propose: Function from a task to candidates of shape ``(k, n_genes)``, best first, the first of which are
+            trained for longer. It spends the whole budget unless its part of the space is exhausted.
+        quantized: Whether quantization-aware training starts from the weights of the quantized supernet rather than
+            from those of the full-precision one.
     """
 
     propose: Callable[[Question], Genomes]
@@ -40,4 +39,4 @@ METHODS: Mapping[str, Method] = {
     "predictor": Method(predictor),
     "refined": Method(refined),
 }
-"""Joint search, then its rivals."""
+"""Joint search, followed by its baselines."""

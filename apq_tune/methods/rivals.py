@@ -1,4 +1,4 @@
-"""What separate searches would choose under the same constraints, by predictors alone: a joint find must beat them."""
+"""Baselines of joint search by predictors alone: uniform policies and staged searches under the same constraints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from apq_tune.space.gene import ARCHITECTURE_KINDS
 from apq_tune.space.network_encoding import NetworkEncoding
 
 RIVALS = ("uniform", "staged")
-"""Names of what they find."""
+"""Names of the baselines."""
 
 
 @dataclass(frozen=True)
@@ -41,37 +41,43 @@ class Rivals:
     seed: int
 
     def uniform(self, limits: Sequence[Constraint] = ()) -> list[Genomes]:
-        """``(n_genes,)`` each, best first: the predicted best network at every width at which one fits.
+        """Predicted best network at every uniform bit-width at which one is feasible, best first.
 
         Args:
-            limits: that these have to keep, too.
+            limits: Further constraints.
+
+        Returns:
+            Genomes of shape ``(n_genes,)``.
         """
         return self._ranked(self._networks(self.loss, limits))
 
     def staged(self, limits: Sequence[Constraint] = ()) -> list[Genomes]:
-        """``(n_genes,)`` each, best first: the predicted best bits for networks that were chosen without them.
+        """Predicted best bits for networks that were chosen by full-precision losses, best first.
 
-        At every uniform width the network of the least full-precision loss that fits is chosen, then bits for its
-        layers; ``apq_tune.methods.staged`` does the same with measurements.
+        At every uniform bit-width, the feasible network with the lowest full-precision loss is chosen, then the bits of
+        its layers; ``apq_tune.methods.staged`` does the same with measurements.
 
         Args:
-            limits: that these have to keep, too.
+            limits: Further constraints.
+
+        Returns:
+            Genomes of shape ``(n_genes,)``.
         """
         found = []
         for network in self._networks(self.fp32, ()):
             bits = fixed(self.encoding, network, (*ARCHITECTURE_KINDS, "width"))
-            with contextlib.suppress(ProblemError):  # none of its policies keeps the limits
+            with contextlib.suppress(ProblemError):  # none of its policies is feasible
                 found.append(self._best(bits, self.loss, limits))
         return self._ranked(found)
 
     def _networks(self, metric: Metric, limits: Sequence[Constraint]) -> Iterator[Genomes]:
-        """``(n_genes,)`` each: the best network by a metric at each uniform width at which one fits."""
+        """Best network by a metric at each uniform bit-width at which one is feasible, each of shape ``(n_genes,)``."""
         for bits in self.encoding.uniform_bits():
             with contextlib.suppress(ProblemError):
                 yield self._best(at_bits(self.encoding, bits), metric, limits)
 
     def _best(self, project: Project, metric: Metric, limits: Sequence[Constraint]) -> Genomes:
-        """``(n_genes,)``: the best of a part of the space."""
+        """Best genome of a subspace, shape ``(n_genes,)``."""
         problem = Subspace(self.encoding, project).problem(metric, (*self.constraints, *limits))
         front = search(problem, n_evaluations=self.n_evaluations, seed=self.seed)
         return np.asarray(self.encoding.encode(front.candidates[:1], check=False)[0])

@@ -1,4 +1,4 @@
-"""Search in rounds of real training, as ``refine`` does it: an ensemble chooses a batch, learns from it, and so on."""
+"""Search in rounds of training, as in ``refine``: an ensemble of predictors chooses a batch and is refitted to it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _ensemble(question: Question, rungs: Rungs, number: int) -> Ensemble:
 
 
 def _proposed(question: Question, ensemble: Ensemble, rungs: Rungs, n: int, number: int, known: Genomes) -> Genomes:
-    """``(n, n_genes)`` new candidates; random ones near the limits where the inner searches find fewer."""
+    """New candidates of shape ``(n, n_genes)``, filled up with random ones near the limits."""
     encoding, limits = question.encoding, question.limits
     costs: list[Metric] = [limit.metric for limit in limits if limit.sense == "<="]
     seed = int(question.rng(5, number).integers(2**31))

@@ -1,10 +1,10 @@
-"""Architecture first, then channels, then bits: three searches, each of which keeps what the ones before decided.
+"""Staged search of architecture, then channels, then bits, in which each stage fixes what earlier ones decided.
 
-Stages 1 and 2 look at full-precision losses, as their models do: once-for-all (Cai 2020) for the architecture, with all
-its channels; AMC (He 2018) for the channels. Only stage 3, HAQ's (Wang 2019), sees bits. How much cost the first two
-may spend before bits are known is a question that staged design leaves open; here it is tried. For every uniform width
-the pruned network must fit at that width, and the architecture before pruning at the next narrower one. The pruned
-networks are scored in the quantized supernet at their width, and the best goes on to stage 3.
+Stages 1 and 2 use full-precision losses: once-for-all (Cai 2020) for the architecture, with all channels, and AMC (He
+2018) for the channels. Only stage 3, HAQ (Wang 2019), sees bits. Staged design does not say what cost the first two
+stages may spend before bits are known. Here, for every uniform bit-width, the pruned network must be feasible at that
+width, and the architecture before pruning at the next smaller one. The pruned networks are scored in the quantized
+supernet at their width, and the best one enters stage 3.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from apq_tune.space.gene import ARCHITECTURE_KINDS
 from apq_tune.space.network_encoding import NetworkEncoding
 
 ARCHITECTURE, CHANNELS = 0.15, 0.3
-"""Shares of the evaluations for stages 1 and 2; stage 3, whose search space is the largest, has the rest."""
+"""Shares of the evaluations for stages 1 and 2; stage 3, whose search space is the largest, gets the rest."""
 
 TRIED = 3
-"""Pruned networks of each width that are scored in the quantized supernet."""
+"""Number of pruned networks per bit-width that are scored in the quantized supernet."""
 
 
 class PrunedNetworks(NamedTuple):
-    """What stages 1 and 2 decided at one uniform width."""
+    """Result of stages 1 and 2 at one uniform bit-width."""
 
     bits: int
     architecture: Genomes  # (n_genes,), all channels
@@ -51,12 +51,12 @@ class PrunedNetworks(NamedTuple):
 
 
 def staged(question: Question) -> Genomes:
-    """Stage 3 gives every layer one width, for its weights and its input."""
+    """Staged search with one bit-width per layer, for its weights and its input."""
     return _stages(question, tied_bits)
 
 
 def staged_haq(question: Question) -> Genomes:
-    """Stage 3 gives every layer a width for its weights and one for its input (Wang 2019)."""
+    """Staged search with separate bit-widths for the weights and the input of every layer (Wang 2019)."""
     return _stages(question, lambda _: everything)
 
 
@@ -79,10 +79,10 @@ def _stages(question: Question, policy: Callable[[NetworkEncoding], Project]) ->
 
 
 def prune(question: Question) -> list[PrunedNetworks]:
-    """Stages 1 and 2 at every uniform width at which anything fits.
+    """Run stages 1 and 2 at every uniform bit-width at which a network is feasible.
 
     Raises:
-        ProblemError: if nothing fits at any.
+        ProblemError: If no network is feasible at any uniform bit-width.
     """
     encoding, bench, limits = question.encoding, question.bench, question.limits
     widths = [bits for bits in encoding.uniform_bits() if _fits(question, bits)]
@@ -122,12 +122,12 @@ def _fits(question: Question, bits: int) -> bool:
 
 
 def relaxed(subspace: Subspace, limits: Sequence[Constraint], rng: np.random.Generator) -> tuple[Constraint, ...]:
-    """The limits if anything in the part keeps them, else just so much wider that some of it does.
+    """Relax the limits as little as needed for a subspace to have feasible candidates.
 
     Args:
-        subspace: the part.
-        limits: to keep.
-        rng: source of randomness.
+        subspace: Subspace that must have feasible candidates.
+        limits: Constraints; returned as they are if they can be satisfied.
+        rng: Random number generator.
     """
     least = float(subspace.violations(subspace.sample(DRAWS, rng), limits).min())
     if least <= 0:

@@ -1,4 +1,4 @@
-"""Parts of a search space: what a stage, or a policy, leaves open. All are seen in the genomes of the whole space."""
+"""Subspaces that a stage or a policy leaves open, as projections of the genomes of the whole search space."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from apq_tune.space.encoding import Encoding, Genomes
 from apq_tune.space.gene import BIT_KINDS, Gene, Kind, common_bits, places_of
 
 Project = Callable[[Genomes], Genomes]
-"""From any genomes to the nearest ones of a part; what is in it already stays as it is."""
+"""Projection of genomes onto a subspace; genomes of the subspace are not changed."""
 
 BAND = 0.75
-"""Samples use at least this share of the limit that binds them, if such are found: small networks teach little."""
+"""Preferred minimum share of the tightest limit that samples use, as much smaller networks are uninformative."""
 
 DRAWS, ROUNDS, PARENTS = 1000, 60, 200
-"""Genomes drawn at once, how often, and how many of the best the later ones are varied from."""
+"""Number of genomes per draw, number of draws, and number of the best genomes that later draws are varied from."""
 
 IDLE = 6
-"""Draws in a row without anything new that end the search for it, once something is known."""
+"""Number of consecutive draws without a new genome after which sampling ends."""
 
 W_BITS: tuple[Kind, ...] = ("w_bits",)
 A_BITS: tuple[Kind, ...] = ("a_bits",)
@@ -88,11 +88,11 @@ class Subspace:
         return np.asarray(self.encoding.canonicalise(self.project(genomes)), np.int16)
 
     def sample(self, n: int, rng: np.random.Generator) -> Genomes:
-        """``n`` canonical genomes."""
+        """Sample ``n`` canonical genomes."""
         return self.canonicalise(self.encoding.sample(n, rng))
 
     def fill_inert(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
-        """Draw genes that do not matter."""
+        """Draw random values for inactive genes."""
         return self.encoding.fill_inert(genomes, rng)
 
     def uniform_policies(self) -> Genomes:
@@ -104,7 +104,7 @@ class Subspace:
         return np.unique(self.canonicalise(self.encoding.enumerate(limit)), axis=0)
 
     def decode(self, genomes: Genomes) -> list[Any]:
-        """``(n, n_genes)`` -> ``n`` candidates."""
+        """Candidates of genomes of shape ``(n, n_genes)``."""
         return self.encoding.decode(genomes)
 
     def encode(self, candidates: Sequence[Any]) -> Genomes:
@@ -112,7 +112,7 @@ class Subspace:
         return self.encoding.encode(candidates)
 
     def problem(self, metric: Metric, limits: Sequence[Constraint]) -> Problem:
-        """Minimise a metric in this part."""
+        """Problem of minimising a metric in this subspace."""
         return Problem(self, [Objective(metric)], [*limits, *self.allowed])
 
     @property
@@ -127,10 +127,7 @@ class Subspace:
         return (Constraint(FunctionMetric("forbidden", "", forbidden), 0.0),)
 
     def violations(self, genomes: Genomes, limits: Sequence[Constraint]) -> Floats:
-        """``(n, n_genes) -> (n,)``: by how much the worst limit is missed, as a share of it; feasible where ``<= 0``.
-
-        Without any limit -0.0 everywhere, which is as close to a limit as can be.
-        """
+        """Largest relative violation of the limits, feasible where ``<= 0``, shape ``(n,)``; -0.0 without limits."""
         parts = [limit.violation(limit.metric(genomes)) for limit in limits] or [np.zeros(len(genomes))]
         worst = np.max(parts, axis=0)
         for rule in self.allowed:
@@ -140,19 +137,19 @@ class Subspace:
     def sample_band(
         self, limits: Sequence[Constraint], n: int, rng: np.random.Generator, known: Genomes | None = None
     ) -> Genomes:
-        """Random genomes that keep the limits and use most of what these allow.
+        """Sample feasible genomes near the limits.
 
-        Genomes of all sizes are drawn, and variants of those that come closest; of the feasible ones those with the
-        tightest limit used to at least ``BAND`` are preferred.
+        Genomes of all sizes are sampled, and variants of those closest to the limits. Feasible genomes that use at
+        least the share ``BAND`` of their tightest limit are preferred.
 
         Args:
-            limits: to keep.
-            n: how many; fewer if no more are found.
-            rng: source of randomness.
-            known: ``(k, n_genes)`` genomes that are not wanted.
+            limits: Constraints.
+            n: Number of genomes; fewer are returned if no more are found.
+            rng: Random number generator.
+            known: Genomes to exclude, shape ``(k, n_genes)``.
 
         Raises:
-            ProblemError: if nothing feasible is found; says by how much the closest one misses the limits.
+            ProblemError: If no feasible genome is found; the message has the smallest violation.
         """
         seen = set() if known is None else {genome.tobytes() for genome in known.astype(np.int16)}
         found, inside = dict[bytes, Genomes](), list[Genomes]()
@@ -192,7 +189,7 @@ class Subspace:
 
 
 def everything(genomes: Genomes) -> Genomes:
-    """All of the space."""
+    """Whole search space."""
     return genomes
 
 
@@ -306,7 +303,7 @@ def fixed(encoding: Encoding, template: Genomes, kinds: Sequence[Kind]) -> Proje
 
 
 def both(*projects: Project) -> Project:
-    """One projection after the other."""
+    """Composition of projections, applied in order."""
 
     def project(genomes: Genomes) -> Genomes:
         for each in projects:

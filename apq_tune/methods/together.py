@@ -1,4 +1,4 @@
-"""Methods that decide everything at once, over more or less of the space: uniform policies, random search, joint."""
+"""Methods that search architecture, channels and bits at once: uniform policies, random search and joint search."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from apq_tune.predict import Pairs
 from apq_tune.space.encoding import Genomes
 
 WARM_UP = 1 / 4
-"""Share of joint search's evaluations that go to policies of one width for weights and one for activations."""
+"""Share of the evaluations of joint search with one bit-width for all weights and one for all activations."""
 
 
 def shortlist(question: Question, pairs: Pairs) -> Genomes:
-    """Short trainings of the most promising candidates, as many as are left; best first by what came out.
+    """Train the most promising candidates with the remaining short trainings, and sort them by the resulting losses.
 
-    Those of the least proxy loss are compared on all images, and the better ones are trained.
+    Candidates with the lowest proxy losses are compared on all images, and the best of them are trained.
     """
     bench = question.bench
     promising = best_of(pairs, bench.left.fine).genomes
@@ -26,12 +26,12 @@ def shortlist(question: Question, pairs: Pairs) -> Genomes:
 
 
 def uniform(question: Question) -> Genomes:
-    """The best architecture and channels under the limits at one width for everything."""
+    """Best architecture and channels at one uniform bit-width."""
     return _within(question, uniform_bits(question.encoding))
 
 
 def uniform_wa(question: Question) -> Genomes:
-    """The same at one width for all weights and one for all activations."""
+    """Best architecture and channels at one bit-width for all weights and one for all activations."""
     return _within(question, uniform_wa_bits(question.encoding))
 
 
@@ -43,18 +43,18 @@ def _within(question: Question, project: Project) -> Genomes:
 
 
 def random(question: Question) -> Genomes:
-    """Random candidates that keep the limits and use most of what these allow."""
+    """Random feasible candidates near the limits."""
     bench, subspace = question.bench, Subspace(question.encoding, everything)
     genomes = subspace.sample_band(question.limits, bench.left.proxy, question.rng(1))
     return shortlist(question, Pairs(genomes, bench.proxy(genomes)))
 
 
 def joint(question: Question) -> Genomes:
-    """Architecture, channels and the bits of every layer in one search.
+    """Joint search of architecture, channels and the bits of every layer.
 
-    A first part of the evaluations goes to policies of one width for weights and one for activations: that teaches the
-    predictor what architecture and channels do, in few dimensions, and gives the search its seeds. All of it is paid
-    from the same budget.
+    The first evaluations are restricted to one bit-width for all weights and one for all activations, so that the
+    predictor learns the effect of architecture and channels in few dimensions, and the search starts from good
+    candidates. They count towards the same budget.
     """
     encoding, bench = question.encoding, question.bench
     n = round(WARM_UP * bench.left.proxy)

@@ -1,1 +1,1 @@
-"""A run's candidates refined with real quantization-aware training: rounds of batches, then successive halving."""
+"""Refinement of a run by quantization-aware training: rounds of batches, then successive halving."""

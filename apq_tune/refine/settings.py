@@ -1,4 +1,4 @@
-"""What a refinement can be told, and how long its trainings are."""
+"""Settings of a refinement and the lengths of its trainings."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ class RefineSettings(BaseModel):
     """Settings of one refinement of a run.
 
     Attributes:
-        seed: of everything that the run has not done yet.
-        rounds: of proposing, training and learning.
-        batch: candidates trained in each round.
-        epochs: of QAT in the rounds.
-        final_epochs: of QAT in the last rung, whose results decide.
-        survivors: candidates that leave the rounds; ``None``: half of them. Each later rung halves them again.
-        constraints: as of a run; ``None``: those of the run.
+        seed: Random seed of the refinement.
+        rounds: Number of rounds of proposing, training and refitting the predictors.
+        batch: Number of candidates trained per round.
+        epochs: Number of epochs of QAT in the rounds.
+        final_epochs: Number of epochs of QAT in the last rung, whose results decide.
+        survivors: Number of candidates that enter the first rung after the rounds; ``None`` for half of them. Each
+            later rung has half as many.
+        constraints: Constraints as in a run; ``None`` for those of the run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,7 +47,7 @@ class RefineSettings(BaseModel):
         """Make one.
 
         Raises:
-            RunError: naming the setting, the value and what is allowed.
+            RunError: If a setting is invalid; the message names the setting, its value and the allowed values.
         """
         settings = validated(cls, values)
         if settings.final_epochs < settings.epochs:
