@@ -25,10 +25,10 @@ from apq_tune.cli.settings import settings
 from apq_tune.cli.spaces import cost, describe, spaces
 from apq_tune.cli.sweep import sweep
 from apq_tune.cli.transfer import transfer
-from apq_tune.cli.versus import baseline, joint_vs_staged
+from apq_tune.cli.versus import joint_vs_staged
 from apq_tune.errors import ApqError
 
-RESUMABLE = ("run", "refine", "baseline", "joint-vs-staged", "sweep", "compare")
+RESUMABLE = ("run", "refine", "joint-vs-staged", "sweep", "compare")
 """Commands that keep what is done; the others keep nothing until they end."""
 
 REMEDIES = {
@@ -71,7 +71,6 @@ def cli() -> None:
 for command in (
     run,
     refine,
-    baseline,
     joint_vs_staged,
     search,
     sweep,

@@ -11,6 +11,7 @@ import click
 
 from apq_tune.cli.costs import BUDGETS, CONSTRAINTS, TABLES, all_constraints
 from apq_tune.cli.fleet import device_options, host_options, out_folder
+from apq_tune.cli.method import DEFAULT, KNOWN, search_with
 from apq_tune.cli.options import DATA_ROOT, SEED, SETTINGS, assigned
 from apq_tune.cli.values import Number
 from apq_tune.inputs import ranges
@@ -40,6 +41,13 @@ are drawn layer by layer, and the predictor is used whether it is of use or not.
 @TABLES
 @DATA_ROOT
 @click.option(
+    "--method",
+    type=click.Choice(KNOWN),
+    default=DEFAULT,
+    show_default=True,
+    help="Search method, as joint-vs-staged compares them at equal spend.",
+)
+@click.option(
     "--protocol",
     type=click.Choice(["ladder", "paper"]),
     default="ladder",
@@ -64,6 +72,7 @@ def run(
     budgets: tuple[str, ...],
     tables: tuple[Path, ...],
     data_root: Path | None,
+    method: str,
     protocol: str,
     minutes: float | None,
     assignments: tuple[str, ...],
@@ -80,6 +89,9 @@ def run(
 
     Without --constraint and --budget the limit is bit_ops<=25%. Given several of them, the network keeps all.
 
+    With another --method the same supernets are searched by it, with as many measurements and trainings of the same
+    lengths; its network is written to a folder of --out that has its name.
+
     Interrupt the command at any moment: the same command goes on where it stopped.
     """
     from apq_tune.errors import ReachError
@@ -92,6 +104,8 @@ def run(
         raise click.UsageError(f"--data {data!r} is no folder; give one, or . for the current one, or a name")
     if space is None and data is None:
         raise click.UsageError("neither SPACE nor --data; write a search space such as digits, or --data DIR")
+    if method != DEFAULT and protocol == "paper":
+        raise click.UsageError(f"--protocol paper goes with --method {DEFAULT}; --method paper searches as it does")
     loaded = None if space is None else SearchSpace.load_network(space)
     notes: tuple[str, ...] = ()
     complain = complaints(constraints, budgets, tables)
@@ -132,8 +146,14 @@ def run(
         )
         for line in pipeline.taken:
             listener.console.print(line, markup=False, soft_wrap=True)
-        outcome = pipeline.run()
-    write_report(outcome, out, listener.console)
+        if method == DEFAULT:
+            outcome = pipeline.run()
+        else:
+            pipeline.run_until("quantized_supernet")
+    if method == DEFAULT:
+        write_report(outcome, out, listener.console)
+    else:
+        search_with(pipeline, method, out, gpus=gpus_per_trial, num_cpus=num_cpus, executor=executor, address=address)
 
 
 def _chosen(data: str, space: SearchSpace | None, complain: Complaint | None) -> tuple[SearchSpace, tuple[str, ...]]:

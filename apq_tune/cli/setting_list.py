@@ -40,7 +40,7 @@ def all_settings() -> tuple[Group, ...]:
     return (
         Group("Of `run`, each as `--set NAME=VALUE`", tuple(_of(RunSettings, RunSettings()))),
         Group("Of `refine`, each as an option (`final_epochs` is `--final-epochs`)", tuple(_of(RefineSettings))),
-        Group("Of `baseline` and `joint-vs-staged`, each as an option", tuple(_of(Spend))),
+        Group("Of `joint-vs-staged`, each as an option", tuple(_of(Spend))),
     )
 
 

@@ -1,4 +1,4 @@
-"""``apq-tune baseline`` and ``apq-tune joint-vs-staged``."""
+"""``apq-tune joint-vs-staged``, and what it shares with ``apq-tune run --method``."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from click.core import ParameterSource
 
 from apq_tune.cli.costs import BUDGET_NAMES, BUDGETS, CONSTRAINTS, TABLES
 from apq_tune.cli.fleet import device_options, host_options, out_folder, progress_bar
-from apq_tune.cli.options import DATA_ROOT, SEED, SEEDS, SETTINGS, assigned, once
-from apq_tune.cli.values import Number, Place
+from apq_tune.cli.options import DATA_ROOT, SEEDS, SETTINGS, assigned, once
+from apq_tune.cli.values import Number
 from apq_tune.inputs import ranges
 
 if TYPE_CHECKING:
@@ -79,66 +79,6 @@ def spend_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
-
-
-@click.command()
-@click.argument("run", type=Place())
-@click.option("--method", type=click.Choice(NAMES), required=True, help="Search method.")
-@CONSTRAINTS
-@BUDGETS
-@TABLES
-@SEED
-@spend_options
-@out_folder()
-@device_options
-@host_options
-def baseline(
-    run: Path,
-    method: str,
-    constraints: tuple[str, ...],
-    budgets: tuple[str, ...],
-    tables: tuple[Path, ...],
-    seed: int,
-    out: Path,
-    device: str,
-    gpus_per_trial: float | None,
-    num_cpus: int | None,
-    executor: Kind | None,
-    address: str | None,
-    **spend: int,
-) -> None:
-    """Search with one method on the supernets of the directory RUN of a run.
-
-    uniform: best architecture and channels at one width; uniform-wa: at one for weights and one for activations;
-    staged: architecture, then channels, then one width per layer; staged-haq: then one for weights and one for
-    activations; random: best of as many; paper: the literal protocol, without a quantized supernet; joint: ours.
-    """
-    from apq_tune.pipeline.finished import load_supernets
-    from apq_tune.problem.costs import Costs
-    from apq_tune.space.network_encoding import NetworkEncoding
-    from apq_tune.store.directory import kept_tables
-    from apq_tune.studies.versus import Spend, VersusTask
-    from apq_tune.supernet.device import device_of
-
-    if len(budgets) + bool(constraints) != 1:
-        raise click.UsageError("give --constraint, once or more, or one --budget")
-    checked, where = Spend.checked(**spend), device_of(device)
-    trained = load_supernets(run)
-    all_tables = [*kept_tables(run), *tables]
-    costs = Costs.of(NetworkEncoding(trained.space), all_tables)
-    targets = limits_of(costs, budgets, constraints)
-    task = VersusTask(method, next(iter(targets)), seed)
-    basis = _basis(costs, all_tables, checked, targets, trained.settings.model_dump(mode="json"))
-    basis |= {"run": str(run.absolute())}
-    fleet = _fleet(out, "baseline", basis, executor=executor, address=address, num_cpus=num_cpus)
-    results = _finish(
-        fleet, [task], {task.seed: run.absolute()}, targets, checked, costs, where, out, gpus=gpus_per_trial, keep=True
-    )
-
-    from apq_tune.report.baseline import write_baseline
-
-    limits = tuple(costs.limits(targets[task.budget]))
-    write_baseline(task, results, limits, fleet.weights(task.key), checked, out, _console())
 
 
 @click.command("joint-vs-staged")
@@ -229,14 +169,14 @@ def joint_vs_staged(
     costs = Costs.of(NetworkEncoding(space), all_tables)
     targets = limits_of(costs, named, constraints)
     own = {OWN: targets.get(OWN, [])}
-    basis = _basis(costs, all_tables, checked, own, settings.model_dump(mode="json", exclude={"seed"}))
+    basis = basis_of(costs, all_tables, checked, own, settings.model_dump(mode="json", exclude={"seed"}))
     basis |= {"run": str(Path(target).absolute()) if is_run else None}
-    fleet = _fleet(out, "joint-vs-staged", basis, executor=executor, address=address, num_cpus=num_cpus)
+    fleet = fleet_of(out, "joint-vs-staged", basis, executor=executor, address=address, num_cpus=num_cpus)
     if not is_run:
         for line in taken(space):
-            _console().print(line, markup=False, soft_wrap=True)
+            screen().print(line, markup=False, soft_wrap=True)
         items = {f"supernets-{seed:03d}": seed for seed in runs}
-        with progress_bar(_console(), "supernets") as on_done:
+        with progress_bar(screen(), "supernets") as on_done:
             fleet.run(
                 versus.train_run,
                 versus.SupernetTrainings(space, changes, folder, data_root, where),
@@ -246,7 +186,7 @@ def joint_vs_staged(
                 gpus_per_trial,
             )
     tasks = [versus.VersusTask(method, budget, seed) for seed in runs for budget in targets for method in chosen]
-    _finish(fleet, tasks, runs, targets, checked, costs, where, out, gpus=gpus_per_trial)
+    search_all(fleet, tasks, runs, targets, checked, costs, where, out, gpus=gpus_per_trial)
 
 
 def seeds_from(first: int, n: int) -> range:
@@ -274,7 +214,7 @@ def limits_of(costs: Costs, budgets: Sequence[str], constraints: Sequence[str]) 
     )
 
 
-def _basis(
+def basis_of(
     costs: Costs, tables: list[Path], spend: Spend, limits: Mapping[str, list[str]], settings: Any
 ) -> dict[str, Any]:
     """All that a task's result depends on beside its key, which names method, budget and seed."""
@@ -285,13 +225,14 @@ def _basis(
     return basis | ({"tables": [digest(table) for table in tables]} if tables else {})
 
 
-def _fleet(out: Path, kind: str, basis: Mapping[str, Any], **options: Any) -> Fleet:
+def fleet_of(out: Path, kind: str, basis: Mapping[str, Any], **options: Any) -> Fleet:
+    """Open or create a folder of searches; ``Fleet`` has the arguments."""
     from apq_tune.studies.fleet import Fleet
 
     return Fleet(out, kind, basis, command=shlex.join(["apq-tune", *sys.argv[1:]]), **options)
 
 
-def _finish(
+def search_all(
     fleet: Fleet,
     tasks: list[VersusTask],
     runs: Mapping[int, Path],
@@ -304,10 +245,27 @@ def _finish(
     gpus: float | None = None,
     keep: bool = False,
 ) -> dict[str, Any]:
+    """Do the searches that are not done, and write and print what they found.
+
+    Args:
+        fleet: Folder of the searches.
+        tasks: The searches.
+        runs: Seed -> directory of the run whose supernets are searched.
+        limits: Name of a budget -> its limits as texts.
+        spend: What each search may spend.
+        costs: Metrics that may be limited.
+        device: Where networks are trained and measured.
+        out: Directory for the tables and the picture.
+        gpus: GPUs of each trial; ``None`` shares all of them among the trials at work.
+        keep: Whether the weights of the chosen networks are kept.
+
+    Returns:
+        Key of a task -> its result.
+    """
     from apq_tune.report.versus import write_versus
     from apq_tune.studies.versus import VersusShared, run_task
 
-    console = _console()
+    console = screen()
     shared = VersusShared(dict(runs), dict(limits), spend, fleet.checkpoints, costs, device, keep)
     with progress_bar(console, "searches") as on_done:
         results = fleet.run(run_task, shared, {task.key: task for task in tasks}, on_done, device, gpus)
@@ -315,7 +273,8 @@ def _finish(
     return results
 
 
-def _console() -> Any:
+def screen() -> Any:
+    """The terminal."""
     from apq_tune.report.screen import Screen
 
     return Screen()

@@ -15,7 +15,7 @@ from apq_tune.space.candidate import Candidate
 from apq_tune.store.files import to_json, write_atomically
 
 WEIGHTS, RECORD = "best.pt", "best.json"
-"""Files of the chosen network, in the folder of a run, of a refinement or of a baseline."""
+"""Files of the chosen network, in the folder of a run, of a refinement or of one method."""
 
 
 def kept(table: pd.DataFrame, constraints: Sequence[Constraint]) -> NDArray[np.bool_]:

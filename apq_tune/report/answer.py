@@ -1,4 +1,4 @@
-"""The chosen network in words, at the end of a run or of a refinement."""
+"""The chosen network in words, at the end of a run, of a run with another method or of a refinement."""
 
 from __future__ import annotations
 

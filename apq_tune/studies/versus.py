@@ -21,10 +21,11 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from apq_tune.data import Data
 from apq_tune.errors import RunError
 from apq_tune.hosts.executor import Result
 from apq_tune.inputs import ranges
-from apq_tune.inputs.ranges import validated
+from apq_tune.inputs.ranges import PROXY, validated
 from apq_tune.methods import METHODS, Bench, Question
 from apq_tune.methods.bench import Counts, Kind, Measure, Measurement
 from apq_tune.pipeline.finished import Supernets, load_supernets
@@ -78,6 +79,36 @@ class Spend(BaseModel):
         if spend.final_steps < spend.short_steps:
             raise RunError(f"final steps are {spend.final_steps}, short ones {spend.short_steps}; swap them")
         return spend
+
+    @classmethod
+    def of_run(cls, settings: RunSettings, data: Data) -> Spend:
+        """What a run with these settings spends when it searches with its predictor.
+
+        As many evaluations in both supernets together, as many short trainings as it has pairs, and trainings of the
+        same lengths, counted in steps of the batch size of its finalists.
+
+        Args:
+            settings: Settings of the run.
+            data: Images of the run.
+
+        Raises:
+            RunError: If it is too little for a method.
+        """
+        proxy = settings.n_fp32 + settings.n_proxy
+        if proxy < PROXY.low:
+            raise RunError(
+                f"n_fp32={settings.n_fp32} and n_proxy={settings.n_proxy} are {proxy} evaluations in the supernets; a "
+                f"method needs {PROXY.low} or more, raise one of them with --set"
+            )
+        epoch = max(1, len(data.train.labels) // settings.final.batch_size)
+        return cls.checked(
+            proxy=proxy,
+            short=settings.n_pairs,
+            short_steps=min(settings.pair.epochs, settings.final.epochs) * epoch,
+            final_steps=settings.final.epochs * epoch,
+            images=settings.n_search or len(data.search.labels),
+            repeats=1,
+        )
 
     @property
     def counts(self) -> Counts:

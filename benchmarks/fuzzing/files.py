@@ -65,7 +65,7 @@ LATER = {
 READERS = {
     "refine": tuple(LATER),
     "predictor report": ("3_fp32_losses", "4_proxy_losses", "5_qat_pairs"),
-    "baseline": ("1_supernet", "2_quantized_supernet"),
+    "run --method": ("1_supernet", "2_quantized_supernet"),
 }
 """Stages that other commands read, by command; all commands read the files outside of stages."""
 
@@ -87,7 +87,7 @@ def _readings(own: Material) -> Iterator[tuple[Path, str, tuple[str, ...]]]:
     others = {
         "refine": ("refine", "{copy}", "--out", "{new}", *REFINE),
         "predictor report": ("predictor", "report", "{copy}", "--splits", "3"),
-        "baseline": ("baseline", "{copy}", "--method=random", "--constraint=bit_ops<=50%", "--out", "{new}", *SPEND),
+        "run --method": (*again, "--method=random", "--set=n_proxy=60"),
     }
     for name in _files(own.run):
         stage = name.split("/")[0] if "/" in name else ""

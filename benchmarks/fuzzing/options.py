@@ -48,7 +48,6 @@ def usual(own: Material) -> dict[tuple[str, ...], Given]:
     return {
         ("run",): given(space="digits") | out | always(FAST),
         ("refine",): run | out | always(REFINE),
-        ("baseline",): run | given(method="--method=random") | versus,
         ("joint-vs-staged",): given(target=str(own.run)) | versus,
         ("search",): space | given(objective="--objective=macs", evaluations="--evaluations=100") | out,
         ("sweep",): space | given(constraints="--constraint=bit_ops<=8e6", objective="--objective=macs") | out,

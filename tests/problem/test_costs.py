@@ -28,7 +28,7 @@ def test_what_is_built_in_is_what_help_and_aliases_name(costs: Costs) -> None:
         assert name in options.METRICS
 
 
-@pytest.mark.parametrize("command", ["run", "refine", "search", "sweep", "baseline", "joint-vs-staged", "compare"])
+@pytest.mark.parametrize("command", ["run", "refine", "search", "sweep", "joint-vs-staged", "compare"])
 def test_every_command_that_takes_limits_lists_the_metrics_with_their_units(command: str) -> None:
     text = " ".join(CliRunner().invoke(cli, [command, "--help"]).output.split())
     assert options.METRICS.replace("  ", " ") in text

@@ -37,6 +37,7 @@ from apq_tune.supernet.qat import QATTask, train_candidate
 from apq_tune.supernet.train import Training
 
 SPEND = {"proxy": 60, "short": 6, "short_steps": 2, "final_steps": 9, "repeats": 2, "images": 100}
+FEW = {"n_fp32": 20, "n_proxy": 40, "n_pairs": 10, "final.epochs": 2}
 CHANGES = {"supernet.epochs": 1, "quantized.epochs": 1, "n_calibration": 32}
 
 
@@ -127,25 +128,51 @@ def test_the_commands_compare_and_resume_to_the_same_bytes(shared: VersusShared,
     assert table["method"].tolist() == ["joint", "uniform"]
     assert table["n proxy"].tolist() == [60, 60]
     assert (out / "differences.png").read_bytes().startswith(b"\x89PNG")
-    alone = tmp_path / "alone"
-    command = ("baseline", shared.runs[7], "--method=uniform", "--seed=7", "--constraint=bit_ops<=25%")
-    command = (*command, f"--out={alone}")
-    said = run(*command)
-    assert "Chosen: uniform, with the least loss on search images of the 2 of 2 trained networks" in said
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_run_with_a_method_keeps_its_network_and_makes_it_again_when_it_is_lost(
+    shared: VersusShared, tmp_path: Path
+) -> None:
+    def run(*arguments: str) -> str:
+        changes = [f"--set={name}={value}" for name, value in (CHANGES | FEW).items()]
+        command = ["run", "digits", "--method=uniform", "--seed=7", f"--out={tmp_path / 'run'}", *changes, *arguments]
+        result = CliRunner().invoke(cli, [*command, "--num-cpus=2"], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    shutil.copytree(shared.runs[7], tmp_path / "run")
+    said, alone = run("--constraint=bit_ops<=25%"), tmp_path / "run" / "uniform"
+    assert "Chosen: uniform, with the least loss on search images of the 4 of 4 trained networks" in said
     assert re.search(r"bit_ops [\d.]+ M BitOps: \d+% of the limit <= 14.66 M BitOps", said)
+    counts = pd.read_csv(alone / "results.csv").iloc[0]
+    assert counts[["n fp32", "n proxy", "n fine", "n short"]].tolist() == [0, 60, 30, 10]
     record, weights = json.loads((alone / "best.json").read_text()), (alone / "best.pt").read_bytes()
-    network = load_supernets(shared.runs[7]).quantized.subnet(Candidate.from_dict(record["candidate"]))
+    trained = load_supernets(tmp_path / "run").quantized
+    network = trained.subnet(Candidate.from_dict(record["candidate"]))
     network.load_state_dict(torch.load(alone / "best.pt", weights_only=True))
-    data = load_supernets(shared.runs[7]).quantized.data
-    assert evaluate.score(network, data.search).loss == pytest.approx(record["scores"]["search"]["loss"], rel=1e-6)
+    assert evaluate.score(network, trained.data.search).loss == pytest.approx(
+        record["scores"]["search"]["loss"], rel=1e-6
+    )
     for name in ("best.pt", "items/007-constraints-uniform.pt"):
         (alone / name).unlink()
-    run(*command)
+    run("--constraint=bit_ops<=25%")
     assert (alone / "best.pt").read_bytes() == weights
-    columns = ["test_loss", "candidate_json", "n short"]
-    pd.testing.assert_frame_equal(
-        pd.read_csv(alone / "results.csv")[columns], table[columns][1:].reset_index(drop=True)
+    with pytest.raises(RunError, match=r"is a search with uniform whose limits is .*; repeat what it began with"):
+        run("--constraint=bit_ops<=20%")
+
+
+def test_a_method_spends_what_a_run_with_its_predictor_spends(shared: VersusShared) -> None:
+    data = load_supernets(shared.runs[7]).fp32.data
+    spend = Spend.of_run(RunSettings().updated({"pair.epochs": 2}), data)
+    epoch = 898 // 32
+    assert spend == Spend(
+        proxy=280, short=32, short_steps=2 * epoch, final_steps=6 * epoch, repeats=1, images=len(data.search.labels)
     )
+    assert Spend.of_run(RunSettings().updated({"n_search": 50}), data).images == 50
+    with pytest.raises(RunError, match=r"n_fp32=12 and n_proxy=20 are 32 evaluations .* needs 60 or more, raise one"):
+        Spend.of_run(RunSettings().updated({"n_fp32": 12, "n_proxy": 20}), data)
 
 
 def test_rungs_cost_about_the_same_and_the_last_has_a_choice() -> None:
@@ -239,7 +266,7 @@ def test_the_commands_know_the_methods_and_refuse_in_one_line(tmp_path: Path) ->
         (["joint-vs-staged", "digits", "--method=both"], "'both' is not one of 'joint', 'staged'"),
         (["joint-vs-staged", "digits", "--method=joint", "--method=joint"], "'joint' comes twice; give it once"),
         (["joint-vs-staged", "digits", "--budget=flash"], "'flash' is not one of 'memory', 'memory-tight'"),
-        (["baseline", str(tmp_path), "--method=joint"], "give --constraint, once or more, or one --budget"),
+        (["run", "digits", "--method=joint", "--protocol=paper"], "--protocol paper goes with --method predictor"),
         (["joint-vs-staged", "digits", "--proxy=5"], "'--proxy': give a whole number from 60 to 1000000, got '5'"),
     ):
         result = CliRunner().invoke(cli, [*arguments, out])
@@ -248,7 +275,6 @@ def test_the_commands_know_the_methods_and_refuse_in_one_line(tmp_path: Path) ->
     for arguments, said in (
         (["joint-vs-staged", "digits", "--constraint=weight_bytes<=1"], "no candidate reaches weight_bytes <= 1"),
         (["joint-vs-staged", "digits", "--final-steps=9"], "final steps are 9, short ones 20; swap them"),
-        (["baseline", str(tmp_path), "--method=uniform", "--budget=memory"], "is no run directory"),
     ):
         result = CliRunner().invoke(cli, [*arguments, out])
         assert isinstance(result.exception, ApqError)
@@ -261,7 +287,7 @@ def test_the_commands_know_the_methods_and_refuse_in_one_line(tmp_path: Path) ->
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize(
     "command",
-    [["joint-vs-staged", "digits", "--budget=memory"], ["baseline", "runs", "--method=uniform", "--budget=memory"]],
+    [["joint-vs-staged", "digits", "--budget=memory"], ["run", "digits", "--method=uniform", "--budget=memory"]],
 )
 def test_a_gpu_that_is_not_there_is_refused_before_any_work(command: list[str], tmp_path: Path) -> None:
     out = tmp_path / "out"

@@ -1,4 +1,4 @@
-"""The end of a baseline: its network in words, its costs beside the limits, and its weights."""
+"""The end of ``run --method``: the chosen network in words, its costs beside the limits, and its weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from apq_tune.studies.verdict import finalists_frame, results_frame
 from apq_tune.studies.versus import Spend, VersusTask
 
 
-def write_baseline(
+def write_searched(
     task: VersusTask,
     results: Mapping[str, Mapping[str, Any]],
     constraints: tuple[Constraint, ...],

@@ -1,0 +1,62 @@
+"""``apq-tune run --method``: a run that searches with one of the methods that ``joint-vs-staged`` compares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from apq_tune.cli.versus import NAMES, OWN, basis_of, fleet_of, screen, search_all
+
+if TYPE_CHECKING:
+    from apq_tune.hosts.executor import Kind
+    from apq_tune.pipeline.run import PipelineRun
+
+DEFAULT = "predictor"
+"""Method of a run without ``--method``; it is done in stages, whose measurements serve other limits, too."""
+
+KNOWN = (DEFAULT, *(name for name in NAMES if name != DEFAULT))
+"""Names of ``--method``, the default first."""
+
+TRAINED = {"seed", "strategy", "supernet", "quantized", "n_calibration", "final"}
+"""Settings that the result of a method depends on beside its spend and its limits."""
+
+
+def search_with(
+    pipeline: PipelineRun,
+    method: str,
+    out: Path,
+    *,
+    gpus: float | None,
+    num_cpus: int | None,
+    executor: Kind | None,
+    address: str | None,
+) -> None:
+    """Search with a method on the supernets of a run, train its finalists, and write and print the chosen network.
+
+    Args:
+        pipeline: Run whose supernets are trained.
+        method: Name of the method.
+        out: Directory of the run; the results go to a folder of it that has the name of the method.
+        gpus: GPUs of the trial.
+        num_cpus: Most trials at once.
+        executor: Kind of executor.
+        address: Ray cluster to join.
+
+    Raises:
+        RunError: If the folder holds results of other settings or limits, or the search failed.
+    """
+    from apq_tune.problem.costs import as_texts
+    from apq_tune.report.searched import write_searched
+    from apq_tune.store.directory import kept_tables
+    from apq_tune.studies.versus import Spend, VersusTask
+
+    settings, costs, folder = pipeline.settings, pipeline.costs, out / method
+    limits = tuple(costs.limits(settings.constraints))
+    spend = Spend.of_run(settings, pipeline.data)
+    task = VersusTask(method, OWN, settings.seed)
+    targets = {OWN: as_texts(limits)}
+    basis = basis_of(costs, kept_tables(out), spend, targets, settings.model_dump(mode="json", include=TRAINED))
+    fleet = fleet_of(folder, f"search with {method}", basis, executor=executor, address=address, num_cpus=num_cpus)
+    runs = {task.seed: out.absolute()}
+    results = search_all(fleet, [task], runs, targets, spend, costs, pipeline.device, folder, gpus=gpus, keep=True)
+    write_searched(task, results, limits, fleet.weights(task.key), spend, folder, screen())
