@@ -69,8 +69,10 @@ def one_seed(
     cache = path / f"curve_{n_splits}.csv"
     if not cache.exists():
         report = report_predictors(path, counts=COUNTS, n_splits=n_splits, seed=seed, coverage_at=(50,))
-        floor = pd.DataFrame([{"form": "split-half agreement", "n": 0, **{s: report.floor.get(s) for s in TITLES}}])
-        scores = pd.concat([report.summary[["form", "n", *TITLES]], floor])
+        split_half = pd.DataFrame(
+            [{"form": "split-half agreement", "n": 0, **{s: report.split_half.get(s) for s in TITLES}}]
+        )
+        scores = pd.concat([report.summary[["form", "n", *TITLES]], split_half])
         write_atomically(cache, scores.assign(space=space.name, seed=seed).to_csv(index=False))
     return pd.read_csv(cache)
 
@@ -110,8 +112,8 @@ def picture(table: pd.DataFrame) -> bytes:
     mean, half = grouped.mean(), factor * grouped.std()
     ends = [(mean - half).add_suffix("_low"), (mean + half).add_suffix("_high")]
     summary = pd.concat([mean, *ends], axis=1).reset_index()
-    floor = table[table["form"] == "split-half agreement"][list(TITLES)].mean()
-    return curve_picture(summary, dict(floor))
+    split_half = table[table["form"] == "split-half agreement"][list(TITLES)].mean()
+    return curve_picture(summary, dict(split_half))
 
 
 def main() -> None:

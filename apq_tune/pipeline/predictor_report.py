@@ -34,7 +34,7 @@ class PredictorReport(NamedTuple):
     Attributes:
         splits: a row for each split, number of pairs and form; see ``learning_curve``.
         summary: see ``summarise``.
-        floor: Split-half agreement of the labels: scores of losses on even against losses on odd images. Predictors may
+        split_half: Split-half agreement of the labels: scores of losses on even against losses on odd images. Predictors may
             exceed it, since each half has half of the images.
         n_pairs: of the run.
         n_test: of them held out in each split.
@@ -44,7 +44,7 @@ class PredictorReport(NamedTuple):
 
     splits: pd.DataFrame
     summary: pd.DataFrame
-    floor: dict[str, float]
+    split_half: dict[str, float]
     n_pairs: int
     n_test: int
     n_splits: int

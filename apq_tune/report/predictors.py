@@ -35,7 +35,7 @@ def write_predictor_report(report: PredictorReport, path: Path, console: Console
     """Write the files into the run directory ``path`` and print a table for each score."""
     write_atomically(path / "predictor_report.csv", report.summary.to_csv(index=False))
     write_atomically(path / "predictor_splits.csv", report.splits.to_csv(index=False))
-    write_atomically(path / "predictor_report.png", curve_picture(report.summary, report.floor))
+    write_atomically(path / "predictor_report.png", curve_picture(report.summary, report.split_half))
     most = report.n_pairs - report.n_test
     more = f" For more, repeat the run with --set n_pairs={4 * report.n_pairs}." if most < PLENTY else ""
     console.print(
@@ -70,8 +70,8 @@ def score_table(report: PredictorReport, score: str) -> Table:
         known = rows.set_index("n")
         cells = [_cell(known.loc[n], score) for n in counts]
         table.add_row(f"{form} (used)" if form == report.used else str(form), *cells)
-    if score in report.floor:
-        table.add_row("split-half agreement", _short(report.floor[score]), style="dim")
+    if score in report.split_half:
+        table.add_row("split-half agreement", _short(report.split_half[score]), style="dim")
     return table
 
 
@@ -85,12 +85,12 @@ def _short(number: float) -> str:
     return f"{number:.3f}".replace("0.", ".", 1) if abs(number) < 1 else f"{number:.2f}"
 
 
-def curve_picture(summary: pd.DataFrame, floor: dict[str, float]) -> bytes:
+def curve_picture(summary: pd.DataFrame, split_half: dict[str, float]) -> bytes:
     """Draw three scores against the number of pairs.
 
     Args:
         summary: Table with ``form``, ``n``, and each score with its ``..._low`` and ``..._high``, NaN for no interval.
-        floor: Agreement of losses on even images with those on odd ones, by score; drawn as a horizontal line.
+        split_half: Agreement of losses on even images with those on odd ones, by score; drawn as a horizontal line.
 
     Returns:
         The picture as PNG.
@@ -107,10 +107,10 @@ def curve_picture(summary: pd.DataFrame, floor: dict[str, float]) -> bytes:
             ends = rows[[f"{score}_low", f"{score}_high"]].to_numpy(np.float64).T
             error = np.abs(np.nan_to_num(ends - rows[score].to_numpy(np.float64)))
             ax.errorbar(rows["n"] * shift, rows[score], error, marker=".", elinewidth=0.7, label=str(form), **style)
-        low, high = min(summary[score].min(), floor[score]), max(summary[score].max(), floor[score])
+        low, high = min(summary[score].min(), split_half[score]), max(summary[score].max(), split_half[score])
         margin = 0.15 * (high - low)
         ax.set_ylim(low - margin, high + margin)  # bars may be longer
-        ax.axhline(floor[score], color="0.5", linewidth=0.8, label="split-half agreement")
+        ax.axhline(split_half[score], color="0.5", linewidth=0.8, label="split-half agreement")
         ax.set(xscale="log", xlabel="quantized pairs in the fit", title=TITLES[score])
         counts = sorted(summary["n"].unique())
         ax.set_xticks(counts, [str(n) for n in counts])

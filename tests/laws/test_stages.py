@@ -61,9 +61,9 @@ def test_networks_begin_at_the_supernet_of_their_precision(base) -> None:
 def test_what_is_reported_of_pairs_is_what_their_table_says(base, n_search: int) -> None:
     pairs = pd.read_csv(base.run / "5_qat_pairs" / "losses.csv")
     report = json.loads((base.run / "7_predictors" / "report.json").read_text())
-    floor = kendalltau(pairs["loss_even"], pairs["loss_odd"]).statistic
-    assert report["split_half"]["qat pairs"]["kendall_tau"] == pytest.approx(floor)
-    assert floor < 1
+    split_half = kendalltau(pairs["loss_even"], pairs["loss_odd"]).statistic
+    assert report["split_half"]["qat pairs"]["kendall_tau"] == pytest.approx(split_half)
+    assert split_half < 1
     error = ((1 - pairs["accuracy"]) * n_search + 0.5) / (n_search + 1)
     assert report["error_law"] == pytest.approx(np.polyfit(np.log(pairs["loss"]), np.log(error), 1).tolist())
 
