@@ -32,14 +32,14 @@ class PredictorReport(NamedTuple):
     """How good the forms are.
 
     Attributes:
-        splits: a row for each split, number of pairs and form; see ``learning_curve``.
-        summary: see ``summarise``.
-        split_half: Split-half agreement of the labels: scores of losses on even against losses on odd images. Predictors may
-            exceed it, since each half has half of the images.
-        n_pairs: of the run.
-        n_test: of them held out in each split.
-        n_splits: random splits.
-        used: the form that the run's search uses.
+        splits: Table with a row for each split, number of pairs and form; see ``learning_curve``.
+        summary: Means over the splits; see ``summarise``.
+        split_half: Split-half agreement of the labels: scores of losses on even against losses on odd images.
+            Predictors may exceed it, since each half has half of the images.
+        n_pairs: Number of QAT pairs of the run.
+        n_test: Number of pairs held out in each split.
+        n_splits: Number of random splits.
+        used: Form of predictor that the run's search uses.
     """
 
     splits: pd.DataFrame
