@@ -13,7 +13,7 @@ from apq_tune.predict import Floats, Pairs
 from apq_tune.problem.problem import Constraint
 from apq_tune.space.encoding import Genomes
 from apq_tune.space.gene import BIT_KINDS
-from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.gene_encoding import GeneEncoding
 
 Kind = Literal["fp32", "proxy", "fine", "short"]
 """Kinds of measurements: loss in the full-precision supernet; in the quantized supernet on a part of the images; in the
@@ -63,7 +63,7 @@ class Bench:
         on_measured: Callback with all measurements so far, called regularly.
     """
 
-    encoding: NetworkEncoding
+    encoding: GeneEncoding
     measures: Mapping[Kind, Measure]
     allowed: Counts
     replay: Mapping[tuple[Kind, bytes], float] = field(default_factory=dict)
@@ -132,7 +132,7 @@ class Question:
         seed: Seed of all random numbers.
     """
 
-    encoding: NetworkEncoding
+    encoding: GeneEncoding
     limits: tuple[Constraint, ...]
     bench: Bench
     seed: int

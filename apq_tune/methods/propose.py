@@ -12,7 +12,7 @@ from apq_tune.problem.problem import Constraint, Floats, FunctionMetric, Metric,
 from apq_tune.searchers import search
 from apq_tune.searchers.batch import choose_batch, similarity
 from apq_tune.space.encoding import Genomes
-from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.gene_encoding import GeneEncoding
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Proposals:
         seed: of the searches.
     """
 
-    encoding: NetworkEncoding
+    encoding: GeneEncoding
     ensemble: Ensemble
     fp32: Metric
     constraints: tuple[Constraint, ...]

@@ -14,7 +14,7 @@ from apq_tune.problem.problem import Constraint, Metric
 from apq_tune.searchers import search
 from apq_tune.space.encoding import Genomes
 from apq_tune.space.gene import ARCHITECTURE_KINDS
-from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.gene_encoding import GeneEncoding
 
 RIVALS = ("uniform", "staged")
 """Names of the baselines."""
@@ -33,7 +33,7 @@ class Rivals:
         seed: of the searches.
     """
 
-    encoding: NetworkEncoding
+    encoding: GeneEncoding
     loss: Metric
     fp32: Metric
     constraints: tuple[Constraint, ...]

@@ -33,7 +33,7 @@ from apq_tune.predict import Pairs
 from apq_tune.problem.problem import Constraint
 from apq_tune.space.encoding import Genomes
 from apq_tune.space.gene import ARCHITECTURE_KINDS
-from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.gene_encoding import GeneEncoding
 
 ARCHITECTURE, CHANNELS = 0.15, 0.3
 """Shares of the evaluations for stages 1 and 2; stage 3, whose search space is the largest, gets the rest."""
@@ -60,7 +60,7 @@ def staged_haq(question: Question) -> Genomes:
     return _stages(question, lambda _: everything)
 
 
-def _stages(question: Question, policy: Callable[[NetworkEncoding], Project]) -> Genomes:
+def _stages(question: Question, policy: Callable[[GeneEncoding], Project]) -> Genomes:
     bench, encoding = question.bench, question.encoding
     pruned = prune(question)
     tried = Pairs(np.zeros((0, encoding.n_genes), np.int16), np.zeros(0))

@@ -195,9 +195,14 @@ def network_of(space: object) -> Network:
     if not isinstance(network, Network):
         name = getattr(space, "name", space)
         raise SpaceError(
-            f"{name!r} has no network whose costs could be counted; give a NetworkEncoding of a SearchSpace"
+            f"{name!r} has no network whose costs could be counted; give a SearchSpace, or a space with a network"
         )
     return network
+
+
+def has_network(space: object) -> bool:
+    """Whether a search space has networks, whose costs can be counted."""
+    return isinstance(getattr(space, "network", None), Network)
 
 
 def ops(layers: tuple[Layer, ...]) -> tuple[Op, ...]:

@@ -14,14 +14,14 @@ from apq_tune.predict.forms import Form
 from apq_tune.predict.mean import MeanPredictor
 from apq_tune.predict.pairs import Fit, Pairs, Predictor, n_networks, networks_of, rows_of
 from apq_tune.predict.scores import agreement
-from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.encoding import Featured
 
 NORMAL_90 = 1.6449
 """Half-width of the central 90% interval of the standard normal distribution."""
 
 
 def fit_each(
-    fits: Mapping[Form, Fit], averaged: Sequence[Form], encoding: NetworkEncoding, pairs: Pairs, seed: int
+    fits: Mapping[Form, Fit], averaged: Sequence[Form], encoding: Featured, pairs: Pairs, seed: int
 ) -> dict[Form, Predictor]:
     """Fit every form of predictor once; ``mean`` reuses the fitted members.
 
@@ -64,7 +64,7 @@ def half_width(spread: float, n_splits: int, n_pairs: int, n_test: int) -> float
 def learning_curve(
     fits: Mapping[Form, Fit],
     averaged: Sequence[Form],
-    encoding: NetworkEncoding,
+    encoding: Featured,
     pairs: Pairs,
     counts: Sequence[int],
     *,

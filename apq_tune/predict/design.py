@@ -8,8 +8,7 @@ import numpy as np
 
 from apq_tune.predict.ordinal import OrdinalFeatures
 from apq_tune.predict.pairs import Floats, Predictor, Scale
-from apq_tune.space.encoding import Genomes
-from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.encoding import Featured, Genomes
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Design:
             else it is a column like others and counts for nothing until pairs say so.
     """
 
-    encoding: NetworkEncoding
+    encoding: Featured
     scale: Scale
     base: Predictor | None = None
     ordinal: OrdinalFeatures | None = None

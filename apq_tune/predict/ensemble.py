@@ -11,8 +11,7 @@ import numpy as np
 from apq_tune.errors import RunError
 from apq_tune.predict.pairs import Fit, Floats, Pairs, Predictor, n_networks, networks_of, rows_of
 from apq_tune.predict.ridge import fit_residual
-from apq_tune.space.encoding import Genomes
-from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.encoding import Featured, Genomes
 
 SHARE = 2 / 3
 """Share of the networks that a member is fitted to. They are drawn without replacement (Buhlmann 2002), as duplicates
@@ -41,9 +40,9 @@ class Ensemble:
     unit = "nats"
 
     @property
-    def encoding(self) -> NetworkEncoding:
+    def encoding(self) -> Featured:
         """Encoding of the search space."""
-        encoding: NetworkEncoding = self.members[0].encoding  # type: ignore[attr-defined]
+        encoding: Featured = self.members[0].encoding  # type: ignore[attr-defined]
         return encoding
 
     def moments(self, genomes: Genomes) -> tuple[Floats, Floats]:
@@ -89,7 +88,7 @@ class BoundPredictor:
         return self.ensemble.name
 
     @property
-    def encoding(self) -> NetworkEncoding:
+    def encoding(self) -> Featured:
         """Encoding of the search space."""
         return self.ensemble.encoding
 
@@ -99,7 +98,7 @@ class BoundPredictor:
 
 
 def fit_ensemble(
-    encoding: NetworkEncoding, rungs: Sequence[Pairs], base: Predictor, seed: tuple[int, ...], n_members: int = 8
+    encoding: Featured, rungs: Sequence[Pairs], base: Predictor, seed: tuple[int, ...], n_members: int = 8
 ) -> Ensemble:
     """Fit an ensemble of multi-fidelity predictors to random subsets of the pairs.
 
@@ -126,7 +125,7 @@ def fit_ensemble(
     return _ensemble(members, errors)
 
 
-def fit_parts(fit: Fit, encoding: NetworkEncoding, pairs: Pairs, seed: int, n_members: int = 8) -> Ensemble:
+def fit_parts(fit: Fit, encoding: Featured, pairs: Pairs, seed: int, n_members: int = 8) -> Ensemble:
     """Fit an ensemble of any form of predictor to random subsets of the pairs.
 
     Args:
@@ -142,7 +141,7 @@ def fit_parts(fit: Fit, encoding: NetworkEncoding, pairs: Pairs, seed: int, n_me
 
 
 def _member(
-    fit: Fit, encoding: NetworkEncoding, pairs: Pairs, rng: np.random.Generator, seed: int
+    fit: Fit, encoding: Featured, pairs: Pairs, rng: np.random.Generator, seed: int
 ) -> tuple[Predictor, Floats]:
     """Predictor fitted to the pairs of a random subset of networks, and its log errors on all other pairs."""
     networks = networks_of(pairs.genomes)

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import yaml
 
 from apq_tune.cost import CostModel, cost_models
 from apq_tune.errors import RunError
-from apq_tune.network.network import first_difference
+from apq_tune.network.network import first_difference, has_network
 from apq_tune.predict.design import Design
 from apq_tune.predict.ensemble import BoundPredictor, Ensemble
 from apq_tune.predict.gp import GaussianProcessPredictor, Kernel
@@ -25,10 +26,13 @@ from apq_tune.predict.ordinal import OrdinalFeatures, n_features
 from apq_tune.predict.pairs import Predictor, Scale
 from apq_tune.predict.published import published_predictor
 from apq_tune.predict.ridge import RidgePredictor
+from apq_tune.space.candidate import plain_value
 from apq_tune.space.choices import ChoiceSpace
-from apq_tune.space.flat_encoding import FlatEncoding
+from apq_tune.space.encoding import Featured
+from apq_tune.space.gene import Gene
 from apq_tune.space.measured import Mask
-from apq_tune.space.network_encoding import NetworkEncoding, encoding_of
+from apq_tune.space.network_encoding import encoding_of
+from apq_tune.space.parameters import Parameters
 from apq_tune.space.search_space import SearchSpace
 
 MEASURED = "measured"
@@ -48,15 +52,12 @@ def predictor_bytes(predictor: Predictor, measured: Mask | None = None) -> bytes
     buffer = io.BytesIO()
     arrays = _arrays(predictor)
     space = predictor.encoding.space  # type: ignore[attr-defined]
-    text = json.dumps(space.to_dict()) if isinstance(space, ChoiceSpace) else space.to_yaml()
     arrays |= {} if measured is None else {MEASURED: measured}
-    np.savez(buffer, space=np.asarray(text), **arrays)
+    np.savez(buffer, space=np.asarray(_text_of(space)), **arrays)
     return buffer.getvalue()
 
 
-def load_predictor(
-    path: str | Path, space: SearchSpace | ChoiceSpace | NetworkEncoding | FlatEncoding | None = None
-) -> Predictor:
+def load_predictor(path: str | Path, space: Parameters | Featured | None = None) -> Predictor:
     """Read a predictor and check that it fits the search space.
 
     Args:
@@ -77,12 +78,14 @@ def load_predictor(
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
         learned_on = _space_in(str(arrays.pop("space")), str(path))
+        if encoding is None and isinstance(learned_on, _OwnSpace):
+            raise RunError(f"{path}: was fitted on {learned_on.name}, which no file describes; give the space")
         encoding = encoding or encoding_of(learned_on)
         _check_choices(path, learned_on, encoding.space)
         _check_finite(arrays)
         arrays.pop(MEASURED, None)
         predictor = _predictor(arrays, "", encoding)
-        _check_skeleton(path, learned_on, encoding.space)
+        _check_network(path, learned_on, encoding.space)
         return predictor
     except (
         OSError,
@@ -97,7 +100,7 @@ def load_predictor(
         raise RunError(f"{path}: is not a readable predictor {named}({error}); make it again") from None
 
 
-def measured_in(path: str | Path, encoding: NetworkEncoding | FlatEncoding) -> Mask | None:
+def measured_in(path: str | Path, encoding: Featured) -> Mask | None:
     """Mask of the values that the pairs of a predictor cover; ``None`` if the file does not record it.
 
     Raises:
@@ -115,15 +118,38 @@ def measured_in(path: str | Path, encoding: NetworkEncoding | FlatEncoding) -> M
     return mask
 
 
-def _space_in(text: str, source: str) -> SearchSpace | ChoiceSpace:
+class _OwnSpace(Parameters):
+    """What a file keeps of a user's own kind of search space: enough to recognise it."""
+
+    def __init__(self, name: str, genes: Iterable[Iterable[Any]]) -> None:
+        self.name = name
+        self._genes = tuple(Gene(*map(plain_value, gene)) for gene in genes)  # type: ignore[arg-type]  # as JSON has it
+
+    @property
+    def genes(self) -> tuple[Gene, ...]:
+        return self._genes
+
+
+def _text_of(space: Any) -> str:
+    """Search space as text, from which ``_space_in`` makes it again."""
+    if isinstance(space, SearchSpace):
+        return space.to_yaml()
+    if type(space) is ChoiceSpace:
+        return json.dumps(space.to_dict())
+    return json.dumps({"name": space.name, "genes": space.genes})
+
+
+def _space_in(text: str, source: str) -> SearchSpace | ChoiceSpace | _OwnSpace:
     """Search space that a predictor was fitted on."""
     data = yaml.safe_load(text)
+    if isinstance(data, dict) and set(data) == {"name", "genes"}:
+        return _OwnSpace(data["name"], data["genes"])
     if isinstance(data, dict) and set(data) == {"name", "choices"}:
         return SearchSpace.from_choices(data["choices"], data["name"])
     return SearchSpace.from_dict(data, source)
 
 
-def _check_choices(path: Path, learned_on: SearchSpace | ChoiceSpace, space: SearchSpace | ChoiceSpace) -> None:
+def _check_choices(path: Path, learned_on: Any, space: Any) -> None:
     """Refuse a space of other named choices than the predictor was fitted on, as its features mean something else.
 
     Raises:
@@ -140,15 +166,15 @@ def _check_choices(path: Path, learned_on: SearchSpace | ChoiceSpace, space: Sea
         )
 
 
-def _check_skeleton(path: Path, learned_on: SearchSpace | ChoiceSpace, space: SearchSpace | ChoiceSpace) -> None:
+def _check_network(path: Path, learned_on: Any, space: Any) -> None:
     """Refuse a space whose networks differ from those that the predictor was fitted on, for instance in width.
 
     Data, classes and input channels may differ: a predictor ranks the same networks on another data set.
 
     Raises:
-        RunError: If they differ; the message names the first block that does.
+        RunError: If they differ; the message names the first part that does.
     """
-    if not isinstance(learned_on, SearchSpace) or not isinstance(space, SearchSpace):
+    if not has_network(learned_on) or not has_network(space):
         return
     if (difference := first_difference(learned_on.network, space.network)) is not None:
         part, field, theirs, ours = difference
@@ -219,7 +245,7 @@ def _design_arrays(design: Design) -> tuple[dict[str, Any], dict[str, Predictor]
     return arrays, {} if design.base is None else {"base": design.base}
 
 
-def _predictor(arrays: dict[str, Any], prefix: str, encoding: NetworkEncoding) -> Predictor:
+def _predictor(arrays: dict[str, Any], prefix: str, encoding: Featured) -> Predictor:
     own = {
         name[len(prefix) :]: a
         for name, a in arrays.items()
@@ -259,7 +285,7 @@ def _scale(values: Any) -> Scale:
     return Scale(mean, std, bool(log))
 
 
-def _design(own: dict[str, Any], encoding: NetworkEncoding, base: Predictor | None) -> Design:
+def _design(own: dict[str, Any], encoding: Featured, base: Predictor | None) -> Design:
     ordinal = None
     if own["ordinal"]:
         ordinal = OrdinalFeatures(encoding, own["mean"], own["factor"])

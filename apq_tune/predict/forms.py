@@ -11,7 +11,7 @@ from apq_tune.predict.mean import MeanPredictor, fit_mean
 from apq_tune.predict.mlp import MLPPredictor, fit_mlp
 from apq_tune.predict.pairs import Fit, Pairs, Predictor
 from apq_tune.predict.ridge import fit_ordinal, fit_residual, fit_ridge
-from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.encoding import Featured
 
 Form = Literal["scratch", "transferred", "ridge", "ordinal", "gp", "residual", "linear_ladder", "ladder", "mean"]
 """Names of the forms of ``forms``."""
@@ -23,12 +23,12 @@ AVERAGED: tuple[Form, ...] = ("linear_ladder", "ladder")
 """Members of the form ``mean``."""
 
 
-def fit_fp32(encoding: NetworkEncoding, pairs: Pairs, seed: int) -> MLPPredictor:
+def fit_fp32(encoding: Featured, pairs: Pairs, seed: int) -> MLPPredictor:
     """Fit the predictor of full-precision losses, which sees only the architecture."""
     return fit_mlp(encoding, pairs, seed, bits=False)
 
 
-def fit_proxy(encoding: NetworkEncoding, pairs: Pairs, seed: int, *, fp32: Predictor) -> MeanPredictor:
+def fit_proxy(encoding: Featured, pairs: Pairs, seed: int, *, fp32: Predictor) -> MeanPredictor:
     """Fit the proxy: the predictor of the quantized supernet's losses.
 
     It is the mean of a Gaussian process and a ridge regression on ordinal features, both with the prediction of
@@ -42,7 +42,7 @@ def fit_proxy(encoding: NetworkEncoding, pairs: Pairs, seed: int, *, fp32: Predi
     return fit_mean(encoding, pairs, seed, fits=fits)
 
 
-def fit_rungs(encoding: NetworkEncoding, fp32: Pairs, proxy: Pairs, seed: int) -> tuple[MLPPredictor, Predictor]:
+def fit_rungs(encoding: Featured, fp32: Pairs, proxy: Pairs, seed: int) -> tuple[MLPPredictor, Predictor]:
     """Fit the two predictors that ``forms`` needs, to losses of the full-precision and of the quantized supernet."""
     fitted = fit_fp32(encoding, fp32, seed)
     return fitted, fit_proxy(encoding, proxy, seed, fp32=fitted)
@@ -88,7 +88,7 @@ def plain_forms(*, log: bool) -> dict[PlainForm, Fit]:
 
 
 def fit_predictor(
-    encoding: NetworkEncoding, pairs: Pairs, form: PlainForm = "gp", *, seed: int = 0, log: bool = False
+    encoding: Featured, pairs: Pairs, form: PlainForm = "gp", *, seed: int = 0, log: bool = False
 ) -> Predictor:
     """Fit a predictor to measured candidates.
 

@@ -13,8 +13,7 @@ from scipy.linalg import cho_solve, cholesky, solve_triangular
 from apq_tune.predict.design import Design
 from apq_tune.predict.ordinal import OrdinalFeatures
 from apq_tune.predict.pairs import Floats, Pairs, Predictor, Scale
-from apq_tune.space.encoding import Genomes
-from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.encoding import Featured, Genomes
 
 BATCH = 500
 """Number of candidates per block of the kernel matrix, so that a block fits into the processor's cache."""
@@ -67,7 +66,7 @@ class GaussianProcessPredictor:
     intercept: float
 
     @property
-    def encoding(self) -> NetworkEncoding:
+    def encoding(self) -> Featured:
         """Encoding of the search space."""
         return self.design.encoding
 
@@ -122,7 +121,7 @@ def _root(kernel: Kernel, known: Floats) -> Floats:
 
 
 def fit_gp(
-    encoding: NetworkEncoding,
+    encoding: Featured,
     pairs: Pairs,
     seed: int,
     *,

@@ -8,8 +8,7 @@ import numpy as np
 
 from apq_tune.cost import CostModel
 from apq_tune.predict.pairs import Floats, Pairs, Predictor, Scale
-from apq_tune.space.encoding import Genomes
-from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.encoding import Featured, Genomes
 
 FLATTEST = 1e-3
 """Minimum slope in standard deviations, so that the ranking of the metric is preserved however few the pairs are."""
@@ -26,7 +25,7 @@ class LawPredictor:
         intercept: Logarithm of the loss where the metric is 1.
     """
 
-    encoding: NetworkEncoding
+    encoding: Featured
     metric: Predictor | CostModel
     slope: float
     intercept: float
@@ -39,7 +38,7 @@ class LawPredictor:
 
 
 def fit_law(
-    encoding: NetworkEncoding,
+    encoding: Featured,
     pairs: Pairs,
     seed: int,  # noqa: ARG001
     *,

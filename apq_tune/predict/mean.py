@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from apq_tune.predict.pairs import Fit, Floats, Pairs, Predictor
-from apq_tune.space.encoding import Genomes
-from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.encoding import Featured, Genomes
 
 
 @dataclass(frozen=True)
@@ -25,9 +24,9 @@ class MeanPredictor:
     log: bool = True
 
     @property
-    def encoding(self) -> NetworkEncoding:
+    def encoding(self) -> Featured:
         """Encoding of the search space."""
-        encoding: NetworkEncoding = self.members[0].encoding  # type: ignore[attr-defined]
+        encoding: Featured = self.members[0].encoding  # type: ignore[attr-defined]
         return encoding
 
     @property
@@ -47,7 +46,7 @@ class MeanPredictor:
 
 
 def fit_mean(
-    encoding: NetworkEncoding, pairs: Pairs, seed: int, *, fits: Mapping[str, Fit], log: bool = True
+    encoding: Featured, pairs: Pairs, seed: int, *, fits: Mapping[str, Fit], log: bool = True
 ) -> MeanPredictor:
     """Fit each form of predictor to the same pairs and average their predictions."""
     return MeanPredictor(tuple(fit(encoding, pairs, seed) for fit in fits.values()), log)

@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq_tune.predict.pairs import Floats, Pairs, Scale
-from apq_tune.space.encoding import Genomes
-from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.encoding import Featured, Genomes
 
 Array = NDArray[np.float32]
 
@@ -52,7 +51,7 @@ class MLPPredictor:
         scale: of the target.
     """
 
-    encoding: NetworkEncoding
+    encoding: Featured
     weights: dict[str, Array]
     scale: Scale
 
@@ -86,7 +85,7 @@ class MLPPredictor:
         return np.asarray((h @ w["W3"] + w["b3"])[:, 0], np.float64)
 
 
-def mlp_shapes(encoding: NetworkEncoding, hidden: int, *, bits: bool) -> dict[str, tuple[int, ...]]:
+def mlp_shapes(encoding: Featured, hidden: int, *, bits: bool) -> dict[str, tuple[int, ...]]:
     """Shapes of the weights of a predictor by name; those that see the bits stand last."""
     shapes: dict[str, tuple[int, ...]] = {}
     for layer, sizes in enumerate(itertools.pairwise([encoding.n_arch_features, hidden, hidden, hidden, 1])):
@@ -103,7 +102,7 @@ def _initial(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
 
 
 def fit_mlp(
-    encoding: NetworkEncoding,
+    encoding: Featured,
     pairs: Pairs,
     seed: int,
     *,

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq_tune.cost import CostModel, cost_models
+from apq_tune.network.network import has_network
 from apq_tune.predict import named
 from apq_tune.predict.pairs import Floats
 from apq_tune.space.encoding import Encoding, Genomes
 from apq_tune.space.gene import BIT_KINDS, Gene, places_of
-from apq_tune.space.network_encoding import NetworkEncoding
 
 N_REFERENCE = 2000
 """Random candidates that say how far each column spreads: the space is known before any pair is."""
@@ -108,8 +108,7 @@ class _Layout:
         for row, table in zip(padded, tables, strict=True):
             row[: len(table)] = table
         choices, sizes = places_of(genes, ["choice"]), places_of(genes, ["resolution"])
-        has_network = isinstance(encoding, NetworkEncoding)
-        costs = cost_models(encoding) if has_network else ()
+        costs = cost_models(encoding) if has_network(encoding.space) else ()
         groups: list[object] = ["block"] * len(first)
         groups += [(genes[place].kind, genes[place].layer) for place in (*numbers, *bits)]
         groups += [("choice", kind) for kind in named.kinds([genes[place] for place in choices]).tolist()]
@@ -118,6 +117,11 @@ class _Layout:
         kinds = np.array([number[group] for group in groups], np.intp)
         blocks, places = np.array(list(first.values()), np.intp), np.array([*numbers, *bits], np.intp)
         return cls(encoding, blocks, places, padded, choices, sizes, costs, kinds)
+
+    @cached_property
+    def _layouts(self) -> tuple[CostModel, ...]:
+        """One cost model of each layout: models of one layout look in the same places."""
+        return tuple({id(cost.layout): cost for cost in self.costs}.values())
 
     def columns(self, genomes: Genomes) -> Floats:
         """``(n, n_genes) -> (n, n_features)``."""
@@ -128,7 +132,8 @@ class _Layout:
         columns.append(named.columns([genes[place] for place in self.choices], genomes.take(self.choices, axis=1)))
         columns += [np.log2(genes[place].values)[genomes[:, place]][:, None] for place in self.sizes]
         if self.costs:
-            columns.append(np.log(np.column_stack([cost(genomes) for cost in self.costs])))
+            entries = {id(cost.layout): cost.index(genomes) for cost in self._layouts}
+            columns.append(np.log(np.column_stack([cost.at(*entries[id(cost.layout)]) for cost in self.costs])))
         return np.concatenate(columns, axis=1)
 
 

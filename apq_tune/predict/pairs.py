@@ -8,8 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from apq_tune.space.encoding import Genomes
-from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.encoding import Featured, Genomes
 
 Floats = NDArray[np.float64]
 
@@ -79,7 +78,7 @@ class Predictor(Protocol):
         ...
 
 
-Fit = Callable[[NetworkEncoding, Pairs, int], Predictor]
+Fit = Callable[[Featured, Pairs, int], Predictor]
 """Form of predictor: a function from an encoding, pairs and a seed to a fitted predictor."""
 
 

@@ -9,8 +9,7 @@ import numpy as np
 from apq_tune.predict.design import Design
 from apq_tune.predict.ordinal import OrdinalFeatures
 from apq_tune.predict.pairs import Floats, Pairs, Predictor, Scale, networks_of
-from apq_tune.space.encoding import Genomes
-from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.encoding import Featured, Genomes
 
 ALPHAS = np.logspace(-1, 4, 16)
 """Penalties among which the leave-one-out error selects."""
@@ -34,7 +33,7 @@ class RidgePredictor:
     intercept: float
 
     @property
-    def encoding(self) -> NetworkEncoding:
+    def encoding(self) -> Featured:
         """Encoding of the search space."""
         return self.design.encoding
 
@@ -55,7 +54,7 @@ class RidgePredictor:
 
 
 def fit_residual(
-    encoding: NetworkEncoding,
+    encoding: Featured,
     pairs: Pairs,
     seed: int,  # noqa: ARG001
     *,
@@ -76,13 +75,13 @@ def fit_residual(
     return _fit(Design(encoding, Scale.of(pairs.target, log=log), base), pairs, ALPHAS)
 
 
-def fit_ridge(encoding: NetworkEncoding, pairs: Pairs, seed: int, *, log: bool = True) -> RidgePredictor:
+def fit_ridge(encoding: Featured, pairs: Pairs, seed: int, *, log: bool = True) -> RidgePredictor:
     """Ridge regression on the one-hot features of architecture and bits."""
     return fit_residual(encoding, pairs, seed, base=None, log=log)
 
 
 def fit_ordinal(
-    encoding: NetworkEncoding, pairs: Pairs, seed: int, *, base: Predictor | None = None, log: bool = True
+    encoding: Featured, pairs: Pairs, seed: int, *, base: Predictor | None = None, log: bool = True
 ) -> RidgePredictor:
     """Ridge regression on ordinal features and the prediction of ``base``; see ``fit_residual`` for arguments.
 

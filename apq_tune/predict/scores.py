@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from apq_tune.errors import RunError
 from apq_tune.predict.pairs import Fit, Floats, Pairs, networks_of, rows_of
-from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.encoding import Featured
 
 
 class Agreement(NamedTuple):
@@ -46,7 +46,7 @@ def kendall_tau(predicted: Floats, measured: Floats) -> float:
 
 def held_out(
     fit: Fit,
-    encoding: NetworkEncoding,
+    encoding: Featured,
     pairs: Pairs,
     seed: int,
     *,

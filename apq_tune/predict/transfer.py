@@ -10,7 +10,7 @@ from apq_tune.predict.mlp import MLPPredictor, MLPSettings, fit_mlp
 from apq_tune.predict.pairs import Fit, Pairs, Predictor, Scale
 from apq_tune.predict.ridge import fit_ridge
 from apq_tune.predict.scores import Agreement, agreement, held_out
-from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.encoding import Featured
 
 GENTLE = MLPSettings(learning_rate=3e-4, weight_decay=0.1)
 """Settings for finetuning a trained predictor; with ten times the learning rate few pairs would overwrite it."""
@@ -34,7 +34,7 @@ def transfer(
         all pairs.
     """
 
-    def fit(encoding: NetworkEncoding, known: Pairs, seed: int) -> MLPPredictor:
+    def fit(encoding: Featured, known: Pairs, seed: int) -> MLPPredictor:
         return fit_mlp(
             encoding, known, seed, bits=True, start=_rescaled(start, known, log=log), log=log, settings=GENTLE
         )

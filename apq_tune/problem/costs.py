@@ -21,7 +21,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -29,8 +28,9 @@ from apq_tune.cost.bitfusion import bitfusion_energy_mj, bitfusion_latency_ms
 from apq_tune.cost.formats import load_cost_table
 from apq_tune.cost.models import cost_models
 from apq_tune.errors import ProblemError
+from apq_tune.network.network import has_network
 from apq_tune.problem.problem import Constraint, Metric, parse_constraint
-from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.gene_encoding import GeneEncoding
 
 BUILT_IN = {
     "macs": "MACs",
@@ -80,11 +80,11 @@ class Costs:
         metrics: Cost metrics by name: those of cost tables, then the built-in models that no table replaces.
     """
 
-    encoding: NetworkEncoding
+    encoding: GeneEncoding
     metrics: Mapping[str, Metric]
 
     @classmethod
-    def of(cls, encoding: NetworkEncoding, tables: Sequence[Path] = ()) -> Costs:
+    def of(cls, encoding: GeneEncoding, tables: Sequence[Path] = ()) -> Costs:
         """Read cost tables and add the built-in cost models.
 
         Args:
@@ -132,7 +132,7 @@ class Costs:
         return tuple(limits)
 
 
-def with_tables(metrics: Mapping[str, Metric], encoding: NetworkEncoding, tables: Sequence[Path]) -> dict[str, Metric]:
+def with_tables(metrics: Mapping[str, Metric], encoding: GeneEncoding, tables: Sequence[Path]) -> dict[str, Metric]:
     """Append the metrics of cost tables.
 
     Raises:
@@ -148,7 +148,7 @@ def with_tables(metrics: Mapping[str, Metric], encoding: NetworkEncoding, tables
     return known
 
 
-def with_built_in(metrics: Mapping[str, Metric], encoding: NetworkEncoding) -> dict[str, Metric]:
+def with_built_in(metrics: Mapping[str, Metric], encoding: GeneEncoding) -> dict[str, Metric]:
     """Append the built-in cost models, except those whose name a metric from a file already has."""
     built_in: dict[str, Metric] = {model.name: model for model in cost_models(encoding)}
     for name, make in (("latency_ms", bitfusion_latency_ms), ("energy_mj", bitfusion_energy_mj)):
@@ -157,22 +157,19 @@ def with_built_in(metrics: Mapping[str, Metric], encoding: NetworkEncoding) -> d
     return {**metrics, **{name: model for name, model in built_in.items() if name not in metrics}}
 
 
-def at_largest(encoding: NetworkEncoding | Any, metrics: Mapping[str, Metric]) -> dict[str, float]:
+def at_largest(encoding: GeneEncoding, metrics: Mapping[str, Metric]) -> dict[str, float]:
     """Costs of the largest network at its highest bit-widths, by name.
 
     Raises:
         ProblemError: If the space is one of named choices, which has no largest network.
     """
-    if not isinstance(encoding, NetworkEncoding):
-        name = getattr(encoding, "name", encoding)
-        raise ProblemError(f"{name}: has no largest network to take a share of; give a number")
-    largest = encoding.encode([encoding.extremes()[1]], check=False)
+    if not has_network(encoding.space):
+        raise ProblemError(f"{encoding.name}: has no largest network to take a share of; give a number")
+    largest = encoding.ends()[1:]
     return {name: float(metric(largest)[0]) for name, metric in metrics.items()}
 
 
-def read_limits(
-    encoding: NetworkEncoding, metrics: Mapping[str, Metric], texts: Sequence[str]
-) -> tuple[Constraint, ...]:
+def read_limits(encoding: GeneEncoding, metrics: Mapping[str, Metric], texts: Sequence[str]) -> tuple[Constraint, ...]:
     """Parse limits such as ``flash<=200kB``, ``bit_ops<=25%`` or ``latency_ms=8.4`` (an upper bound).
 
     Percentages refer to the largest network at its highest bit-widths. Of several bounds on the same side of a metric

@@ -155,7 +155,7 @@ def load_lookup(
     encoding = FlatEncoding(space)
     columns = _columns(encoding, genomes, numbers, missing)
     objectives = [(name, "maximize") for name in maximize] + [(name, "minimize") for name in minimize]
-    limits = read_limits(encoding, columns, constraints)  # type: ignore[arg-type]
+    limits = read_limits(encoding, columns, constraints)
     return Problem(space, [Objective(columns[n], d) for n, d in objectives], limits)  # type: ignore[arg-type]
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from apq_tune.cost.given import check_macs
 from apq_tune.errors import CandidateError, ProblemError, RunError
 from apq_tune.inputs.sheets import numbers_in, read_sheet
+from apq_tune.network.network import has_network
 from apq_tune.predict import MLPPredictor, Pairs
 from apq_tune.predict.files import load_predictor, measured_in
 from apq_tune.predict.pairs import Floats, n_networks
@@ -19,9 +20,9 @@ from apq_tune.problem.costs import read_limits, with_built_in, with_tables
 from apq_tune.problem.problem import Metric, Objective, Problem
 from apq_tune.space.choices import ChoiceSpace
 from apq_tune.space.encoding import Genomes
-from apq_tune.space.flat_encoding import FlatEncoding
+from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.space.measured import outside, within
-from apq_tune.space.network_encoding import NetworkEncoding, encoding_of
+from apq_tune.space.network_encoding import encoding_of
 from apq_tune.space.notation import candidate_from, entries_of
 from apq_tune.space.search_space import SearchSpace
 
@@ -31,7 +32,7 @@ FEWEST = 10
 """Minimum number of pairs of different candidates to fit a predictor to."""
 
 
-def load_metrics(encoding: NetworkEncoding, predictor: Path | None, tables: Sequence[Path]) -> dict[str, Metric]:
+def load_metrics(encoding: GeneEncoding, predictor: Path | None, tables: Sequence[Path]) -> dict[str, Metric]:
     """Metrics from files by name: first that of the predictor, then those of the cost tables.
 
     Raises:
@@ -44,13 +45,13 @@ def load_metrics(encoding: NetworkEncoding, predictor: Path | None, tables: Sequ
     return with_tables(metrics, encoding, tables)
 
 
-def all_metrics(encoding: NetworkEncoding | FlatEncoding, from_files: dict[str, Metric]) -> dict[str, Metric]:
+def all_metrics(encoding: GeneEncoding, from_files: dict[str, Metric]) -> dict[str, Metric]:
     """Metrics from files and, unless the space is one of named choices, the built-in costs.
 
     Raises:
         ProblemError: If there is no metric at all.
     """
-    if isinstance(encoding, NetworkEncoding):
+    if has_network(encoding.space):
         return with_built_in(from_files, encoding)
     if not from_files:
         raise ProblemError(f"{encoding.name}: named choices have no costs of their own; give --predictor or --table")
@@ -83,7 +84,7 @@ def stay_measured(encoding: Any, predictor: Path | None, *, extrapolate: bool) -
 
 
 def problem_of(
-    encoding: NetworkEncoding, metrics: dict[str, Metric], objectives: Sequence[str], limits: Sequence[str]
+    encoding: GeneEncoding, metrics: dict[str, Metric], objectives: Sequence[str], limits: Sequence[str]
 ) -> Problem:
     """Build a problem from metric names: ``accuracy`` is maximised, everything else minimised.
 
@@ -106,7 +107,7 @@ def problem_of(
 
 
 def score_candidates(
-    encoding: NetworkEncoding, metrics: dict[str, Metric], entries: Sequence[Any], *, skip_invalid: bool = False
+    encoding: GeneEncoding, metrics: dict[str, Metric], entries: Sequence[Any], *, skip_invalid: bool = False
 ) -> tuple[pd.DataFrame, list[str]]:
     """Evaluate all metrics of given candidates, in their order.
 
@@ -195,7 +196,7 @@ def read_pairs(
         except CandidateError as error:  # noqa: PERF203
             raise CandidateError(f"{path}: row {row}: {str(error).removeprefix('candidate 0: ')}") from None
     pairs = Pairs(np.array(genomes), target)
-    if isinstance(encoding, NetworkEncoding):
+    if has_network(encoding.space):
         check_macs(path, frame, encoding, entries, pairs.genomes)
     if (n := n_networks(pairs)) < FEWEST:
         raise RunError(f"{path}: its {len(target)} pairs are of {n} candidates; give at least {FEWEST} different ones")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -91,7 +92,7 @@ class Encoding(Genes, Protocol):
         """``(n, n_genes)`` -> ``n`` candidates."""
         ...
 
-    def encode(self, candidates: Any) -> Genomes:
+    def encode(self, candidates: Sequence[Any]) -> Genomes:
         """``n`` candidates -> canonical ``(n, n_genes)``; refuses those that are not in the space."""
         ...
 

@@ -68,8 +68,8 @@ class FlatEncoding(GeneEncoding):
             for genome in genomes.tolist()
         ]
 
-    def encode(self, candidates: Sequence[Any]) -> Genomes:
-        """``n`` candidates -> ``(n, n_genes)``.
+    def encode(self, candidates: Sequence[Any], *, check: bool = True) -> Genomes:  # noqa: ARG002
+        """``n`` candidates -> ``(n, n_genes)``; there are no rules to check.
 
         Raises:
             CandidateError: Naming the candidate's position, the choice and the value.

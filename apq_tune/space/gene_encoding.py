@@ -93,8 +93,16 @@ class GeneEncoding(abc.ABC):
         """``(n, n_genes)`` -> ``n`` candidates."""
 
     @abc.abstractmethod
-    def encode(self, candidates: Sequence[Any]) -> Genomes:
-        """``n`` candidates -> canonical ``(n, n_genes)``."""
+    def encode(self, candidates: Sequence[Any], *, check: bool = True) -> Genomes:
+        """``n`` candidates -> canonical ``(n, n_genes)``.
+
+        Args:
+            candidates: Points of the space.
+            check: Whether to refuse candidates that break a rule of the space, too.
+
+        Raises:
+            CandidateError: If one is not in the space.
+        """
 
     def _draw(self, n: int, rng: np.random.Generator) -> Genomes:
         return draw(self.n_choices, n, rng)

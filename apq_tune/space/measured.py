@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq_tune.errors import CandidateError, SpaceError
-from apq_tune.space.encoding import Genomes, draw
+from apq_tune.space.encoding import Encoding, Genomes, draw
 from apq_tune.space.flat_encoding import FlatEncoding
 from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.space.network_encoding import NetworkEncoding
@@ -19,20 +19,20 @@ Mask = NDArray[np.bool_]
 """``(n_genes, most values of a gene)``: which values are inside; beyond a gene's values all is False."""
 
 
-def measured_values(encoding: GeneEncoding, genomes: Genomes) -> Mask:
+def measured_values(encoding: Encoding, genomes: Genomes) -> Mask:
     """Which values of each gene lie within what was measured.
 
     Numbers are inside between the smallest and the largest one that was measured, anything else if it was measured
     itself. A gene that is off in all candidates has nothing outside.
 
     Args:
-        encoding: of the space.
-        genomes: ``(n, n_genes)`` that were measured.
+        encoding: Encoding of the search space.
+        genomes: ``(n, n_genes)`` genomes that were measured.
     """
     active = encoding.active_genes(genomes)
     mask = np.zeros((len(encoding.n_choices), int(encoding.n_choices.max())), bool)
-    for gene, values in enumerate(encoding.choices):
-        seen = np.unique(genomes[active[:, gene], gene])
+    for place, gene in enumerate(encoding.genes):
+        seen, values = np.unique(genomes[active[:, place], place]), gene.values
         if len(seen) == 0:
             inside = np.ones(len(values), bool)
         elif all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
@@ -40,34 +40,34 @@ def measured_values(encoding: GeneEncoding, genomes: Genomes) -> Mask:
             inside = (numbers >= numbers[seen].min()) & (numbers <= numbers[seen].max())
         else:
             inside = np.isin(np.arange(len(values)), seen)
-        mask[gene, : len(values)] = inside
+        mask[place, : len(values)] = inside
     return mask
 
 
 def within(encoding: GeneEncoding, mask: Mask) -> Any:
-    """The same encoding, all of whose genomes lie inside; itself if nothing is outside."""
+    """Restrict an encoding to genomes that lie inside; returns it as it is if nothing is outside."""
     if not outside(encoding, mask):
         return encoding
     kind = _WithinNetworks if isinstance(encoding, NetworkEncoding) else _WithinFlat
     return kind(encoding.space, mask)
 
 
-def outside(encoding: GeneEncoding, mask: Mask) -> list[str]:
-    """In words, each gene of which something is outside, with what is inside."""
+def outside(encoding: Encoding, mask: Mask) -> list[str]:
+    """Say of each gene that has values outside which ones are inside."""
     found = []
-    for name, values, inside in zip(encoding.names, encoding.choices, mask, strict=True):
-        kept = [value for value, keep in zip(values, inside, strict=False) if keep]
-        if len(kept) < len(values):
-            found.append(f"{name} {', '.join(map(str, kept[:6]))}{', ...' if len(kept) > 6 else ''}")
+    for gene, inside in zip(encoding.genes, mask, strict=True):
+        kept = [value for value, keep in zip(gene.values, inside, strict=False) if keep]
+        if len(kept) < len(gene.values):
+            found.append(f"{gene.name} {', '.join(map(str, kept[:6]))}{', ...' if len(kept) > 6 else ''}")
     return found
 
 
 class _Places:
-    """Where the values inside are, for each gene.
+    """Places of the values inside, for each gene.
 
     Attributes:
-        counts: ``(n_genes,)`` how many are inside.
-        nearest: ``(n_genes, n_values)`` the place of the nearest one inside, for each value.
+        counts: ``(n_genes,)`` number of values inside.
+        nearest: ``(n_genes, n_values)`` place of the nearest value inside, for each value.
     """
 
     def __init__(self, mask: Mask) -> None:
@@ -78,23 +78,23 @@ class _Places:
         self.nearest = steps.argmin(axis=2).astype(np.int16)
 
     def draw(self, n: int, rng: np.random.Generator) -> Genomes:
-        """``(n, n_genes)``, uniform over what is inside."""
+        """Draw ``(n, n_genes)`` genomes, uniform over the values inside."""
         genes = np.arange(len(self.counts))
         return np.asarray(self._order[genes, draw(self.counts, n, rng)], np.int16)
 
     def move_in(self, genomes: Genomes) -> Genomes:
-        """Each gene to its nearest value inside."""
+        """Move each gene to its nearest value inside."""
         return np.asarray(self.nearest[np.arange(len(self.counts)), genomes], np.int16)
 
     def contain(self, genomes: Genomes, active: Mask) -> NDArray[np.bool_]:
-        """``(n, n_genes) -> (n,)``: which genomes are inside with all genes that matter."""
+        """``(n, n_genes) -> (n,)``: whether all genes that matter are inside."""
         return np.asarray((self.mask[np.arange(len(self.counts)), genomes] | ~active).all(axis=1))
 
     def check(self, encoding: GeneEncoding, genomes: Genomes) -> None:
         """Refuse genomes that are not inside.
 
         Raises:
-            CandidateError: naming the first candidate, its gene and its value.
+            CandidateError: Naming the first candidate, its gene and its value.
         """
         active = encoding.active_genes(genomes)
         for i in np.flatnonzero(~self.contain(genomes, active)):
@@ -131,9 +131,10 @@ class _WithinFlat(FlatEncoding):
         inside = [np.flatnonzero(row) for row in self._places.mask]
         return np.stack([axis.ravel() for axis in np.meshgrid(*inside, indexing="ij")], axis=1).astype(np.int16)
 
-    def encode(self, candidates: Sequence[Any]) -> Genomes:
+    def encode(self, candidates: Sequence[Any], *, check: bool = True) -> Genomes:
         genomes = super().encode(candidates)
-        self._places.check(self, genomes)
+        if check:
+            self._places.check(self, genomes)
         return genomes
 
 

@@ -79,7 +79,7 @@ class NetworkEncoding(GeneEncoding):
         )
 
     def _layout(self) -> tuple[NDArray[np.intp], NDArray[np.int32], NDArray[np.int32]]:
-        """How ``block_index`` numbers the choices of all blocks.
+        """How ``_block_index`` numbers the choices of all blocks.
 
         Returns:
             ``(n_fields, n_slots)`` places of genes, and how far apart their values are; ``(n_slots,)`` first entries.
@@ -96,7 +96,7 @@ class NetworkEncoding(GeneEncoding):
         """Number of different candidates."""
         return int(self.space.size())
 
-    def block_index(self, genomes: Genomes) -> NDArray[np.int32]:
+    def _block_index(self, genomes: Genomes) -> NDArray[np.int32]:
         """``(n, n_genes) -> (n, n_slots)``: each block's place among all choices of all blocks, 0 if it is off.
 
         Tables are laid out by it: entry 0, then for each slot its choices, the last field running fastest.
@@ -106,15 +106,6 @@ class NetworkEncoding(GeneEncoding):
             index += genomes.take(genes, axis=1) * strides
         index *= self.active(genomes)
         return index
-
-    def block_place(self, slot: int, block: Any) -> int:
-        """The entry of one block in tables that ``block_index`` points into."""
-        genes = [self.choices[gene].index(value) for gene, value in zip(self._block_genes[slot], block, strict=True)]
-        return int(self._starts[slot] + np.dot(self._strides[: len(genes), slot], genes))
-
-    def resolution_index(self, genomes: Genomes) -> NDArray[np.int16]:
-        """``(n, n_genes) -> (n,)``: each candidate's place among the resolutions."""
-        return np.zeros(len(genomes), np.int16) if self._size_gene is None else genomes[:, self._size_gene]
 
     def active(self, genomes: Genomes) -> NDArray[np.bool_]:
         """``(n, n_genes) -> (n, n_slots)``: which slots the depths leave switched on."""
@@ -129,7 +120,7 @@ class NetworkEncoding(GeneEncoding):
 
     def _offences(self, genomes: Genomes) -> NDArray[np.bool_]:
         """``(n, n_slots)``: active blocks with a forbidden combination."""
-        return ~self._allowed.take(self.block_index(genomes))
+        return ~self._allowed.take(self._block_index(genomes))
 
     def is_allowed(self, genomes: Genomes) -> NDArray[np.bool_]:
         """``(n, n_genes) -> (n,)``: whether no forbidden rule of the space is broken."""

@@ -18,7 +18,7 @@ from apq_tune.problem.metrics import all_metrics, load_metrics, problem_of
 from apq_tune.problem.pareto import Yardstick
 from apq_tune.problem.problem import Metric, Problem, parse_constraint
 from apq_tune.searchers import ALGORITHMS, Searching
-from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.studies.fleet import CHECKPOINT_SECONDS, finish
 
 ANALYTIC = "analytic"
@@ -56,7 +56,7 @@ class Sweep(NamedTuple):
         seconds: between two checkpoints of a search.
     """
 
-    encoding: NetworkEncoding
+    encoding: GeneEncoding
     metrics: Mapping[str, dict[str, Metric]]
     objectives: tuple[str, ...]
     n_evaluations: int
@@ -113,7 +113,7 @@ def read_limits(texts: Sequence[str], metrics: Mapping[str, Metric]) -> list[tup
 
 
 def device_metrics(
-    encoding: NetworkEncoding, predictor: Path | None, tables: Mapping[str, Sequence[Path]]
+    encoding: GeneEncoding, predictor: Path | None, tables: Mapping[str, Sequence[Path]]
 ) -> dict[str, dict[str, Metric]]:
     """Device -> name -> metric: the predictor, the device's tables, and models for what they lack.
 
