@@ -34,7 +34,9 @@ from apq_tune.space.candidate import Candidate, Configuration
 from apq_tune.space.choices import ChoiceSpace
 from apq_tune.space.encoding import Encoding
 from apq_tune.space.flat_encoding import FlatEncoding
+from apq_tune.space.gene import Gene
 from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.parameters import Space
 from apq_tune.space.search_space import SearchSpace, known_spaces
 
 if TYPE_CHECKING:
@@ -87,6 +89,7 @@ __all__ = [
     "FlatEncoding",
     "Front",
     "FunctionMetric",
+    "Gene",
     "Metric",
     "ModelBased",
     "ModelSampler",
@@ -102,6 +105,7 @@ __all__ = [
     "ReachError",
     "RunError",
     "SearchSpace",
+    "Space",
     "SpaceError",
     "StudyError",
     "Subnet",

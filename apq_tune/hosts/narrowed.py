@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from apq_tune.errors import CandidateError, SpaceError
 from apq_tune.space.encoding import Genomes, draw
 from apq_tune.space.gene import Gene
-from apq_tune.space.parameters import Parameters
+from apq_tune.space.parameters import Space
 
 MAX_REPAIRS = 100
 """Maximum number of rounds of redrawing forbidden combinations: single genes at first, whole genomes from half on."""
@@ -24,7 +24,7 @@ MAX_COMBINATIONS = 200_000
 
 
 @dataclass(frozen=True)
-class NarrowedSpace(Parameters):
+class NarrowedSpace(Space):
     """Search space with restricted values of its parameters.
 
     Attributes:
@@ -34,6 +34,11 @@ class NarrowedSpace(Parameters):
 
     whole: Any
     choices: Mapping[str, tuple[Any, ...]]
+
+    @property
+    def name(self) -> str:
+        """Name of the search space."""
+        return str(self.whole.name)
 
     @functools.cached_property
     def genes(self) -> tuple[Gene, ...]:

@@ -33,11 +33,10 @@ from apq_tune.hosts.narrowed import NarrowedEncoding
 from apq_tune.hosts.optuna_genes import ParameterGenes, uniform_value
 from apq_tune.problem.problem import Evaluation
 from apq_tune.searchers.algorithms import NSGA2, Evolution, State
-from apq_tune.space.choices import ChoiceSpace
 from apq_tune.space.encoding import Genomes
-from apq_tune.space.flat_encoding import FlatEncoding
-from apq_tune.space.network_encoding import NetworkEncoding, encoding_of
-from apq_tune.space.search_space import SearchSpace
+from apq_tune.space.gene_encoding import GeneEncoding
+from apq_tune.space.network_encoding import encoding_of
+from apq_tune.space.parameters import Space
 
 HUGE = 1e300
 """Replacement of infinite objective values, whose differences are finite."""
@@ -52,8 +51,8 @@ SMALL = 20
 """Default population and number of parents of ``EvolutionSampler``. Those of ``Evolution``, 50, suit many thousands of
 evaluations; in 200 and 600 evaluations of synthetic losses over ``digits`` and ``apq_mobilenet``, 20 were better."""
 
-Encodings: TypeAlias = NetworkEncoding | FlatEncoding | NarrowedEncoding
-Space: TypeAlias = SearchSpace | ChoiceSpace | Encodings
+Encodings: TypeAlias = GeneEncoding | NarrowedEncoding
+SpaceOrEncoding: TypeAlias = Space | Encodings
 Key: TypeAlias = tuple[bytes, tuple[tuple[str, str], ...]]
 
 
@@ -96,16 +95,16 @@ def _evaluation(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirecti
 class PopulationSampler(BaseSampler):
     """Base class of samplers that derive a population from the finished trials of a study."""
 
-    def __init__(self, algorithm: Evolution, space: Space | None, seed: int | None) -> None:
+    def __init__(self, algorithm: Evolution, space: SpaceOrEncoding | None, seed: int | None) -> None:
         if seed is not None and (not isinstance(seed, int | np.integer) or seed < 0):
             raise ProblemError(f"seed is {seed!r}; give a whole number from 0, or None")
-        if not isinstance(space, Space | None):
-            raise ProblemError(f"space is {space!r}; give a SearchSpace, a ChoiceSpace or an encoding of one")
+        if not isinstance(space, SpaceOrEncoding | None):
+            raise ProblemError(f"space is {space!r}; give a search space or an encoding of one")
         self._algorithm = algorithm
         self._seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else int(seed)
         self._take(space)
 
-    def _take(self, space: Space | None) -> None:
+    def _take(self, space: SpaceOrEncoding | None) -> None:
         self._encoding: Encodings | None = None if space is None else encoding_of(space)
         choices = {} if self._encoding is None else dict(zip(self._encoding.names, self._encoding.choices, strict=True))
         self._own: dict[str, BaseDistribution] = {n: CategoricalDistribution(v) for n, v in choices.items()}
@@ -284,7 +283,7 @@ class EvolutionSampler(PopulationSampler):
     def __init__(
         self,
         *,
-        space: Space | None = None,
+        space: SpaceOrEncoding | None = None,
         population: int = SMALL,
         parents: int = SMALL,
         crossover: float = Evolution.crossover,
@@ -322,7 +321,7 @@ class NSGA2Sampler(PopulationSampler):
     def __init__(
         self,
         *,
-        space: Space | None = None,
+        space: SpaceOrEncoding | None = None,
         population: int = NSGA2.population,
         parents: int = NSGA2.parents,
         crossover: float = NSGA2.crossover,

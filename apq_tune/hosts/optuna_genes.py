@@ -13,8 +13,7 @@ from optuna.trial import FrozenTrial
 
 from apq_tune.hosts.narrowed import NarrowedEncoding
 from apq_tune.space.encoding import Genomes, draw
-from apq_tune.space.flat_encoding import FlatEncoding
-from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.gene_encoding import GeneEncoding
 
 GRID = 2**14
 """Number of steps of the range of a float, or of an integer with more values. It fits into a 16-bit gene, and is a
@@ -27,7 +26,7 @@ class ParameterGenes:
     def __init__(
         self,
         distributions: Mapping[str, BaseDistribution],
-        encoding: NetworkEncoding | FlatEncoding | NarrowedEncoding | None,
+        encoding: GeneEncoding | NarrowedEncoding | None,
     ) -> None:
         own = () if encoding is None else encoding.names
         self._encoding = encoding if all(name in distributions for name in own) else None

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from apq_tune.errors import ProblemError
 from apq_tune.hosts.narrowed import NarrowedEncoding
-from apq_tune.hosts.optuna import HUGE, Past, PopulationSampler, Space
+from apq_tune.hosts.optuna import HUGE, Past, PopulationSampler, SpaceOrEncoding
 from apq_tune.hosts.optuna_genes import ParameterGenes
 from apq_tune.problem.problem import Problem, constraint_name
 from apq_tune.searchers.algorithms import NSGA2
@@ -35,7 +35,7 @@ class ModelSampler(PopulationSampler):
     def __init__(
         self,
         *,
-        space: Space | None = None,
+        space: SpaceOrEncoding | None = None,
         problem: Problem | None = None,
         initial: int = ProposalSettings.initial,
         modelled: int = MODELLED,

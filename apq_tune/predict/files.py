@@ -32,7 +32,7 @@ from apq_tune.space.encoding import Featured
 from apq_tune.space.gene import Gene
 from apq_tune.space.measured import Mask
 from apq_tune.space.network_encoding import encoding_of
-from apq_tune.space.parameters import Parameters
+from apq_tune.space.parameters import Space
 from apq_tune.space.search_space import SearchSpace
 
 MEASURED = "measured"
@@ -57,7 +57,7 @@ def predictor_bytes(predictor: Predictor, measured: Mask | None = None) -> bytes
     return buffer.getvalue()
 
 
-def load_predictor(path: str | Path, space: Parameters | Featured | None = None) -> Predictor:
+def load_predictor(path: str | Path, space: Space | Featured | None = None) -> Predictor:
     """Read a predictor and check that it fits the search space.
 
     Args:
@@ -118,12 +118,16 @@ def measured_in(path: str | Path, encoding: Featured) -> Mask | None:
     return mask
 
 
-class _OwnSpace(Parameters):
+class _OwnSpace(Space):
     """What a file keeps of a user's own kind of search space: enough to recognise it."""
 
     def __init__(self, name: str, genes: Iterable[Iterable[Any]]) -> None:
-        self.name = name
+        self._name = name
         self._genes = tuple(Gene(*map(plain_value, gene)) for gene in genes)  # type: ignore[arg-type]  # as JSON has it
+
+    @property
+    def name(self) -> str:
+        return self._name
 
     @property
     def genes(self) -> tuple[Gene, ...]:

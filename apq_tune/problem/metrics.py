@@ -18,12 +18,12 @@ from apq_tune.predict.files import load_predictor, measured_in
 from apq_tune.predict.pairs import Floats, n_networks
 from apq_tune.problem.costs import read_limits, with_built_in, with_tables
 from apq_tune.problem.problem import Metric, Objective, Problem
-from apq_tune.space.choices import ChoiceSpace
 from apq_tune.space.encoding import Genomes
 from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.space.measured import outside, within
 from apq_tune.space.network_encoding import encoding_of
 from apq_tune.space.notation import candidate_from, entries_of
+from apq_tune.space.parameters import Space
 from apq_tune.space.search_space import SearchSpace
 
 MAXIMISED = ("accuracy",)
@@ -153,9 +153,7 @@ def load_start(path: Path, space: SearchSpace | None) -> MLPPredictor:
     return predictor
 
 
-def read_pairs(
-    path: Path, space: SearchSpace | ChoiceSpace, *, column: str | None = None, percent: bool = False
-) -> tuple[Pairs, bool]:
+def read_pairs(path: Path, space: Space, *, column: str | None = None, percent: bool = False) -> tuple[Pairs, bool]:
     """Read pairs of candidates and measurements; a candidate may occur several times.
 
     Args:

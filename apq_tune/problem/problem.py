@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from apq_tune.errors import ProblemError, ReachError
 from apq_tune.inputs.quantities import read_quantity
 from apq_tune.inputs.ranges import shown
-from apq_tune.space.choices import ChoiceSpace
 from apq_tune.space.encoding import Encoding, Genomes
 from apq_tune.space.network_encoding import encoding_of
-from apq_tune.space.search_space import SearchSpace
+from apq_tune.space.parameters import Space
 
 Floats = NDArray[np.float64]
 Part = TypeVar("Part")
@@ -117,7 +116,7 @@ class FunctionMetric:
 
     @classmethod
     def of_candidates(
-        cls, name: str, unit: str, function: Callable[[list[Any]], Sequence[float]], space: SearchSpace | ChoiceSpace
+        cls, name: str, unit: str, function: Callable[[list[Any]], Sequence[float]], space: Space
     ) -> FunctionMetric:
         """Make a metric of a function on lists of candidates instead of genomes.
 
@@ -264,7 +263,7 @@ class Problem:
 
     def __init__(
         self,
-        space: SearchSpace | ChoiceSpace | Encoding,
+        space: Space | Encoding,
         objectives: Sequence[Objective],
         constraints: Sequence[Constraint] = (),
         also: Sequence[Metric] = (),

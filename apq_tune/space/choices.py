@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from apq_tune.errors import CandidateError, SpaceError
 from apq_tune.space.candidate import Configuration, plain_value
 from apq_tune.space.gene import Gene
-from apq_tune.space.parameters import Parameters
+from apq_tune.space.parameters import Space
 
 if TYPE_CHECKING:
     pass
@@ -20,7 +20,7 @@ MOST_VALUES = 2**15 - 1
 
 
 @dataclass(frozen=True)
-class ChoiceSpace(Parameters):
+class ChoiceSpace(Space):
     """Named choices without a network: a table-driven benchmark, or a problem of the user's own.
 
     Attributes:

@@ -19,7 +19,7 @@ class FlatEncoding(GeneEncoding):
     """One gene for each choice, all of them always active, every combination allowed.
 
     The space has a ``name`` and ``genes``, and turns values by name into candidates and back (``candidate_of``,
-    ``values_of``), as what inherits ``Parameters`` does.
+    ``values_of``), as what inherits ``Space`` does.
     """
 
     def __init__(self, space: Any) -> None:

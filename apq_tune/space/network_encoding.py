@@ -23,7 +23,7 @@ from apq_tune.space.choices import ChoiceSpace
 from apq_tune.space.encoding import Genomes
 from apq_tune.space.flat_encoding import FlatEncoding
 from apq_tune.space.gene_encoding import GeneEncoding
-from apq_tune.space.parameters import Parameters
+from apq_tune.space.parameters import Space
 from apq_tune.space.search_space import SearchSpace
 
 MAX_REPAIRS = 100
@@ -301,8 +301,8 @@ def encoding_of(space: Any) -> Any:
     """The encoding of a space; an encoding stays what it is.
 
     Args:
-        space: ``SearchSpace``, any other space that inherits ``Parameters``, or an ``Encoding``.
+        space: ``SearchSpace``, any other space that inherits ``Space``, or an ``Encoding``.
     """
     if isinstance(space, SearchSpace):
         return NetworkEncoding(space)
-    return FlatEncoding(space) if isinstance(space, Parameters) else space
+    return FlatEncoding(space) if isinstance(space, Space) else space

@@ -9,39 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from apq_tune.errors import CandidateError, DocumentError
 from apq_tune.inputs.documents import load_json
 from apq_tune.inputs.sheets import number_in, read_sheet
+from apq_tune.space.block_types import BLOCK_TYPES
 from apq_tune.space.candidate import Candidate, Configuration
-from apq_tune.space.choices import ChoiceSpace
-from apq_tune.space.geometry import make_divisible
-from apq_tune.space.mbconv import Block
+from apq_tune.space.mbconv_published import PUBLISHED_KEYS, from_published, is_published
+from apq_tune.space.parameters import Space
 from apq_tune.space.search_space import SearchSpace
-
-PUBLISHED_BITS = ("pw_w_bits_setting", "pw_a_bits_setting", "dw_w_bits_setting", "dw_a_bits_setting")
 
 MOST_TEXT, MOST_BRACKETS = 100_000, 200
 """Of a cell with a candidate: Python's parser is not made for what is longer or nests deeper."""
 
 
-class _Published(BaseModel):
-    """One entry for each block of the deepest network; ``d`` for each stage."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    ks: list[int]
-    e: list[float]
-    d: list[int]
-    r: list[int] | None = None
-    pw_w_bits_setting: list[int] | None = None
-    pw_a_bits_setting: list[int] | None = None
-    dw_w_bits_setting: list[int] | None = None
-    dw_a_bits_setting: list[int] | None = None
-
-
-def candidate_from(data: Any, space: SearchSpace | ChoiceSpace) -> Any:
+def candidate_from(data: Any, space: Space) -> Any:
     """Read one candidate in either notation.
 
     Args:
@@ -52,53 +34,16 @@ def candidate_from(data: Any, space: SearchSpace | ChoiceSpace) -> Any:
     Raises:
         CandidateError: saying what is wrong.
     """
-    if isinstance(space, ChoiceSpace):
+    if not isinstance(space, SearchSpace):
         return Configuration.from_dict(data)
-    if isinstance(data, Mapping) and {"ks", "e", "d"} <= set(data):
-        return _from_published(data, space)
+    if is_published(data):
+        return from_published(data, space)
     if isinstance(data, Mapping) and set(data) == {"choices"}:
         raise CandidateError(f"is a candidate of named choices; {space.name} has networks")
     return Candidate.from_dict(data)
 
 
-def _from_published(data: Mapping[str, Any], space: SearchSpace) -> Candidate:
-    try:
-        given = _Published.model_validate(dict(data))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise CandidateError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}") from None
-    slots = space.slots
-    bits = [getattr(given, name) or [space.fixed_bits] * len(slots) for name in PUBLISHED_BITS]
-    for name, values in zip(("ks", "e", *PUBLISHED_BITS), (given.ks, given.e, *bits), strict=True):
-        if len(values) != len(slots):
-            raise CandidateError(f"{name}: {len(values)} values; {space.name} has {len(slots)} blocks, give as many")
-    if len(given.d) < len(space.stages) - (len(space.stages[-1].depth) == 1):
-        raise CandidateError(f"d: {len(given.d)} values; {space.name} has {len(space.stages)} stages, give as many")
-    stages: list[tuple[Block, ...]] = []
-    for number, stage in enumerate(space.stages):
-        # The published spaces also write a depth for a stage that always has one block; it means nothing.
-        depth = stage.depth[0] if len(stage.depth) == 1 else given.d[number]
-        if depth not in stage.depth:
-            raise CandidateError(f"d: stage {number + 1} has depth {depth}; choose one of {list(stage.depth)}")
-        places = [i for i, slot in enumerate(slots) if slot.stage == number][:depth]
-        stages.append(
-            tuple(
-                Block(
-                    given.ks[i],
-                    make_divisible(slots[i].in_channels * given.e[i], space.choices.divisor),
-                    *(values[i] for values in bits),
-                )
-                for i in places
-            )
-        )
-    if len(space.resolutions) == 1:
-        return Candidate(tuple(stages))
-    if not given.r:
-        raise CandidateError(f"r: is missing; give one of {list(space.resolutions)}")
-    return Candidate(tuple(stages), given.r[0])
-
-
-def read_candidates(path: str | Path, space: SearchSpace | ChoiceSpace | None = None) -> list[Any]:
+def read_candidates(path: str | Path, space: Space | None = None) -> list[Any]:
     """Read the entries of a file, each still as plain data: see ``candidate_from``.
 
     Args:
@@ -131,28 +76,28 @@ def read_candidates(path: str | Path, space: SearchSpace | ChoiceSpace | None = 
     ]
 
 
-def entries_of(frame: pd.DataFrame, path: Path, space: SearchSpace | ChoiceSpace | None = None) -> list[Any]:
+def entries_of(frame: pd.DataFrame, path: Path, space: Space | None = None) -> list[Any]:
     """The candidates of a CSV, each still as plain data.
 
     Args:
-        frame: of text, see ``read_sheet``: a column ``candidate_json``, ``candidate`` or ``Sub-network`` of JSON (or
-            Python) text, or one column for each key; of named choices, one column for each name.
-        path: for messages.
-        space: of named choices, if it is one.
+        frame: Cells as text, see ``read_sheet``: a column ``candidate_json``, ``candidate`` or ``Sub-network`` of JSON
+            (or Python) text, or one column for each key; of named choices, one column for each name.
+        path: File that the frame is from, for messages.
+        space: Search space; what is no ``SearchSpace`` has candidates of named choices.
 
     Raises:
-        CandidateError: naming the row and the cell that cannot be read.
+        CandidateError: Naming the row and the cell that cannot be read.
     """
-    if isinstance(space, ChoiceSpace) and not {"candidate_json", "candidate"} & (
-        set(frame.columns) - set(space.parameters)
-    ):
+    own = {} if space is None or isinstance(space, SearchSpace) else space.parameters
+    if space is not None and own and not {"candidate_json", "candidate"} & (set(frame.columns) - set(own)):
         return _choices_of(frame, path, space)
     for column in ("candidate_json", "candidate", "Sub-network"):
-        if column in frame and column not in (space.parameters if isinstance(space, ChoiceSpace) else ()):
+        if column in frame and column not in own:
             return [_cell(path, row, column, text) for row, text in frame[column].items()]
     if "depths" not in frame and "ks" not in frame:
         raise CandidateError(f"{path}: has no column candidate_json, candidate or ks, e, d; has {list(frame.columns)}")
-    keys = {"depths", "resolution", "ks", "e", "d", "r", *Block._fields, *PUBLISHED_BITS}
+    fields = (name for known in BLOCK_TYPES.values() for name in known.names)
+    keys = {"depths", "resolution", "block", *fields, *PUBLISHED_KEYS}
     columns = [column for column in frame.columns if column in keys]
     entries = []
     for row, cells in frame[columns].to_dict(orient="index").items():
@@ -187,7 +132,7 @@ def _short(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _choices_of(frame: pd.DataFrame, path: Path, space: ChoiceSpace) -> list[dict[str, Any]]:
+def _choices_of(frame: pd.DataFrame, path: Path, space: Space) -> list[dict[str, Any]]:
     """Candidates of named choices: each value is found by how it is written, or as a number of equal value."""
     if absent := [name for name in space.parameters if name not in frame]:
         raise CandidateError(

@@ -11,14 +11,11 @@ import difflib
 import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 from apq_tune.errors import CandidateError
 from apq_tune.space.candidate import plain_value, same_value
 from apq_tune.space.gene import Gene
-
-C = TypeVar("C")
-
 
 CLOSE = 0.85
 """Share of letters in common (``difflib``) from which a name is taken for another one with a slip."""
@@ -32,8 +29,19 @@ class Suggests(Protocol):
         ...
 
 
-class Parameters:
-    """What search spaces inherit: the way to Ray Tune and Optuna, and back."""
+class Space:
+    """What search spaces inherit: the way to Ray Tune and Optuna, and back.
+
+    A kind of space of one's own says its ``name``, its ``genes``, and how a candidate is made of values by name and
+    taken apart again; one that has a ``network`` (``apq_tune.network``) gets costs. Candidates that are to be read from
+    files are ``Configuration``s.
+    """
+
+    if TYPE_CHECKING:
+
+        @property
+        def name(self) -> str:
+            """Name of the search space."""
 
     @property
     def genes(self) -> tuple[Gene, ...]:

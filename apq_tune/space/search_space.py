@@ -20,7 +20,7 @@ from apq_tune.space.candidate import Candidate
 from apq_tune.space.choices import ChoiceSpace
 from apq_tune.space.gene import BIT_KINDS, Gene
 from apq_tune.space.layers import layers_of
-from apq_tune.space.parameters import Parameters
+from apq_tune.space.parameters import Space
 from apq_tune.space.skeleton import BIT_NAMES, first_complaint
 from apq_tune.space.slot import Slot
 from apq_tune.space.slots import Skeleton
@@ -33,7 +33,7 @@ RENAMED = {
 """Shipped spaces that are no more -> what to take."""
 
 
-class SearchSpace(Skeleton, Parameters):
+class SearchSpace(Skeleton, Space):
     """Named choices in the skeleton of a network, in blocks of one or several types."""
 
     @functools.cached_property
