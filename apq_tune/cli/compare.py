@@ -139,7 +139,7 @@ def compare(
     from apq_tune.report.screen import Screen
     from apq_tune.space.network_encoding import NetworkEncoding
     from apq_tune.space.search_space import SearchSpace
-    from apq_tune.store.directory import digest
+    from apq_tune.store.folder import digest
     from apq_tune.studies import compare as plan
     from apq_tune.studies.fleet import Fleet
 

@@ -85,7 +85,7 @@ def sweep(
     from apq_tune.space.choices import ChoiceSpace
     from apq_tune.space.network_encoding import encoding_of
     from apq_tune.space.search_space import SearchSpace
-    from apq_tune.store.directory import digest
+    from apq_tune.store.folder import digest
     from apq_tune.studies import sweep as plan
     from apq_tune.studies.fleet import Fleet
 

@@ -218,7 +218,7 @@ def basis_of(
     costs: Costs, tables: list[Path], spend: Spend, limits: Mapping[str, list[str]], settings: Any
 ) -> dict[str, Any]:
     """All that a task's result depends on beside its key, which names method, budget and seed."""
-    from apq_tune.store.directory import digest
+    from apq_tune.store.folder import digest
 
     space = costs.encoding.space.model_dump(mode="json")
     basis = {"space": space, "settings": settings, "spend": spend.model_dump(), "limits": dict(limits)}

@@ -22,8 +22,10 @@ from apq_tune.predict.files import load_predictor
 from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.search_space import SearchSpace
 from apq_tune.store.digests import check, read_record
-from apq_tune.store.directory import FORMAT, StageFiles, digest, kept_tables
+from apq_tune.store.directory import FORMAT, kept_tables
 from apq_tune.store.files import read_json
+from apq_tune.store.folder import digest
+from apq_tune.store.stage import StageFiles
 from apq_tune.supernet.defaults import plain_torch
 from apq_tune.supernet.device import Device
 from apq_tune.supernet.trained import TrainedSupernet

@@ -30,8 +30,8 @@ from apq_tune.predict.scores import kendall_tau
 from apq_tune.predict.trust import COSTS, PROXY, judge
 from apq_tune.space.candidate import Candidate
 from apq_tune.space.network_encoding import NetworkEncoding
-from apq_tune.store.directory import StageFiles
 from apq_tune.store.files import to_json
+from apq_tune.store.stage import StageFiles
 
 LOSSES, PREDICTOR, REPORT = "losses.csv", "predictor.npz", "report.json"
 """Files of stages that measure and of stages that learn."""

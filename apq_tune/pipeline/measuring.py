@@ -86,7 +86,7 @@ def _losses(
     rng = np.random.default_rng((run.settings.seed, *stage.encode()))
     candidates = run.encoding.decode(draw(n, rng))
     batches = {f"{first:05d}": candidates[first : first + batch] for first in range(0, n, batch)}
-    finished = {key: item for key, item in directory.finished_items().items() if key in batches}
+    finished = {key: item for key, item in directory.items.finished().items() if key in batches}
 
     under_way: dict[str, int] = {}
 
@@ -99,7 +99,7 @@ def _losses(
         advance()
 
     def on_result(key: str, result: Result) -> None:
-        directory.finish_item(key, result.metrics)
+        directory.items.keep(key, result)
         finished[key] = result.metrics
         advance()
 
@@ -135,11 +135,11 @@ def measure_finalists(run: Run) -> Parts:
     """The chosen candidates and the baselines, trained at full length on equal terms."""
     directory = run.directory("finalists")
     chosen = finalists(run)
-    finished = {key: item for key, item in directory.finished_items().items() if directory.has(f"{key}.pt")}
+    finished = directory.items.finished(weights=True)
 
     def on_result(key: str, result: Result) -> None:
-        directory.write(f"{key}.pt", result.files["weights.pt"])
-        directory.finish_item(key, result.metrics | {"candidate": chosen[key].to_dict()})
+        kept = result._replace(metrics=result.metrics | {"candidate": chosen[key].to_dict()})
+        directory.items.keep(key, kept)
         finished[key] = result.metrics
         run.advance("finalists", len(finished), len(chosen))
 

@@ -32,9 +32,10 @@ from apq_tune.problem.problem import Constraint
 from apq_tune.space.candidate import Candidate
 from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.search_space import SearchSpace
-from apq_tune.store.directory import AGAIN, RunDirectory, StageDirectory, StageFiles
+from apq_tune.store.directory import RunDirectory
 from apq_tune.store.disk import check_space, run_bytes
 from apq_tune.store.files import read_json
+from apq_tune.store.stage import AGAIN, StageDirectory, StageFiles
 from apq_tune.supernet.device import device_of
 
 FINALISTS = 5
@@ -339,7 +340,7 @@ class PipelineRun:
         )
 
     def _table(self, error_law: list[float], constraints: Sequence[Constraint]) -> pd.DataFrame:
-        items = self.directory("finalists").finished_items()
+        items = self.directory("finalists").items.finished()
         candidates = [Candidate.from_dict(item["candidate"]) for item in items.values()]
         genomes = self.encoding.encode(candidates, check=False)
         predictor = load_predictor(self.directory("predictors").checked(PREDICTOR), self.encoding)

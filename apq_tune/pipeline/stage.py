@@ -14,7 +14,7 @@ from apq_tune.hosts.executor import Result, Work
 from apq_tune.pipeline.settings import RunSettings
 from apq_tune.problem.costs import Costs
 from apq_tune.space.network_encoding import NetworkEncoding
-from apq_tune.store.directory import StageDirectory
+from apq_tune.store.stage import StageDirectory
 from apq_tune.supernet.device import Device
 from apq_tune.supernet.trained import TrainedSupernet
 

@@ -20,7 +20,6 @@ from apq_tune.pipeline.choice import kept, with_choice
 from apq_tune.pipeline.finished import load_run, open_run, read_finalists
 from apq_tune.pipeline.learning import PREDICTOR, read_losses
 from apq_tune.pipeline.run import Listener
-from apq_tune.pipeline.training import WEIGHTS
 from apq_tune.pipeline.work import front_cost, train_network
 from apq_tune.predict import Pairs, Predictor, fit_proxy
 from apq_tune.predict.ensemble import fit_ensemble
@@ -35,10 +34,15 @@ from apq_tune.refine.settings import RefineSettings, training_of
 from apq_tune.space.candidate import Candidate
 from apq_tune.space.encoding import Genomes
 from apq_tune.space.network_encoding import NetworkEncoding
-from apq_tune.store.directory import StageDirectory, claim, digest, kept_tables
+from apq_tune.store.directory import kept_tables
 from apq_tune.store.disk import check_space, run_bytes
-from apq_tune.store.files import read_json, to_json, write_atomically
+from apq_tune.store.files import read_json, to_json
+from apq_tune.store.folder import CommandFolder, digest
+from apq_tune.store.stage import AGAIN, StageDirectory
 from apq_tune.supernet.device import device_of
+
+FORMAT = 1
+"""Format of a refinement's folder; raise it when an older one cannot be resumed."""
 
 BATCH = "batch.json"
 """What a round trains."""
@@ -139,9 +143,9 @@ class Refinement:
         self.constraints = self._costs.limits(texts)
         self.cost = front_cost(self.constraints, self._costs)
         self._kind = check_executor(executor, address)
-        self._lock = claim(out, "refinement", ("refine.json", "round_1/stage.json"))
-        record = {"run": str(run), "command": command, "settings": settings.model_dump(mode="json")}
-        write_atomically(out / "refine.json", to_json(record))
+        self._folder = CommandFolder(out, "refinement", "refine.json", FORMAT, ("round_1/stage.json",))
+        self._folder.read(f"delete it, {AGAIN}")
+        self._folder.write(command, {"run": str(run), "settings": settings.model_dump(mode="json")})
         self._address, self._num_cpus, self._gpus, self._listener = address, num_cpus, gpus, listener
         self._device = "cuda" if device == "auto" and gpus else device_of(device)
         self._stack = contextlib.ExitStack()
@@ -279,22 +283,15 @@ class Refinement:
     ) -> list[RefinedCandidate]:
         """Do the trainings that are not done, each result kept at once."""
         final = epochs == self.settings.final_epochs
-        files = (WEIGHTS,) if final else ()
-        kept = directory.finished_items()
-        finished = {
-            chosen.name: kept[chosen.name]
-            for chosen in batch
-            if chosen.name in kept and all(directory.has(f"{chosen.name}.{name}") for name in files)
-        }
+        kept = directory.items.finished(weights=final)
+        finished = {chosen.name: kept[chosen.name] for chosen in batch if chosen.name in kept}
 
         def advance() -> None:
             if self._listener is not None:
                 self._listener.advance(self._title, len(finished), len(batch))
 
         def on_result(key: str, result: Result) -> None:
-            for name, content in result.files.items():
-                directory.write(f"{key}.{name}", content)
-            directory.finish_item(key, result.metrics)
+            directory.items.keep(key, result)
             finished[key] = result.metrics
             advance()
 
@@ -367,7 +364,7 @@ class Refinement:
             best,
             int(uniform["search_loss"].idxmin()) if len(uniform) else None,
             self._of_run(),
-            self.path / folder / f"{table.loc[best, 'name']}.weights.pt",
+            self.path / folder / f"{table.loc[best, 'name']}.pt",
         )
 
     def _of_run(self) -> pd.Series | None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +14,11 @@ from apq_tune.errors import RunError
 from apq_tune.hosts import executor as executors
 from apq_tune.hosts.executor import WORK_FILES, Kind, Result, Work, check_executor, gpu_share
 from apq_tune.searchers import Searching
-from apq_tune.store.digests import Digests, read_record, write_record
-from apq_tune.store.directory import PACKAGES, claim
+from apq_tune.store.digests import Digests
 from apq_tune.store.disk import SMALL_BYTES, check_space
-from apq_tune.store.files import read_json, to_json, write_atomically
+from apq_tune.store.files import write_atomically
+from apq_tune.store.folder import CommandFolder
+from apq_tune.store.items import Items
 from apq_tune.supernet.device import Device
 
 FORMAT = 2
@@ -71,55 +70,22 @@ class Fleet:
         """
         self._executor = check_executor(executor, address)
         self.path, self._address, self._num_cpus = path.absolute(), address, num_cpus
-        basis = json.loads(json.dumps(basis))
-        record = path / "fleet.json"
-        self._lock = claim(path, kind, (record.name,))
-        self._digests = Digests(self.path)
-        if record.exists():
-            remedy = f"delete the folder {path} to begin anew, or choose another --out"
-            self._check(read_record(record, remedy, current=FORMAT), kind, basis, path)
-            return
-        versions = {package: metadata.version(package) for package in PACKAGES}
-        content = {"format": FORMAT, "kind": kind, "command": command, "versions": versions, "basis": basis}
-        write_record(record, content)
-
-    @staticmethod
-    def _check(before: Mapping[str, Any], kind: str, basis: Mapping[str, Any], path: Path) -> None:
-        """Refuse to mix results of different questions."""
-        if before.get("kind") != kind:
-            raise RunError(f"{path}: is a {before.get('kind')}, not a {kind}; choose another --out")
-        was = before.get("basis", {})
-        for name in {**basis, **was}:
-            if was.get(name) != basis.get(name):
-                raise RunError(
-                    f"{path}: is a {kind} whose {name} is {json.dumps(was.get(name))}, not "
-                    f"{json.dumps(basis.get(name))}; repeat what it began with, or choose another --out"
-                )
+        self._folder = CommandFolder(path, kind, "fleet.json", FORMAT)
+        self._folder.begin(command, basis)
+        self._items = Items(Digests(self.path), "the same command does that search again", "items/")
 
     @property
     def checkpoints(self) -> Path:
         """Folder of searches under way; a trial may keep one file there, its key with ``.npz``."""
         return self.path / "checkpoints"
 
-    @property
-    def _items(self) -> Path:
-        return self.path / "items"
-
     def finished(self) -> dict[str, Any]:
         """Key -> result of the searches that are done.
 
         Raises:
-            RunError: if a result is damaged, naming its file.
+            RunError: If a result is damaged, naming its file.
         """
-        redo = "the same command does that search again"
-        names = {name[6:-5]: name for name in sorted(self._digests) if name.endswith(".json")}
-        also = {key: f"items/{key}.pt" for key in names}
-        lost = {key for key, name in also.items() if name in self._digests and not self._digests.whole(name, redo)}
-        return {
-            key: read_json(self.path / name)
-            for key, name in names.items()
-            if key not in lost and self._digests.whole(name, redo)
-        }
+        return self._items.finished()
 
     def weights(self, key: str) -> bytes:
         """The checkpoint that a finished search handed back.
@@ -127,12 +93,11 @@ class Fleet:
         Raises:
             RunError: if it is missing.
         """
+        path = self.path / self._items.weights(key)
         try:
-            return (self._items / f"{key}.pt").read_bytes()
+            return path.read_bytes()
         except OSError as error:
-            raise RunError(
-                f"{self._items / key}.pt: cannot be read ({error.strerror}); give the same command again"
-            ) from None
+            raise RunError(f"{path}: cannot be read ({error.strerror}); give the same command again") from None
 
     def run(
         self,
@@ -165,9 +130,7 @@ class Fleet:
         left = {key: item for key, item in items.items() if key not in results}
 
         def on_result(key: str, result: Result) -> None:
-            for content in result.files.values():
-                self._digests.write(f"items/{key}.pt", content)
-            self._digests.write(f"items/{key}.json", to_json(result.metrics))
+            self._items.keep(key, result)
             with contextlib.suppress(OSError):
                 (self.checkpoints / f"{key}.npz").unlink(missing_ok=True)
             results[key] = result.metrics

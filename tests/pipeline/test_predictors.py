@@ -30,8 +30,9 @@ from apq_tune.predict.ensemble import BoundPredictor, fit_parts
 from apq_tune.predict.files import predictor_bytes
 from apq_tune.predict.forms import forms
 from apq_tune.problem.costs import Costs
-from apq_tune.store.directory import RunDirectory, StageDirectory
+from apq_tune.store.directory import RunDirectory
 from apq_tune.store.files import write_atomically
+from apq_tune.store.stage import StageDirectory
 
 QUICK = {"ridge", "linear_ladder", "ladder", "mean"}
 

@@ -10,7 +10,7 @@ import torch
 from apq_tune import SearchSpace
 from apq_tune.errors import RunError
 from apq_tune.pipeline.run import PipelineRun
-from apq_tune.store.directory import StageDirectory
+from apq_tune.store.stage import StageDirectory
 
 CHANGES = {
     "checkpoint_steps": 5,

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from apq_tune import RunError
+from apq_tune.hosts.executor import Result
 from apq_tune.store import digests
 from apq_tune.store.digests import Digests, read_record, write_record
-from apq_tune.store.directory import StageDirectory
+from apq_tune.store.stage import StageDirectory
 
 BASIS = {"settings": {"n": 1}, "needs": {}, "space": {"name": "s"}}
 
@@ -42,34 +43,34 @@ def test_killed_between_digest_and_file_the_old_file_still_holds(
         stage.write("checkpoint.pt", b"two")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(digests, "write_atomically", killed)
-        stage.finish_item("000", {"loss": 1.0})
+        stage.items.keep("000", Result({"loss": 1.0}))
     again = StageDirectory(tmp_path / "stage", BASIS)
     assert again.has("checkpoint.pt")
-    assert again.finished_items() == {}
-    again.finish_item("000", {"loss": 1.0})
+    assert again.items.finished() == {}
+    again.items.keep("000", Result({"loss": 1.0}))
     (tmp_path / "stage" / "checkpoint.pt").write_bytes(b"two!")
     with pytest.raises(RunError, match=r"checkpoint\.pt: is damaged .*; delete it, training begins anew"):
         again.has("checkpoint.pt", "training begins anew")
     (tmp_path / "stage" / "checkpoint.pt").unlink()
     assert not again.has("checkpoint.pt")
-    assert again.finished_items() == {"000": {"loss": 1.0}}
+    assert again.items.finished() == {"000": {"loss": 1.0}}
 
 
 def test_a_list_that_was_cut_short_loses_the_last_file_and_no_more(tmp_path: Path) -> None:
     stage = StageDirectory(tmp_path / "stage", BASIS)
     for key in "abc":
-        stage.finish_item(key, key)
+        stage.items.keep(key, Result(key))
     names = tmp_path / "stage" / Digests.NAME
     names.write_bytes(names.read_bytes()[:-10])
     again = StageDirectory(tmp_path / "stage", BASIS)
-    assert set(again.finished_items()) == {"a", "b"}
-    again.finish_item("c", "c")
-    assert set(StageDirectory(tmp_path / "stage", BASIS).finished_items()) == set("abc")
+    assert set(again.items.finished()) == {"a", "b"}
+    again.items.keep("c", Result("c"))
+    assert set(StageDirectory(tmp_path / "stage", BASIS).items.finished()) == set("abc")
 
 
 def test_a_finished_stage_keeps_digests_in_its_record_and_reopens_when_a_product_is_gone(tmp_path: Path) -> None:
     stage = StageDirectory(tmp_path / "stage", BASIS)
-    stage.finish_item("a", 1)
+    stage.items.keep("a", Result(1))
     stage.write("losses.csv", "x")
     stage.add_seconds(3.0, done=True)
     assert not (tmp_path / "stage" / Digests.NAME).exists()
@@ -79,7 +80,7 @@ def test_a_finished_stage_keeps_digests_in_its_record_and_reopens_when_a_product
     again = StageDirectory(tmp_path / "stage", BASIS)
     assert (again.done, again.stale, again.seconds) == (False, "items/a.json was missing", 3.0)
     assert again.has("losses.csv")
-    again.finish_item("a", 1)
+    again.items.keep("a", Result(1))
     again.add_seconds(1.0, done=True)
     assert again.fingerprint == whole  # equal bytes: later stages stay
     again.write("losses.csv", "y")
@@ -90,9 +91,9 @@ def test_a_finished_stage_keeps_digests_in_its_record_and_reopens_when_a_product
 def test_without_its_record_a_stage_begins_anew(tmp_path: Path) -> None:
     """Killed while a stale stage is cleared, or the record deleted: what is left may be of other settings."""
     stage = StageDirectory(tmp_path / "stage", BASIS)
-    stage.finish_item("a", 1)
+    stage.items.keep("a", Result(1))
     (tmp_path / "stage" / "stage.json").unlink()
-    assert StageDirectory(tmp_path / "stage", BASIS | {"settings": {"n": 2}}).finished_items() == {}
+    assert StageDirectory(tmp_path / "stage", BASIS | {"settings": {"n": 2}}).items.finished() == {}
     assert not (tmp_path / "stage/items/a.json").exists()
 
 

@@ -7,9 +7,11 @@ from PIL import Image
 from apq_tune import SearchSpace
 from apq_tune.data import space_for
 from apq_tune.errors import RunError
+from apq_tune.hosts.executor import Result
 from apq_tune.pipeline.run import PipelineRun
-from apq_tune.store.directory import RunDirectory, StageDirectory
+from apq_tune.store.directory import RunDirectory
 from apq_tune.store.files import write_atomically
+from apq_tune.store.stage import StageDirectory
 
 
 def basis(**settings):
@@ -18,16 +20,16 @@ def basis(**settings):
 
 def test_a_stage_resumes_what_it_was_and_starts_afresh_when_a_setting_changed(tmp_path):
     stage = StageDirectory(tmp_path / "stage", basis(n=3, training={"epochs": 2}))
-    stage.finish_item("000", {"loss": 0.5})
+    stage.items.keep("000", Result({"loss": 0.5}))
     stage.add_seconds(2.0, done=False)
     again = StageDirectory(tmp_path / "stage", basis(n=3, training={"epochs": 2}))
     assert again.stale is None
-    assert again.finished_items() == {"000": {"loss": 0.5}}
+    assert again.items.finished() == {"000": {"loss": 0.5}}
     assert (again.seconds, again.done) == (2.0, False)
     before = again.fingerprint
     changed = StageDirectory(tmp_path / "stage", basis(n=3, training={"epochs": 4}))
     assert changed.stale == "training.epochs 2 -> 4"
-    assert changed.finished_items() == {}
+    assert changed.items.finished() == {}
     assert changed.fingerprint != before
 
 

@@ -11,7 +11,7 @@ import pytest
 from apq_tune import Evolution, FunctionMetric, NetworkEncoding, Objective, Problem, RunError, search
 from apq_tune.searchers import Searching
 from apq_tune.store.digests import Digests
-from apq_tune.store.directory import digest
+from apq_tune.store.folder import digest
 from apq_tune.studies.fleet import Fleet, finish
 
 
