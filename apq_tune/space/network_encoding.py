@@ -248,7 +248,7 @@ class NetworkEncoding(GeneEncoding):
             )
         first = [self._types[int(np.argmax(self._stage == number))] for number in range(self._n_stages)]
         for number, (given, own) in enumerate(zip(candidate.types, first, strict=True)):
-            if given is not own and candidate.stages[number]:
+            if given != own and candidate.stages[number]:
                 raise CandidateError(
                     f"candidate {i}: stage {number + 1} has blocks of type {given.name}; {self.space.name} has "
                     f"{own.name} there"
