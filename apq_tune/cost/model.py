@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq_tune.cost.reach import Combine, Reach, reach
-from apq_tune.cost.terms import Layout, Term, layout_of, long_table
+from apq_tune.cost.terms import Term, TermLayout, layout_of, long_table
 from apq_tune.errors import TableError
 from apq_tune.network.layer import Layer, Op
 from apq_tune.network.network import Network, Part, network_of, ops
@@ -64,7 +64,7 @@ class CostModel:
         self._terms = tuple(terms)
         self._table = long_table(terms)
         self._size_column = None if network.size_gene is None else list(network.genes).index(network.size_gene)
-        self.layout: Layout = layout_of(terms, dict(network.genes))
+        self.layout: TermLayout = layout_of(terms, dict(network.genes))
 
     def __call__(self, genomes: Genomes) -> NDArray[np.float64]:
         """Costs of genomes of shape ``(n, n_genes)``, shape ``(n,)``."""

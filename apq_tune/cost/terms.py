@@ -42,7 +42,7 @@ Columns = slice | NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False)
-class Layout:
+class TermLayout:
     """Positions of terms in one long table, whose entry 0 stands for a term that is switched off.
 
     Attributes:
@@ -72,8 +72,8 @@ Places = tuple[tuple[tuple[int, int], ...], tuple[int, int] | None]
 """Key of a term's layout: column and number of values of each gene, then column and first value of its switch."""
 
 
-def layout_of(terms: Sequence[Term], genes: dict[str, tuple[int, ...]]) -> Layout:
-    """Layout of terms; terms over the same genes have the same layout.
+def layout_of(terms: Sequence[Term], genes: dict[str, tuple[int, ...]]) -> TermLayout:
+    """TermLayout of terms; terms over the same genes have the same layout.
 
     Args:
         terms: Terms of a cost.
@@ -91,7 +91,7 @@ def layout_of(terms: Sequence[Term], genes: dict[str, tuple[int, ...]]) -> Layou
 
 
 @functools.lru_cache(maxsize=64)
-def _layout(places: tuple[Places, ...]) -> Layout:
+def _layout(places: tuple[Places, ...]) -> TermLayout:
     sizes = [[n for _, n in axes] for axes, _ in places]
     starts = np.cumsum([1, *(math.prod(own) for own in sizes)])[:-1]
     steps = []
@@ -107,7 +107,7 @@ def _layout(places: tuple[Places, ...]) -> Layout:
     if any(switch is not None for _, switch in places):
         pairs = [switch or (None, 0) for _, switch in places]
         switches = _columns([pair[0] for pair in pairs]), np.array([pair[1] for pair in pairs], np.int16)
-    return Layout(starts.astype(np.int32), tuple(steps), switches)
+    return TermLayout(starts.astype(np.int32), tuple(steps), switches)
 
 
 def _columns(columns: Sequence[int | None]) -> Columns:

@@ -2,8 +2,8 @@
 
 A tensor is there from the layer that makes it to the last one that reads it. A layer has all of its inputs and its
 output in memory; one that works in place makes no new tensor if nothing reads its first input later. A part that is
-switched off makes no tensor, and what it passes on counts as its output. Where the output of such a part and the tensor
-that it passes on are both read later, both are counted.
+switched off makes no tensor: its output is the one that it passes on, counted once. A tensor waits for a part that
+reads it even where that part is switched off, so there, and only there, the count is an upper bound.
 """
 
 from __future__ import annotations
@@ -43,24 +43,56 @@ def working_sets(network: Network, size: int) -> dict[str, Memory]:
         network: Networks of a search space.
         size: Side of the image.
     """
-    described = [(part, network.layers(part, size)) for part in network.parts]
     tensors = {IMAGE: Spread.of(network.image(size).n_bits, ())}
-    outputs = {IMAGE: IMAGE}  # part, or layer -> tensor
+    outputs = {IMAGE: IMAGE}  # part -> the tensor that it leaves
+    switched: dict[str, tuple[Part, str]] = {}  # output of a part that can be off -> that part and what it passes on
     steps: list[tuple[Part, Layer, tuple[str, ...]]] = []
-    for part, layers in described:
+    for part in network.parts:
+        layers = network.layers(part, size)
         for layer in layers:
             tensors[layer.name] = Spread.of(layer.output.n_bits, part.genes)
             steps.append((part, layer, tuple(outputs.get(name, name) for name in layer.inputs)))
         outputs[part.name] = layers[-1].name
+        if part.switch is not None and part.passes is not None:
+            switched[layers[-1].name] = part, outputs[part.passes]
     last_read = {name: number for number, (_, _, inputs) in enumerate(steps) for name in inputs}
     waiting: list[str] = [IMAGE]
     sets: dict[str, list[tuple[Spread, ...]]] = {}
     for number, (part, layer, inputs) in enumerate(steps):
         in_place = layer.in_place and last_read[inputs[0]] == number
         alive = waiting if in_place else [*waiting, layer.name]
-        sets.setdefault(part.name, []).append(tuple(tensors[name] for name in alive))
+        there = tuple(_there(name, part, alive, switched, network) for name in alive)
+        sizes = (
+            tensors[name] if share is None else tensors[name].times(share)
+            for name, share in zip(alive, there, strict=True)
+        )
+        sets.setdefault(part.name, []).append(tuple(sizes))
         waiting = [name for name in [*waiting, layer.name] if last_read.get(name, -1) > number]
-    return {part.name: _largest(part, sets[part.name], network) for part, _ in described}
+    return {part.name: _largest(part, sets[part.name], network) for part in network.parts}
+
+
+def _there(
+    name: str, part: Part, alive: list[str], switched: dict[str, tuple[Part, str]], network: Network
+) -> Spread | None:
+    """1 where a tensor is one of its own, 0 where it is another one that was handed on; ``None`` if always of its own.
+
+    Args:
+        name: Output of some part.
+        part: The part that runs.
+        alive: Tensors in memory.
+        switched: Outputs of parts that can be off -> the part, and the tensor that it passes on.
+        network: Networks of the search space.
+    """
+    off: Spread | None = None
+    while name in switched and switched[name][0] is not part:
+        maker, name = switched[name]
+        assert maker.switch is not None
+        values = np.array(network.genes[maker.switch.gene]) < maker.switch.at_least
+        own = Spread.of(values.astype(np.int64), (maker.switch.gene,))
+        off = own if off is None else off.times(own)
+        if name in alive:
+            return Spread(off.genes, 1 - off.values)
+    return None
 
 
 def _largest(part: Part, sets: list[tuple[Spread, ...]], network: Network) -> Memory:

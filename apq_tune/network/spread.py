@@ -33,3 +33,8 @@ class Spread(NamedTuple):
         order = sorted(range(len(self.genes)), key=lambda axis: genes.index(self.genes[axis]))
         shape = {self.genes[axis]: self.values.shape[axis] for axis in order}
         return self.values.transpose(order).reshape([shape.get(gene, 1) for gene in genes])
+
+    def times(self, other: Spread) -> Spread:
+        """The product, over the genes of both."""
+        genes = tuple(dict.fromkeys((*self.genes, *other.genes)))
+        return Spread(genes, self.over(genes) * other.over(genes))
