@@ -10,7 +10,7 @@ import numpy as np
 from apq_tune.methods.bench import Question
 from apq_tune.methods.subspace import Subspace, everything
 from apq_tune.predict import Floats, Pairs, Predictor, forms
-from apq_tune.predict.forms import fit_rungs
+from apq_tune.predict.forms import Form, fit_rungs
 from apq_tune.predict.mlp import MLPPredictor
 from apq_tune.problem.problem import FunctionMetric
 from apq_tune.searchers import Evolution, search
@@ -19,6 +19,9 @@ from apq_tune.space.gene import BIT_KINDS
 
 FP32 = 3 / 7
 """Share of the evaluations that go to the full-precision supernet: 120 of 280 in a run with default settings."""
+
+FORM: Form = "mean"
+"""Form of the predictor, the default of a run."""
 
 EVALUATIONS = 10_000
 """Number of candidates that the predictor scores."""
@@ -42,7 +45,7 @@ def predictor(question: Question) -> Genomes:
     encoding, bench = question.encoding, question.bench
     rungs = measure_rungs(question)
     drawn = distinct(encoding.sample_policies, bench.left.short, question.rng(3))
-    fit = forms(rungs.fp32, rungs.proxy)["mean"]
+    fit = forms(rungs.fp32, rungs.proxy)[FORM]
     found = evolve(question, fit(encoding, Pairs(drawn, bench.short(drawn)), question.seed), bench.left.fine)
     corrected = found.target * bench.fine(found.genomes) / rungs.proxy(found.genomes)
     return np.asarray(found.genomes[np.argsort(corrected, kind="stable")[: bench.allowed.short]])

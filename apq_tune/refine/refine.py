@@ -16,6 +16,7 @@ import pandas as pd
 from apq_tune.hosts import executor as executors
 from apq_tune.hosts.executor import WORK_FILES, Executor, Kind, Result, check_executor, gpu_share
 from apq_tune.methods.propose import Proposals
+from apq_tune.methods.rounds import SEARCH_SHARE
 from apq_tune.pipeline.choice import kept, with_choice
 from apq_tune.pipeline.finished import load_run, open_run, read_finalists
 from apq_tune.pipeline.learning import PREDICTOR, read_losses
@@ -46,9 +47,6 @@ FORMAT = 1
 
 BATCH = "batch.json"
 """What a round trains."""
-
-SEARCH_SHARE = 4
-"""Each of a round's many inner searches gets the run's evaluations divided by this."""
 
 
 class Chosen(NamedTuple):
