@@ -12,6 +12,10 @@ was added after seeds 7 to 11 at 28 x 28, on which joint search was level with u
 with 300 evaluations on 5,000 images, joint search was .0024 and .0058 better than uniform widths for weights and
 activations. It was run to the end only for four seeds under ``bit_ops`` at 14 x 14, on a CPU.
 
+``--method joint --method predictor --method refined --seeds 5`` compares the joint searches with each other: joint
+search on supernet losses, that of ``apq-tune run`` and that of ``apq-tune refine``; the tables are in
+benchmarks/results/joint_searches_*.csv.
+
 Finished searches are kept in runs/benchmarks/joint_vs_staged, and the same command resumes from them after an
 interruption or with more ``--seeds``. Tables, figure and CPU seconds are copied to benchmarks/results.
 """
