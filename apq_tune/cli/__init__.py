@@ -1,4 +1,4 @@
-"""The command line. Heavy imports happen inside commands, so that ``--help`` is quick."""
+"""The command line. Commands import heavy libraries only when they run, so that ``--help`` is quick."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from apq_tune.cli.versus import joint_vs_staged
 from apq_tune.errors import ApqError
 
 RESUMABLE = ("run", "refine", "joint-vs-staged", "sweep", "compare")
-"""Commands that keep what is done; the others keep nothing until they end."""
+"""Commands that keep finished parts; the others write nothing until they end."""
 
 REMEDIES = {
     errno.ENOSPC: "make room there and give the same command again",
@@ -44,17 +44,17 @@ REMEDIES = {
     errno.ELOOP: "a link there leads to itself; remove it",
     errno.EMFILE: "allow more open files, with ulimit -n",
 }
-"""What to do when the operating system refuses something that no command has foreseen."""
+"""Number of an error of the operating system -> what the user can do about it."""
 
 GOES_ON = "the same command goes on where it stopped"
-STARTS_ANEW = "nothing was kept, the same command starts anew"
+STARTS_ANEW = "nothing was kept; the same command starts from the beginning"
 
 
 class _Commands(click.Group):
-    """The group, which knows how each of its commands can go on."""
+    """Group of all commands; after an interruption it prints how the command can go on."""
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run the command that is asked for."""
+        """Run the command that was given."""
         try:
             return super().invoke(ctx)
         except (click.Abort, KeyboardInterrupt):
@@ -65,7 +65,7 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="apq-tune")
 def cli() -> None:
-    """Find a network's architecture, channel pruning and per-layer bit-widths together."""
+    """Search network architecture, channel pruning and bit-widths together."""
 
 
 for command in (
@@ -87,17 +87,17 @@ for command in (
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: one line on stderr for what goes wrong.
+    """Entry point: run a command; errors are one line on stderr.
 
-    Exits with 1 for what a user can mend, 2 for a wrong command line, 130 when interrupted, 141 when nobody reads what
-    is printed, and 1, too, for a fault of ours, whose traceback is kept in a file.
+    Exits with 1 for errors that a user can fix, 2 for a wrong command line, 130 after an interruption, 141 if nobody
+    reads the output, and 1 for a bug of this package, whose traceback is written to a file.
 
     Args:
-        arguments: instead of those of the process.
+        arguments: Command line; ``None`` for that of the process.
     """
-    os.environ.pop("MPLBACKEND", None)  # a notebook's, which may be absent here; our pictures only go to files
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^")  # Ray's paragraphs on dead workers: ours is one line
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be text in the terminal's encoding
+    os.environ.pop("MPLBACKEND", None)  # a notebook's, which may be absent here; pictures are only written to files
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^")  # Ray prints paragraphs on dead workers
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may not be encodable
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         cli(arguments, standalone_mode=False)
@@ -129,19 +129,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _say(line: str) -> None:
-    """One line on stderr, if anything still listens there."""
+    """Print one line on stderr, unless it is closed."""
     with contextlib.suppress(OSError):
         click.echo(" ".join(line.splitlines()), err=True)
 
 
 def _drop_output() -> None:
-    """Let the interpreter's last flush of what could not be printed fail nowhere."""
+    """Redirect stdout to nowhere, so that the interpreter's last flush does not fail again."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _of_system(error: OSError) -> str:
-    """What the operating system refuses, and a remedy where it is known."""
+    """Message for an error of the operating system, with a remedy where one is known."""
     said = error.strerror or str(error) or type(error).__name__
     if not error.filename and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
         return f"cannot print: {said}; send the output elsewhere"
@@ -149,22 +149,23 @@ def _of_system(error: OSError) -> str:
     remedy = REMEDIES.get(error.errno or 0)
     if remedy is None:
         kept = _kept_traceback(error)
-        remedy = f"where it happened is in {kept}" if kept else "mend that and give the same command again"
+        remedy = f"its traceback is in {kept}" if kept else "fix that and give the same command again"
     return f"{where}{said}; {remedy}"
 
 
 def _unforeseen(error: Exception) -> str:
-    first = (str(error).strip() or "without words").splitlines()[0]
+    """Message for a bug of this package."""
+    first = (str(error).strip() or "no message").splitlines()[0]
     kept = _kept_traceback(error)
-    where = f"send {kept}, which has the traceback" if kept else "its traceback could not be kept in a file"
-    return f"unforeseen {type(error).__name__}: {first[:200]}; this is a fault of apq-tune, please report it: {where}"
+    where = f"send {kept}, which has the traceback" if kept else "its traceback could not be written to a file"
+    return f"unforeseen {type(error).__name__}: {first[:200]}; this is a bug of apq-tune, please report it: {where}"
 
 
 def _kept_traceback(error: BaseException) -> str | None:
-    """Write what a developer needs to know to a new file.
+    """Write the traceback, versions and command line to a new file.
 
     Returns:
-        Its path; ``None`` if no file can be written.
+        Path of the file; ``None`` if it cannot be written.
     """
     packages = {name: metadata.version(name) for name in ("torch", "ray", "optuna", "pydantic", "click")}
     versions = " ".join(f"{name} {version}" for name, version in packages.items())

@@ -41,7 +41,7 @@ SAMPLERS = (
 @click.option(
     "--lookup",
     type=Place(),
-    help="CSV file with a row for every candidate, instead of SPACE; columns that are no objectives are choices.",
+    help="CSV file with a row for every candidate, instead of SPACE; columns that are not objectives are choices.",
 )
 @click.option("--maximize", multiple=True, metavar="COLUMN", help="Column of --lookup to maximize. Repeatable.")
 @click.option("--minimize", multiple=True, metavar="COLUMN", help="Column of --lookup to minimize. Repeatable.")
@@ -50,7 +50,7 @@ SAMPLERS = (
     "choices",
     multiple=True,
     metavar="COLUMN",
-    help="Column of --lookup that is a choice; other columns then are none. Repeatable.",
+    help="Column of --lookup that is a choice, if not all of them are. Repeatable.",
 )
 @click.option(
     "--ignore",
@@ -103,11 +103,11 @@ def compare(
     executor: Kind | None,
     address: str | None,
 ) -> None:
-    """Compare samplers by the hypervolume of the fronts that they find.
+    """Compare samplers by the fronts that they find.
 
     The problem is SPACE (the name of a shipped search space or a YAML file) with --front, or a table of measured
-    candidates, --lookup, with --maximize and --minimize. All objectives are black boxes to all samplers. In the end
-    the best sampler for each number of evaluations is named.
+    candidates, --lookup, with --maximize and --minimize. All objectives are black boxes to all samplers. Fronts are
+    compared by hypervolume, and the best sampler for each number of evaluations is named in the end.
 
     Interrupt the command at any moment: the same command goes on where it stopped.
     """

@@ -39,7 +39,7 @@ PREDICTOR = click.option("--predictor", type=Place(), help=PREDICTOR_HELP)
 EXTRAPOLATE = click.option(
     "--extrapolate",
     is_flag=True,
-    help="Search among values of genes, too, that none of the predictor's training pairs has.",
+    help="Also search values of genes that occur in none of the predictor's training pairs.",
 )
 
 OBJECTIVE = click.option("--objective", metavar="METRIC", help="Metric to optimize.  [default: the predictor's]")

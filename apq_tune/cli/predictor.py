@@ -17,7 +17,7 @@ PLAIN = ("gp", "mean", "ordinal", "ridge", "scratch")
 
 @click.group()
 def predictor() -> None:
-    """Fit predictors to measured candidates, and compare their forms."""
+    """Fit predictors to measured candidates, and compare them."""
 
 
 @predictor.command()
@@ -25,7 +25,9 @@ def predictor() -> None:
 @click.option("--splits", type=Number(ranges.SPLITS), default=5, show_default=True, help="Number of random splits.")
 @SEED
 def report(run: Path, splits: int, seed: int) -> None:
-    """Compare all forms of predictors on the measured candidates of the run in the directory RUN.
+    """Compare all forms of predictors on a finished RUN.
+
+    RUN is the directory of the run, whose measured candidates are used.
 
     Shown by the number of quantized candidates that a predictor learns from: Kendall tau, pairwise accuracy, error and
     the coverage of intervals. RUN gets a CSV file and a picture.

@@ -69,10 +69,11 @@ def refine(
     executor: Kind | None,
     address: str | None,
 ) -> None:
-    """Go on from the finished run in the directory RUN with real QAT in the loop.
+    """Go on from a finished RUN with real QAT in the loop.
 
-    Each round trains a diverse batch of promising candidates briefly and corrects the predictor with the losses. The
-    best half is then trained for longer, until few are left; the longest training alone decides.
+    RUN is the directory of the run. Each round trains a diverse batch of promising candidates briefly and corrects the
+    predictor with the losses. The best half is then trained for longer, until few are left; the longest training alone
+    decides.
 
     The limits are those of the run, unless --constraint or --budget is given. A --table is read in addition to those
     of the run.

@@ -1,4 +1,4 @@
-"""``apq-tune search`` and ``score``: answers from a predictor and cost tables, without training anything."""
+"""``apq-tune search`` and ``score``, which use a predictor and cost models and train nothing."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def search(
     seed: int,
     out: Path | None,
 ) -> None:
-    """Search SPACE with a predictor and cost models, without training anything.
+    """Search SPACE with a predictor, without training.
 
     SPACE is the name of a shipped search space, a YAML file, or a file of named choices. The result is the best
     candidate by --objective, or a Pareto front with --front. It keeps all limits.
@@ -153,7 +153,7 @@ def search(
 @PREDICTOR
 @TABLES
 @click.option("--candidates", type=Place(), required=True, help="Candidates to score (.json, .jsonl or .csv).")
-@click.option("--skip-invalid", is_flag=True, help="Report candidates that SPACE does not hold, and go on.")
+@click.option("--skip-invalid", is_flag=True, help="Skip candidates that are not in SPACE, and say why.")
 @out_file(".csv", ".json")
 def score(
     space: str,

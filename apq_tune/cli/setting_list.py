@@ -1,4 +1,4 @@
-"""All settings with what they may be, their defaults and what they mean, read off the models that check them."""
+"""All settings with their ranges, defaults and meanings, read from the models that check them."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ _ATTRIBUTE = re.compile(r"^    (\w+): ((?:.|\n {8,})*)", re.MULTILINE)
 
 
 class Setting(NamedTuple):
-    """One thing that a user can set."""
+    """A setting and what is known about it."""
 
-    name: str  # dotted, as --set takes it
-    allowed: str  # in words
-    default: str  # as YAML
+    name: str  # dotted name, as in --set
+    allowed: str  # allowed values, in words
+    default: str  # default, written as YAML
     meaning: str
 
 
 class Group(NamedTuple):
-    """Settings that are given in one way."""
+    """Settings of one command or of one kind."""
 
     title: str
     settings: tuple[Setting, ...]
 
 
 def all_settings() -> tuple[Group, ...]:
-    """Those of a run, of a refinement and of a comparison."""
+    """Settings of runs, refinements and comparisons of methods."""
     return (
         Group("Of `run`, each as `--set NAME=VALUE`", tuple(_of(RunSettings, RunSettings()))),
         Group("Of `refine`, each as an option (`final_epochs` is `--final-epochs`)", tuple(_of(RefineSettings))),
@@ -45,7 +45,7 @@ def all_settings() -> tuple[Group, ...]:
 
 
 def markdown() -> str:
-    """``docs/reference/settings.md``."""
+    """Content of ``docs/reference/settings.md``."""
     lines = [
         "# Settings",
         "",
@@ -61,7 +61,7 @@ def markdown() -> str:
 
 
 def _of(model: type[Any], value: Any = None, prefix: str = "") -> Iterator[Setting]:
-    """The settings of a model or dataclass, those of its parts in place of the parts."""
+    """Settings of a model or dataclass; a nested one is replaced by its own settings."""
     value = model() if value is None else value
     meanings, hints = _meanings(model), get_type_hints(model, include_extras=True)
     names = model.model_fields if issubclass(model, BaseModel) else [f.name for f in dataclasses.fields(model)]
@@ -76,7 +76,7 @@ def _of(model: type[Any], value: Any = None, prefix: str = "") -> Iterator[Setti
 
 
 def allowed(hint: Any) -> str:
-    """What an annotation allows, in words."""
+    """Values that an annotation allows, in words."""
     if get_origin(hint) is Annotated:
         inner, *metadata = get_args(hint)
         ranges = [part for part in metadata if isinstance(part, Range)]
@@ -90,7 +90,7 @@ def allowed(hint: Any) -> str:
 
 
 def _meanings(model: type[Any]) -> dict[str, str]:
-    """Attribute -> what its docstring says of it, in one line."""
+    """Description of each attribute in the docstring of a model, on one line."""
     _, _, attributes = inspect.cleandoc(model.__doc__ or "").partition("Attributes:\n")
     found = _ATTRIBUTE.findall(attributes)
     return {name: " ".join(text.replace("``None``", "``null``").replace("``", "`").split()) for name, text in found}

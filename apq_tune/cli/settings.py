@@ -1,4 +1,4 @@
-"""``apq-tune settings``: everything that can be set, with its range, default and meaning."""
+"""``apq-tune settings``: all settings with their ranges, defaults and meanings."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import click
 
 
 @click.command()
-@click.option("--markdown", "as_markdown", is_flag=True, help="As docs/reference/settings.md.")
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print the page docs/reference/settings.md.")
 def settings(*, as_markdown: bool) -> None:
-    """List every setting of run, refine and the comparisons: what is allowed, the default and the meaning."""
+    """List all settings: ranges, defaults and meanings."""
     from apq_tune.cli.setting_list import all_settings, markdown
 
     if as_markdown:

@@ -1,4 +1,4 @@
-"""``apq-tune spaces``, ``space`` and ``cost audit``: look at what there is before searching."""
+"""``apq-tune spaces``, ``space`` and ``cost audit``, which describe search spaces and cost tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from apq_tune.cli.options import SPACE
 
 @click.command()
 def spaces() -> None:
-    """List the search spaces that ship with the package, and their sizes."""
+    """List the search spaces that ship with the package."""
     from apq_tune.space.search_space import SearchSpace, known_spaces
 
     for name in known_spaces():
@@ -25,7 +25,7 @@ def spaces() -> None:
 @SPACE
 @TABLES
 def describe(space: str, tables: tuple[Path, ...]) -> None:
-    """Describe SPACE: its size, its choices, and the range of every cost.
+    """Describe SPACE: its size, choices and ranges of costs.
 
     SPACE is the name of a shipped search space or a YAML file.
     """

@@ -1,4 +1,4 @@
-"""``apq-tune sweep``: the best candidates for many devices and limits at once."""
+"""``apq-tune sweep``: searches for many deployment targets and limits."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def sweep(
     executor: Kind | None,
     address: str | None,
 ) -> None:
-    """Search SPACE once for every target, limit, sampler and seed.
+    """Search SPACE for every target, limit, sampler and seed.
 
     SPACE is the name of a shipped search space, a YAML file, or a file of named choices.
 

@@ -1,4 +1,4 @@
-"""``apq-tune transfer``: from a published full-precision predictor to one of the user's own quantized networks."""
+"""``apq-tune transfer``: finetune a predictor, such as a published one, on the user's measured candidates."""
 
 from __future__ import annotations
 

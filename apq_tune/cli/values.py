@@ -1,4 +1,4 @@
-"""Numbers and paths on the command line: numbers are read and checked as those of ``--set``."""
+"""Types of numbers and paths on the command line; numbers are read and checked like those of ``--set``."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from apq_tune.inputs.documents import load_yaml
 from apq_tune.inputs.ranges import Range, Whole, shown
 
 LONGEST_NAME = 255
-"""Bytes of one part of a path, on the file systems in use."""
+"""Longest name of a file that common file systems allow, in bytes."""
 
 
 class Number(click.ParamType):  # type: ignore[type-arg]
-    """A number in a range; ``1e3`` is a whole one, too."""
+    """A number in a range; ``1e3`` counts as a whole number."""
 
     def __init__(self, allowed: Range) -> None:
-        """In the range ``allowed``."""
+        """Accept numbers in the range ``allowed``."""
         self.allowed = allowed
         self.name = "integer" if isinstance(allowed, Whole) else "number"
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:  # noqa: ARG002
-        """``1..100``: what ``--help`` shows beside the option."""
+        """The range as ``1..100``, which ``--help`` shows after the option."""
         return f"{self.allowed.low}..{self.allowed.high}"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The number.
+        """Read the number.
 
         Raises:
-            click.BadParameter: with the range and the value.
+            click.BadParameter: If it is not a number in the range; the message has range and value.
         """
         try:
             return self.allowed.check(load_yaml(value, "number") if isinstance(value, str) else value)
@@ -41,19 +41,19 @@ class Number(click.ParamType):  # type: ignore[type-arg]
 
 
 class Place(click.ParamType):  # type: ignore[type-arg]
-    """A file or folder, which may not exist yet."""
+    """A path of a file or folder, which need not exist yet."""
 
     name = "path"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """The path.
+        """Check the path.
 
         Raises:
-            click.BadParameter: if it is empty, which would be the current folder, or no file system takes it.
+            click.BadParameter: If it is empty, which would mean the current folder, or not a valid path.
         """
         text = str(value)
         if not text.strip():
-            self.fail(f"{text!r} is no path; give one, or . for the current folder", param, ctx)
+            self.fail(f"{text!r} is not a path; give one, or . for the current folder", param, ctx)
         if "\0" in text:
             self.fail(f"{text!r} holds a NUL character, which no path may", param, ctx)
         longest = max(Path(text).parts, key=lambda part: len(os.fsencode(part)), default="")

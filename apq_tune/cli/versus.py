@@ -126,7 +126,9 @@ def joint_vs_staged(
     address: str | None,
     **spend: int,
 ) -> None:
-    """Compare joint search with staged search and other methods at equal spend.
+    """Compare joint search with staged search at equal spend.
+
+    Further methods are searches with uniform bit-widths, random search, and the literal protocol of Wang 2020.
 
     SPACE is the name of a shipped search space or a YAML file: two supernets are trained for every seed. RUN is the
     directory of a finished run: its supernets are taken, with their one seed.

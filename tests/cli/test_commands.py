@@ -113,7 +113,7 @@ def test_search_refuses_in_one_line(arguments: tuple[str, str], said: str) -> No
         (("--objective", "macs,bit_ops"), "trade them off with --front"),
         (("--objective", "macs", "--seed", str(2**64)), "give a whole number from 0 to 4294967295"),
         (("--objective", "macs", "--patience", "nan"), "give a whole number from 1"),
-        (("--objective", "macs", "--out", ""), "is no path"),
+        (("--objective", "macs", "--out", ""), "is not a path"),
         (("--objective", "macs", "--out", "x" * 300), "choose a shorter name"),
     ],
 )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from apq_tune.cli import RESUMABLE, cli
 
@@ -86,3 +87,9 @@ def test_commands_that_can_be_interrupted_have_all_options_of_hosts() -> None:
         flags = {flag for p in ALL[name].params for flag in p.opts}
         assert {"--out", "--address"} <= flags
         assert ("--device" in flags) == ("--gpus-per-trial" in flags) == (name not in ("sweep", "compare"))
+
+
+def test_the_list_of_commands_has_whole_sentences() -> None:
+    for group in (cli, *(command for command in cli.commands.values() if isinstance(command, click.Group))):
+        listed = CliRunner().invoke(group, ["--help"], terminal_width=80).output
+        assert "..." not in listed.replace("[ARGS]...", ""), listed

@@ -56,7 +56,7 @@ def test_without_a_place_for_the_file_the_line_remains(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "absent"))
     _failing(monkeypatch, ZeroDivisionError())
     assert _status(["spaces"]) == 1
-    assert "could not be kept" in capsys.readouterr().err
+    assert "could not be written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -87,8 +87,8 @@ def test_what_the_system_refuses_has_a_remedy(
         ("refine", "the same command goes on where it stopped"),
         ("sweep", "the same command goes on where it stopped"),
         ("joint-vs-staged", "the same command goes on where it stopped"),
-        ("search", "nothing was kept, the same command starts anew"),
-        ("transfer", "nothing was kept, the same command starts anew"),
+        ("search", "nothing was kept; the same command starts from the beginning"),
+        ("transfer", "nothing was kept; the same command starts from the beginning"),
     ],
 )
 def test_an_interruption_says_what_the_command_can_do(
@@ -112,7 +112,7 @@ def test_ctrl_c_in_a_search(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert said == "interrupted; nothing was kept, the same command starts anew\n"
+    assert said == "interrupted; nothing was kept; the same command starts from the beginning\n"
 
 
 def _run(
