@@ -89,7 +89,7 @@ def spend_options(command: Command) -> Command:
     multiple=True,
     type=click.Choice(NAMES),
     callback=once,
-    help="Search method. Repeatable.  [default: all]",
+    help="Search method, as joint-vs-staged compares them at equal spend. Repeatable.  [default: all]",
 )
 @BUDGETS
 @CONSTRAINTS

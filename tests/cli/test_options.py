@@ -44,13 +44,18 @@ def said(option: click.Option) -> str:
 
 def test_every_option_has_one_spelling_type_default_and_help() -> None:
     seen: dict[tuple[str, object], tuple[str, tuple[object, ...]]] = {}
+    defaults: dict[str, tuple[str, object]] = {}
     for name, command in ALL.items():
         for option in command.params:
             if not isinstance(option, click.Option):
                 continue
             assert len(option.opts) == 1, (name, option.opts)  # no second spelling
             flag = option.opts[0]
-            meaning = (of_type(option.type), option.get_default(click.Context(command)) or (), option.is_flag)
+            meaning = of_type(option.type), option.is_flag
+            if not (option.required or option.multiple):  # several are compared, by default all that are useful
+                default = option.get_default(click.Context(command))
+                before, known = defaults.setdefault(flag, (name, default))
+                assert known == default, (flag, before, name)
             key = flag, option.metavar if flag == FILE_OR_FOLDER else ""
             before, known = seen.setdefault(key, (name, (*meaning, said(option))))
             assert known == (*meaning, said(option)), (flag, before, name)
