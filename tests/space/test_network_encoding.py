@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 
 import numpy as np
 import pytest
@@ -332,3 +333,25 @@ def test_policies_range_from_one_width_to_all_mixed_and_prefer_none(either: Netw
     assert weights > plain[0] + 0.03
     if not either.space.forbidden:
         assert across == pytest.approx(plain[1], abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("name", "sample", "policies", "features"),
+    [
+        ("digits", "799b4a455f87", "ac5f3ee4ba73", "b34294d64023"),
+        ("mcu_color", "994b317695ce", "8e0c2a4213bc", "93b9cb23503b"),
+        ("apq_mobilenet", "2fffe5a6c0d8", "6af86d61dccc", "a653c19624f5"),
+    ],
+)
+def test_seeds_give_what_they_gave_before_genes_had_kinds(name: str, sample: str, policies: str, features: str) -> None:
+    """Digests of version 0.1.0 before its spaces knew types of blocks: runs and predictor files depend on them."""
+
+    def digest(array: np.ndarray) -> str:
+        described = np.ascontiguousarray(array).tobytes() + f"{array.dtype}{array.shape}".encode()
+        return hashlib.sha1(described, usedforsecurity=False).hexdigest()[:12]
+
+    encoding, rng = NetworkEncoding(SearchSpace.load(name)), np.random.default_rng(5)
+    genomes = encoding.sample(300, rng)
+    assert digest(genomes) == sample
+    assert digest(encoding.sample_policies(300, rng)) == policies
+    assert digest(encoding.features(genomes)) == features
