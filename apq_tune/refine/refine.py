@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from apq_tune.hosts import executor as executors
-from apq_tune.hosts.executor import WORK_FILES, Executor, Kind, Result, check_executor, gpu_share
+from apq_tune.hosts.executor import WORK_FILES, Executor, Kind, check_executor, gpu_share
 from apq_tune.methods.propose import Proposals
 from apq_tune.methods.rounds import SEARCH_SHARE
 from apq_tune.pipeline.choice import kept, with_choice
@@ -39,6 +39,7 @@ from apq_tune.store.directory import kept_tables
 from apq_tune.store.disk import check_space, run_bytes
 from apq_tune.store.files import read_json, to_json
 from apq_tune.store.folder import CommandFolder, digest
+from apq_tune.store.items import compute_missing
 from apq_tune.store.stage import AGAIN, StageDirectory
 from apq_tune.supernet.device import device_of
 
@@ -280,39 +281,24 @@ class Refinement:
         self, directory: StageDirectory, stage: str, batch: Sequence[Chosen], epochs: int
     ) -> list[RefinedCandidate]:
         """Do the trainings that are not done, each result kept at once."""
-        final = epochs == self.settings.final_epochs
-        kept = directory.items.finished(weights=final)
-        finished = {chosen.name: kept[chosen.name] for chosen in batch if chosen.name in kept}
-
-        def advance() -> None:
-            if self._listener is not None:
-                self._listener.advance(self._title, len(finished), len(batch))
-
-        def on_result(key: str, result: Result) -> None:
-            directory.items.keep(key, result)
-            finished[key] = result.metrics
-            advance()
-
-        advance()
         of_run = self._finished.settings
-        items = {
-            chosen.name: self.settings.task(chosen.candidate, epochs, of_run)
-            for chosen in batch
-            if chosen.name not in finished
-        }
-        if items:
-            supernet = dataclasses.replace(self._finished.supernet, device=self._device)
-            executor = self._started()
-            results = executor.map(
-                train_network,
-                supernet,
-                items,
-                directory=directory.path / WORK_FILES,
-                gpus=gpu_share(executor, self._gpus) if self._device == "cuda" else 0,
-            )
-            for key, result in results:
-                on_result(key, result)
-        return [RefinedCandidate(chosen, stage, epochs, finished[chosen.name]) for chosen in batch]
+
+        def tell(_: str | None, done: int, total: int) -> None:
+            if self._listener is not None:
+                self._listener.advance(self._title, done, total)
+
+        results = compute_missing(
+            directory.items,
+            self._started,
+            train_network,
+            dataclasses.replace(self._finished.supernet, device=self._device),
+            {chosen.name: self.settings.task(chosen.candidate, epochs, of_run) for chosen in batch},
+            directory=directory.path / WORK_FILES,
+            gpus=lambda executor: gpu_share(executor, self._gpus) if self._device == "cuda" else 0,
+            weights=epochs == self.settings.final_epochs,
+            tell=tell,
+        )
+        return [RefinedCandidate(chosen, stage, epochs, results[chosen.name]) for chosen in batch]
 
     def _started(self) -> Executor:
         """The executor, which is started the first time."""

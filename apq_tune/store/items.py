@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from apq_tune.hosts.executor import Result
+from apq_tune.hosts.executor import Executor, Result, Work
 from apq_tune.store.digests import Digests
 from apq_tune.store.files import read_json, to_json
 
 FOLDER = "items"
 """Folder of the results, a JSON file for each item."""
-
-WEIGHTS = "weights.pt"
-"""Name of the one file that may belong to a result: the weights of the network that was trained."""
 
 
 class Items:
@@ -69,3 +68,46 @@ class Items:
 
     def _whole(self, name: str) -> bool:
         return self._digests.whole(name, self._redo)
+
+
+def compute_missing(
+    kept: Items,
+    executor: Callable[[], Executor],
+    work: Work,
+    shared: Any,
+    items: Mapping[str, Any],
+    *,
+    directory: Path,
+    gpus: Callable[[Executor], float] = lambda _: 0.0,
+    weights: bool = False,
+    tell: Callable[[str | None, int, int], None] = lambda *_: None,
+) -> dict[str, Any]:
+    """Compute the items that are not done, each result kept at once.
+
+    Args:
+        kept: Results of the folder.
+        executor: Starts the executor; called if there is anything to do.
+        work: Function of an item and of what all items share.
+        shared: Second argument of ``work``.
+        items: First argument of ``work`` for each key; keys are good as names of files.
+        directory: Folder for what workers read meanwhile and for tracebacks.
+        gpus: From the executor to the GPUs of each item.
+        weights: Whether an item is done only if its weights are kept.
+        tell: Called with the key of the item that was computed, if any, how many items are done, and of how many.
+
+    Returns:
+        Result of each item, in the order of the items.
+
+    Raises:
+        RunError: If an item failed; the results of the others are kept.
+    """
+    results = {key: result for key, result in kept.finished(weights=weights).items() if key in items}
+    left = {key: item for key, item in items.items() if key not in results}
+    tell(None, len(results), len(items))
+    if left:
+        started = executor()
+        for key, result in started.map(work, shared, left, directory=directory, gpus=gpus(started)):
+            kept.keep(key, result)
+            results[key] = result.metrics
+            tell(key, len(results), len(items))
+    return {key: results[key] for key in items}

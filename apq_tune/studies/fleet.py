@@ -12,13 +12,13 @@ from typing import Any
 
 from apq_tune.errors import RunError
 from apq_tune.hosts import executor as executors
-from apq_tune.hosts.executor import WORK_FILES, Kind, Result, Work, check_executor, gpu_share
+from apq_tune.hosts.executor import WORK_FILES, Executor, Kind, Work, check_executor, gpu_share
 from apq_tune.searchers import Searching
 from apq_tune.store.digests import Digests
 from apq_tune.store.disk import SMALL_BYTES, check_space
 from apq_tune.store.files import write_atomically
 from apq_tune.store.folder import CommandFolder
-from apq_tune.store.items import Items
+from apq_tune.store.items import Items, compute_missing
 from apq_tune.supernet.device import Device
 
 FORMAT = 2
@@ -126,30 +126,33 @@ class Fleet:
         """
         if long := [key for key in items if len(os.fsencode(key)) > LONGEST]:
             raise RunError(f"{long[0][:60]}...: is too long for the name of a file; give shorter names or fewer limits")
-        results = self.finished()
-        left = {key: item for key, item in items.items() if key not in results}
 
-        def on_result(key: str, result: Result) -> None:
-            self._items.keep(key, result)
-            with contextlib.suppress(OSError):
-                (self.checkpoints / f"{key}.npz").unlink(missing_ok=True)
-            results[key] = result.metrics
-            tell()
-
-        def tell() -> None:
+        def tell(key: str | None, done: int, total: int) -> None:
+            if key is not None:
+                with contextlib.suppress(OSError):
+                    (self.checkpoints / f"{key}.npz").unlink(missing_ok=True)
             if on_done is not None:
-                on_done(sum(key in results for key in items), len(items))
+                on_done(done, total)
 
-        tell()
-        if left:
-            check_space(self.path, SMALL_BYTES)
-            with executors.start_executor(self._executor, self._address, self._num_cpus) as executor:
-                share = gpu_share(executor, gpus) if device == "cuda" else 0
-                for key, result in executor.map(work, shared, left, directory=self.path / WORK_FILES, gpus=share):
-                    on_result(key, result)
+        with contextlib.ExitStack() as stack:
+
+            def start() -> Executor:
+                check_space(self.path, SMALL_BYTES)
+                return stack.enter_context(executors.start_executor(self._executor, self._address, self._num_cpus))
+
+            results = compute_missing(
+                self._items,
+                start,
+                work,
+                shared,
+                items,
+                directory=self.path / WORK_FILES,
+                gpus=lambda executor: gpu_share(executor, gpus) if device == "cuda" else 0,
+                tell=tell,
+            )
         for folder in (self.path / WORK_FILES, self.checkpoints):
             shutil.rmtree(folder, ignore_errors=True)
-        return {key: results[key] for key in items}
+        return results
 
 
 def finish(searching: Searching, checkpoint: Path, seconds: float = CHECKPOINT_SECONDS) -> None:
