@@ -82,13 +82,13 @@ def search(
     from rich.progress import Progress
 
     from apq_tune.errors import ProblemError
+    from apq_tune.network.network import has_network
     from apq_tune.problem.costs import Costs, as_texts
     from apq_tune.problem.metrics import all_metrics, load_metrics, problem_of, stay_measured
     from apq_tune.report.screen import Screen
     from apq_tune.report.tables import print_front, save_front
     from apq_tune.searchers import ALGORITHMS
     from apq_tune.searchers import search as run_search
-    from apq_tune.space.flat_encoding import FlatEncoding
     from apq_tune.space.network_encoding import encoding_of
     from apq_tune.space.notation import candidate_from, read_candidates
     from apq_tune.space.search_space import SearchSpace
@@ -99,7 +99,7 @@ def search(
     encoding = encoding_of(SearchSpace.load(space))
     from_files = load_metrics(encoding, predictor, tables)
     metrics = all_metrics(encoding, from_files)
-    if budgets and isinstance(encoding, FlatEncoding):
+    if budgets and not has_network(encoding.space):
         raise click.UsageError(
             f"--budget {budgets[0]}: {encoding.name} has no networks; give --constraint 'METRIC<=NUMBER'"
         )
