@@ -17,6 +17,7 @@ import torch
 
 from apq_tune.data import AnySplit, Data
 from apq_tune.errors import RunError
+from apq_tune.hosts.executor import Kind
 from apq_tune.pipeline.settings import RunSettings
 from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.supernet.batches import batches
@@ -31,8 +32,12 @@ PROBE_SECONDS = 0.5
 FEWEST, MOST = 3, 12
 """Steps that are measured; the first one, which warms up, does not count."""
 
-START_SECONDS, EXPERIMENT_SECONDS = 8.0, 3.0
-"""Of Ray itself and its workers, and of each of the three experiments (Ray 2.60 on two cores)."""
+START_SECONDS = {"local": 1.0, "ray": 12.0}
+"""Seconds until the first result of an executor, beside the work itself: local workers import while supernets are
+trained, Ray starts a cluster and its workers (Ray 2.60, two cores)."""
+
+MAP_SECONDS = {"local": 0.2, "ray": 1.0}
+"""Seconds that each further map of an executor takes, beside the work itself."""
 
 FIT_SECONDS = 0.12
 """Seconds per fit of a small predictor, of which cross-validation fits about a dozen per fold (digits, two cores)."""
@@ -148,14 +153,17 @@ def _timed(step: Callable[[], None], device: torch.device) -> float:
     return statistics.median(seconds[1:])
 
 
-def estimate(settings: RunSettings, data: Data, rates: Rates, concurrency: int) -> dict[str, float]:
+def estimate(
+    settings: RunSettings, data: Data, rates: Rates, concurrency: int, executor: Kind = "local"
+) -> dict[str, float]:
     """Stage -> seconds that it takes.
 
     Args:
-        settings: of the run.
-        data: its images.
-        rates: as measured.
-        concurrency: trials at once, each on a free processor.
+        settings: Settings of the run.
+        data: Images of the run.
+        rates: Rates as measured.
+        concurrency: Networks or searches at once, each on a free processor.
+        executor: Where they run.
     """
     n_train, n_whole, n_test = (len(split.labels) for split in (data.train, data.search, data.test))
     n_search = min(n_whole, settings.n_search or n_whole)
@@ -168,41 +176,49 @@ def estimate(settings: RunSettings, data: Data, rates: Rates, concurrency: int) 
     of_pair = images(settings.pair) * rates.qat + scoring
     of_final = images(settings.final) * rates.qat + (calibration + n_whole + n_test) * rates.forward
     n_final = NAMED_FINALISTS + settings.n_front
+    start, each = START_SECONDS.get(executor, 0.0), MAP_SECONDS.get(executor, 0.0)
     search = (3 + RIVAL_SEARCHES) * settings.n_evaluations / EVALUATIONS_PER_SECOND
     return {
         "supernet": images(settings.supernet) * rates.fp32,
         "quantized_supernet": images(settings.quantized) * rates.quantized,
-        "fp32_losses": START_SECONDS + settings.n_fp32 * scoring / concurrency,
-        "proxy_losses": EXPERIMENT_SECONDS + settings.n_proxy * scoring / concurrency,
+        "fp32_losses": start + settings.n_fp32 * scoring / concurrency,
+        "proxy_losses": each + settings.n_proxy * scoring / concurrency,
         "qat_pairs": settings.n_pairs * of_pair / concurrency,
         "fp32_predictor": (settings.folds + 1) * 4 * FIT_SECONDS,
         "predictors": (settings.folds + 1) * 12 * FIT_SECONDS,
-        "search": EXPERIMENT_SECONDS + search / min(concurrency, 4),
-        "finalists": EXPERIMENT_SECONDS + math.ceil(n_final / concurrency) * of_final,
+        "search": each + search / min(concurrency, 4),
+        "finalists": each + math.ceil(n_final / concurrency) * of_final,
     }
 
 
 def fitted(
-    settings: RunSettings, data: Data, rates: Rates, concurrency: int, minutes: float, keep: Collection[str] = ()
+    settings: RunSettings,
+    data: Data,
+    rates: Rates,
+    concurrency: int,
+    minutes: float,
+    keep: Collection[str] = (),
+    executor: Kind = "local",
 ) -> RunSettings:
     """Settings whose run takes about so long: trainings are shortened or lengthened, and fewer or more are measured.
 
     Args:
-        settings: to begin with.
-        data: images of the run.
-        rates: as measured.
-        concurrency: trials at once.
-        minutes: that the run may take.
-        keep: dotted names of settings that stay as they are.
+        settings: Settings to begin with.
+        data: Images of the run.
+        rates: Rates as measured.
+        concurrency: Networks or searches at once.
+        minutes: Time that the run may take.
+        keep: Dotted names of settings that stay as they are.
+        executor: Where networks and searches run.
 
     Raises:
-        RunError: if even the shortest run takes longer, with its length.
+        RunError: If even the shortest run takes longer, with its length.
     """
     shortest = None
     factor = GREATEST
     while factor >= LEAST:
         own = settings.updated(_scaled(settings, factor, keep))
-        shortest = sum(estimate(own, data, rates, concurrency).values()) / 60
+        shortest = sum(estimate(own, data, rates, concurrency, executor).values()) / 60
         if shortest <= minutes:
             return own
         factor /= STEP

@@ -205,10 +205,10 @@ class PipelineRun:
             return before.updated(dict(changes))
         assert settings.minutes is not None
         rates = measure_rates(self.encoding, settings, self.data, self.device)
-        return fitted(settings, self.data, rates, self._trials_at_once(), settings.minutes, changes)
+        return fitted(settings, self.data, rates, self._at_once(), settings.minutes, changes, self._kind)
 
-    def _trials_at_once(self) -> int:
-        """As far as it is known before the cluster is joined."""
+    def _at_once(self) -> int:
+        """Networks or searches at once, as far as it is known before a cluster is joined."""
         return self._num_cpus or available_cpus()
 
     def _tell_plan(self) -> None:
@@ -218,8 +218,8 @@ class PipelineRun:
         left = [stage.name for number, stage in enumerate(STAGES, start=1) if not self._seems_done(number, stage)]
         if left:
             rates = measure_rates(self.encoding, self.settings, self.data, self.device)
-            seconds = estimate(self.settings, self.data, rates, self._trials_at_once())
-            self._listener.planned({name: seconds[name] for name in left}, self._trials_at_once())
+            seconds = estimate(self.settings, self.data, rates, self._at_once(), self._kind)
+            self._listener.planned({name: seconds[name] for name in left}, self._at_once())
 
     def _seems_done(self, number: int, stage: RunStage) -> bool:
         """Whether a stage was done; whether it still holds is seen when it is its turn."""

@@ -37,6 +37,9 @@ def test_stages_cost_what_their_images_cost() -> None:
     assert one["proxy_losses"] - two["proxy_losses"] == pytest.approx(20 * score / 2)
     final = 4 * steps * 0.009 + (50 + 150 + 200) * 0.003
     assert one["finalists"] - two["finalists"] == pytest.approx((8 - 4) * final)
+    on_ray = estimate(settings, data, RATES, 1, "ray")
+    assert 5 < sum(on_ray.values()) - sum(one.values()) < 20  # a cluster is started
+    assert on_ray["qat_pairs"] == one["qat_pairs"]
 
 
 @pytest.mark.parametrize("minutes", [2.5, 5, 8])

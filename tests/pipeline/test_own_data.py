@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from apq_tune import ApqError, SearchSpace, load_run
 from apq_tune.pipeline.run import PipelineRun
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("serial")]
 
 CHANGES = {
     "supernet.epochs": 3,

@@ -11,12 +11,15 @@ from typing import get_args
 
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 
+from apq_tune.cli import cli
 from apq_tune.predict import Form
 from apq_tune.problem.front import Front
+from apq_tune.report.progress import RichListener
 from apq_tune.space.candidate import Candidate
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("serial")]
 
 QUICK = {
     "supernet.epochs": 6,
@@ -43,20 +46,20 @@ STAGES = [
 
 
 def command(out, num_cpus=1, **changes):
-    """One process at a time unless more are asked for: each has to be started in every stage, and results are equal."""
     settings = [f"--set={name}={value}" for name, value in (QUICK | changes).items()]
     program = str(Path(sys.executable).with_name("apq-tune"))
     return [program, "run", "digits", "--seed=3", f"--out={out}", f"--num-cpus={num_cpus}", *settings]
 
 
-def run(out, num_cpus=1, **changes):
-    return subprocess.run(command(out, num_cpus, **changes), capture_output=True, text=True, check=False, timeout=300)
+def run_here(out, **changes):
+    """The same in this process."""
+    return CliRunner().invoke(cli, command(out, **changes)[1:])
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "undisturbed"
-    result = run(out, num_cpus=2)
+    result = subprocess.run(command(out, num_cpus=2), capture_output=True, text=True, check=False, timeout=300)
     assert result.returncode == 0, result.stderr
     return out, result
 
@@ -102,21 +105,21 @@ def test_a_run_leaves_the_table_the_picture_and_every_stages_product(undisturbed
     assert "apq-tune run digits" in run_record["command"]
 
 
-INTERRUPTED = {
-    "1_supernet": signal.SIGKILL,
-    "4_proxy_losses": signal.SIGINT,  # Ctrl-C
-    "8_search": signal.SIGKILL,
-}
-"""One stage of each kind; each start of the command takes seconds."""
+INTERRUPTED = {"supernet": 1, "proxy_losses": 6, "search": 1}
+"""One stage of each kind, and how much of it is done by then."""
 
 
-def test_killed_in_stages_of_every_kind_the_same_command_ends_with_the_same_front(undisturbed, tmp_path):
-    out = tmp_path / "killed"
-    for stage, number in INTERRUPTED.items():
-        interrupt_in(out, stage, number)
-    result = run(out)
-    assert result.returncode == 0, result.stderr
-    expected = undisturbed[0]
+def test_interrupted_in_stages_of_every_kind_and_killed_it_ends_with_the_same_front(undisturbed, tmp_path):
+    out = tmp_path / "interrupted"
+    for stage, done in INTERRUPTED.items():
+        interrupt_in(out, stage, done)
+    kill_in(out, "9_finalists")
+    result = run_here(out)
+    assert result.exit_code == 0, result.output
+    same_results(out, undisturbed[0])
+
+
+def same_results(out, expected):
     for name in (
         "results.csv",
         "front.json",
@@ -129,35 +132,53 @@ def test_killed_in_stages_of_every_kind_the_same_command_ends_with_the_same_fron
         assert (out / name).read_bytes() == (expected / name).read_bytes(), name
 
 
-def interrupt_in(out, stage, number):
-    """Start the command and send it a signal inside ``stage``, which was then begun and is not done."""
-    process = subprocess.Popen(
-        command(out),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
-    )
-    parts = {"1": "checkpoint.pt", "8": "*.json"}.get(stage[0], "items/*.json")
-    wanted = 2 if stage[0] == "8" else 1  # stage.json is there from the start
-    while process.poll() is None and len(list((out / stage).glob(parts))) < wanted:
+def interrupt_in(out, stage, done):
+    """The command in this process, with Ctrl-C when so much of a stage is done."""
+
+    def advance(listener, name, now, total):
+        if name == stage and now >= done:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RichListener, "advance", advance)
+        result = run_here(out)
+    assert result.exit_code == 130
+    assert "interrupted; the same command goes on where it stopped" in result.output
+    assert "Traceback" not in result.output
+    (folder,) = out.glob(f"*_{stage}")
+    assert json.loads((folder / "stage.json").read_text())["status"] == "started"
+
+
+def kill_in(out, stage):
+    """The command as users start it, killed without warning when one part of ``stage`` is done."""
+    process = subprocess.Popen(command(out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list((out / stage).glob("items/*.json")):
         time.sleep(0.002)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    if number == signal.SIGINT:
-        assert process.returncode == 130
-        assert "interrupted; the same command goes on where it stopped" in said
-        assert "Traceback" not in said
-    else:
-        assert process.returncode == -number, f"ended before {stage} was reached"
+    process.kill()
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == -signal.SIGKILL, f"ended before {stage} was reached: {said}"
+    assert said == ""
     assert json.loads((out / stage / "stage.json").read_text())["status"] == "started"
+
+
+@pytest.mark.ray
+def test_ray_comes_to_the_same_results(undisturbed, tmp_path):
+    out = tmp_path / "copy"
+    shutil.copytree(undisturbed[0], out)
+    for folder in ("5_qat_pairs", "8_search", "9_finalists"):
+        shutil.rmtree(out / folder)
+    result = subprocess.run(
+        [*command(out, num_cpus=2), "--executor=ray"], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    same_results(out, undisturbed[0])
 
 
 def test_a_changed_setting_redoes_what_depends_on_it_and_says_so(undisturbed, tmp_path):
     out = tmp_path / "copy"
     shutil.copytree(undisturbed[0], out)
-    result = run(out, n_front=1)
-    assert result.returncode == 0, result.stderr
+    result = run_here(out, n_front=1)
+    assert result.exit_code == 0, result.output
     lines = {line.split("]")[0][1:]: line for line in result.stdout.splitlines() if line.startswith("[")}
     assert all("already done" in lines[f"{number}/9"] for number in range(1, 9))
     assert "done again: n_front 2 -> 1" in lines["9/9"]
@@ -169,8 +190,7 @@ def test_a_damaged_checkpoint_is_one_line_and_loses_nothing(undisturbed, tmp_pat
     weights = out / "2_quantized_supernet" / "weights.pt"
     weights.write_bytes(weights.read_bytes()[:1000])
     shutil.rmtree(out / "9_finalists")
-    result = run(out)
-    assert result.returncode == 1
-    assert result.stderr.count("\n") == 1
-    assert "weights.pt: is damaged (its content is not what was written); delete it, the same" in result.stderr
+    said = str(run_here(out).exception)
+    assert "\n" not in said
+    assert "weights.pt: is damaged (its content is not what was written); delete it, the same" in said
     assert (out / "8_search" / "front.json").exists()

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from apq_tune import ApqError, Candidate, Front, NetworkEncoding, SearchSpace, load_run
 from apq_tune.cli import cli
@@ -27,7 +27,7 @@ from apq_tune.refine.refine import Refinement
 from apq_tune.refine.settings import RefineSettings, training_of
 from apq_tune.supernet.evaluate import score
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("serial")]
 
 RUN = {
     "supernet.epochs": 4,
@@ -51,15 +51,20 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def refine(run: Path, out: Path, *changes: str) -> subprocess.CompletedProcess[str]:
-    command = [PROGRAM, "refine", str(run), f"--out={out}", *REFINE, *changes]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+def arguments(run: Path, out: Path, *changes: str) -> list[str]:
+    return ["refine", str(run), f"--out={out}", *REFINE, *changes]
+
+
+def refine(run: Path, out: Path, *changes: str) -> Result:
+    """The command in this process."""
+    return CliRunner().invoke(cli, arguments(run, out, *changes), env={"COLUMNS": "250"})
 
 
 @pytest.fixture(scope="module")
 def undisturbed(run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     out = tmp_path_factory.mktemp("refined") / "out"
-    result = refine(run, out)
+    command = [PROGRAM, *arguments(run, out)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert result.returncode == 0, result.stderr
     return out, result
 
@@ -116,28 +121,30 @@ def test_the_weights_are_those_of_the_best_network(run: Path, undisturbed) -> No
 def test_interrupted_in_rounds_and_rungs_it_ends_with_the_same_bytes(run: Path, undisturbed, tmp_path: Path) -> None:
     out = tmp_path / "interrupted"
     kept: dict[Path, int] = {}
-    for stage, number in (("round_2", signal.SIGINT), ("rung_2", signal.SIGKILL)):
-        process = subprocess.Popen(
-            [PROGRAM, "refine", str(run), f"--out={out}", *REFINE, "--num-cpus=1"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test in the background ignores it
-        )
-        while process.poll() is None and not list((out / stage).glob("items/*.json")):
-            time.sleep(0.002)
-        process.send_signal(number)
-        _, said = process.communicate(timeout=60)
-        if number == signal.SIGINT:
-            assert process.returncode == 130
-            assert "interrupted; the same command goes on where it stopped" in said
-            assert "Traceback" not in said
-        else:
-            assert process.returncode == -number, f"ended before {stage} was reached"
+
+    def remember(stage: str) -> None:
         assert json.loads((out / stage / "stage.json").read_text())["status"] == "started"
-        kept |= {path: path.stat().st_mtime_ns for path in out.glob("*/items/*.json")}
-    result = refine(run, out, "--num-cpus=1")
-    assert result.returncode == 0, result.stderr
+        kept.update({path: path.stat().st_mtime_ns for path in out.glob("*/items/*.json")})
+
+    def advance(listener: object, title: str, done: int, total: int) -> None:
+        if title.startswith("round 2") and done:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("apq_tune.report.progress.RichListener.advance", advance)
+        result = refine(run, out)
+    assert result.exit_code == 130
+    assert "interrupted; the same command goes on where it stopped" in result.output
+    assert "Traceback" not in result.output
+    remember("round_2")
+    process = subprocess.Popen([PROGRAM, *arguments(run, out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list((out / "rung_2").glob("items/*.json")):
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, "ended before the rung was reached"
+    remember("rung_2")
+    result = refine(run, out)
+    assert result.exit_code == 0, result.output
     for name in ("results.csv", "front.json", "best.pt"):
         assert (out / name).read_bytes() == (undisturbed[0] / name).read_bytes(), name
     assert len(kept) >= 4 + 4 + 1
@@ -147,8 +154,8 @@ def test_interrupted_in_rounds_and_rungs_it_ends_with_the_same_bytes(run: Path, 
 def test_a_longer_last_training_reuses_the_rounds_and_says_what_is_new(run: Path, undisturbed, tmp_path: Path) -> None:
     out = tmp_path / "copy"
     shutil.copytree(undisturbed[0], out)
-    result = refine(run, out, "--survivors=2", "--num-cpus=1")
-    assert result.returncode == 0, result.stderr
+    result = refine(run, out, "--survivors=2")
+    assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert "round 1, QAT of 1 epochs: already done" in lines[0]
     assert "round 2, QAT of 1 epochs: already done" in lines[1]
@@ -180,7 +187,7 @@ def refusal(*arguments: object) -> str:
     return str(result.exception)
 
 
-def test_what_cannot_be_done_is_refused_in_one_line(run: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_done_is_refused_in_one_line(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "is no run directory; make one with: apq-tune run" in refusal(tmp_path)
     out = f"--out={tmp_path / 'out'}"
     assert "no candidate reaches bit_ops <= 10" in refusal(run, out, "--constraint=bit_ops<=10")
@@ -190,7 +197,8 @@ def test_what_cannot_be_done_is_refused_in_one_line(run: Path, tmp_path: Path) -
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
     assert "exists and is no refinement" in refusal(run, f"--out={tmp_path / 'mine'}")
-    assert "--gpus-per-trial 1: this machine has 0 GPUs" in refusal(run, out, "--gpus-per-trial=1", "--num-cpus=1")
+    monkeypatch.setattr("apq_tune.hosts.executor.SerialExecutor.n_gpus", 0.0)
+    assert "--gpus-per-trial 1: this process has 0 GPUs" in refusal(run, out, "--gpus-per-trial=1")
     bad = CliRunner().invoke(cli, ["refine", str(run), "--rounds=0"])
     assert bad.exit_code == 2
     assert "give a whole number from 1 to 1000, got '0'" in bad.output

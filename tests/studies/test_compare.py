@@ -298,7 +298,7 @@ def test_the_command_knows_the_samplers_and_refuses_what_does_not_fit(tmp_path: 
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.ray
+@pytest.mark.slow
 def test_a_comparison_leaves_curves_tests_and_medians_and_is_not_repeated(tmp_path: Path) -> None:
     frame = pd.DataFrame(itertools.product(range(4), repeat=4), columns=list("abcd"))
     frame = frame.assign(merit=np.sin(frame @ [1, 2, 3, 4.0]) + frame.sum(axis=1), cost=frame @ [3.0, 1, 2, 1])

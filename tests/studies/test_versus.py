@@ -107,7 +107,7 @@ def test_methods_are_charged_the_same_and_resume_to_the_same_result(
 
 
 @pytest.mark.slow
-@pytest.mark.ray
+@pytest.mark.usefixtures("serial")
 def test_the_commands_compare_and_resume_to_the_same_bytes(shared: VersusShared, tmp_path: Path) -> None:
     def run(*arguments: object) -> str:
         spend = [f"--{name.replace('_', '-')}={value}" for name, value in SPEND.items()]
