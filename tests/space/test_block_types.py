@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ MIXED: dict[str, Any] = {
         {"channels": 8, "depth": [1, 2], "block": "residual", "kernel_size": [3, 5]},
         {"channels": 12, "stride": 2, "depth": [1, 2], "block": "fused_mbconv"},
         {"channels": 12, "depth": [1]},
+        {"channels": 16, "stride": 2, "depth": [1], "block": "residual"},
     ],
     "head": {"channels": 16},
     "choices": {
@@ -72,8 +74,8 @@ def convolutions(block: Any, n_in: int, n_out: int, stride: int) -> list[tuple[i
     ]
 
 
-def reference(candidate: Candidate) -> dict[str, float]:
-    """All four costs, convolution by convolution and tensor by tensor."""
+def counted(candidate: Candidate) -> tuple[list[tuple[int, ...]], list[int]]:
+    """All convolutions with the sides of their inputs, and the bits in memory while each of them runs."""
     convs, peaks = [(1, 8, 3, 1, 1, 8, 8, 8)], [(1 + 8) * 64 * 8]  # the last number is the side of the input
     width, size = 8, 8
     for stage, blocks in zip(MIXED["stages"], candidate.stages, strict=True):
@@ -94,6 +96,12 @@ def reference(candidate: Candidate) -> dict[str, float]:
             width = stage["channels"]
     convs += [(width, 16, 1, 1, 1, 8, 8, size), (16, 10, 1, 1, 1, 8, 8, 1)]
     peaks += [(width + 16) * size**2 * 8, (16 + 10) * 8]
+    return convs, peaks
+
+
+def reference(candidate: Candidate) -> dict[str, float]:
+    """All four costs, convolution by convolution and tensor by tensor."""
+    convs, peaks = counted(candidate)
     counts = dict.fromkeys(("macs", "bit_ops", "weight_bytes"), 0.0)
     for n_in, n_out, kernel, groups, stride, w_bits, a_bits, side in convs:
         n_weights = kernel**2 * (n_in // groups) * n_out
@@ -109,6 +117,19 @@ def test_costs_of_all_types_equal_a_plain_loop(mixed: NetworkEncoding) -> None:
     expected = [reference(candidate) for candidate in mixed.decode(genomes)]
     for model in cost_models(mixed):
         assert model(genomes).tolist() == [counts[model.name] for counts in expected]
+
+
+def test_layers_are_those_of_the_blocks_and_store_what_the_next_one_reads(mixed: NetworkEncoding) -> None:
+    for candidate in mixed.decode(mixed.sample(50, np.random.default_rng(2))):
+        layers = [layer for layer in mixed.space.network.at(mixed.space.values_of(candidate)) if layer.op is not None]
+        ops = [layer.op for layer in layers if layer.op is not None]
+        shapes = [(o.in_channels, o.out_channels, o.kernel_size, o.groups, o.stride) for o in ops]
+        assert [(*shape, o.w_bits, o.a_bits, o.in_size) for shape, o in zip(shapes, ops, strict=True)] == counted(
+            candidate
+        )[0]
+        for layer, reader in itertools.pairwise(layers):
+            inside = reader.inputs == (layer.name,) and layer.name[0].isdigit() and reader.name[:3] == layer.name[:3]
+            assert layer.output.bits == (reader.op.a_bits if inside and reader.op is not None else 8)
 
 
 def test_candidates_of_several_types_survive_genomes_files_and_samplers(mixed: NetworkEncoding) -> None:

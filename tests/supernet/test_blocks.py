@@ -12,6 +12,7 @@ import torch
 import yaml
 from click.testing import CliRunner
 from torch import Tensor, nn
+from torch.nn import functional
 
 from apq_tune import NetworkEncoding, SearchSpace
 from apq_tune.cli import cli
@@ -122,6 +123,43 @@ def test_sorting_channels_does_not_change_the_largest_network(supernet: Supernet
         net.sort_channels()
         torch.testing.assert_close(net(images, largest), expected, rtol=1e-3, atol=1e-4)
     assert any(not torch.equal(old, new) for old, new in zip(before, net.parameters(), strict=True))
+
+
+def by_hand(block: str, own: Any, x: Tensor, *, gated: bool) -> Tensor:
+    """One block in full precision, as its paper has it."""
+    if block == "residual":
+        return own.conv2(functional.relu(own.conv1(x)))
+    if block == "fused_mbconv":
+        return own.project(functional.relu(own.fused(x)))
+    y = functional.relu(own.depthwise(functional.relu(own.expand(x))))
+    if gated:
+        hidden = functional.relu(own.squeeze(y.mean(dim=(2, 3))))
+        y = y * functional.hardsigmoid(own.excite(hidden))[:, :, None, None]
+    return own.project(y)
+
+
+@pytest.mark.parametrize(
+    ("block", "gated"), [("mbconv", False), ("mbconv", True), ("residual", False), ("fused_mbconv", False)]
+)
+def test_a_network_computes_what_its_blocks_are_by_their_papers(block: str, gated: bool, images: Tensor) -> None:
+    data = space_of(block).model_dump(mode="json", exclude_none=True)
+    for part in (data["stem"], *data["stages"], data["head"]):
+        part["activation"] = "relu"
+    for stage in data["stages"]:
+        stage["squeeze_excite"] = gated
+    space = SearchSpace.from_dict(data)
+    torch.manual_seed(1)
+    net = Supernet(space)
+    encoding = NetworkEncoding(space)
+    for candidate in encoding.decode(encoding.sample(3, np.random.default_rng(4))):
+        subnet: Any = net.extract(candidate, net.recalibrate(images, candidate))
+        with torch.no_grad():
+            x = functional.relu(subnet.stem(images))
+            for own in subnet.blocks:
+                y = by_hand(block, own, x, gated=gated)
+                x = x + y if x.shape == y.shape else y
+            expected = subnet.classifier(functional.relu(subnet.head(x)).mean(dim=(2, 3)))
+            torch.testing.assert_close(subnet(images, quantize=False), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
