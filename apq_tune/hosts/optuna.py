@@ -99,7 +99,7 @@ class PopulationSampler(BaseSampler):
         if seed is not None and (not isinstance(seed, int | np.integer) or seed < 0):
             raise ProblemError(f"seed is {seed!r}; give a whole number from 0, or None")
         if not isinstance(space, SpaceOrEncoding | None):
-            raise ProblemError(f"space is {space!r}; give a search space or an encoding of one")
+            raise ProblemError(f"space is {space!r}; give a search space, such as a SearchSpace, or an encoding of one")
         self._algorithm = algorithm
         self._seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else int(seed)
         self._take(space)

@@ -492,7 +492,7 @@ def test_evolution_refuses_two_objectives_in_one_line_that_names_the_remedy() ->
         ({"mutation": (3, 2)}, "mutation is (3, 2); give two positive numbers"),
         ({"seed": -1}, "seed is -1; give a whole number from 0, or None"),
         ({"seed": 0.5}, "seed is 0.5; give a whole number from 0, or None"),
-        ({"space": "digits"}, "space is 'digits'; give a SearchSpace, a ChoiceSpace or an encoding of one"),
+        ({"space": "digits"}, "space is 'digits'; give a search space, such as a SearchSpace, or an encoding of one"),
     ],
 )
 def test_settings_without_sense_are_refused_by_name(
