@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from apq_tune.data import AnySplit
 from apq_tune.space.candidate import Candidate
+from apq_tune.space.search_space import SearchSpace
 from apq_tune.supernet.batches import batches
 from apq_tune.supernet.network import Supernet
 from apq_tune.supernet.quantize import ActivationQuantizer
@@ -35,6 +36,23 @@ class Score(NamedTuple):
     loss_even: float
     loss_odd: float
     accuracy: float
+
+
+class RunsCandidates(Protocol):
+    """Weights of all candidates of a search space: what metrics ask of a supernet, and of whatever takes its place."""
+
+    @property
+    def space(self) -> SearchSpace:
+        """Search space of the candidates."""
+        ...
+
+    def subnet(self, candidate: Candidate) -> nn.Module:
+        """Stand-alone network of a candidate, ready for QAT."""
+        ...
+
+    def score(self, candidate: Candidate, *, quantize: bool) -> Score:
+        """Loss and accuracy of a candidate, at its bits or in full precision."""
+        ...
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from apq_tune.space.candidate import Candidate
 from apq_tune.space.encoding import Genomes
 from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.supernet.defaults import plain_torch
-from apq_tune.supernet.evaluate import score
+from apq_tune.supernet.evaluate import RunsCandidates, score
 from apq_tune.supernet.qat import QATTask, train_candidate
 from apq_tune.supernet.seeds import SeedWord
 from apq_tune.supernet.subnet import Subnet
@@ -58,7 +58,7 @@ class SupernetLoss(NetworkMetric):
         measure: ``"loss"``, the cross-entropy in nats, or ``"accuracy"``, a fraction that is noisy on a small split.
     """
 
-    supernet: TrainedSupernet
+    supernet: RunsCandidates
     quantize: bool = True
     measure: Measure = "loss"
 
