@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import yaml
 
-from apq_tune import Candidate, NetworkEncoding, SearchSpace, SpaceError, cost_models
+from apq_tune import Candidate, NetworkEncoding, SearchSpace, SpaceError, TableError, cost_models
+from apq_tune.cost import CostTable
 from apq_tune.space.fused_mbconv import FusedMBConv
 from apq_tune.space.mbconv import Block
 from apq_tune.space.residual import Residual
@@ -154,6 +155,15 @@ def test_a_block_for_the_whole_space_needs_only_its_own_bits(tmp_path: Path) -> 
     assert [gene.name for gene in space.genes if gene.block == "1.2"] == [f"1.2 {name}" for name in Residual._fields]
     first, second = 2, 2 * 2 * 2 * 2 * 2
     assert space.size() == second + second**2 and space.size(bits=False) == first + first**2
+
+
+def test_a_table_of_whole_inverted_bottlenecks_does_not_price_other_blocks(mixed: NetworkEncoding) -> None:
+    key = (12, 16, 12, 4, 3, 1, 1, 0, 0, 0)  # of stage 3, a block of MBConv
+    table = CostTable("t.csv", ("latency_ms",), {}, {key: (1.0,), (*key[:1], 24, *key[2:]): (2.0,)}, {0: (0.5,)})
+    missing = table.missing(mixed.space)
+    assert missing == [f"block {name}, which is no inverted bottleneck" for name in ("1.1", "1.2", "2.1", "2.2", "4.1")]
+    with pytest.raises(TableError, match=r"5 ops of mixed are missing: block 1\.1, which is no inverted bottleneck; "):
+        table.models(mixed)
 
 
 @pytest.mark.parametrize(
