@@ -64,7 +64,7 @@ def fit(space: str, pairs: Path, column: str | None, percent: bool, form: str, s
     """Fit a predictor to measured candidates of SPACE.
 
     SPACE is the name of a shipped search space, a YAML file, or a file of named choices. All forms are cross-validated;
-    the one that --form names is saved. To start from another predictor, use apq-tune transfer.
+    the one that --form names is saved. To finetune an existing predictor instead, use apq-tune transfer.
     """
     from apq_tune.predict import agreement, held_out, plain_forms
     from apq_tune.predict.files import predictor_bytes

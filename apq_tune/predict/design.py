@@ -32,7 +32,7 @@ class Design:
 
     @property
     def name(self) -> str:
-        """Of the metric."""
+        """Name of the metric."""
         return self.scale.name
 
     @property

@@ -57,7 +57,7 @@ class MLPPredictor:
 
     @property
     def name(self) -> str:
-        """Of the metric."""
+        """Name of the metric."""
         return self.scale.name
 
     @property

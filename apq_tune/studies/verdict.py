@@ -1,4 +1,4 @@
-"""What a comparison of methods says: means over seeds, and whether a difference is more than luck."""
+"""What a comparison of methods says: means over seeds, and whether differences are significant."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ SECTIONS = {
     "Search spaces and candidates": ("apq_tune.space",),
     "Problems and fronts": ("apq_tune.problem",),
     "Costs": ("apq_tune.cost",),
+    "Images": ("apq_tune.data",),
     "Predictors": ("apq_tune.predict",),
     "Search": ("apq_tune.searchers", "apq_tune.methods"),
     "Optuna and Ray Tune": ("apq_tune.hosts",),

@@ -39,8 +39,8 @@ def trade_off() -> Problem:
     by_layer = np.linspace(0.5, 1.5, len(CHOICES))
 
     def loss(genomes: np.ndarray) -> np.ndarray:
-        lonely = (genomes[:, 2] == 2) & (genomes[:, 3] == 0)
-        return np.exp(-(WORTH[genomes] * by_layer).sum(axis=1) / 4) + 0.1 * lonely
+        isolated = (genomes[:, 2] == 2) & (genomes[:, 3] == 0)
+        return np.exp(-(WORTH[genomes] * by_layer).sum(axis=1) / 4) + 0.1 * isolated
 
     def cost(genomes: np.ndarray) -> np.ndarray:
         return (PRICE[genomes] * by_layer[::-1]).sum(axis=1)

@@ -418,7 +418,7 @@ def test_select_on_one_objective_is_truncation(rows: list[tuple[int, int]], n: i
     assert len(set(chosen)) == len(chosen)
 
 
-def test_select_prefers_rank_and_within_a_rank_the_lonely() -> None:
+def test_select_prefers_rank_and_within_a_rank_the_least_crowded() -> None:
     front = np.array([[0.0, 10], [1, 9], [2, 8], [8, 1], [10, 0]])  # row 3 is lonelier than row 2, that one than row 1
     worse = front + 20
     F = np.concatenate([worse, front])
