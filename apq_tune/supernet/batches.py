@@ -111,7 +111,7 @@ class _Batches(Dataset[tuple[Tensor, Tensor]]):
     def _images(self, rows: NDArray[np.int64]) -> Tensor:
         split = self._split
         if isinstance(split, Split):
-            return torch.from_numpy(split.images)[torch.from_numpy(rows)]
+            return torch.from_numpy(split.images[rows])  # a copy: what workers share is read-only
         crop = self._augment != "none"
         images = [decode(split.files[i], split.channels, split.size, crop=crop, white=split.white) for i in rows]
         return torch.from_numpy(np.stack(images))
