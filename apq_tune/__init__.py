@@ -19,6 +19,7 @@ from apq_tune.hosts.objective import APQObjective
 from apq_tune.predict import Pairs, Predictor, fit_predictor
 from apq_tune.predict.files import load_predictor
 from apq_tune.problem.front import Front
+from apq_tune.problem.limits import parse_constraint
 from apq_tune.problem.lookup import load_lookup
 from apq_tune.problem.problem import (
     Constraint,
@@ -27,7 +28,6 @@ from apq_tune.problem.problem import (
     Metric,
     Objective,
     Problem,
-    parse_constraint,
 )
 from apq_tune.searchers import NSGA2, Evolution, ModelBased, RandomSearch, search
 from apq_tune.space.candidate import Candidate, Configuration

@@ -53,7 +53,7 @@ def all_constraints(costs: Costs, constraints: tuple[str, ...], budgets: tuple[s
     Raises:
         ProblemError: if one cannot be read or is out of reach.
     """
-    from apq_tune.problem.costs import as_texts
+    from apq_tune.problem.limits import as_texts
 
     costs.limits(constraints)
     return constraints + tuple(text for budget in budgets for text in as_texts(costs.budget(budget)))

@@ -45,7 +45,7 @@ def search_with(
     Raises:
         RunError: If the folder holds results of other settings or limits, or the search failed.
     """
-    from apq_tune.problem.costs import as_texts
+    from apq_tune.problem.limits import as_texts
     from apq_tune.report.searched import write_searched
     from apq_tune.store.directory import kept_tables
     from apq_tune.studies.versus import Spend, VersusTask

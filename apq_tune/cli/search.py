@@ -83,7 +83,8 @@ def search(
 
     from apq_tune.errors import ProblemError
     from apq_tune.network.network import has_network
-    from apq_tune.problem.costs import Costs, as_texts
+    from apq_tune.problem.costs import Costs
+    from apq_tune.problem.limits import as_texts
     from apq_tune.problem.metrics import all_metrics, load_metrics, problem_of, stay_measured
     from apq_tune.report.screen import Screen
     from apq_tune.report.tables import print_front, save_front

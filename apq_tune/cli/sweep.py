@@ -79,6 +79,7 @@ def sweep(
         raise click.UsageError("give --objective or --front, not both")
     chosen = list(samplers) or ["nsga2" if front is not None else "evolution", "random"]
 
+    from apq_tune.problem.limits import read_combinations
     from apq_tune.problem.metrics import stay_measured
     from apq_tune.report.screen import Screen
     from apq_tune.report.sweep import write_sweep
@@ -96,7 +97,8 @@ def sweep(
     inside, told = stay_measured(encoding, predictor, extrapolate=extrapolate)
     asked = plan.Sweep(inside, metrics, wanted, evaluations, out.absolute() / "checkpoints")
     known = next(iter(metrics.values()))
-    limits = plan.read_limits(constraints, known) if constraints or not budgets else []
+    combined = read_combinations(known, constraints) if constraints or not budgets else []
+    limits = [plan.bounds_of(combination) for combination in combined]
     tasks = plan.tasks_of(asked, limits, chosen, seeds, budgets)
     basis = {
         "space": own.to_dict() if isinstance(own := encoding.space, ChoiceSpace) else own.model_dump(mode="json"),

@@ -209,7 +209,7 @@ def _is_given(name: str) -> bool:
 
 def limits_of(costs: Costs, budgets: Sequence[str], constraints: Sequence[str]) -> dict[str, list[str]]:
     """Name of a budget -> its limits as texts; the user's own constraints come last."""
-    from apq_tune.problem.costs import as_texts
+    from apq_tune.problem.limits import as_texts
 
     return {name: as_texts(costs.budget(name)) for name in budgets} | (
         {OWN: as_texts(costs.limits(constraints))} if constraints else {}

@@ -1,4 +1,4 @@
-"""Costs of a search space by name, parsing of limits on them, and named budgets.
+"""Costs of a search space by name, and named budgets.
 
 A budget is a set of limits that follows from the search space alone, before anything is trained:
 
@@ -17,7 +17,6 @@ If a space does not offer 4 bits in all layers, the median of its uniform bit-wi
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +27,8 @@ from apq_tune.cost.bitfusion import bitfusion_energy_mj, bitfusion_latency_ms
 from apq_tune.cost.formats import load_cost_table
 from apq_tune.cost.models import cost_models
 from apq_tune.errors import ProblemError
-from apq_tune.network.network import has_network
-from apq_tune.problem.problem import Constraint, Metric, parse_constraint
+from apq_tune.problem.limits import at_largest, read_limits
+from apq_tune.problem.problem import Constraint, Metric
 from apq_tune.space.gene_encoding import GeneEncoding
 
 BUILT_IN = {
@@ -42,14 +41,6 @@ BUILT_IN = {
 }
 """Names and units of the built-in cost models."""
 
-ALIASES = {
-    "flash": "weight_bytes",
-    "ram": "peak_activation_bytes",
-    "latency": "latency_ms",
-    "energy": "energy_mj",
-}
-"""Common names of costs that are accepted in limits."""
-
 BUDGETS = ("memory", "memory-tight", "latency", "bit_ops")
 """Names of budgets."""
 
@@ -60,9 +51,6 @@ RANDOM = 2001
 """Number of random architectures; it is odd, so that the median is one of them."""
 
 TIGHT, SHARE = 0.7, 0.25
-
-EQUALS = re.compile(r"^(\s*\w+\s*)=(?!=)")
-"""A limit with ``=`` instead of ``<=``."""
 
 MEDIANS = {
     "memory": (("weight_bytes", "peak_activation_bytes"), 1.0),
@@ -155,51 +143,3 @@ def with_built_in(metrics: Mapping[str, Metric], encoding: GeneEncoding) -> dict
         if name not in metrics:
             built_in[name] = make(encoding)
     return {**metrics, **{name: model for name, model in built_in.items() if name not in metrics}}
-
-
-def at_largest(encoding: GeneEncoding, metrics: Mapping[str, Metric]) -> dict[str, float]:
-    """Costs of the largest network at its highest bit-widths, by name.
-
-    Raises:
-        ProblemError: If the space is one of named choices, which has no largest network.
-    """
-    if not has_network(encoding.space):
-        raise ProblemError(f"{encoding.name}: has no largest network to take a share of; give a number")
-    largest = encoding.ends()[1:]
-    return {name: float(metric(largest)[0]) for name, metric in metrics.items()}
-
-
-def read_limits(encoding: GeneEncoding, metrics: Mapping[str, Metric], texts: Sequence[str]) -> tuple[Constraint, ...]:
-    """Parse limits such as ``flash<=200kB``, ``bit_ops<=25%`` or ``latency_ms=8.4`` (an upper bound).
-
-    Percentages refer to the largest network at its highest bit-widths. Of several bounds on the same side of a metric
-    the tightest one is kept.
-
-    Args:
-        encoding: Encoding of the search space.
-        metrics: Metrics that may be limited, by name.
-        texts: Limits in the syntax of ``parse_constraint``.
-
-    Raises:
-        ProblemError: If a limit cannot be parsed, names an unknown metric, is out of reach or contradicts another one.
-    """
-    reference = at_largest(encoding, metrics) if any("%" in text for text in texts) else {}
-    aliases = {alias: name for alias, name in ALIASES.items() if alias not in metrics}
-    kept: dict[tuple[str, str], Constraint] = {}
-    for text in texts:
-        limit = parse_constraint(EQUALS.sub(r"\1<=", text, count=1), list(metrics.values()), reference, aliases)
-        limit.check_reachable()
-        key = limit.metric.name, limit.sense
-        before = kept.get(key)
-        if before is None or (limit.bound < before.bound) == (limit.sense == "<="):
-            kept[key] = limit
-    for (name, sense), limit in kept.items():
-        other = kept.get((name, ">="))
-        if sense == "<=" and other is not None and other.bound > limit.bound:
-            raise ProblemError(f"no candidate keeps both {limit} and {other}; drop one of them")
-    return tuple(kept.values())
-
-
-def as_texts(limits: Sequence[Constraint]) -> list[str]:
-    """Texts from which ``read_limits`` restores the same limits, to the last digit."""
-    return [f"{limit.metric.name}{limit.sense}{limit.bound!r}" for limit in limits]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from apq_tune.errors import TableError
 from apq_tune.inputs.sheets import number_in, numbers_in, read_sheet
 from apq_tune.predict import Pairs, Predictor, fit_gp, fit_ridge
-from apq_tune.problem.costs import read_limits
+from apq_tune.problem.limits import read_limits
 from apq_tune.problem.problem import Metric, Objective, Problem
 from apq_tune.space.encoding import Genomes
 from apq_tune.space.flat_encoding import FlatEncoding

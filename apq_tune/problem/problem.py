@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -13,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq_tune.errors import ProblemError, ReachError
-from apq_tune.inputs.quantities import read_quantity
 from apq_tune.inputs.ranges import shown
 from apq_tune.space.encoding import Encoding, Genomes
 from apq_tune.space.network_encoding import encoding_of
@@ -379,44 +377,3 @@ class Problem:
                 (candidate,) = self.encoding.decode(genomes[worst : worst + 1])
                 raise ProblemError(f"{metric.name} is {values[worst]} for candidate {candidate}; it must be finite")
             columns[metric.name] = values
-
-
-def parse_constraint(
-    text: str,
-    metrics: Sequence[Metric],
-    reference: Mapping[str, float] | None = None,
-    aliases: Mapping[str, str] | None = None,
-) -> Constraint:
-    """Parse a constraint such as ``"bit_ops <= 2e6"``, ``"weight_bytes <= 200kB"`` or ``"bit_ops <= 25%"``.
-
-    Args:
-        text: Metric, ``<=`` or ``>=``, and a number, possibly with a unit (see ``read_quantity``).
-        metrics: Metrics that may be named.
-        reference: Values that correspond to 100%, by metric name. Without a reference percentages are refused, except
-            for metrics that are fractions.
-        aliases: Names of metrics by alias.
-
-    Raises:
-        ProblemError: If the text is not a comparison with a number, its unit does not fit, or the metric is unknown
-            (the message lists the known ones).
-    """
-    match = re.fullmatch(r"\s*(\w+)\s*(<=|>=)\s*(\S.*?)\s*", text)
-    if match is None:
-        raise ProblemError(f"cannot read constraint {text!r}; write METRIC<=NUMBER or METRIC>=NUMBER")
-    given, sense, number = match.groups()
-    by_name, aliases = {metric.name: metric for metric in metrics}, aliases or {}
-    metric = by_name.get(aliases.get(given, given))
-    if metric is None:
-        also = {name: alias for alias, name in aliases.items()}
-        known = ", ".join(f"{name} (or {also[name]})" if name in also else name for name in by_name)
-        raise ProblemError(f"unknown metric {given!r} in {text!r}; known: {known}")
-    try:
-        if number.endswith("%") and metric.unit != "fraction":
-            if metric.name not in (reference or {}):
-                raise ProblemError(f"what 100% of {metric.name} is, is not known here; give a plain number")
-            bound = read_quantity(number.removesuffix("%"), "percent") * ((reference or {})[metric.name] / 100)
-        else:
-            bound = read_quantity(number, metric.unit)
-    except ProblemError as error:
-        raise ProblemError(f"cannot read {text!r}: {error}") from None
-    return Constraint(metric, bound, "<=" if sense == "<=" else ">=")

@@ -25,8 +25,9 @@ from apq_tune.pipeline.work import front_cost, train_network
 from apq_tune.predict import Pairs, Predictor, fit_proxy
 from apq_tune.predict.ensemble import fit_ensemble
 from apq_tune.predict.files import load_predictor
-from apq_tune.problem.costs import Costs, as_texts
+from apq_tune.problem.costs import Costs
 from apq_tune.problem.front import Axis, Front
+from apq_tune.problem.limits import as_texts
 from apq_tune.problem.pareto import is_non_dominated
 from apq_tune.problem.problem import Constraint
 from apq_tune.refine.batch import is_uniform

@@ -13,10 +13,10 @@ import pandas as pd
 
 from apq_tune.errors import ProblemError
 from apq_tune.hosts.executor import Result
-from apq_tune.problem.costs import ALIASES, Costs
+from apq_tune.problem.costs import Costs
 from apq_tune.problem.metrics import all_metrics, load_metrics, problem_of
 from apq_tune.problem.pareto import Yardstick
-from apq_tune.problem.problem import Metric, Problem, parse_constraint
+from apq_tune.problem.problem import Constraint, Metric, Problem
 from apq_tune.searchers import ALGORITHMS, Searching
 from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.studies.fleet import CHECKPOINT_SECONDS, finish
@@ -85,31 +85,9 @@ def read_tables(texts: Sequence[str]) -> dict[str, list[Path]]:
     return tables
 
 
-def read_limits(texts: Sequence[str], metrics: Mapping[str, Metric]) -> list[tuple[tuple[str, float], ...]]:
-    """``METRIC<=NUMBER,NUMBER``, each of another metric -> every combination of the bounds; without any, no limit.
-
-    Args:
-        texts: as above, or with ``=``; names and units as of ``apq_tune.problem.costs.read_limits``.
-        metrics: that may be limited, by name.
-
-    Raises:
-        ProblemError: if one cannot be read, or a metric or a bound comes twice.
-    """
-    choices: dict[str, list[tuple[str, float]]] = {}
-    aliases = {alias: name for alias, name in ALIASES.items() if alias not in metrics}
-    for text in texts:
-        match = re.fullmatch(r"\s*(\w+)\s*<?=\s*(.*)", text)
-        if match is None:
-            raise ProblemError(f"cannot read limits {text!r}; write METRIC<=NUMBER,NUMBER, such as latency_ms<=6,8,10")
-        limits = [
-            parse_constraint(f"{match[1]}<={part}", list(metrics.values()), aliases=aliases)
-            for part in match[2].split(",")
-        ]
-        name, bounds = limits[0].metric.name, [limit.bound for limit in limits]
-        if name in choices or len(set(bounds)) < len(bounds):
-            raise ProblemError(f"limits {text!r}: a metric or a bound comes twice; give each once")
-        choices[name] = [(name, bound) for bound in bounds]
-    return list(itertools.product(*choices.values()))
+def bounds_of(limits: Sequence[Constraint]) -> tuple[tuple[str, float], ...]:
+    """Names of the limited metrics and their upper bounds."""
+    return tuple((limit.metric.name, limit.bound) for limit in limits)
 
 
 def device_metrics(
@@ -149,7 +127,7 @@ def tasks_of(
     tasks = []
     for device, metrics in sweep.metrics.items():
         by_rule = [Costs(sweep.encoding, metrics).budget(name) for name in budgets]
-        own = [*targets, *(tuple((limit.metric.name, limit.bound) for limit in limits) for limits in by_rule)]
+        own = [*targets, *map(bounds_of, by_rule)]
         for limits in own:
             sweep.problem(device, limits)
         tasks += [SweepTask(device, *parts) for parts in itertools.product(own, samplers, range(seeds))]

@@ -13,7 +13,7 @@ from apq_tune.cost import cost_models
 from apq_tune.data import choose_space, spaces_that_keep
 from apq_tune.errors import ProblemError, ReachError
 from apq_tune.pipeline.reach import complaints
-from apq_tune.problem.costs import read_limits
+from apq_tune.problem.limits import read_limits
 
 
 def photos(path: Path, side: int) -> str:

@@ -14,7 +14,8 @@ from apq_tune.methods import staged as stages
 from apq_tune.methods.bench import Counts
 from apq_tune.methods.explore import best_of, explore
 from apq_tune.methods.subspace import everything, fixed, tied_bits, uniform_bits, uniform_wa_bits
-from apq_tune.problem.costs import BUDGETS, Costs, as_texts
+from apq_tune.problem.costs import BUDGETS, Costs
+from apq_tune.problem.limits import as_texts
 from apq_tune.space.geometry import out_size
 
 ALLOWED = Counts.of(72, 9)

@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from apq_tune import NetworkEncoding, ProblemError
 from apq_tune.cli import cli
 from apq_tune.cli import costs as options
-from apq_tune.problem.costs import ALIASES, BUDGETS, BUILT_IN, Costs, as_texts
+from apq_tune.problem.costs import BUDGETS, BUILT_IN, Costs
+from apq_tune.problem.limits import ALIASES, as_texts
 from apq_tune.store.directory import RunDirectory, kept_tables
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,16 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from apq_tune import ApqError, FunctionMetric, NetworkEncoding, ProblemError, SearchSpace
+from apq_tune import ApqError, FunctionMetric, Metric, NetworkEncoding, ProblemError, SearchSpace
 from apq_tune.cli import cli
 from apq_tune.cost import bit_ops, macs, weight_bytes
+from apq_tune.problem.limits import read_combinations
 from apq_tune.report.sweep import attained, picture, summary
 from apq_tune.studies.sweep import (
     Sweep,
     SweepTask,
+    bounds_of,
     device_metrics,
-    read_limits,
     read_tables,
     results_frame,
     run_task,
@@ -33,6 +35,10 @@ from apq_tune.studies.sweep import (
 
 def sweep_of(encoding: NetworkEncoding, folder: Path, *objectives: str, n: int = 2000) -> Sweep:
     return Sweep(encoding, device_metrics(encoding, None, {}), objectives, n, folder / "checkpoints")
+
+
+def limits_of(texts: list[str], metrics: Mapping[str, Metric]) -> list[tuple[tuple[str, float], ...]]:
+    return [bounds_of(limits) for limits in read_combinations(metrics, texts)]
 
 
 def done(sweep: Sweep, tasks: list[SweepTask]) -> pd.DataFrame:
@@ -47,7 +53,7 @@ def test_every_combination_finds_its_own_optimum(
     texts = [f"{name}={','.join(map(repr, map(float, values)))}" for name, values in bounds.items()]
     monkeypatch.setattr("apq_tune.problem.metrics.MAXIMISED", ("macs",))
     sweep = sweep_of(tiny, tmp_path, "macs", n=len(everything))
-    tasks = tasks_of(sweep, read_limits(texts, sweep.metrics["analytic"]), ["evolution", "random"], 1)
+    tasks = tasks_of(sweep, limits_of(texts, sweep.metrics["analytic"]), ["evolution", "random"], 1)
     frame = done(sweep, tasks)
     assert len(frame) == len(tasks) == 2 * 2 * 2
     for row in frame.to_dict("records"):
@@ -108,8 +114,8 @@ METRICS = {name: FunctionMetric(name, "", lambda genomes: 1.0 * genomes[:, 0]) f
 
 
 def test_limits_combine_and_numbers_are_kept_exactly() -> None:
-    assert read_limits([], METRICS) == [()]
-    assert read_limits(["a=1,2.5", "b<=1e-3"], METRICS) == [(("a", 1.0), ("b", 0.001)), (("a", 2.5), ("b", 0.001))]
+    assert limits_of([], METRICS) == [()]
+    assert limits_of(["a=1,2.5", "b<=1e-3"], METRICS) == [(("a", 1.0), ("b", 0.001)), (("a", 2.5), ("b", 0.001))]
     close = [SweepTask("d", (("a", value),), "random", 0).key for value in (1 / 3, 0.333333)]
     assert len(set(close)) == 2
     assert SweepTask("note10", (("a", 6.0),), "nsga2", 3).key == "note10-a=6-nsga2-3"
@@ -118,13 +124,13 @@ def test_limits_combine_and_numbers_are_kept_exactly() -> None:
 @pytest.mark.parametrize("text", ["a", "a=", "=3", "a>=3", "a=1,x", "a=inf", "a=1,,2", "a=5%"])
 def test_limits_that_cannot_be_read_are_refused(text: str) -> None:
     with pytest.raises(ProblemError, match=r"cannot read .*write|what 100% of a is"):
-        read_limits([text], METRICS)
+        limits_of([text], METRICS)
 
 
 @pytest.mark.parametrize("texts", [["a=1,1.0"], ["a=1", "a=2"]])
 def test_a_limit_given_twice_is_refused(texts: list[str]) -> None:
     with pytest.raises(ProblemError, match="a metric or a bound comes twice"):
-        read_limits(texts, METRICS)
+        limits_of(texts, METRICS)
 
 
 def test_tables_have_names() -> None:
@@ -199,7 +205,7 @@ def test_interrupted_and_killed_a_sweep_goes_on_to_the_results_of_searches_run_b
 
     digits = NetworkEncoding(SearchSpace.load("digits"))
     sweep = sweep_of(digits, tmp_path, "peak_activation_bytes", n=4000)
-    tasks = tasks_of(sweep, read_limits([limits], sweep.metrics["analytic"]), ["evolution", "random"], 2)
+    tasks = tasks_of(sweep, limits_of([limits], sweep.metrics["analytic"]), ["evolution", "random"], 2)
     expected = done(sweep, tasks)
     assert (out / "results.csv").read_text() == expected.to_csv(index=False)
     pd.testing.assert_frame_equal(pd.read_parquet(out / "results.parquet"), expected)

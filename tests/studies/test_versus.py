@@ -26,7 +26,8 @@ from apq_tune.pipeline.measuring import measure_pairs
 from apq_tune.pipeline.run import PipelineRun
 from apq_tune.pipeline.settings import RunSettings
 from apq_tune.pipeline.stages import STAGES
-from apq_tune.problem.costs import BUDGETS, Costs, as_texts
+from apq_tune.problem.costs import BUDGETS, Costs
+from apq_tune.problem.limits import as_texts
 from apq_tune.refine.halving import Rung
 from apq_tune.studies import verdict, versus
 from apq_tune.studies.compare import holm
