@@ -46,7 +46,7 @@ FRAME = {
 class _Frames(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in FRAME:
-            raise pickle.UnpicklingError(f"{module}.{name} is no part of a table")
+            raise pickle.UnpicklingError(f"{module}.{name} is not part of a table")
         return super().find_class(module, name)
 
 

@@ -101,7 +101,7 @@ def run(
     from apq_tune.space.search_space import SearchSpace
 
     if data is not None and not data.strip():
-        raise click.UsageError(f"--data {data!r} is no folder; give one, or . for the current one, or a name")
+        raise click.UsageError(f"--data {data!r} is not a folder; give a folder, . for the current one, or a name")
     if space is None and data is None:
         raise click.UsageError("neither SPACE nor --data; write a search space such as digits, or --data DIR")
     if method != DEFAULT and protocol == "paper":

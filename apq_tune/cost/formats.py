@@ -72,12 +72,12 @@ def _read_mapping(path: Path, load: Callable[[str, str], Any], what: str) -> dic
     try:
         data = load(path.read_bytes().decode("utf-8-sig"), str(path))
     except (OSError, UnicodeError) as error:
-        raise TableError(f"{path}: is no readable {what} ({error}); give .csv, .yaml or APQ's JSON") from None
+        raise TableError(f"{path}: is not a readable {what} ({error}); give .csv, .yaml or APQ's JSON") from None
     except DocumentError as error:
         raise TableError(f"{error}; {path.name} was read as {what}, give .csv, .yaml or APQ's JSON") from None
     if not isinstance(data, dict) or not data:
         held = "nothing" if not data else f"a {type(data).__name__}, no entries by name"
-        raise TableError(f"{path}: is no {what}, it holds {held}; give .csv, .yaml or APQ's JSON")
+        raise TableError(f"{path}: is not a {what}: it holds {held}; give .csv, .yaml or APQ's JSON")
     return data
 
 

@@ -60,7 +60,7 @@ class CostModel:
         self._fixed = np.array(fixed, np.float64)
         for term in terms:
             if not np.isfinite(term.table[term.allowed]).all():
-                raise TableError(f"{name} of part {term.name} is not finite everywhere; mend the cost of its layers")
+                raise TableError(f"{name} of part {term.name} is not finite everywhere; correct the cost of its layers")
         self._terms = tuple(terms)
         self._table = long_table(terms)
         self._size_column = None if network.size_gene is None else list(network.genes).index(network.size_gene)

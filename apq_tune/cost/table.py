@@ -138,7 +138,7 @@ class CostTable:
                 allowed = network.allowed(part)
                 rows = self._wanted(network.layers(part, size), size)
                 if rows is None:
-                    absent[f"block {part.name}, which is no inverted bottleneck"] = None
+                    absent[f"block {part.name}, which is not an inverted bottleneck"] = None
                 for row in rows or ():
                     gone = np.isnan(self._gather(row, None))
                     if gone.any():
@@ -268,7 +268,7 @@ def _check_metric(frame: pd.DataFrame, name: str, source: str) -> None:
     if _unit(name) is not None:
         return
     if len(frame) > 1 and is_count([_text(value) for value in frame[name]]):
-        raise TableError(f"{source}: column {name!r} only counts the rows and is no metric; remove it")
+        raise TableError(f"{source}: column {name!r} only numbers the rows and is not a metric; remove it")
     raise TableError(
         f"{source}: column {name!r} ends in no unit that is known; if it is a metric, put its unit last ({name}_ms; "
         f"units: {', '.join(UNITS)}), else remove it"

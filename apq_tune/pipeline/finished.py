@@ -72,14 +72,14 @@ def open_run(path: Path, stages: Iterable[str]) -> OpenRun:
     """Find the parts of a run that has done some stages.
 
     Raises:
-        RunError: if it is no run, has not come so far, or what it has done is damaged or of other settings than it has
+        RunError: If it is not a run, has not come so far, or what it has done is damaged or of other settings than it has
             now; each with the command that mends that.
     """
     try:
         if not (path / "run.json").exists():
-            raise RunError(f"{path}: is no run directory; make one with: apq-tune run SPACE --out {path}")
+            raise RunError(f"{path}: is not a run directory; make one with: apq-tune run SPACE --out {path}")
     except OSError as error:
-        raise RunError(f"{path}: is no run directory ({error.strerror})") from None
+        raise RunError(f"{path}: is not a run directory ({error.strerror})") from None
     remedy = f"delete it and repeat the command that made it: apq-tune run ... --out {path}"
     run = read_record(path / "run.json", remedy, current=FORMAT)
     command = run["command"] or "the program that began it"

@@ -71,7 +71,7 @@ def report_predictors(
         advance: told how many fits of how many are done.
 
     Raises:
-        RunError: if it is no run, has not measured its losses, or has too few pairs.
+        RunError: If it is not a run, has not measured its losses, or has too few pairs.
     """
     opened = open_run(run, ("fp32_losses", "proxy_losses", "qat_pairs"))
     encoding, own = NetworkEncoding(opened.space), opened.settings

@@ -93,7 +93,7 @@ def save_front(front: Front | None, out: Path) -> None:
             figure.savefig(buffer, format="png", dpi=120)
             write_atomically(out / "front.png", buffer.getvalue())
     except OSError as error:
-        raise RunError(f"cannot write {out}: {error.strerror}; mend that or choose another --out") from None
+        raise RunError(f"cannot write {out}: {error.strerror}; fix it or choose another --out") from None
 
 
 def write_bytes(content: bytes | str, out: Path) -> None:
@@ -105,7 +105,7 @@ def write_bytes(content: bytes | str, out: Path) -> None:
     try:
         write_atomically(out, content)
     except OSError as error:
-        raise RunError(f"cannot write {out}: {error.strerror}; mend that or choose another --out") from None
+        raise RunError(f"cannot write {out}: {error.strerror}; fix it or choose another --out") from None
 
 
 def write_frame(frame: pd.DataFrame, out: Path) -> None:

@@ -42,7 +42,7 @@ class ChoiceSpace(Space):
     def _plain(self, name: Any, values: Any) -> tuple[Any, ...]:
         if not isinstance(name, str) or not name.strip():
             raise SpaceError(
-                f"{self.name}: the name {name!r} is no text; files know names as text alone, give {str(name)!r}"
+                f"{self.name}: the name {name!r} is not text; files hold names as text only: give {str(name)!r}"
             )
         if isinstance(values, str | bytes | Mapping | set | frozenset) or not isinstance(values, Iterable):
             remedy = "[...]" if isinstance(values, Mapping | set | frozenset) else f"[{values!r}]"

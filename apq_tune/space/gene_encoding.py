@@ -173,7 +173,7 @@ class GeneEncoding(abc.ABC):
 
         Returns:
             ``(n, n_arch_features + n_bit_features)`` of 0 and 1: gene after gene, but the resolution after all others
-            that are no bits, and the bits last.
+            that are not bits, and the bits last.
         """
         n, width = len(genomes), self.n_arch_features + self.n_bit_features
         out = np.zeros((n, width), np.float32)

@@ -44,7 +44,7 @@ def from_published(data: Mapping[str, Any], space: SearchSpace) -> Candidate:
     """Read a candidate; without bits, ``fixed_bits`` of the space are meant.
 
     Raises:
-        CandidateError: If it is no such candidate, or the space has blocks other than MBConv.
+        CandidateError: If it is not such a candidate, or the space has blocks other than MBConv.
     """
     if any(slot.block != DEFAULT.name for slot in space.slots):
         raise CandidateError(f"ks, e and d describe {DEFAULT.name} blocks; {space.name} has others, give their fields")

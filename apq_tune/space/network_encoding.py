@@ -271,7 +271,7 @@ class NetworkEncoding(GeneEncoding):
         """Inverse of ``features``: ``(n, n_features)`` -> canonical ``(n, n_genes)``.
 
         Raises:
-            CandidateError: If a row's active blocks are no depth that the space offers.
+            CandidateError: If a row's active blocks are not a depth that the space offers.
         """
         genomes = np.zeros((len(features), self.n_genes), np.int16)
         there = np.zeros((len(features), self.n_genes), bool)
@@ -294,7 +294,7 @@ class NetworkEncoding(GeneEncoding):
 def _no_network(space: Any) -> str:
     if isinstance(space, ChoiceSpace):
         return f"{space.name}: holds named choices and no network; FlatEncoding encodes it, this needs a SearchSpace"
-    return f"{space!r} is no search space; give one, such as SearchSpace.load('digits')"
+    return f"{space!r} is not a search space; give one, such as SearchSpace.load('digits')"
 
 
 def encoding_of(space: Any) -> Any:

@@ -84,7 +84,7 @@ class Space:
         fixed = fixed or {}
         for name in fixed:
             if name not in self.parameters:
-                raise CandidateError(f"fixed: {name!r} is no gene; known: {_some(self.parameters)}")
+                raise CandidateError(f"fixed: {name!r} is not a gene; known: {_some(self.parameters)}")
         asked = {}
         for name, values in self.parameters.items():
             if name in fixed:
@@ -108,7 +108,7 @@ class Space:
             config: name -> value, one for each gene; other names are the user's own and are passed over.
 
         Raises:
-            CandidateError: if a gene is missing or has a value that it cannot have, naming both, or a name that is no
+            CandidateError: if a gene is missing or has a value that it cannot have, naming both, or a name that is not a
                 gene differs from one only as by a slip.
         """
         genes = self.parameters

@@ -137,7 +137,7 @@ Expansion = Annotated[
 
 def _type_of_block(name: str) -> str:
     if name not in BLOCK_TYPES:
-        raise ValueError(f"{name!r} is no type of block; choose one of {list(BLOCK_TYPES)}")
+        raise ValueError(f"{name!r} is not a type of block; choose one of {list(BLOCK_TYPES)}")
     return name
 
 

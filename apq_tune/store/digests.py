@@ -133,7 +133,7 @@ def check(path: Path, digests: Sequence[str], redo: str) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror}); mend that, or delete it, {redo}") from None
+        raise RunError(f"{path}: cannot be read ({error.strerror}); fix it, or delete it, {redo}") from None
     if found in digests:
         return True
     how = "its content is not what was written" if path.stat().st_size else "it is empty"

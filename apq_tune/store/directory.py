@@ -101,7 +101,7 @@ class RunDirectory(CommandFolder):
                 folder.mkdir(exist_ok=True)
                 (shutil.copytree if table.is_dir() else shutil.copy)(table, folder / f"{number}_{table.name}")
         except OSError as error:
-            raise RunError(f"cannot write {folder}: {error.strerror}; mend that or choose another --out") from None
+            raise RunError(f"cannot write {folder}: {error.strerror}; fix it or choose another --out") from None
         return digests
 
 

@@ -34,7 +34,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 def cannot_write(path: Path, error: OSError) -> RunError:
     """What to say when a file or a folder cannot be written."""
-    return RunError(f"cannot write {path}: {error.strerror or error}; mend that or choose another --out")
+    return RunError(f"cannot write {path}: {error.strerror or error}; fix it or choose another --out")
 
 
 def read_json(path: Path, remedy: str = "delete it and repeat the command") -> Any:

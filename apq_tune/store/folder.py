@@ -127,7 +127,7 @@ def claim(path: Path, kind: str, marks: Sequence[str], *, wait: float = 0.0) -> 
     except OSError as error:
         raise RunError(f"cannot use {path}: {error.strerror}; choose another --out") from None
     if not new and not known:
-        raise RunError(f"{path}: exists and is no {kind}; choose another --out")
+        raise RunError(f"{path}: exists and is not a {kind}; choose another --out")
     return own(path, wait=wait)
 
 

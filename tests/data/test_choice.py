@@ -85,8 +85,8 @@ def test_spaces_that_keep_limits_are_those_within_reach() -> None:
             "give a bound in that range; shipped spaces that keep all limits: digits, mobilenet_fashion_mnist_14, ",
         ),
         (["digits", "--constraint", "flash<=1"], "give a bound in that range; no shipped space does"),
-        (["--data", ""], "--data '' is no folder; give one"),
-        (["digits", "--data", " "], "--data ' ' is no folder; give one"),
+        (["--data", ""], "--data '' is not a folder; give a folder"),
+        (["digits", "--data", " "], "--data ' ' is not a folder; give a folder"),
     ],
 )
 def test_refusals_of_the_command(

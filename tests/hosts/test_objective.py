@@ -184,7 +184,7 @@ def test_without_ray_it_pickles_by_value(supernet: TrainedSupernet) -> None:
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="is no run directory; make one with"):
+    with pytest.raises(RunError, match="is not a run directory; make one with"):
         load_run(tmp_path)
     RunDirectory(tmp_path, SearchSpace.load("digits"), {}, "")
     with pytest.raises(RunError, match="its stage supernet is not done; go on with"):

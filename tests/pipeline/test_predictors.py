@@ -127,7 +127,7 @@ def test_intervals_stay_inside_what_a_score_can_be_and_are_absent_where_they_say
 
 
 def test_report_says_what_is_missing(encoding: NetworkEncoding, tmp_path: Path) -> None:
-    assert "is no run directory" in refusal("predictor", "report", tmp_path / "absent")
+    assert "is not a run directory" in refusal("predictor", "report", tmp_path / "absent")
     run = made_up_run(encoding, tmp_path / "few", 9)
     assert "has 9 quantized pairs, 10 are needed" in refusal("predictor", "report", run)
     losses = run / "5_qat_pairs" / "losses.csv"

@@ -27,9 +27,9 @@ def frame(tiny: NetworkEncoding, everything: np.ndarray) -> pd.DataFrame:
         (
             "candidate_json",
             '{"depths": [1',
-            "row 3: candidate_json is '{\"depths\": [1', which is no candidate in JSON",
+            "row 3: candidate_json is '{\"depths\": [1', which is not a candidate in JSON",
         ),
-        ("candidate_json", "two blocks", "row 3: candidate_json is 'two blocks', which is no candidate in JSON"),
+        ("candidate_json", "two blocks", "row 3: candidate_json is 'two blocks', which is not a candidate in JSON"),
         ("candidate_json", "[" * 5000, "row 3: candidate_json is"),
         ("candidate_json", '{"choices": {"a": 1}}', "row 3: is a candidate of named choices; tiny has networks"),
         ("candidate_json", "5", "row 3: a candidate has the keys"),

@@ -191,7 +191,7 @@ def refusal(*arguments: object) -> str:
 
 
 def test_what_cannot_be_done_is_refused_in_one_line(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "is no run directory; make one with: apq-tune run" in refusal(tmp_path)
+    assert "is not a run directory; make one with: apq-tune run" in refusal(tmp_path)
     out = f"--out={tmp_path / 'out'}"
     assert "no candidate reaches bit_ops <= 10" in refusal(run, out, "--constraint=bit_ops<=10")
     assert "unknown metric 'watts'" in refusal(run, out, "--constraint=watts<=10")
@@ -199,7 +199,7 @@ def test_what_cannot_be_done_is_refused_in_one_line(run: Path, tmp_path: Path, m
     assert not (tmp_path / "out").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
-    assert "exists and is no refinement" in refusal(run, f"--out={tmp_path / 'mine'}")
+    assert "exists and is not a refinement" in refusal(run, f"--out={tmp_path / 'mine'}")
     monkeypatch.setattr("apq_tune.hosts.executor.SerialExecutor.n_gpus", 0.0)
     assert "--gpus-per-trial 1: this process has 0 GPUs" in refusal(run, out, "--gpus-per-trial=1")
     bad = CliRunner().invoke(cli, ["refine", str(run), "--rounds=0"])

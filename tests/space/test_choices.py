@@ -100,10 +100,10 @@ def test_candidates_of_another_space_are_refused() -> None:
         ({"a": "abc"}, r"a is 'abc'; give a list of values, such as \['abc'\]"),
         ({"a": {1, 2}}, r"a is \{1, 2\}; give a list of values"),
         ({"a": {"x": 1}}, "a is {'x': 1}; give a list of values"),
-        ({1: [2]}, "the name 1 is no text; files know names as text alone, give '1'"),
-        ({"": [2]}, "the name '' is no text"),
-        ({"a": [1.0, float("nan")]}, "a: nan is no value of a choice; give a finite number, or text such as 'nan'"),
-        ({"a": [np.inf]}, "a: inf is no value of a choice"),
+        ({1: [2]}, "the name 1 is not text; files hold names as text only: give '1'"),
+        ({"": [2]}, "the name '' is not text"),
+        ({"a": [1.0, float("nan")]}, "a: nan cannot be the value of a choice; give a finite number, or text such as 'nan'"),
+        ({"a": [np.inf]}, "a: inf cannot be the value of a choice"),
         ({"a": [{"x": 1}]}, "a: {'x': 1} is a dict; values are numbers, text, true or false, or lists of these"),
         ({"a": [b"x"]}, "a: b'x' is a bytes; values are"),
         ({"a": [1, True]}, "a has a value twice: True"),
@@ -194,5 +194,5 @@ def test_what_needs_a_network_says_so(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("op,latency_ms\nfixed,1\n")
     with pytest.raises(TableError, match=r"t\.csv: prices the blocks of networks, mine holds named choices"):
         load_cost_table(tmp_path / "t.csv").models(ENCODING)
-    with pytest.raises(SpaceError, match="'digits' is no search space; give one, such as"):
+    with pytest.raises(SpaceError, match="'digits' is not a search space; give one, such as"):
         NetworkEncoding("digits")  # type: ignore[arg-type]

@@ -92,7 +92,7 @@ def test_a_config_that_is_no_candidate_is_refused(space: SearchSpace, change: di
 
 
 def test_fixing_what_is_no_gene_is_refused(space: SearchSpace) -> None:
-    with pytest.raises(CandidateError, match=r"fixed: 'depht 1' is no gene; known: 'depth 1'"):
+    with pytest.raises(CandidateError, match=r"fixed: 'depht 1' is not a gene; known: 'depth 1'"):
         space.suggest(optuna.create_study().ask(), fixed={"depht 1": 2})
 
 

@@ -65,7 +65,7 @@ def test_runs_of_another_space_or_format_or_no_runs_at_all_are_refused(tmp_path,
         RunDirectory(tmp_path / "run", space, {}, "cmd")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
-    with pytest.raises(RunError, match="is no run directory"):
+    with pytest.raises(RunError, match="is not a run directory"):
         RunDirectory(tmp_path / "mine", space, {}, "cmd")
     record.write_text("{")
     with pytest.raises(RunError, match=r"run\.json: is damaged .*; delete it, the same command makes it anew"):
@@ -86,7 +86,7 @@ def test_a_folder_of_images_is_the_same_by_whatever_name(tmp_path):
 
 def test_a_refinement_or_a_sweep_is_no_run_directory(tmp_path, space):
     StageDirectory(tmp_path / "refined" / "round_1", basis(n=3))
-    with pytest.raises(RunError, match="exists and is no run directory"):
+    with pytest.raises(RunError, match="exists and is not a run directory"):
         RunDirectory(tmp_path / "refined", space, {}, "cmd")
 
 

@@ -112,5 +112,5 @@ def test_a_folder_that_cannot_be_is_refused_in_one_line(tmp_path: Path, name: st
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
 def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(RunError, match=r"cannot write .*: Permission denied; mend that or choose another --out"):
+    with pytest.raises(RunError, match=r"cannot write .*: Permission denied; fix it or choose another --out"):
         own(tmp_path / "run")

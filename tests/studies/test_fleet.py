@@ -83,7 +83,7 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path) ->
     assert (out / "fleet.json").read_bytes() == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.tex").touch()
-    with pytest.raises(RunError, match="mine: exists and is no sweep; choose another --out"):
+    with pytest.raises(RunError, match="mine: exists and is not a sweep; choose another --out"):
         Fleet(tmp_path / "mine", "sweep", {})
     with pytest.raises(RunError, match=r"cannot reach a Ray cluster at '127.0.0.1:1'"):
         Fleet(tmp_path / "far", "sweep", {}, address="127.0.0.1:1")
