@@ -133,7 +133,7 @@ def compare(
     ends = _caps(caps, SAMPLERS)
 
     from apq_tune.problem.costs import with_built_in
-    from apq_tune.problem.lookup import load_lookup, told_of
+    from apq_tune.problem.lookup import describe_estimates, load_lookup
     from apq_tune.problem.metrics import load_metrics, problem_of
     from apq_tune.report.compare import write_comparison
     from apq_tune.report.screen import Screen
@@ -166,7 +166,7 @@ def compare(
     }
     if ends:
         basis |= {"caps": ends}
-    if told := told_of(problem):
+    if message := describe_estimates(problem):
         basis |= {"missing": missing}
     if choices or ignore:
         basis |= {"choices": list(problem.encoding.space.choices)}
@@ -177,8 +177,8 @@ def compare(
     console = Screen()
     with progress_bar(console, "searches") as on_done:
         results = fleet.run(plan.run_entry, contest, {entry.key: entry for entry in entries}, on_done)
-    if told:
-        console.print(told)
+    if message:
+        console.print(message)
     write_comparison(contest, entries, results, counts, out, console)
 
 

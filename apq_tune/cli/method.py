@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 DEFAULT = "predictor"
 """Method of a run without ``--method``; it is done in stages, whose measurements serve other limits, too."""
 
-KNOWN = (DEFAULT, *(name for name in NAMES if name != DEFAULT))
+METHOD_NAMES = (DEFAULT, *(name for name in NAMES if name != DEFAULT))
 """Names of ``--method``, the default first."""
 
 TRAINED = {"seed", "strategy", "supernet", "quantized", "n_calibration", "final"}

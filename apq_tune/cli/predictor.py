@@ -69,7 +69,7 @@ def fit(space: str, pairs: Path, column: str | None, percent: bool, form: str, s
     from apq_tune.predict import agreement, held_out, plain_forms
     from apq_tune.predict.files import predictor_bytes
     from apq_tune.predict.pairs import n_networks
-    from apq_tune.problem.metrics import read_pairs, tell_constant
+    from apq_tune.problem.metrics import describe_constant, read_pairs
     from apq_tune.report.tables import write_bytes
     from apq_tune.space.measured import measured_values
     from apq_tune.space.network_encoding import encoding_of
@@ -88,7 +88,7 @@ def fit(space: str, pairs: Path, column: str | None, percent: bool, form: str, s
             + (" (saved)" if name == form else "")
         )
     n = n_networks(measured)
-    pairs_told = f"{len(measured.target)} pairs" + (f" of {n} candidates" if n < len(measured.target) else "")
-    click.echo(f"cross-validated on {pairs_told}; the new predictor knows all of them: {out}")
-    if told := tell_constant(encoding, measured.genomes):
-        click.echo(told)
+    n_shown = f"{len(measured.target)} pairs" + (f" of {n} candidates" if n < len(measured.target) else "")
+    click.echo(f"cross-validated on {n_shown}; the new predictor knows all of them: {out}")
+    if message := describe_constant(encoding, measured.genomes):
+        click.echo(message)

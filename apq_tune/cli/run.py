@@ -11,7 +11,7 @@ import click
 
 from apq_tune.cli.costs import BUDGETS, CONSTRAINTS, TABLES, all_constraints
 from apq_tune.cli.fleet import device_options, host_options, out_folder
-from apq_tune.cli.method import DEFAULT, KNOWN, search_with
+from apq_tune.cli.method import DEFAULT, METHOD_NAMES, search_with
 from apq_tune.cli.options import DATA_ROOT, SEED, SETTINGS, assigned
 from apq_tune.cli.values import Number
 from apq_tune.inputs import ranges
@@ -42,7 +42,7 @@ are drawn layer by layer, and the predictor is used whether it is of use or not.
 @DATA_ROOT
 @click.option(
     "--method",
-    type=click.Choice(KNOWN),
+    type=click.Choice(METHOD_NAMES),
     default=DEFAULT,
     show_default=True,
     help="Search method, as joint-vs-staged compares them at equal spend.",

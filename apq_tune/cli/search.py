@@ -85,7 +85,7 @@ def search(
     from apq_tune.network.network import has_network
     from apq_tune.problem.costs import Costs
     from apq_tune.problem.limits import as_texts
-    from apq_tune.problem.metrics import all_metrics, load_metrics, problem_of, stay_measured
+    from apq_tune.problem.metrics import all_metrics, load_metrics, problem_of, restrict_to_measured
     from apq_tune.report.screen import Screen
     from apq_tune.report.tables import print_front, save_front
     from apq_tune.searchers import ALGORITHMS
@@ -106,7 +106,7 @@ def search(
         )
     wanted = metric_names(front, "--front") if front is not None else metric_names(objective, "--objective")
     by_rule = [text for name in budgets for text in as_texts(Costs(encoding, metrics).budget(name))]
-    inside, told = stay_measured(encoding, predictor, extrapolate=extrapolate)
+    inside, message = restrict_to_measured(encoding, predictor, extrapolate=extrapolate)
     problem = problem_of(inside, metrics, wanted, [*constraints, *by_rule])
     algorithm = ALGORITHMS[sampler]() if sampler else None
     initial = None
@@ -114,8 +114,8 @@ def search(
         given = read_candidates(start, encoding.space)
         initial = inside.encode([candidate_from(entry, encoding.space) for entry in given])
     console = Screen()
-    if told:
-        console.print(told)
+    if message:
+        console.print(message)
     if out is not None:
         lock = own(out)
         save_front(None, out)  # refuse a folder that cannot be written before any work

@@ -80,7 +80,7 @@ def sweep(
     chosen = list(samplers) or ["nsga2" if front is not None else "evolution", "random"]
 
     from apq_tune.problem.limits import read_combinations
-    from apq_tune.problem.metrics import stay_measured
+    from apq_tune.problem.metrics import restrict_to_measured
     from apq_tune.report.screen import Screen
     from apq_tune.report.sweep import write_sweep
     from apq_tune.space.choices import ChoiceSpace
@@ -94,7 +94,7 @@ def sweep(
     encoding = encoding_of(SearchSpace.load(space))
     metrics = plan.device_metrics(encoding, predictor, paths)
     wanted = tuple(metric_names(front, "--front") if front is not None else metric_names(objective, "--objective"))
-    inside, told = stay_measured(encoding, predictor, extrapolate=extrapolate)
+    inside, message = restrict_to_measured(encoding, predictor, extrapolate=extrapolate)
     asked = plan.Sweep(inside, metrics, wanted, evaluations, out.absolute() / "checkpoints")
     known = next(iter(metrics.values()))
     combined = read_combinations(known, constraints) if constraints or not budgets else []
@@ -111,13 +111,13 @@ def sweep(
         "evaluations": evaluations,
         "seeds": seeds,
     }
-    if told:  # of predictors that do not remember their pairs nothing is asked
+    if message:  # predictors that do not record their pairs do not restrict the space
         basis["extrapolate"] = extrapolate
     command = shlex.join(["apq-tune", *sys.argv[1:]])
     fleet = Fleet(out, "sweep", basis, command=command, executor=executor, address=address, num_cpus=num_cpus)
     console = Screen()
-    if told:
-        console.print(told)
+    if message:
+        console.print(message)
     with progress_bar(console, "searches") as on_done:
         results = fleet.run(plan.run_task, asked, {task.key: task for task in tasks}, on_done)
     write_sweep(asked, tasks, results, out, console)

@@ -37,7 +37,7 @@ def transfer(
     """
     from apq_tune.predict import transfer as run_transfer
     from apq_tune.predict.files import measured_in, predictor_bytes
-    from apq_tune.problem.metrics import load_start, read_pairs, tell_constant
+    from apq_tune.problem.metrics import describe_constant, load_start, read_pairs
     from apq_tune.report.tables import write_bytes
     from apq_tune.space.measured import measured_values
     from apq_tune.space.search_space import SearchSpace
@@ -53,5 +53,5 @@ def transfer(
             f"{name}: Kendall tau {agreement.kendall_tau:.3f}, pairwise accuracy {agreement.pairwise_accuracy:.3f}"
         )
     click.echo(f"cross-validated on {len(measured.target)} pairs; the new predictor knows all of them: {out}")
-    if told := tell_constant(start.encoding, measured.genomes):
-        click.echo(told)
+    if message := describe_constant(start.encoding, measured.genomes):
+        click.echo(message)

@@ -24,13 +24,13 @@ from apq_tune.errors import RunError
 IN_MEMORY = 2**30
 """Bytes; a split that is larger when decoded is decoded batch by batch instead of being held in memory."""
 
-LEAST = 5
+MIN_PER_CLASS = 5
 """Minimum number of images per class where a split has to be cut."""
 
 FRESH = 2.0
 """Seconds after a change in which a file may change again under the same timestamp (coarsest file system clock)."""
 
-KNOWN = 2**20
+CACHED_FILES = 2**20
 """Maximum number of files whose digests and headers are cached."""
 
 T = TypeVar("T")
@@ -148,10 +148,11 @@ def read_folder(path: str | Path, *, val_is_test: bool = False) -> Folder:
     source = where["train"] if len(where) > 1 or layout.places["train"] != path else "all images"
     missing = [part for part in ROLES if part not in given]
     counts = np.bincount(train.labels)
-    if missing and counts.min() < LEAST:
+    if missing and counts.min() < MIN_PER_CLASS:
         raise RunError(
             f"{shown(layout.places['train'])}: class {shown(layout.classes[counts.argmin()])!r} has {counts.min()} "
-            f"images; to cut {' and '.join(missing)} from it, give it at least {LEAST}, or give those folders, too"
+            f"images; to cut {' and '.join(missing)} from it, give it at least {MIN_PER_CLASS}, "
+            "or give those folders, too"
         )
     if test is None:
         rows, own_rows = stratified(train.labels, 0.2)
@@ -186,7 +187,7 @@ def _look(file: str) -> Look:
     return _look_once(file, status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
 
 
-@functools.lru_cache(KNOWN)
+@functools.lru_cache(CACHED_FILES)
 def _look_once(file: str, *_: int) -> Look:
     return look(file)
 

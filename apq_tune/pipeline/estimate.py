@@ -51,8 +51,8 @@ RIVAL_SEARCHES = 9
 NAMED_FINALISTS = 5
 """The largest network at two bit-widths, the best one, and two rivals."""
 
-LEAST, GREATEST, STEP = 0.1, 4.0, 1.1
-"""Of the factor by which ``--minutes`` shortens or lengthens a run, and how finely it is chosen."""
+MIN_FACTOR, MAX_FACTOR, FACTOR_STEP = 0.1, 4.0, 1.1
+"""Smallest and largest factor by which ``--minutes`` scales a run, and ratio of consecutive factors that are tried."""
 
 FLOORS = {"supernet.epochs": 4, "quantized.epochs": 4, "final.epochs": 2, "n_fp32": 40, "n_proxy": 60, "n_pairs": 16}
 """Below these, predictors rank no better than chance on the data sets that we tried."""
@@ -215,13 +215,13 @@ def fitted(
         RunError: If even the shortest run takes longer, with its length.
     """
     shortest = None
-    factor = GREATEST
-    while factor >= LEAST:
+    factor = MAX_FACTOR
+    while factor >= MIN_FACTOR:
         own = settings.updated(_scaled(settings, factor, keep))
         shortest = sum(estimate(own, data, rates, concurrency, executor).values()) / 60
         if shortest <= minutes:
             return own
-        factor /= STEP
+        factor /= FACTOR_STEP
     assert shortest is not None
     raise RunError(
         f"--minutes {minutes:g}: the shortest run whose predictors can still rank takes about {shortest:.1f} minutes "

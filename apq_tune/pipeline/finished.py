@@ -72,8 +72,8 @@ def open_run(path: Path, stages: Iterable[str]) -> OpenRun:
     """Find the parts of a run that has done some stages.
 
     Raises:
-        RunError: If it is not a run, has not come so far, or what it has done is damaged or of other settings than it has
-            now; each with the command that mends that.
+        RunError: If it is not a run, has not finished the stages, or their products are damaged or were made with other
+            settings; the message names the command that repairs it.
     """
     try:
         if not (path / "run.json").exists():

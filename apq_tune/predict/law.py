@@ -10,7 +10,7 @@ from apq_tune.cost import CostModel
 from apq_tune.predict.pairs import Floats, Pairs, Predictor, Scale
 from apq_tune.space.encoding import Featured, Genomes
 
-FLATTEST = 1e-3
+MIN_SLOPE = 1e-3
 """Minimum slope in standard deviations, so that the ranking of the metric is preserved however few the pairs are."""
 
 
@@ -55,5 +55,5 @@ def fit_law(
     sign = -1.0 if isinstance(metric, CostModel) else 1.0
     x, y = Scale.of(metric(pairs.genomes)), Scale.of(pairs.target)
     agreement = float(np.mean(x.standardise(metric(pairs.genomes)) * y.standardise(pairs.target)))
-    slope = sign * max(sign * agreement, FLATTEST) * y.std / x.std
+    slope = sign * max(sign * agreement, MIN_SLOPE) * y.std / x.std
     return LawPredictor(encoding, metric, slope, y.mean - slope * x.mean)

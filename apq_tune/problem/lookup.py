@@ -159,7 +159,7 @@ def load_lookup(
     return Problem(space, [Objective(columns[n], d) for n, d in objectives], limits)  # type: ignore[arg-type]
 
 
-def told_of(problem: Problem) -> str:
+def describe_estimates(problem: Problem) -> str:
     """Describe how combinations that were not measured are estimated; empty if all were measured."""
     partly = [metric for metric in problem.metrics if isinstance(metric, Partly)]
     if not partly:

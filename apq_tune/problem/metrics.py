@@ -59,7 +59,7 @@ def all_metrics(encoding: GeneEncoding, from_files: dict[str, Metric]) -> dict[s
     return from_files
 
 
-def stay_measured(encoding: Any, predictor: Path | None, *, extrapolate: bool) -> tuple[Any, str]:
+def restrict_to_measured(encoding: Any, predictor: Path | None, *, extrapolate: bool) -> tuple[Any, str]:
     """Restrict a search space to the values that the pairs of a predictor cover.
 
     Args:
@@ -216,7 +216,7 @@ def _check_target(path: Path, frame: pd.DataFrame, name: str, target: Floats, *,
     raise RunError(f"{said}; an accuracy is above 0 and at most {100 if percent else 1}")
 
 
-def tell_constant(encoding: Any, genomes: Genomes, n: int = 5) -> str:
+def describe_constant(encoding: Any, genomes: Genomes, n: int = 5) -> str:
     """Warning that names the choices that never vary among measured candidates; empty if all vary.
 
     Args:

@@ -44,7 +44,9 @@ def plain_value(value: Any) -> Value:
         return int(value)
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise CandidateError(f"{value} cannot be the value of a choice; give a finite number, or text such as '{value}'")
+            raise CandidateError(
+                f"{value} cannot be the value of a choice; give a finite number, or text such as '{value}'"
+            )
         return float(value)
     if isinstance(value, str):
         return str(value)
@@ -160,8 +162,8 @@ class Candidate:
         """Inverse of ``to_dict``.
 
         Raises:
-            CandidateError: for missing or unknown keys, values that are not positive integers, or lists that do not have
-                one value for each block.
+            CandidateError: If keys are missing or unknown, values are not positive integers, or lists do not have one
+                value for each block.
         """
         types = _types_in(data)
         known = types or [DEFAULT]
@@ -173,7 +175,9 @@ class Candidate:
             columns = _COLUMNS.validate_python({key: value for key, value in data.items() if key != _TYPES})
         except ValidationError as error:
             field = str(error.errors()[0]["loc"][0])
-            raise CandidateError(f"{field}: {data[field]!r} is not a list of positive integers; give such a list") from None
+            raise CandidateError(
+                f"{field}: {data[field]!r} is not a list of positive integers; give such a list"
+            ) from None
         depths = columns["depths"]
         types = types or [DEFAULT] * len(depths)
         if len(types) != len(depths):
@@ -223,7 +227,9 @@ def _types_in(data: Any) -> list[BlockType] | None:
     if named is None:
         return None
     if not isinstance(named, list) or not named or not all(isinstance(name, str) for name in named):
-        raise CandidateError(f"{_TYPES}: {named!r} is not a list of types; give one of {list(BLOCK_TYPES)} for each stage")
+        raise CandidateError(
+            f"{_TYPES}: {named!r} is not a list of types; give one of {list(BLOCK_TYPES)} for each stage"
+        )
     if unknown := [name for name in named if name not in BLOCK_TYPES]:
         raise CandidateError(f"{_TYPES}: {unknown[0]!r} is not a type of block; choose among {list(BLOCK_TYPES)}")
     return [BLOCK_TYPES[name] for name in named]

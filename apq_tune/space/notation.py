@@ -124,7 +124,8 @@ def _cell(path: Path, row: Any, column: str, text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         raise CandidateError(
-            f"{where} is {_short(text)!r}, which is not a candidate in JSON; write it as 'candidate_json' of front.csv is"
+            f"{where} is {_short(text)!r}, which is not a candidate in JSON; write it as in the "
+            "column candidate_json of front.csv"
         ) from None
 
 

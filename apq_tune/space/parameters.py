@@ -105,11 +105,11 @@ class Space:
         choices: samplers know nothing of forbidden combinations.
 
         Args:
-            config: name -> value, one for each gene; other names are the user's own and are passed over.
+            config: Value of each gene by name; other names are the user's own and are ignored.
 
         Raises:
-            CandidateError: if a gene is missing or has a value that it cannot have, naming both, or a name that is not a
-                gene differs from one only as by a slip.
+            CandidateError: If a gene is missing or has a value that it cannot have, or if another name is so close
+                to that of a gene that it is probably misspelt.
         """
         genes = self.parameters
         if len(config) > len(genes) or any(name not in config for name in genes):

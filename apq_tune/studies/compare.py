@@ -21,7 +21,7 @@ from apq_tune.space.encoding import Genomes
 
 Floats = NDArray[np.float64]
 
-KNOWN = (*ALGORITHMS, *SAMPLERS)
+SAMPLER_NAMES = (*ALGORITHMS, *SAMPLERS)
 """Ours, then Optuna's."""
 
 ENUMERATED = 20_000

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from apq_tune import ProblemError, TableError
-from apq_tune.problem.lookup import load_lookup, told_of
+from apq_tune.problem.lookup import describe_estimates, load_lookup
 
 
 def table(**columns: object) -> pd.DataFrame:
@@ -31,7 +31,7 @@ def test_names_that_look_like_nothing_are_names_and_an_index_is_none(tmp_path: P
     assert problem.encoding.space.choices == {"op": ("None", "NA", "nan"), "width": (1, 2, 4), "rate": (0.5, 1.0)}
     genomes = problem.encoding.enumerate()
     np.testing.assert_array_equal(-problem.evaluate(genomes).F[:, 0], table()["merit"])
-    assert told_of(problem) == ""
+    assert describe_estimates(problem) == ""
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_what_was_not_measured_is_answered_as_asked_and_said_so(tmp_path: Path) 
     with pytest.raises(TableError, match=r"has no row for op=None, width=1, rate=0.5 .*or --missing nearest, gp or"):
         load_lookup(path, ["merit"], ["cost"])
     nearest = load_lookup(path, ["merit"], ["cost"], missing="nearest")
-    assert told_of(nearest) == (
+    assert describe_estimates(nearest) == (
         "16 of 18 combinations of op, width, rate are measured; the others are estimated by the nearest measured one"
     )
     names = {key: i for i, key in enumerate(zip(whole["op"], whole["width"], whole["rate"], strict=True))}
@@ -86,7 +86,7 @@ def test_what_was_not_measured_is_answered_as_asked_and_said_so(tmp_path: Path) 
         said = dict(zip(rows, -fitted.evaluate(genomes).F[:, 0], strict=True))
         assert all(said[row] == whole["merit"][row] for row in part.index)
         assert [said[0], said[7]] == pytest.approx([whole["merit"][0], whole["merit"][7]], abs=3)
-        assert "the others are estimated by a surrogate fitted to the rows" in told_of(fitted)
+        assert "the others are estimated by a surrogate fitted to the rows" in describe_estimates(fitted)
 
 
 def test_a_row_twice_and_a_choice_that_is_an_objective_are_refused(tmp_path: Path) -> None:

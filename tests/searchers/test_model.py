@@ -23,7 +23,7 @@ from apq_tune.searchers import NSGA2, ModelBased, RandomSearch, search
 from apq_tune.searchers.algorithms import Algorithm
 from apq_tune.searchers.model.columns import Columns
 from apq_tune.searchers.model.exact import Exact
-from apq_tune.searchers.model.gain import Exactly, Modelled, expected_gain
+from apq_tune.searchers.model.gain import ExactValues, ModelledValues, expected_gain
 from apq_tune.searchers.model.process import JITTER, ARDKernel, Posterior, likeliest
 from apq_tune.searchers.model.propose import Observations, ProposalSettings, propose
 from apq_tune.searchers.model.warp import Warp
@@ -49,17 +49,17 @@ def trade_off() -> Problem:
 
 
 @pytest.fixture(scope="module")
-def beliefs() -> list[Modelled]:
+def distributions() -> list[ModelledValues]:
     """Two objectives of 30 candidates after 12 observations."""
     rng = np.random.default_rng(0)
     features, groups = rng.normal(size=(42, 4)), np.arange(4)
-    told = []
+    found = []
     for shift in (0.0, 2.0):
         values = np.exp(features[:12] @ rng.normal(size=4) / 2) + shift
         warp = Warp.of(values)
         kernel = ARDKernel(np.ones(4), 0.3, 0.8, 0.01)
-        told.append(Modelled(Posterior.of(kernel, groups, features[:12], warp(values), features[12:]), warp))
-    return told
+        found.append(ModelledValues(Posterior.of(kernel, groups, features[:12], warp(values), features[12:]), warp))
+    return found
 
 
 def test_a_posterior_is_what_the_joint_normal_distribution_says() -> None:
@@ -76,12 +76,12 @@ def test_a_posterior_is_what_the_joint_normal_distribution_says() -> None:
     )
 
 
-def test_believing_in_a_candidate_is_to_observe_its_mean() -> None:
+def test_conditioning_on_the_mean_is_to_observe_it() -> None:
     rng = np.random.default_rng(2)
     features, groups = rng.normal(size=(10, 3)), np.arange(3)
     kernel, target = ARDKernel(np.ones(3), 0.4, 1.0, 0.02), rng.normal(size=6)
     before = Posterior.of(kernel, groups, features[:6], target, features[6:])
-    after = before.believing(1).believing(3)
+    after = before.condition_on_mean(1).condition_on_mean(3)
     seen = np.append(target, before.mean[[1, 3]])
     known = features[[0, 1, 2, 3, 4, 5, 7, 9]]
     refitted = Posterior.of(kernel, groups, known, seen, features[6:])
@@ -108,28 +108,28 @@ def test_a_warp_can_be_undone_and_its_gain_is_that_of_draws(values: np.ndarray) 
     np.testing.assert_allclose(warp.gain(np.array([0.3]), np.array([0.8]), thresholds)[0], expected, rtol=0.01)
 
 
-def test_expected_gain_of_two_objectives_is_that_of_draws(beliefs: list[Modelled]) -> None:
+def test_expected_gain_of_two_objectives_is_that_of_draws(distributions: list[ModelledValues]) -> None:
     front, reference = np.array([[0.5, 5.0], [1.0, 3.5], [2.0, 3.0]]), np.array([4.0, 7.0])
-    found = expected_gain(beliefs, front, reference)
+    found = expected_gain(distributions, front, reference)
     rng = np.random.default_rng(0)
     for row in (0, 7, 19):
-        draws = np.stack([belief.draws(rng.normal(size=4000))[:, row] for belief in beliefs], axis=1)
+        draws = np.stack([distribution.draws(rng.normal(size=4000))[:, row] for distribution in distributions], axis=1)
         alone = hypervolume(front, reference)
         gains = [hypervolume(np.vstack([front, draw]), reference) - alone for draw in draws]
         assert found[row] == pytest.approx(np.mean(gains), abs=5 * np.std(gains) / np.sqrt(len(gains)) + 1e-9)
 
 
-def test_expected_gain_of_one_objective_is_expected_improvement(beliefs: list[Modelled]) -> None:
+def test_expected_gain_of_one_objective_is_expected_improvement(distributions: list[ModelledValues]) -> None:
     front = np.array([[0.7], [0.9]])
     np.testing.assert_array_equal(
-        expected_gain(beliefs[:1], front, np.array([9.0])), beliefs[0].gain(np.array([0.7]))[:, 0]
+        expected_gain(distributions[:1], front, np.array([9.0])), distributions[0].gain(np.array([0.7]))[:, 0]
     )
 
 
 def test_gain_of_three_known_objectives_ranks_as_their_hypervolume_does() -> None:
     rng = np.random.default_rng(4)
     values, front = rng.random((40, 3)), rng.random((6, 3))
-    known = [Exactly(values[:, place]) for place in range(3)]
+    known = [ExactValues(values[:, place]) for place in range(3)]
     found = expected_gain(known, front, np.ones(3))
     alone = hypervolume(front, np.ones(3))
     true = np.array([hypervolume(np.vstack([front, row]), np.ones(3)) - alone for row in values])

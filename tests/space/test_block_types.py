@@ -161,8 +161,12 @@ def test_a_table_of_whole_inverted_bottlenecks_does_not_price_other_blocks(mixed
     key = (12, 16, 12, 4, 3, 1, 1, 0, 0, 0)  # of stage 3, a block of MBConv
     table = CostTable("t.csv", ("latency_ms",), {}, {key: (1.0,), (*key[:1], 24, *key[2:]): (2.0,)}, {0: (0.5,)})
     missing = table.missing(mixed.space)
-    assert missing == [f"block {name}, which is not an inverted bottleneck" for name in ("1.1", "1.2", "2.1", "2.2", "4.1")]
-    with pytest.raises(TableError, match=r"5 ops of mixed are missing: block 1\.1, which is not an inverted bottleneck; "):
+    assert missing == [
+        f"block {name}, which is not an inverted bottleneck" for name in ("1.1", "1.2", "2.1", "2.2", "4.1")
+    ]
+    with pytest.raises(
+        TableError, match=r"5 ops of mixed are missing: block 1\.1, which is not an inverted bottleneck; "
+    ):
         table.models(mixed)
 
 

@@ -102,7 +102,10 @@ def test_candidates_of_another_space_are_refused() -> None:
         ({"a": {"x": 1}}, "a is {'x': 1}; give a list of values"),
         ({1: [2]}, "the name 1 is not text; files hold names as text only: give '1'"),
         ({"": [2]}, "the name '' is not text"),
-        ({"a": [1.0, float("nan")]}, "a: nan cannot be the value of a choice; give a finite number, or text such as 'nan'"),
+        (
+            {"a": [1.0, float("nan")]},
+            "a: nan cannot be the value of a choice; give a finite number, or text such as 'nan'",
+        ),
         ({"a": [np.inf]}, "a: inf cannot be the value of a choice"),
         ({"a": [{"x": 1}]}, "a: {'x': 1} is a dict; values are numbers, text, true or false, or lists of these"),
         ({"a": [b"x"]}, "a: b'x' is a bytes; values are"),

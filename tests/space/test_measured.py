@@ -14,7 +14,7 @@ from apq_tune import CandidateError, FunctionMetric, NetworkEncoding, Objective,
 from apq_tune.cli import cli
 from apq_tune.predict import fit_ridge
 from apq_tune.predict.files import predictor_bytes
-from apq_tune.problem.metrics import read_pairs, tell_constant
+from apq_tune.problem.metrics import describe_constant, read_pairs
 from apq_tune.searchers import ALGORITHMS
 from apq_tune.space.flat_encoding import FlatEncoding
 from apq_tune.space.measured import measured_values, outside, within
@@ -128,7 +128,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     predictor = fit_ridge(encoding, pairs, 0, log=is_loss)
     content = predictor_bytes(predictor, measured_values(encoding, pairs.genomes))
     (folder / "p.npz").write_bytes(content)
-    assert tell_constant(encoding, pairs.genomes) == (
+    assert describe_constant(encoding, pairs.genomes) == (
         "1 of 4 choices never vary in the pairs, so nothing is learned about them: resolution (224)"
     )
     return folder

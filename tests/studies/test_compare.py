@@ -22,7 +22,7 @@ from apq_tune.problem.pareto import Yardstick
 from apq_tune.report.compare import medians_table, wins_table
 from apq_tune.space.flat_encoding import FlatEncoding
 from apq_tune.studies.compare import (
-    KNOWN,
+    SAMPLER_NAMES,
     CompareTask,
     Contest,
     Watched,
@@ -35,7 +35,7 @@ from apq_tune.studies.compare import (
     yardstick_of,
 )
 
-RIVALS = [name for name in KNOWN if name.startswith("optuna-")]
+RIVALS = [name for name in SAMPLER_NAMES if name.startswith("optuna-")]
 
 
 def trade_off(encoding: NetworkEncoding, share: float = 0.5) -> Problem:
@@ -59,7 +59,7 @@ class Counting(Problem):
         return super().evaluate(genomes)
 
 
-@pytest.mark.parametrize("sampler", KNOWN)
+@pytest.mark.parametrize("sampler", SAMPLER_NAMES)
 def test_every_sampler_is_counted_by_distinct_canonical_candidates_and_repeats(
     tiny: NetworkEncoding, sampler: str
 ) -> None:
@@ -278,7 +278,7 @@ def test_the_advice_is_the_best_median_and_those_not_behind_it() -> None:
 
 
 def test_the_command_knows_the_samplers_and_refuses_what_does_not_fit(tmp_path: Path) -> None:
-    assert sorted(SAMPLERS) == sorted(KNOWN)
+    assert sorted(SAMPLERS) == sorted(SAMPLER_NAMES)
     out = f"--out={tmp_path / 'out'}"
     for arguments, said in (
         ([], "give SPACE, with --front, or --lookup"),

@@ -15,7 +15,7 @@ DIRECTIONS = 128
 """Number of directions that approximate the hypervolume of three or more objectives."""
 
 
-class Believed(Protocol):
+class ObjectiveDistribution(Protocol):
     """Distribution of one objective over a pool of ``m`` candidates."""
 
     def gain(self, thresholds: Floats) -> Floats:
@@ -30,12 +30,12 @@ class Believed(Protocol):
         """Medians, shape ``(m,)``."""
         ...
 
-    def believing(self, row: int) -> Believed:
+    def condition_on_mean(self, row: int) -> ObjectiveDistribution:
         """Condition on a candidate being measured at its predicted value (kriging believer, Ginsbourger 2010)."""
         ...
 
 
-class Exactly(NamedTuple):
+class ExactValues(NamedTuple):
     """Objective that is computed exactly."""
 
     values: Floats
@@ -49,11 +49,11 @@ class Exactly(NamedTuple):
     def middle(self) -> Floats:  # noqa: D102
         return self.values
 
-    def believing(self, row: int) -> Exactly:  # noqa: ARG002, D102
+    def condition_on_mean(self, row: int) -> ExactValues:  # noqa: ARG002, D102
         return self
 
 
-class Modelled(NamedTuple):
+class ModelledValues(NamedTuple):
     """Objective that is modelled by a Gaussian process."""
 
     posterior: Posterior
@@ -68,42 +68,44 @@ class Modelled(NamedTuple):
     def middle(self) -> Floats:  # noqa: D102
         return self.warp.restore(self.posterior.mean)
 
-    def believing(self, row: int) -> Modelled:  # noqa: D102
-        return self._replace(posterior=self.posterior.believing(row))
+    def condition_on_mean(self, row: int) -> ModelledValues:  # noqa: D102
+        return self._replace(posterior=self.posterior.condition_on_mean(row))
 
 
-def expected_gain(beliefs: Sequence[Believed], front: Floats, reference: Floats) -> Floats:
+def expected_gain(distributions: Sequence[ObjectiveDistribution], front: Floats, reference: Floats) -> Floats:
     """Expected improvement for one objective, expected hypervolume improvement for several.
 
     For two objectives it is computed exactly, strip by strip (Emmerich 2011). For more, the hypervolume is approximated
     by a mean over quasi-random directions (Zhang 2020) with sampled objective values.
 
     Args:
-        beliefs: Distribution of each objective, minimised.
+        distributions: Distribution of each objective, minimised.
         front: Objective values of the front, at least one row, shape ``(n, n_objectives)``.
         reference: Reference point of the hypervolume, shape ``(n_objectives,)``.
 
     Returns:
         Expected improvement of each candidate, shape ``(m,)``.
     """
-    if len(beliefs) == 1:
-        return beliefs[0].gain(front.min(axis=0))[:, 0]
+    if len(distributions) == 1:
+        return distributions[0].gain(front.min(axis=0))[:, 0]
     inside = front[(front < reference).all(axis=1)]
     inside = np.unique(inside[is_non_dominated(inside)], axis=0)
-    if len(beliefs) == 2:
-        across = beliefs[0].gain(np.append(inside[:, 0], reference[0]))
-        down = beliefs[1].gain(np.append(reference[1], inside[:, 1]))
+    if len(distributions) == 2:
+        across = distributions[0].gain(np.append(inside[:, 0], reference[0]))
+        down = distributions[1].gain(np.append(reference[1], inside[:, 1]))
         return np.asarray((np.diff(across, axis=1, prepend=0.0) * down).sum(axis=1))
-    return _along_directions(beliefs, inside, reference)
+    return _along_directions(distributions, inside, reference)
 
 
-def _along_directions(beliefs: Sequence[Believed], inside: Floats, reference: Floats) -> Floats:
+def _along_directions(distributions: Sequence[ObjectiveDistribution], inside: Floats, reference: Floats) -> Floats:
     """Expected hypervolume improvement, up to a constant factor, as a mean over directions (Zhang 2020)."""
     from scipy.special import ndtri
     from scipy.stats import qmc
 
-    n_objectives = len(beliefs)
-    low = inside.min(axis=0) if len(inside) else np.array([belief.middle().min() for belief in beliefs])
+    n_objectives = len(distributions)
+    low = (
+        inside.min(axis=0) if len(inside) else np.array([distribution.middle().min() for distribution in distributions])
+    )
     span = np.maximum(reference - low, 1e-12)
     points = qmc.Sobol(2 * n_objectives, seed=0).random(DIRECTIONS)
     directions = np.abs(ndtri(np.clip(points[:, :n_objectives], 1e-9, 1 - 1e-9)))
@@ -113,9 +115,9 @@ def _along_directions(beliefs: Sequence[Believed], inside: Floats, reference: Fl
     if len(inside):
         reached = ((reference - inside) / span / directions[:, None]).min(axis=2).max(axis=1)
     # Each direction has its own samples, so that one mean is taken over both.
-    far = np.full((DIRECTIONS, len(beliefs[0].middle())), np.inf)
-    for place, belief in enumerate(beliefs):
-        own = (reference[place] - belief.draws(normal[:, place])) / span[place]
+    far = np.full((DIRECTIONS, len(distributions[0].middle())), np.inf)
+    for place, distribution in enumerate(distributions):
+        own = (reference[place] - distribution.draws(normal[:, place])) / span[place]
         far = np.minimum(far, own / directions[:, place : place + 1])
     far = np.maximum(far, 0.0) ** n_objectives
     return np.asarray(np.maximum(far - (reached**n_objectives)[:, None], 0.0).mean(axis=0))

@@ -142,7 +142,7 @@ class Posterior:
         variance = np.maximum(kernel.prior(new) - (seen**2).sum(axis=0), 1e-12)
         return cls(kernel, new, mean, variance, seen)
 
-    def believing(self, row: int) -> Posterior:
+    def condition_on_mean(self, row: int) -> Posterior:
         """Condition on a candidate being measured at its posterior mean (kriging believer, Ginsbourger 2010)."""
         covariance = self.kernel(self.scaled[row : row + 1], self.scaled)[0] - self.seen[:, row] @ self.seen
         tells = covariance / np.sqrt(self.variance[row] + self.kernel.noise + JITTER)

@@ -15,7 +15,7 @@ from apq_tune.errors import ProblemError
 from apq_tune.problem.pareto import Floats
 from apq_tune.searchers.model.columns import Columns
 from apq_tune.searchers.model.exact import Exact
-from apq_tune.searchers.model.gain import Believed, Exactly, Modelled, expected_gain
+from apq_tune.searchers.model.gain import ExactValues, ModelledValues, ObjectiveDistribution, expected_gain
 from apq_tune.searchers.model.process import ARDKernel, Posterior, likeliest
 from apq_tune.searchers.model.warp import Warp
 from apq_tune.searchers.select import select
@@ -268,57 +268,61 @@ class _Model(NamedTuple):
         reference = measured.max(axis=0) if len(measured) else np.ones(known.F.shape[1])
         return cls(known, columns, exact, objectives, constraints, front, reference)
 
-    def _beliefs(self, pool: Genomes) -> tuple[list[Believed], list[Believed]]:
+    def _distributions(self, pool: Genomes) -> tuple[list[ObjectiveDistribution], list[ObjectiveDistribution]]:
         """Distributions of objectives and constraints for pending candidates and a pool.
 
         Those of the objectives are conditioned on the pending candidates being measured at their predicted values.
         """
         every = np.concatenate([self.known.pending, pool])
         features = self.columns(every)
-        told: list[list[Believed]] = []
+        both: list[list[ObjectiveDistribution]] = []
         for scores, outputs in (
             (self.exact.objectives, self.objectives),
             (self.exact.constraints, self.constraints),
         ):
-            own: list[Believed] = []
+            own: list[ObjectiveDistribution] = []
             for score, output in zip(scores, outputs, strict=True):
                 if score is not None:
-                    own.append(Exactly(score(every)))
+                    own.append(ExactValues(score(every)))
                 elif output is None:  # without observations all candidates are equally promising
-                    own.append(Exactly(np.zeros(len(every))))
+                    own.append(ExactValues(np.zeros(len(every))))
                 else:
                     posterior = Posterior.of(
                         output.kernel, self.columns.groups, output.features, output.target, features
                     )
-                    own.append(Modelled(posterior, output.warp))
-            told.append(own)
-        objectives, constraints = told
+                    own.append(ModelledValues(posterior, output.warp))
+            both.append(own)
+        objectives, constraints = both
         for row in range(len(self.known.pending)):
-            objectives = [belief.believing(row) for belief in objectives]
+            objectives = [distribution.condition_on_mean(row) for distribution in objectives]
         return objectives, constraints
 
-    def _scores(self, objectives: Sequence[Believed], constraints: Sequence[Believed], front: Floats) -> Floats:
+    def _scores(
+        self, objectives: Sequence[ObjectiveDistribution], constraints: Sequence[ObjectiveDistribution], front: Floats
+    ) -> Floats:
         """Expected improvement times the probability of feasibility."""
         kept = np.ones(len(objectives[0].middle()))
-        for belief in constraints:
-            kept *= _probability(belief)
+        for distribution in constraints:
+            kept *= _probability(distribution)
         if len(front) == 0:
             return kept
         gain = expected_gain(objectives, front, self.reference)
         if not (gain * kept).max(initial=0.0) > 0:  # no improvement is expected: explore by uncertainty
-            gain = np.sum([_uncertainty(belief) for belief in objectives], axis=0) * 1e-300
+            gain = np.sum([_uncertainty(distribution) for distribution in objectives], axis=0) * 1e-300
         return np.asarray(gain * kept)
 
-    def _assumed(self, objectives: Sequence[Believed]) -> Floats:
+    def _assumed(self, objectives: Sequence[ObjectiveDistribution]) -> Floats:
         """Front with the predicted objectives of pending candidates added."""
         n = len(self.known.pending)
-        return np.concatenate([self.front, np.stack([belief.middle()[:n] for belief in objectives], axis=1)])
+        return np.concatenate(
+            [self.front, np.stack([distribution.middle()[:n] for distribution in objectives], axis=1)]
+        )
 
     def score(self, pool: Genomes) -> Floats:
         """Acquisition values of a pool, shape ``(m,)``."""
         if len(pool) == 0:
             return np.zeros(0)
-        objectives, constraints = self._beliefs(pool)
+        objectives, constraints = self._distributions(pool)
         n = len(self.known.pending)
         front = self._assumed(objectives) if len(self.front) else self.front
         return self._scores(objectives, constraints, front)[n:]
@@ -326,7 +330,7 @@ class _Model(NamedTuple):
     def batch(self, pool: Genomes, n: int) -> list[int]:
         """Choose rows of a pool greedily, each conditioned on the predicted values of those chosen before."""
         first = len(self.known.pending)
-        objectives, constraints = self._beliefs(pool)
+        objectives, constraints = self._distributions(pool)
         front = self._assumed(objectives) if len(self.front) else self.front
         chosen: list[int] = []
         while len(chosen) < min(n, len(pool)):
@@ -336,19 +340,23 @@ class _Model(NamedTuple):
             row = int(scores.argmax())
             chosen.append(row - first)
             if len(front):
-                front = np.vstack([front, [belief.middle()[row] for belief in objectives]])
-            objectives = [belief.believing(row) for belief in objectives]
+                front = np.vstack([front, [distribution.middle()[row] for distribution in objectives]])
+            objectives = [distribution.condition_on_mean(row) for distribution in objectives]
         return chosen
 
 
-def _probability(belief: Believed) -> Floats:
+def _probability(distribution: ObjectiveDistribution) -> Floats:
     """Probability that a constraint is satisfied, shape ``(m,)``."""
-    if isinstance(belief, Modelled):
-        posterior = belief.posterior
-        limit = float(belief.warp(np.zeros(1))[0])
+    if isinstance(distribution, ModelledValues):
+        posterior = distribution.posterior
+        limit = float(distribution.warp(np.zeros(1))[0])
         return np.asarray(ndtr((limit - posterior.mean) / np.sqrt(posterior.variance)))
-    return (belief.middle() <= 0).astype(np.float64)
+    return (distribution.middle() <= 0).astype(np.float64)
 
 
-def _uncertainty(belief: Believed) -> Floats:
-    return np.sqrt(belief.posterior.variance) if isinstance(belief, Modelled) else np.zeros(len(belief.middle()))
+def _uncertainty(distribution: ObjectiveDistribution) -> Floats:
+    return (
+        np.sqrt(distribution.posterior.variance)
+        if isinstance(distribution, ModelledValues)
+        else np.zeros(len(distribution.middle()))
+    )
