@@ -51,7 +51,7 @@ def all_constraints(costs: Costs, constraints: tuple[str, ...], budgets: tuple[s
     """The user's limits and those of budgets, all of which must hold, as texts.
 
     Raises:
-        ProblemError: if one cannot be read or is out of reach.
+        ProblemError: If one cannot be read or is out of reach.
     """
     from apq_tune.problem.limits import as_texts
 

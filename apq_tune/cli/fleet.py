@@ -67,7 +67,7 @@ def out_folder(default: str | None = None) -> Callable[[Command], Command]:
     """``--out`` of a command that writes a directory.
 
     Args:
-        default: what is taken without it, in words; ``None`` if it is required.
+        default: What is taken without it, in words; ``None`` if it is required.
     """
     note = "" if default is None else f"  [default: {default}]"
     return click.option(

@@ -92,8 +92,8 @@ def samplers_option(known: Sequence[str], default: str) -> Callable[[Command], C
     """``--sampler`` of a command that compares several.
 
     Args:
-        known: names that may be given.
-        default: which ones are compared without it, in words.
+        known: Names that may be given.
+        default: Which ones are compared without it, in words.
     """
     return click.option(
         "--sampler",
@@ -109,7 +109,7 @@ def once(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> 
     """Refuse a name that is given twice.
 
     Raises:
-        click.BadParameter: naming it.
+        click.BadParameter: Naming it.
     """
     for name in value:
         if value.count(name) > 1:
@@ -121,7 +121,7 @@ def assigned(assignments: tuple[str, ...]) -> dict[str, str]:
     """Read ``NAME=VALUE`` options.
 
     Raises:
-        click.UsageError: if one has no ``=``.
+        click.UsageError: If one has no ``=``.
     """
     changes = {}
     for assignment in assignments:
@@ -138,7 +138,7 @@ def metric_names(text: str | None, option: str) -> list[str]:
     """The metrics that an option names; none if it is not given.
 
     Raises:
-        click.UsageError: if a name is empty or comes twice.
+        click.UsageError: If a name is empty or comes twice.
     """
     names = [] if text is None else [part.strip() for part in text.split(",")]
     if "" in names:

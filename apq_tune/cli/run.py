@@ -160,7 +160,7 @@ def _chosen(data: str, space: SearchSpace | None, complain: Complaint | None) ->
     """A space for the data, and why it was taken.
 
     Raises:
-        click.UsageError: if the data has no name.
+        click.UsageError: If the data has no name.
     """
     from apq_tune.data import choose_space
 

@@ -195,7 +195,7 @@ def seeds_from(first: int, n: int) -> range:
     """Consecutive seeds.
 
     Raises:
-        click.UsageError: if the last is none any more.
+        click.UsageError: If the last is none any more.
     """
     if first + n - 1 > ranges.SEED.high:
         raise click.UsageError(f"--first-seed {first} --seeds {n}: the largest seed is {ranges.SEED.high}")

@@ -20,14 +20,14 @@ class Proposals:
     """Inner searches of one round; each scores ``n_evaluations`` distinct candidates.
 
     Attributes:
-        encoding: of the space.
-        ensemble: predicts the loss.
-        fp32: predicts the full-precision loss.
-        constraints: to keep.
-        cost: that a front is searched against.
+        encoding: Of the space.
+        ensemble: Predicts the loss.
+        fp32: Predicts the full-precision loss.
+        constraints: To keep.
+        cost: That a front is searched against.
         known: ``(k, n_genes)`` canonical genomes that need no training any more.
-        n_evaluations: of each search.
-        seed: of the searches.
+        n_evaluations: Of each search.
+        seed: Of the searches.
     """
 
     encoding: GeneEncoding

@@ -25,12 +25,12 @@ class Rivals:
     """Searches in parts of the space; each scores ``n_evaluations`` distinct candidates.
 
     Attributes:
-        encoding: of the space.
-        loss: predicts the loss.
-        fp32: predicts the full-precision loss.
-        constraints: to keep.
-        n_evaluations: of each search.
-        seed: of the searches.
+        encoding: Of the space.
+        loss: Predicts the loss.
+        fp32: Predicts the full-precision loss.
+        constraints: To keep.
+        n_evaluations: Of each search.
+        seed: Of the searches.
     """
 
     encoding: GeneEncoding

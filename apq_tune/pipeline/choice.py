@@ -22,8 +22,8 @@ def kept(table: pd.DataFrame, constraints: Sequence[Constraint]) -> NDArray[np.b
     """``(n,)``: which rows keep every limit.
 
     Args:
-        table: a column for each limited metric.
-        constraints: the limits.
+        table: A column for each limited metric.
+        constraints: The limits.
     """
     keeps = np.ones(len(table), np.bool_)
     for constraint in constraints:
@@ -48,7 +48,7 @@ def with_choice(table: pd.DataFrame, constraints: Sequence[Constraint]) -> pd.Da
 
     Args:
         table: ``name``, ``search_loss`` and the limited metrics; one row for each network.
-        constraints: the limits.
+        constraints: The limits.
     """
     table = table.copy()
     table.insert(1, "feasible", kept(table, constraints))
@@ -61,9 +61,9 @@ def described(row: Mapping[str, Any], constraints: Sequence[Constraint], fidelit
     """What is to be known of a chosen network, as plain data.
 
     Args:
-        row: of a table of networks, or a mapping like one.
-        constraints: the limits.
-        fidelity: the training behind its scores, in words.
+        row: Of a table of networks, or a mapping like one.
+        constraints: The limits.
+        fidelity: The training behind its scores, in words.
     """
     limits = [
         {"metric": c.metric.name, "unit": c.metric.unit, "sense": c.sense, "bound": c.bound}
@@ -84,9 +84,9 @@ def keep(path: Path, record: Mapping[str, Any] | None, weights: bytes | None) ->
     """Write the files of the chosen network, its record last; without one, drop those of an earlier choice.
 
     Args:
-        path: folder.
-        record: see ``described``.
-        weights: the state dict as ``torch.save`` writes it.
+        path: Folder.
+        record: See ``described``.
+        weights: The state dict as ``torch.save`` writes it.
     """
     if record is None or weights is None:
         for name in (RECORD, WEIGHTS):

@@ -41,12 +41,12 @@ def check_data(settings: RunSettings, data: Data, given: Collection[str]) -> Non
     """What settings ask for is there.
 
     Args:
-        settings: of a run.
-        data: of it.
-        given: names of the settings that the user gave; the defaults take what there is.
+        settings: Of a run.
+        data: Of it.
+        given: Names of the settings that the user gave; the defaults take what there is.
 
     Raises:
-        RunError: naming the setting, its value and the range.
+        RunError: Naming the setting, its value and the range.
     """
     for training in ("supernet", "quantized", "pair", "final"):
         size, there = getattr(settings, training).batch_size, len(data.train.labels)

@@ -62,9 +62,9 @@ class Rates(NamedTuple):
     """Seconds for one image.
 
     Attributes:
-        fp32: of a step of supernet training in full precision.
-        quantized: of one with random bits.
-        qat: of a step of quantization-aware training of one network.
+        fp32: Of a step of supernet training in full precision.
+        quantized: Of one with random bits.
+        qat: Of a step of quantization-aware training of one network.
     """
 
     fp32: float
@@ -83,10 +83,10 @@ def measure_rates(encoding: NetworkEncoding, settings: RunSettings, data: Data, 
     Nothing that a run depends on changes: torch's generator is put back.
 
     Args:
-        encoding: of the space.
-        settings: of the run.
-        data: its images.
-        device: where they are trained.
+        encoding: Of the space.
+        settings: Of the run.
+        data: Its images.
+        device: Where they are trained.
     """
     threads = torch.get_num_threads()
     with torch.random.fork_rng():
@@ -260,9 +260,9 @@ def remaining(estimates: Mapping[str, float], done: Mapping[str, float], shares:
     """Seconds that are left, corrected by how long what is done took against its estimate.
 
     Args:
-        estimates: stage -> seconds, of all stages that had to be done.
-        done: stage -> seconds that it really took, of those that are done.
-        shares: stage -> share that is done, of those under way.
+        estimates: Stage -> seconds, of all stages that had to be done.
+        done: Stage -> seconds that it really took, of those that are done.
+        shares: Stage -> share that is done, of those under way.
     """
     expected = sum(estimates[stage] for stage in done if stage in estimates)
     took = sum(seconds for stage, seconds in done.items() if stage in estimates)

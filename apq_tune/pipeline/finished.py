@@ -116,7 +116,7 @@ def load_supernets(path: str | Path, device: Device = "cpu") -> Supernets:
     """Read the directory of a run that has trained its supernets, to run them on a device.
 
     Raises:
-        RunError: if it is none, has not come so far, or its images are not those that it was trained on.
+        RunError: If it is none, has not come so far, or its images are not those that it was trained on.
     """
     space, settings, stages, data_root = open_run(Path(path), ("supernet", "quantized_supernet"))
     if data_digest(space) != stages["supernet"].record()["basis"].get("data"):
@@ -137,7 +137,7 @@ def load_run(path: str | Path) -> FinishedRun:
     """Read the directory of a run that has trained its supernets and fitted its predictors.
 
     Raises:
-        RunError: if it is none, or has not come so far.
+        RunError: If it is none, or has not come so far.
     """
     stages = open_run(Path(path), ("supernet", "quantized_supernet", "predictors")).stages
     trained = load_supernets(path)

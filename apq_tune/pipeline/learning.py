@@ -49,7 +49,7 @@ def read_losses(stage: StageFiles, encoding: NetworkEncoding) -> tuple[Pairs, pd
     """The same from the folder of the stage.
 
     Raises:
-        RunError: if the table is missing or damaged.
+        RunError: If the table is missing or damaged.
     """
     exact = dict.fromkeys(("loss", "loss_even", "loss_odd", "accuracy"), float)  # older pandas rounds otherwise
     table = pd.read_csv(stage.checked(LOSSES), converters=exact)
@@ -122,7 +122,7 @@ def error_law(loss: Floats, accuracy: Floats, n_images: int) -> list[float]:
     Args:
         loss: ``(n,)`` cross-entropy.
         accuracy: ``(n,)`` fractions of ``n_images`` images; half an image is added, so that no error is zero.
-        n_images: behind each accuracy.
+        n_images: Behind each accuracy.
 
     Returns:
         Slope and intercept.

@@ -63,12 +63,12 @@ def report_predictors(
     """Fit every form to ever more of a run's pairs, over random splits of them.
 
     Args:
-        run: directory of a run whose losses are measured.
-        counts: of pairs to learn from, as far as the run has them; all that are left are always tried.
-        n_splits: at least two.
-        seed: of the splits.
-        coverage_at: numbers of pairs at which the uncertainty of each form is tried, too; by default the most.
-        advance: told how many fits of how many are done.
+        run: Directory of a run whose losses are measured.
+        counts: Of pairs to learn from, as far as the run has them; all that are left are always tried.
+        n_splits: At least two.
+        seed: Of the splits.
+        coverage_at: Numbers of pairs at which the uncertainty of each form is tried, too; by default the most.
+        advance: Told how many fits of how many are done.
 
     Raises:
         RunError: If it is not a run, has not measured its losses, or has too few pairs.
@@ -121,9 +121,9 @@ def interval(values: NDArray[np.float64], score: str, n_pairs: int, n_test: int)
 
     Args:
         values: ``(n_splits,)`` of the score, one for each split.
-        score: its name.
-        n_pairs: that are split.
-        n_test: pairs held out in each split; of fewer than ten, intervals say nothing.
+        score: Its name.
+        n_pairs: That are split.
+        n_test: Pairs held out in each split; of fewer than ten, intervals say nothing.
 
     Returns:
         Not a number where there is none.

@@ -20,9 +20,9 @@ def complaints(texts: Sequence[str], budgets: Sequence[str] = (), tables: Sequen
     """A function that tells what a space cannot keep of limits.
 
     Args:
-        texts: limits as people type them.
-        budgets: names of limits by a rule, which every space keeps that has such a rule.
-        tables: cost tables.
+        texts: Limits as people type them.
+        budgets: Names of limits by a rule, which every space keeps that has such a rule.
+        tables: Cost tables.
     """
 
     def complain(space: SearchSpace, room: float) -> str | None:

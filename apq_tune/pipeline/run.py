@@ -66,15 +66,15 @@ class Outcome(NamedTuple):
     """What a run found.
 
     Attributes:
-        table: one row for each finalist and baseline, real accuracies included; ``chosen`` is the best of those that
+        table: One row for each finalist and baseline, real accuracies included; ``chosen`` is the best of those that
             are ``feasible``, after real training.
-        constraints: the limits.
+        constraints: The limits.
         fronts: ``best``, ``front`` and ``random``, as the searches found them.
         predictors: Scores of the predictors, the form that the search used, and the split-half agreement of the labels.
-        pairs_kept: how many of the pairs that the predictor learned from keep the limits.
-        settings: of the run.
-        weights: file of the chosen network's weights.
-        seconds: wall time of each stage.
+        pairs_kept: How many of the pairs that the predictor learned from keep the limits.
+        settings: Of the run.
+        weights: File of the chosen network's weights.
+        seconds: Wall time of each stage.
     """
 
     table: pd.DataFrame
@@ -118,27 +118,27 @@ class PipelineRun:
         """Check everything that can be checked before work begins.
 
         Args:
-            space: to search.
-            settings: of the run; ``None`` for those that suit the data.
-            path: run directory.
-            changes: to the settings, by dotted name.
-            tables: cost tables, whose metrics may be limited; copied into the run directory.
-            data_root: folder with the files of data sets; ``None`` for the default one.
-            device: where networks are trained and run, ``"auto"``, ``"cpu"`` or ``"cuda"``.
+            space: To search.
+            settings: Of the run; ``None`` for those that suit the data.
+            path: Run directory.
+            changes: To the settings, by dotted name.
+            tables: Cost tables, whose metrics may be limited; copied into the run directory.
+            data_root: Folder with the files of data sets; ``None`` for the default one.
+            device: Where networks are trained and run, ``"auto"``, ``"cpu"`` or ``"cuda"``.
             gpus: GPUs of each network or search on ``"cuda"``; ``None`` shares all of them among those at work.
             executor: Where networks and searches run; ``None`` for Ray if a cluster is named, else this machine.
             address: Address of a Ray cluster to join.
             num_cpus: Networks or searches at once; ``None`` for all processors.
-            command: the command line, to remember.
-            listener: told how the run goes.
-            wait: seconds that another process which owns the directory may need to end.
-            notes: lines to keep beside those about the images.
+            command: The command line, to remember.
+            listener: Told how the run goes.
+            wait: Seconds that another process which owns the directory may need to end.
+            notes: Lines to keep beside those about the images.
 
         Raises:
-            RunError: if a setting is unknown, the directory cannot be used or is in use, the data does not fit, there
+            RunError: If a setting is unknown, the directory cannot be used or is in use, the data does not fit, there
                 is no such device, or nothing listens at the address.
-            ProblemError: if a constraint is unknown, unreadable or out of reach.
-            TableError: if a table cannot be read or does not cover the space.
+            ProblemError: If a constraint is unknown, unreadable or out of reach.
+            TableError: If a table cannot be read or does not cover the space.
         """
         if is_folder(space.data):  # one name for a folder, by whatever links and dots it is given
             space = space.model_copy(update={"data": str(Path(str(space.data)).resolve())})

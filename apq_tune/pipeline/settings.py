@@ -21,32 +21,32 @@ class RunSettings(BaseModel):
     """Settings of one run.
 
     Attributes:
-        seed: of everything.
-        strategy: of supernet training.
-        supernet: training in full precision.
-        quantized: further training of the same weights with random bits; no epochs only with ``--protocol paper``.
-        n_fp32: candidates whose full-precision loss is measured.
-        n_proxy: candidates whose loss is measured in the quantized supernet.
-        n_pairs: candidates that are finetuned briefly (QAT) and measured.
-        pair: training of each of them.
-        pair_bits: how their bits are drawn: as ``"policies"``, each with its own probability of every width, or
+        seed: Of everything.
+        strategy: Of supernet training.
+        supernet: Training in full precision.
+        quantized: Further training of the same weights with random bits; no epochs only with ``--protocol paper``.
+        n_fp32: Candidates whose full-precision loss is measured.
+        n_proxy: Candidates whose loss is measured in the quantized supernet.
+        n_pairs: Candidates that are finetuned briefly (QAT) and measured.
+        pair: Training of each of them.
+        pair_bits: How their bits are drawn: as ``"policies"``, each with its own probability of every width, or
             ``"alike"``, every width of every layer as likely (Wang 2020).
-        folds: of the cross-validation that compares predictors.
-        predictor: the form that the search uses.
-        fallback: whether a form that ranks held-out pairs no better than chance, or than a cost, gives way to what the
+        folds: Of the cross-validation that compares predictors.
+        predictor: The form that the search uses.
+        fallback: Whether a form that ranks held-out pairs no better than chance, or than a cost, gives way to what the
             same pairs support best (``predict.trust``).
-        kappa: standard deviations that the search adds to a predicted loss, against candidates that look good because
+        kappa: Standard deviations that the search adds to a predicted loss, against candidates that look good because
             the predictor errs; 0 trusts the prediction.
-        constraints: on cost models, such as ``bit_ops<=25%`` (of the largest network at its most bits) or
+        constraints: On cost models, such as ``bit_ops<=25%`` (of the largest network at its most bits) or
             ``weight_bytes<=20000``.
-        n_evaluations: candidates that each search scores.
-        n_front: finalists spread over the front, beside the best under the constraints.
-        final: training of the finalists and the baselines.
-        n_calibration: training images for batch norm statistics.
-        n_search: search images that candidates are compared on before the finalists; ``None`` for all.
-        batch: candidates in a trial of cheap evaluations.
-        checkpoint_steps: steps of supernet training after which it is saved, beside after each epoch.
-        minutes: that a run may take: trainings are shortened or lengthened, and fewer or more candidates measured, by
+        n_evaluations: Candidates that each search scores.
+        n_front: Finalists spread over the front, beside the best under the constraints.
+        final: Training of the finalists and the baselines.
+        n_calibration: Training images for batch norm statistics.
+        n_search: Search images that candidates are compared on before the finalists; ``None`` for all.
+        batch: Candidates in a trial of cheap evaluations.
+        checkpoint_steps: Steps of supernet training after which it is saved, beside after each epoch.
+        minutes: That a run may take: trainings are shortened or lengthened, and fewer or more candidates measured, by
             steps that are timed when it begins; ``None`` takes the settings as they are.
     """
 
@@ -88,10 +88,10 @@ class RunSettings(BaseModel):
         """A copy with some settings changed.
 
         Args:
-            assignments: dotted name -> value; a text value is read as YAML.
+            assignments: Dotted name -> value; a text value is read as YAML.
 
         Raises:
-            RunError: naming the setting, the value and what is allowed.
+            RunError: Naming the setting, the value and what is allowed.
         """
         data = self.model_dump(mode="json")
         for name, value in assignments.items():

@@ -41,12 +41,12 @@ class Parts(NamedTuple):
     """What is left to measure in a stage.
 
     Attributes:
-        work: what a trial does with a part.
-        shared: second argument of ``work``.
-        items: key -> part, of the parts that are not done.
-        on_result: keeps a part's result, at once.
-        finish: makes the stage's product when all parts are done.
-        on_progress: told how much of a part is done, of parts that say so.
+        work: What a trial does with a part.
+        shared: Second argument of ``work``.
+        items: Key -> part, of the parts that are not done.
+        on_result: Keeps a part's result, at once.
+        finish: Makes the stage's product when all parts are done.
+        on_progress: Told how much of a part is done, of parts that say so.
     """
 
     work: Work
@@ -61,10 +61,10 @@ class RunStage(NamedTuple):
     """One step of a run.
 
     Attributes:
-        name: of the stage and of its directory.
-        needs: stages whose products it reads.
-        settings: names of the settings it depends on.
-        run: does it in this process, or ...
+        name: Of the stage and of its directory.
+        needs: Stages whose products it reads.
+        settings: Names of the settings it depends on.
+        run: Does it in this process, or ...
         measure: ... says what trials have to do.
     """
 

@@ -16,11 +16,11 @@ class Design:
     """Features, with a base predictor's output as the last column if there is one.
 
     Attributes:
-        encoding: of the space.
-        scale: of the target.
-        base: another predictor of a loss (or accuracy) of the same candidates.
-        ordinal: features with an order; ``None``: one-hot features.
-        correct: whether the base's output is also where learning begins, so that what is learned is a correction;
+        encoding: Of the space.
+        scale: Of the target.
+        base: Another predictor of a loss (or accuracy) of the same candidates.
+        ordinal: Features with an order; ``None``: one-hot features.
+        correct: Whether the base's output is also where learning begins, so that what is learned is a correction;
             else it is a column like others and counts for nothing until pairs say so.
     """
 

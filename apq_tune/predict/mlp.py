@@ -28,10 +28,10 @@ class MLPSettings:
     """How predictors are trained: AdamW on all pairs at once.
 
     Attributes:
-        hidden: width of the three hidden layers.
-        steps: of the optimizer.
-        learning_rate: at the start of its cosine.
-        weight_decay: of AdamW.
+        hidden: Width of the three hidden layers.
+        steps: Of the optimizer.
+        learning_rate: At the start of its cosine.
+        weight_decay: Of AdamW.
     """
 
     hidden: int = 128
@@ -45,10 +45,10 @@ class MLPPredictor:
     """A trained MLP.
 
     Attributes:
-        encoding: of its space.
+        encoding: Of its space.
         weights: ``(in, out)`` matrices and ``(out,)`` biases by name: ``W0 b0 W1 b1 W2 b2 W3 b3``, and ``Wq bq`` if it
             sees bits.
-        scale: of the target.
+        scale: Of the target.
     """
 
     encoding: Featured
@@ -114,13 +114,13 @@ def fit_mlp(
     """Train on pairs.
 
     Args:
-        encoding: of the space.
-        pairs: to learn from.
-        seed: of the initial weights.
-        bits: whether to see the candidates' bits.
-        start: a predictor whose weights to begin with; the bits' input begins at zero if it has none.
-        log: whether the target is a loss, learned as its logarithm, or an accuracy, learned as it is.
-        settings: of the training.
+        encoding: Of the space.
+        pairs: To learn from.
+        seed: Of the initial weights.
+        bits: Whether to see the candidates' bits.
+        start: A predictor whose weights to begin with; the bits' input begins at zero if it has none.
+        log: Whether the target is a loss, learned as its logarithm, or an accuracy, learned as it is.
+        settings: Of the training.
     """
     import torch
     from torch.nn import functional

@@ -78,13 +78,13 @@ class Refined(NamedTuple):
     """What a refinement found.
 
     Attributes:
-        table: one row for each training, in the order of rounds and rungs, its fidelity in words and in epochs.
-        constraints: the limits, which every candidate keeps.
-        front: loss on the search split against the constrained cost, of the trainings at full length.
-        best: row of ``table``: least loss on the search split at full length; ``chosen`` there.
-        uniform: the same among uniform bit-widths; ``None`` if none keeps the constraints.
-        of_run: the network that the run would have chosen within these limits; ``None`` if it trained none.
-        weights: file of the best network's weights.
+        table: One row for each training, in the order of rounds and rungs, its fidelity in words and in epochs.
+        constraints: The limits, which every candidate keeps.
+        front: Loss on the search split against the constrained cost, of the trainings at full length.
+        best: Row of ``table``: least loss on the search split at full length; ``chosen`` there.
+        uniform: The same among uniform bit-widths; ``None`` if none keeps the constraints.
+        of_run: The network that the run would have chosen within these limits; ``None`` if it trained none.
+        weights: File of the best network's weights.
     """
 
     table: pd.DataFrame
@@ -117,21 +117,21 @@ class Refinement:
         """Check everything that can be checked before work begins.
 
         Args:
-            run: directory of a run.
-            settings: of the refinement.
-            out: its own directory.
-            tables: cost tables beside those of the run.
+            run: Directory of a run.
+            settings: Of the refinement.
+            out: Its own directory.
+            tables: Cost tables beside those of the run.
             executor: Where candidates are trained; ``None`` for Ray if a cluster is named, else this machine.
             address: Address of a Ray cluster to join.
             num_cpus: Trainings at once; ``None`` for all processors.
-            device: where networks are trained, ``"auto"``, ``"cpu"`` or ``"cuda"``.
+            device: Where networks are trained, ``"auto"``, ``"cpu"`` or ``"cuda"``.
             gpus: GPUs of each training on ``"cuda"``; ``None`` shares all of them among the trainings at work.
-            command: the command line, to remember.
-            listener: told how it goes.
+            command: The command line, to remember.
+            listener: Told how it goes.
 
         Raises:
-            RunError: if the run or the directory cannot be used, or nothing listens at the address.
-            ProblemError: if a constraint is unknown, unreadable or out of reach.
+            RunError: If the run or the directory cannot be used, or nothing listens at the address.
+            ProblemError: If a constraint is unknown, unreadable or out of reach.
         """
         self.run_path, self.settings, self.path = run, settings, out
         self._stages = open_run(run, ("predictors",)).stages

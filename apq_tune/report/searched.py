@@ -27,13 +27,13 @@ def write_searched(
     """Write the network's files and say what it is.
 
     Args:
-        task: the one search.
-        results: key -> what ``run_task`` handed back.
-        constraints: the limits.
-        weights: of the winner's first training at full length, the one that decided.
-        spend: what the method could spend.
-        path: folder.
-        console: where to print.
+        task: The one search.
+        results: Key -> what ``run_task`` handed back.
+        constraints: The limits.
+        weights: Of the winner's first training at full length, the one that decided.
+        spend: What the method could spend.
+        path: Folder.
+        console: Where to print.
     """
     row = results_frame([task], results).assign(name=task.method).iloc[0]
     trained = finalists_frame([task], results)

@@ -75,7 +75,7 @@ def save_front(front: Front | None, out: Path) -> None:
         out: Folder.
 
     Raises:
-        RunError: if the folder cannot be written.
+        RunError: If the folder cannot be written.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ def write_bytes(content: bytes | str, out: Path) -> None:
     """Write a file completely or not at all.
 
     Raises:
-        RunError: if it cannot be written.
+        RunError: If it cannot be written.
     """
     try:
         write_atomically(out, content)

@@ -32,7 +32,7 @@ def plain_value(value: Any) -> Value:
     NumPy's numbers become Python's, lists become tuples.
 
     Raises:
-        CandidateError: saying what is wrong with it, to be put behind the name of the choice.
+        CandidateError: Saying what is wrong with it, to be put behind the name of the choice.
     """
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
@@ -71,7 +71,7 @@ class Configuration:
     """One point of a space of named choices, without a network.
 
     Attributes:
-        values: name and value of each choice, in the order of the space.
+        values: Name and value of each choice, in the order of the space.
     """
 
     values: tuple[tuple[str, Value], ...]

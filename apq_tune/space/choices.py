@@ -24,8 +24,8 @@ class ChoiceSpace(Space):
     """Named choices without a network: a table-driven benchmark, or a problem of the user's own.
 
     Attributes:
-        name: of the space.
-        choices: name -> values, in order.
+        name: Of the space.
+        choices: Name -> values, in order.
     """
 
     name: str

@@ -34,7 +34,7 @@ def squeezed_channels(channels: Any) -> Any:
     """Channels between the two convolutions of squeeze-excite: a quarter, rounded as above (Howard 2019).
 
     Args:
-        channels: middle channels of the block, a number or an array.
+        channels: Middle channels of the block, a number or an array.
     """
     return np.vectorize(make_divisible, otypes=[np.int64])(np.asarray(channels) // 4)[()]
 

@@ -32,7 +32,7 @@ def candidate_from(data: Any, space: Space) -> Any:
         space: Search space that the candidate should belong to; ``encode`` checks whether it does.
 
     Raises:
-        CandidateError: saying what is wrong.
+        CandidateError: Saying what is wrong.
     """
     if not isinstance(space, SearchSpace):
         return Configuration.from_dict(data)
@@ -48,10 +48,10 @@ def read_candidates(path: str | Path, space: Space | None = None) -> list[Any]:
 
     Args:
         path: ``.json`` (a list, or one candidate), ``.jsonl`` (one a line) or ``.csv``: see ``entries_of``.
-        space: of named choices, whose names are columns of a CSV.
+        space: Of named choices, whose names are columns of a CSV.
 
     Raises:
-        CandidateError: if the file cannot be read.
+        CandidateError: If the file cannot be read.
     """
     path = Path(path)
     kind = path.suffix.lower()

@@ -75,11 +75,11 @@ class Space:
         """Ask an Optuna trial for a candidate.
 
         Args:
-            trial: of ``study.optimize`` or ``study.ask``.
-            fixed: name -> value of genes that are not to be asked for.
+            trial: Of ``study.optimize`` or ``study.ask``.
+            fixed: Name -> value of genes that are not to be asked for.
 
         Raises:
-            CandidateError: if ``fixed`` names no gene, or a value that it cannot have.
+            CandidateError: If ``fixed`` names no gene, or a value that it cannot have.
         """
         fixed = fixed or {}
         for name in fixed:
@@ -125,7 +125,7 @@ class Space:
         """Inverse of ``from_config``, for warm starts (``points_to_evaluate``, ``study.enqueue_trial``).
 
         Raises:
-            CandidateError: if the candidate is not in the space.
+            CandidateError: If the candidate is not in the space.
         """
         config = self.values_of(candidate)
         if self.from_config(config) != candidate:
@@ -145,7 +145,7 @@ def value_of(name: str, given: Any, choices: Sequence[Any]) -> Any:
     """The choice that a given value means: 2 for 2.0, and for numpy's 2.
 
     Raises:
-        CandidateError: if there is none.
+        CandidateError: If there is none.
     """
     value = _known(name, given)
     for choice in choices:
@@ -158,7 +158,7 @@ def check_names(names: Iterable[str], known: Iterable[str]) -> None:
     """Refuse names that look like known ones with a slip; others are the user's own.
 
     Raises:
-        CandidateError: with the name that was meant.
+        CandidateError: With the name that was meant.
     """
     if (slip := _slip(tuple(map(str, names)), tuple(known))) is not None:
         given, meant = slip

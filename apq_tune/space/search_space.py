@@ -157,7 +157,7 @@ class SearchSpace(Skeleton, Space):
         """Build from plain data.
 
         Raises:
-            SpaceError: naming ``source``, the key, what is wrong with it and what would be right.
+            SpaceError: Naming ``source``, the key, what is wrong with it and what would be right.
         """
         if not isinstance(data, dict):
             raise SpaceError(f"{source}: holds {type(data).__name__}, not a mapping; see search_spaces/README.md")
@@ -174,7 +174,7 @@ class SearchSpace(Skeleton, Space):
             A ``SearchSpace``; of a file that holds nothing but ``choices`` (and a ``name``), a ``ChoiceSpace``.
 
         Raises:
-            SpaceError: for an unknown name (lists the known ones) or a faulty file (names file, key and remedy).
+            SpaceError: For an unknown name (lists the known ones) or a faulty file (names file, key and remedy).
         """
         text = str(name_or_path)
         if text in RENAMED:
@@ -203,7 +203,7 @@ class SearchSpace(Skeleton, Space):
         """The same for what trains or measures networks.
 
         Raises:
-            SpaceError: also for a file of named choices.
+            SpaceError: Also for a file of named choices.
         """
         space = cls.load(name_or_path)
         if not isinstance(space, SearchSpace):
@@ -217,11 +217,11 @@ class SearchSpace(Skeleton, Space):
         """A space without a skeleton: any problem whose candidates are named choices.
 
         Args:
-            choices: name -> values.
-            name: of the space.
+            choices: Name -> values.
+            name: Of the space.
 
         Raises:
-            SpaceError: if a choice has no values, repeats one, or has one that no file can hold.
+            SpaceError: If a choice has no values, repeats one, or has one that no file can hold.
         """
         return ChoiceSpace(name, choices)  # type: ignore[arg-type]  # checked, and made tuples, in there
 

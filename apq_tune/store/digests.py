@@ -25,7 +25,7 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file.
 
     Raises:
-        OSError: if it cannot be read.
+        OSError: If it cannot be read.
     """
     whole = hashlib.sha256()
     with path.open("rb") as file:
@@ -41,7 +41,7 @@ class Digests:
     are known. A file that is not in the list does not belong to the folder and is left out of account.
 
     Attributes:
-        folder: whose files they are; names are relative to it.
+        folder: Whose files they are; names are relative to it.
     """
 
     NAME = "digests.sha256"
@@ -50,8 +50,8 @@ class Digests:
         """Open the list, or begin with digests that are kept elsewhere.
 
         Args:
-            folder: whose files they are.
-            products: name -> digest; ``None`` reads the list.
+            folder: Whose files they are.
+            products: Name -> digest; ``None`` reads the list.
         """
         self.folder, self._list = folder, folder / self.NAME
         self._known = {name: [digest] for name, digest in (products or {}).items()}
@@ -70,7 +70,7 @@ class Digests:
         """Record a digest, then write the file.
 
         Raises:
-            RunError: if either cannot be written.
+            RunError: If either cannot be written.
         """
         data = content.encode("utf-8") if isinstance(content, str) else content
         digest = hashlib.sha256(data).hexdigest()
@@ -93,11 +93,11 @@ class Digests:
         """Whether a file is there as it was written; not so if it is missing, or was never recorded.
 
         Args:
-            name: of the file.
-            redo: what makes it anew once it is deleted, in words.
+            name: Of the file.
+            redo: What makes it anew once it is deleted, in words.
 
         Raises:
-            RunError: if it is damaged.
+            RunError: If it is damaged.
         """
         if name not in self._known:
             return False
@@ -121,12 +121,12 @@ def check(path: Path, digests: Sequence[str], redo: str) -> bool:
     """Whether a file is there; its content must have one of the digests.
 
     Args:
-        path: of the file.
-        digests: of all that it was meant to hold.
-        redo: what makes it anew once it is deleted, in words.
+        path: Of the file.
+        digests: Of all that it was meant to hold.
+        redo: What makes it anew once it is deleted, in words.
 
     Raises:
-        RunError: if it is damaged or cannot be read.
+        RunError: If it is damaged or cannot be read.
     """
     try:
         found = file_digest(path)
@@ -154,12 +154,12 @@ def read_record(path: Path, remedy: str, *, current: int | None = None) -> dict[
     """Read what ``write_record`` wrote.
 
     Args:
-        path: of the record.
-        remedy: what to do if it is damaged.
-        current: format that this version reads; ``None`` if the record names none.
+        path: Of the record.
+        remedy: What to do if it is damaged.
+        current: Format that this version reads; ``None`` if the record names none.
 
     Raises:
-        RunError: if it is missing or damaged, or of another format.
+        RunError: If it is missing or damaged, or of another format.
     """
     try:
         record = json.loads(path.read_text("utf-8"))

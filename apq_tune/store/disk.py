@@ -35,9 +35,9 @@ def run_bytes(space: SearchSpace, stages: Collection[str], finalists: int) -> in
     """What stages that are left write at most at any moment.
 
     Args:
-        space: of the supernet.
-        stages: names of those that are left.
-        finalists: networks that the last one trains; none is larger than the supernet.
+        space: Of the supernet.
+        stages: Names of those that are left.
+        finalists: Networks that the last one trains; none is larger than the supernet.
     """
     weights, total = supernet_bytes(space), SMALL_BYTES
     if {"supernet", "quantized_supernet"} & set(stages):
@@ -49,11 +49,11 @@ def check_space(folder: Path, needed: int) -> None:
     """Refuse work whose files find no room in their folder, or in that of Ray's sessions.
 
     Args:
-        folder: of the files, there or not.
-        needed: bytes.
+        folder: Of the files, there or not.
+        needed: Bytes.
 
     Raises:
-        RunError: with what is free and what is needed.
+        RunError: With what is free and what is needed.
     """
     session = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
     for place, bytes_, remedy in (

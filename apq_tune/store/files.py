@@ -15,7 +15,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader, or a run that resumes after a crash, sees all of it or nothing.
 
     Raises:
-        RunError: if it cannot be written (no permission, disk full), with the reason.
+        RunError: If it cannot be written (no permission, disk full), with the reason.
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -41,11 +41,11 @@ def read_json(path: Path, remedy: str = "delete it and repeat the command") -> A
     """Read a JSON file of ours.
 
     Args:
-        path: of the file.
-        remedy: what to do if it is damaged.
+        path: Of the file.
+        remedy: What to do if it is damaged.
 
     Raises:
-        RunError: if it is missing or damaged, naming the file and the remedy.
+        RunError: If it is missing or damaged, naming the file and the remedy.
     """
     try:
         return json.loads(path.read_text("utf-8"))

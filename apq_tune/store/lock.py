@@ -30,7 +30,7 @@ class FolderLock:
     """Ownership of a folder until ``release``, until nobody needs the object any more, or until the process ends.
 
     Attributes:
-        folder: that is owned.
+        folder: That is owned.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -42,7 +42,7 @@ class FolderLock:
         """Lock the folder, which is made if it is not there.
 
         Raises:
-            RunError: if another process has it after ``wait`` seconds, or the folder cannot be written.
+            RunError: If another process has it after ``wait`` seconds, or the folder cannot be written.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -72,12 +72,12 @@ def own(folder: Path, *, wait: float = 0.0) -> FolderLock:
     """Own a folder for as long as the result lives.
 
     Args:
-        folder: made if it is not there.
-        wait: seconds that another process may need to end; work that goes on where a killed one stopped has to allow
+        folder: Made if it is not there.
+        wait: Seconds that another process may need to end; work that goes on where a killed one stopped has to allow
             for its last moments.
 
     Raises:
-        RunError: if another process owns it, naming that, or if the folder cannot be written.
+        RunError: If another process owns it, naming that, or if the folder cannot be written.
     """
     try:
         key = folder.resolve()

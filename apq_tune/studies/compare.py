@@ -63,8 +63,8 @@ class Watched(Problem):
     """A problem that writes down what its front was after how many evaluations.
 
     Attributes:
-        n_evaluations: so far.
-        history: for each candidate that, when it was new, no earlier one dominated or equalled: the number of
+        n_evaluations: So far.
+        history: For each candidate that, when it was new, no earlier one dominated or equalled: the number of
             evaluations until then, and its objectives, minimised.
         worst: ``(m,)`` worst feasible objectives.
     """
@@ -121,7 +121,7 @@ def yardstick_of(problem: Problem, results: Sequence[Mapping[str, Any]]) -> tupl
         The yardstick, and whether it is exact.
 
     Raises:
-        ProblemError: if nothing feasible is known.
+        ProblemError: If nothing feasible is known.
     """
     exact = problem.encoding.size() <= ENUMERATED
     if exact:
@@ -199,9 +199,9 @@ def recommended(medians: pd.DataFrame, tests: pd.DataFrame, level: float) -> pd.
     """Which sampler to take for how many evaluations.
 
     Args:
-        medians: of ``medians_frame``.
-        tests: of ``pairwise_tests``.
-        level: of significance.
+        medians: Of ``medians_frame``.
+        tests: Of ``pairwise_tests``.
+        level: Of significance.
 
     Returns:
         ``evaluations``, ``best`` by the median, ``level_with_it``: those that are not significantly behind, best first.

@@ -40,7 +40,7 @@ class Fleet:
     This process owns it as long as the object lives.
 
     Attributes:
-        path: the folder.
+        path: The folder.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Fleet:
         """The checkpoint that a finished search handed back.
 
         Raises:
-            RunError: if it is missing.
+            RunError: If it is missing.
         """
         path = self.path / self._items.weights(key)
         try:
@@ -115,7 +115,7 @@ class Fleet:
             shared: Its second argument.
             items: Key, good as a file name, -> its first argument.
             on_done: Called with how many searches are done, and of how many.
-            device: where trials run networks.
+            device: Where trials run networks.
             gpus: GPUs of each search on ``"cuda"``; ``None`` shares all of them among the searches at work.
 
         Returns:
@@ -161,9 +161,9 @@ def finish(searching: Searching, checkpoint: Path, seconds: float = CHECKPOINT_S
     A checkpoint that is damaged costs the time that it would have saved and nothing else.
 
     Args:
-        searching: just begun.
-        checkpoint: file, written every few seconds.
-        seconds: how many.
+        searching: Just begun.
+        checkpoint: File, written every few seconds.
+        seconds: How many.
     """
     with contextlib.suppress(OSError, RunError):
         searching.load(checkpoint.read_bytes())

@@ -48,12 +48,12 @@ class Sweep(NamedTuple):
     """What the searches share.
 
     Attributes:
-        encoding: of the space.
-        metrics: device -> name -> metric.
-        objectives: names; see ``problem_of``.
-        n_evaluations: of each search.
-        checkpoints: folder.
-        seconds: between two checkpoints of a search.
+        encoding: Of the space.
+        metrics: Device -> name -> metric.
+        objectives: Names; see ``problem_of``.
+        n_evaluations: Of each search.
+        checkpoints: Folder.
+        seconds: Between two checkpoints of a search.
     """
 
     encoding: GeneEncoding
@@ -72,7 +72,7 @@ def read_tables(texts: Sequence[str]) -> dict[str, list[Path]]:
     """``NAME=PATH`` -> name -> paths; a device whose name comes twice has both tables.
 
     Raises:
-        ProblemError: if there is no name, or one that is not good as a file name.
+        ProblemError: If there is no name, or one that is not good as a file name.
     """
     tables: dict[str, list[Path]] = {}
     for text in texts:
@@ -96,7 +96,7 @@ def device_metrics(
     """Device -> name -> metric: the predictor, the device's tables, and models for what they lack.
 
     Raises:
-        ApqError: if a file cannot be used.
+        ApqError: If a file cannot be used.
     """
     learned = load_metrics(encoding, predictor, [])
     devices = {name: list(paths) for name, paths in tables.items()} or {ANALYTIC: []}
@@ -115,14 +115,14 @@ def tasks_of(
     """Every combination.
 
     Args:
-        sweep: what the searches share.
-        targets: limits, the same on every device.
-        samplers: names.
-        seeds: how many.
-        budgets: names of limits by a rule, beside the targets: each device has its own.
+        sweep: What the searches share.
+        targets: Limits, the same on every device.
+        samplers: Names.
+        seeds: How many.
+        budgets: Names of limits by a rule, beside the targets: each device has its own.
 
     Raises:
-        ProblemError: if an objective or a limit is unknown, or a limit out of reach, on any device.
+        ProblemError: If an objective or a limit is unknown, or a limit out of reach, on any device.
     """
     tasks = []
     for device, metrics in sweep.metrics.items():
@@ -186,8 +186,8 @@ def shares(frame: pd.DataFrame, signs: Mapping[str, float]) -> pd.Series:
     The reference point is a tenth of the range behind the worst values on any of their fronts. Nothing found is 0.
 
     Args:
-        frame: of results.
-        signs: objective -> 1 if it is minimised, -1 if it is maximised.
+        frame: Of results.
+        signs: Objective -> 1 if it is minimised, -1 if it is maximised.
     """
     share = pd.Series(0.0, index=frame.index)
     missing = [name for name in signs if name not in frame]

@@ -60,8 +60,8 @@ def tests_frame(frame: pd.DataFrame, method: str = "joint") -> pd.DataFrame:
     """One method against each other one, seed by seed.
 
     Args:
-        frame: of results.
-        method: that is to be better.
+        frame: Of results.
+        method: That is to be better.
 
     Returns:
         For each budget, rival and test score: ``wins``, ``ties`` and ``losses`` over seeds; mean ``difference`` and its

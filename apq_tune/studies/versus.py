@@ -50,13 +50,13 @@ class Spend(BaseModel):
     """What every method may spend.
 
     Attributes:
-        proxy: evaluations of candidates in a supernet, full-precision or quantized.
-        short: short quantization-aware trainings.
-        short_steps: of the optimizer in each of them.
-        final_steps: of the optimizer in the trainings that decide; between the two, successive halving.
-        images: of the search split, that evaluations in a supernet are scored on. The most promising candidates of
+        proxy: Evaluations of candidates in a supernet, full-precision or quantized.
+        short: Short quantization-aware trainings.
+        short_steps: Of the optimizer in each of them.
+        final_steps: Of the optimizer in the trainings that decide; between the two, successive halving.
+        images: Of the search split, that evaluations in a supernet are scored on. The most promising candidates of
             these are scored again, and trainings always, on all images.
-        repeats: trainings of the winner at that length; their mean test scores are reported.
+        repeats: Trainings of the winner at that length; their mean test scores are reported.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,7 +73,7 @@ class Spend(BaseModel):
         """Make one.
 
         Raises:
-            RunError: naming the setting, the value and what is allowed.
+            RunError: Naming the setting, the value and what is allowed.
         """
         spend = validated(cls, values)
         if spend.final_steps < spend.short_steps:
@@ -133,13 +133,13 @@ class VersusShared(NamedTuple):
     """What all tasks share.
 
     Attributes:
-        runs: seed -> directory of a run whose supernets are trained.
-        limits: budget -> limits as ``Costs.limits`` reads them.
-        spend: of every method.
-        checkpoints: folder.
-        costs: that may be limited.
-        device: where networks are trained and run.
-        keep: whether the winner's weights are kept.
+        runs: Seed -> directory of a run whose supernets are trained.
+        limits: Budget -> limits as ``Costs.limits`` reads them.
+        spend: Of every method.
+        checkpoints: Folder.
+        costs: That may be limited.
+        device: Where networks are trained and run.
+        keep: Whether the winner's weights are kept.
     """
 
     runs: Mapping[int, Path]

@@ -24,7 +24,7 @@ class Supernet(nn.Module):
     """All networks of a search space in one set of weights.
 
     Attributes:
-        space: the search space.
+        space: The search space.
     """
 
     @plain_torch()
@@ -52,9 +52,9 @@ class Supernet(nn.Module):
 
         Args:
             x: ``(n, channels, size, size)`` images; resized if the candidate has another resolution.
-            candidate: which network, and at which bits.
-            quantize: whether to apply the candidate's bits.
-            statistics: of batch norm, from ``recalibrate``; ``None`` takes them from this batch (training).
+            candidate: Which network, and at which bits.
+            quantize: Whether to apply the candidate's bits.
+            statistics: Of batch norm, from ``recalibrate``; ``None`` takes them from this batch (training).
 
         Returns:
             ``(n, classes)`` logits.
@@ -110,8 +110,8 @@ class Supernet(nn.Module):
         """A stand-alone network with this one's weights, batch norm folded; same output as ``forward``.
 
         Args:
-            candidate: which network.
-            statistics: of batch norm, from ``recalibrate``.
+            candidate: Which network.
+            statistics: Of batch norm, from ``recalibrate``.
         """
         with self.stem.weight.device:  # made elsewhere, each of its tensors would travel there and back
             subnet = Subnet(self.space, candidate)

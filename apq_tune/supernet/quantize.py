@@ -104,8 +104,8 @@ class ActivationQuantizer(nn.Module):
     """One place where activations are computed and quantized, with a clip value for each bit-width it may be asked for.
 
     Attributes:
-        bits: the bit-widths.
-        activation: applied first; quantizing to ``[0, clip]`` replaces ReLU6 and ReLU.
+        bits: The bit-widths.
+        activation: Applied first; quantizing to ``[0, clip]`` replaces ReLU6 and ReLU.
         clip: ``(len(bits),)`` largest representable value at each of them.
     """
 

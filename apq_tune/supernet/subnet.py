@@ -17,8 +17,8 @@ class Subnet(nn.Module):
     """One network on its own, batch norm folded as in integer inference (Jacob 2018).
 
     Attributes:
-        space: where the candidate is from.
-        candidate: the network and the bits that ``forward`` applies unless others are given.
+        space: Where the candidate is from.
+        candidate: The network and the bits that ``forward`` applies unless others are given.
     """
 
     def __init__(self, space: SearchSpace, candidate: Candidate) -> None:
@@ -47,8 +47,8 @@ class Subnet(nn.Module):
 
         Args:
             x: ``(n, channels, size, size)`` images.
-            quantize: whether to apply bits at all.
-            bits: a candidate of the same architecture whose bits to apply; by default its own.
+            quantize: Whether to apply bits at all.
+            bits: A candidate of the same architecture whose bits to apply; by default its own.
 
         Returns:
             ``(n, classes)`` logits.
