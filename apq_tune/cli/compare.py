@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from apq_tune.cli.costs import CONSTRAINTS, TABLES
-from apq_tune.cli.fleet import host_options, out_folder, progress_bar
+from apq_tune.cli.fleet import command_line, host_options, out_folder, progress_bar
 from apq_tune.cli.options import FRONT, PREDICTOR, SEEDS, metric_names, samplers_option
 from apq_tune.cli.values import Number, Place
 from apq_tune.inputs import ranges
@@ -170,8 +168,9 @@ def compare(
         basis |= {"missing": missing}
     if choices or ignore:
         basis |= {"choices": list(problem.encoding.space.choices)}
-    command = shlex.join(["apq-tune", *sys.argv[1:]])
-    fleet = Fleet(out, "comparison", basis, command=command, executor=executor, address=address, num_cpus=num_cpus)
+    fleet = Fleet(
+        out, "comparison", basis, command=command_line(), executor=executor, address=address, num_cpus=num_cpus
+    )
     contest = plan.Contest(problem, counts[-1], {**plan.CAPS, **ends})
     entries = [plan.CompareTask(sampler, seed) for sampler in chosen for seed in range(seeds)]
     console = Screen()

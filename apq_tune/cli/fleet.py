@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from apq_tune.cli.values import Number, Place
+from apq_tune.cli.values import Place, number_option
 from apq_tune.inputs import ranges
 
 if TYPE_CHECKING:
@@ -33,10 +34,8 @@ def host_options(command: Command) -> Command:
             help="Where the work is done: processes of this machine, or Ray tasks.  [default: ray with --address or "
             "RAY_ADDRESS, else local]",
         ),
-        click.option(
-            "--num-cpus",
-            type=Number(ranges.CPUS),
-            help="Most networks or searches at once.  [default: one for each processor]",
+        number_option(
+            "--num-cpus", ranges.CPUS, None, "Most networks or searches at once.  [default: one for each processor]"
         ),
     ):
         command = option(command)
@@ -46,10 +45,11 @@ def host_options(command: Command) -> Command:
 def device_options(command: Command) -> Command:
     """Add ``--device`` and ``--gpus-per-trial``."""
     for option in (
-        click.option(
+        number_option(
             "--gpus-per-trial",
-            type=Number(ranges.GPUS),
-            help="GPUs of each training or search; 0.5 puts two on one GPU.  [default: those at work share all GPUs]",
+            ranges.GPUS,
+            None,
+            "GPUs of each training or search; 0.5 puts two on one GPU.  [default: those at work share all GPUs]",
         ),
         click.option(
             "--device",
@@ -92,6 +92,11 @@ def out_file(*suffixes: str) -> Callable[[Command], Command]:
         callback=checked,
         help=f"File for the results; its name ends in {known}.",
     )
+
+
+def command_line() -> str:
+    """The command as it was typed, which is kept beside its results."""
+    return shlex.join(["apq-tune", *sys.argv[1:]])
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from apq_tune.cli.values import Number, Place
+from apq_tune.cli.values import Place, number_option
 from apq_tune.inputs import ranges
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -17,21 +17,9 @@ SAMPLERS = ("evolution", "nsga2", "random")
 
 SPACE = click.argument("space", metavar="SPACE")
 
-SEED = click.option(
-    "--seed",
-    type=Number(ranges.SEED),
-    default=0,
-    show_default=True,
-    help="Seed of all random numbers; the same seed gives the same results.",
-)
+SEED = number_option("--seed", ranges.SEED, 0, "Seed of all random numbers; the same seed gives the same results.")
 
-SEEDS = click.option(
-    "--seeds",
-    type=Number(ranges.SEEDS),
-    default=10,
-    show_default=True,
-    help="Number of seeds; everything is repeated with each.",
-)
+SEEDS = number_option("--seeds", ranges.SEEDS, 10, "Number of seeds; everything is repeated with each.")
 
 PREDICTOR_HELP = "Predictor: a file of apq-tune (.npz), or a published checkpoint of APQ or once-for-all."
 PREDICTOR = click.option("--predictor", type=Place(), help=PREDICTOR_HELP)
@@ -50,12 +38,8 @@ FRONT = click.option(
     help="Metrics to trade off against each other, such as accuracy,latency_ms: the result is their Pareto front.",
 )
 
-EVALUATIONS = click.option(
-    "--evaluations",
-    type=Number(ranges.EVALUATIONS),
-    default=10_000,
-    show_default=True,
-    help="Number of candidates that each search evaluates.",
+EVALUATIONS = number_option(
+    "--evaluations", ranges.EVALUATIONS, 10_000, "Number of candidates that each search evaluates."
 )
 
 PAIRS = click.option(

@@ -8,7 +8,7 @@ import click
 
 from apq_tune.cli.fleet import out_file
 from apq_tune.cli.options import COLUMN, PAIRS, PERCENT, SEED, SPACE
-from apq_tune.cli.values import Number, Place
+from apq_tune.cli.values import Place, number_option
 from apq_tune.inputs import ranges
 
 PLAIN = ("gp", "mean", "ordinal", "ridge", "scratch")
@@ -22,7 +22,7 @@ def predictor() -> None:
 
 @predictor.command()
 @click.argument("run", type=Place())
-@click.option("--splits", type=Number(ranges.SPLITS), default=5, show_default=True, help="Number of random splits.")
+@number_option("--splits", ranges.SPLITS, 5, "Number of random splits.")
 @SEED
 def report(run: Path, splits: int, seed: int) -> None:
     """Compare all forms of predictors on a finished RUN.

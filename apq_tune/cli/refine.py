@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from apq_tune.cli.costs import BUDGETS, CONSTRAINTS, TABLES, all_constraints
-from apq_tune.cli.fleet import device_options, host_options, out_folder
+from apq_tune.cli.fleet import command_line, device_options, host_options, out_folder
 from apq_tune.cli.options import SEED
-from apq_tune.cli.values import Number, Place
+from apq_tune.cli.values import Place, number_option
 from apq_tune.inputs import ranges
 
 if TYPE_CHECKING:
@@ -21,28 +19,14 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("run", type=Place())
-@click.option(
-    "--rounds",
-    type=Number(ranges.ROUNDS),
-    default=3,
-    show_default=True,
-    help="Number of rounds; each proposes candidates, trains them and corrects the predictor.",
+@number_option(
+    "--rounds", ranges.ROUNDS, 3, "Number of rounds; each proposes candidates, trains them and corrects the predictor."
 )
-@click.option(
-    "--batch", type=Number(ranges.PER_ROUND), default=8, show_default=True, help="Candidates that a round trains."
-)
-@click.option("--epochs", type=Number(ranges.EPOCHS), default=2, show_default=True, help="Epochs of QAT in the rounds.")
-@click.option(
-    "--final-epochs",
-    type=Number(ranges.EPOCHS),
-    default=6,
-    show_default=True,
-    help="Epochs of the longest QAT, by which the network is chosen.",
-)
-@click.option(
-    "--survivors",
-    type=Number(ranges.COUNT),
-    help="Candidates of the rounds that are trained for longer.  [default: half of them]",
+@number_option("--batch", ranges.PER_ROUND, 8, "Candidates that a round trains.")
+@number_option("--epochs", ranges.EPOCHS, 2, "Epochs of QAT in the rounds.")
+@number_option("--final-epochs", ranges.EPOCHS, 6, "Epochs of the longest QAT, by which the network is chosen.")
+@number_option(
+    "--survivors", ranges.COUNT, None, "Candidates of the rounds that are trained for longer.  [default: half of them]"
 )
 @SEED
 @CONSTRAINTS
@@ -115,7 +99,7 @@ def refine(
             num_cpus=num_cpus,
             device=device,
             gpus=gpus_per_trial,
-            command=shlex.join(["apq-tune", *sys.argv[1:]]),
+            command=command_line(),
             listener=listener,
         )
         refined = refinement.run()

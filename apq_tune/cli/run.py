@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from apq_tune.cli.costs import BUDGETS, CONSTRAINTS, TABLES, all_constraints
-from apq_tune.cli.fleet import device_options, host_options, out_folder
+from apq_tune.cli.fleet import command_line, device_options, host_options, out_folder
 from apq_tune.cli.method import DEFAULT, METHOD_NAMES, search_with
 from apq_tune.cli.options import DATA_ROOT, SEED, SETTINGS, assigned
-from apq_tune.cli.values import Number
+from apq_tune.cli.values import number_option
 from apq_tune.inputs import ranges
 
 if TYPE_CHECKING:
@@ -54,10 +52,11 @@ are drawn layer by layer, and the predictor is used whether it is of use or not.
     show_default=True,
     help="paper: the literal protocol of Wang 2020, with QAT from full-precision weights and a transferred predictor.",
 )
-@click.option(
+@number_option(
     "--minutes",
-    type=Number(ranges.MINUTES),
-    help="Time that the run may take: some training steps are timed, and epochs and numbers of measurements chosen to "
+    ranges.MINUTES,
+    None,
+    "Time that the run may take: some training steps are timed, and epochs and numbers of measurements chosen to "
     "fit.  [default: no limit]",
 )
 @SETTINGS
@@ -140,7 +139,7 @@ def run(
             executor=executor,
             address=address,
             num_cpus=num_cpus,
-            command=shlex.join(["apq-tune", *sys.argv[1:]]),
+            command=command_line(),
             listener=listener,
             notes=notes,
         )

@@ -19,7 +19,7 @@ from apq_tune.cli.options import (
     SPACE,
     metric_names,
 )
-from apq_tune.cli.values import Number, Place
+from apq_tune.cli.values import Place, number_option
 from apq_tune.inputs import ranges
 
 
@@ -37,15 +37,17 @@ from apq_tune.inputs import ranges
     help="Search algorithm.  [default: evolution for one objective, nsga2 for a front]",
 )
 @EVALUATIONS
-@click.option(
+@number_option(
     "--islands",
-    type=Number(ranges.COUNT),
-    help="Populations that evolve side by side.  [default: one for every 100,000 evaluations]",
+    ranges.COUNT,
+    None,
+    "Populations that evolve side by side.  [default: one for every 100,000 evaluations]",
 )
-@click.option(
+@number_option(
     "--patience",
-    type=Number(ranges.EVALUATIONS),
-    help="Stop after this number of evaluations without a better front.  [default: never]",
+    ranges.EVALUATIONS,
+    None,
+    "Stop after this number of evaluations without a better front.  [default: never]",
 )
 @click.option(
     "--start",

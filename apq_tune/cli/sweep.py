@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from apq_tune.cli.costs import BUDGETS, CONSTRAINTS
-from apq_tune.cli.fleet import host_options, out_folder, progress_bar
+from apq_tune.cli.fleet import command_line, host_options, out_folder, progress_bar
 from apq_tune.cli.options import (
     EVALUATIONS,
     EXTRAPOLATE,
@@ -113,8 +111,7 @@ def sweep(
     }
     if message:  # predictors that do not record their pairs do not restrict the space
         basis["extrapolate"] = extrapolate
-    command = shlex.join(["apq-tune", *sys.argv[1:]])
-    fleet = Fleet(out, "sweep", basis, command=command, executor=executor, address=address, num_cpus=num_cpus)
+    fleet = Fleet(out, "sweep", basis, command=command_line(), executor=executor, address=address, num_cpus=num_cpus)
     console = Screen()
     if message:
         console.print(message)

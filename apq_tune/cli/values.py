@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from apq_tune.errors import DocumentError
 from apq_tune.inputs.documents import load_yaml
 from apq_tune.inputs.ranges import Range, Whole, shown
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 LONGEST_NAME = 255
 """Longest name of a file that common file systems allow, in bytes."""
@@ -38,6 +41,19 @@ class Number(click.ParamType):  # type: ignore[type-arg]
             return self.allowed.check(load_yaml(value, "number") if isinstance(value, str) else value)
         except (ValueError, DocumentError):
             self.fail(f"give {self.allowed}, got {shown(value)}", param, ctx)
+
+
+def number_option(name: str, allowed: Range, default: float | None, text: str) -> Callable[[Command], Command]:
+    """Declare an option that takes a number.
+
+    Args:
+        name: Name of the option, such as ``--seed``.
+        allowed: Range of the number.
+        default: Number that is taken without the option and shown by ``--help``; ``None`` if there is none.
+        text: Help text.
+    """
+    settings: dict[str, Any] = {} if default is None else {"default": default, "show_default": True}
+    return click.option(name, type=Number(allowed), help=text, **settings)
 
 
 class Place(click.ParamType):  # type: ignore[type-arg]

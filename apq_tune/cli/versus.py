@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,9 +10,9 @@ import click
 from click.core import ParameterSource
 
 from apq_tune.cli.costs import BUDGET_NAMES, BUDGETS, CONSTRAINTS, TABLES
-from apq_tune.cli.fleet import device_options, host_options, out_folder, progress_bar
+from apq_tune.cli.fleet import command_line, device_options, host_options, out_folder, progress_bar
 from apq_tune.cli.options import DATA_ROOT, SEEDS, SETTINGS, assigned, once
-from apq_tune.cli.values import Number
+from apq_tune.cli.values import number_option
 from apq_tune.inputs import ranges
 
 if TYPE_CHECKING:
@@ -34,48 +32,16 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def spend_options(command: Command) -> Command:
     """Add what every method may spend."""
     for option in (
-        click.option(
-            "--images",
-            type=Number(ranges.IMAGES),
-            default=2000,
-            show_default=True,
-            help="Images on which candidates are first evaluated in the supernet.",
+        number_option(
+            "--images", ranges.IMAGES, 2000, "Images on which candidates are first evaluated in the supernet."
         ),
-        click.option(
-            "--repeats",
-            type=Number(ranges.ROUNDS),
-            default=3,
-            show_default=True,
-            help="Trainings of the chosen network, whose test scores are averaged.",
+        number_option(
+            "--repeats", ranges.ROUNDS, 3, "Trainings of the chosen network, whose test scores are averaged."
         ),
-        click.option(
-            "--final-steps",
-            type=Number(ranges.STEPS),
-            default=180,
-            show_default=True,
-            help="Steps of the longest QAT, by which the network is chosen.",
-        ),
-        click.option(
-            "--short-steps",
-            type=Number(ranges.STEPS),
-            default=20,
-            show_default=True,
-            help="Steps of the shortest QAT.",
-        ),
-        click.option(
-            "--short",
-            type=Number(ranges.SHORT),
-            default=24,
-            show_default=True,
-            help="Candidates that each method trains with the shortest QAT.",
-        ),
-        click.option(
-            "--proxy",
-            type=Number(ranges.PROXY),
-            default=300,
-            show_default=True,
-            help="Candidates that each method evaluates in the supernet.",
-        ),
+        number_option("--final-steps", ranges.STEPS, 180, "Steps of the longest QAT, by which the network is chosen."),
+        number_option("--short-steps", ranges.STEPS, 20, "Steps of the shortest QAT."),
+        number_option("--short", ranges.SHORT, 24, "Candidates that each method trains with the shortest QAT."),
+        number_option("--proxy", ranges.PROXY, 300, "Candidates that each method evaluates in the supernet."),
     ):
         command = option(command)
     return command
@@ -95,13 +61,7 @@ def spend_options(command: Command) -> Command:
 @CONSTRAINTS
 @TABLES
 @SEEDS
-@click.option(
-    "--first-seed",
-    type=Number(ranges.SEED),
-    default=0,
-    show_default=True,
-    help="First of the seeds; the others follow it.",
-)
+@number_option("--first-seed", ranges.SEED, 0, "First of the seeds; the others follow it.")
 @SETTINGS
 @DATA_ROOT
 @spend_options
@@ -231,7 +191,7 @@ def fleet_of(out: Path, kind: str, basis: Mapping[str, Any], **options: Any) -> 
     """Open or create a folder of searches; ``Fleet`` has the arguments."""
     from apq_tune.studies.fleet import Fleet
 
-    return Fleet(out, kind, basis, command=shlex.join(["apq-tune", *sys.argv[1:]]), **options)
+    return Fleet(out, kind, basis, command=command_line(), **options)
 
 
 def search_all(
