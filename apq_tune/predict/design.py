@@ -31,16 +31,6 @@ class Design:
     correct: bool = True
 
     @property
-    def name(self) -> str:
-        """Name of the metric."""
-        return self.scale.name
-
-    @property
-    def unit(self) -> str:
-        """Of the predictions."""
-        return self.scale.unit
-
-    @property
     def n_features(self) -> int:
         """Number of columns."""
         encoding = self.encoding
@@ -55,3 +45,29 @@ class Design:
             return features.astype(np.float64), start
         said = self.scale.standardise(self.base(genomes))
         return np.column_stack([features, said]).astype(np.float64), said if self.correct else start
+
+
+@dataclass(frozen=True)
+class DesignPredictor:
+    """Base class of predictors that see a design.
+
+    Attributes:
+        design: Features and target scale.
+    """
+
+    design: Design
+
+    @property
+    def encoding(self) -> Featured:
+        """Encoding of the search space."""
+        return self.design.encoding
+
+    @property
+    def name(self) -> str:
+        """Name of the metric."""
+        return self.design.scale.name
+
+    @property
+    def unit(self) -> str:
+        """Unit of the predictions."""
+        return self.design.scale.unit

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 
-from apq_tune.predict.design import Design
+from apq_tune.predict.design import Design, DesignPredictor
 from apq_tune.predict.ordinal import OrdinalFeatures
 from apq_tune.predict.pairs import Floats, Pairs, Predictor, Scale
 from apq_tune.space.encoding import Featured, Genomes
@@ -48,7 +48,7 @@ class Kernel(NamedTuple):
 
 
 @dataclass(frozen=True)
-class GaussianProcessPredictor:
+class GaussianProcessPredictor(DesignPredictor):
     """Posterior mean of a Gaussian process, optionally as a correction of a base predictor.
 
     Attributes:
@@ -59,26 +59,10 @@ class GaussianProcessPredictor:
         intercept: Mean of the process, relative to the base predictor, in standardised units.
     """
 
-    design: Design
     known: Floats
     weights: Floats
     kernel: Kernel
     intercept: float
-
-    @property
-    def encoding(self) -> Featured:
-        """Encoding of the search space."""
-        return self.design.encoding
-
-    @property
-    def name(self) -> str:
-        """Name of the metric."""
-        return self.design.name
-
-    @property
-    def unit(self) -> str:
-        """Unit of the predictions."""
-        return self.design.unit
 
     def __call__(self, genomes: Genomes) -> Floats:
         """Predicted cross-entropy in nats, or accuracy as a fraction, shape ``(n,)``."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from apq_tune.predict.design import Design
+from apq_tune.predict.design import Design, DesignPredictor
 from apq_tune.predict.ordinal import OrdinalFeatures
 from apq_tune.predict.pairs import Floats, Pairs, Predictor, Scale, networks_of
 from apq_tune.space.encoding import Featured, Genomes
@@ -19,7 +19,7 @@ ORDINAL_ALPHAS = np.logspace(-4, 2, 19)
 
 
 @dataclass(frozen=True)
-class RidgePredictor:
+class RidgePredictor(DesignPredictor):
     """Linear model, optionally as a correction of a base predictor.
 
     Attributes:
@@ -28,24 +28,8 @@ class RidgePredictor:
         intercept: Intercept in standardised units.
     """
 
-    design: Design
     weights: Floats
     intercept: float
-
-    @property
-    def encoding(self) -> Featured:
-        """Encoding of the search space."""
-        return self.design.encoding
-
-    @property
-    def name(self) -> str:
-        """Name of the metric."""
-        return self.design.name
-
-    @property
-    def unit(self) -> str:
-        """Unit of the predictions."""
-        return self.design.unit
 
     def __call__(self, genomes: Genomes) -> Floats:
         """Predicted cross-entropy in nats, or accuracy as a fraction, shape ``(n,)``."""

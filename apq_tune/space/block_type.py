@@ -26,6 +26,11 @@ class BlockField(NamedTuple):
     layer: str = ""
 
 
+def bits_of(layer: str) -> tuple[BlockField, BlockField]:
+    """Bits of a layer: those of its weights, then those of its input."""
+    return BlockField(f"{layer}_w_bits", "w_bits", layer), BlockField(f"{layer}_a_bits", "a_bits", layer)
+
+
 class BlockType(NamedTuple):
     """A type of block.
 

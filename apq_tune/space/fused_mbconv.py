@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from apq_tune.network.layer import Layer, Numbers, Op, add, conv
-from apq_tune.space.block_type import BlockField, BlockType
+from apq_tune.space.block_type import BlockField, BlockType, bits_of
 from apq_tune.space.slot import Slot
 
 
@@ -57,10 +57,8 @@ FUSED_MBCONV = BlockType(
     (
         BlockField("kernel_size", "kernel", "fused"),
         BlockField("channels", "width"),
-        BlockField("fused_w_bits", "w_bits", "fused"),
-        BlockField("fused_a_bits", "a_bits", "fused"),
-        BlockField("pw_w_bits", "w_bits", "pw"),
-        BlockField("pw_a_bits", "a_bits", "pw"),
+        *bits_of("fused"),
+        *bits_of("pw"),
     ),
     fused_layers,
 )

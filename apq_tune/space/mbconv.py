@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from apq_tune.network.layer import Layer, Numbers, Op, Tensor, add, conv, linear
-from apq_tune.space.block_type import BlockField, BlockType
+from apq_tune.space.block_type import BlockField, BlockType, bits_of
 from apq_tune.space.geometry import squeezed_channels
 from apq_tune.space.slot import Slot
 
@@ -83,10 +83,8 @@ MBCONV = BlockType(
     (
         BlockField("kernel_size", "kernel", "dw"),
         BlockField("channels", "width"),
-        BlockField("pw_w_bits", "w_bits", "pw"),
-        BlockField("pw_a_bits", "a_bits", "pw"),
-        BlockField("dw_w_bits", "w_bits", "dw"),
-        BlockField("dw_a_bits", "a_bits", "dw"),
+        *bits_of("pw"),
+        *bits_of("dw"),
     ),
     mbconv_layers,
     squeeze_excite=True,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from apq_tune.network.layer import Layer, Numbers, Op, add, conv
-from apq_tune.space.block_type import BlockField, BlockType
+from apq_tune.space.block_type import BlockField, BlockType, bits_of
 from apq_tune.space.slot import Slot
 
 
@@ -60,10 +60,8 @@ RESIDUAL = BlockType(
     (
         BlockField("kernel_size", "kernel"),
         BlockField("channels", "width"),
-        BlockField("conv1_w_bits", "w_bits", "conv1"),
-        BlockField("conv1_a_bits", "a_bits", "conv1"),
-        BlockField("conv2_w_bits", "w_bits", "conv2"),
-        BlockField("conv2_a_bits", "a_bits", "conv2"),
+        *bits_of("conv1"),
+        *bits_of("conv2"),
     ),
     residual_layers,
 )
