@@ -21,14 +21,8 @@ from apq_tune.predict.files import load_predictor
 from apq_tune.problem.front import Front
 from apq_tune.problem.limits import parse_constraint
 from apq_tune.problem.lookup import load_lookup
-from apq_tune.problem.problem import (
-    Constraint,
-    Evaluation,
-    FunctionMetric,
-    Metric,
-    Objective,
-    Problem,
-)
+from apq_tune.problem.metric import FunctionMetric, Metric
+from apq_tune.problem.problem import Constraint, Evaluation, Objective, Problem
 from apq_tune.searchers import NSGA2, Evolution, ModelBased, RandomSearch, search
 from apq_tune.space.candidate import Candidate, Configuration
 from apq_tune.space.choices import ChoiceSpace

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from apq_tune.errors import ApqError, ProblemError
-from apq_tune.problem.problem import Constraint, Floats, Problem, TrainedMetric, reported_name
+from apq_tune.problem.metric import Floats, TrainedMetric, reported_name
+from apq_tune.problem.problem import Constraint, Problem
 
 CHECKPOINT, CANDIDATE = "training.pt", "candidate.json"
 """Files of a trial's checkpoint: the state of its training, and its candidate."""

@@ -12,7 +12,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from apq_tune.errors import ApqError
 from apq_tune.hosts.asktell import Outcome
-from apq_tune.problem.problem import Problem, reported_name
+from apq_tune.problem.metric import reported_name
+from apq_tune.problem.problem import Problem
 
 CONFIG = "config"
 """Key of the configuration in results of Tune, where it is nested or flattened as in ``config/depth 1``."""

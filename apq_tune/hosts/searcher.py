@@ -28,8 +28,9 @@ from apq_tune.hosts.param_space import read_param_space
 from apq_tune.hosts.results import config_of, read_result, why_none
 from apq_tune.hosts.warm_start import read_candidate, read_warm_start
 from apq_tune.problem.front import Axis, Front
+from apq_tune.problem.metric import TrainedMetric, reported_name
 from apq_tune.problem.pareto import is_non_dominated
-from apq_tune.problem.problem import Problem, TrainedMetric, reported_name
+from apq_tune.problem.problem import Problem
 
 STATE = (
     "_problem",

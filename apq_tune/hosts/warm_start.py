@@ -11,7 +11,8 @@ import pandas as pd
 
 from apq_tune.errors import ApqError, CandidateError, ProblemError
 from apq_tune.problem.front import Front
-from apq_tune.problem.problem import Problem, reported_name
+from apq_tune.problem.metric import reported_name
+from apq_tune.problem.problem import Problem
 from apq_tune.space.candidate import Candidate, Configuration
 
 COLUMNS = ("candidate_json", "candidate")

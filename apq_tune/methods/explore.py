@@ -15,7 +15,8 @@ from apq_tune.errors import ProblemError
 from apq_tune.methods.bench import Question
 from apq_tune.methods.subspace import Subspace
 from apq_tune.predict import Floats, GaussianProcessPredictor, Pairs, fit_gp
-from apq_tune.problem.problem import Constraint, FunctionMetric
+from apq_tune.problem.metric import FunctionMetric
+from apq_tune.problem.problem import Constraint
 from apq_tune.searchers import Evolution, search
 from apq_tune.searchers.batch import choose_batch, similarity
 from apq_tune.space.encoding import Genomes

@@ -12,7 +12,7 @@ import numpy as np
 from apq_tune.methods.bench import Question
 from apq_tune.methods.subspace import Subspace, everything
 from apq_tune.predict import Floats, Pairs, fit_fp32, fit_mlp
-from apq_tune.problem.problem import FunctionMetric
+from apq_tune.problem.metric import FunctionMetric
 from apq_tune.searchers import Evolution, search
 from apq_tune.space.encoding import Genomes
 from apq_tune.space.gene import BIT_KINDS

@@ -12,7 +12,7 @@ from apq_tune.methods.subspace import Subspace, everything
 from apq_tune.predict import Floats, Pairs, Predictor, forms
 from apq_tune.predict.forms import Form, fit_rungs
 from apq_tune.predict.mlp import MLPPredictor
-from apq_tune.problem.problem import FunctionMetric
+from apq_tune.problem.metric import FunctionMetric
 from apq_tune.searchers import Evolution, search
 from apq_tune.space.encoding import Genomes
 from apq_tune.space.gene import BIT_KINDS

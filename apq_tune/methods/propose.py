@@ -8,7 +8,8 @@ import numpy as np
 
 from apq_tune.methods.rivals import Rivals
 from apq_tune.predict.ensemble import Ensemble
-from apq_tune.problem.problem import Constraint, Floats, FunctionMetric, Metric, Objective, Problem
+from apq_tune.problem.metric import Floats, FunctionMetric, Metric
+from apq_tune.problem.problem import Constraint, Objective, Problem
 from apq_tune.searchers import search
 from apq_tune.searchers.batch import choose_batch, similarity
 from apq_tune.space.encoding import Genomes

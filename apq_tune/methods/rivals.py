@@ -10,7 +10,8 @@ import numpy as np
 
 from apq_tune.errors import ProblemError
 from apq_tune.methods.subspace import Project, Subspace, at_bits, fixed
-from apq_tune.problem.problem import Constraint, Metric
+from apq_tune.problem.metric import Metric
+from apq_tune.problem.problem import Constraint
 from apq_tune.searchers import search
 from apq_tune.space.encoding import Genomes
 from apq_tune.space.gene import ARCHITECTURE_KINDS

@@ -14,7 +14,7 @@ from apq_tune.methods.propose import Proposals
 from apq_tune.methods.subspace import Subspace, everything
 from apq_tune.predict import fit_proxy
 from apq_tune.predict.ensemble import FEWEST_PAIRS, Ensemble, fit_ensemble, fit_parts
-from apq_tune.problem.problem import Metric
+from apq_tune.problem.metric import Metric
 from apq_tune.space.encoding import Genomes
 
 ROUNDS = 3

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq_tune.errors import ProblemError
-from apq_tune.problem.problem import Constraint, Floats, FunctionMetric, Metric, Objective, Problem
+from apq_tune.problem.metric import Floats, FunctionMetric, Metric
+from apq_tune.problem.problem import Constraint, Objective, Problem
 from apq_tune.searchers.vary import spread, vary
 from apq_tune.space.encoding import Encoding, Genomes
 from apq_tune.space.gene import BIT_KINDS, Gene, Kind, common_bits, places_of

@@ -11,7 +11,8 @@ from apq_tune.data.choice import Complaint, spaces_that_keep
 from apq_tune.errors import ReachError, TableError
 from apq_tune.problem.costs import Costs
 from apq_tune.problem.limits import ALIASES, read_limits
-from apq_tune.problem.problem import Bounded, Constraint, Metric
+from apq_tune.problem.metric import Bounded, Metric
+from apq_tune.problem.problem import Constraint
 from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.search_space import SearchSpace
 

@@ -15,7 +15,8 @@ from apq_tune.pipeline.settings import RunSettings
 from apq_tune.predict import Predictor
 from apq_tune.problem.costs import Costs
 from apq_tune.problem.front import Axis, Front
-from apq_tune.problem.problem import Constraint, Metric, Objective, Problem
+from apq_tune.problem.metric import Metric
+from apq_tune.problem.problem import Constraint, Objective, Problem
 from apq_tune.searchers import RandomSearch, search
 from apq_tune.space.candidate import Candidate
 from apq_tune.space.search_space import SearchSpace

@@ -28,7 +28,8 @@ from apq_tune.cost.formats import load_cost_table
 from apq_tune.cost.models import cost_models
 from apq_tune.errors import ProblemError
 from apq_tune.problem.limits import at_largest, read_limits
-from apq_tune.problem.problem import Constraint, Metric
+from apq_tune.problem.metric import Metric
+from apq_tune.problem.problem import Constraint
 from apq_tune.space.gene_encoding import GeneEncoding
 
 BUILT_IN = {

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from apq_tune.errors import ProblemError
 from apq_tune.inputs.quantities import read_quantity
 from apq_tune.network.network import has_network
-from apq_tune.problem.problem import Constraint, Metric
+from apq_tune.problem.metric import Metric
+from apq_tune.problem.problem import Constraint
 from apq_tune.space.gene_encoding import GeneEncoding
 
 ALIASES = {

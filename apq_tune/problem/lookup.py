@@ -17,7 +17,8 @@ from apq_tune.errors import TableError
 from apq_tune.inputs.sheets import number_in, numbers_in, read_sheet
 from apq_tune.predict import Pairs, Predictor, fit_gp, fit_ridge
 from apq_tune.problem.limits import read_limits
-from apq_tune.problem.problem import Metric, Objective, Problem
+from apq_tune.problem.metric import Metric
+from apq_tune.problem.problem import Objective, Problem
 from apq_tune.space.encoding import Genomes
 from apq_tune.space.flat_encoding import FlatEncoding
 from apq_tune.space.search_space import SearchSpace

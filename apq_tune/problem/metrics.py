@@ -18,7 +18,8 @@ from apq_tune.predict.files import load_predictor, measured_in
 from apq_tune.predict.pairs import Floats, n_networks
 from apq_tune.problem.costs import with_built_in, with_tables
 from apq_tune.problem.limits import read_limits
-from apq_tune.problem.problem import Metric, Objective, Problem
+from apq_tune.problem.metric import Metric
+from apq_tune.problem.problem import Objective, Problem
 from apq_tune.space.encoding import Genomes
 from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.space.measured import outside, within

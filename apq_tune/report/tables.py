@@ -19,7 +19,7 @@ from apq_tune.cost.table import pairs_that_shrink
 from apq_tune.errors import RunError
 from apq_tune.network.network import ops
 from apq_tune.problem.front import Front
-from apq_tune.problem.problem import Bounded, Metric
+from apq_tune.problem.metric import Bounded, Metric
 from apq_tune.space.candidate import Configuration
 from apq_tune.space.gene import BIT_KINDS
 from apq_tune.space.network_encoding import NetworkEncoding

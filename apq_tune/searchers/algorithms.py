@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq_tune.errors import ProblemError
-from apq_tune.problem.problem import Evaluation, Floats
+from apq_tune.problem.metric import Floats
+from apq_tune.problem.problem import Evaluation
 from apq_tune.searchers.select import duel, select
 from apq_tune.searchers.vary import spread, vary
 from apq_tune.space.encoding import Encoding, Genes, Genomes

@@ -14,9 +14,10 @@ import pandas as pd
 from apq_tune.errors import ProblemError
 from apq_tune.hosts.executor import Result
 from apq_tune.problem.costs import Costs
+from apq_tune.problem.metric import Metric
 from apq_tune.problem.metrics import all_metrics, load_metrics, problem_of
 from apq_tune.problem.pareto import Yardstick
-from apq_tune.problem.problem import Constraint, Metric, Problem
+from apq_tune.problem.problem import Constraint, Problem
 from apq_tune.searchers import ALGORITHMS, Searching
 from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.studies.fleet import CHECKPOINT_SECONDS, finish

@@ -28,7 +28,7 @@ from apq_tune import (
 from apq_tune.cost import bit_ops, weight_bytes
 from apq_tune.data import load_data
 from apq_tune.errors import RunError
-from apq_tune.problem.problem import reported_name
+from apq_tune.problem.metric import reported_name
 from apq_tune.store.directory import RunDirectory
 from apq_tune.supernet.evaluate import calibrate_quantizers
 from apq_tune.supernet.network import Supernet

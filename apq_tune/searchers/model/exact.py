@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from apq_tune.problem.metric import Indexed, Metric
 from apq_tune.problem.pareto import Floats
-from apq_tune.problem.problem import Constraint, Indexed, Metric, Objective, Problem
+from apq_tune.problem.problem import Constraint, Objective, Problem
 from apq_tune.space.encoding import Genomes
 
 Score = Callable[[Genomes], Floats]
