@@ -1,4 +1,4 @@
-"""Search with a transferred predictor, as ``run`` does it by default: measure at random, learn, then evolve."""
+"""Search with a transferred predictor, as in ``run``: random measurements, regression, then evolution."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from apq_tune.space.encoding import Genomes
 from apq_tune.space.gene import BIT_KINDS
 
 FP32 = 3 / 7
-"""Share of the evaluations that go to the full-precision supernet: 120 of 280 in a run with default settings."""
+"""Share of the evaluations that are made in the full-precision supernet: as 120 of 280 in a default run."""
 
 FORM: Form = "mean"
 """Form of the predictor, the default of a run."""
@@ -35,12 +35,12 @@ class Rungs(NamedTuple):
 
 
 def predictor(question: Question) -> Genomes:
-    """Random candidates teach a predictor in three rungs; evolution under the limits searches with it.
+    """Evolution under the constraints with a predictor that is fitted to random candidates at three fidelities.
 
-    Full-precision losses of random networks, losses of random policies in the quantized supernet, and losses of others
-    after short quantization-aware training: the default form of a run is fitted to them. Of the candidates that it
-    prefers, as many as may be are measured on all images, and the prediction for each is corrected by what the
-    predictor of the quantized supernet got wrong of it.
+    The default predictor of a run is fitted to full-precision losses of random networks, losses of random policies in
+    the quantized supernet, and losses of further candidates after short quantization-aware training. As many of the
+    best predicted candidates as the budget allows are measured on all images, and their predictions are corrected by
+    the relative error of the predictor of the quantized supernet.
     """
     encoding, bench = question.encoding, question.bench
     rungs = measure_rungs(question)
@@ -52,7 +52,7 @@ def predictor(question: Question) -> Genomes:
 
 
 def measure_rungs(question: Question) -> Rungs:
-    """Spend all evaluations in a supernet on random networks and random policies, and learn from them."""
+    """Fit predictors to random networks and random policies, which take the whole budget of supernet evaluations."""
     encoding, bench = question.encoding, question.bench
 
     def architectures(n: int, rng: np.random.Generator) -> Genomes:
@@ -65,7 +65,7 @@ def measure_rungs(question: Question) -> Rungs:
 
 
 def evolve(question: Question, loss: Callable[[Genomes], Floats], n: int) -> Pairs:
-    """The ``n`` candidates of the least predicted loss that evolution under the limits comes across, best first."""
+    """The ``n`` candidates with the lowest predicted loss that evolution under the constraints evaluates, best first."""
     scored: list[tuple[Genomes, Floats]] = []
 
     def remembered(genomes: Genomes) -> Floats:
@@ -83,7 +83,7 @@ def evolve(question: Question, loss: Callable[[Genomes], Floats], n: int) -> Pai
 
 
 def distinct(draw: Callable[[int, np.random.Generator], Genomes], n: int, rng: np.random.Generator) -> Genomes:
-    """``(<= n, n_genes)`` different genomes of twice as many that are drawn."""
+    """Up to ``n`` distinct genomes out of ``2 * n`` drawn ones, shape ``(<= n, n_genes)``."""
     drawn = draw(2 * n, rng)
     _, first = np.unique(drawn, axis=0, return_index=True)
     return np.asarray(drawn[np.sort(first)][:n])

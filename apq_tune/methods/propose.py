@@ -21,14 +21,14 @@ class Proposals:
     """Inner searches of one round; each scores ``n_evaluations`` distinct candidates.
 
     Attributes:
-        encoding: Of the space.
-        ensemble: Predicts the loss.
-        fp32: Predicts the full-precision loss.
-        constraints: To keep.
-        cost: That a front is searched against.
-        known: ``(k, n_genes)`` canonical genomes that need no training any more.
-        n_evaluations: Of each search.
-        seed: Of the searches.
+        encoding: Encoding of the search space.
+        ensemble: Predictors of the loss.
+        fp32: Predictor of the full-precision loss.
+        constraints: Constraints on candidates.
+        cost: Cost that is traded off against the loss.
+        known: Canonical genomes of candidates that are already trained, shape ``(k, n_genes)``.
+        n_evaluations: Number of distinct candidates that each search scores.
+        seed: Seed of the searches.
     """
 
     encoding: GeneEncoding

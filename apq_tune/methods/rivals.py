@@ -26,12 +26,12 @@ class Rivals:
     """Searches in parts of the space; each scores ``n_evaluations`` distinct candidates.
 
     Attributes:
-        encoding: Of the space.
-        loss: Predicts the loss.
-        fp32: Predicts the full-precision loss.
-        constraints: To keep.
-        n_evaluations: Of each search.
-        seed: Of the searches.
+        encoding: Encoding of the search space.
+        loss: Predictor of the loss.
+        fp32: Predictor of the full-precision loss.
+        constraints: Constraints on candidates.
+        n_evaluations: Number of distinct candidates that each search scores.
+        seed: Seed of the searches.
     """
 
     encoding: GeneEncoding

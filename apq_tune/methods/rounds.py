@@ -18,17 +18,18 @@ from apq_tune.problem.metric import Metric
 from apq_tune.space.encoding import Genomes
 
 ROUNDS = 3
-"""Batches that the short trainings are done in, if each then has enough of them to learn from."""
+"""Number of batches of short trainings; fewer if a batch would have too few of them to fit an ensemble to."""
 
 SEARCH_SHARE = 4
-"""Each of a round's many inner searches scores the candidates of a whole search divided by this."""
+"""Divisor of the number of candidates that a whole search scores, for each of the inner searches of a round."""
 
 
 def refined(question: Question) -> Genomes:
-    """Losses of both supernets at random, then batches of short trainings that an ensemble of predictors chooses.
+    """Search in rounds: an ensemble of predictors proposes batches of candidates for short training.
 
-    The candidates of a batch are promising, uncertain and unlike each other. As in ``shortlist`` several are measured
-    on all images for each one that is trained; in the first round the rivals of ``refine`` are among them.
+    First, losses of random candidates in both supernets are measured. The candidates of a batch are promising,
+    uncertain and dissimilar. As in ``shortlist``, several are measured on all images for each one that is trained; the
+    first batch includes the baselines of ``refine``.
     """
     bench = question.bench
     rungs = measure_rungs(question)
@@ -49,7 +50,7 @@ def refined(question: Question) -> Genomes:
 
 
 def _ensemble(question: Question, rungs: Rungs, number: int) -> Ensemble:
-    """Of the loss after short training; before there is any, of the loss in the quantized supernet."""
+    """Ensemble for the loss after short training or, before the first one, for the loss in the quantized supernet."""
     encoding, trained = question.encoding, question.bench.measured("short")
     if not len(trained.target):
         fit = partial(fit_proxy, fp32=rungs.fp32)

@@ -38,7 +38,7 @@ class Subspace:
 
     Attributes:
         encoding: Encoding of the whole space.
-        project: Projection onto the part.
+        project: Projection onto the subspace.
     """
 
     encoding: Encoding
@@ -56,7 +56,7 @@ class Subspace:
 
     @property
     def genes(self) -> tuple[Gene, ...]:
-        """``(n_genes,)`` what each gene decides, in the whole space."""
+        """Genes of the whole space, shape ``(n_genes,)``."""
         return self.encoding.genes
 
     @property
@@ -65,23 +65,23 @@ class Subspace:
         return self.encoding.space
 
     def size(self) -> int:
-        """Number of different candidates of the whole space: an upper bound."""
+        """Number of distinct candidates of the whole space, an upper bound for the subspace."""
         return self.encoding.size()
 
     def active_genes(self, genomes: Genomes) -> NDArray[np.bool_]:
-        """``(n, n_genes) -> (n, n_genes)``: which genes matter."""
+        """Whether genes affect the candidate, shape ``(n, n_genes)``."""
         return self.encoding.active_genes(genomes)
 
     def is_allowed(self, genomes: Genomes) -> NDArray[np.bool_]:
-        """``(n, n_genes) -> (n,)``: whether no rule of the space is broken."""
+        """Whether genomes contain no forbidden combination, shape ``(n,)``."""
         return self.encoding.is_allowed(genomes)
 
     def features(self, genomes: Genomes) -> NDArray[np.float32]:
-        """``(n, n_genes) -> (n, n_features)``: those of the whole space."""
+        """Features as in the whole space, shape ``(n, n_features)``."""
         return self.encoding.features(genomes)
 
     def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
-        """As in the whole space; a projection can break a rule again, ``allowed`` is the constraint that says so."""
+        """Repair as in the whole space; projections can break rules again, which the constraint ``allowed`` detects."""
         return self.encoding.repair(genomes, rng)
 
     def canonicalise(self, genomes: Genomes) -> Genomes:
@@ -101,7 +101,7 @@ class Subspace:
         return self.canonicalise(self.encoding.uniform_policies())
 
     def enumerate(self, limit: int = 1_000_000) -> Genomes:
-        """Every genome of the part, if the whole space is small."""
+        """All genomes of the subspace, provided that the whole space is small."""
         return np.unique(self.canonicalise(self.encoding.enumerate(limit)), axis=0)
 
     def decode(self, genomes: Genomes) -> list[Any]:
@@ -118,7 +118,7 @@ class Subspace:
 
     @property
     def allowed(self) -> tuple[Constraint, ...]:
-        """The space's rules as a constraint; none if it has none."""
+        """Forbidden combinations of the space as a constraint; empty if nothing is forbidden."""
         if not getattr(self.encoding.space, "forbidden", ()):
             return ()
 
@@ -195,11 +195,11 @@ def everything(genomes: Genomes) -> Genomes:
 
 
 def _follow(encoding: Encoding, followers: Mapping[int, int]) -> Project:
-    """Genes that take the value of other genes, or the nearest one that they have.
+    """Projection in which genes take the values of other genes, or the nearest values that they have.
 
     Args:
         encoding: Encoding of the search space.
-        followers: Place of a gene -> place of the gene that it follows, which follows none itself.
+        followers: Index of each following gene -> index of the gene that it follows, which follows none itself.
     """
     nearest = {gene: _nearest(encoding.genes[of].values, encoding.genes[gene].values) for gene, of in followers.items()}
 
@@ -213,15 +213,15 @@ def _follow(encoding: Encoding, followers: Mapping[int, int]) -> Project:
 
 
 def _nearest(source: Sequence[int], target: Sequence[int]) -> NDArray[np.int16]:
-    """For each value of one choice, the place of the nearest one of another choice."""
+    """Index of the nearest target value for each source value."""
     return np.asarray(np.abs(np.subtract.outer(np.array(source), np.array(target))).argmin(axis=1), np.int16)
 
 
 def uniform_bits(encoding: Encoding) -> Project:
-    """The same bits for all weights and all activations: those of the first gene of weight bits.
+    """Projection onto uniform policies: all layers get the bit-width of the first gene of weight bits.
 
     Raises:
-        ProblemError: If the layers have no width in common.
+        ProblemError: If the layers have no bit-width in common.
     """
     widths = common_bits(encoding.genes)
     if not widths:
@@ -244,7 +244,7 @@ def uniform_bits(encoding: Encoding) -> Project:
 
 
 def uniform_wa_bits(encoding: Encoding) -> Project:
-    """One width for all weights, one for all activations: those of the first genes of either kind."""
+    """Projection onto policies with one bit-width for all weights and one for all activations."""
     followers: dict[int, int] = {}
     for kinds in (W_BITS, A_BITS):
         first, *others = places_of(encoding.genes, kinds).tolist() or [0]
@@ -253,7 +253,7 @@ def uniform_wa_bits(encoding: Encoding) -> Project:
 
 
 def tied_bits(encoding: Encoding) -> Project:
-    """Every layer has one width, for its weights and its input alike."""
+    """Projection onto policies whose layers have the same bit-width for weights and input."""
     layers = [(gene.block, gene.layer) for gene in encoding.genes]
     weights = {layers[place]: place for place in places_of(encoding.genes, W_BITS).tolist()}
     inputs = places_of(encoding.genes, A_BITS).tolist()
@@ -261,7 +261,7 @@ def tied_bits(encoding: Encoding) -> Project:
 
 
 def at_bits(encoding: Encoding, bits: int) -> Project:
-    """All bits at one width that every layer can take."""
+    """Projection onto the uniform policy of a bit-width that every layer has."""
     genes = places_of(encoding.genes, BIT_KINDS)
     places = np.array([encoding.genes[gene].values.index(bits) for gene in genes], np.int16)
 
@@ -274,7 +274,7 @@ def at_bits(encoding: Encoding, bits: int) -> Project:
 
 
 def largest(encoding: Encoding, kinds: Sequence[Kind]) -> Project:
-    """All genes of some kinds at their last choice."""
+    """Projection that sets genes of some kinds to their last choice."""
     genes = places_of(encoding.genes, kinds)
 
     def project(genomes: Genomes) -> Genomes:
@@ -286,11 +286,11 @@ def largest(encoding: Encoding, kinds: Sequence[Kind]) -> Project:
 
 
 def fixed(encoding: Encoding, template: Genomes, kinds: Sequence[Kind]) -> Project:
-    """All genes of some kinds as a template has them.
+    """Projection that sets genes of some kinds to those of a template.
 
     Args:
         encoding: Encoding of the search space.
-        template: ``(n_genes,)`` genome.
+        template: Genome, shape ``(n_genes,)``.
         kinds: Kinds of the genes that are fixed.
     """
     genes = places_of(encoding.genes, kinds)

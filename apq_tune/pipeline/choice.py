@@ -1,4 +1,4 @@
-"""Which trained network to take: the best after real training among those that keep every limit, and its files."""
+"""Choice of the best trained network that satisfies all constraints, and its files."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ WEIGHTS, RECORD = "best.pt", "best.json"
 
 
 def kept(table: pd.DataFrame, constraints: Sequence[Constraint]) -> NDArray[np.bool_]:
-    """``(n,)``: which rows keep every limit.
+    """Whether rows satisfy all constraints, shape ``(n,)``.
 
     Args:
-        table: A column for each limited metric.
-        constraints: The limits.
+        table: Table of networks with a column for each constrained metric.
+        constraints: Constraints on the metrics.
     """
     keeps = np.ones(len(table), np.bool_)
     for constraint in constraints:
@@ -34,21 +34,21 @@ def kept(table: pd.DataFrame, constraints: Sequence[Constraint]) -> NDArray[np.b
 def choose(table: pd.DataFrame) -> int | None:
     """Position of the row with the least loss on the search split among those that are ``feasible``.
 
-    Real training decides, not the prediction; test images do not.
+    Losses after training decide, neither predictions nor test images.
 
     Returns:
-        The first of equals; ``None`` if no row keeps the limits and has a loss.
+        Position of the first of equal rows; ``None`` if no row is feasible and has a loss.
     """
     losses = table["search_loss"].where(table["feasible"]).to_numpy(np.float64)
     return None if np.isnan(losses).all() else int(np.nanargmin(losses))
 
 
 def with_choice(table: pd.DataFrame, constraints: Sequence[Constraint]) -> pd.DataFrame:
-    """The same rows with ``feasible`` and ``chosen``, before the first score.
+    """Add the columns ``feasible`` and ``chosen`` to a table of networks.
 
     Args:
-        table: ``name``, ``search_loss`` and the limited metrics; one row for each network.
-        constraints: The limits.
+        table: One row for each network, with ``name``, ``search_loss`` and the constrained metrics.
+        constraints: Constraints on the metrics.
     """
     table = table.copy()
     table.insert(1, "feasible", kept(table, constraints))
@@ -58,12 +58,12 @@ def with_choice(table: pd.DataFrame, constraints: Sequence[Constraint]) -> pd.Da
 
 
 def described(row: Mapping[str, Any], constraints: Sequence[Constraint], fidelity: str) -> dict[str, Any]:
-    """What is to be known of a chosen network, as plain data.
+    """Describe a chosen network as plain data.
 
     Args:
-        row: Of a table of networks, or a mapping like one.
-        constraints: The limits.
-        fidelity: The training behind its scores, in words.
+        row: Row of a table of networks, or a mapping with the same keys.
+        constraints: Constraints on the metrics.
+        fidelity: Description of the training that its scores result from.
     """
     limits = [
         {"metric": c.metric.name, "unit": c.metric.unit, "sense": c.sense, "bound": c.bound}
@@ -81,12 +81,12 @@ def described(row: Mapping[str, Any], constraints: Sequence[Constraint], fidelit
 
 
 def keep(path: Path, record: Mapping[str, Any] | None, weights: bytes | None) -> None:
-    """Write the files of the chosen network, its record last; without one, drop those of an earlier choice.
+    """Write the files of the chosen network, or remove those of an earlier choice if there is none now.
 
     Args:
-        path: Folder.
-        record: See ``described``.
-        weights: The state dict as ``torch.save`` writes it.
+        path: Folder of the files.
+        record: Description of the network; see ``described``.
+        weights: State dict as serialized by ``torch.save``.
     """
     if record is None or weights is None:
         for name in (RECORD, WEIGHTS):

@@ -1,4 +1,4 @@
-"""Settings that suit a data set, where the user says nothing: by how many images there are and how large they are."""
+"""Default settings by the number and the size of the images of a data set."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from apq_tune.pipeline.settings import RunSettings
 from apq_tune.space.search_space import SearchSpace
 
 FEW = 2_000
-"""Training images up to which the settings of the digits suit, and an epoch is seconds."""
+"""Maximum number of training images for which the settings of the digits are used."""
 
 SEEN = 700_000
-"""Images that each training of the supernet sees: 14 epochs of Fashion-MNIST, where more gain little."""
+"""Number of images that each supernet training processes: 14 epochs of Fashion-MNIST, where more gain little."""
 
 PAIR_IMAGES = 2_560
-"""Images of a brief QAT: 40 steps of 64 from the quantized supernet rank candidates as well as 400 do."""
+"""Number of images of a short QAT: 40 steps with batches of 64 rank candidates as well as 400 steps do."""
 
 PHOTOS: dict[str, Any] = {
     "supernet.epochs": 40,
@@ -27,26 +27,26 @@ PHOTOS: dict[str, Any] = {
     "pair.epochs": 2,
     "final.epochs": 12,
 }
-"""For few colour images: after the epochs of the digits, predictors of four classes of photos ranked by chance."""
+"""Settings for few colour images; with the epochs of the digits, predictors ranked photos no better than chance."""
 
 OF_NAMED: dict[str, dict[str, Any]] = {
     "cifar10": {"supernet.epochs": 50, "quantized.epochs": 30, "final.epochs": 20},
     "cifar100": {"supernet.epochs": 50, "quantized.epochs": 30, "final.epochs": 20},
     "imagenet": {"supernet.epochs": 50, "quantized.epochs": 20, "final.epochs": 10, "pair.images": 64_000},
 }
-"""What these need beyond the general rule; on a GPU."""
+"""Settings of named data sets that differ from the general rule; they assume a GPU."""
 
 
 def check_data(settings: RunSettings, data: Data, given: Collection[str]) -> None:
-    """What settings ask for is there.
+    """Check that there are enough images for the settings that the user gave.
 
     Args:
-        settings: Of a run.
-        data: Of it.
-        given: Names of the settings that the user gave; the defaults take what there is.
+        settings: Settings of the run.
+        data: Images of the run.
+        given: Names of the settings that the user gave; only these are checked.
 
     Raises:
-        RunError: Naming the setting, its value and the range.
+        RunError: If a setting exceeds the number of images; the message names the setting, its value and the range.
     """
     for training in ("supernet", "quantized", "pair", "final"):
         size, there = getattr(settings, training).batch_size, len(data.train.labels)
@@ -64,11 +64,11 @@ def check_data(settings: RunSettings, data: Data, given: Collection[str]) -> Non
 
 
 def default_settings(space: SearchSpace, data: Data) -> RunSettings:
-    """The defaults of a run.
+    """Default settings of a run.
 
-    Small sets get those of the digits, in colour longer trainings. For others epochs shrink as images become more,
-    steps are of 64 images, brief QAT is a fraction of an epoch, and candidates are compared on 2,000 images. Colour
-    images are cropped and mirrored.
+    Small data sets get the settings of the digits, with longer trainings for colour images. For larger ones the number
+    of epochs decreases with the number of images, the batch size is 64, short QAT is a fraction of an epoch, and
+    candidates are compared on 2,000 images. Colour images are augmented by cropping and mirroring.
     """
     n, size = len(data.train.labels), space.resolutions[-1]
     changes: dict[str, Any] = {}

@@ -1,7 +1,7 @@
-"""How long a run will take, by a few steps that are timed on the user's images; and settings for less.
+"""Estimates of the duration of a run from a few timed training steps, and settings that fit a given time.
 
-What runs side by side is divided by the number of trials at once, so an estimate holds where as many processors are
-free. Fits of predictors and inner searches, which take seconds, are counted with figures of one machine.
+Parallel work is divided by the number of workers, so that an estimate holds if as many processors are free. Fits of
+predictors and inner searches, which take seconds, are estimated with constants that were measured on one machine.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from apq_tune.supernet.subnet import Subnet
 from apq_tune.supernet.train import Training, finetune, optimizer_for, precision, supernet_loss
 
 PROBE_SECONDS = 0.5
-"""Of each of the three kinds of step, so that the digits job stays as quick as it is."""
+"""Maximum duration of the measurement of each of the three kinds of training step."""
 
 FEWEST, MOST = 3, 12
-"""Steps that are measured; the first one, which warms up, does not count."""
+"""Minimum and maximum number of steps that are measured, after one warm-up step."""
 
 START_SECONDS = {"local": 1.0, "ray": 12.0}
 """Seconds until the first result of an executor, beside the work itself: local workers import while supernets are
@@ -46,25 +46,25 @@ EVALUATIONS_PER_SECOND = 6_000.0
 """Evaluations per second of a search with the default predictor (digits, one core)."""
 
 RIVAL_SEARCHES = 9
-"""Inner searches that find what uniform policies and separate stages come to, at three bit-widths."""
+"""Number of inner searches for the baselines (uniform policies and staged search) at three bit-widths."""
 
 NAMED_FINALISTS = 5
-"""The largest network at two bit-widths, the best one, and two rivals."""
+"""Number of finalists beside those from the front: the largest network at two bit-widths, the best, two baselines."""
 
 MIN_FACTOR, MAX_FACTOR, FACTOR_STEP = 0.1, 4.0, 1.1
 """Smallest and largest factor by which ``--minutes`` scales a run, and ratio of consecutive factors that are tried."""
 
 FLOORS = {"supernet.epochs": 4, "quantized.epochs": 4, "final.epochs": 2, "n_fp32": 40, "n_proxy": 60, "n_pairs": 16}
-"""Below these, predictors rank no better than chance on the data sets that we tried."""
+"""Minimum values, below which predictors ranked no better than chance on the data sets that were tried."""
 
 
 class Rates(NamedTuple):
-    """Seconds for one image.
+    """Seconds per image.
 
     Attributes:
-        fp32: Of a step of supernet training in full precision.
-        quantized: Of one with random bits.
-        qat: Of a step of quantization-aware training of one network.
+        fp32: Duration of a training step of the full-precision supernet.
+        quantized: Duration of a training step of the quantized supernet.
+        qat: Duration of a step of quantization-aware training of one network.
     """
 
     fp32: float
@@ -73,20 +73,20 @@ class Rates(NamedTuple):
 
     @property
     def forward(self) -> float:
-        """Of scoring: a third of a step, whose backward pass costs twice its forward pass."""
+        """Duration of scoring: a third of a step, since a backward pass costs twice a forward pass."""
         return self.qat / 3
 
 
 def measure_rates(encoding: NetworkEncoding, settings: RunSettings, data: Data, device: Device = "cpu") -> Rates:
     """Time some steps of each kind of training with networks drawn at random.
 
-    Nothing that a run depends on changes: torch's generator is put back.
+    The state of torch's random generator is restored.
 
     Args:
-        encoding: Of the space.
-        settings: Of the run.
-        data: Its images.
-        device: Where they are trained.
+        encoding: Encoding of the search space.
+        settings: Settings of the run.
+        data: Images of the run.
+        device: Device on which networks are trained.
     """
     threads = torch.get_num_threads()
     with torch.random.fork_rng():
@@ -129,7 +129,7 @@ def _supernet_rate(
 
 
 def _qat_rate(supernet: Supernet, encoding: NetworkEncoding, training: Training, split: AnySplit) -> float:
-    """Of a network at the middle of its choices, batch norm folded as it comes."""
+    """Seconds per image of a QAT step of one random network."""
     (candidate,) = encoding.decode(encoding.sample(1, np.random.default_rng(0)))
     device = next(supernet.parameters()).device
     order = np.arange(min(training.batch_size, len(split.labels)))
@@ -156,14 +156,14 @@ def _timed(step: Callable[[], None], device: torch.device) -> float:
 def estimate(
     settings: RunSettings, data: Data, rates: Rates, concurrency: int, executor: Kind = "local"
 ) -> dict[str, float]:
-    """Stage -> seconds that it takes.
+    """Estimate the duration of each stage in seconds.
 
     Args:
         settings: Settings of the run.
         data: Images of the run.
-        rates: Rates as measured.
-        concurrency: Networks or searches at once, each on a free processor.
-        executor: Where they run.
+        rates: Measured durations of training steps.
+        concurrency: Number of networks or searches at once, each on a free processor.
+        executor: Executor that runs them.
     """
     n_train, n_whole, n_test = (len(split.labels) for split in (data.train, data.search, data.test))
     n_search = min(n_whole, settings.n_search or n_whole)
@@ -200,19 +200,19 @@ def fitted(
     keep: Collection[str] = (),
     executor: Kind = "local",
 ) -> RunSettings:
-    """Settings whose run takes about so long: trainings are shortened or lengthened, and fewer or more are measured.
+    """Scale the lengths of trainings and the numbers of measurements so that a run takes about a given time.
 
     Args:
         settings: Settings to begin with.
         data: Images of the run.
-        rates: Rates as measured.
-        concurrency: Networks or searches at once.
-        minutes: Time that the run may take.
-        keep: Dotted names of settings that stay as they are.
-        executor: Where networks and searches run.
+        rates: Measured durations of training steps.
+        concurrency: Number of networks or searches at once.
+        minutes: Maximum duration of the run.
+        keep: Dotted names of settings that are not changed.
+        executor: Executor that runs networks and searches.
 
     Raises:
-        RunError: If even the shortest run takes longer, with its length.
+        RunError: If even the shortest run takes longer; the message names its duration.
     """
     shortest = None
     factor = MAX_FACTOR
@@ -231,7 +231,7 @@ def fitted(
 
 
 def _scaled(settings: RunSettings, factor: float, keep: Collection[str]) -> dict[str, int]:
-    """Epochs in proportion, numbers of measurements by the root of the factor: noise falls with theirs."""
+    """Scale epochs by the factor and numbers of measurements by its square root."""
     changes = {}
     for name, floor in FLOORS.items():
         value = _value(settings, name)
@@ -250,19 +250,19 @@ def _value(settings: RunSettings, name: str) -> int:
 
 
 def words(seconds: float) -> str:
-    """A duration as people say it."""
+    """Format a duration."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def remaining(estimates: Mapping[str, float], done: Mapping[str, float], shares: Mapping[str, float]) -> float:
-    """Seconds that are left, corrected by how long what is done took against its estimate.
+    """Remaining seconds, corrected by the ratio of actual to estimated durations so far.
 
     Args:
-        estimates: Stage -> seconds, of all stages that had to be done.
-        done: Stage -> seconds that it really took, of those that are done.
-        shares: Stage -> share that is done, of those under way.
+        estimates: Estimated seconds of all stages to be done.
+        done: Actual seconds of the finished stages.
+        shares: Finished share of each running stage.
     """
     expected = sum(estimates[stage] for stage in done if stage in estimates)
     took = sum(seconds for stage, seconds in done.items() if stage in estimates)
