@@ -65,7 +65,7 @@ def measure_rungs(question: Question) -> Rungs:
 
 
 def evolve(question: Question, loss: Callable[[Genomes], Floats], n: int) -> Pairs:
-    """The ``n`` candidates with the lowest predicted loss that evolution under the constraints evaluates, best first."""
+    """The ``n`` candidates with the lowest predicted loss of an evolutionary search, best first."""
     scored: list[tuple[Genomes, Floats]] = []
 
     def remembered(genomes: Genomes) -> Floats:

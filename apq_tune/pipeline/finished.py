@@ -1,4 +1,4 @@
-"""A run that is done, as the parts of new problems."""
+"""Finished runs, whose predictors and supernets can be used for new problems."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from apq_tune.supernet.trained import TrainedSupernet
 
 
 class FinishedRun(NamedTuple):
-    """What ``apq-tune run`` has made."""
+    """Products of a finished run."""
 
     space: SearchSpace
     predictor: Predictor  # of the loss after QAT
@@ -42,7 +42,7 @@ class FinishedRun(NamedTuple):
 
 
 class OpenRun(NamedTuple):
-    """A run whose directory can be read."""
+    """Contents of a run directory."""
 
     space: SearchSpace
     settings: RunSettings
@@ -52,7 +52,7 @@ class OpenRun(NamedTuple):
 
 @dataclass(frozen=True)
 class Supernets:
-    """What a run has trained before it measures or predicts anything."""
+    """Both supernets of a run."""
 
     space: SearchSpace
     fp32: TrainedSupernet
@@ -61,7 +61,7 @@ class Supernets:
 
     @functools.cached_property
     def calibrated(self) -> TrainedSupernet:
-        """Full-precision weights with calibrated clip values: where QAT begins in the paper's literal protocol."""
+        """Full-precision weights with calibrated clip values, from which QAT starts in the protocol of the paper."""
         network = dataclasses.replace(self.fp32).network
         calibrate(network, NetworkEncoding(self.space), self.fp32.calibration, self.settings.seed)
         weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -69,7 +69,7 @@ class Supernets:
 
 
 def open_run(path: Path, stages: Iterable[str]) -> OpenRun:
-    """Find the parts of a run that has done some stages.
+    """Open the directory of a run whose given stages are done.
 
     Raises:
         RunError: If it is not a run, has not finished the stages, or their products are damaged or were made with other
@@ -104,7 +104,7 @@ def open_run(path: Path, stages: Iterable[str]) -> OpenRun:
 
 
 def _with_needs(names: Iterable[str]) -> list[RunStage]:
-    """These stages and all that they come from, in order."""
+    """The given stages and all stages that they depend on, in order."""
     wanted = set(names)
     for stage in reversed(STAGES):
         wanted |= set(stage.needs) if stage.name in wanted else set()
@@ -113,10 +113,10 @@ def _with_needs(names: Iterable[str]) -> list[RunStage]:
 
 @plain_torch()
 def load_supernets(path: str | Path, device: Device = "cpu") -> Supernets:
-    """Read the directory of a run that has trained its supernets, to run them on a device.
+    """Load the supernets of a run onto a device.
 
     Raises:
-        RunError: If it is none, has not come so far, or its images are not those that it was trained on.
+        RunError: If it is not a run, has not trained its supernets, or the images have changed since.
     """
     space, settings, stages, data_root = open_run(Path(path), ("supernet", "quantized_supernet"))
     if data_digest(space) != stages["supernet"].record()["basis"].get("data"):
@@ -134,10 +134,10 @@ def load_supernets(path: str | Path, device: Device = "cpu") -> Supernets:
 
 @plain_torch()
 def load_run(path: str | Path) -> FinishedRun:
-    """Read the directory of a run that has trained its supernets and fitted its predictors.
+    """Load a run that has trained its supernets and fitted its predictors.
 
     Raises:
-        RunError: If it is none, or has not come so far.
+        RunError: If it is not a run, or has not finished these stages.
     """
     stages = open_run(Path(path), ("supernet", "quantized_supernet", "predictors")).stages
     trained = load_supernets(path)
@@ -146,11 +146,11 @@ def load_run(path: str | Path) -> FinishedRun:
 
 
 def read_finalists(path: Path) -> dict[str, Any]:
-    """Name -> scores and candidate of the networks that a run trained in full.
+    """Scores and candidates of the finalists of a run, by name.
 
     Returns:
-        Nothing if it has not come so far, or has trained them with other settings than it has now: they are for
-        comparison only.
+        An empty dictionary if the finalists are not trained, or were trained with other settings: they only serve as
+        a comparison.
     """
     try:
         finalists = open_run(path, ("finalists",)).stages["finalists"]

@@ -34,19 +34,19 @@ from apq_tune.store.files import to_json
 from apq_tune.store.stage import StageFiles
 
 LOSSES, PREDICTOR, REPORT = "losses.csv", "predictor.npz", "report.json"
-"""Files of stages that measure and of stages that learn."""
+"""Names of the files of measuring stages and of stages that fit predictors."""
 
 BOUND = "bound.npz"
-"""Confidence bound of the chosen form; there is one only if ``kappa`` asks for it."""
+"""Name of the file of the confidence bound, which exists only if ``kappa`` is positive."""
 
 
 def measured(run: Run, stage: str) -> tuple[Pairs, pd.DataFrame]:
-    """Pairs of a measuring stage that is done, and its whole table of scores."""
+    """Pairs of a finished measuring stage, and its table of scores."""
     return read_losses(run.directory(stage), run.encoding)
 
 
 def read_losses(stage: StageFiles, encoding: NetworkEncoding) -> tuple[Pairs, pd.DataFrame]:
-    """The same from the folder of the stage.
+    """Read the pairs and the table of scores from the folder of a measuring stage.
 
     Raises:
         RunError: If the table is missing or damaged.
@@ -58,7 +58,7 @@ def read_losses(stage: StageFiles, encoding: NetworkEncoding) -> tuple[Pairs, pd
 
 
 def fit_fp32_predictor(run: Run) -> None:
-    """Learn full-precision loss from architecture."""
+    """Fit the predictor of full-precision losses, which depend on the architecture only."""
     pairs, table = measured(run, "fp32_losses")
     report = {
         "split_half": split_half(table),
@@ -70,10 +70,10 @@ def fit_fp32_predictor(run: Run) -> None:
 
 
 def fit_predictors(run: Run) -> None:
-    """Transfer to the quantized supernet's losses, then to QAT; compare with other forms on held-out pairs.
+    """Transfer to losses of the quantized supernet, then to losses after QAT; compare all forms on held-out pairs.
 
-    A form that is demonstrably of no use is replaced by what the same pairs support best (``predict.trust``). A search
-    that asks for a confidence bound (``kappa``) gets it from an ensemble of what is used.
+    A form that ranks held-out pairs no better than chance is replaced by the one that the pairs support best
+    (``predict.trust``). If ``kappa`` is positive, an ensemble of the used form gives the confidence bound.
     """
     fp32 = load_predictor(run.directory("fp32_predictor").checked(PREDICTOR), run.encoding)
     assert isinstance(fp32, MLPPredictor)
@@ -117,12 +117,12 @@ def fit_predictors(run: Run) -> None:
 
 
 def error_law(loss: Floats, accuracy: Floats, n_images: int) -> list[float]:
-    """Fit ``1 - accuracy = exp(intercept) * loss ** slope``, to tell people an accuracy where a loss was predicted.
+    """Fit ``1 - accuracy = exp(intercept) * loss ** slope``, which converts predicted losses to accuracies.
 
     Args:
-        loss: ``(n,)`` cross-entropy.
-        accuracy: ``(n,)`` fractions of ``n_images`` images; half an image is added, so that no error is zero.
-        n_images: Behind each accuracy.
+        loss: Cross-entropy in nats, shape ``(n,)``.
+        accuracy: Accuracies as fractions, shape ``(n,)``; half an image is added to each error, so that none is zero.
+        n_images: Number of images that each accuracy was measured on.
 
     Returns:
         Slope and intercept.
@@ -134,7 +134,7 @@ def error_law(loss: Floats, accuracy: Floats, n_images: int) -> list[float]:
 
 def _held_out(run: Run, fit: Fit, pairs: Pairs) -> dict[str, float]:
     architectures = networks_of(run.encoding.features(pairs.genomes)[:, : run.encoding.n_arch_features])
-    # Where bits alone are open there is but one architecture, nothing to know it by, and nothing that could leak.
+    # If only bits are searched there is a single architecture, so that folds need not be split by architecture.
     networks = architectures if architectures.any() else None
     predicted = held_out(fit, run.encoding, pairs, run.settings.seed, folds=run.settings.folds, networks=networks)
     return agreement(predicted, pairs.target)._asdict()

@@ -1,4 +1,4 @@
-"""What a run's own pairs say of the forms of predictors, by number of pairs."""
+"""Comparison of the forms of predictors on the pairs of a run, by number of pairs."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from apq_tune.store.files import read_json
 SCORES = ("kendall_tau", "pairwise_accuracy", "rmse_log", "coverage")
 
 FEWEST = 10
-"""Pairs without which nothing can be compared."""
+"""Minimum number of pairs for a comparison."""
 
 MOST_TEST = 40
-"""Pairs held out in each split; a third of all if that is less."""
+"""Maximum number of pairs held out in each split; at most a third of all pairs are held out."""
 
 
 class PredictorReport(NamedTuple):
-    """How good the forms are.
+    """Scores of the forms of predictors.
 
     Attributes:
         splits: Table with a row for each split, number of pairs and form; see ``learning_curve``.
@@ -60,15 +60,17 @@ def report_predictors(
     coverage_at: Sequence[int] | None = None,
     advance: Callable[[int, int], None] | None = None,
 ) -> PredictorReport:
-    """Fit every form to ever more of a run's pairs, over random splits of them.
+    """Learning curves: fit every form to increasing numbers of the pairs of a run, over random splits.
 
     Args:
-        run: Directory of a run whose losses are measured.
-        counts: Of pairs to learn from, as far as the run has them; all that are left are always tried.
-        n_splits: At least two.
-        seed: Of the splits.
-        coverage_at: Numbers of pairs at which the uncertainty of each form is tried, too; by default the most.
-        advance: Told how many fits of how many are done.
+        run: Directory of a run that has measured its losses.
+        counts: Numbers of training pairs, as far as the run has them; all pairs that are not held out are always used
+            as well.
+        n_splits: Number of random splits, at least two.
+        seed: Seed of the splits.
+        coverage_at: Numbers of pairs at which the coverage of prediction intervals is measured, too; by default the
+            largest.
+        advance: Callback with the number of finished fits and the number of all fits.
 
     Raises:
         RunError: If it is not a run, has not measured its losses, or has too few pairs.
@@ -114,19 +116,19 @@ def summarise(splits: pd.DataFrame, n_pairs: int, n_test: int) -> pd.DataFrame:
 
 
 def interval(values: NDArray[np.float64], score: str, n_pairs: int, n_test: int) -> tuple[float, float]:
-    """Ends of the 95% interval of a score's mean over splits, inside what the score can be.
+    """95% confidence interval of the mean of a score over splits, within the range of the score.
 
-    Correlations are averaged as their inverse hyperbolic tangents (Fisher), errors as logarithms: on those scales an
-    interval may be symmetric, on their own it would leave them.
+    Correlations are averaged after Fisher's z-transformation and errors as logarithms, since symmetric intervals on
+    their own scales could leave the range of the score.
 
     Args:
-        values: ``(n_splits,)`` of the score, one for each split.
-        score: Its name.
-        n_pairs: That are split.
-        n_test: Pairs held out in each split; of fewer than ten, intervals say nothing.
+        values: Score in each split, shape ``(n_splits,)``.
+        score: Name of the score.
+        n_pairs: Number of pairs that are split.
+        n_test: Number of pairs held out in each split; with fewer than ten there is no meaningful interval.
 
     Returns:
-        Not a number where there is none.
+        Lower and upper end of the interval; NaN if there is none.
     """
     if n_test < FEWEST_FOR_INTERVAL or np.isnan(values).any():
         return np.nan, np.nan
@@ -148,7 +150,7 @@ def interval(values: NDArray[np.float64], score: str, n_pairs: int, n_test: int)
 
 
 def _used(opened: OpenRun) -> str:
-    """What the run's search uses: the form that was asked for, or what took its place."""
+    """Form of predictor that the search of the run uses: the requested one, or its replacement."""
     predictors = opened.stages["predictors"]
     if predictors.begun and predictors.done:
         return str(read_json(predictors.checked(REPORT))["used"])

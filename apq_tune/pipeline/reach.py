@@ -1,4 +1,4 @@
-"""Which spaces can keep limits, so that one can be chosen before anything is trained, or others be named."""
+"""Search spaces that contain feasible networks, determined before anything is trained."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from apq_tune.space.search_space import SearchSpace
 
 
 def complaints(texts: Sequence[str], budgets: Sequence[str] = (), tables: Sequence[Path] = ()) -> Complaint:
-    """A function that tells what a space cannot keep of limits.
+    """Function that names the first constraint that a search space cannot satisfy.
 
     Args:
-        texts: Limits as people type them.
-        budgets: Names of limits by a rule, which every space keeps that has such a rule.
-        tables: Cost tables.
+        texts: Constraints as text, such as ``"bit_ops<=25%"``.
+        budgets: Names of budgets, which every space satisfies that defines them.
+        tables: Files of cost tables.
     """
 
     def complain(space: SearchSpace, room: float) -> str | None:
@@ -40,7 +40,7 @@ def complaints(texts: Sequence[str], budgets: Sequence[str] = (), tables: Sequen
 
 
 def _metrics(encoding: NetworkEncoding, texts: Sequence[str], tables: Sequence[Path]) -> Mapping[str, Metric]:
-    """What the limits are about; models of the accelerator, which take seconds, only if a limit names one."""
+    """Metrics that constraints may name; accelerator models, which take seconds to build, only if one is named."""
     quick: dict[str, Metric] = {model.name: model for model in cost_models(encoding)}
     named = {ALIASES.get(name, name) for text in texts for name in re.findall(r"^\s*(\w+)", text)}
     return Costs.of(encoding, tables).metrics if tables or named - set(quick) else quick
@@ -58,7 +58,7 @@ def _tight(limit: Constraint, room: float) -> str | None:
 
 
 def with_others(error: ReachError, space: SearchSpace, complain: Complaint) -> ReachError:
-    """The same refusal, with the shipped spaces that keep the limits."""
+    """Add the shipped spaces that satisfy the constraints to an error message."""
     names = [name for name in spaces_that_keep(space, complain) if name != space.name]
     others = f"; shipped spaces that keep all limits: {', '.join(names)}" if names else "; no shipped space does"
     return ReachError(f"{error}{others}")

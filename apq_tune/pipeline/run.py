@@ -1,4 +1,4 @@
-"""A run: its stages in order, each done once, resumed where it was interrupted."""
+"""A run: stages that are done in order, each once, and resumed where they were interrupted."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ from apq_tune.store.stage import AGAIN, StageDirectory, StageFiles
 from apq_tune.supernet.device import device_of
 
 FINALISTS = 5
-"""Networks that are trained in the end, beside those from the front: two baselines, the best and its rivals."""
+"""Number of finalists beside those from the front: two baselines, the best candidate and its rivals."""
 
 
 class Listener(Protocol):
-    """Who wants to know how the run goes."""
+    """Observer of the progress of a run."""
 
     def planned(self, seconds: Mapping[str, float], concurrency: int) -> None:
-        """How long the stages that are left will take, if so many processors are free."""
+        """Receive the estimated seconds of the remaining stages with a number of free processors."""
         ...
 
     def stage(self, name: str, number: int, total: int) -> None:
@@ -63,18 +63,18 @@ class Listener(Protocol):
 
 
 class Outcome(NamedTuple):
-    """What a run found.
+    """Results of a run.
 
     Attributes:
-        table: One row for each finalist and baseline, real accuracies included; ``chosen`` is the best of those that
-            are ``feasible``, after real training.
-        constraints: The limits.
-        fronts: ``best``, ``front`` and ``random``, as the searches found them.
+        table: One row for each finalist and baseline, with its accuracies after training; ``chosen`` is the best of
+            those that are ``feasible``.
+        constraints: Constraints on candidates.
+        fronts: Fronts of the searches ``best``, ``front`` and ``random``.
         predictors: Scores of the predictors, the form that the search used, and the split-half agreement of the labels.
-        pairs_kept: How many of the pairs that the predictor learned from keep the limits.
-        settings: Of the run.
-        weights: File of the chosen network's weights.
-        seconds: Wall time of each stage.
+        pairs_kept: Number of the training pairs of the predictor that satisfy the constraints.
+        settings: Settings of the run.
+        weights: File with the weights of the chosen network.
+        seconds: Wall time of each stage in seconds.
     """
 
     table: pd.DataFrame
@@ -88,13 +88,13 @@ class Outcome(NamedTuple):
 
     @property
     def chosen(self) -> pd.Series | None:
-        """Row of the network to take; ``None`` if none that was trained keeps the limits."""
+        """Row of the chosen network; ``None`` if no trained network is feasible."""
         rows = self.table[self.table["chosen"]]
         return rows.iloc[0] if len(rows) else None
 
 
 class PipelineRun:
-    """One run of one space with one set of settings, as stages see it."""
+    """Run of a search space with given settings; the context that stages work in."""
 
     def __init__(
         self,
@@ -118,21 +118,21 @@ class PipelineRun:
         """Check everything that can be checked before work begins.
 
         Args:
-            space: To search.
-            settings: Of the run; ``None`` for those that suit the data.
+            space: Search space.
+            settings: Settings of the run; by default those that suit the data.
             path: Run directory.
-            changes: To the settings, by dotted name.
-            tables: Cost tables, whose metrics may be limited; copied into the run directory.
+            changes: Changed settings by dotted name.
+            tables: Cost tables, whose metrics may be constrained; they are copied into the run directory.
             data_root: Folder with the files of data sets; ``None`` for the default one.
-            device: Where networks are trained and run, ``"auto"``, ``"cpu"`` or ``"cuda"``.
-            gpus: GPUs of each network or search on ``"cuda"``; ``None`` shares all of them among those at work.
-            executor: Where networks and searches run; ``None`` for Ray if a cluster is named, else this machine.
+            device: Device on which networks are trained and run: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+            gpus: GPUs per network or search on ``"cuda"``; ``None`` divides them evenly among the running ones.
+            executor: Executor of networks and searches; by default Ray if a cluster is named, else local processes.
             address: Address of a Ray cluster to join.
-            num_cpus: Networks or searches at once; ``None`` for all processors.
-            command: The command line, to remember.
-            listener: Told how the run goes.
-            wait: Seconds that another process which owns the directory may need to end.
-            notes: Lines to keep beside those about the images.
+            num_cpus: Number of networks or searches at once; ``None`` for all processors.
+            command: Command line, for the record.
+            listener: Observer of the progress.
+            wait: Seconds to wait for another process that owns the directory to end.
+            notes: Lines to record with those about the images.
 
         Raises:
             RunError: If a setting is unknown, the directory cannot be used or is in use, the data does not fit, there

@@ -1,4 +1,4 @@
-"""Everything that a run can be told, with the defaults that make ``apq-tune run digits`` take about two minutes."""
+"""Settings of a run; with the defaults, ``apq-tune run digits`` takes about two minutes."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ from apq_tune.predict import Form
 from apq_tune.supernet.train import Strategy, Training
 
 ALWAYS_TRAINED = ("supernet", "pair", "final")
-"""Trainings of at least one epoch; ``quantized`` has none in the paper's protocol."""
+"""Trainings of at least one epoch; the protocol of the paper leaves out ``quantized``."""
 
 
 class RunSettings(BaseModel):
     """Settings of one run.
 
     Attributes:
-        seed: Of everything.
-        strategy: Of supernet training.
-        supernet: Training in full precision.
+        seed: Seed of all random numbers.
+        strategy: Strategy of supernet training.
+        supernet: Supernet training in full precision.
         quantized: Further training of the same weights with random bits; no epochs only with ``--protocol paper``.
-        n_fp32: Candidates whose full-precision loss is measured.
-        n_proxy: Candidates whose loss is measured in the quantized supernet.
-        n_pairs: Candidates that are finetuned briefly (QAT) and measured.
-        pair: Training of each of them.
-        pair_bits: How their bits are drawn: as ``"policies"``, each with its own probability of every width, or
-            ``"alike"``, every width of every layer as likely (Wang 2020).
-        folds: Of the cross-validation that compares predictors.
-        predictor: The form that the search uses.
-        fallback: Whether a form that ranks held-out pairs no better than chance, or than a cost, gives way to what the
-            same pairs support best (``predict.trust``).
-        kappa: Standard deviations that the search adds to a predicted loss, against candidates that look good because
-            the predictor errs; 0 trusts the prediction.
-        constraints: On cost models, such as ``bit_ops<=25%`` (of the largest network at its most bits) or
+        n_fp32: Number of candidates whose full-precision loss is measured.
+        n_proxy: Number of candidates whose loss is measured in the quantized supernet.
+        n_pairs: Number of candidates that are measured after short QAT.
+        pair: Short QAT of these candidates.
+        pair_bits: Distribution of their bits: ``"policies"``, for each policy other probabilities of the bit-widths, or
+            ``"alike"``, every bit-width of every layer equally likely (Wang 2020).
+        folds: Number of folds of the cross-validation that compares predictors.
+        predictor: Form of predictor that the search uses.
+        fallback: Whether a form that ranks held-out pairs no better than chance, or than a cost, is replaced by the one
+            that the same pairs support best (``predict.trust``).
+        kappa: Number of standard deviations that the search adds to a predicted loss, to avoid candidates whose loss
+            is underestimated; 0 uses the prediction alone.
+        constraints: Constraints on costs, such as ``bit_ops<=25%`` (of the largest network at its most bits) or
             ``weight_bytes<=20000``.
-        n_evaluations: Candidates that each search scores.
-        n_front: Finalists spread over the front, beside the best under the constraints.
-        final: Training of the finalists and the baselines.
-        n_calibration: Training images for batch norm statistics.
-        n_search: Search images that candidates are compared on before the finalists; ``None`` for all.
-        batch: Candidates in a trial of cheap evaluations.
-        checkpoint_steps: Steps of supernet training after which it is saved, beside after each epoch.
-        minutes: That a run may take: trainings are shortened or lengthened, and fewer or more candidates measured, by
-            steps that are timed when it begins; ``None`` takes the settings as they are.
+        n_evaluations: Number of candidates that each search scores.
+        n_front: Number of finalists spread over the front, beside the best under the constraints.
+        final: QAT of the finalists and the baselines.
+        n_calibration: Number of training images for batch norm statistics.
+        n_search: Number of search images that candidates are compared on before the finalists; ``None`` for all.
+        batch: Number of candidates in one part of a measuring stage.
+        checkpoint_steps: Number of steps between checkpoints of supernet training, beside those after each epoch.
+        minutes: Target duration of the run in minutes, for which trainings and numbers of measurements are scaled
+            after timing some steps; ``None`` uses the settings unchanged.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -85,13 +85,14 @@ class RunSettings(BaseModel):
         return self
 
     def updated(self, assignments: dict[str, Any]) -> RunSettings:
-        """A copy with some settings changed.
+        """Copy with changed settings.
 
         Args:
-            assignments: Dotted name -> value; a text value is read as YAML.
+            assignments: Values by dotted name; text is parsed as YAML.
 
         Raises:
-            RunError: Naming the setting, the value and what is allowed.
+            RunError: If a setting is unknown or invalid; the message names the setting, its value and the allowed
+                values.
         """
         data = self.model_dump(mode="json")
         for name, value in assignments.items():

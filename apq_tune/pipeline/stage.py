@@ -20,7 +20,7 @@ from apq_tune.supernet.trained import TrainedSupernet
 
 
 class Run(Protocol):
-    """What a stage may use."""
+    """Context of a stage."""
 
     encoding: NetworkEncoding
     costs: Costs
@@ -29,24 +29,24 @@ class Run(Protocol):
     device: Device  # where networks run
 
     def directory(self, stage: str) -> StageDirectory:
-        """Of any stage that is done, or of the one that runs."""
+        """Directory of a stage that is done or running."""
         ...
 
     def advance(self, stage: str, done: int, total: int) -> None:
-        """Tell the user how far a stage is."""
+        """Report the progress of a stage."""
         ...
 
 
 class Parts(NamedTuple):
-    """What is left to measure in a stage.
+    """Remaining parts of a stage.
 
     Attributes:
-        work: What a trial does with a part.
+        work: Function that an executor applies to a part.
         shared: Second argument of ``work``.
-        items: Key -> part, of the parts that are not done.
-        on_result: Keeps a part's result, at once.
-        finish: Makes the stage's product when all parts are done.
-        on_progress: Told how much of a part is done, of parts that say so.
+        items: Parts that are not done, by key.
+        on_result: Callback that stores the result of a part.
+        finish: Callback that writes the products of the stage after the last part.
+        on_progress: Callback with the key and the progress of a part, for functions that yield it.
     """
 
     work: Work
@@ -61,11 +61,11 @@ class RunStage(NamedTuple):
     """One step of a run.
 
     Attributes:
-        name: Of the stage and of its directory.
+        name: Name of the stage and of its directory.
         needs: Stages whose products it reads.
-        settings: Names of the settings it depends on.
-        run: Does it in this process, or ...
-        measure: ... says what trials have to do.
+        settings: Names of the settings that it depends on.
+        run: Function that does the stage in this process; alternatively ``measure``.
+        measure: Function that returns the parts of the stage, which an executor does.
     """
 
     name: str
@@ -76,7 +76,7 @@ class RunStage(NamedTuple):
 
 
 def torch_bytes(state: Mapping[str, Any]) -> bytes:
-    """A checkpoint of tensors and plain values."""
+    """Serialize a checkpoint of tensors and plain values."""
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     return buffer.getvalue()
@@ -85,7 +85,7 @@ def torch_bytes(state: Mapping[str, Any]) -> bytes:
 def torch_load(path: Path) -> dict[str, Any]:
     """Read a checkpoint, tensors and plain values only.
 
-    Its digest has been compared before, so that it is what was written.
+    Its digest has been checked before.
     """
     loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return loaded

@@ -1,4 +1,4 @@
-"""The stages of a run, in order: the table of contents of the method."""
+"""The stages of a run in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stages that train the supernet, in this process, with a checkpoint after each epoch and every so many steps."""
+"""Stages that train the supernet in this process, with regular checkpoints."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from apq_tune.supernet.seeds import SeedWord
 from apq_tune.supernet.train import Progress, Training, average_for, optimizer_for
 
 N_QUANTIZER_CANDIDATES = 8
-"""Random candidates, beside the largest, that initial clip values are calibrated on."""
+"""Number of random candidates, beside the largest, for the calibration of initial clip values."""
 
 WEIGHTS, CHECKPOINT = "weights.pt", "checkpoint.pt"
-"""What a training leaves, and what it has meanwhile."""
+"""Names of the files of a finished and of an unfinished training."""
 
 
 def train_supernet(run: Run) -> None:
@@ -41,7 +41,7 @@ def train_quantized_supernet(run: Run) -> None:
 
 
 def calibrate(supernet: Supernet, encoding: NetworkEncoding, images: Tensor, seed: int) -> None:
-    """Set the clip values of a supernet's quantizers by what random candidates do in full precision."""
+    """Calibrate the clip values of a supernet's quantizers on full-precision activations of random candidates."""
     rng = np.random.default_rng((seed, SeedWord.QUANTIZED_SUPERNET))
     candidates = [*encoding.decode(encoding.sample(N_QUANTIZER_CANDIDATES, rng)), encoding.extremes()[1]]
     calibrate_quantizers(supernet, [lambda c=c: supernet.recalibrate(images, c) for c in candidates])  # type: ignore[misc]
@@ -50,7 +50,7 @@ def calibrate(supernet: Supernet, encoding: NetworkEncoding, images: Tensor, see
 def _train(run: Run, stage: str, supernet: Supernet, training: Training, *, quantize: bool) -> None:
     torch.set_num_threads(1)
     directory = run.directory(stage)
-    if directory.has(WEIGHTS):  # ended just before that was recorded
+    if directory.has(WEIGHTS):  # the process ended before it recorded that the stage was done
         return
     optimizer, average = optimizer_for(supernet, training), average_for(supernet, training)
     start = Progress()
