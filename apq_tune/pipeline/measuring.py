@@ -1,4 +1,4 @@
-"""Stages whose parts are trials: losses of many candidates, whole searches, whole finetunings."""
+"""Stages whose parts run on an executor: losses of many candidates, searches, and finetunings."""
 
 from __future__ import annotations
 
@@ -32,30 +32,30 @@ from apq_tune.supernet.qat import QATTask
 from apq_tune.supernet.trained import TrainedSupernet
 
 PAIR_BATCH = 4
-"""Candidates in a trial of brief QAT."""
+"""Number of candidates in one part of the stage of short QAT."""
 
 MORE = 2
-"""Times as many points of the front are trained where the predictor is of no use."""
+"""Factor on the number of finalists from the front if the predictor ranks no better than chance."""
 
 SEARCHES = ("best", "front", "random", "rivals")
 
 
 def measure_fp32_losses(run: Run) -> Parts:
-    """Random networks in full precision."""
+    """Measure losses of random networks in full precision."""
     n, draw = run.settings.n_fp32, run.encoding.sample
     shared = Scoring(_supernet(run, "supernet"), False, "supernet", run.settings.supernet.learning_rate)
     return _losses(run, "fp32_losses", score_batch, shared, n, run.settings.batch, draw)
 
 
 def measure_proxy_losses(run: Run) -> Parts:
-    """Random candidates in the quantized supernet, from uniform policies to mixed ones."""
+    """Measure losses of random candidates in the quantized supernet, from uniform to mixed policies."""
     n, draw = run.settings.n_proxy, run.encoding.sample_policies
     shared = Scoring(_supernet(run, "quantized_supernet"), True, "quantized", run.settings.quantized.learning_rate)
     return _losses(run, "proxy_losses", score_batch, shared, n, run.settings.batch, draw)
 
 
 def measure_pairs(run: Run) -> Parts:
-    """Random candidates after brief QAT: the few quantized samples of the method."""
+    """Measure losses of random candidates after short QAT."""
     settings = run.settings
     draw = {"policies": run.encoding.sample_policies, "alike": run.encoding.sample}[settings.pair_bits]
 
@@ -67,7 +67,7 @@ def measure_pairs(run: Run) -> Parts:
 
 
 def _supernet(run: Run, stage: str) -> TrainedSupernet:
-    """The supernet after a training stage, to compare candidates with on as many search images as the settings say."""
+    """The supernet after a training stage, for scoring on ``n_search`` search images."""
     return trained_supernet(run, stage).on_first(run.settings.n_search)
 
 
@@ -81,7 +81,7 @@ def _losses(
     draw: Callable[[int, np.random.Generator], Genomes],
     part_of: Callable[[int, Sequence[Candidate]], Sequence[Any]] = lambda _, candidates: candidates,
 ) -> Parts:
-    """Sample candidates, say which are not yet measured; in the end write ``losses.csv``."""
+    """Sample candidates, return the parts that are not measured yet, and write ``losses.csv`` after the last one."""
     directory = run.directory(stage)
     rng = np.random.default_rng((run.settings.seed, *stage.encode()))
     candidates = run.encoding.decode(draw(n, rng))
@@ -114,7 +114,7 @@ def _losses(
 
 
 def measure_searches(run: Run) -> Parts:
-    """The constrained question and the front, each search one trial; beside them the front at random, and rivals."""
+    """Search for the best candidate and for the front, and run random search and the baselines for comparison."""
     directory = run.directory("search")
     file = BOUND if run.settings.kappa else PREDICTOR
     predictor = load_predictor(run.directory("predictors").checked(file), run.encoding)
@@ -132,7 +132,7 @@ def measure_searches(run: Run) -> Parts:
 
 
 def measure_finalists(run: Run) -> Parts:
-    """The chosen candidates and the baselines, trained at full length on equal terms."""
+    """Train the chosen candidates and the baselines at full length, all under the same conditions."""
     directory = run.directory("finalists")
     chosen = finalists(run)
     finished = directory.items.finished(weights=True)
@@ -149,10 +149,9 @@ def measure_finalists(run: Run) -> Parts:
 
 
 def finalists(run: Run) -> dict[str, Candidate]:
-    """Name -> candidate, each once: the baselines, the best under the constraints, its rivals, points of the front.
+    """Distinct candidates to train, by name: the baselines, the best one, its rivals, and points of the front.
 
-    Where the search could not rely on the predictor that it was asked to use, more points are taken: then real training
-    has to find what prediction cannot.
+    If the requested predictor ranks no better than chance, more points of the front are trained.
     """
     found = run.directory("search")
     largest = run.encoding.extremes()[1]
@@ -170,7 +169,7 @@ def finalists(run: Run) -> dict[str, Candidate]:
 
 
 def baseline_bits(encoding: NetworkEncoding) -> list[int]:
-    """The widest bit-width that all layers can take, and half of it if they can."""
+    """The largest bit-width that all layers have in common and, if they have it, half of that."""
     common = encoding.uniform_bits()[::-1]
     return common[:1] + [bits for bits in common[1:] if bits == common[0] // 2]
 

@@ -180,17 +180,17 @@ class PipelineRun:
         return self._directories[stage]
 
     def advance(self, stage: str, done: int, total: int) -> None:
-        """Pass on how far a stage is."""
+        """Report the progress of a stage to the listener."""
         if self._listener is not None:
             self._listener.advance(stage, done, total)
 
     def run(self) -> Outcome:
-        """Do every stage that is not done."""
+        """Do all stages that are not done yet."""
         self.run_until(STAGES[-1].name)
         return self.outcome()
 
     def run_until(self, last: str) -> None:
-        """Do the stages up to ``last`` (and those that share its experiment) that are not done."""
+        """Do all stages up to ``last``, and those that run together with it, that are not done yet."""
         self.files.hold()
         try:
             self._do_until(last)
@@ -199,7 +199,7 @@ class PipelineRun:
             raise
 
     def _fitted(self, settings: RunSettings, changes: Mapping[str, Any], path: Path) -> RunSettings:
-        """Settings for so many minutes; those of a run that was begun with as many stay what they are."""
+        """Settings that fit ``minutes``; a run that was begun with the same ``minutes`` keeps its settings."""
         before = _recorded(path)
         if before is not None and before.minutes == settings.minutes:
             return before.updated(dict(changes))
@@ -208,11 +208,11 @@ class PipelineRun:
         return fitted(settings, self.data, rates, self._at_once(), settings.minutes, changes, self._kind)
 
     def _at_once(self) -> int:
-        """Networks or searches at once, as far as it is known before a cluster is joined."""
+        """Number of networks or searches at once, as far as it is known before a cluster is joined."""
         return self._num_cpus or available_cpus()
 
     def _tell_plan(self) -> None:
-        """Measure some steps, and tell how long each stage that is left will take."""
+        """Time some steps, and report the estimated duration of each remaining stage."""
         if self._listener is None:
             return
         left = [stage.name for number, stage in enumerate(STAGES, start=1) if not self._seems_done(number, stage)]
@@ -222,7 +222,7 @@ class PipelineRun:
             self._listener.planned({name: seconds[name] for name in left}, self._at_once())
 
     def _seems_done(self, number: int, stage: RunStage) -> bool:
-        """Whether a stage was done; whether it still holds is seen when it is its turn."""
+        """Whether a stage was done; whether its product is still valid is checked later."""
         files = StageFiles(self.files.path / f"{number}_{stage.name}", AGAIN)
         return files.begun and files.done
 
@@ -239,14 +239,14 @@ class PipelineRun:
         self._executor = None  # its workers are gone
 
     def _do(self, group: Sequence[RunStage]) -> None:
-        """Do stages that do not need each other; the parts of those that are measured run side by side."""
+        """Do independent stages, whose parts run in parallel."""
         pending = [stage for stage in group if not self._open(stage).done]
         if pending and not self._roomy:
             left = {stage.name for stage in STAGES[STAGES.index(pending[0]) :]}
             check_space(self.files.path, run_bytes(self.encoding.space, left, FINALISTS + self.settings.n_front))
             self._roomy = True
         start = time.monotonic()
-        shares = dict.fromkeys((stage.name for stage in pending), 0.0)  # of the time that the group takes
+        shares = dict.fromkeys((stage.name for stage in pending), 0.0)  # shares of the time of the group
         finished: set[str] = set()
         try:
             parts = {stage.name: stage.measure(self) for stage in pending if stage.measure is not None}
@@ -285,7 +285,7 @@ class PipelineRun:
         return directory
 
     def _measure(self, parts: Mapping[str, Parts], shares: dict[str, float]) -> None:
-        """Compute what is left of several stages, side by side."""
+        """Compute the remaining parts of several stages in parallel."""
         items = {f"{name}-{key}": (name, key) for name, part in parts.items() for key in part.items}
         if not items:
             return
@@ -293,8 +293,8 @@ class PipelineRun:
 
         def on_progress(item_key: str, done: int) -> None:
             name, key = items[item_key]
-            if (told := parts[name].on_progress) is not None:
-                told(key, done)
+            if (callback := parts[name].on_progress) is not None:
+                callback(key, done)
 
         results = executor.map(
             of_its_stage,
@@ -310,7 +310,7 @@ class PipelineRun:
             shares[name] += result.seconds
 
     def _started(self) -> Executor:
-        """The executor, which is started the first time."""
+        """The executor, started on first use."""
         if self._executor is None:
             self._executor = self._stack.enter_context(
                 executors.start_executor(self._kind, self._address, self._num_cpus)
@@ -364,7 +364,7 @@ class PipelineRun:
 
 
 def _recorded(path: Path) -> RunSettings | None:
-    """Settings of a run that was begun in a directory, if there is one."""
+    """Settings recorded in a run directory; ``None`` if there are none."""
     with contextlib.suppress(RunError, OSError, KeyError, TypeError, ValueError):
         if (path / "run.json").exists():
             return RunSettings.model_validate(read_json(path / "run.json")["settings"])
@@ -372,7 +372,7 @@ def _recorded(path: Path) -> RunSettings | None:
 
 
 def _groups(stages: Sequence[RunStage]) -> list[list[RunStage]]:
-    """Runs of consecutive measuring stages that do not need each other; every other stage alone."""
+    """Groups of consecutive measuring stages that are independent; other stages are groups of their own."""
     groups: list[list[RunStage]] = []
     for stage in stages:
         before = groups[-1] if groups else []

@@ -1,4 +1,4 @@
-"""What trials do: functions of one item and of what all items share, free of Ray and of files."""
+"""Functions that executors apply to items, independent of executors and of files."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from apq_tune.supernet.trained import TrainedSupernet
 
 
 class Scoring(NamedTuple):
-    """What trials that score candidates in a supernet share."""
+    """Arguments shared by the parts that score candidates in a supernet."""
 
     supernet: TrainedSupernet
-    quantize: bool  # whether candidates run at their bits
-    setting: str  # name of the supernet's training, to name if a loss is not finite
+    quantize: bool  # whether candidates run quantized
+    setting: str  # name of the supernet training, for messages about losses that are not finite
     learning_rate: float  # of that training
 
 
@@ -51,23 +51,23 @@ def score_batch(item: Sequence[Candidate], shared: Scoring) -> Generator[int, No
 
 
 def pair_task(candidate: Candidate, number: int, settings: RunSettings) -> QATTask:
-    """Brief QAT of a pair.
+    """Short QAT of the candidate of a pair.
 
     Args:
         candidate: Candidate to train.
-        number: Its number among the pairs; each has shuffles of its own.
+        number: Number of the pair, which determines the order of its batches.
         settings: Settings of the run.
     """
     return QATTask(candidate, settings.pair, (settings.seed, SeedWord.PAIRS, number), setting="pair")
 
 
 def final_task(candidate: Candidate, settings: RunSettings) -> QATTask:
-    """QAT of a finalist at full length, then the test; all finalists see the same batches."""
+    """QAT of a finalist at full length, scored on test images too; all finalists use the same batches."""
     return QATTask(candidate, settings.final, (settings.seed, SeedWord.FINALISTS), ("search", "test"))
 
 
 def train_batch(item: Sequence[QATTask], shared: TrainedSupernet) -> Generator[int, None, Result]:
-    """Train candidates, each from the supernet's weights, and score them on the search split.
+    """Train candidates from the weights of the supernet, and score them on the search split.
 
     Yields:
         Number of candidates that are done.
@@ -80,20 +80,20 @@ def train_batch(item: Sequence[QATTask], shared: TrainedSupernet) -> Generator[i
 
 
 def train_network(item: QATTask, shared: TrainedSupernet) -> Result:
-    """Train one candidate: its score on each split and, where it is tested, its weights."""
+    """Train one candidate and return its score on each split and, for finalists, its weights."""
     trained = train_candidate(shared, item)
     files = {"weights.pt": trained.weights()} if "test" in item.splits else {}
     return Result({name: own._asdict() for name, own in trained.scores.items()}, files)
 
 
 def front_cost(constraints: Sequence[Constraint], costs: Costs) -> Metric:
-    """What a front trades loss against: the metric of the first upper limit, BitOps where there is none."""
+    """Cost that fronts trade off against loss: the metric of the first upper bound, or else BitOps."""
     limited = [constraint.metric for constraint in constraints if constraint.sense == "<="]
     return limited[0] if limited else costs.metrics["bit_ops"]
 
 
 class InnerSearches(NamedTuple):
-    """What the searches share."""
+    """Arguments shared by the inner searches of a run."""
 
     space: SearchSpace
     predictor: Predictor
@@ -102,10 +102,10 @@ class InnerSearches(NamedTuple):
     costs: Costs
 
     def problems(self) -> dict[str, Problem]:
-        """``best``: least predicted loss under all constraints; ``front``: the same against the first limited cost.
+        """Problems of the searches by name.
 
-        The front keeps every constraint, too: its points are trained in full, and a network over a limit could not be
-        chosen however good it is.
+        ``best`` minimises the predicted loss under all constraints, ``front`` additionally the first constrained cost,
+        under the same constraints, since only feasible points of the front can be chosen after training.
         """
         encoding, costs = self.costs.encoding, list(self.costs.metrics.values())
         constraints = self.costs.limits(self.settings.constraints)
@@ -116,7 +116,7 @@ class InnerSearches(NamedTuple):
         }
 
     def rivals(self) -> dict[str, Candidate | None]:
-        """``uniform``, ``staged``: the predicted best of each; ``None`` if nothing fits at any uniform width."""
+        """Predicted best candidates of the baselines ``uniform`` and ``staged``; ``None`` if none is feasible."""
         settings, encoding = self.settings, self.costs.encoding
         constraints = self.costs.limits(settings.constraints)
         rivals = Rivals(encoding, self.predictor, self.fp32, constraints, settings.n_evaluations, settings.seed)
@@ -125,11 +125,10 @@ class InnerSearches(NamedTuple):
 
 
 def run_search(item: str, shared: InnerSearches) -> Result:
-    """One whole inner search, or several small ones, and the content of its file.
+    """Run one inner search, or the baselines, and return the content of its file.
 
-    ``best``, ``front``, or ``random``, which answers the front's question at random; ``rivals``: what a uniform policy
-    and separate stages come to under the constraints of ``best``. Random search may meet nothing that keeps tight
-    limits; its front then is empty.
+    ``best`` and ``front`` are the problems of these names; ``random`` solves the latter at random; ``rivals`` are
+    the baselines under the constraints of ``best``. If random search finds no feasible candidate its front is empty.
     """
     torch.set_num_threads(1)
     settings = shared.settings
@@ -147,14 +146,14 @@ def run_search(item: str, shared: InnerSearches) -> Result:
 
 
 def _empty(problem: Problem, n_evaluations: int) -> Front:
-    """The front of a search that met nothing feasible."""
+    """Front of a search that found no feasible candidate."""
     axes = tuple(Axis(o.metric.name, o.metric.unit, o.direction) for o in problem.objectives)
     table = pd.DataFrame(columns=[metric.name for metric in problem.metrics], dtype=float)
     return Front((), table, axes, {"n_evaluations": n_evaluations})
 
 
 def of_its_stage(item: tuple[str, Any], shared: dict[str, tuple[Work, Any]]) -> Result | Generator[int, None, Result]:
-    """Do a part of any of the stages that are measured together."""
+    """Do a part of one of several stages whose parts run at the same time."""
     stage, part = item
     work, own = shared[stage]
     return work(part, own)

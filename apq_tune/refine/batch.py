@@ -1,4 +1,4 @@
-"""Kinds of candidates, whose best ones successive halving keeps."""
+"""Kinds of candidates of which successive halving keeps the best."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from apq_tune.space.gene import BIT_KINDS, places_of
 
 
 def is_uniform(encoding: Encoding, genomes: Genomes) -> NDArray[np.bool_]:
-    """``(n, n_genes) -> (n,)``: whether all searched layers of a network have the same bits."""
+    """Whether all searched layers of a network have the same bit-width, shape ``(n,)``."""
     active, first = encoding.active_genes(genomes), np.full(len(genomes), np.nan)
     same = np.ones(len(genomes), bool)
     for gene in places_of(encoding.genes, BIT_KINDS):

@@ -1,4 +1,4 @@
-"""Successive halving (Jamieson 2016): candidates are trained in rungs, ever fewer of them for ever longer."""
+"""Successive halving (Jamieson 2016): rungs of trainings with fewer candidates and longer training each."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ Outcome = TypeVar("Outcome", bound=Compared)
 
 
 def lengths(first: int, last: int, factor: int) -> list[int]:
-    """Lengths of the rungs: ``first``, each later one ``factor`` times as long, the last one ``last``.
+    """Lengths of the rungs in a geometric progression from ``first`` to ``last``.
 
     Args:
         first: Length of the first rung.
         last: Length of the last rung, at least ``first``.
-        factor: How much longer each rung is than the one before.
+        factor: Ratio of the lengths of consecutive rungs.
     """
     result = [first]
     while result[-1] < last:
@@ -51,16 +51,16 @@ def half(n: int) -> int:
 
 
 def survivors(losses: NDArray[Any], kinds: Sequence[NDArray[np.bool_]], n: int) -> Rows:
-    """The best ``n`` of one rung, the best one of each kind among them.
+    """The best ``n`` candidates of a rung, including the best one of each kind.
 
-    Short training under-rates the fewest bits, and a joint find that no uniform and no staged one was trained against
-    proves nothing: so the best of each kind stays, and takes the last places if it has not earned a better one. The
-    best of all stays in any case.
+    Short training underestimates networks with few bits, and results of joint search are only meaningful beside trained
+    uniform and staged ones. Therefore the best candidate of each kind survives, at the expense of the last places; the
+    best of all always survives.
 
     Args:
         losses: Losses after equal training, shape (p,).
-        kinds: For each kind who belongs to it, shape (p,); nobody may.
-        n: Number of places; more are taken if the best of all and of each kind need them.
+        kinds: For each kind, whether candidates belong to it, shape (p,); kinds may be empty.
+        n: Number of survivors; there are more if the best of all and of each kind exceed it.
 
     Returns:
         Rows of the survivors, best first.
@@ -84,16 +84,16 @@ def successive_halving(
     fewer: Callable[[int], int] = half,
     kinds: Callable[[Sequence[Entrant]], Sequence[NDArray[np.bool_]]] = lambda _: (),
 ) -> list[Outcome]:
-    """Train the best for longer, then the best of these for still longer.
+    """Train the best candidates for longer, rung by rung.
 
     Args:
-        entrants: What competes.
-        losses: What is known of the entrants before the first of these rungs, such as their losses, shape (p,).
-        n: Number of places in the first of these rungs.
-        rungs: Lengths of the trainings of each rung.
-        train: From entrants and a length to the result of each.
-        fewer: From the number of entrants of a rung to the number of places in the next.
-        kinds: From entrants to who belongs to each kind whose best one stays, see ``survivors``.
+        entrants: Candidates.
+        losses: Losses, or other scores to minimise, before the first of these rungs, shape (p,).
+        n: Number of candidates in the first of these rungs.
+        rungs: Length of the trainings of each rung.
+        train: Function from candidates and a length to their results.
+        fewer: Function from the number of candidates of a rung to that of the next.
+        kinds: Function from candidates to their membership in kinds; see ``survivors``.
 
     Returns:
         All results, rung by rung.

@@ -1,4 +1,4 @@
-"""Refining a run: rounds of proposing, short QAT and learning from it, then longer QAT of ever fewer candidates."""
+"""Refinement of a run: rounds of short QAT of proposed candidates, then successive halving with longer QAT."""
 
 from __future__ import annotations
 
@@ -48,25 +48,25 @@ FORMAT = 1
 """Format of a refinement's folder; raise it when an older one cannot be resumed."""
 
 BATCH = "batch.json"
-"""What a round trains."""
+"""Name of the file with the candidates that a round trains."""
 
 
 class Chosen(NamedTuple):
-    """A candidate that a round proposed."""
+    """Candidate proposed by a round."""
 
     name: str  # round and number, such as "2-05"
     candidate: Candidate
-    found: str  # uniform, staged or joint: by which search
-    predicted_loss: float  # nats, after the QAT of the rounds, by what was known when it was proposed
+    found: str  # search that found it: uniform, staged or joint
+    predicted_loss: float  # after the QAT of the rounds, as predicted when it was proposed, nats
 
 
 class RefinedCandidate(NamedTuple):
-    """One result of real QAT."""
+    """Result of training a candidate."""
 
     chosen: Chosen
     stage: str  # "round 2" or "rung 4"
     epochs: int
-    scores: dict[str, dict[str, float]]  # of the search split, and of the test split at full length
+    scores: dict[str, dict[str, float]]  # by split; on the test split at full length only
 
     @property
     def loss(self) -> float:
@@ -75,16 +75,16 @@ class RefinedCandidate(NamedTuple):
 
 
 class Refined(NamedTuple):
-    """What a refinement found.
+    """Results of a refinement.
 
     Attributes:
-        table: One row for each training, in the order of rounds and rungs, its fidelity in words and in epochs.
-        constraints: The limits, which every candidate keeps.
-        front: Loss on the search split against the constrained cost, of the trainings at full length.
-        best: Row of ``table``: least loss on the search split at full length; ``chosen`` there.
-        uniform: The same among uniform bit-widths; ``None`` if none keeps the constraints.
-        of_run: The network that the run would have chosen within these limits; ``None`` if it trained none.
-        weights: File of the best network's weights.
+        table: One row for each training, in the order of rounds and rungs.
+        constraints: Constraints, which every candidate satisfies.
+        front: Front of search loss and constrained cost among the trainings at full length.
+        best: Row of ``table`` with the lowest search loss at full length, which is ``chosen`` there.
+        uniform: Row with the lowest search loss among uniform policies; ``None`` if none is feasible.
+        of_run: Network that the run chooses under these constraints; ``None`` if it trained no feasible one.
+        weights: File with the weights of the best network.
     """
 
     table: pd.DataFrame
@@ -97,7 +97,7 @@ class Refined(NamedTuple):
 
 
 class Refinement:
-    """One refinement of one run with one set of settings."""
+    """Refinement of a run with given settings."""
 
     def __init__(
         self,
@@ -117,17 +117,17 @@ class Refinement:
         """Check everything that can be checked before work begins.
 
         Args:
-            run: Directory of a run.
-            settings: Of the refinement.
-            out: Its own directory.
-            tables: Cost tables beside those of the run.
-            executor: Where candidates are trained; ``None`` for Ray if a cluster is named, else this machine.
+            run: Directory of the run.
+            settings: Settings of the refinement.
+            out: Directory of the refinement.
+            tables: Further cost tables beside those of the run.
+            executor: Executor that trains candidates; by default Ray if a cluster is named, else local processes.
             address: Address of a Ray cluster to join.
-            num_cpus: Trainings at once; ``None`` for all processors.
-            device: Where networks are trained, ``"auto"``, ``"cpu"`` or ``"cuda"``.
-            gpus: GPUs of each training on ``"cuda"``; ``None`` shares all of them among the trainings at work.
-            command: The command line, to remember.
-            listener: Told how it goes.
+            num_cpus: Number of trainings at once; ``None`` for all processors.
+            device: Device on which networks are trained: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+            gpus: GPUs per training on ``"cuda"``; ``None`` divides them evenly among the running ones.
+            command: Command line, for the record.
+            listener: Observer of the progress.
 
         Raises:
             RunError: If the run or the directory cannot be used, or nothing listens at the address.
@@ -154,7 +154,7 @@ class Refinement:
         self._number = 0
 
     def run(self) -> Refined:
-        """Do every round and every rung that is not done."""
+        """Do all rounds and rungs that are not done yet."""
         settings, results = self.settings, list[RefinedCandidate]()
         needs = {"run": self._stages["predictors"].fingerprint}
         check_space(self.path, run_bytes(self.encoding.space, (), settings.n_weights))
@@ -191,7 +191,7 @@ class Refinement:
         return self._outcome(results)
 
     def _open(self, name: str, settings: set[str], needs: dict[str, str], epochs: int) -> StageDirectory:
-        """Of a round or a rung; done anew if a setting, the run or an earlier round changed."""
+        """Directory of a round or a rung, which is repeated if a setting, the run or an earlier round has changed."""
         values = self.settings.model_dump(mode="json", include=settings)
         values["final"] = epochs == self.settings.final_epochs
         of_run = self._finished.settings
@@ -204,7 +204,7 @@ class Refinement:
 
     @contextlib.contextmanager
     def _timed(self, directory: StageDirectory, title: str) -> Any:
-        """Tell the listener, and record the time; done if nothing is raised."""
+        """Notify the listener and record the time; the stage is done unless an exception is raised."""
         self._number += 1
         self._title, start, pending = title, time.monotonic(), not directory.done
         if self._listener is not None:
@@ -222,7 +222,7 @@ class Refinement:
             self._listener.finished(title, directory.seconds, note if pending else "already done")
 
     def _batch(self, directory: StageDirectory, number: int, results: Sequence[RefinedCandidate]) -> list[Chosen]:
-        """What this round trains; proposed once, then read from ``batch.json``."""
+        """Candidates that a round trains, proposed once and then read from ``batch.json``."""
         if not directory.has(BATCH):
             rungs = self._rungs(results)
             fp32 = load_predictor(self._stages["fp32_predictor"].checked(PREDICTOR), self.encoding)
@@ -256,11 +256,11 @@ class Refinement:
         ]
 
     def _same_fidelity(self) -> bool:
-        """Whether the run's pairs were trained as the rounds train."""
+        """Whether the pairs of the run had the same training as the candidates of the rounds."""
         return training_of(self.settings.epochs, self._finished.settings) == self._finished.settings.pair
 
     def _rungs(self, results: Sequence[RefinedCandidate]) -> list[Pairs]:
-        """Pairs of the run and of the rounds so far: together if they had the same training, else apart."""
+        """Pairs of the run and of the rounds so far: one set if they had the same training, otherwise two."""
         of_run, _ = read_losses(self._stages["qat_pairs"], self.encoding)
         genomes = self.encoding.encode([r.chosen.candidate for r in results], check=False)
         of_rounds = Pairs(genomes.reshape(-1, self.encoding.n_genes), np.array([r.loss for r in results]))
@@ -270,18 +270,18 @@ class Refinement:
         return [Pairs(genomes, np.concatenate([of_run.target, of_rounds.target]))]
 
     def _known(self, results: Sequence[RefinedCandidate]) -> Any:
-        """Genomes whose loss after the QAT of the rounds is known."""
+        """Genomes with a known loss after the QAT of the rounds."""
         return np.concatenate([p.genomes for p in self._rungs(results)[0 if self._same_fidelity() else 1 :]])
 
     def _proxy(self, fp32: Predictor) -> Predictor:
-        """The predictor of the quantized supernet's losses, which pairs correct."""
+        """Predictor of the losses in the quantized supernet."""
         pairs, _ = read_losses(self._stages["proxy_losses"], self.encoding)
         return fit_proxy(self.encoding, pairs, self._finished.settings.seed, fp32=fp32)
 
     def _train(
         self, directory: StageDirectory, stage: str, batch: Sequence[Chosen], epochs: int
     ) -> list[RefinedCandidate]:
-        """Do the trainings that are not done, each result kept at once."""
+        """Train the candidates that are not trained yet, storing each result immediately."""
         of_run = self._finished.settings
 
         def tell(_: str | None, done: int, total: int) -> None:
@@ -302,7 +302,7 @@ class Refinement:
         return [RefinedCandidate(chosen, stage, epochs, results[chosen.name]) for chosen in batch]
 
     def _started(self) -> Executor:
-        """The executor, which is started the first time."""
+        """The executor, started on first use."""
         if self._executor is None:
             self._executor = self._stack.enter_context(
                 executors.start_executor(self._kind, self._address, self._num_cpus)
@@ -353,7 +353,7 @@ class Refinement:
         )
 
     def _of_run(self) -> pd.Series | None:
-        """The best network within the limits of this refinement that the run has trained in full."""
+        """Best finalist of the run under the constraints of this refinement."""
         items = read_finalists(self.run_path)
         if not items:
             return None

@@ -44,7 +44,7 @@ class RefineSettings(BaseModel):
 
     @classmethod
     def checked(cls, **values: Any) -> RefineSettings:
-        """Make one.
+        """Validate settings.
 
         Raises:
             RunError: If a setting is invalid; the message names the setting, its value and the allowed values.
@@ -64,21 +64,21 @@ class RefineSettings(BaseModel):
 
     @property
     def rungs(self) -> list[int]:
-        """Epochs of the trainings after the rounds, doubling up to the final length; none if the rounds have it."""
+        """Epochs of the rungs after the rounds, doubling up to the final length; none if the rounds have it already."""
         return lengths(self.epochs, self.final_epochs, 2)[1:]
 
     @property
     def n_weights(self) -> int:
-        """Networks whose weights are kept, at most: those of the last training."""
+        """Maximum number of networks whose weights are kept, which are those of the last rung."""
         n = self.rounds * self.batch
         return min(n, self.survivors or half(n)) if self.rungs else n
 
     def task(self, candidate: Candidate, epochs: int, run: RunSettings) -> QATTask:
-        """One training of a round or a rung; all of one length see the same batches.
+        """Training of a candidate in a round or a rung; trainings of equal length use the same batches.
 
         Args:
             candidate: Candidate to train.
-            epochs: Length of the training; the test follows on the longest.
+            epochs: Number of epochs; with the final one, the candidate is also scored on test images.
             run: Settings of the run.
         """
         splits = ("search", "test") if epochs == self.final_epochs else ("search",)
@@ -86,7 +86,7 @@ class RefineSettings(BaseModel):
 
 
 def training_of(epochs: int, run: RunSettings) -> Training:
-    """The run's own training of that length, so that its results are of the same fidelity; else its final one, cut."""
+    """Training of the run with that number of epochs, for equal fidelity, or else its final training shortened."""
     if epochs in (run.final.epochs, run.pair.epochs):
         return run.final if epochs == run.final.epochs else run.pair
     return dataclasses.replace(run.final, epochs=epochs)

@@ -1,4 +1,4 @@
-"""Many searches in one folder, side by side: each is done once, whatever interrupts the fleet."""
+"""Independent searches that share a folder, run in parallel, and are resumed after interruptions."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from apq_tune.store.items import Items, compute_missing
 from apq_tune.supernet.device import Device
 
 FORMAT = 2
-"""Of a fleet's folder; raise it when an older one cannot be resumed. Those of 1 had no digests."""
+"""Format of the folder; raise it when older ones cannot be resumed. Format 1 had no digests."""
 
 LONGEST = 200
-"""Bytes of a key: it is the name of files, with endings of ours."""
+"""Maximum number of bytes of a key, which is part of file names."""
 
 CHECKPOINT_SECONDS = 5.0
-"""How much of a search may be lost when its worker dies."""
+"""Seconds between checkpoints of a search."""
 
 STEPS = 20
-"""Generations between looks at the clock."""
+"""Number of generations between checks of the time."""
 
 
 class Fleet:
-    """A folder of independent searches: ``fleet.json``, ``items/`` with a result each, ``checkpoints/`` meanwhile.
+    """Folder of independent searches: ``fleet.json``, results in ``items/``, and temporary ``checkpoints/``.
 
-    This process owns it as long as the object lives.
+    The folder is locked by this process for the lifetime of the object.
 
     Attributes:
-        path: The folder.
+        path: Path of the folder.
     """
 
     def __init__(
@@ -54,16 +54,16 @@ class Fleet:
         address: str | None = None,
         num_cpus: int | None = None,
     ) -> None:
-        """Open or create; what an earlier command with the same basis left is gone on from.
+        """Create the folder, or resume one with the same basis.
 
         Args:
-            path: The folder.
-            kind: What it is called, such as ``"sweep"``.
-            basis: All that the results depend on, as plain data.
-            command: The command line, kept in ``fleet.json``.
-            executor: Where searches run; ``None`` for Ray if a cluster is named, else processes of this machine.
+            path: Path of the folder.
+            kind: Name of the kind of study, such as ``"sweep"``.
+            basis: Plain data that all results depend on.
+            command: Command line, for the record.
+            executor: Executor of the searches; by default Ray if a cluster is named, else local processes.
             address: Address of a Ray cluster to join, whose machines must see the folder, too.
-            num_cpus: Searches at once; ``None`` for all processors.
+            num_cpus: Number of searches at once; ``None`` for all processors.
 
         Raises:
             RunError: If the folder cannot be used or is in use, or no cluster answers at the address.
@@ -76,22 +76,22 @@ class Fleet:
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of searches under way; a trial may keep one file there, its key with ``.npz``."""
+        """Folder of checkpoints; each search may write the file ``KEY.npz`` there."""
         return self.path / "checkpoints"
 
     def finished(self) -> dict[str, Any]:
-        """Key -> result of the searches that are done.
+        """Results of the finished searches by key.
 
         Raises:
-            RunError: If a result is damaged, naming its file.
+            RunError: If a result is damaged; the message names its file.
         """
         return self._items.finished()
 
     def weights(self, key: str) -> bytes:
-        """The checkpoint that a finished search handed back.
+        """Weights that a finished search returned.
 
         Raises:
-            RunError: If it is missing.
+            RunError: If the file is missing.
         """
         path = self.path / self._items.weights(key)
         try:
@@ -108,21 +108,21 @@ class Fleet:
         device: Device = "cpu",
         gpus: float | None = None,
     ) -> dict[str, Any]:
-        """Do what is not done.
+        """Run the searches that are not done yet.
 
         Args:
-            work: The function that does one search.
-            shared: Its second argument.
-            items: Key, good as a file name, -> its first argument.
-            on_done: Called with how many searches are done, and of how many.
-            device: Where trials run networks.
-            gpus: GPUs of each search on ``"cuda"``; ``None`` shares all of them among the searches at work.
+            work: Function that runs one search.
+            shared: Second argument of ``work``.
+            items: First argument of ``work`` by key; keys are valid file names.
+            on_done: Callback with the number of finished searches and the number of all searches.
+            device: Device on which networks run.
+            gpus: GPUs per search on ``"cuda"``; ``None`` divides them evenly among the running ones.
 
         Returns:
-            Key -> result, in the order of ``items``.
+            Results by key, in the order of ``items``.
 
         Raises:
-            RunError: If a search failed; the results of the others are kept. If there is no such GPU.
+            RunError: If a search failed, in which case the results of the others are kept, or there is no such GPU.
         """
         if long := [key for key in items if len(os.fsencode(key)) > LONGEST]:
             raise RunError(f"{long[0][:60]}...: is too long for the name of a file; give shorter names or fewer limits")
@@ -156,14 +156,12 @@ class Fleet:
 
 
 def finish(searching: Searching, checkpoint: Path, seconds: float = CHECKPOINT_SECONDS) -> None:
-    """Run a search to its end, from its checkpoint if there is a good one.
-
-    A checkpoint that is damaged costs the time that it would have saved and nothing else.
+    """Run a search to its end, from its checkpoint if there is a valid one.
 
     Args:
-        searching: Just begun.
-        checkpoint: File, written every few seconds.
-        seconds: How many.
+        searching: New search.
+        checkpoint: File of the checkpoint; a damaged one is ignored.
+        seconds: Seconds between checkpoints.
     """
     with contextlib.suppress(OSError, RunError):
         searching.load(checkpoint.read_bytes())

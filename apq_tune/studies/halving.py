@@ -1,4 +1,4 @@
-"""The trainings that decide a comparison: QAT counted in steps, by successive halving up to its full length."""
+"""Successive halving of QAT up to the trainings that decide a comparison, with lengths in optimizer steps."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from apq_tune.supernet.train import Training
 from apq_tune.supernet.trained import TrainedSupernet
 
 ETA = 3
-"""A rung has a third of the candidates and thrice the steps of the one before: every rung costs about as much."""
+"""Reduction factor: a rung has a third of the candidates and three times the steps of the one before it."""
 
 FEWEST = 2
-"""Candidates of a rung: a choice is left for the full length, which alone can say who is best at it."""
+"""Minimum number of candidates of a rung, so that the last one still compares candidates at full length."""
 
 
 class TrainingResult(NamedTuple):
-    """One training."""
+    """Result of a training."""
 
     candidate: Candidate
     steps: int
-    repeat: int  # number of its shuffle
-    scores: dict[str, dict[str, float]]  # of the search split, and of the test split at full length
-    weights: bytes = b""  # a checkpoint; only of trainings that may decide, and only if asked for
+    repeat: int  # number of the repetition, which determines the order of batches
+    scores: dict[str, dict[str, float]]  # by split; on the test split at full length only
+    weights: bytes = b""  # checkpoint; only of trainings at full length, and only on request
 
     @property
     def loss(self) -> float:
@@ -38,7 +38,7 @@ class TrainingResult(NamedTuple):
 
 
 def rungs(n: int, first: int, last: int) -> list[Rung]:
-    """From ``n`` candidates at ``first`` steps to few at ``last`` steps.
+    """Rungs from ``n`` candidates at ``first`` steps to few candidates at ``last`` steps.
 
     Args:
         n: Number of candidates of the first rung.
@@ -56,16 +56,16 @@ def _fewer(n: int) -> int:
 
 
 class Halving(NamedTuple):
-    """What the trainings of one method share.
+    """Successive halving of one method.
 
     Attributes:
-        supernet: Where the trainings begin.
-        training: Batch size, and learning rate of the last rung. Shorter trainings have less in proportion: at its
-            rate they would end further from the supernet's weights than they had time to come back from.
+        supernet: Supernet whose weights trainings start from.
+        training: Settings of the last rung. The learning rate of shorter trainings is proportional to their length,
+            since with the full rate they would end far from the supernet's weights without having converged.
         steps: Number of steps of the first and of the last rung.
-        repeats: Number of trainings of the winner at full length, each with a shuffle of its own; the first decides,
-            the mean of their test scores is what is reported, so that the luck of one shuffle weighs less.
-        seed: Seed of the shuffles.
+        repeats: Number of trainings of the winner at full length with different orders of batches; the first one
+            decides, and the mean of their test scores is reported to reduce its variance.
+        seed: Seed of the orders of batches.
         keep: Whether the first training of each candidate at full length keeps its weights.
     """
 
@@ -77,7 +77,7 @@ class Halving(NamedTuple):
     keep: bool = False
 
     def train(self, candidate: Candidate, steps: int, repeat: int = 0) -> TrainingResult:
-        """One training; the test split is scored at full length only, and never decides."""
+        """Train a candidate; test images are scored at full length only, and decide nothing."""
         final = steps == self.steps[1]
         rate = self.training.learning_rate * steps / self.steps[1]
         task = QATTask(
@@ -93,14 +93,14 @@ class Halving(NamedTuple):
         return TrainingResult(candidate, steps, repeat, scores, trained.weights() if kept else b"")
 
     def run(self, ranked: Sequence[Candidate], n_short: int) -> list[TrainingResult]:
-        """The rungs after the first, of which the ranking is the outcome; then the winner again.
+        """Run the rungs after the first, whose outcome is the given ranking, and repeat the training of the winner.
 
         Args:
             ranked: Candidates, best first.
             n_short: Number of candidates of the first rung.
 
         Returns:
-            All trainings in their order; the last ones, ``repeats`` of them with the first, are the winner's.
+            All trainings in order, the last of which are the repetitions of the winner.
         """
         later = rungs(n_short, *self.steps)[1:] or [Rung(n_short, self.steps[1])]
 
@@ -115,14 +115,14 @@ class Halving(NamedTuple):
 
 
 def winner(trained: Sequence[TrainingResult]) -> TrainingResult:
-    """The training of least loss on the search split at full length, the first of its candidate."""
+    """Training with the lowest search loss at full length, repetitions excluded."""
     length = max(t.steps for t in trained)
     final = [t for t in trained if t.steps == length and t.repeat == 0]
     return min(final, key=lambda t: t.loss)
 
 
 def outcome(trained: Sequence[TrainingResult]) -> dict[str, Any]:
-    """The winner of ``Halving.run``, and its losses and accuracies: the test's are means of its trainings."""
+    """Winner of ``Halving.run`` with its losses and accuracies; those on test images are means over repetitions."""
     best = winner(trained)
     again = [t for t in trained if t.steps == best.steps and t.candidate == best.candidate]
     scores = {f"search_{kind}": best.scores["search"][kind] for kind in ("loss", "accuracy")}

@@ -1,4 +1,4 @@
-"""What a comparison of methods says: means over seeds, and whether differences are significant."""
+"""Results of a comparison of methods: means over seeds, and significance tests of differences."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCORES = ("test_accuracy", "test_loss")
 
 
 def results_frame(tasks: Sequence[VersusTask], results: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """One row for each task: scores of its winner, its costs, and how much was measured and trained to find it."""
+    """Scores and costs of the winner of each task, and the numbers of measurements and trainings behind it."""
     rows = []
     for task in tasks:
         found = results[task.key]
@@ -30,7 +30,7 @@ def results_frame(tasks: Sequence[VersusTask], results: Mapping[str, Mapping[str
 
 
 def finalists_frame(tasks: Sequence[VersusTask], results: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """One row for each training after the short ones."""
+    """Scores of each training after the short ones."""
     rows = []
     for task in tasks:
         for found in results[task.key]["finalists"]:
@@ -44,12 +44,12 @@ def finalists_frame(tasks: Sequence[VersusTask], results: Mapping[str, Mapping[s
 
 
 def seconds_frame(tasks: Sequence[VersusTask], results: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """Processor seconds of each task; of an interrupted one, those of its last attempt."""
+    """Processor seconds of each task; for interrupted ones, those of the last attempt."""
     return pd.DataFrame([task._asdict() | results[task.key]["seconds"] for task in tasks])
 
 
 def means_frame(frame: pd.DataFrame) -> pd.DataFrame:
-    """Budget and method -> mean and standard deviation over seeds of both test scores."""
+    """Mean and standard deviation over seeds of both test scores, by budget and method."""
     grouped = frame.groupby(["budget", "method"], sort=False)[list(SCORES)]
     table = grouped.agg(["mean", "std"])
     table.columns = [f"{score}_{kind}" for score, kind in table.columns]
@@ -57,11 +57,11 @@ def means_frame(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def tests_frame(frame: pd.DataFrame, method: str = "joint") -> pd.DataFrame:
-    """One method against each other one, seed by seed.
+    """Paired tests of one method against each of the others.
 
     Args:
-        frame: Of results.
-        method: That is to be better.
+        frame: Table of ``results_frame``.
+        method: Method that the others are compared with.
 
     Returns:
         For each budget, rival and test score: ``wins``, ``ties`` and ``losses`` over seeds; mean ``difference`` and its
@@ -98,7 +98,7 @@ def _sd(gain: Any) -> float:
 
 
 def _p_values(gain: Any) -> tuple[float, float]:
-    """Of the paired t-test and of Wilcoxon's; 1 where all are equal or there is one seed."""
+    """P-values of the paired t-test and of Wilcoxon's signed-rank test; 1 with equal scores or a single seed."""
     if len(gain) < 2 or not gain.any():
         return 1.0, 1.0
     zero = np.zeros(len(gain))

@@ -1,9 +1,8 @@
-"""Joint search against staged search and other rivals: every method gets the same networks, measurements and training.
+"""Comparison of joint search with staged search and other baselines at equal spend.
 
-One trial is one method under one budget on one trained pair of supernets. All of a seed's methods share these, see the
-same images in the same order, and spend the same numbers of supernet evaluations, of short and of longer trainings.
-What a method measures counts, whatever for: joint search's own first samples and its uniform policies come out of its
-budget, and it is not told what its rivals found, because that would have to be paid for twice.
+A task is one method under one budget with one seed. All methods of a seed share the same trained supernets, use the
+same batches in the same order, and spend the same numbers of supernet evaluations and of short and longer trainings.
+Every measurement counts towards the spend of the method that made it: methods do not share results.
 """
 
 from __future__ import annotations
@@ -41,22 +40,22 @@ from apq_tune.supernet.device import Device
 from apq_tune.supernet.metrics import SupernetLoss
 
 LAST_MOMENTS = 60.0
-"""Seconds that a worker of a command which was killed may need to end, before another one trains in its folder."""
+"""Seconds to wait for a worker of a killed command to end before another one trains in its folder."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 class Spend(BaseModel):
-    """What every method may spend.
+    """Spend of every method.
 
     Attributes:
-        proxy: Evaluations of candidates in a supernet, full-precision or quantized.
-        short: Short quantization-aware trainings.
-        short_steps: Of the optimizer in each of them.
-        final_steps: Of the optimizer in the trainings that decide; between the two, successive halving.
-        images: Of the search split, that evaluations in a supernet are scored on. The most promising candidates of
-            these are scored again, and trainings always, on all images.
-        repeats: Trainings of the winner at that length; their mean test scores are reported.
+        proxy: Number of evaluations in a supernet, full-precision or quantized.
+        short: Number of short quantization-aware trainings.
+        short_steps: Number of optimizer steps of each of them.
+        final_steps: Number of optimizer steps of the trainings that decide; successive halving leads up to them.
+        images: Number of search images for evaluations in a supernet. The most promising candidates are scored again
+            on all images, as are trained ones.
+        repeats: Number of trainings of the winner at full length, whose mean test scores are reported.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,10 +69,10 @@ class Spend(BaseModel):
 
     @classmethod
     def checked(cls, **values: Any) -> Spend:
-        """Make one.
+        """Validate settings.
 
         Raises:
-            RunError: Naming the setting, the value and what is allowed.
+            RunError: If a setting is invalid; the message names the setting, its value and the allowed values.
         """
         spend = validated(cls, values)
         if spend.final_steps < spend.short_steps:
@@ -82,17 +81,17 @@ class Spend(BaseModel):
 
     @classmethod
     def of_run(cls, settings: RunSettings, data: Data) -> Spend:
-        """What a run with these settings spends when it searches with its predictor.
+        """Spend of a run with given settings.
 
-        As many evaluations in both supernets together, as many short trainings as it has pairs, and trainings of the
-        same lengths, counted in steps of the batch size of its finalists.
+        It has as many evaluations in both supernets together, as many short trainings as the run has pairs, and
+        trainings of the same lengths, counted in steps with the batch size of the finalists.
 
         Args:
             settings: Settings of the run.
             data: Images of the run.
 
         Raises:
-            RunError: If it is too little for a method.
+            RunError: If the spend is below the minimum.
         """
         proxy = settings.n_fp32 + settings.n_proxy
         if proxy < PROXY.low:
@@ -112,7 +111,7 @@ class Spend(BaseModel):
 
     @property
     def counts(self) -> Counts:
-        """As a bench counts them."""
+        """Budget of measurements."""
         return Counts.of(self.proxy, self.short)
 
 
@@ -125,21 +124,21 @@ class VersusTask(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Readable, and good as a file name."""
+        """Readable key, valid as a file name."""
         return f"{self.seed:03d}-{self.budget}-{self.method}"
 
 
 class VersusShared(NamedTuple):
-    """What all tasks share.
+    """Arguments shared by all tasks.
 
     Attributes:
-        runs: Seed -> directory of a run whose supernets are trained.
-        limits: Budget -> limits as ``Costs.limits`` reads them.
-        spend: Of every method.
-        checkpoints: Folder.
-        costs: That may be limited.
-        device: Where networks are trained and run.
-        keep: Whether the winner's weights are kept.
+        runs: Directory of a run with trained supernets, by seed.
+        limits: Constraints as ``Costs.limits`` reads them, by name of the budget.
+        spend: Spend of every method.
+        checkpoints: Folder of checkpoints.
+        costs: Costs that may be constrained.
+        device: Device on which networks are trained and run.
+        keep: Whether the weights of the winner are kept.
     """
 
     runs: Mapping[int, Path]
@@ -152,17 +151,17 @@ class VersusShared(NamedTuple):
 
 
 class SupernetTrainings(NamedTuple):
-    """A run's supernets to be trained."""
+    """Arguments shared by the trainings of supernets."""
 
     space: SearchSpace
-    assignments: Mapping[str, Any]  # of settings
+    assignments: Mapping[str, Any]  # changed settings by dotted name
     path: Path  # folder of all runs
     data_root: Path | None
     device: Device = "cpu"
 
 
 def train_run(seed: int, shared: SupernetTrainings) -> Result:
-    """Train a seed's two supernets; goes on with what is there, epoch by epoch."""
+    """Train both supernets of a seed, resuming from checkpoints."""
     start = time.process_time()
     settings = RunSettings().updated({**shared.assignments, "seed": seed})
     path = run_path(shared.path, seed)
@@ -172,18 +171,18 @@ def train_run(seed: int, shared: SupernetTrainings) -> Result:
 
 
 def run_path(folder: Path, seed: int) -> Path:
-    """Where a seed's supernets are."""
+    """Run directory of a seed."""
     return folder / f"seed_{seed:03d}"
 
 
 @functools.lru_cache(maxsize=1)
 def supernets(path: Path, device: Device = "cpu") -> Supernets:
-    """Load a run's supernets once for all tasks that a process does."""
+    """Load the supernets of a run, cached for the tasks of a process."""
     return load_supernets(path, device)
 
 
 def run_task(task: VersusTask, shared: VersusShared) -> Result:
-    """Everything that a method does, from its first sample to the test scores of its winner."""
+    """Run a method from its first sample to the test scores of its winner."""
     torch.set_num_threads(1)
     spend = shared.spend
     nets = supernets(shared.runs[task.seed], shared.device)
@@ -244,14 +243,14 @@ def run_task(task: VersusTask, shared: VersusShared) -> Result:
 
 
 def _lengths(trained: list[Any]) -> dict[str, int]:
-    """How many trainings there were of each length, and steps of all together but the short ones."""
+    """Number of trainings of each length, and the total number of steps without the short ones."""
     lengths = sorted({t.steps for t in trained})
     counts = {f"{steps} steps": sum(t.steps == steps for t in trained) for steps in lengths}
     return counts | {"later steps": sum(t.steps for t in trained)}
 
 
 def planned(spend: Spend) -> dict[str, int]:
-    """The counts of a method that spends everything."""
+    """Numbers of trainings of each length of a method that spends its whole budget."""
     later = rungs(spend.short, spend.short_steps, spend.final_steps)[1:]
     counts = {f"{rung.length} steps": rung.n for rung in later}
     counts[f"{spend.final_steps} steps"] = counts.get(f"{spend.final_steps} steps", spend.short) + spend.repeats - 1
@@ -268,14 +267,14 @@ def _timed(measure: Callable[[Any], Any], seconds: dict[str, float], kind: str) 
 
 @contextlib.contextmanager
 def _clock(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Add the processor time of a part."""
+    """Measure the processor time of a part."""
     start = time.process_time()
     yield
     seconds[name] += time.process_time() - start
 
 
 def _saver(path: Path) -> Callable[[list[Measurement]], None]:
-    """Writes what was measured, every few seconds."""
+    """Callback that saves measurements every few seconds."""
     last = time.monotonic()
 
     def save(known: list[Measurement]) -> None:
@@ -293,7 +292,7 @@ def _saver(path: Path) -> Callable[[list[Measurement]], None]:
 
 
 def read_known(path: Path) -> dict[tuple[Kind, bytes], float]:
-    """What an interrupted task had measured; nothing if there is no good file of this task."""
+    """Measurements of an interrupted task; empty if there is no valid file of this task."""
     with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile), np.load(path) as file:
         if str(file["task"]) != path.name:
             return {}
