@@ -23,7 +23,8 @@ from ray.cluster_utils import Cluster
 from apq_tune import NetworkEncoding, Objective, Problem, QATLoss, SearchSpace, TrainedSupernet, search
 from apq_tune.cost import bit_ops, weight_bytes
 from apq_tune.data import load_data
-from apq_tune.hosts.executor import Executor, Result, start_executor
+from apq_tune.hosts.executor import Executor, start_executor
+from apq_tune.hosts.work import Result
 from apq_tune.supernet.batches import first_images
 from apq_tune.supernet.evaluate import calibrate_quantizers
 from apq_tune.supernet.network import Supernet

@@ -36,8 +36,9 @@ from apq_tune import (
 )
 from apq_tune import search as run_search
 from apq_tune.cost import bit_ops, weight_bytes
-from apq_tune.hosts.executor import Result, start_executor
+from apq_tune.hosts.executor import start_executor
 from apq_tune.hosts.ray import cluster
+from apq_tune.hosts.work import Result
 
 RESULTS = Path(__file__).parent / "results"
 POPULATION = 20

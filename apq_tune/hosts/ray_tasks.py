@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
-from apq_tune.hosts.executor import Attempts, Failure, Result, Work, attempt, failure_of
+from apq_tune.hosts.work import Attempts, Failure, Result, Work, attempt, failure_of
 
 RAN_OUT_OF_MEMORY = "the machine ran out of memory and Ray ended the process; run fewer at once, with --num-cpus"
 DIED = (

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from apq_tune.hosts.executor import Result, Work
+from apq_tune.hosts.work import Result, Work
 from apq_tune.pipeline.learning import BOUND, LOSSES, PREDICTOR, REPORT
 from apq_tune.pipeline.stage import Parts, Run, trained_supernet
 from apq_tune.pipeline.work import (

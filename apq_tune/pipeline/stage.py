@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from apq_tune.data import Data
-from apq_tune.hosts.executor import Result, Work
+from apq_tune.hosts.work import Result, Work
 from apq_tune.pipeline.settings import RunSettings
 from apq_tune.problem.costs import Costs
 from apq_tune.space.network_encoding import NetworkEncoding

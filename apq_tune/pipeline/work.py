@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from apq_tune.errors import ProblemError
-from apq_tune.hosts.executor import Result, Work
+from apq_tune.hosts.work import Result, Work
 from apq_tune.methods.rivals import RIVALS, Rivals
 from apq_tune.pipeline.settings import RunSettings
 from apq_tune.predict import Predictor

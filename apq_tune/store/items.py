@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from apq_tune.hosts.executor import Executor, Result, Work
+from apq_tune.hosts.executor import Executor
+from apq_tune.hosts.work import Result, Work
 from apq_tune.store.digests import Digests
 from apq_tune.store.files import read_json, to_json
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu
 
 from apq_tune.errors import ProblemError
-from apq_tune.hosts.executor import Result
 from apq_tune.hosts.optuna_studies import SAMPLERS, run_study
+from apq_tune.hosts.work import Result
 from apq_tune.problem.pareto import Yardstick
 from apq_tune.problem.problem import Evaluation, Problem
 from apq_tune.searchers import ALGORITHMS, search

@@ -12,7 +12,8 @@ from typing import Any
 
 from apq_tune.errors import RunError
 from apq_tune.hosts import executor as executors
-from apq_tune.hosts.executor import WORK_FILES, Executor, Kind, Work, check_executor, gpu_share
+from apq_tune.hosts.executor import WORK_FILES, Executor, Kind, check_executor, gpu_share
+from apq_tune.hosts.work import Work
 from apq_tune.searchers import Searching
 from apq_tune.store.digests import Digests
 from apq_tune.store.disk import SMALL_BYTES, check_space

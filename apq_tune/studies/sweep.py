@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from apq_tune.errors import ProblemError
-from apq_tune.hosts.executor import Result
+from apq_tune.hosts.work import Result
 from apq_tune.problem.costs import Costs
 from apq_tune.problem.metric import Metric
 from apq_tune.problem.metrics import all_metrics, load_metrics, problem_of

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 
 from apq_tune.data import Data
 from apq_tune.errors import RunError
-from apq_tune.hosts.executor import Result
+from apq_tune.hosts.work import Result
 from apq_tune.inputs import ranges
 from apq_tune.inputs.ranges import PROXY, validated
 from apq_tune.methods import METHODS, Bench, Question

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from apq_tune import RunError
-from apq_tune.hosts.executor import Result
 from apq_tune.hosts.joining import check_address, wanted_address
 from apq_tune.hosts.ray_tasks import RayExecutor
+from apq_tune.hosts.work import Result
 
 MANIFESTS = Path(__file__).parents[2] / "docs" / "guides" / "cluster"
 

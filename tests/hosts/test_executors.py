@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 
 from apq_tune import RunError
-from apq_tune.hosts import executor as executors
-from apq_tune.hosts.executor import Executor, Result, check_executor, executor_kind, gpu_share, start_executor
-from apq_tune.hosts.local import LocalExecutor, read_shared, write_shared
+from apq_tune.hosts.executor import Executor, check_executor, executor_kind, gpu_share, start_executor
+from apq_tune.hosts.local import LocalExecutor
+from apq_tune.hosts.shared_files import read_shared, write_shared
+from apq_tune.hosts.work import TELL_SECONDS, Result
 
 KINDS = ["serial", "local", pytest.param("ray", marks=pytest.mark.ray)]
 
@@ -126,7 +127,7 @@ def test_work_that_says_how_much_is_done_goes_on_to_its_end(executor: Executor, 
     said: list[tuple[str, int]] = []
     mapped = executor.map(
         in_three_parts,
-        1.1 * executors.TELL_SECONDS,
+        1.1 * TELL_SECONDS,
         {"a": 5},
         directory=tmp_path / "work",
         on_progress=lambda key, n: said.append((key, n)),
@@ -152,7 +153,8 @@ def test_a_worker_that_is_killed_costs_its_own_item_some_time_and_nothing_else(
 SCRIPT = """
 import os, sys, time
 from pathlib import Path
-from apq_tune.hosts.executor import Result, start_executor
+from apq_tune.hosts.executor import start_executor
+from apq_tune.hosts.work import TELL_SECONDS, Result
 
 def slow(item, folder):
     Path(folder, f"pid_{item}").write_text(str(os.getpid()))

@@ -24,7 +24,8 @@ from apq_tune.cli import cli
 from apq_tune.data import Data, Split, named
 from apq_tune.data.named import Shape
 from apq_tune.hosts import executor as executors
-from apq_tune.hosts.executor import Result, SerialExecutor
+from apq_tune.hosts.executor import SerialExecutor
+from apq_tune.hosts.work import Result
 from apq_tune.pipeline.run import PipelineRun
 from apq_tune.pipeline.settings import RunSettings
 from apq_tune.pipeline.stage import RunStage

@@ -13,7 +13,7 @@ import torch
 
 from apq_tune import NetworkEncoding
 from apq_tune.data import Data
-from apq_tune.hosts.executor import result_of
+from apq_tune.hosts.work import result_of
 from apq_tune.methods import METHODS
 from apq_tune.methods import Question as Compared
 from apq_tune.methods.bench import Bench, Counts

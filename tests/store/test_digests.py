@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from apq_tune import RunError
-from apq_tune.hosts.executor import Result
+from apq_tune.hosts.work import Result
 from apq_tune.store import digests
 from apq_tune.store.digests import Digests, read_record, write_record
 from apq_tune.store.stage import StageDirectory

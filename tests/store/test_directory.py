@@ -7,7 +7,7 @@ from PIL import Image
 from apq_tune import SearchSpace
 from apq_tune.data import space_for
 from apq_tune.errors import RunError
-from apq_tune.hosts.executor import Result
+from apq_tune.hosts.work import Result
 from apq_tune.pipeline.run import PipelineRun
 from apq_tune.store.directory import RunDirectory
 from apq_tune.store.files import write_atomically
