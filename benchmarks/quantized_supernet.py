@@ -24,7 +24,8 @@ from apq_tune.space.search_space import SearchSpace
 from apq_tune.supernet.batches import first_images
 from apq_tune.supernet.evaluate import score_candidate
 from apq_tune.supernet.network import Supernet
-from apq_tune.supernet.train import Training, optimizer_for, train_supernet
+from apq_tune.supernet.strategies import train_supernet
+from apq_tune.supernet.train import Training, optimizer_for
 
 RESULTS = Path(__file__).parent / "results"
 N_NETWORKS, N_CALIBRATION = 30, 256

@@ -23,8 +23,9 @@ from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.supernet.batches import batches
 from apq_tune.supernet.device import Device
 from apq_tune.supernet.network import Supernet
+from apq_tune.supernet.strategies import supernet_loss
 from apq_tune.supernet.subnet import Subnet
-from apq_tune.supernet.train import Training, finetune, optimizer_for, precision, supernet_loss
+from apq_tune.supernet.train import Training, finetune, optimizer_for, precision
 
 PROBE_SECONDS = 0.5
 """Maximum duration of the measurement of each of the three kinds of training step."""

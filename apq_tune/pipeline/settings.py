@@ -11,7 +11,8 @@ from apq_tune.inputs import ranges
 from apq_tune.inputs.documents import load_yaml
 from apq_tune.inputs.ranges import validated
 from apq_tune.predict import Form
-from apq_tune.supernet.train import Strategy, Training
+from apq_tune.supernet.strategies import Strategy
+from apq_tune.supernet.train import Training
 
 ALWAYS_TRAINED = ("supernet", "pair", "final")
 """Trainings of at least one epoch; the protocol of the paper leaves out ``quantized``."""

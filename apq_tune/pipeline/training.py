@@ -8,7 +8,7 @@ from torch import Tensor
 
 from apq_tune.pipeline.stage import Run, torch_bytes, torch_load, weights
 from apq_tune.space.network_encoding import NetworkEncoding
-from apq_tune.supernet import train as supernet_training
+from apq_tune.supernet import strategies
 from apq_tune.supernet.batches import first_images
 from apq_tune.supernet.evaluate import calibrate_quantizers
 from apq_tune.supernet.finite import check_supernet, check_weights
@@ -80,7 +80,7 @@ def _train(run: Run, stage: str, supernet: Supernet, training: Training, *, quan
             save(progress)
 
     run.advance(stage, start.epoch, training.epochs)
-    supernet_training.train_supernet(
+    strategies.train_supernet(
         supernet,
         run.encoding,
         optimizer,

@@ -206,7 +206,7 @@ def test_a_supernets_first_weights_and_its_training_depend_on_the_seed(
     from apq_tune.pipeline import training
 
     world.use(data)
-    real = training.supernet_training.train_supernet
+    real = training.strategies.train_supernet
 
     def weights(name: str, seed: int, **changes: Any) -> bytes:
         settings = RunSettings().updated({"supernet.epochs": 1, "quantized.epochs": 1, **changes, "seed": seed})
@@ -220,7 +220,7 @@ def test_a_supernets_first_weights_and_its_training_depend_on_the_seed(
                 parameter.copy_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)))
         real(network, *arguments, **options)
 
-    monkeypatch.setattr(training.supernet_training, "train_supernet", lambda *_, **__: None)
+    monkeypatch.setattr(training.strategies, "train_supernet", lambda *_, **__: None)
     assert weights("untrained_0", 0) == weights("untrained_0_again", 0) != weights("untrained_1", 1)
-    monkeypatch.setattr(training.supernet_training, "train_supernet", seeded)
+    monkeypatch.setattr(training.strategies, "train_supernet", seeded)
     assert weights("trained_0", 0) == weights("trained_0_again", 0) != weights("trained_1", 1)

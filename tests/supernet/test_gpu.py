@@ -14,7 +14,8 @@ from apq_tune.supernet import train
 from apq_tune.supernet.evaluate import score, score_candidate, subnet_from
 from apq_tune.supernet.metrics import QATLoss
 from apq_tune.supernet.network import Supernet
-from apq_tune.supernet.train import Training, finetune, optimizer_for, train_supernet
+from apq_tune.supernet.strategies import train_supernet
+from apq_tune.supernet.train import Training, finetune, optimizer_for
 from apq_tune.supernet.trained import TrainedSupernet
 
 pytestmark = [

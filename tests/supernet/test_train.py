@@ -7,15 +7,8 @@ from apq_tune.errors import RunError
 from apq_tune.pipeline.training import calibrate
 from apq_tune.supernet.evaluate import calibrate_quantizers, score, score_candidate, subnet_from
 from apq_tune.supernet.network import Supernet
-from apq_tune.supernet.train import (
-    Progress,
-    Training,
-    average_for,
-    finetune,
-    optimizer_for,
-    supernet_loss,
-    train_epochs,
-)
+from apq_tune.supernet.strategies import supernet_loss
+from apq_tune.supernet.train import Progress, Training, average_for, finetune, optimizer_for, train_epochs
 
 
 @pytest.fixture(scope="module")

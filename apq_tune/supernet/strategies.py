@@ -1,0 +1,122 @@
+"""Strategies by which supernets are trained: which candidates share a step, and what they learn from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel
+
+from apq_tune.data import AnySplit
+from apq_tune.space.gene import Kind
+from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.supernet.network import Supernet
+from apq_tune.supernet.train import BEGIN, Loss, Progress, Training, train_epochs
+
+Strategy = Literal["single_path", "warm_single_path", "sandwich", "progressive"]
+
+WIDTHS_OPEN = {"warm_single_path": 0.2, "progressive": 2 / 3}
+"""Share of the training after which smaller widths are sampled; channels are sorted by importance just before."""
+
+
+def supernet_loss(
+    supernet: Supernet, encoding: NetworkEncoding, strategy: Strategy, *, quantize: bool, label_smoothing: float = 0.0
+) -> Loss:
+    """Loss of one batch by a supernet training strategy.
+
+    Args:
+        supernet: Supernet to train.
+        encoding: Encoding of the search space, from which candidates are sampled.
+        strategy: ``single_path`` trains one uniformly sampled candidate per step (Guo 2020). ``sandwich`` trains the
+            largest candidate on the labels, and the smallest and two random ones on its output (Yu 2019).
+            ``progressive`` trains one candidate and enables smaller kernels, then depths, then channels, for a third
+            of the training each (Cai 2020). ``warm_single_path`` trains the largest candidate for a fifth of the
+            training, then one uniformly sampled candidate.
+        quantize: Whether candidates have random bit-width policies, from uniform to fully mixed ones; if every
+            network had some layers of few bits, weights would get worse at many bits.
+        label_smoothing: Label smoothing; not applied to the output of the largest candidate.
+    """
+    smallest, largest = encoding.extremes()
+    draw = encoding.sample_policies if quantize else encoding.sample
+    on_labels = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+
+    def single_path(x: Tensor, y: Tensor, rng: np.random.Generator, _: float) -> Tensor:
+        (candidate,) = encoding.decode(draw(1, rng))
+        return on_labels(supernet(x, candidate, quantize=quantize), y)  # type: ignore[no-any-return]
+
+    def progressive(x: Tensor, y: Tensor, rng: np.random.Generator, done: float) -> Tensor:
+        opens: dict[Kind, float] = {"depth": 1 / 3, "width": WIDTHS_OPEN["progressive"]}
+        closed = [kind for kind, share in opens.items() if done < share]
+        (candidate,) = encoding.decode(encoding.at_largest(draw(1, rng), closed))
+        return on_labels(supernet(x, candidate, quantize=quantize), y)  # type: ignore[no-any-return]
+
+    def warm_single_path(x: Tensor, y: Tensor, rng: np.random.Generator, done: float) -> Tensor:
+        if done >= WIDTHS_OPEN["warm_single_path"]:
+            return single_path(x, y, rng, done)
+        return on_labels(supernet(x, largest, quantize=quantize), y)  # type: ignore[no-any-return]
+
+    def sandwich(x: Tensor, y: Tensor, rng: np.random.Generator, _: float) -> Tensor:
+        logits = supernet(x, largest, quantize=quantize)
+        teacher = logits.detach().softmax(dim=1)
+        total: Tensor = on_labels(logits, y)
+        for candidate in (smallest, *encoding.decode(draw(2, rng))):
+            total = total + functional.cross_entropy(supernet(x, candidate, quantize=quantize), teacher)
+        return total / 4
+
+    losses = {
+        "single_path": single_path,
+        "warm_single_path": warm_single_path,
+        "progressive": progressive,
+        "sandwich": sandwich,
+    }
+    return losses[strategy]
+
+
+def train_supernet(
+    supernet: Supernet,
+    encoding: NetworkEncoding,
+    optimizer: torch.optim.Optimizer,
+    split: AnySplit,
+    training: Training,
+    strategy: Strategy,
+    seed: tuple[int, ...],
+    *,
+    quantize: bool = False,
+    start: Progress = BEGIN,
+    average: AveragedModel | None = None,
+    after_epoch: Callable[[int], None] | None = None,
+    after_step: Callable[[Progress], None] | None = None,
+) -> None:
+    """Train the shared weights of a supernet; see ``supernet_loss`` and ``train_epochs`` for the arguments.
+
+    If the strategy starts with wide networks, channels are sorted by importance before it samples smaller widths. The
+    optimizer's moments and the moving average, which refer to the old order, are then reset.
+    """
+    opens = WIDTHS_OPEN.get(strategy)
+    sort_at = None if opens is None or quantize else math.ceil(opens * training.epochs)
+
+    def before_epoch(epoch: int) -> None:
+        if epoch == sort_at:
+            supernet.sort_channels()
+            optimizer.state.clear()
+            if average is not None:
+                average.n_averaged.zero_()
+
+    train_epochs(
+        supernet,
+        supernet_loss(supernet, encoding, strategy, quantize=quantize, label_smoothing=training.label_smoothing),
+        optimizer,
+        split,
+        training,
+        seed,
+        start=start,
+        average=average,
+        before_epoch=before_epoch,
+        after_epoch=after_epoch,
+        after_step=after_step,
+    )
