@@ -19,7 +19,8 @@ from apq_tune.problem.problem import Problem, constraint_name
 from apq_tune.searchers.algorithms import NSGA2
 from apq_tune.searchers.model.columns import Columns
 from apq_tune.searchers.model.exact import Exact
-from apq_tune.searchers.model.propose import Observations, ProposalSettings, propose
+from apq_tune.searchers.model.propose import ProposalSettings, propose
+from apq_tune.searchers.model.surrogates import Observations
 from apq_tune.searchers.model_based import MODELLED
 from apq_tune.space.encoding import Genomes
 

@@ -14,7 +14,8 @@ from apq_tune.problem.problem import Evaluation, Problem
 from apq_tune.searchers.algorithms import NSGA2, State
 from apq_tune.searchers.model.columns import Columns
 from apq_tune.searchers.model.exact import Exact
-from apq_tune.searchers.model.propose import Observations, ProposalSettings, propose
+from apq_tune.searchers.model.propose import ProposalSettings, propose
+from apq_tune.searchers.model.surrogates import Observations
 from apq_tune.searchers.select import select
 from apq_tune.space.encoding import Encoding, Genomes
 

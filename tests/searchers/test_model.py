@@ -25,7 +25,8 @@ from apq_tune.searchers.model.columns import Columns
 from apq_tune.searchers.model.exact import Exact
 from apq_tune.searchers.model.gain import ExactValues, ModelledValues, expected_gain
 from apq_tune.searchers.model.process import JITTER, ARDKernel, Posterior, likeliest
-from apq_tune.searchers.model.propose import Observations, ProposalSettings, propose
+from apq_tune.searchers.model.propose import ProposalSettings, propose
+from apq_tune.searchers.model.surrogates import Observations
 from apq_tune.searchers.model.warp import Warp
 
 CHOICES = {f"layer {place}": ("skip", "narrow", "wide", "odd") for place in range(7)}

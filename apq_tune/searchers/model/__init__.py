@@ -2,6 +2,7 @@
 
 from apq_tune.searchers.model.columns import Columns
 from apq_tune.searchers.model.exact import Exact
-from apq_tune.searchers.model.propose import Observations, ProposalSettings, propose
+from apq_tune.searchers.model.propose import ProposalSettings, propose
+from apq_tune.searchers.model.surrogates import Observations
 
 __all__ = ["Columns", "Exact", "Observations", "ProposalSettings", "propose"]
