@@ -1,4 +1,4 @@
-"""SHA-256 of what a folder holds: recorded before a file is written, compared when it is read."""
+"""SHA-256 digests of files, recorded before a file is written and compared when it is read."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from apq_tune.errors import RunError
 from apq_tune.store.files import cannot_write, write_atomically
 
 LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
-"""Of a list of digests, as ``sha256sum`` writes and checks it."""
+"""Line of a list of digests in the format of ``sha256sum``."""
 
 SEAL = "sha256"
-"""Key of a record's digest of everything else in it."""
+"""Key of a record for the digest of its other content."""
 
 
 def file_digest(path: Path) -> str:
@@ -35,23 +35,23 @@ def file_digest(path: Path) -> str:
 
 
 class Digests:
-    """The digests of a folder's files while work goes on in it: a list that only grows.
+    """Digests of the files of a folder during work, in a list that is only appended to.
 
-    A digest is on disk before its file is: killed between the two, the file is not there or is what it was, and both
-    are known. A file that is not in the list does not belong to the folder and is left out of account.
+    Digests are written before their files: if the process is killed in between, the file is missing or has its earlier
+    content, and both digests are in the list. Files that are not in the list are ignored.
 
     Attributes:
-        folder: Whose files they are; names are relative to it.
+        folder: Folder of the files; names are relative to it.
     """
 
     NAME = "digests.sha256"
 
     def __init__(self, folder: Path, products: Mapping[str, str] | None = None) -> None:
-        """Open the list, or begin with digests that are kept elsewhere.
+        """Read the list, or begin with digests from elsewhere.
 
         Args:
-            folder: Whose files they are.
-            products: Name -> digest; ``None`` reads the list.
+            folder: Folder of the files.
+            products: Digests by name; ``None`` reads the list.
         """
         self.folder, self._list = folder, folder / self.NAME
         self._known = {name: [digest] for name, digest in (products or {}).items()}
@@ -90,11 +90,11 @@ class Digests:
         write_atomically(self.folder / name, data)
 
     def whole(self, name: str, redo: str) -> bool:
-        """Whether a file is there as it was written; not so if it is missing, or was never recorded.
+        """Whether a recorded file exists with its recorded content.
 
         Args:
-            name: Of the file.
-            redo: What makes it anew once it is deleted, in words.
+            name: Name of the file.
+            redo: Remedy for the message if it is damaged, after its deletion.
 
         Raises:
             RunError: If it is damaged.
@@ -104,26 +104,26 @@ class Digests:
         return check(self.folder / name, self._known[name], redo)
 
     def current(self) -> dict[str, str]:
-        """Name -> digest of every recorded file that is there, by name."""
+        """Digests of the existing recorded files by name, sorted."""
         return {name: self._known[name][-1] for name in sorted(self._known) if (self.folder / name).exists()}
 
     def save(self) -> None:
-        """Write the list anew, with the last digest of each file."""
+        """Rewrite the list with the last digest of each file."""
         write_atomically(self._list, "".join(f"{own[-1]}  {name}\n" for name, own in self._known.items()))
 
     def drop(self) -> None:
-        """Remove the list, once its digests are kept elsewhere."""
+        """Remove the list after its digests have been recorded elsewhere."""
         with contextlib.suppress(OSError):
             self._list.unlink(missing_ok=True)
 
 
 def check(path: Path, digests: Sequence[str], redo: str) -> bool:
-    """Whether a file is there; its content must have one of the digests.
+    """Whether a file exists, whose content must have one of the digests.
 
     Args:
-        path: Of the file.
-        digests: Of all that it was meant to hold.
-        redo: What makes it anew once it is deleted, in words.
+        path: Path of the file.
+        digests: Digests of all contents that the file may have.
+        redo: Remedy for the message if it is damaged, after its deletion.
 
     Raises:
         RunError: If it is damaged or cannot be read.
@@ -145,18 +145,18 @@ def _lines(path: Path) -> list[str]:
 
 
 def write_record(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON record with its own digest in it."""
+    """Write a JSON record that includes its own digest."""
     plain = json.loads(json.dumps(dict(content)))
     write_atomically(path, json.dumps({**plain, SEAL: _seal(path, plain)}, indent=1) + "\n")
 
 
 def read_record(path: Path, remedy: str, *, current: int | None = None) -> dict[str, Any]:
-    """Read what ``write_record`` wrote.
+    """Read a record of ``write_record``.
 
     Args:
-        path: Of the record.
-        remedy: What to do if it is damaged.
-        current: Format that this version reads; ``None`` if the record names none.
+        path: Path of the record.
+        remedy: Remedy for the message if it is damaged.
+        current: Format that this version reads; ``None`` for records without a format.
 
     Raises:
         RunError: If it is missing or damaged, or of another format.
@@ -178,5 +178,5 @@ def read_record(path: Path, remedy: str, *, current: int | None = None) -> dict[
 
 
 def _seal(path: Path, plain: Mapping[str, Any]) -> str:
-    """Of a record's content and of its file's name: one kind of record is not taken for another."""
+    """Digest of the content and the file name of a record, so that kinds of records cannot be confused."""
     return hashlib.sha256(f"{path.name} {json.dumps(plain, sort_keys=True)}".encode()).hexdigest()

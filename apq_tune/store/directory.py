@@ -1,4 +1,4 @@
-"""A run directory: plain files, written atomically, that say what is done and what it was done from."""
+"""Run directories: plain files, written atomically, that record finished stages and what they depend on."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from apq_tune.store.folder import CommandFolder, digest
 from apq_tune.store.stage import AGAIN, RECORD, StageFiles
 
 FORMAT = 2
-"""Format of run directories; raise it when an older run cannot be resumed. Those of 1 had no digests."""
+"""Format of run directories; raise it when older runs cannot be resumed. Format 1 had no digests."""
 
 TABLES = "tables"
-"""Folder of a run's cost tables."""
+"""Name of the folder of a run's cost tables."""
 
 
 class RunDirectory(CommandFolder):
-    """One run of one search space, owned by this process as long as the object lives.
+    """Directory of a run, locked by this process for the lifetime of the object.
 
     Attributes:
-        tables: A digest of each cost table.
+        tables: Digest of each cost table.
     """
 
     def __init__(
@@ -40,17 +40,17 @@ class RunDirectory(CommandFolder):
         wait: float = 0.0,
         taken: Sequence[str] = (),
     ) -> None:
-        """Open or create.
+        """Open or create a run directory.
 
         Args:
-            path: The folder.
+            path: Path of the folder.
             space: Search space of the run.
             settings: Settings of the run.
-            command: Command line, to repeat.
+            command: Command line, for the record.
             data_root: Folder with the files of data sets.
             tables: Cost tables, which are copied into the folder.
-            wait: Seconds that another process which owns the folder may need to end.
-            taken: Lines about the images, to keep.
+            wait: Seconds to wait for another process that owns the folder to end.
+            taken: Lines about the images, for the record.
 
         Raises:
             RunError: If it cannot be written, is in use, or holds a run of another space or of another version.
@@ -76,17 +76,17 @@ class RunDirectory(CommandFolder):
         self.write(command, content)
 
     def _before(self) -> dict[str, Any]:
-        """Without ``run.json``, as much of the run as the first stage knows."""
+        """Space and data as recorded by the first stage, for runs without ``run.json``."""
         for first in self.path.glob(f"1_*/{RECORD}"):
             space = StageFiles(first.parent, AGAIN).record()["basis"]["space"]
             return {"space": space["name"], "data": space.get("data")}
         return {}
 
     def _keep(self, tables: Sequence[Path]) -> list[str]:
-        """Copy cost tables into the run, so that whatever goes on from it has them; what was there before goes.
+        """Copy cost tables into the run directory, replacing earlier ones, so that later commands can use them.
 
         Returns:
-            A digest of each.
+            Digest of each table.
 
         Raises:
             RunError: If they cannot be written.
@@ -106,6 +106,6 @@ class RunDirectory(CommandFolder):
 
 
 def kept_tables(run: Path) -> list[Path]:
-    """The cost tables that a run has copied, in their order."""
+    """Cost tables that a run has copied, in order."""
     folder = run / TABLES
     return sorted(folder.iterdir(), key=lambda path: int(path.name.split("_")[0])) if folder.is_dir() else []

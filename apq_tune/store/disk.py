@@ -1,4 +1,4 @@
-"""Whether what will be written finds room, asked before the work whose results it is."""
+"""Checks of free disk space before work begins."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from apq_tune.space.search_space import SearchSpace
 from apq_tune.supernet.network import Supernet
 
 RAY_BYTES = 50_000_000
-"""Logs and sockets of a Ray session; measured: 4 MB for a short run, 30 MB for a thousand trials."""
+"""Bytes of the logs and sockets of a Ray session; measured: 4 MB for a short run, 30 MB for a thousand trials."""
 
 SMALL_BYTES = 20_000_000
-"""Tables, predictors, items and Tune's own files of one command."""
+"""Bytes of the tables, predictors, results and Tune's own files of one command."""
 
 STATES = 4
-"""Weights in a checkpoint: the network's, two moments of AdamW, and the average of the weights."""
+"""Copies of the weights in a checkpoint: weights, two moments of AdamW, and the average of the weights."""
 
 
 def supernet_bytes(space: SearchSpace) -> int:
-    """Size of a space's shared weights in a file."""
+    """Size of the weights of a supernet in a file."""
     with torch.random.fork_rng(devices=[]):  # tensors without numbers (device "meta") take seconds of imports
         state = Supernet(space).state_dict()
     return sum(value.numel() * value.element_size() for value in state.values())
 
 
 def run_bytes(space: SearchSpace, stages: Collection[str], finalists: int) -> int:
-    """What stages that are left write at most at any moment.
+    """Maximum number of bytes that the remaining stages occupy at any time.
 
     Args:
-        space: Of the supernet.
-        stages: Names of those that are left.
-        finalists: Networks that the last one trains; none is larger than the supernet.
+        space: Search space of the supernet.
+        stages: Names of the remaining stages.
+        finalists: Number of networks that the last stage trains, each at most as large as the supernet.
     """
     weights, total = supernet_bytes(space), SMALL_BYTES
     if {"supernet", "quantized_supernet"} & set(stages):
@@ -46,14 +46,14 @@ def run_bytes(space: SearchSpace, stages: Collection[str], finalists: int) -> in
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Refuse work whose files find no room in their folder, or in that of Ray's sessions.
+    """Check that there is enough free space in a folder, and in that of Ray's sessions.
 
     Args:
-        folder: Of the files, there or not.
-        needed: Bytes.
+        folder: Folder of the files, which need not exist.
+        needed: Number of bytes that will be written.
 
     Raises:
-        RunError: With what is free and what is needed.
+        RunError: If there is not; the message names free and needed space.
     """
     session = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
     for place, bytes_, remedy in (
@@ -69,7 +69,7 @@ def check_space(folder: Path, needed: int) -> None:
 
 
 def _free(place: Path) -> int | None:
-    """Bytes that are free where a file would come to lie; ``None`` if the system does not say."""
+    """Free bytes in the file system of a path; ``None`` if unknown."""
     try:
         there = next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
         return shutil.disk_usage(there).free

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and JSON."""
+"""Atomic writing of files, and JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader, or a run that resumes after a crash, sees all of it or nothing.
 
     Raises:
-        RunError: If it cannot be written (no permission, disk full), with the reason.
+        RunError: If it cannot be written, such as for lack of permission or space; the message has the reason.
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -33,19 +33,19 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> RunError:
-    """What to say when a file or a folder cannot be written."""
+    """Error for a file or a folder that cannot be written."""
     return RunError(f"cannot write {path}: {error.strerror or error}; fix it or choose another --out")
 
 
 def read_json(path: Path, remedy: str = "delete it and repeat the command") -> Any:
-    """Read a JSON file of ours.
+    """Read a JSON file of this package.
 
     Args:
-        path: Of the file.
-        remedy: What to do if it is damaged.
+        path: Path of the file.
+        remedy: Remedy for the message if it is damaged.
 
     Raises:
-        RunError: If it is missing or damaged, naming the file and the remedy.
+        RunError: If it is missing or damaged; the message names the file and the remedy.
     """
     try:
         return json.loads(path.read_text("utf-8"))
@@ -54,5 +54,5 @@ def read_json(path: Path, remedy: str = "delete it and repeat the command") -> A
 
 
 def to_json(data: Any) -> str:
-    """Readable JSON."""
+    """Format data as indented JSON."""
     return json.dumps(data, indent=1) + "\n"

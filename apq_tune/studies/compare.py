@@ -1,4 +1,4 @@
-"""A comparison of samplers on one problem: hypervolume against evaluations, over seeds, and what may be concluded."""
+"""Comparison of samplers on one problem: hypervolume by number of evaluations over seeds, with significance tests."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from apq_tune.space.encoding import Genomes
 Floats = NDArray[np.float64]
 
 SAMPLER_NAMES = (*ALGORITHMS, *SAMPLERS)
-"""Ours, then Optuna's."""
+"""Names of the samplers of this package, then of those of Optuna."""
 
 ENUMERATED = 20_000
-"""Of a space with no more candidates the exact front is known."""
+"""Maximum size of a space that is enumerated for its exact front."""
 
 POINTS = 60
-"""Of a curve."""
+"""Number of points of a curve."""
 
 
 class CompareTask(NamedTuple):
@@ -39,34 +39,34 @@ class CompareTask(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Readable, and good as a file name."""
+        """Readable key, valid as a file name."""
         return f"{self.sampler}-{self.seed}"
 
 
 CAPS: Mapping[str, int] = {"optuna-gp": 100}
-"""Distinct candidates after which a sampler ends: what takes seconds for each is for few of them."""
+"""Maximum number of distinct candidates for samplers that take seconds for each."""
 
 
 class Contest(NamedTuple):
-    """What all entries share."""
+    """Arguments shared by all tasks."""
 
     problem: Problem
     n_evaluations: int  # distinct candidates
-    caps: Mapping[str, int] = {}  # fewer, for some samplers
+    caps: Mapping[str, int] = {}  # maximum number for some samplers
 
     def budget(self, sampler: str) -> int:
-        """Distinct candidates that a sampler may have."""
+        """Number of distinct candidates for a sampler."""
         return min(self.n_evaluations, self.caps.get(sampler, self.n_evaluations))
 
 
 class Watched(Problem):
-    """A problem that writes down what its front was after how many evaluations.
+    """Problem that records the history of its front.
 
     Attributes:
-        n_evaluations: So far.
-        history: For each candidate that, when it was new, no earlier one dominated or equalled: the number of
-            evaluations until then, and its objectives, minimised.
-        worst: ``(m,)`` worst feasible objectives.
+        n_evaluations: Number of evaluations so far.
+        history: Number of evaluations and minimised objectives of each candidate that no earlier one dominated or
+            equalled.
+        worst: Worst feasible objectives, shape ``(n_objectives,)``.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -77,7 +77,7 @@ class Watched(Problem):
         self._front = np.zeros((0, len(problem.objectives)))
 
     def evaluate(self, genomes: Genomes) -> Evaluation:
-        """Score, and remember."""
+        """Evaluate candidates, and record those that improve the front."""
         scores = super().evaluate(genomes)
         for place in np.flatnonzero(scores.feasible):
             F = scores.F[place]
@@ -90,7 +90,7 @@ class Watched(Problem):
 
 
 def run_entry(entry: CompareTask, shared: Contest) -> Result:
-    """One whole search of one sampler."""
+    """Run one search of one sampler."""
     problem, n = Watched(shared.problem), shared.budget(entry.sampler)
     trials = n
     if entry.sampler in SAMPLERS:
@@ -100,7 +100,7 @@ def run_entry(entry: CompareTask, shared: Contest) -> Result:
             search(problem, ALGORITHMS[entry.sampler](), n_evaluations=n, seed=entry.seed)
         except ProblemError:
             if problem.history:
-                raise  # else nothing feasible was found, and the curve says so
+                raise  # otherwise no candidate is feasible, and the curve is 0
     return Result(
         {
             "n_evaluations": problem.n_evaluations,
@@ -113,15 +113,15 @@ def run_entry(entry: CompareTask, shared: Contest) -> Result:
 
 
 def yardstick_of(problem: Problem, results: Sequence[Mapping[str, Any]]) -> tuple[Yardstick, bool]:
-    """What to measure by: the exact front where the space is small, else the best of all entries together.
+    """Reference for hypervolumes: the exact front of a small space, otherwise the best front of all searches together.
 
-    The reference point is the worst feasible value of each objective, in the whole space or seen by any entry.
+    The reference point is the worst feasible value of each objective, in the whole space or in any search.
 
     Returns:
-        The yardstick, and whether it is exact.
+        The yardstick, and whether its front is exact.
 
     Raises:
-        ProblemError: If nothing feasible is known.
+        ProblemError: If no feasible candidate is known.
     """
     exact = problem.encoding.size() <= ENUMERATED
     if exact:
@@ -143,11 +143,11 @@ def curves_frame(
     at: Sequence[int],
     caps: Mapping[str, int] | None = None,
 ) -> pd.DataFrame:
-    """Hypervolume of what was found with so many distinct candidates.
+    """Relative hypervolume by number of distinct candidates.
 
     Returns:
-        ``sampler``, ``seed``, ``evaluations``, ``share``, for each of ``at`` and for numbers between, up to what a
-        sampler may have.
+        Table with the columns ``sampler``, ``seed``, ``evaluations`` and ``share``, for each of ``at`` and numbers in
+        between, up to the maximum of the sampler.
     """
     counts = np.unique([*np.geomspace(min(10, at[-1]), at[-1], POINTS).round().astype(int), *at])
     rows = []
@@ -161,14 +161,14 @@ def curves_frame(
 
 
 def medians_frame(curves: pd.DataFrame, at: Sequence[int]) -> pd.DataFrame:
-    """``sampler``, ``evaluations``, and the quartiles of the share over seeds: ``q25``, ``q50``, ``q75``."""
+    """Quartiles of the relative hypervolume over seeds, by sampler and number of evaluations."""
     chosen = curves[curves["evaluations"].isin(at)]
     quartiles = chosen.groupby(["sampler", "evaluations"], sort=False)["share"].quantile([0.25, 0.5, 0.75])
     return quartiles.unstack().set_axis(["q25", "q50", "q75"], axis=1).reset_index()
 
 
 def pairwise_tests(curves: pd.DataFrame, at: Sequence[int]) -> pd.DataFrame:
-    """Every sampler against every other, at each number of evaluations.
+    """Pairwise tests of samplers at each number of evaluations.
 
     Returns:
         ``evaluations``, ``sampler``, ``other``; ``wins``, ``ties``, ``losses`` of the first over seeds, each against
@@ -196,15 +196,16 @@ def pairwise_tests(curves: pd.DataFrame, at: Sequence[int]) -> pd.DataFrame:
 
 
 def recommended(medians: pd.DataFrame, tests: pd.DataFrame, level: float) -> pd.DataFrame:
-    """Which sampler to take for how many evaluations.
+    """Best sampler for each number of evaluations.
 
     Args:
-        medians: Of ``medians_frame``.
-        tests: Of ``pairwise_tests``.
-        level: Of significance.
+        medians: Table of ``medians_frame``.
+        tests: Table of ``pairwise_tests``.
+        level: Significance level.
 
     Returns:
-        ``evaluations``, ``best`` by the median, ``level_with_it``: those that are not significantly behind, best first.
+        Table with the columns ``evaluations``, ``best`` by the median, and ``level_with_it``: samplers that are not
+        significantly worse, best first.
     """
     rows = []
     for n in medians["evaluations"].unique():
@@ -218,13 +219,13 @@ def recommended(medians: pd.DataFrame, tests: pd.DataFrame, level: float) -> pd.
 
 
 def holm(p: Floats) -> Floats:
-    """P-values corrected for being ``n`` at once (Holm 1979).
+    """Correct p-values for multiple testing (Holm 1979).
 
     Args:
-        p: ``(n,)``.
+        p: P-values, shape ``(n,)``.
 
     Returns:
-        ``(n,)``: the smallest times n, the next one times n - 1 and so on, at most 1, never falling.
+        Corrected p-values, shape ``(n,)``.
     """
     order = np.argsort(p, kind="stable")
     corrected = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1.0)

@@ -1,4 +1,4 @@
-"""A sweep: one inner search for every device, limit, sampler and seed."""
+"""Sweeps: one inner search for each combination of device, limits, sampler and seed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.studies.fleet import CHECKPOINT_SECONDS, finish
 
 ANALYTIC = "analytic"
-"""Name of the device if no table describes one."""
+"""Name of the device if no cost table is given."""
 
 
 class SweepTask(NamedTuple):
@@ -36,25 +36,25 @@ class SweepTask(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Readable, and good as a file name."""
+        """Readable key, valid as a file name."""
         return "-".join([self.device, *(f"{n}={number(v)}" for n, v in self.limits), self.sampler, str(self.seed)])
 
 
 def number(value: float) -> str:
-    """Short if that is exact."""
+    """Format a number, briefly where that is exact."""
     return f"{value:g}" if float(f"{value:g}") == value else repr(value)
 
 
 class Sweep(NamedTuple):
-    """What the searches share.
+    """Arguments shared by the searches of a sweep.
 
     Attributes:
-        encoding: Of the space.
-        metrics: Device -> name -> metric.
-        objectives: Names; see ``problem_of``.
-        n_evaluations: Of each search.
-        checkpoints: Folder.
-        seconds: Between two checkpoints of a search.
+        encoding: Encoding of the search space.
+        metrics: Metrics by name, for each device.
+        objectives: Names of the objectives; see ``problem_of``.
+        n_evaluations: Number of distinct candidates that each search evaluates.
+        checkpoints: Folder of checkpoints.
+        seconds: Seconds between checkpoints of a search.
     """
 
     encoding: GeneEncoding
@@ -65,15 +65,15 @@ class Sweep(NamedTuple):
     seconds: float = CHECKPOINT_SECONDS
 
     def problem(self, device: str, limits: Sequence[tuple[str, float]]) -> Problem:
-        """What is asked for on one device under one set of limits."""
+        """Problem on one device under one set of limits."""
         return problem_of(self.encoding, self.metrics[device], self.objectives, [f"{n}={v!r}" for n, v in limits])
 
 
 def read_tables(texts: Sequence[str]) -> dict[str, list[Path]]:
-    """``NAME=PATH`` -> name -> paths; a device whose name comes twice has both tables.
+    """Parse targets ``NAME=PATH``; a device whose name is repeated has several tables.
 
     Raises:
-        ProblemError: If there is no name, or one that is not good as a file name.
+        ProblemError: If a name is missing or not valid as a file name.
     """
     tables: dict[str, list[Path]] = {}
     for text in texts:
@@ -94,7 +94,7 @@ def bounds_of(limits: Sequence[Constraint]) -> tuple[tuple[str, float], ...]:
 def device_metrics(
     encoding: GeneEncoding, predictor: Path | None, tables: Mapping[str, Sequence[Path]]
 ) -> dict[str, dict[str, Metric]]:
-    """Device -> name -> metric: the predictor, the device's tables, and models for what they lack.
+    """Metrics by name for each device: the predictor, the device's tables, and cost models for other metrics.
 
     Raises:
         ApqError: If a file cannot be used.
@@ -113,17 +113,17 @@ def tasks_of(
     seeds: int,
     budgets: Sequence[str] = (),
 ) -> list[SweepTask]:
-    """Every combination.
+    """Tasks for all combinations.
 
     Args:
-        sweep: What the searches share.
-        targets: Limits, the same on every device.
-        samplers: Names.
-        seeds: How many.
-        budgets: Names of limits by a rule, beside the targets: each device has its own.
+        sweep: Arguments shared by the searches.
+        targets: Sets of limits, the same on every device.
+        samplers: Names of the samplers.
+        seeds: Number of seeds.
+        budgets: Names of budgets, beside the targets; their limits depend on the device.
 
     Raises:
-        ProblemError: If an objective or a limit is unknown, or a limit out of reach, on any device.
+        ProblemError: If an objective or a limit is unknown, or a limit is out of reach, on any device.
     """
     tasks = []
     for device, metrics in sweep.metrics.items():
@@ -136,7 +136,7 @@ def tasks_of(
 
 
 def run_task(task: SweepTask, shared: Sweep) -> Result:
-    """One whole inner search; a limit that nothing met is a result, too, with a note instead of candidates."""
+    """Run one inner search; if no candidate is feasible the result has a note instead of a front."""
     searching = Searching(
         shared.problem(task.device, task.limits),
         ALGORITHMS[task.sampler](),
@@ -152,11 +152,11 @@ def run_task(task: SweepTask, shared: Sweep) -> Result:
 
 
 def results_frame(sweep: Sweep, tasks: Sequence[SweepTask], results: Mapping[str, Any]) -> pd.DataFrame:
-    """One row for each candidate of each search's front, and one without a candidate where nothing met the limits.
+    """One row for each candidate of each front, and one without a candidate for a search that found none.
 
     Returns:
-        ``device``, ``limit METRIC`` for each limit, ``sampler``, ``seed``, ``n_evaluations``; for fronts
-        ``hypervolume``, see ``shares``; every metric; ``candidate``, ``candidate_json``.
+        Table with the columns ``device``, ``limit METRIC`` for each limit, ``sampler``, ``seed`` and ``n_evaluations``;
+        for several objectives ``hypervolume``, see ``shares``; all metrics; ``candidate`` and ``candidate_json``.
     """
     parts = []
     for task in tasks:
@@ -177,18 +177,19 @@ def results_frame(sweep: Sweep, tasks: Sequence[SweepTask], results: Mapping[str
 
 
 def target_columns(frame: pd.DataFrame) -> list[str]:
-    """The columns of a results frame that name device and limits."""
+    """Columns of a table of results that name the device and the limits."""
     return ["device", *(column for column in frame.columns if column.startswith("limit "))]
 
 
 def shares(frame: pd.DataFrame, signs: Mapping[str, float]) -> pd.Series:
-    """Each search's hypervolume, as a share of that of all searches of its device and limits together.
+    """Hypervolume of each search relative to that of all searches with the same device and limits.
 
-    The reference point is a tenth of the range behind the worst values on any of their fronts. Nothing found is 0.
+    The reference point exceeds the worst values on their fronts by a tenth of the range. The share of a search without
+    a feasible candidate is 0.
 
     Args:
-        frame: Of results.
-        signs: Objective -> 1 if it is minimised, -1 if it is maximised.
+        frame: Table of results.
+        signs: Sign of each objective: 1 if it is minimised, -1 if it is maximised.
     """
     share = pd.Series(0.0, index=frame.index)
     missing = [name for name in signs if name not in frame]
