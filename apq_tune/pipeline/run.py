@@ -8,28 +8,21 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
-
-import numpy as np
-import pandas as pd
+from typing import Any
 
 from apq_tune.data import check_images, data_digest, is_folder, load_data, taken
 from apq_tune.errors import RunError
 from apq_tune.hosts import executor as executors
 from apq_tune.hosts.executor import WORK_FILES, Executor, Kind, available_cpus, check_executor, gpu_share
-from apq_tune.pipeline.choice import kept, with_choice
 from apq_tune.pipeline.defaults import check_data, default_settings
 from apq_tune.pipeline.estimate import estimate, fitted, measure_rates
-from apq_tune.pipeline.learning import PREDICTOR, REPORT, measured
+from apq_tune.pipeline.listener import Listener
+from apq_tune.pipeline.outcome import Outcome, read_outcome
 from apq_tune.pipeline.settings import RunSettings
 from apq_tune.pipeline.stage import Parts, RunStage
 from apq_tune.pipeline.stages import STAGES
-from apq_tune.pipeline.work import front_cost, of_its_stage
-from apq_tune.predict.files import load_predictor
+from apq_tune.pipeline.work import of_its_stage
 from apq_tune.problem.costs import Costs
-from apq_tune.problem.front import Front
-from apq_tune.problem.problem import Constraint
-from apq_tune.space.candidate import Candidate
 from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.search_space import SearchSpace
 from apq_tune.store.directory import RunDirectory
@@ -40,57 +33,6 @@ from apq_tune.supernet.device import device_of
 
 FINALISTS = 5
 """Number of finalists beside those from the front: two baselines, the best candidate and its rivals."""
-
-
-class Listener(Protocol):
-    """Observer of the progress of a run."""
-
-    def planned(self, seconds: Mapping[str, float], concurrency: int) -> None:
-        """Receive the estimated seconds of the remaining stages with a number of free processors."""
-        ...
-
-    def stage(self, name: str, number: int, total: int) -> None:
-        """A stage begins; several may run at once."""
-        ...
-
-    def advance(self, stage: str, done: int, total: int) -> None:
-        """A stage has done some of its parts."""
-        ...
-
-    def finished(self, name: str, seconds: float, note: str) -> None:
-        """The stage is done; the note says if nothing had to be done, or why it was done again."""
-        ...
-
-
-class Outcome(NamedTuple):
-    """Results of a run.
-
-    Attributes:
-        table: One row for each finalist and baseline, with its accuracies after training; ``chosen`` is the best of
-            those that are ``feasible``.
-        constraints: Constraints on candidates.
-        fronts: Fronts of the searches ``best``, ``front`` and ``random``.
-        predictors: Scores of the predictors, the form that the search used, and the split-half agreement of the labels.
-        pairs_kept: Number of the training pairs of the predictor that satisfy the constraints.
-        settings: Settings of the run.
-        weights: File with the weights of the chosen network.
-        seconds: Wall time of each stage in seconds.
-    """
-
-    table: pd.DataFrame
-    constraints: tuple[Constraint, ...]
-    fronts: dict[str, Front]
-    predictors: dict[str, Any]
-    pairs_kept: int
-    settings: RunSettings
-    weights: Path | None
-    seconds: dict[str, float]
-
-    @property
-    def chosen(self) -> pd.Series | None:
-        """Row of the chosen network; ``None`` if no trained network is feasible."""
-        rows = self.table[self.table["chosen"]]
-        return rows.iloc[0] if len(rows) else None
 
 
 class PipelineRun:
@@ -319,48 +261,7 @@ class PipelineRun:
 
     def outcome(self) -> Outcome:
         """Read the results of a run whose stages are all done."""
-        report = read_json(self.directory("predictors").checked(REPORT))
-        report["fp32"] = read_json(self.directory("fp32_predictor").checked(REPORT))
-        search = self.directory("search")
-        fronts = {name: Front.load(search.checked(f"{name}.json")) for name in ("best", "front", "random")}
-        constraints = tuple(self.costs.limits(self.settings.constraints))
-        pairs, _ = measured(self, "qat_pairs")
-        limited = {c.metric.name: c.metric(pairs.genomes) for c in constraints}
-        table = self._table(report["error_law"], constraints)
-        (chosen,) = table.loc[table["chosen"], "name"].tolist() or [None]
-        return Outcome(
-            table,
-            constraints,
-            fronts,
-            report,
-            int(kept(pd.DataFrame(limited, index=range(len(pairs.target))), constraints).sum()),
-            self.settings,
-            None if chosen is None else self.directory("finalists").checked(f"{chosen}.pt"),
-            {name: directory.seconds for name, directory in self._directories.items()},
-        )
-
-    def _table(self, error_law: list[float], constraints: Sequence[Constraint]) -> pd.DataFrame:
-        items = self.directory("finalists").items.finished()
-        candidates = [Candidate.from_dict(item["candidate"]) for item in items.values()]
-        genomes = self.encoding.encode(candidates, check=False)
-        predictor = load_predictor(self.directory("predictors").checked(PREDICTOR), self.encoding)
-        loss = predictor(genomes)
-        slope, intercept = error_law
-        columns = {
-            "name": list(items),
-            "predicted_loss": loss,
-            "predicted_accuracy": np.clip(1 - np.exp(intercept) * loss**slope, 0, 1),
-        }
-        columns |= {
-            f"{split}_{kind}": [item[split][kind] for item in items.values()]
-            for split in ("search", "test")
-            for kind in ("accuracy", "loss")
-        }
-        columns |= {name: metric(genomes) for name, metric in self.costs.metrics.items()}
-        columns |= {"candidate": list(map(str, candidates)), "candidate_json": [c.to_json() for c in candidates]}
-        order = front_cost(constraints, self.costs).name
-        table = pd.DataFrame(columns).sort_values(order, ascending=False, kind="stable", ignore_index=True)
-        return with_choice(table, constraints)
+        return read_outcome(self, {name: directory.seconds for name, directory in self._directories.items()})
 
 
 def _recorded(path: Path) -> RunSettings | None:

@@ -20,7 +20,7 @@ from apq_tune.methods.rounds import SEARCH_SHARE
 from apq_tune.pipeline.choice import kept, with_choice
 from apq_tune.pipeline.finished import load_run, open_run, read_finalists
 from apq_tune.pipeline.learning import PREDICTOR, read_losses
-from apq_tune.pipeline.run import Listener
+from apq_tune.pipeline.listener import Listener
 from apq_tune.pipeline.work import front_cost, train_network
 from apq_tune.predict import Pairs, Predictor, fit_proxy
 from apq_tune.predict.ensemble import fit_ensemble

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter
 
 from apq_tune.methods.rivals import RIVALS
-from apq_tune.pipeline.run import Outcome
+from apq_tune.pipeline.outcome import Outcome
 from apq_tune.problem.metric import Metric
 from apq_tune.problem.problem import Constraint
 from apq_tune.report.limits import MOST_PANELS, amount, draw_limit, logarithmic

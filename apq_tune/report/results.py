@@ -11,7 +11,7 @@ from rich.table import Table
 
 from apq_tune.methods.rivals import RIVALS
 from apq_tune.pipeline.choice import RECORD, WEIGHTS, described, keep
-from apq_tune.pipeline.run import Outcome
+from apq_tune.pipeline.outcome import Outcome
 from apq_tune.problem.front import Front
 from apq_tune.problem.problem import Constraint
 from apq_tune.report.answer import level_line, print_chosen

@@ -17,7 +17,7 @@ from rich.console import Console
 from apq_tune import Candidate, Constraint, FunctionMetric, NetworkEncoding
 from apq_tune.cost import bit_ops
 from apq_tune.pipeline.choice import choose, described, keep, kept, with_choice
-from apq_tune.pipeline.run import Outcome
+from apq_tune.pipeline.outcome import Outcome
 from apq_tune.pipeline.settings import RunSettings
 from apq_tune.pipeline.work import InnerSearches, front_cost
 from apq_tune.predict.trust import COSTS, PROXY, judge

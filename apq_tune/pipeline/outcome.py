@@ -1,0 +1,112 @@
+"""What a run found, read from the directories of its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from apq_tune.pipeline.choice import kept, with_choice
+from apq_tune.pipeline.learning import PREDICTOR, REPORT, measured
+from apq_tune.pipeline.settings import RunSettings
+from apq_tune.pipeline.stage import Run
+from apq_tune.pipeline.work import front_cost
+from apq_tune.predict.files import load_predictor
+from apq_tune.problem.front import Front
+from apq_tune.problem.problem import Constraint
+from apq_tune.space.candidate import Candidate
+from apq_tune.store.files import read_json
+
+
+class Outcome(NamedTuple):
+    """Results of a run.
+
+    Attributes:
+        table: One row for each finalist and baseline, with its accuracies after training; ``chosen`` is the best of
+            those that are ``feasible``.
+        constraints: Constraints on candidates.
+        fronts: Fronts of the searches ``best``, ``front`` and ``random``.
+        predictors: Scores of the predictors, the form that the search used, and the split-half agreement of the labels.
+        pairs_kept: Number of the training pairs of the predictor that satisfy the constraints.
+        settings: Settings of the run.
+        weights: File with the weights of the chosen network.
+        seconds: Wall time of each stage in seconds.
+    """
+
+    table: pd.DataFrame
+    constraints: tuple[Constraint, ...]
+    fronts: dict[str, Front]
+    predictors: dict[str, Any]
+    pairs_kept: int
+    settings: RunSettings
+    weights: Path | None
+    seconds: dict[str, float]
+
+    @property
+    def chosen(self) -> pd.Series | None:
+        """Row of the chosen network; ``None`` if no trained network is feasible."""
+        rows = self.table[self.table["chosen"]]
+        return rows.iloc[0] if len(rows) else None
+
+
+def read_outcome(run: Run, seconds: Mapping[str, float]) -> Outcome:
+    """Read the results of a run whose stages are all done.
+
+    Args:
+        run: Finished run.
+        seconds: Wall time of each stage in seconds.
+
+    Raises:
+        RunError: If a file of a stage is missing or damaged.
+    """
+    report = read_json(run.directory("predictors").checked(REPORT))
+    report["fp32"] = read_json(run.directory("fp32_predictor").checked(REPORT))
+    search = run.directory("search")
+    fronts = {name: Front.load(search.checked(f"{name}.json")) for name in ("best", "front", "random")}
+    constraints = tuple(run.costs.limits(run.settings.constraints))
+    pairs, _ = measured(run, "qat_pairs")
+    limited = {c.metric.name: c.metric(pairs.genomes) for c in constraints}
+    table = _table(run, report["error_law"], constraints)
+    (chosen,) = table.loc[table["chosen"], "name"].tolist() or [None]
+    return Outcome(
+        table,
+        constraints,
+        fronts,
+        report,
+        int(kept(pd.DataFrame(limited, index=range(len(pairs.target))), constraints).sum()),
+        run.settings,
+        None if chosen is None else run.directory("finalists").checked(f"{chosen}.pt"),
+        dict(seconds),
+    )
+
+
+def _table(run: Run, error_law: Sequence[float], constraints: Sequence[Constraint]) -> pd.DataFrame:
+    """Table of the finalists, the most expensive first."""
+    items = run.directory("finalists").items.finished()
+    candidates = [Candidate.from_dict(item["candidate"]) for item in items.values()]
+    genomes = run.encoding.encode(candidates, check=False)
+    loss = load_predictor(run.directory("predictors").checked(PREDICTOR), run.encoding)(genomes)
+    slope, intercept = error_law
+    columns = {
+        "name": list(items),
+        "predicted_loss": loss,
+        "predicted_accuracy": np.clip(1 - np.exp(intercept) * loss**slope, 0, 1),
+    }
+    columns |= score_columns(items.values())
+    columns |= {name: metric(genomes) for name, metric in run.costs.metrics.items()}
+    columns |= {"candidate": list(map(str, candidates)), "candidate_json": [c.to_json() for c in candidates]}
+    order = front_cost(constraints, run.costs).name
+    table = pd.DataFrame(columns).sort_values(order, ascending=False, kind="stable", ignore_index=True)
+    return with_choice(table, constraints)
+
+
+def score_columns(items: Collection[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Columns ``search_accuracy`` to ``test_loss`` of trained networks, from their records."""
+    return {
+        f"{split}_{kind}": [item[split][kind] for item in items]
+        for split in ("search", "test")
+        for kind in ("accuracy", "loss")
+    }
