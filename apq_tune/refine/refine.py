@@ -8,16 +8,15 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from apq_tune.hosts import executor as executors
 from apq_tune.hosts.executor import WORK_FILES, Executor, Kind, check_executor, gpu_share
 from apq_tune.methods.propose import Proposals
 from apq_tune.methods.rounds import SEARCH_SHARE
-from apq_tune.pipeline.choice import kept, with_choice
+from apq_tune.pipeline.choice import kept
 from apq_tune.pipeline.finished import load_run, open_run, read_finalists
 from apq_tune.pipeline.learning import PREDICTOR, read_losses
 from apq_tune.pipeline.listener import Listener
@@ -26,12 +25,17 @@ from apq_tune.predict import Pairs, Predictor, fit_proxy
 from apq_tune.predict.ensemble import fit_ensemble
 from apq_tune.predict.files import load_predictor
 from apq_tune.problem.costs import Costs
-from apq_tune.problem.front import Axis, Front
 from apq_tune.problem.limits import as_texts
-from apq_tune.problem.pareto import is_non_dominated
-from apq_tune.problem.problem import Constraint
 from apq_tune.refine.batch import is_uniform
 from apq_tune.refine.halving import half, successive_halving
+from apq_tune.refine.outcome import (
+    Chosen,
+    Refined,
+    RefinedCandidate,
+    best_finalist,
+    front_of_trainings,
+    trainings_table,
+)
 from apq_tune.refine.settings import RefineSettings, training_of
 from apq_tune.space.candidate import Candidate
 from apq_tune.space.encoding import Genomes
@@ -49,51 +53,6 @@ FORMAT = 1
 
 BATCH = "batch.json"
 """Name of the file with the candidates that a round trains."""
-
-
-class Chosen(NamedTuple):
-    """Candidate proposed by a round."""
-
-    name: str  # round and number, such as "2-05"
-    candidate: Candidate
-    found: str  # search that found it: uniform, staged or joint
-    predicted_loss: float  # after the QAT of the rounds, as predicted when it was proposed, nats
-
-
-class RefinedCandidate(NamedTuple):
-    """Result of training a candidate."""
-
-    chosen: Chosen
-    stage: str  # "round 2" or "rung 4"
-    epochs: int
-    scores: dict[str, dict[str, float]]  # by split; on the test split at full length only
-
-    @property
-    def loss(self) -> float:
-        """Cross-entropy on the search split, nats."""
-        return self.scores["search"]["loss"]
-
-
-class Refined(NamedTuple):
-    """Results of a refinement.
-
-    Attributes:
-        table: One row for each training, in the order of rounds and rungs.
-        constraints: Constraints, which every candidate satisfies.
-        front: Front of search loss and constrained cost among the trainings at full length.
-        best: Row of ``table`` with the lowest search loss at full length, which is ``chosen`` there.
-        uniform: Row with the lowest search loss among uniform policies; ``None`` if none is feasible.
-        of_run: Network that the run chooses under these constraints; ``None`` if it trained no feasible one.
-        weights: File with the weights of the best network.
-    """
-
-    table: pd.DataFrame
-    constraints: tuple[Constraint, ...]
-    front: Front
-    best: int
-    uniform: int | None
-    of_run: pd.Series | None
-    weights: Path
 
 
 class Refinement:
@@ -315,73 +274,33 @@ class Refinement:
         return self.encoding.encode([chosen.candidate for chosen in batch], check=False)
 
     def _outcome(self, results: Sequence[RefinedCandidate]) -> Refined:
-        genomes = self._genomes([result.chosen for result in results])
-        nothing = {"loss": np.nan, "accuracy": np.nan}
-        columns: dict[str, Any] = {
-            "name": [r.chosen.name for r in results],
-            "stage": [r.stage for r in results],
-            "fidelity": [f"QAT, {r.epochs} epochs" for r in results],
-            "epochs": [r.epochs for r in results],
-            "round": [int(r.chosen.name.split("-")[0]) for r in results],
-            "found": [r.chosen.found for r in results],
-            "uniform": is_uniform(self.encoding, genomes),
-            "predicted_loss": [r.chosen.predicted_loss for r in results],
-        }
-        columns |= {
-            f"{split}_{kind}": [r.scores.get(split, nothing)[kind] for r in results]
-            for split in ("search", "test")
-            for kind in ("loss", "accuracy")
-        }
-        columns |= {name: metric(genomes) for name, metric in self._costs.metrics.items()}
-        columns |= {"candidate": [str(r.chosen.candidate) for r in results]}
-        columns |= {"candidate_json": [r.chosen.candidate.to_json() for r in results]}
-        table = pd.DataFrame(columns)
-        final = table[table["epochs"] == self.settings.final_epochs]
+        settings, metrics, fidelity = self.settings, self._costs.metrics, f"QAT, {self.settings.final_epochs} epochs"
+        table = trainings_table(results, self.encoding, metrics)
+        final = table[table["epochs"] == settings.final_epochs]
         uniform = final[final["uniform"]]
         best = int(final["search_loss"].idxmin())
         table.insert(1, "feasible", kept(table, self.constraints))
         table.insert(2, "chosen", table.index == best)
-        folder = f"rung_{self.settings.final_epochs}" if self.settings.rungs else f"round_{final.loc[best, 'round']}"
+        folder = f"rung_{settings.final_epochs}" if settings.rungs else f"round_{final.loc[best, 'round']}"
+        about = {
+            "space": self.encoding.name,
+            "constraints": [str(c) for c in self.constraints],
+            "fidelity": fidelity,
+            "seed": settings.seed,
+        }
+        of_run = best_finalist(
+            read_finalists(self.run_path),
+            self.encoding,
+            metrics,
+            self.constraints,
+            f"QAT, {self._finished.settings.final.epochs} epochs",
+        )
         return Refined(
             table,
             tuple(self.constraints),
-            self._front(final),
+            front_of_trainings(final, self.cost, metrics, about),
             best,
             int(uniform["search_loss"].idxmin()) if len(uniform) else None,
-            self._of_run(),
+            of_run,
             self.path / folder / f"{table.loc[best, 'name']}.pt",
-        )
-
-    def _of_run(self) -> pd.Series | None:
-        """Best finalist of the run under the constraints of this refinement."""
-        items = read_finalists(self.run_path)
-        if not items:
-            return None
-        candidates = [Candidate.from_dict(item["candidate"]) for item in items.values()]
-        genomes = self.encoding.encode(candidates, check=False)
-        columns: dict[str, Any] = {"name": list(items)}
-        columns |= {
-            f"{split}_{kind}": [item[split][kind] for item in items.values()]
-            for split in ("search", "test")
-            for kind in ("loss", "accuracy")
-        }
-        columns |= {name: metric(genomes) for name, metric in self._costs.metrics.items()}
-        columns |= {"fidelity": f"QAT, {self._finished.settings.final.epochs} epochs"}
-        table = with_choice(pd.DataFrame(columns), self.constraints)
-        return table[table["chosen"]].iloc[0] if table["chosen"].any() else None
-
-    def _front(self, final: pd.DataFrame) -> Front:
-        rows = final[is_non_dominated(final[["search_loss", self.cost.name]].to_numpy(np.float64))]
-        rows = rows.sort_values("search_loss")
-        names = ["search_loss", "search_accuracy", "test_loss", "test_accuracy", *self._costs.metrics]
-        return Front(
-            tuple(map(Candidate.from_json, rows["candidate_json"])),
-            rows[names].reset_index(drop=True),
-            (Axis("search_loss", "nats", "minimize"), Axis(self.cost.name, self.cost.unit, "minimize")),
-            {
-                "space": self.encoding.name,
-                "constraints": [str(c) for c in self.constraints],
-                "fidelity": f"QAT, {self.settings.final_epochs} epochs",
-                "seed": self.settings.seed,
-            },
         )

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from apq_tune.pipeline.choice import RECORD, WEIGHTS, described, keep
 from apq_tune.problem.problem import Constraint
-from apq_tune.refine.refine import Refined
+from apq_tune.refine.outcome import Refined
 from apq_tune.report.answer import print_chosen, scores_in_words
 from apq_tune.report.limits import amount, draw_limit, engineering, heading, print_fitting, share
 from apq_tune.report.pictures import grid, panels, png

@@ -23,7 +23,7 @@ from apq_tune.pipeline.work import InnerSearches, front_cost
 from apq_tune.predict.trust import COSTS, PROXY, judge
 from apq_tune.problem.costs import Costs
 from apq_tune.problem.front import Axis, Front
-from apq_tune.refine.refine import Refined
+from apq_tune.refine.outcome import Refined
 from apq_tune.report.answer import level_line, print_chosen
 from apq_tune.report.limits import amount, breaks, broken, engineering, limit_lines, share
 from apq_tune.report.refined import against_run, refined_picture, write_refined
