@@ -1,7 +1,7 @@
-"""Executors: where a function is applied to many items, on processes of this machine or on a Ray cluster.
+"""Executors, which apply a function to many items in processes of this machine or on a Ray cluster.
 
-An executor only maps. It neither chooses items nor writes results, so the same items have the same results wherever
-they are computed and however many are computed at once.
+An executor neither chooses items nor writes results, so that results depend neither on the executor nor on its number
+of workers.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from apq_tune.hosts.joining import check_address, wanted_address
 from apq_tune.hosts.work import Attempts, Failure, Result, Work, attempt, finished
 
 WORK_FILES = "work"
-"""Folder, within that of the results, for what workers read meanwhile and for tracebacks."""
+"""Name of the folder for temporary files of workers and for tracebacks, within that of the results."""
 
 Kind = Literal["local", "ray", "serial"]
 
 
 class Executor(Protocol):
-    """Applies a function to items; a context manager of the module's ``start_executor`` owns its workers.
+    """Applies a function to items; the context manager ``start_executor`` starts and ends its workers.
 
     Attributes:
-        concurrency: Items that are computed at once, each on one processor.
-        place: Where, for messages.
+        concurrency: Maximum number of items that are computed at once, each on one processor.
+        place: Description of where items are computed, for messages.
     """
 
     concurrency: int
@@ -37,11 +37,11 @@ class Executor(Protocol):
 
     @property
     def n_gpus(self) -> float:
-        """GPUs that there are."""
+        """Number of available GPUs."""
         ...
 
     def prepare(self, work: Work) -> None:
-        """Let workers import what ``work`` needs while this process does something else."""
+        """Start importing the modules that ``work`` needs in the background."""
         ...
 
     def map(
@@ -57,29 +57,29 @@ class Executor(Protocol):
         """Apply a function to every item; abandoning the iterator stops the workers.
 
         Args:
-            work: The function.
-            shared: Its second argument, sent to each worker once.
-            items: Key -> its first argument.
-            directory: Folder for the tracebacks of items that fail, and for what workers read meanwhile.
-            gpus: GPUs of each item; a fraction shares a GPU between items.
-            on_progress: Called with a key and how much of that item is done, for functions that yield it.
+            work: Function to apply.
+            shared: Second argument of the function, sent to each worker once.
+            items: First arguments of the function by key.
+            directory: Folder for tracebacks of failed items and for temporary files of workers.
+            gpus: GPUs per item; items share a GPU if it is a fraction.
+            on_progress: Callback with the key and the progress of an item, for functions that yield it.
 
         Yields:
             Key and result of each item, as soon as it is computed.
 
         Raises:
-            RunError: When no item is left, if some failed: names the first of them, its reason, and how many others
-                failed.
+            RunError: If items failed, raised after all others are computed; the message names the first failed item,
+                its reason, and the number of other failed items.
         """
         ...
 
 
 class SerialExecutor:
-    """Computes one item after the other in this process; for tests and debuggers."""
+    """Executor that computes items sequentially in this process, for tests and debugging."""
 
     concurrency = 1
     place = "this process"
-    n_gpus = math.inf  # the work sees for itself
+    n_gpus = math.inf  # not limited here
 
     def prepare(self, work: Work) -> None:
         """Nothing to do."""
@@ -107,15 +107,15 @@ class SerialExecutor:
 
 
 def _ignore(key: str, done: int) -> None:
-    """Nobody asked how much is done."""
+    """Ignore progress."""
 
 
 def executor_kind(kind: Kind | None, address: str | None) -> Kind:
-    """Which executor is meant: Ray where a cluster is named, by ``address`` or ``RAY_ADDRESS``, else the local one.
+    """Kind of executor: by default Ray if ``address`` or ``RAY_ADDRESS`` names a cluster, else local processes.
 
     Args:
-        kind: As given; ``None`` if it was not.
-        address: Of a Ray cluster, as given.
+        kind: Kind given by the user, if any.
+        address: Address of a Ray cluster given by the user, if any.
 
     Raises:
         RunError: If both contradict each other.
@@ -126,14 +126,14 @@ def executor_kind(kind: Kind | None, address: str | None) -> Kind:
 
 
 def check_executor(kind: Kind | None, address: str | None) -> Kind:
-    """Refuse an executor that cannot be started, before any work.
+    """Check early that an executor can be started.
 
     Args:
-        kind: As given; ``None`` if it was not.
-        address: Of a Ray cluster, as given.
+        kind: Kind given by the user, if any.
+        address: Address of a Ray cluster given by the user, if any.
 
     Returns:
-        Which executor is meant.
+        Kind of executor; see ``executor_kind``.
 
     Raises:
         RunError: If kind and address contradict each other, or no Ray cluster can be reached or started.
@@ -146,12 +146,12 @@ def check_executor(kind: Kind | None, address: str | None) -> Kind:
 
 @contextlib.contextmanager
 def start_executor(kind: Kind, address: str | None = None, num_cpus: int | None = None) -> Iterator[Executor]:
-    """An executor, whose workers end with the context.
+    """Start an executor, whose workers end with the context.
 
     Args:
-        kind: Which one.
-        address: Of a Ray cluster to join; ``None`` takes ``RAY_ADDRESS``, or starts a cluster on this machine.
-        num_cpus: Items at once; ``None`` for all processors.
+        kind: Kind of executor.
+        address: Address of a Ray cluster to join; ``None`` uses ``RAY_ADDRESS``, or starts a cluster on this machine.
+        num_cpus: Maximum number of items at once; ``None`` for all processors.
 
     Raises:
         RunError: If no Ray cluster can be reached or started.
@@ -172,20 +172,19 @@ def start_executor(kind: Kind, address: str | None = None, num_cpus: int | None 
 
 
 def available_cpus() -> int:
-    """Processors that this process may use."""
+    """Number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def gpu_share(executor: Executor, wanted: float | None = None) -> float:
-    """GPUs of each item.
+    """GPUs per item.
 
     Args:
-        executor: Where items are computed.
-        wanted: GPUs that each item should have; ``None`` shares all of them among the items that are computed at once,
-            at most one for each.
+        executor: Executor of the items.
+        wanted: Requested GPUs per item; ``None`` divides all of them among concurrent items, with at most one for each.
 
     Raises:
-        RunError: If there is none, or fewer than wanted: on Ray the items would wait for ever.
+        RunError: If there are fewer GPUs than requested, or none, in which case items would wait forever on Ray.
     """
     there = executor.n_gpus
     if wanted is not None and wanted > there:

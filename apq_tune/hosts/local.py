@@ -1,8 +1,8 @@
-"""Processes of this machine as an executor.
+"""Executor on processes of this machine.
 
-Workers are forked off a server that imports the work's modules once and runs no threads (``multiprocessing``'s own),
-or spawned where there is none. A pool of ``concurrent.futures`` or of loky ends as a whole when one of its workers is
-killed; here a worker that dies costs the item that it worked on, and its place is filled anew.
+Workers are forked from ``multiprocessing``'s fork server, which imports the modules of the function once, or spawned on
+platforms without it. Unlike in pools of ``concurrent.futures`` and loky, which break when a worker is killed, a dead
+worker is replaced and only its item is retried.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from apq_tune.hosts.shared_files import read_shared, write_shared
 from apq_tune.hosts.work import Attempts, Failure, Result, Work, attempt, failure_of, finished
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-"""Environment of workers: as many run as there are processors."""
+"""Environment of workers, which use one thread each, as there may be one for each processor."""
 
 _METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 _CONTEXT: Any = multiprocessing.get_context(_METHOD)
 
 
 class LocalExecutor:
-    """Worker processes on this machine: of the command's own priority, with one thread each.
+    """Executor on single-threaded worker processes of this machine.
 
     Attributes:
-        concurrency: Most workers at once.
+        concurrency: Maximum number of workers at once.
     """
 
     place = "this machine"
 
     def __init__(self, concurrency: int) -> None:
-        """Without any worker; they are started when there is work.
+        """Begin without workers, which are started on demand.
 
         Args:
-            concurrency: Most workers at once.
+            concurrency: Maximum number of workers at once.
         """
         self.concurrency = concurrency
         self._idle: list[_Worker] = []
@@ -65,13 +65,13 @@ class LocalExecutor:
 
     @property
     def n_gpus(self) -> float:
-        """GPUs of this machine."""
+        """Number of GPUs of this machine."""
         import torch
 
         return float(torch.cuda.device_count() if torch.cuda.is_available() else 0)
 
     def prepare(self, work: Work) -> None:
-        """Begin to import the module of ``work`` in the server that workers are forked off."""
+        """Start importing the module of ``work`` in the fork server."""
         if _METHOD == "forkserver":
             _CONTEXT.set_forkserver_preload([work.__module__])
             with _starting(), _deaf_to_interrupts():
@@ -119,7 +119,7 @@ class LocalExecutor:
                     elif attempts.again(key, said):
                         waiting.append(key)
         finally:
-            self._stop_busy()  # of a map that is abandoned
+            self._stop_busy()  # if the iterator was abandoned
             job.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 directory.rmdir()  # unless it holds tracebacks
@@ -134,7 +134,7 @@ class LocalExecutor:
             worker.death()
         worker = _Worker(next(self._numbers))
         self._busy[worker.channel] = worker, key
-        worker.begin(job, items[key], n_gpus)  # if it died meanwhile, its channel says so
+        worker.begin(job, items[key], n_gpus)  # if it has died, its channel will show it
 
     def _stop_busy(self) -> None:
         self._stop(*(worker for worker, _ in self._busy.values()))
@@ -149,42 +149,42 @@ class LocalExecutor:
 
 
 class _Worker:
-    """A process that computes one item after the other.
+    """Worker process, which computes one item at a time.
 
     Attributes:
-        process: It.
-        channel: This process's end of the connection to it.
+        process: Worker process.
+        channel: Connection to the worker.
     """
 
     def __init__(self, number: int) -> None:
         self._number = number
         self.channel, theirs = _CONTEXT.Pipe()
         self.process = _CONTEXT.Process(target=_serve, args=(theirs,), daemon=True)
-        # A server ignores Ctrl-C already, and may still be importing, in which Ctrl-C must be heard here.
+        # The fork server already ignores Ctrl-C. While it is still importing, Ctrl-C must be handled here.
         with _starting(), contextlib.nullcontext() if _METHOD == "forkserver" else _deaf_to_interrupts():
             self.process.start()
         theirs.close()
 
     def begin(self, job: Path, item: Any, n_gpus: int) -> bool:
-        """Hand over an item.
+        """Send an item to the worker.
 
         Args:
-            job: File of the function and of what all items share.
-            item: The item.
-            n_gpus: GPUs that workers take turns at.
+            job: File with the function and the argument that all items share.
+            item: Item to compute.
+            n_gpus: Number of GPUs that workers are distributed over.
 
         Returns:
-            Whether the worker lives.
+            Whether the worker is alive.
         """
         gpu = self._number % n_gpus if n_gpus else None
         try:
             self.channel.send_bytes(cloudpickle.dumps((str(job), gpu, item)))
-        except OSError:  # it does not: its channel will say so
+        except OSError:  # it is dead, which its channel will show
             return False
         return True
 
     def said(self) -> int | Result | Failure | None:
-        """How much is done, or the end of an item, which must be ready; ``None`` if the worker died."""
+        """Receive the progress or the outcome of an item, which must be available; ``None`` if the worker died."""
         try:
             said: int | Result | Failure = self.channel.recv()
         except (EOFError, OSError):
@@ -192,7 +192,7 @@ class _Worker:
         return said
 
     def death(self) -> str:
-        """Wait for the end of the process; why it died, in one line."""
+        """Wait for the end of the process, and return the reason in one line."""
         self.process.join()
         self.channel.close()
         code = self.process.exitcode
@@ -202,10 +202,10 @@ class _Worker:
 
 @contextlib.contextmanager
 def _starting() -> Iterator[None]:
-    """The state of this process in which workers, and the server that they are forked off, are started.
+    """Context in which workers and the fork server are started.
 
-    The user's script is hidden: ``multiprocessing`` would import it in each worker, where it would begin anew unless it
-    is guarded. What it defines travels by value.
+    The main module is hidden, since ``multiprocessing`` would import the user's script in each worker, which would run
+    it again unless it is guarded. Objects that it defines are pickled by value.
     """
     main, before = sys.modules["__main__"], {name: os.environ.get(name) for name in ONE_THREAD}
     hidden = types.ModuleType("__main__")
@@ -225,8 +225,8 @@ def _starting() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
-    """What is started here is never ended by Ctrl-C: that is this process's affair, which then ends its workers."""
-    if threading.current_thread() is not threading.main_thread():  # there, signals cannot be set
+    """Context in which started processes ignore Ctrl-C; this process handles it and ends its workers."""
+    if threading.current_thread() is not threading.main_thread():  # signal handlers can only be set in the main thread
         yield
         return
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -237,7 +237,7 @@ def _deaf_to_interrupts() -> Iterator[None]:
 
 
 def _serve(channel: connection.Connection) -> None:
-    """Compute what comes until the other end is closed."""
+    """Compute items until the connection is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     loaded: tuple[str, Any] = "", None
@@ -249,7 +249,7 @@ def _serve(channel: connection.Connection) -> None:
                 if gpu is not None:
                     _take(gpu)
                 if path != loaded[0]:
-                    loaded = "", None  # the last one's memory, before the next takes some
+                    loaded = "", None  # free its memory before loading the next
                     loaded = path, read_shared(Path(path))
                 work, shared = loaded[1]
                 words = cloudpickle.dumps(finished(attempt(work, item, shared), channel.send))
@@ -259,14 +259,14 @@ def _serve(channel: connection.Connection) -> None:
 
 
 def _take(gpu: int) -> None:
-    """Let ``"cuda"`` mean this GPU."""
+    """Select the GPU that ``"cuda"`` refers to."""
     import torch
 
     torch.cuda.set_device(gpu)
 
 
 def _end_with_parent() -> None:
-    """Whatever this worker computes, it ends with the process that started it, however that ends."""
+    """End this worker as soon as the process that started it has ended."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -1,6 +1,6 @@
-"""A connection to a Ray cluster, and what a Ray Tune trial says and is told.
+"""Connections to Ray clusters, and communication of Ray Tune trials.
 
-Ray is known here, in its executor and in the files of ``ApqSearch`` alone.
+Only this module, the Ray executor and the modules of ``ApqSearch`` import Ray.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ def cluster(address: str | None, num_cpus: int | None) -> Iterator[int]:
 
     Args:
         address: Address as for ``ray.init``; ``None`` joins the cluster at ``RAY_ADDRESS``, or starts one.
-        num_cpus: Processors of the local cluster; of a joined one, most tasks at once. ``None`` takes all there are.
+        num_cpus: Number of processors of a local cluster, or maximum number of tasks at once on a joined one; ``None``
+            for all.
 
     Yields:
-        How many tasks of one processor to run at once.
+        Maximum number of tasks of one processor at once.
 
     Raises:
         RunError: If no cluster can be reached or started.
@@ -37,7 +38,7 @@ def cluster(address: str | None, num_cpus: int | None) -> Iterator[int]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C raises KeyboardInterrupt here, as anywhere
     os.environ.setdefault("RAY_worker_niceness", "0")  # trials run at the priority of the command; Ray's own is 15
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints tables even when told to be silent
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints tables even in silent mode
     address = wanted_address(address)
     own: dict[str, Any] = {} if address or (folder := ray_folder()) is None else {"_temp_dir": folder}
     try:
@@ -62,7 +63,7 @@ def cluster(address: str | None, num_cpus: int | None) -> Iterator[int]:
 
 
 def report(metrics: dict[str, Any], files: Mapping[str, bytes] = MappingProxyType({})) -> None:
-    """From inside a trial: hand metrics to Tune, and files as its checkpoint."""
+    """Report metrics to Tune, and files as the checkpoint, from inside a trial."""
     from ray import tune
 
     if not files:
@@ -75,7 +76,7 @@ def report(metrics: dict[str, Any], files: Mapping[str, bytes] = MappingProxyTyp
 
 
 def restored() -> dict[str, bytes]:
-    """From inside a trial: the files of the checkpoint that it should go on from, if there is one."""
+    """Files of the checkpoint that a trial should resume from, if any, from inside the trial."""
     from ray import tune
 
     checkpoint = tune.get_checkpoint()
@@ -90,12 +91,12 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 
 def put(value: Any) -> Any:
-    """A reference to a value in the object store, where every node finds it; ``None`` if Ray does not run."""
+    """Put a value into the object store and return its reference; ``None`` if Ray is not running."""
     return ray.put(value) if ray.is_initialized() else None
 
 
 def session() -> str:
-    """What tells one connection to a cluster from the next: objects that were put do not outlive it. Empty: none."""
+    """Identifier of the connection to a cluster, which stored objects do not outlive; empty without a connection."""
     if not ray.is_initialized():
         return ""
     context = ray.get_runtime_context()
@@ -103,7 +104,7 @@ def session() -> str:
 
 
 def get(reference: Any) -> Any:
-    """What a reference stands for."""
+    """Value of a reference."""
     return ray.get(reference)
 
 

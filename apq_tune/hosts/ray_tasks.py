@@ -1,7 +1,7 @@
-"""A Ray cluster as an executor: each item is one task.
+"""Executor on a Ray cluster, on which each item is a task.
 
-Tasks and not trials of Ray Tune: a hundred trivial items cost 4 s here and 9 s there. Searches and trainings that
-people schedule themselves are Tune trials (``APQObjective``, ``ApqSearch``).
+Tasks have less overhead than trials of Ray Tune: a hundred trivial items take 4 s rather than 9 s. Searches that users
+run on Ray Tune themselves use trials (``APQObjective``, ``ApqSearch``).
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ DIED = (
 
 
 class RayExecutor:
-    """Tasks of one processor each on the cluster that this process is connected to."""
+    """Executor on tasks of one processor each on the cluster that this process is connected to."""
 
     place = "the Ray cluster"
 
     def __init__(self, concurrency: int) -> None:
-        """Without any task.
+        """Begin without tasks.
 
         Args:
-            concurrency: Most tasks at once.
+            concurrency: Maximum number of tasks at once.
         """
         self.concurrency = concurrency
 
     @property
     def n_gpus(self) -> float:
-        """GPUs of the cluster."""
+        """Number of GPUs of the cluster."""
         return float(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
 
     def prepare(self, work: Work) -> None:
@@ -56,7 +56,7 @@ class RayExecutor:
     ) -> Iterator[tuple[str, Result]]:
         """See ``Executor``."""
         attempts, waiting = Attempts(directory), deque(items)
-        # We try again ourselves: Ray would do so without end where memory runs out.
+        # Retries are counted here, since Ray retries without limit when memory runs out.
         task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0, num_returns="streaming")(_task)
         job = ray.put((work, shared))
         running: dict[Any, str] = {}
@@ -78,18 +78,18 @@ class RayExecutor:
                     elif attempts.again_after_death(key, said) if isinstance(said, str) else attempts.again(key, said):
                         waiting.append(key)
         finally:
-            for stream in running if ray.is_initialized() else ():  # of a map that is abandoned
+            for stream in running if ray.is_initialized() else ():  # if the iterator was abandoned
                 ray.cancel(stream, force=True)
         attempts.close()
 
 
 def _said(stream: Any) -> int | Result | Failure | str:
-    """The next word of a task, which must be ready; text if its process died: why."""
+    """Next output of a task, which must be available; if its process died, the reason as text."""
     try:
         said: int | Result | Failure = ray.get(next(stream))
     except OutOfMemoryError:
         return RAN_OUT_OF_MEMORY
-    except RayTaskError as error:  # could not even begin, as when a module is missing there
+    except RayTaskError as error:  # the task could not start, for example for lack of a module
         return failure_of(error)
     except (RayError, StopIteration):
         return DIED
@@ -97,6 +97,6 @@ def _said(stream: Any) -> int | Result | Failure | str:
 
 
 def _task(job: tuple[Work, Any], item: Any) -> Generator[int | Result | Failure, None, None]:
-    """Runs in the cluster: yields how much is done, in the end the result."""
+    """Task: yield the progress of an item, and finally its result or failure."""
     work, shared = job
     yield (yield from attempt(work, item, shared))

@@ -12,15 +12,15 @@ import cloudpickle
 from apq_tune.errors import RunError
 
 ALIGNMENT = 64
-"""Bytes that arrays are aligned to in a file, as numpy's own are in memory."""
+"""Alignment of arrays in a file in bytes, as of NumPy's arrays in memory."""
 
 
 def write_shared(value: Any, file: Path) -> None:
-    """Write any value so that processes that read it share the memory of its arrays.
+    """Write a value such that processes that read it share the memory of its arrays.
 
     Args:
-        value: The value.
-        file: Its file; the folder is made.
+        value: Value to write.
+        file: File to write; its folder is created.
 
     Raises:
         RunError: If it cannot be pickled.
@@ -42,7 +42,7 @@ def write_shared(value: Any, file: Path) -> None:
 
 
 def read_shared(file: Path) -> Any:
-    """Inverse of ``write_shared``; arrays are read-only views of the file, which may be deleted meanwhile."""
+    """Inverse of ``write_shared``; arrays are read-only views of the file, which may be deleted afterwards."""
     with file.open("rb") as opened:
         whole = memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
     start = 8 + int.from_bytes(whole[:8], "little")

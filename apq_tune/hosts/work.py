@@ -1,4 +1,4 @@
-"""Work on items: a function, its results, and attempts at it, whatever it raises."""
+"""Functions of items, their results and failures, and repeated attempts at failed items."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from typing import Any, NamedTuple, TypeVar
 from apq_tune.errors import ApqError, RunError
 
 MAX_RETRIES = 2
-"""How often an item is tried again whose worker died or that raised what may not come again, such as a full disk."""
+"""Number of retries of an item whose worker died or that raised an error that may be temporary."""
 
 LONGEST_REASON = 300
-"""Characters of an error in a message; the whole traceback is in a file."""
+"""Maximum number of characters of an error in a message; the traceback is written to a file."""
 
 TELL_SECONDS = 0.5
-"""Least time between two words on how much of an item is done: through Ray each costs some milliseconds."""
+"""Minimum seconds between progress reports of an item, each of which costs milliseconds with Ray."""
 
 Found = TypeVar("Found")
 
 
 class Result(NamedTuple):
-    """What is computed from one item."""
+    """Result of an item."""
 
     metrics: dict[str, Any]  # plain data
     files: Mapping[str, bytes] = MappingProxyType({})  # name -> content
@@ -34,29 +34,28 @@ class Result(NamedTuple):
 
 
 Work = Callable[[Any, Any], Result | Generator[int, None, Result]]
-"""From one item, and what all items share, to a result. A function that does several things may yield how many of them
-are done."""
+"""Function from an item and an argument that all items share to a result; it may yield its progress as a count."""
 
 
 class Failure(NamedTuple):
-    """An item that raised."""
+    """Failure of an item."""
 
     reason: str  # one line
-    traceback: str  # empty if trying again is of no use: the message says all
+    traceback: str  # empty for errors of the user, which are not retried
 
 
 def attempt(work: Work, item: Any, shared: Any) -> Generator[int, None, Result | Failure]:
-    """Compute one item inside a worker, whatever it raises.
+    """Compute one item inside a worker, and return a ``Failure`` if it raises.
 
     Args:
-        work: The function.
-        item: Its first argument.
-        shared: Its second argument.
+        work: Function to apply.
+        item: First argument of the function.
+        shared: Second argument of the function.
 
     Yields:
-        How much is done, if ``work`` yields it, at most every ``TELL_SECONDS``.
+        Progress, if ``work`` yields it, at most every ``TELL_SECONDS``.
     """
-    start = told = time.monotonic()
+    start = reported = time.monotonic()
     steps = _steps(work, item, shared)
     while True:
         try:
@@ -68,9 +67,9 @@ def attempt(work: Work, item: Any, shared: Any) -> Generator[int, None, Result |
             return Failure(str(error), "")
         except Exception as error:
             return failure_of(error)
-        if time.monotonic() - told >= TELL_SECONDS:
+        if time.monotonic() - reported >= TELL_SECONDS:
             yield done
-            told = time.monotonic()
+            reported = time.monotonic()
 
 
 def result_of(work: Work, item: Any, shared: Any) -> Result:
@@ -84,7 +83,7 @@ def _steps(work: Work, item: Any, shared: Any) -> Generator[int, None, Result]:
 
 
 def finished(steps: Generator[int, None, Found], tell: Callable[[int], None]) -> Found:
-    """What a generator returns in the end, after telling everything that it yields."""
+    """Exhaust a generator, calling a function with each yielded value, and return its return value."""
     while True:
         try:
             done = next(steps)
@@ -95,16 +94,16 @@ def finished(steps: Generator[int, None, Found], tell: Callable[[int], None]) ->
 
 
 def failure_of(error: BaseException) -> Failure:
-    """What is remembered of an error."""
+    """Describe an exception as a failure."""
     line = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
     return Failure(line[:LONGEST_REASON], "".join(traceback.format_exception(error)))
 
 
 class Attempts:
-    """Counts the attempts at each item of one map, and remembers which items failed for good."""
+    """Counts of the attempts at each item, and the items that finally failed."""
 
     def __init__(self, directory: Path) -> None:
-        """Without any attempt.
+        """Begin without attempts.
 
         Args:
             directory: Folder for tracebacks.
@@ -114,7 +113,7 @@ class Attempts:
         self._failed: dict[str, str] = {}
 
     def again(self, key: str, failure: Failure) -> bool:
-        """Whether an item that raised is tried again."""
+        """Whether to retry an item that raised."""
         if not failure.traceback:
             self._failed[key] = failure.reason
             return False
@@ -124,7 +123,7 @@ class Attempts:
         return False
 
     def again_after_death(self, key: str, reason: str) -> bool:
-        """Whether an item whose worker died is tried again."""
+        """Whether to retry an item whose worker died."""
         if self._counted(key):
             return True
         self._failed[key] = reason
@@ -143,7 +142,7 @@ class Attempts:
         return ""
 
     def close(self) -> None:
-        """Call when no item is left.
+        """Finish after the last item.
 
         Raises:
             RunError: If items failed.

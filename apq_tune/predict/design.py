@@ -1,4 +1,4 @@
-"""What linear models and Gaussian processes look at: features of a candidate, and what another predictor says of it."""
+"""Inputs of linear models and Gaussian processes: features of candidates and outputs of a base predictor."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Design:
     """Features, with a base predictor's output as the last column if there is one.
 
     Attributes:
-        encoding: Of the space.
-        scale: Of the target.
-        base: Another predictor of a loss (or accuracy) of the same candidates.
-        ordinal: Features with an order; ``None``: one-hot features.
-        correct: Whether the base's output is also where learning begins, so that what is learned is a correction;
-            else it is a column like others and counts for nothing until pairs say so.
+        encoding: Encoding of the search space.
+        scale: Scale of the target.
+        base: Predictor of another loss or accuracy of the same candidates.
+        ordinal: Ordinal features; ``None`` for one-hot features.
+        correct: Whether the output of the base is also the prior mean, so that a correction of it is learned;
+            otherwise it is only a feature.
     """
 
     encoding: Featured
@@ -38,7 +38,7 @@ class Design:
         return n + (self.base is not None)
 
     def __call__(self, genomes: Genomes) -> tuple[Floats, Floats]:
-        """``(n, n_genes) -> (n, n_features), (n,)``: columns, and where learning begins, in standardised units."""
+        """Features of shape ``(n, n_features)`` and prior means of shape ``(n,)``, both in standardised units."""
         features = self.encoding.features(genomes) if self.ordinal is None else self.ordinal(genomes)
         start = np.zeros(len(genomes))
         if self.base is None:
@@ -49,7 +49,7 @@ class Design:
 
 @dataclass(frozen=True)
 class DesignPredictor:
-    """Base class of predictors that see a design.
+    """Base class of predictors with a design.
 
     Attributes:
         design: Features and target scale.

@@ -20,18 +20,18 @@ from apq_tune.space.encoding import Featured, Genomes
 Array = NDArray[np.float32]
 
 BATCH = 500
-"""Candidates that go through the layers together, so that what is between them stays in the processor's cache."""
+"""Number of candidates per batch, such that activations fit into the processor's cache."""
 
 
 @dataclass(frozen=True)
 class MLPSettings:
-    """How predictors are trained: AdamW on all pairs at once.
+    """Settings of training with AdamW on all pairs at once.
 
     Attributes:
         hidden: Width of the three hidden layers.
-        steps: Of the optimizer.
-        learning_rate: At the start of its cosine.
-        weight_decay: Of AdamW.
+        steps: Number of optimizer steps.
+        learning_rate: Initial learning rate, with cosine decay.
+        weight_decay: Weight decay of AdamW.
     """
 
     hidden: int = 128
@@ -42,13 +42,13 @@ class MLPSettings:
 
 @dataclass(frozen=True)
 class MLPPredictor:
-    """A trained MLP.
+    """Trained MLP.
 
     Attributes:
-        encoding: Of its space.
-        weights: ``(in, out)`` matrices and ``(out,)`` biases by name: ``W0 b0 W1 b1 W2 b2 W3 b3``, and ``Wq bq`` if it
-            sees bits.
-        scale: Of the target.
+        encoding: Encoding of the search space.
+        weights: ``(in, out)`` matrices and ``(out,)`` biases by name: ``W0 b0 W1 b1 W2 b2 W3 b3``, and ``Wq bq`` if
+            bits are an input.
+        scale: Scale of the target.
     """
 
     encoding: Featured
@@ -62,16 +62,16 @@ class MLPPredictor:
 
     @property
     def unit(self) -> str:
-        """Of the predictions."""
+        """Unit of the predictions."""
         return self.scale.unit
 
     @property
     def sees_bits(self) -> bool:
-        """Whether bits change the prediction."""
+        """Whether bits are an input."""
         return "Wq" in self.weights
 
     def __call__(self, genomes: Genomes) -> Floats:
-        """``(n, n_genes) -> (n,)`` cross-entropy in nats, or accuracy as a fraction."""
+        """Cross-entropies in nats, or accuracies as fractions, shape ``(n,)``."""
         batches = [genomes[start : start + BATCH] for start in range(0, len(genomes), BATCH)]
         return self.scale.restore(np.concatenate([np.zeros(0), *map(self._standardised, batches)]))
 
@@ -86,7 +86,7 @@ class MLPPredictor:
 
 
 def mlp_shapes(encoding: Featured, hidden: int, *, bits: bool) -> dict[str, tuple[int, ...]]:
-    """Shapes of the weights of a predictor by name; those that see the bits stand last."""
+    """Shapes of the weights of a predictor by name; those of the bits come last."""
     shapes: dict[str, tuple[int, ...]] = {}
     for layer, sizes in enumerate(itertools.pairwise([encoding.n_arch_features, hidden, hidden, hidden, 1])):
         shapes |= {f"W{layer}": sizes, f"b{layer}": sizes[1:]}
@@ -111,16 +111,16 @@ def fit_mlp(
     log: bool = True,
     settings: MLPSettings | None = None,
 ) -> MLPPredictor:
-    """Train on pairs.
+    """Fit an MLP to pairs.
 
     Args:
-        encoding: Of the space.
-        pairs: To learn from.
-        seed: Of the initial weights.
-        bits: Whether to see the candidates' bits.
-        start: A predictor whose weights to begin with; the bits' input begins at zero if it has none.
-        log: Whether the target is a loss, learned as its logarithm, or an accuracy, learned as it is.
-        settings: Of the training.
+        encoding: Encoding of the search space.
+        pairs: Training pairs.
+        seed: Seed of the initial weights.
+        bits: Whether bits are an input.
+        start: Predictor to transfer the initial weights from; weights of the bits that it lacks start at zero.
+        log: Whether the target is a loss, whose logarithm is predicted, or an accuracy, which is predicted itself.
+        settings: Settings of the training.
     """
     import torch
     from torch.nn import functional

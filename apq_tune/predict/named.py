@@ -1,4 +1,4 @@
-"""Named choices as numbers: what has an order is known by its place in it, and everything by its name as well."""
+"""Features of named choices: one-hot columns, and additionally the numbers of numeric choices."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Floats = NDArray[np.float64]
 
 
 def columns(genes: Sequence[Gene], genomes: Genomes) -> Floats:
-    """``(n, n_genes) -> (n, n_columns)``: one-hots, then one column for each choice of several numbers.
+    """Columns of named choices, shape ``(n, n_columns)``: one-hot columns, then one for each numeric choice.
 
-    Numbers that are all positive count by their logarithm, as sizes and rates do.
+    Choices with only positive numbers are represented by logarithms.
 
     Args:
-        genes: ``(n_genes,)`` named choices.
-        genomes: Their columns of genomes.
+        genes: Genes of the named choices, shape ``(n_genes,)``.
+        genomes: Columns of these genes in genomes, shape ``(n, n_genes)``.
     """
     one_hot = [genomes[:, [place]] == np.arange(len(gene.values)) for place, gene in enumerate(genes)]
     ordered = [numbers[genomes[:, place]][:, None] for place, numbers in _ordered(genes).items()]
@@ -28,13 +28,13 @@ def columns(genes: Sequence[Gene], genomes: Genomes) -> Floats:
 
 
 def kinds(genes: Sequence[Gene]) -> NDArray[np.intp]:
-    """``(n_columns,)``: which kind each column is of; the names of a choice are one, its order is another."""
+    """Kind of each column, shape ``(n_columns,)``: one for the one-hot columns of a choice, another for its numbers."""
     names = np.repeat(np.arange(len(genes)), [len(gene.values) for gene in genes])
     return np.concatenate([names, np.array([len(genes) + place for place in _ordered(genes)], np.intp)])
 
 
 def _ordered(genes: Sequence[Gene]) -> dict[int, Floats]:
-    """Place of a gene -> the numbers of its values, for those that are numbers."""
+    """Numbers of the values of numeric genes with more than two values, by index of the gene."""
     found: dict[int, Floats] = {}
     for place, gene in enumerate(genes):
         if len(gene.values) > 2 and all(isinstance(v, int | float) and not isinstance(v, bool) for v in gene.values):

@@ -1,4 +1,4 @@
-"""Candidates as numbers that know what is more and what is less; one-hot columns have to learn that from pairs."""
+"""Ordinal features of candidates, which encode the order of choices, unlike one-hot features."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from apq_tune.space.encoding import Encoding, Genomes
 from apq_tune.space.gene import BIT_KINDS, Gene, places_of
 
 N_REFERENCE = 2000
-"""Random candidates that say how far each column spreads: the space is known before any pair is."""
+"""Number of random candidates from which the mean and the standard deviation of each column are estimated."""
 
 
 @dataclass(frozen=True)
 class OrdinalFeatures:
-    """Which blocks are on, logarithms of their choices and of the costs; every kind of column weighs the same.
+    """Active blocks, logarithms of their choices, and logarithms of costs, with equal weight of each kind of column.
 
-    Kinds: on or off; kernel sizes, channels, sparsity and bits, those of each layer of a block apart (``log2(bits)``,
-    and ``2**-bits`` as rounding errors go); resolution; the cost models; and the names, and the order, of each choice
-    of which nothing else is known (``named.columns``). A block that is off has zeros. Genes without a choice have no
-    column. Each column is centred and scaled by its spread over random candidates, each kind divided by the root of its
-    number of columns and of the number of kinds, so that a random candidate's squared length is 1 in the mean.
+    Kinds of columns are: activity of blocks; kernel sizes, channels, sparsity and bits, separately for each layer of a
+    block (``log2(bits)``, and ``2**-bits``, to which rounding errors are proportional); resolution; costs; and for
+    named choices one-hot columns and numbers (``named.columns``). Columns of inactive blocks are zero, and genes with a
+    single value have no column. Columns are standardised over random candidates and divided by the square roots of the
+    number of columns of their kind and of the number of kinds, so that the mean squared norm of random candidates is 1.
 
     Attributes:
         encoding: Encoding of the search space.
-        mean: ``(n_features,)`` mean of the columns over random candidates.
-        factor: ``(n_features,)`` numbers that the centred columns are multiplied by.
+        mean: Means of the columns over random candidates, shape ``(n_features,)``.
+        factor: Factors of the centred columns, shape ``(n_features,)``.
     """
 
     encoding: Encoding
@@ -41,7 +41,7 @@ class OrdinalFeatures:
 
     @classmethod
     def of(cls, encoding: Encoding, rng: np.random.Generator) -> OrdinalFeatures:
-        """Measure the spread of the columns on random candidates."""
+        """Estimate the means and standard deviations of the columns from random candidates."""
         kinds = _Layout.of(encoding).kinds
         raw = cls(encoding, np.zeros(len(kinds)), np.ones(len(kinds)))
         columns = raw(encoding.sample(N_REFERENCE, rng))
@@ -60,7 +60,7 @@ class OrdinalFeatures:
 
     @property
     def kinds(self) -> NDArray[np.intp]:
-        """``(n_features,)``: which kind each column is of."""
+        """Kind of each column, shape ``(n_features,)``."""
         return self._layout.kinds
 
     @cached_property
@@ -70,17 +70,17 @@ class OrdinalFeatures:
 
 @dataclass(frozen=True, eq=False)
 class _Layout:
-    """The columns of one search space, neither centred nor scaled.
+    """Columns of a search space, neither centred nor scaled.
 
     Attributes:
         encoding: Encoding of the search space.
-        blocks: ``(n_blocks,)`` place of one gene of each block.
-        numbers: ``(n_numbers,)`` places of the genes with a column of their own number.
-        tables: ``(n_numbers, n_values)`` these numbers.
-        choices: ``(n_choices,)`` places of the genes that are named choices.
-        sizes: Places of the genes that choose the resolution.
+        blocks: Index of one gene of each block, shape ``(n_blocks,)``.
+        numbers: Index of the gene of each numeric column, shape ``(n_numbers,)``.
+        tables: Entries of the numeric columns for each value of their gene, shape ``(n_numbers, n_values)``.
+        choices: Indices of the genes of named choices, shape ``(n_choices,)``.
+        sizes: Indices of the genes of the resolution.
         costs: Cost models.
-        kinds: ``(n_features,)`` which kind each column is of.
+        kinds: Kind of each column, shape ``(n_features,)``.
     """
 
     encoding: Encoding
@@ -120,7 +120,7 @@ class _Layout:
 
     @cached_property
     def _layouts(self) -> tuple[CostModel, ...]:
-        """One cost model of each layout: models of one layout look in the same places."""
+        """One cost model of each layout; models with the same layout share table indices."""
         return tuple({id(cost.layout): cost for cost in self.costs}.values())
 
     def columns(self, genomes: Genomes) -> Floats:
@@ -138,7 +138,7 @@ class _Layout:
 
 
 def _logarithms(gene: Gene) -> Floats:
-    """``(n_values,)``: ``log2`` of a gene's values; of sparsity that of the share of weights that is left."""
+    """Base-2 logarithms of a gene's values, for sparsity of the share of remaining weights, shape ``(n_values,)``."""
     values = np.array(gene.values, np.float64)
     return np.asarray(np.log2(1 - values if gene.kind == "sparsity" else values))
 

@@ -1,4 +1,4 @@
-"""The folder that a command writes: owned while the command runs, with a record of what its results depend on."""
+"""Output folders of commands, locked while a command runs, with a record of what the results depend on."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ from apq_tune.store.lock import NAME as LOCK
 from apq_tune.store.lock import FolderLock, own
 
 PACKAGES = ("apq-tune", "torch", "ray", "optuna", "numpy", "scikit-learn", "moocore")
-"""Packages whose versions a record names."""
+"""Packages whose versions are recorded."""
 
 
 class CommandFolder:
-    """A folder that one command writes, owned by this process as long as the object lives.
+    """Output folder of a command, locked by this process for the lifetime of the object.
 
     Attributes:
-        path: The folder.
-        record: Its record, a JSON file with its own digest in it: format, command, versions of packages, and what the
-            results depend on.
+        path: Path of the folder.
+        record: JSON file with the format, the command line, versions of packages, everything that the results depend
+            on, and its own digest.
     """
 
     def __init__(
         self, path: Path, kind: str, record: str, current: int, marks: Sequence[str] = (), *, wait: float = 0.0
     ) -> None:
-        """Own the folder, which is made if it is not there.
+        """Lock the folder, which is created if necessary.
 
         Args:
-            path: The folder.
-            kind: What the folder is, in words.
+            path: Path of the folder.
+            kind: Kind of folder, for messages.
             record: Name of the record.
             current: Format of the folder that this version writes and reads.
-            marks: Patterns of further files by which such a folder is known.
-            wait: Seconds that another process which owns the folder may need to end.
+            marks: Glob patterns of further files that identify such a folder.
+            wait: Seconds to wait for another process that owns the folder to end.
 
         Raises:
-            RunError: If it is something else, in use, or cannot be written.
+            RunError: If it is another kind of folder, in use, or cannot be written.
         """
         self.path, self.record, self._kind, self._current = path, path / record, kind, current
         self._lock = claim(path, kind, (record, *marks), wait=wait)
 
     def read(self, remedy: str) -> dict[str, Any] | None:
-        """What the record says; ``None`` if there is none.
+        """Read the record; ``None`` if there is none.
 
         Args:
-            remedy: What to do if it is damaged.
+            remedy: Remedy for the message if it is damaged.
 
         Raises:
             RunError: If it is damaged, or of another format.
@@ -62,8 +62,8 @@ class CommandFolder:
         """Write the record.
 
         Args:
-            command: Command line, to repeat.
-            content: What the results depend on, as plain data.
+            command: Command line.
+            content: Plain data that the results depend on.
 
         Raises:
             RunError: If it cannot be written.
@@ -72,14 +72,14 @@ class CommandFolder:
         write_record(self.record, {"format": self._current, "command": command, "versions": versions, **content})
 
     def begin(self, command: str, basis: Mapping[str, Any]) -> None:
-        """Write the record of a folder that is new; one that was begun before has to have the same basis.
+        """Write the record of a new folder, or check that an existing one has the same basis.
 
         Args:
-            command: Command line, to repeat.
-            basis: All that the results depend on, as plain data.
+            command: Command line.
+            basis: Plain data that the results depend on.
 
         Raises:
-            RunError: If the record is damaged or of another format, or it says another kind or another basis.
+            RunError: If the record is damaged, or has another format, kind or basis.
         """
         basis = json.loads(json.dumps(basis))
         before = self.read(f"delete the folder {self.path} to begin anew, or choose another --out")
@@ -97,29 +97,29 @@ class CommandFolder:
                 )
 
     def hold(self) -> None:
-        """Own the folder again, if it was given back.
+        """Lock the folder again after ``release``.
 
         Raises:
-            RunError: If another process owns it now.
+            RunError: If another process has locked it.
         """
         self._lock = own(self.path)
 
     def release(self) -> None:
-        """Let other processes work in the folder."""
+        """Unlock the folder."""
         self._lock.release()
 
 
 def claim(path: Path, kind: str, marks: Sequence[str], *, wait: float = 0.0) -> FolderLock:
-    """Own a folder that is new or empty, or holds what it should.
+    """Lock a folder that is new, empty or of the given kind.
 
     Args:
-        path: The folder.
-        kind: What it should be, in words.
-        marks: Patterns of files by which it is known.
-        wait: Seconds that another process which owns the folder may need to end.
+        path: Path of the folder.
+        kind: Kind of folder, for messages.
+        marks: Glob patterns of files that identify such a folder.
+        wait: Seconds to wait for another process that owns the folder to end.
 
     Raises:
-        RunError: If it is something else, in use, or cannot be written.
+        RunError: If it is another kind of folder, in use, or cannot be written.
     """
     try:
         new = not path.exists() or (path.is_dir() and all(entry.name == LOCK for entry in path.iterdir()))
@@ -132,7 +132,7 @@ def claim(path: Path, kind: str, marks: Sequence[str], *, wait: float = 0.0) -> 
 
 
 def digest(path: Path | None) -> str | None:
-    """SHA-256 of a file, or of the names and contents of a folder's files; ``None`` stays what it is."""
+    """SHA-256 of a file, or of the names and contents of the files of a folder; ``None`` for ``None``."""
     if path is None:
         return None
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]

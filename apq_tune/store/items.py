@@ -1,4 +1,4 @@
-"""Results of many independent items in one folder, kept one by one: whatever interrupts, each is computed once."""
+"""Results of independent items in a folder, stored one by one, so that interrupted work can be resumed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from apq_tune.store.digests import Digests
 from apq_tune.store.files import read_json, to_json
 
 FOLDER = "items"
-"""Folder of the results, a JSON file for each item."""
+"""Name of the folder of results, which has a JSON file for each item."""
 
 
 class Items:
@@ -22,23 +22,23 @@ class Items:
     """
 
     def __init__(self, digests: Digests, redo: str, weights: str = "") -> None:
-        """Look at a folder.
+        """Open the results of a folder.
 
         Args:
-            digests: Digests of its files.
-            redo: What computes a result anew once it is deleted, in words.
-            weights: Folder of the weights, with a slash.
+            digests: Digests of the files of the folder.
+            redo: Remedy for the message if a result is damaged, after its deletion.
+            weights: Prefix of the names of weight files, such as ``"items/"``.
         """
         self._digests, self._redo, self._weights = digests, redo, weights
 
     def finished(self, *, weights: bool = False) -> dict[str, Any]:
-        """Results by key, of the items that are done.
+        """Results of the finished items by key.
 
         Args:
-            weights: Whether an item whose weights were never kept is not done.
+            weights: Whether only items with stored weights count as finished.
 
         Raises:
-            RunError: If a file is damaged, naming it.
+            RunError: If a file is damaged; the message names it.
         """
         start, end = f"{FOLDER}/", ".json"
         recorded = [name for name in self._digests if name.startswith(start) and name.endswith(end)]
@@ -83,18 +83,19 @@ def compute_missing(
     weights: bool = False,
     tell: Callable[[str | None, int, int], None] = lambda *_: None,
 ) -> dict[str, Any]:
-    """Compute the items that are not done, each result kept at once.
+    """Compute the items that are not finished, storing each result immediately.
 
     Args:
-        kept: Results of the folder.
-        executor: Starts the executor; called if there is anything to do.
+        kept: Stored results of the folder.
+        executor: Function that starts the executor; called if there is anything to compute.
         work: Function of an item and of what all items share.
         shared: Second argument of ``work``.
         items: First argument of ``work`` for each key; keys are good as names of files.
-        directory: Folder for what workers read meanwhile and for tracebacks.
-        gpus: From the executor to the GPUs of each item.
-        weights: Whether an item is done only if its weights are kept.
-        tell: Called with the key of the item that was computed, if any, how many items are done, and of how many.
+        directory: Folder for temporary files of workers and for tracebacks.
+        gpus: Function from the executor to the number of GPUs per item.
+        weights: Whether only items with stored weights count as finished.
+        tell: Callback with the key of the computed item, or ``None`` at the beginning, the number of finished items and
+            the number of all items.
 
     Returns:
         Result of each item, in the order of the items.

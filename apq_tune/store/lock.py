@@ -1,4 +1,4 @@
-"""One process owns a folder while it works there: a lock that the operating system drops when the process ends."""
+"""Exclusive locks of folders, which the operating system releases when a process ends."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 NAME = ".lock"
-"""Of the file that is locked; it names the owner, and is removed when its work has ended well."""
+"""Name of the locked file, which names the owner and is removed by ``release``."""
 
 _held: dict[Path, weakref.ref[FolderLock]] = {}
-"""What this process owns, so that it can open a folder twice, one after the other."""
+"""Locks of this process, so that it can open the same folder again."""
 
 
 class FolderLock:
-    """Ownership of a folder until ``release``, until nobody needs the object any more, or until the process ends.
+    """Lock of a folder until ``release``, garbage collection of the object, or the end of the process.
 
     Attributes:
-        folder: That is owned.
+        folder: Locked folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -39,10 +39,10 @@ class FolderLock:
         self._release.detach()
 
     def take(self, wait: float) -> None:
-        """Lock the folder, which is made if it is not there.
+        """Lock the folder, which is created if necessary.
 
         Raises:
-            RunError: If another process has it after ``wait`` seconds, or the folder cannot be written.
+            RunError: If another process still holds it after ``wait`` seconds, or the folder cannot be written.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -60,24 +60,23 @@ class FolderLock:
 
     @property
     def held(self) -> bool:
-        """Whether the folder is owned now."""
+        """Whether the folder is locked by this object."""
         return self._release.alive
 
     def release(self) -> None:
-        """Give the folder back."""
+        """Unlock the folder."""
         self._release()
 
 
 def own(folder: Path, *, wait: float = 0.0) -> FolderLock:
-    """Own a folder for as long as the result lives.
+    """Lock a folder for the lifetime of the returned object.
 
     Args:
-        folder: Made if it is not there.
-        wait: Seconds that another process may need to end; work that goes on where a killed one stopped has to allow
-            for its last moments.
+        folder: Folder to lock, which is created if necessary.
+        wait: Seconds to wait for another process to end, such as a worker of a killed command.
 
     Raises:
-        RunError: If another process owns it, naming that, or if the folder cannot be written.
+        RunError: If another process has locked it, which the message names, or if the folder cannot be written.
     """
     try:
         key = folder.resolve()
@@ -93,7 +92,7 @@ def own(folder: Path, *, wait: float = 0.0) -> FolderLock:
 
 
 def _locked(path: Path) -> IO[str] | None:
-    """The open lock file, if nobody else has locked it."""
+    """The locked, open file; ``None`` if another process has locked it."""
     while True:
         file = path.open("a+", encoding="utf-8")  # not inherited by programs that this process starts
         try:
@@ -122,7 +121,7 @@ def _in_use(folder: Path) -> str:
 
 
 def _unlock(file: IO[str], path: Path, pid: int) -> None:
-    if os.getpid() == pid:  # else a fork, whose parent goes on
+    if os.getpid() == pid:  # not in a forked child, whose parent keeps the lock
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
     file.close()

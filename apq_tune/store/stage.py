@@ -1,4 +1,4 @@
-"""The folder of a stage: it says what is done, and what it was done from."""
+"""Folders of stages, which record whether a stage is done and what it depends on."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ RECORD = "stage.json"
 """Record in the folder of a stage."""
 
 AGAIN = "the same command makes it anew"
-"""Remedy for a damaged file, told by a process that can make it anew."""
+"""Remedy for a damaged file in messages of commands that can recreate it."""
 
 
 def fingerprint(basis: Mapping[str, Any]) -> str:
-    """Hash of all that a stage's product depends on."""
+    """Hash of everything that the products of a stage depend on."""
     return hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class StageFiles:
-    """The folder of a stage, to read.
+    """Folder of a stage for reading.
 
     Attributes:
-        path: The folder.
-        redo: What makes a product anew once it is deleted, in words.
+        path: Path of the folder.
+        redo: Remedy for messages about a damaged product, after its deletion.
     """
 
     def __init__(self, path: Path, redo: str) -> None:
@@ -40,7 +40,7 @@ class StageFiles:
         self._record = path / RECORD
 
     def record(self) -> dict[str, Any]:
-        """``status``, ``seconds``, ``basis`` and, of a stage that is done, ``products``: name -> digest.
+        """Record with ``status``, ``seconds``, ``basis`` and, if the stage is done, digests of its ``products``.
 
         Raises:
             RunError: If it is damaged.
@@ -49,26 +49,26 @@ class StageFiles:
 
     @property
     def begun(self) -> bool:
-        """Whether there is a record."""
+        """Whether the stage has a record."""
         return self._record.exists()
 
     @property
     def done(self) -> bool:
-        """Whether the product is complete."""
+        """Whether the products are complete."""
         return bool(self.record()["status"] == "done")
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the basis, and of the products of a stage that is done; later stages name it in theirs."""
+        """Hash of the basis and of the products, which is part of the basis of dependent stages."""
         record = self.record()
         products = {name: digest for name, digest in record.get("products", {}).items() if "/" not in name}
         return fingerprint({"basis": record["basis"], "products": products})
 
     def checked(self, name: str) -> Path:
-        """Path of a product that is what the stage wrote.
+        """Path of a product, whose digest is checked.
 
         Raises:
-            RunError: If it is missing or damaged, naming it and the remedy.
+            RunError: If it is missing or damaged; the message names it and the remedy.
         """
         digest = self.record().get("products", {}).get(name)
         if digest is None or not check(self.path / name, [digest], self.redo):
@@ -77,22 +77,22 @@ class StageFiles:
 
 
 class StageDirectory(StageFiles):
-    """Where one stage keeps its product, and its unfinished part.
+    """Folder of a stage for reading and writing.
 
-    While the stage is not done, digests of what is written are in a list; then they are in its record. A product that
-    is gone is made again, the others stay.
+    Digests of written files are in a list until the stage is done, and then in its record. Missing products are
+    recreated; the others are kept.
 
     Attributes:
-        stale: Why the stage is not done any more, or ``None``.
-        items: Results of its parts.
+        stale: Reason why a stage that was done has to be repeated, or ``None``.
+        items: Results of the parts of the stage.
     """
 
     def __init__(self, path: Path, basis: Mapping[str, Any]) -> None:
-        """Open, or start afresh if what the stage depends on has changed.
+        """Open the folder, and clear it if anything that the stage depends on has changed.
 
         Args:
-            path: The folder.
-            basis: All that the product depends on, as plain data.
+            path: Path of the folder.
+            basis: Plain data that the products depend on.
 
         Raises:
             RunError: If the record or a product of a stage that is done is damaged.
@@ -104,7 +104,7 @@ class StageDirectory(StageFiles):
             self.stale = _difference(before, self._basis)
             self._clear()
         if not self.begun:
-            self._clear()  # whatever is left belongs to nothing that is known
+            self._clear()  # files without a record are of unknown origin
             write_record(self._record, {"status": "started", "seconds": 0.0, "basis": self._basis})
         self._digests = Digests(path, self.record().get("products"))
         self.items = Items(self._digests, AGAIN)
@@ -122,7 +122,7 @@ class StageDirectory(StageFiles):
 
     @property
     def seconds(self) -> float:
-        """Wall time of the stage, all of its attempts together."""
+        """Wall time of all attempts at the stage in seconds."""
         return float(self.record()["seconds"])
 
     def add_seconds(self, seconds: float, *, done: bool) -> None:
@@ -137,15 +137,15 @@ class StageDirectory(StageFiles):
             self._digests.drop()
 
     def write(self, name: str, content: str | bytes) -> None:
-        """Keep a product."""
+        """Write a product."""
         self._digests.write(name, content)
 
     def has(self, name: str, redo: str = AGAIN) -> bool:
-        """Whether a product is there, as it was written.
+        """Whether a product exists with its recorded content.
 
         Args:
-            name: Name of its file.
-            redo: What happens once it is deleted, in words.
+            name: Name of the file.
+            redo: Remedy for the message if it is damaged, after its deletion.
 
         Raises:
             RunError: If it is damaged.
@@ -153,13 +153,13 @@ class StageDirectory(StageFiles):
         return self._digests.whole(name, redo)
 
     def remove(self, name: str) -> None:
-        """Delete what is not needed any more."""
+        """Delete a file that is no longer needed."""
         with contextlib.suppress(OSError):
             (self.path / name).unlink(missing_ok=True)
 
 
 def _difference(before: Any, after: Any) -> str:
-    """Which settings changed, and how, in one line."""
+    """Describe changes of the basis in one line."""
     old, new = _flat(before.get("settings", {})), _flat(after.get("settings", {}))
     names = sorted({*old, *new})
     changed = [f"{name} {old.get(name)} -> {new.get(name)}" for name in names if old.get(name) != new.get(name)]
