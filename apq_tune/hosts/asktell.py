@@ -23,7 +23,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from apq_tune.errors import CandidateError, StudyError
 from apq_tune.hosts.export import write_study
 from apq_tune.hosts.narrowed import NarrowedEncoding
-from apq_tune.hosts.optuna import EvolutionSampler, NSGA2Sampler, PopulationSampler
+from apq_tune.hosts.optuna import EvolutionSampler, NSGA2Sampler
+from apq_tune.hosts.optuna_population import PopulationSampler
 from apq_tune.space.encoding import Encoding
 
 MAX_DUPLICATES = 5

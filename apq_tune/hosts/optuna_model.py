@@ -13,8 +13,8 @@ from threadpoolctl import threadpool_limits
 
 from apq_tune.errors import ProblemError
 from apq_tune.hosts.narrowed import NarrowedEncoding
-from apq_tune.hosts.optuna import HUGE, Past, PopulationSampler, SpaceOrEncoding
 from apq_tune.hosts.optuna_genes import ParameterGenes
+from apq_tune.hosts.optuna_population import HUGE, Past, PopulationSampler, SpaceOrEncoding
 from apq_tune.problem.problem import Problem, constraint_name
 from apq_tune.searchers.algorithms import NSGA2
 from apq_tune.searchers.model.columns import Columns
