@@ -15,7 +15,7 @@ import numpy as np
 import optuna
 import pandas as pd
 from numpy.typing import NDArray
-from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -25,6 +25,7 @@ from apq_tune.hosts.export import write_study
 from apq_tune.hosts.narrowed import NarrowedEncoding
 from apq_tune.hosts.optuna import EvolutionSampler, NSGA2Sampler
 from apq_tune.hosts.optuna_population import PopulationSampler
+from apq_tune.hosts.trial_parameters import TrialParameters
 from apq_tune.space.encoding import Encoding
 
 MAX_DUPLICATES = 5
@@ -86,8 +87,8 @@ class AskTell:
         Raises:
             CandidateError: If no candidate of the space has the remaining values.
         """
-        self._whole, self._fixed = encoding, dict(fixed or {})
-        own = {name: (value,) for name, value in self._fixed.items() if name in encoding.space.parameters}
+        fixed = dict(fixed or {})
+        own = {name: (value,) for name, value in fixed.items() if name in encoding.space.parameters}
         kept = dict(choices or {}) | own
         narrowed = NarrowedEncoding(encoding, kept) if kept else None
         self._encoding: Any = encoding if narrowed is None else narrowed
@@ -96,12 +97,10 @@ class AskTell:
         if sampler is None:
             ours = EvolutionSampler if len(directions) == 1 else NSGA2Sampler
             sampler = ours(space=self._encoding, seed=seed)  # type: ignore[arg-type]
-        # Samplers of Optuna make use of the order of numbers, which a categorical distribution would hide.
-        self._ordinal = not isinstance(sampler, PopulationSampler)
-        genes = self._encoding.space.parameters
-        self._genes = {name: values for name, values in genes.items() if name not in self._fixed}
-        self._others = {name: value for name, value in (others or {}).items() if name not in self._fixed}
-        self._distributions = {name: self._shown(values) for name, values in self._genes.items()} | self._others
+        self._whole = encoding
+        self._parameters = TrialParameters(
+            encoding, self._encoding, fixed, others or {}, ordinal=not isinstance(sampler, PopulationSampler)
+        )
         self._rng = np.random.default_rng(seed)
         self._running: dict[str, _Running] = {}
         self._known: dict[bytes, int | None] = {}  # canonical genome -> number of its finished trial
@@ -113,46 +112,6 @@ class AskTell:
             directions=[StudyDirection[direction.upper()] for direction in directions], sampler=sampler
         )
         optuna.logging.set_verbosity(verbosity)
-
-    def _shown(self, values: tuple[Any, ...]) -> BaseDistribution:
-        if self._ordinal and all(isinstance(value, int | float) for value in values):
-            return IntDistribution(0, len(values) - 1)
-        return CategoricalDistribution(values)
-
-    def _config(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Convert parameters of a trial to a configuration of names and values."""
-        config = dict(self._fixed)
-        for name, value in params.items():
-            is_index = isinstance(self._distributions.get(name), IntDistribution) and name in self._genes
-            config[name] = self._genes[name][value] if is_index else value
-        return config
-
-    def _params(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Inverse of ``_config``."""
-        params = {}
-        for name, distribution in self._distributions.items():
-            if name in config:
-                is_index = isinstance(distribution, IntDistribution) and name in self._genes
-                params[name] = self._genes[name].index(config[name]) if is_index else config[name]
-        return params
-
-    def _chosen(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Normalise a configuration from outside to the values of the search space.
-
-        Raises:
-            CandidateError: If it is not a candidate of the space, or has a value that may not be tried.
-        """
-        candidate = self._candidate(config)
-        self._encoding.encode([candidate])
-        return {**config, **self._encoding.space.to_config(candidate)}
-
-    def _candidate(self, config: Mapping[str, Any]) -> Any:
-        space = self._whole.space
-        return space.from_config({name: config[name] for name in space.parameters if name in config})
-
-    def _genome(self, config: Mapping[str, Any]) -> bytes:
-        """Canonical genome of a configuration, which identifies the candidate."""
-        return bytes(self._encoding.encode([self._candidate(config)])[0].tobytes())
 
     @property
     def n_running(self) -> int:
@@ -169,25 +128,25 @@ class AskTell:
             Configuration of a new candidate; ``None`` if no new one was found.
         """
         for _ in range(MAX_DUPLICATES):
-            trial = self.study.ask(self._distributions)
-            config = self._config(trial.params)
+            trial = self.study.ask(self._parameters.distributions)
+            config = self._parameters.config(trial.params)
             try:
-                genome = self._genome(config)
+                genome = self._parameters.genome(config)
             except CandidateError:  # repaired to a value that may not be tried
                 trial.set_user_attr("duplicate", True)
                 self.study.tell(trial, state=TrialState.FAIL)
                 continue
-            if self._others or genome not in self._known:
+            if self._parameters.others or genome not in self._known:
                 return self._begin(key, trial, config, genome)
             self._tell_duplicate(trial, genome)
         for drawn in self._draws():
             genome = bytes(drawn.tobytes())
-            if self._others or genome not in self._known:
+            if self._parameters.others or genome not in self._known:
                 (candidate,) = self._encoding.decode(drawn[None])
-                config = self._encoding.space.to_config(candidate) | self._fixed
-                self.study.enqueue_trial(self._params(config))
-                trial = self.study.ask(self._distributions)
-                return self._begin(key, trial, config | self._config(trial.params), genome)
+                config = self._encoding.space.to_config(candidate) | self._parameters.fixed
+                self.study.enqueue_trial(self._parameters.params(config))
+                trial = self.study.ask(self._parameters.distributions)
+                return self._begin(key, trial, config | self._parameters.config(trial.params), genome)
         return None
 
     def _draws(self) -> Iterator[NDArray[np.int16]]:
@@ -275,7 +234,7 @@ class AskTell:
         if outcome != "complete" or not is_whole:
             return
         before = self._ended.get(key)
-        params = self._params(self._chosen(config))
+        params = self._parameters.params(self._parameters.chosen(config))
         trials = self.study.get_trials(deepcopy=False)
         failed = (t.number for t in trials if t.state == TrialState.FAIL and t.params == params)
         before = next(failed, None) if before is None else before
@@ -286,9 +245,9 @@ class AskTell:
     def config_of(self, key: str) -> dict[str, Any]:
         """Configuration of the trial with this key; empty if there is none."""
         if key in self._running:
-            return self._config(self._running[key].trial.params)
+            return self._parameters.config(self._running[key].trial.params)
         if key in self._ended:
-            return self._config(self.study.get_trials(deepcopy=False)[self._ended[key]].params)
+            return self._parameters.config(self.study.get_trials(deepcopy=False)[self._ended[key]].params)
         return {}
 
     def add(
@@ -311,17 +270,17 @@ class AskTell:
             raise StudyError(
                 f"objectives of a known candidate are {list(values)}; give {len(self.study.directions)} numbers"
             )
-        self._whole.encode([self._candidate(config)])  # raises if it is not a candidate of the whole space
+        self._whole.encode([self._parameters.candidate(config)])  # raises if it is not a candidate of the whole space
         try:
-            config = self._chosen(config)
+            config = self._parameters.chosen(config)
         except CandidateError:
             return False
-        genome = self._genome(config)
+        genome = self._parameters.genome(config)
         self.study.add_trial(
             optuna.trial.create_trial(
                 values=list(values),
-                params=self._params(config),
-                distributions={n: d for n, d in self._distributions.items() if n in config},
+                params=self._parameters.params(config),
+                distributions={n: d for n, d in self._parameters.distributions.items() if n in config},
                 user_attrs={name: _plain(value) for name, value in (said or {}).items()},
                 constraints={name: float(value) for name, value in (violations or {}).items()},
             )
@@ -346,10 +305,7 @@ class AskTell:
         shown = []
         for trial in self.study.get_trials():
             if not trial.user_attrs.get("duplicate") and trial.number not in self._replaced:
-                config = {name: value for name, value in self._config(trial.params).items() if name in trial.params}
-                real = {name: CategoricalDistribution(values) for name, values in self._genes.items()} | self._others
-                trial.params = config
-                trial.distributions = {name: real[name] for name in config}
+                self._parameters.reveal(trial)
                 shown.append(trial)
         return shown
 
@@ -360,7 +316,7 @@ class AskTell:
             values = {f"value_{i}": value for i, value in enumerate(trial.values or ())}
             constraints = {f"constraint {name}": value for name, value in trial.constraints.items()}
             row = {"number": trial.number, "state": trial.state.name} | values | constraints
-            rows.append(row | trial.user_attrs | self._fixed | trial.params)
+            rows.append(row | trial.user_attrs | self._parameters.fixed | trial.params)
         return pd.DataFrame(rows)
 
     def export(self, place: str | os.PathLike[str], name: str) -> Study:
