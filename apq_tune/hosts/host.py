@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ray.tune.schedulers import HyperBandForBOHB, PopulationBasedTraining, PopulationBasedTrainingReplay
@@ -107,3 +109,9 @@ def check_mutations(scheduler: Any, genes: Mapping[str, Any]) -> None:
             f"{type(scheduler).__name__} changes {wrong[0]!r}, which is a gene: weights of one candidate do not fit "
             "another; let it change settings of the training, such as learning_rate"
         )
+
+
+def trials_in(folder: Path) -> set[str] | None:
+    """Ids of the trials in the state file of an experiment's folder; ``None`` if there is no such file."""
+    states = sorted(folder.glob("experiment_state-*.json"), key=lambda file: file.stat().st_mtime)
+    return set(re.findall(r'\\?"trial_id\\?": \\?"(\w+)', states[-1].read_text("utf-8"))) if states else None

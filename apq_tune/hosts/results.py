@@ -1,4 +1,4 @@
-"""Conversion of reported results of trials, and explanation of searches without a feasible candidate."""
+"""Conversion of reported results of trials, and the front of a search, or why there is none."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
-from apq_tune.errors import ApqError
+from apq_tune.errors import ApqError, ProblemError
 from apq_tune.hosts.asktell import Outcome
+from apq_tune.hosts.warm_start import read_candidate
+from apq_tune.problem.front import Axis, Front
 from apq_tune.problem.metric import reported_name
+from apq_tune.problem.pareto import is_non_dominated
 from apq_tune.problem.problem import Problem
 
 CONFIG = "config"
@@ -160,3 +164,40 @@ def why_none(problem: Problem, trials: Sequence[FrozenTrial]) -> str:
         said.append(f"{len(complete)} break a limit{closest}")
         remedy.append("run more, or relax a bound")
     return f"no trial was completed that keeps the constraints: of {len(trials)} {', '.join(said)}; {', '.join(remedy)}"
+
+
+def front_of_trials(problem: Problem, trials: Sequence[FrozenTrial], algorithm: str, seed: int) -> Front:
+    """Front of the feasible candidates of all completed trials.
+
+    Args:
+        problem: Problem that the trials evaluated.
+        trials: All trials, with the actual values of their parameters.
+        algorithm: Description of the sampler.
+        seed: Seed of the search.
+
+    Raises:
+        ProblemError: If there is no feasible candidate; the message says why.
+    """
+    names = [reported_name(metric) for metric in problem.metrics]
+    feasible = [t for t in trials if t.state == TrialState.COMPLETE and all(v <= 0 for v in t.constraints.values())]
+    rows = [trial.user_attrs for trial in feasible if all(name in trial.user_attrs for name in names)]
+    if not rows:
+        raise ProblemError(why_none(problem, trials))
+    metrics = pd.DataFrame(rows)[names]
+    axes = [Axis(reported_name(o.metric), o.metric.unit, o.direction) for o in problem.objectives]
+    signs = [1.0 if axis.direction == "minimize" else -1.0 for axis in axes]
+    F = metrics[[axis.name for axis in axes]].to_numpy(np.float64) * signs
+    best = np.flatnonzero(is_non_dominated(F))
+    best = best[np.lexsort(F[best].T[::-1])]
+    return Front(
+        tuple(read_candidate(rows[i]["candidate"]) for i in best),
+        metrics.iloc[best].reset_index(drop=True),
+        tuple(axes),
+        {
+            "space": problem.encoding.name,
+            "constraints": [str(constraint) for constraint in problem.constraints],
+            "algorithm": algorithm,
+            "n_evaluations": len(trials),
+            "seed": seed,
+        },
+    )

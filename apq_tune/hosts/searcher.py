@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import re
 import warnings
 from collections.abc import Mapping
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import ray
 from optuna.samplers import BaseSampler
@@ -23,13 +21,12 @@ from ray.tune.search.repeater import Repeater
 from apq_tune.errors import ProblemError
 from apq_tune.hosts.asktell import AskTell
 from apq_tune.hosts.export import check_place
-from apq_tune.hosts.host import calling, check_goal, check_scheduler
+from apq_tune.hosts.host import calling, check_goal, check_scheduler, trials_in
 from apq_tune.hosts.param_space import read_param_space
-from apq_tune.hosts.results import config_of, read_result, why_none
-from apq_tune.hosts.warm_start import read_candidate, read_warm_start
-from apq_tune.problem.front import Axis, Front
+from apq_tune.hosts.results import config_of, front_of_trials, read_result
+from apq_tune.hosts.warm_start import read_warm_start
+from apq_tune.problem.front import Front
 from apq_tune.problem.metric import TrainedMetric, reported_name
-from apq_tune.problem.pareto import is_non_dominated
 from apq_tune.problem.problem import Problem
 
 STATE = (
@@ -233,35 +230,8 @@ class ApqSearch(Searcher):
         Raises:
             ProblemError: If there is no feasible candidate; the message says why.
         """
-        names = [reported_name(metric) for metric in self._problem.metrics]
-        rows = [
-            trial.user_attrs
-            for trial in self._asked.trials()
-            if trial.state.name == "COMPLETE" and all(value <= 0 for value in trial.constraints.values())
-        ]
-        rows = [row for row in rows if all(name in row for name in names)]
-        if not rows:
-            raise ProblemError(why_none(self._problem, self._asked.trials()))
-        metrics = pd.DataFrame(rows)[names]
-        signs = [1.0 if objective.direction == "minimize" else -1.0 for objective in self._problem.objectives]
-        F = metrics[self._names].to_numpy(np.float64) * signs
-        best = np.flatnonzero(is_non_dominated(F))
-        best = best[np.lexsort(F[best].T[::-1])]
-        return Front(
-            tuple(read_candidate(rows[i]["candidate"]) for i in best),
-            metrics.iloc[best].reset_index(drop=True),
-            tuple(
-                Axis(name, objective.metric.unit, objective.direction)
-                for name, objective in zip(self._names, self._problem.objectives, strict=True)
-            ),
-            {
-                "space": self._problem.encoding.name,
-                "constraints": [str(constraint) for constraint in self._problem.constraints],
-                "algorithm": repr(self._asked.study.sampler),
-                "n_evaluations": len(self._asked.trials()),
-                "seed": self._seed,
-            },
-        )
+        study = self._asked
+        return front_of_trials(self._problem, study.trials(), repr(study.study.sampler), self._seed)
 
     def export(self, storage: str | os.PathLike[str], name: str) -> Any:
         """Copy all finished trials to a new Optuna study, for ``optuna-dashboard STORAGE``.
@@ -303,7 +273,7 @@ class ApqSearch(Searcher):
         path = Path(checkpoint_path)
         for name, value in cloudpickle.loads(path.read_bytes()).items():
             setattr(self, name, value)
-        if self._study is not None and (remembered := _trials_of(path.parent)) is not None:
+        if self._study is not None and (remembered := trials_in(path.parent)) is not None:
             self._study.give_up("lost when the experiment was interrupted", remembered)
 
 
@@ -314,12 +284,6 @@ def _default_sampler(problem: Problem, seed: int) -> BaseSampler | None:
     from apq_tune.hosts.optuna_model import ModelSampler
 
     return ModelSampler(problem=problem, seed=seed)
-
-
-def _trials_of(folder: Path) -> set[str] | None:
-    """Ids of the trials in the state file of an experiment's folder; ``None`` if there is no such file."""
-    states = sorted(folder.glob("experiment_state-*.json"), key=lambda file: file.stat().st_mtime)
-    return set(re.findall(r'\\?"trial_id\\?": \\?"(\w+)', states[-1].read_text("utf-8"))) if states else None
 
 
 def _check_arguments(problem: Any, sampler: Any, max_concurrent: Any, seed: Any) -> None:
