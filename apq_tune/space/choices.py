@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     pass
 
 MOST_VALUES = 2**15 - 1
-"""Of one choice: genes are 16-bit numbers."""
+"""Maximum number of values of a choice, since genes are 16-bit integers."""
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,15 @@ class ChoiceSpace(Space):
     """Named choices without a network: a table-driven benchmark, or a problem of the user's own.
 
     Attributes:
-        name: Of the space.
-        choices: Name -> values, in order.
+        name: Name of the search space.
+        choices: Values of each choice by name, in order.
     """
 
     name: str
     choices: Mapping[str, tuple[Any, ...]]
 
     def __post_init__(self) -> None:
-        """Check the choices, and turn their values into plain ones: see ``plain_value``."""
+        """Check the choices, and convert their values to plain ones; see ``plain_value``."""
         if not isinstance(self.choices, Mapping):
             raise SpaceError(f"{self.name}: choices are a {type(self.choices).__name__}; give names with their values")
         if not self.choices:
@@ -64,7 +64,7 @@ class ChoiceSpace(Space):
         return plain
 
     def to_dict(self) -> dict[str, Any]:
-        """As a file of choices holds it, such as ``SearchSpace.load`` reads."""
+        """Content of a file of choices as read by ``SearchSpace.load``."""
         return {"name": self.name, "choices": {name: list(values) for name, values in self.choices.items()}}
 
     @functools.cached_property

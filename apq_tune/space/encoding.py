@@ -1,4 +1,4 @@
-"""Genomes, and what variation and search need to know of them, whatever they encode."""
+"""Protocols of encodings for variation operators, search algorithms and predictors."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Genomes = NDArray[np.int16]
 
 
 def draw(n_choices: NDArray[np.int16], n: int, rng: np.random.Generator) -> Genomes:
-    """``(n, n_genes)`` genes, each uniform over its choices."""
+    """Draw genes, each uniform over its choices, shape ``(n, n_genes)``."""
     return (rng.random((n, len(n_choices)), np.float32) * n_choices).astype(np.int16)
 
 
 class Genes(Protocol):
-    """What variation needs to know of genomes."""
+    """Genomes, as used by variation operators."""
 
     @property
     def n_choices(self) -> NDArray[np.int16]:
@@ -30,12 +30,12 @@ class Genes(Protocol):
         ...
 
     def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
-        """Make genomes allowed."""
+        """Replace forbidden combinations by allowed ones."""
         ...
 
 
 class Encoding(Genes, Protocol):
-    """What a search needs to know of genomes."""
+    """Encoding of a search space, as used by search algorithms."""
 
     @property
     def name(self) -> str:
@@ -44,7 +44,7 @@ class Encoding(Genes, Protocol):
 
     @property
     def genes(self) -> tuple[Gene, ...]:
-        """``(n_genes,)`` what each gene decides."""
+        """Genes of the search space, shape ``(n_genes,)``."""
         ...
 
     @property
@@ -53,63 +53,63 @@ class Encoding(Genes, Protocol):
         ...
 
     def size(self) -> int:
-        """Number of different candidates, or an upper bound."""
+        """Number of distinct candidates, or an upper bound."""
         ...
 
     def active_genes(self, genomes: Genomes) -> NDArray[np.bool_]:
-        """``(n, n_genes) -> (n, n_genes)``: which genes matter."""
+        """Whether genes affect the candidate, shape ``(n, n_genes)``."""
         ...
 
     def is_allowed(self, genomes: Genomes) -> NDArray[np.bool_]:
-        """``(n, n_genes) -> (n,)``: whether no rule of the space is broken."""
+        """Whether genomes contain no forbidden combination, shape ``(n,)``."""
         ...
 
     def features(self, genomes: Genomes) -> NDArray[np.float32]:
-        """``(n, n_genes) -> (n, n_features)`` numbers of 0 and 1; equal rows only for equal candidates."""
+        """Binary features, distinct for distinct candidates, shape ``(n, n_features)``."""
         ...
 
     def sample(self, n: int, rng: np.random.Generator) -> Genomes:
-        """``n`` canonical, allowed genomes: ``(n, n_genes)``."""
+        """Sample canonical, allowed genomes, shape ``(n, n_genes)``."""
         ...
 
     def canonicalise(self, genomes: Genomes) -> Genomes:
-        """Equal candidates get equal genomes."""
+        """Canonical genomes, which are equal for equal candidates."""
         ...
 
     def fill_inert(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
-        """Draw genes that do not matter."""
+        """Draw random values for inactive genes."""
         ...
 
     def uniform_policies(self) -> Genomes:
-        """Candidates that anyone would try first; possibly none."""
+        """Genomes of uniform policies as starting points of searches; possibly none."""
         ...
 
     def enumerate(self, limit: int = ...) -> Genomes:
-        """Every candidate."""
+        """Genomes of all candidates."""
         ...
 
     def decode(self, genomes: Genomes) -> list[Any]:
-        """``(n, n_genes)`` -> ``n`` candidates."""
+        """Candidates of genomes of shape ``(n, n_genes)``."""
         ...
 
     def encode(self, candidates: Sequence[Any]) -> Genomes:
-        """``n`` candidates -> canonical ``(n, n_genes)``; refuses those that are not in the space."""
+        """Canonical genomes of candidates, which must be in the space, shape ``(n, n_genes)``."""
         ...
 
 
 class Featured(Encoding, Protocol):
-    """What learned predictors need to know of genomes beyond what a search does."""
+    """Encoding of a search space, as used by learned predictors."""
 
     @property
     def n_arch_features(self) -> int:
-        """Number of the columns of ``features`` that describe the network, or named choices; they stand first."""
+        """Number of the first columns of ``features``, which describe the architecture or named choices."""
         ...
 
     @property
     def n_bit_features(self) -> int:
-        """Number of the columns that describe bits."""
+        """Number of the following columns, which describe bits."""
         ...
 
     def arch_matrix(self, genomes: Genomes) -> csr_array:
-        """The first ``n_arch_features`` columns of ``features`` as a sparse matrix."""
+        """First ``n_arch_features`` columns of ``features`` as a sparse matrix."""
         ...

@@ -1,4 +1,4 @@
-"""The genomes of a space whose genes always matter: named choices, or networks without blocks that can be left out."""
+"""Encoding of spaces whose genes are always active: named choices, or networks of fixed depth."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class FlatEncoding(GeneEncoding):
         self._index: list[Mapping[Any, int]] = [{value: i for i, value in enumerate(own)} for own in self.choices]
 
     def size(self) -> int:
-        """Number of different candidates."""
+        """Number of distinct candidates."""
         return math.prod(self.n_choices.tolist())
 
     def active_genes(self, genomes: Genomes) -> NDArray[np.bool_]:
@@ -61,7 +61,7 @@ class FlatEncoding(GeneEncoding):
         return np.indices(self.n_choices.tolist()).reshape(len(self.n_choices), -1).T.astype(np.int16)
 
     def decode(self, genomes: Genomes) -> list[Any]:
-        """``(n, n_genes)`` -> ``n`` candidates."""
+        """Candidates of genomes of shape ``(n, n_genes)``."""
         named = list(zip(self.names, self.choices, strict=True))
         return [
             self.space.candidate_of({name: values[i] for (name, values), i in zip(named, genome, strict=True)})
@@ -72,7 +72,7 @@ class FlatEncoding(GeneEncoding):
         """``n`` candidates -> ``(n, n_genes)``; there are no rules to check.
 
         Raises:
-            CandidateError: Naming the candidate's position, the choice and the value.
+            CandidateError: If one is not in the space; the message names its position, the choice and the value.
         """
         genomes = np.zeros((len(candidates), self.n_genes), np.int16)
         for i, candidate in enumerate(candidates):

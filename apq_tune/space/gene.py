@@ -1,4 +1,4 @@
-"""Genes by kind: what a gene decides, and to which block and layer it belongs, whatever the space."""
+"""Genes of genomes, with their kind and the block and layer that they describe."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Kind = Literal["depth", "resolution", "kernel", "width", "w_bits", "a_bits", "sparsity", "choice"]
-"""What a gene decides: blocks of a stage, input pixels along a side, kernel size, channels, bits of a layer's weights
-and of its input, share of weights that are zero, or something of which nothing is known (``choice``)."""
+"""Quantity that a gene selects: number of blocks of a stage, image size, kernel size, channels, bits of the weights and
+of the input of a layer, sparsity of its weights, or any other named choice (``choice``)."""
 
 BIT_KINDS: tuple[Kind, ...] = ("w_bits", "a_bits")
 """Kinds that make up a bit policy."""
@@ -24,12 +24,12 @@ class Gene(NamedTuple):
 
     Attributes:
         name: Readable name, unique in its space, such as ``"depth 2"`` or ``"1.2 pw_w_bits"``.
-        kind: What the gene decides.
+        kind: Quantity that the gene selects.
         values: Values to choose from, in order.
         block: Name of the block, or of the layer of a network without blocks, that the gene describes; empty for a
             gene of the whole network.
-        layer: Name of the layer within the block, such as ``"pw"``; genes of one block and one layer belong together,
-            as the bits of its weights and of its input do.
+        layer: Name of the layer within the block, such as ``"pw"``; it relates genes of the same layer, such as the
+            bits of its weights and of its input.
     """
 
     name: str
@@ -40,12 +40,12 @@ class Gene(NamedTuple):
 
 
 def places_of(genes: Iterable[Gene], kinds: Iterable[Kind]) -> NDArray[np.intp]:
-    """Places of the genes of some kinds, ascending."""
+    """Indices of the genes of the given kinds, ascending."""
     wanted = set(kinds)
     return np.array([place for place, gene in enumerate(genes) if gene.kind in wanted], np.intp)
 
 
 def common_bits(genes: Iterable[Gene]) -> list[int]:
-    """Bit-widths that the weights and the inputs of every layer can take, ascending."""
+    """Bit-widths that the weights and the inputs of all layers have in common, ascending."""
     values = [set(gene.values) for gene in genes if gene.kind in BIT_KINDS]
     return sorted(set.intersection(*values)) if values else []

@@ -1,4 +1,4 @@
-"""What all encodings have in common: genes by kind, their features, bit policies."""
+"""Base class of encodings: genes by kind, their features, and bit policies."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 CONCENTRATION = 0.5
-"""Of the Dirichlet distribution of ``sample_policies``: at 1 all shares are equally likely, towards 0 policies get
-uniform."""
+"""Concentration of the Dirichlet distribution of ``sample_policies``: at 1 all mixtures of bit-widths are equally
+likely, towards 0 policies become uniform."""
 
 
 class GeneEncoding(abc.ABC):
-    """The genomes of a search space, whose genes say of what kind they are.
+    """Encoding of a search space by genomes, whose genes have kinds.
 
     Attributes:
         space: Search space.
-        genes: ``(n_genes,)`` what each gene decides.
-        names: ``(n_genes,)`` readable gene names, such as ``"depth 2"`` or ``"1.2 kernel_size"``.
-        choices: ``(n_genes,)`` values of each gene, in order.
-        n_choices: ``(n_genes,)`` number of values of each gene.
+        genes: Genes of the search space, shape ``(n_genes,)``.
+        names: Readable gene names, such as ``"depth 2"`` or ``"1.2 kernel_size"``, shape ``(n_genes,)``.
+        choices: Values of each gene, in order, shape ``(n_genes,)``.
+        n_choices: Number of values of each gene, shape ``(n_genes,)``.
         n_arch_features: Number of the columns of ``features`` that describe the network, or the named choices.
-        n_bit_features: Number of those that describe its bits; they follow the former.
+        n_bit_features: Number of the following columns, which describe its bits.
     """
 
     def __init__(self, space: Any) -> None:
@@ -61,16 +61,16 @@ class GeneEncoding(abc.ABC):
         return len(self.n_choices)
 
     def places_of(self, kinds: Iterable[Kind]) -> NDArray[np.intp]:
-        """Places of the genes of some kinds, ascending."""
+        """Indices of the genes of the given kinds, ascending."""
         return places_of(self.genes, kinds)
 
     @abc.abstractmethod
     def size(self) -> int:
-        """Number of different candidates."""
+        """Number of distinct candidates."""
 
     @abc.abstractmethod
     def active_genes(self, genomes: Genomes) -> NDArray[np.bool_]:
-        """``(n, n_genes) -> (n, n_genes)``: which genes matter."""
+        """Whether genes affect the candidate, shape ``(n, n_genes)``."""
 
     @abc.abstractmethod
     def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
@@ -78,11 +78,11 @@ class GeneEncoding(abc.ABC):
 
     @abc.abstractmethod
     def is_allowed(self, genomes: Genomes) -> NDArray[np.bool_]:
-        """``(n, n_genes) -> (n,)``: whether no rule of the space is broken."""
+        """Whether genomes contain no forbidden combination, shape ``(n,)``."""
 
     @abc.abstractmethod
     def enumerate(self, limit: int = 1_000_000) -> Genomes:
-        """Every canonical, allowed genome of a small space, ``(size, n_genes)``.
+        """All canonical, allowed genomes of a small space, shape ``(size, n_genes)``.
 
         Raises:
             SpaceError: If there are more than ``limit``.
@@ -90,11 +90,11 @@ class GeneEncoding(abc.ABC):
 
     @abc.abstractmethod
     def decode(self, genomes: Genomes) -> list[Any]:
-        """``(n, n_genes)`` -> ``n`` candidates."""
+        """Candidates of genomes of shape ``(n, n_genes)``."""
 
     @abc.abstractmethod
     def encode(self, candidates: Sequence[Any], *, check: bool = True) -> Genomes:
-        """``n`` candidates -> canonical ``(n, n_genes)``.
+        """Canonical genomes of candidates, shape ``(n, n_genes)``.
 
         Args:
             candidates: Points of the space.
@@ -108,42 +108,42 @@ class GeneEncoding(abc.ABC):
         return draw(self.n_choices, n, rng)
 
     def sample(self, n: int, rng: np.random.Generator) -> Genomes:
-        """``n`` canonical, allowed genomes, each gene uniform over its choices: ``(n, n_genes)``."""
+        """Sample canonical, allowed genomes with uniformly distributed genes, shape ``(n, n_genes)``."""
         return self.canonicalise(self.repair(self._draw(n, rng), rng))
 
     def canonicalise(self, genomes: Genomes) -> Genomes:
-        """Set inert genes to zero, so that equal networks have equal genomes."""
+        """Set inactive genes to zero, so that equal networks have equal genomes."""
         return genomes * self.active_genes(genomes)
 
     def fill_inert(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
-        """Draw inert genes at random, so that a block which variation switches on is not always the smallest."""
+        """Draw random values for inactive genes, so that blocks that become active are not always the smallest."""
         return np.where(self.active_genes(genomes), genomes, self._draw(len(genomes), rng))
 
     def at_largest(self, genomes: Genomes, kinds: Iterable[Kind]) -> Genomes:
-        """Set the genes of some kinds to their last choice; not checked for rules."""
+        """Set genes of the given kinds to their last choice, without checks for forbidden combinations."""
         genomes, genes = genomes.copy(), self.places_of(kinds)
         genomes[:, genes] = self.n_choices[genes] - 1
         return self.canonicalise(genomes)
 
     def at_bits(self, genomes: Genomes, bits: int) -> Genomes:
-        """Set all bits to one width that every layer can take; not checked for rules."""
+        """Set all bits to a bit-width that every layer has, without checks for forbidden combinations."""
         genomes = genomes.copy()
         genomes[:, self._bits] = [self.choices[gene].index(bits) for gene in self._bits]
         return self.canonicalise(genomes)
 
     def uniform_bits(self) -> list[int]:
-        """Bit-widths that every layer can take, ascending."""
+        """Bit-widths that all layers have in common, ascending."""
         return common_bits(self.genes)
 
     def ends(self) -> Genomes:
-        """The smallest and the largest network, both at the most bits, ``(2, n_genes)`` (rules are not consulted)."""
+        """Smallest and largest network, both at the most bits, without checks for forbidden combinations."""
         genomes = np.zeros((2, self.n_genes), np.int16)
         genomes[1] = self.n_choices - 1
         genomes[0, self._bits] = self.n_choices[self._bits] - 1
         return self.canonicalise(genomes)
 
     def uniform_policies(self) -> Genomes:
-        """The smallest and the largest network at every bit-width that all layers can take, where allowed."""
+        """Smallest and largest network at every uniform bit-width, where allowed."""
         ends, widths = self.ends(), self.uniform_bits()
         if not widths:
             return np.zeros((0, self.n_genes), np.int16)
@@ -151,16 +151,16 @@ class GeneEncoding(abc.ABC):
         return np.asarray(genomes[self.is_allowed(genomes)], np.int16)
 
     def sample_policies(self, n: int, rng: np.random.Generator) -> Genomes:
-        """``n`` canonical, allowed genomes, ``(n, n_genes)``, with bits from one width everywhere to all widths mixed.
+        """Sample canonical, allowed genomes with policies from uniform to mixed, shape ``(n, n_genes)``.
 
-        Bits drawn gene by gene leave no network without its share of the fewest ones. Here each network has its own
-        probability of every width, one for weights and one for activations, drawn from a Dirichlet distribution.
+        With independently drawn bits, practically every network would have some layers with few bits. Here each network
+        has its own probabilities of bit-widths for weights and for activations, drawn from a Dirichlet distribution.
         """
         genomes = self._draw(n, rng)
         widths = np.unique([bits for gene in self._bits for bits in self.choices[gene]])
         if len(widths):
             alpha = np.full(len(widths), CONCENTRATION)
-            # A gene may lack the likely widths.
+            # Positive, as a gene may lack the likely bit-widths.
             probabilities = {kind: rng.dirichlet(alpha, n) + 1e-9 for kind in BIT_KINDS}
         for gene in self._bits:
             own = probabilities[self.genes[gene].kind][:, np.searchsorted(widths, self.choices[gene])]
@@ -169,11 +169,11 @@ class GeneEncoding(abc.ABC):
         return self.canonicalise(self.repair(genomes, rng))
 
     def features(self, genomes: Genomes) -> NDArray[np.float32]:
-        """One-hot columns of every gene but the depths; those of inert genes are all zero (APQ's layout).
+        """One-hot features of all genes except depths, zero for inactive genes, in the order of APQ (Wang 2020).
 
         Returns:
-            ``(n, n_arch_features + n_bit_features)`` of 0 and 1: gene after gene, but the resolution after all others
-            that are not bits, and the bits last.
+            Array of shape ``(n, n_arch_features + n_bit_features)``: columns of the architecture genes in order, then
+            of the resolution, then of the bits.
         """
         n, width = len(genomes), self.n_arch_features + self.n_bit_features
         out = np.zeros((n, width), np.float32)
@@ -182,10 +182,10 @@ class GeneEncoding(abc.ABC):
         return out
 
     def arch_matrix(self, genomes: Genomes) -> csr_array:
-        """The first ``n_arch_features`` columns of ``features`` as a sparse matrix, a good deal quicker than these.
+        """First ``n_arch_features`` columns of ``features`` as a sparse matrix, which is faster to compute.
 
         Returns:
-            ``(n, n_arch_features)``; zeros of inert genes are stored, too.
+            Sparse matrix of shape ``(n, n_arch_features)``, with stored zeros for inactive genes.
         """
         from scipy.sparse import csr_array
 

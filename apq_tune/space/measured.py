@@ -94,7 +94,7 @@ class _Places:
         """Refuse genomes that are not inside.
 
         Raises:
-            CandidateError: Naming the first candidate, its gene and its value.
+            CandidateError: If one is not; the message names the first such candidate, its gene and its value.
         """
         active = encoding.active_genes(genomes)
         for i in np.flatnonzero(~self.contain(genomes, active)):

@@ -1,4 +1,4 @@
-"""Networks as arrays: genes of blocks beyond the depth of their stage are inert and canonically zero.
+"""Encoding of networks: genes of blocks beyond the depth of their stage are inactive and canonically zero.
 
 A genome is ``(n_genes,)`` small integers, each an index into a choice, in the order of ``SearchSpace.genes``: first the
 depth of each stage, then the resolution if there are several, then for every field of the blocks one gene for each
@@ -27,11 +27,11 @@ from apq_tune.space.parameters import Space
 from apq_tune.space.search_space import SearchSpace
 
 MAX_REPAIRS = 100
-"""Rounds of redrawing forbidden combinations; each leaves at most the share of them that is forbidden."""
+"""Maximum number of rounds of redrawing forbidden combinations."""
 
 
 class NetworkEncoding(GeneEncoding):
-    """The genomes of a search space of networks made of blocks, in stages whose depths are chosen.
+    """Encoding of a search space of networks with blocks in stages of variable depth.
 
     Attributes:
         n_slots: Number of blocks of the deepest network.
@@ -57,7 +57,7 @@ class NetworkEncoding(GeneEncoding):
             np.array([places[f"{slot.name} {name}"] for name in known.names])
             for slot, known in zip(slots, self._types, strict=True)
         ]
-        """Of each block the places of its genes, in the order of its fields."""
+        """Indices of the genes of each block, in the order of its fields."""
         self._in_blocks = np.array([place for place, gene in enumerate(self.genes) if gene.block], np.intp)
         block = {slot.name: number for number, slot in enumerate(slots)}
         self._block_of = np.array([block[self.genes[place].block] for place in self._in_blocks], np.intp)
@@ -70,7 +70,7 @@ class NetworkEncoding(GeneEncoding):
         self._allowed = np.concatenate([np.ones(1, bool), *(table.ravel() for table in self._tables)])
 
     def _rules(self, number: int) -> NDArray[np.bool_]:
-        """Which combinations of a block's choices no rule forbids: one axis for each field."""
+        """Whether combinations of a block's choices are allowed, with one axis for each field."""
         slot = self.space.slots[number]
         fields = self.space.fields(slot)
         widths = tuple(axis for axis, field in enumerate(fields) if field.kind == "width")  # no rule names a width
@@ -79,7 +79,7 @@ class NetworkEncoding(GeneEncoding):
         )
 
     def _layout(self) -> tuple[NDArray[np.intp], NDArray[np.int32], NDArray[np.int32]]:
-        """How ``_block_index`` numbers the choices of all blocks.
+        """Strides by which ``_block_index`` numbers the choices of all blocks.
 
         Returns:
             ``(n_fields, n_slots)`` places of genes, and how far apart their values are; ``(n_slots,)`` first entries.
@@ -93,7 +93,7 @@ class NetworkEncoding(GeneEncoding):
         return genes, strides, np.cumsum([1, *sizes[:-1]]).astype(np.int32)  # 0 is a block that depth switches off
 
     def size(self) -> int:
-        """Number of different candidates."""
+        """Number of distinct candidates."""
         return int(self.space.size())
 
     def _block_index(self, genomes: Genomes) -> NDArray[np.int32]:
@@ -108,29 +108,29 @@ class NetworkEncoding(GeneEncoding):
         return index
 
     def active(self, genomes: Genomes) -> NDArray[np.bool_]:
-        """``(n, n_genes) -> (n, n_slots)``: which slots the depths leave switched on."""
+        """Whether blocks are active, shape ``(n, n_slots)``."""
         depths = self._depths[np.arange(self._n_stages), genomes[:, : self._n_stages]]
         return self._position < depths[:, self._stage]
 
     def active_genes(self, genomes: Genomes) -> NDArray[np.bool_]:
-        """``(n, n_genes) -> (n, n_genes)``: which genes matter."""
+        """Whether genes affect the candidate, shape ``(n, n_genes)``."""
         out = np.ones(genomes.shape, bool)
         out[:, self._in_blocks] = self.active(genomes).take(self._block_of, axis=1)
         return out
 
     def _offences(self, genomes: Genomes) -> NDArray[np.bool_]:
-        """``(n, n_slots)``: active blocks with a forbidden combination."""
+        """Whether active blocks have a forbidden combination, shape ``(n, n_slots)``."""
         return ~self._allowed.take(self._block_index(genomes))
 
     def is_allowed(self, genomes: Genomes) -> NDArray[np.bool_]:
-        """``(n, n_genes) -> (n,)``: whether no forbidden rule of the space is broken."""
+        """Whether genomes contain no forbidden combination, shape ``(n,)``."""
         return np.asarray(~self._offences(genomes).any(axis=1))
 
     def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
-        """Redraw the choices of blocks with a forbidden combination, widths apart, until there is none.
+        """Redraw the choices, except widths, of blocks with a forbidden combination until there is none.
 
         Raises:
-            SpaceError: If that does not succeed, because the rules leave next to nothing.
+            SpaceError: If this fails, because nearly all combinations are forbidden.
         """
         if self._allowed.all():
             return genomes
@@ -155,7 +155,7 @@ class NetworkEncoding(GeneEncoding):
         return smallest, largest
 
     def enumerate(self, limit: int = 1_000_000) -> Genomes:
-        """Every canonical, allowed genome of a small space, ``(size, n_genes)``.
+        """All canonical, allowed genomes of a small space, shape ``(size, n_genes)``.
 
         Raises:
             SpaceError: If there are more than ``limit``.
@@ -197,7 +197,7 @@ class NetworkEncoding(GeneEncoding):
         return np.argwhere(table.transpose(order))[:, np.argsort(order)]
 
     def decode(self, genomes: Genomes) -> list[Candidate]:
-        """``(n, n_genes)`` -> ``n`` candidates."""
+        """Candidates of genomes of shape ``(n, n_genes)``."""
         active, chosen = self.active(genomes).tolist(), genomes.tolist()
         candidates = []
         for on, genome in zip(active, chosen, strict=True):
@@ -211,14 +211,15 @@ class NetworkEncoding(GeneEncoding):
         return candidates
 
     def encode(self, candidates: Sequence[Candidate], *, check: bool = True) -> Genomes:
-        """``n`` candidates -> canonical ``(n, n_genes)``.
+        """Canonical genomes of candidates, shape ``(n, n_genes)``.
 
         Args:
             candidates: Points of this space.
             check: Whether to refuse candidates that break a forbidden rule, too.
 
         Raises:
-            CandidateError: Naming the candidate's position, the gene, its value and its choices.
+            CandidateError: If one is not in the space; the message names its position, the gene, its value and the
+                choices.
         """
         genomes = np.zeros((len(candidates), self.n_genes), np.int16)
         for i, candidate in enumerate(candidates):
@@ -237,10 +238,10 @@ class NetworkEncoding(GeneEncoding):
         return genomes
 
     def _check_shape(self, i: int, candidate: Candidate) -> None:
-        """Refuse a candidate with other stages or types of blocks than the space, or with a resolution it has not.
+        """Check that a candidate has the stages, the types of blocks and a resolution of the space.
 
         Raises:
-            CandidateError: Naming its position and the difference.
+            CandidateError: If it has not; the message names its position and the difference.
         """
         if len(candidate.stages) != self._n_stages:
             raise CandidateError(
@@ -298,7 +299,7 @@ def _no_network(space: Any) -> str:
 
 
 def encoding_of(space: Any) -> Any:
-    """The encoding of a space; an encoding stays what it is.
+    """Encoding of a search space; encodings are returned unchanged.
 
     Args:
         space: ``SearchSpace``, any other space that inherits ``Space``, or an ``Encoding``.

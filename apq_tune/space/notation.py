@@ -1,4 +1,4 @@
-"""Candidates in files, in our notation or in that of the published APQ and once-for-all code."""
+"""Reading of candidates from files, in the notation of this package or of the published APQ and once-for-all code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from apq_tune.space.parameters import Space
 from apq_tune.space.search_space import SearchSpace
 
 MOST_TEXT, MOST_BRACKETS = 100_000, 200
-"""Of a cell with a candidate: Python's parser is not made for what is longer or nests deeper."""
+"""Maximum length and number of brackets of a cell with a candidate, as Python's parser may fail on larger ones."""
 
 
 def candidate_from(data: Any, space: Space) -> Any:
@@ -32,7 +32,7 @@ def candidate_from(data: Any, space: Space) -> Any:
         space: Search space that the candidate should belong to; ``encode`` checks whether it does.
 
     Raises:
-        CandidateError: Saying what is wrong.
+        CandidateError: If it is not a valid candidate.
     """
     if not isinstance(space, SearchSpace):
         return Configuration.from_dict(data)
@@ -48,7 +48,7 @@ def read_candidates(path: str | Path, space: Space | None = None) -> list[Any]:
 
     Args:
         path: ``.json`` (a list, or one candidate), ``.jsonl`` (one a line) or ``.csv``: see ``entries_of``.
-        space: Of named choices, whose names are columns of a CSV.
+        space: Space of named choices, whose names are columns of a CSV.
 
     Raises:
         CandidateError: If the file cannot be read.
@@ -86,7 +86,7 @@ def entries_of(frame: pd.DataFrame, path: Path, space: Space | None = None) -> l
         space: Search space; what is no ``SearchSpace`` has candidates of named choices.
 
     Raises:
-        CandidateError: Naming the row and the cell that cannot be read.
+        CandidateError: If a cell cannot be read; the message names the row and the cell.
     """
     own = {} if space is None or isinstance(space, SearchSpace) else space.parameters
     if space is not None and own and not {"candidate_json", "candidate"} & (set(frame.columns) - set(own)):
@@ -110,7 +110,7 @@ def entries_of(frame: pd.DataFrame, path: Path, space: Space | None = None) -> l
 
 
 def _cell(path: Path, row: Any, column: str, text: str) -> Any:
-    """A cell that holds JSON or Python text."""
+    """Parse a cell of JSON or Python literals."""
     where = f"{path}: row {row}: {column}"
     if not text:
         raise CandidateError(f"{where} is empty; give a candidate in every row, or remove the row")
@@ -134,7 +134,7 @@ def _short(text: str) -> str:
 
 
 def _choices_of(frame: pd.DataFrame, path: Path, space: Space) -> list[dict[str, Any]]:
-    """Candidates of named choices: each value is found by how it is written, or as a number of equal value."""
+    """Read candidates of named choices, whose values are matched as text or as equal numbers."""
     if absent := [name for name in space.parameters if name not in frame]:
         raise CandidateError(
             f"{path}: has no column {absent[0]!r}, a choice of {space.name}; it has {list(frame.columns)}"
@@ -158,7 +158,7 @@ def _choices_of(frame: pd.DataFrame, path: Path, space: Space) -> list[dict[str,
 
 
 def _texts(value: Any) -> set[str]:
-    """The ways in which a value is written in a cell; lists in the ways of JSON and of Python."""
+    """Texts by which a value may be written in a cell, for lists in JSON and in Python notation."""
     if isinstance(value, str):
         return {value}
     return {str(value), json.dumps(value), *([str(list(value))] if isinstance(value, tuple) else [])}

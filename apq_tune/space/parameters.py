@@ -75,7 +75,7 @@ class Space:
         """Ask an Optuna trial for a candidate.
 
         Args:
-            trial: Of ``study.optimize`` or ``study.ask``.
+            trial: Trial of ``study.optimize`` or ``study.ask``.
             fixed: Name -> value of genes that are not to be asked for.
 
         Raises:
@@ -158,7 +158,7 @@ def check_names(names: Iterable[str], known: Iterable[str]) -> None:
     """Refuse names that look like known ones with a slip; others are the user's own.
 
     Raises:
-        CandidateError: With the name that was meant.
+        CandidateError: If a name is probably misspelt; the message names the gene.
     """
     if (slip := _slip(tuple(map(str, names)), tuple(known))) is not None:
         given, meant = slip

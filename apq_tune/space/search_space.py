@@ -30,7 +30,7 @@ RENAMED = {
     "and what the published accuracy predictor and latency tables are of) and ofa_mobilenetv3_w10 (width 1.0, stem of "
     "16 channels); name one of them"
 }
-"""Shipped spaces that are no more -> what to take."""
+"""Removed shipped spaces and their replacements."""
 
 
 class SearchSpace(Skeleton, Space):
@@ -43,7 +43,7 @@ class SearchSpace(Skeleton, Space):
 
     @functools.cached_property
     def genes(self) -> tuple[Gene, ...]:
-        """What can be chosen: depths, the resolution if there are several, then each field of all blocks."""
+        """Genes: depths, the resolution if there are several, then the fields of all blocks."""
         genes = [Gene(f"depth {i + 1}", "depth", stage.depth) for i, stage in enumerate(self.stages)]
         if len(self.resolutions) > 1:
             genes.append(Gene("resolution", "resolution", self.resolutions))
@@ -57,7 +57,7 @@ class SearchSpace(Skeleton, Space):
         return tuple(genes)
 
     def candidate_of(self, values: Mapping[str, int]) -> Candidate:
-        """The candidate with these values; forbidden combinations give way to the nearest allowed ones."""
+        """Candidate with the given values; forbidden combinations are replaced by the nearest allowed ones."""
         stages: list[list[Any]] = [[] for _ in self.stages]
         for slot in self.slots:
             if slot.position < values[f"depth {slot.stage + 1}"]:
@@ -77,7 +77,7 @@ class SearchSpace(Skeleton, Space):
         return block._replace(**{name: choices[name][i] for name, i in zip(choices, nearest, strict=True)})
 
     def values_of(self, candidate: Candidate) -> dict[str, int]:
-        """Gene name -> value of a candidate; inert genes have their first value."""
+        """Values of a candidate by gene name; inactive genes have their first value."""
         if len(candidate.stages) != len(self.stages):
             raise CandidateError(f"candidate has {len(candidate.stages)} stages; {self.name} has {len(self.stages)}")
         values = {name: choices[0] for name, choices in self.parameters.items()}
@@ -157,7 +157,7 @@ class SearchSpace(Skeleton, Space):
         """Build from plain data.
 
         Raises:
-            SpaceError: Naming ``source``, the key, what is wrong with it and what would be right.
+            SpaceError: If the data is invalid; the message names ``source``, the key, the fault and the remedy.
         """
         if not isinstance(data, dict):
             raise SpaceError(f"{source}: holds {type(data).__name__}, not a mapping; see search_spaces/README.md")
@@ -200,7 +200,7 @@ class SearchSpace(Skeleton, Space):
 
     @classmethod
     def load_network(cls, name_or_path: str | Path) -> SearchSpace:
-        """The same for what trains or measures networks.
+        """Load a search space of networks, for commands that train or measure them.
 
         Raises:
             SpaceError: Also for a file of named choices.
@@ -217,8 +217,8 @@ class SearchSpace(Skeleton, Space):
         """A space without a skeleton: any problem whose candidates are named choices.
 
         Args:
-            choices: Name -> values.
-            name: Of the space.
+            choices: Values of each choice by name.
+            name: Name of the search space.
 
         Raises:
             SpaceError: If a choice has no values, repeats one, or has one that no file can hold.
