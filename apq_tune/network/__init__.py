@@ -1,1 +1,1 @@
-"""What a network is, for every kind of search space: named layers as functions of few genes, and their edges."""
+"""Description of networks for every kind of search space: named layers as functions of few genes, and their edges."""

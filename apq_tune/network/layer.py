@@ -1,6 +1,6 @@
-"""One layer of a network: what it computes, what it reads, and the tensor that it leaves.
+"""Layers of networks: operation, inputs and output tensor.
 
-Numbers may be arrays that broadcast against each other, so one layer describes all choices of a search space at once.
+Numbers may be broadcastable arrays, so that one layer describes all choices of a search space.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ Function = Activation | Literal["h_sigmoid"]
 LayerKind = Literal["conv", "linear", "pool", "add", "multiply", "concat"]
 
 IMAGE = "image"
-"""Name of the tensor that a network reads."""
+"""Name of the input tensor of a network."""
 
 
 class Op(NamedTuple):
-    """The multiplications of a layer: a convolution, or a linear layer as a 1x1 convolution on one pixel."""
+    """Convolution, or linear layer as a 1x1 convolution of one pixel."""
 
     in_channels: Numbers
     out_channels: Numbers
@@ -28,7 +28,7 @@ class Op(NamedTuple):
     in_size: int
     out_size: int
     w_bits: Numbers
-    a_bits: Numbers  # of its input
+    a_bits: Numbers  # bits of the input
     stride: int = 1
 
     @property
@@ -38,12 +38,12 @@ class Op(NamedTuple):
 
     @property
     def macs(self) -> Numbers:
-        """Multiply-accumulates for one image."""
+        """Number of multiply-accumulates for one image."""
         return self.n_weights * self.out_size**2
 
 
 class Tensor(NamedTuple):
-    """An activation as it is stored: ``channels x size x size`` values of ``bits`` each, packed."""
+    """Stored activation tensor of ``channels x size x size`` packed values of ``bits`` each."""
 
     channels: Numbers
     size: int
@@ -51,22 +51,22 @@ class Tensor(NamedTuple):
 
     @property
     def n_bits(self) -> Numbers:
-        """Bits of the whole tensor for one image."""
+        """Number of bits of the tensor for one image."""
         return self.channels * self.size**2 * self.bits
 
 
 class Layer(NamedTuple):
-    """One step of the forward pass.
+    """Layer of a network.
 
     Attributes:
-        name: Unique in the network, such as ``"1.2.depthwise"`` or ``"stem"``.
-        kind: What it does; ``"pool"`` is the mean over all pixels, ``"multiply"`` the product of a tensor and one
-            factor for each of its channels.
-        inputs: Names of the layers whose outputs it reads, ``IMAGE`` for the network's input.
-        output: The tensor that it stores, at the bits at which it is stored.
-        op: Its multiplications; ``None`` for a layer without weights.
-        activation: Applied to its output before that is stored.
-        in_place: Whether its output takes the memory of its first input, where nothing reads that one later.
+        name: Unique name, such as ``"1.2.depthwise"`` or ``"stem"``.
+        kind: Operation; ``"pool"`` is the mean over all pixels, ``"multiply"`` the product of a tensor and one factor
+            per channel.
+        inputs: Names of the layers whose outputs it reads; ``IMAGE`` for the input of the network.
+        output: Output tensor as stored.
+        op: Convolution or linear layer; ``None`` for layers without weights.
+        activation: Activation function, applied before the output is stored.
+        in_place: Whether the output is stored in the memory of the first input if no other layer reads that later.
     """
 
     name: str
@@ -79,12 +79,12 @@ class Layer(NamedTuple):
 
     @property
     def role(self) -> str:
-        """The last word of its name: what it is called within its part of the network."""
+        """Name of the layer within its part of the network, the last component of ``name``."""
         return self.name.rpartition(".")[2]
 
 
 def conv(name: str, source: str, op: Op, bits: Numbers, activation: Function | None = None) -> Layer:
-    """A convolution.
+    """Make a convolution.
 
     Args:
         name: Name of the layer.
@@ -97,10 +97,10 @@ def conv(name: str, source: str, op: Op, bits: Numbers, activation: Function | N
 
 
 def linear(name: str, source: str, op: Op, bits: Numbers, activation: Function | None = None) -> Layer:
-    """A linear layer; arguments are those of ``conv``."""
+    """Make a linear layer; arguments are those of ``conv``."""
     return conv(name, source, op, bits, activation)._replace(kind="linear")
 
 
 def add(name: str, onto: str, kept: str, output: Tensor) -> Layer:
-    """A sum of two tensors of equal shape, stored where the first one was."""
+    """Make a sum of two tensors of equal shape, stored in place of the first one."""
     return Layer(name, "add", (onto, kept), output, in_place=True)

@@ -1,9 +1,9 @@
-"""Which tensors are in memory while a layer runs, from the edges of the network alone.
+"""Liveness analysis: activation tensors that are in memory while a layer runs, from the edges of the network.
 
-A tensor is there from the layer that makes it to the last one that reads it. A layer has all of its inputs and its
-output in memory; one that works in place makes no new tensor if nothing reads its first input later. A part that is
-switched off makes no tensor: its output is the one that it passes on, counted once. A tensor waits for a part that
-reads it even where that part is switched off, so there, and only there, the count is an upper bound.
+A tensor is live from the layer that writes it to the last layer that reads it. While a layer runs, all of its inputs
+and its output are live, except that an in-place layer allocates no output if no later layer reads its first input. An
+inactive part allocates nothing; its output is the tensor that it passes on. Since tensors stay live for inactive parts
+that would read them, the result can be an upper bound there.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from apq_tune.network.network import Network, Part
 from apq_tune.network.spread import Spread
 
 MAX_CHOICES = 4_000_000
-"""Combinations of genes that one layer's memory is worked out for; with more, tensors count at their largest."""
+"""Maximum number of gene combinations for exact memory of a layer; beyond it tensors count with their maximum size."""
 
 
 class Memory(NamedTuple):
-    """Bits in memory while a part's layers run, at most.
+    """Maximum number of bits in memory while the layers of a part run.
 
     Attributes:
-        genes: Genes of the part, then those of other parts whose tensors wait meanwhile.
-        bits: Array that broadcasts to these genes' numbers of values.
-        exact: Whether it is; otherwise an upper bound.
+        genes: Genes of the part, then those of other parts with live tensors.
+        bits: Numbers of bits, broadcastable to the numbers of values of these genes.
+        exact: Whether the numbers are exact; otherwise they are upper bounds.
     """
 
     genes: tuple[str, ...]
@@ -37,15 +37,15 @@ class Memory(NamedTuple):
 
 
 def working_sets(network: Network, size: int) -> dict[str, Memory]:
-    """Name of each part -> the most bits that are in memory while one of its layers runs.
+    """Peak memory of each part, by name.
 
     Args:
         network: Networks of a search space.
-        size: Side of the image.
+        size: Image size.
     """
     tensors = {IMAGE: Spread.of(network.image(size).n_bits, ())}
-    outputs = {IMAGE: IMAGE}  # part -> the tensor that it leaves
-    switched: dict[str, tuple[Part, str]] = {}  # output of a part that can be off -> that part and what it passes on
+    outputs = {IMAGE: IMAGE}  # output tensor of each part
+    switched: dict[str, tuple[Part, str]] = {}  # by output tensor: part that can be inactive, passed tensor
     steps: list[tuple[Part, Layer, tuple[str, ...]]] = []
     for part in network.parts:
         layers = network.layers(part, size)
@@ -74,13 +74,13 @@ def working_sets(network: Network, size: int) -> dict[str, Memory]:
 def _there(
     name: str, part: Part, alive: list[str], switched: dict[str, tuple[Part, str]], network: Network
 ) -> Spread | None:
-    """1 where a tensor is one of its own, 0 where it is another one that was handed on; ``None`` if always of its own.
+    """Factor of the size of a tensor: 0 where it is another live tensor that was passed on, else 1; ``None`` for 1.
 
     Args:
-        name: Output of some part.
-        part: The part that runs.
-        alive: Tensors in memory.
-        switched: Outputs of parts that can be off -> the part, and the tensor that it passes on.
+        name: Output tensor of some part.
+        part: Part that runs.
+        alive: Live tensors.
+        switched: Parts that can be inactive, and the tensors that they pass on, by output tensor.
         network: Networks of the search space.
     """
     off: Spread | None = None
@@ -96,7 +96,7 @@ def _there(
 
 
 def _largest(part: Part, sets: list[tuple[Spread, ...]], network: Network) -> Memory:
-    """The largest working set of a part at each combination of genes."""
+    """Maximum over the layers of a part at each combination of genes."""
     exact = True
     while True:
         others = dict.fromkeys(

@@ -1,7 +1,6 @@
-"""All networks of a search space: parts in the order of the forward pass, each a function of few genes.
+"""Networks of a search space: parts in the order of the forward pass, each a function of few genes.
 
-A search space makes one ``Network``; cost models, cost tables, reports and whatever else has to know what a candidate
-looks like read only that.
+A search space has one ``Network``, from which cost models, cost tables and reports derive the layers of candidates.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ from apq_tune.network.layer import Layer, Numbers, Op, Tensor
 
 
 class Describe(Protocol):
-    """Layers of a part as a function of the size of the image and of the values of the part's genes."""
+    """Function from the image size and the values of a part's genes to its layers."""
 
     def __call__(self, size: int, /, *values: Numbers) -> tuple[Layer, ...]:
-        """Layers in the order of the forward pass; values may be arrays that broadcast against each other."""
+        """Layers in the order of the forward pass; values may be broadcastable arrays."""
         ...
 
 
 class Switch(NamedTuple):
-    """When a part is there: while a gene's value is ``at_least`` or more; such a gene has ascending values."""
+    """Condition under which a part is active: the value of a gene is at least ``at_least``."""
 
     gene: str
     at_least: int
@@ -37,16 +36,17 @@ class Switch(NamedTuple):
 class Part:
     """Layers that depend on the same few genes, or on none.
 
-    Its layers read each other, and outputs of other parts by the names of these; its output is that of its last layer.
+    Layers refer to layers of the same part and, by the names of parts, to outputs of other parts; the output of a part
+    is that of its last layer.
 
     Attributes:
-        name: Unique in the network, such as ``"1.2"`` or ``"stem"``.
-        genes: Names of the genes that the layers depend on, besides the size of the image.
-        describe: Layers at given values of these genes.
-        switch: When the part is there; ``None`` for always.
-        passes: Name of the part whose output stands for this one's own where it is switched off.
-        allowed: Which combinations of the genes' values the space allows, an array that broadcasts to their numbers of
-            values; ``None`` for all.
+        name: Unique name, such as ``"1.2"`` or ``"stem"``.
+        genes: Names of the genes that the layers depend on, besides the image size.
+        describe: Function from the values of these genes to the layers.
+        switch: Condition under which the part is active; ``None`` for always.
+        passes: Name of the part whose output replaces that of an inactive part.
+        allowed: Whether combinations of values of the genes are allowed, broadcastable to their numbers of values;
+            ``None`` if all are.
     """
 
     name: str
@@ -58,21 +58,21 @@ class Part:
 
     @property
     def searched(self) -> bool:
-        """Whether any choice but that of the image's size changes it."""
+        """Whether the part depends on genes other than that of the image size."""
         return bool(self.genes) or self.switch is not None
 
 
 @dataclass(frozen=True)
 class Network:
-    """The networks of one search space.
+    """Networks of a search space.
 
     Attributes:
-        genes: Name -> values of every gene, in the order of the genome.
-        sizes: Sides of the input image to choose from, ascending.
-        size_gene: Name of the gene that chooses; ``None`` where there is one size.
-        channels: Channels of the image.
+        genes: Values of every gene by name, in the order of the genome.
+        sizes: Image sizes, ascending.
+        size_gene: Name of the gene of the image size; ``None`` if there is a single size.
+        channels: Number of channels of the image.
         bits: Bits at which the image is stored.
-        parts: Parts in the order of the forward pass. Each reads outputs of parts before it.
+        parts: Parts in the order of the forward pass, each of which reads outputs of earlier parts.
     """
 
     genes: Mapping[str, tuple[int, ...]]
@@ -84,16 +84,16 @@ class Network:
 
     @property
     def searched(self) -> tuple[Part, ...]:
-        """The parts that genes change."""
+        """Parts that depend on genes."""
         return tuple(part for part in self.parts if part.searched)
 
     @property
     def fixed(self) -> tuple[Part, ...]:
-        """The parts that every network of the space has as they are."""
+        """Parts that all networks of the space share."""
         return tuple(part for part in self.parts if not part.searched)
 
     def image(self, size: int) -> Tensor:
-        """The input tensor."""
+        """Input tensor."""
         return Tensor(self.channels, size, self.bits)
 
     def shape(self, part: Part) -> tuple[int, ...]:
@@ -101,33 +101,33 @@ class Network:
         return tuple(len(self.genes[gene]) for gene in part.genes)
 
     def allowed(self, part: Part) -> NDArray[np.bool_]:
-        """Which combinations of a part's genes are allowed, an array of ``shape(part)``."""
+        """Whether combinations of the values of a part's genes are allowed, shape ``shape(part)``."""
         return np.broadcast_to(True if part.allowed is None else part.allowed, self.shape(part))
 
     def layers(self, part: Part, size: int) -> tuple[Layer, ...]:
-        """A part at all of its choices at once: numbers broadcast to ``shape(part)``.
+        """Layers of a part at all of its choices at once, with numbers that broadcast to ``shape(part)``.
 
         Args:
             part: Part of this network.
-            size: Side of the image, one of ``sizes``.
+            size: Image size, one of ``sizes``.
         """
         return part.describe(size, *np.ix_(*(self.genes[gene] for gene in part.genes)))
 
     def fixed_layers(self, size: int) -> tuple[Layer, ...]:
-        """The layers that are not searched, in the order of the forward pass."""
+        """Layers that are not searched, in the order of the forward pass."""
         return tuple(layer for part in self.fixed for layer in part.describe(size))
 
     def at(self, values: Mapping[str, int]) -> tuple[Layer, ...]:
-        """The layers of one candidate in the order of the forward pass.
+        """Layers of one candidate in the order of the forward pass.
 
         Args:
-            values: Gene name -> value, one for each gene; those of parts that are switched off do not matter.
+            values: Value of each gene by name; those of inactive parts are ignored.
 
         Returns:
-            Layers whose numbers are integers; inputs name layers that are there.
+            Layers with integer numbers, whose inputs are layers of active parts.
         """
         size = self.sizes[-1] if self.size_gene is None else values[self.size_gene]
-        outputs: dict[str, str] = {}  # part -> the layer whose output it hands on
+        outputs: dict[str, str] = {}  # output layer of each part
         found: list[Layer] = []
         for part in self.parts:
             if part.switch is not None and values[part.switch.gene] < part.switch.at_least:
@@ -142,15 +142,15 @@ class Network:
 
     @functools.cached_property
     def by_name(self) -> Mapping[str, Part]:
-        """Name -> part."""
+        """Parts by name."""
         return {part.name: part for part in self.parts}
 
 
 def first_difference(one: Network, other: Network) -> tuple[str, str, object, object] | None:
-    """The first place in which the searched parts of two networks differ, at the largest values of all genes.
+    """First difference between the searched parts of two networks at the largest values of all genes.
 
     Returns:
-        Name of the part, what differs, and both values; ``None`` if nothing does.
+        Name of the part, name of the property, and both values; ``None`` if there is no difference.
     """
     for mine, yours in zip(one.searched, other.searched, strict=False):
         pairs = zip(_largest(one, mine), _largest(other, yours), strict=False)
@@ -172,7 +172,7 @@ def _largest(network: Network, part: Part) -> tuple[Layer, ...]:
 
 
 class HasNetwork(Protocol):
-    """What costs need of a search space."""
+    """Search space with networks."""
 
     @property
     def name(self) -> str:
@@ -181,15 +181,15 @@ class HasNetwork(Protocol):
 
     @property
     def network(self) -> Network:
-        """Its networks."""
+        """Networks of the space."""
         ...
 
 
 def network_of(space: object) -> Network:
-    """The networks of a search space.
+    """Networks of a search space.
 
     Raises:
-        SpaceError: If it has none, as a space of named choices has.
+        SpaceError: If it has none, such as a space of named choices.
     """
     network = getattr(space, "network", None)
     if not isinstance(network, Network):
@@ -201,10 +201,10 @@ def network_of(space: object) -> Network:
 
 
 def has_network(space: object) -> bool:
-    """Whether a search space has networks, whose costs can be counted."""
+    """Whether a search space has networks, for which cost models are available."""
     return isinstance(getattr(space, "network", None), Network)
 
 
 def ops(layers: tuple[Layer, ...]) -> tuple[Op, ...]:
-    """The multiplications of some layers, in their order."""
+    """Convolutions and linear layers among layers, in order."""
     return tuple(layer.op for layer in layers if layer.op is not None)

@@ -1,4 +1,4 @@
-"""Numbers that depend on some genes of a search space, as arrays whose axes have names."""
+"""Numbers that depend on some genes of a search space, as arrays with named axes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 
 class Spread(NamedTuple):
-    """Numbers over the values of some genes.
+    """Numbers as a function of the values of some genes.
 
     Attributes:
         genes: Names of the genes, one for each axis.
-        values: Array with one axis for each gene, of the gene's number of values or 1.
+        values: Array with one axis for each gene, whose length is the number of values of the gene or 1.
     """
 
     genes: tuple[str, ...]
@@ -22,19 +22,19 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, numbers: Any, genes: Sequence[str]) -> Spread:
-        """Numbers of a layer, without the genes that they do not depend on."""
+        """Make from numbers of a layer, dropping genes that they do not depend on."""
         values = np.asarray(numbers)
         values = values.reshape((1,) * (len(genes) - values.ndim) + values.shape)
         kept = [axis for axis, size in enumerate(values.shape) if size > 1]
         return cls(tuple(genes[axis] for axis in kept), values.reshape([values.shape[axis] for axis in kept]))
 
     def over(self, genes: Sequence[str]) -> NDArray[Any]:
-        """The numbers with one axis for each of ``genes``, which hold all of this one's genes, in any order."""
+        """Numbers with one axis for each of ``genes``, which must include all genes of this object."""
         order = sorted(range(len(self.genes)), key=lambda axis: genes.index(self.genes[axis]))
         shape = {self.genes[axis]: self.values.shape[axis] for axis in order}
         return self.values.transpose(order).reshape([shape.get(gene, 1) for gene in genes])
 
     def times(self, other: Spread) -> Spread:
-        """The product, over the genes of both."""
+        """Product as a function of the genes of both."""
         genes = tuple(dict.fromkeys((*self.genes, *other.genes)))
         return Spread(genes, self.over(genes) * other.over(genes))

@@ -1,8 +1,7 @@
-"""Blocks of any type in torch, made from the layers that their type describes: elastic, folded, and run.
+"""Elastic and folded blocks of any type, built from the layers that the type describes.
 
-Each layer with weights reads its input through a quantizer of its own, which also applies the activation of the layer
-that made it. Where something without weights reads the same tensor (pooling, a product, a sum), the activation is
-applied at once.
+Each layer with weights has an activation quantizer for its input, which also applies the activation of the preceding
+layer. If a layer without weights (pooling, product, sum) reads the same tensor, the activation is applied before.
 """
 
 from __future__ import annotations
@@ -24,17 +23,17 @@ from apq_tune.supernet.folded import FoldedConv, FoldedLinear
 from apq_tune.supernet.quantize import FUNCTIONS, ActivationQuantizer, again
 
 STREAM = "stream"
-"""Name of the tensor that a block reads."""
+"""Name of the input tensor of a block."""
 
 
 @functools.lru_cache(maxsize=4096)
 def layers_of(slot: Slot, fixed_bits: int, block: tuple[Any, ...]) -> tuple[Layer, ...]:
-    """The layers of a block at the values of its choices.
+    """Layers of a block at given values of its choices.
 
     Args:
         slot: Place of the block.
-        fixed_bits: Bits of what is not searched.
-        block: Values, of the block type's named tuple.
+        fixed_bits: Bits of layers that are not searched.
+        block: Values of the choices, in the order of the fields of the block type.
     """
     return BLOCK_TYPES[slot.block].layers(slot, fixed_bits, STREAM, *block)
 
@@ -45,31 +44,31 @@ def _at_all_choices(space: Skeleton, slot: Slot) -> tuple[Layer, ...]:
 
 
 def _weighted(layers: tuple[Layer, ...]) -> list[tuple[Layer, Op]]:
-    """The layers with weights, convolutions before linear layers: the order in which they are made."""
+    """Layers with weights in the order of their initialisation: convolutions, then linear layers."""
     kinds = ("conv", "linear")
     return [(layer, layer.op) for kind in kinds for layer in layers if layer.kind == kind and layer.op is not None]
 
 
 def _values(numbers: Any) -> tuple[int, ...]:
-    """The different values among numbers, ascending."""
+    """Distinct values, ascending."""
     return tuple(int(value) for value in np.unique(numbers))
 
 
 def _is_late(layer: Layer, layers: tuple[Layer, ...]) -> bool:
-    """Whether an activation is left to the quantizers that read the layer."""
+    """Whether the activation of a layer is applied by the quantizers that read it."""
     readers = [other for other in layers if layer.name in other.inputs]
     return layer.op is not None and bool(readers) and all(reader.op is not None for reader in readers)
 
 
 def _activation_of(layer: Layer, layers: tuple[Layer, ...]) -> Function | None:
-    """The activation that the values of a layer's output have had."""
+    """Activation that has been applied to the output of a layer."""
     if layer.kind in ("pool", "multiply"):
         return next((_activation_of(other, layers) for other in layers if other.name == layer.inputs[0]), None)
     return layer.activation
 
 
 def _read_through(layer: Layer, layers: tuple[Layer, ...]) -> Function | None:
-    """The activation of the quantizer through which a layer with weights reads."""
+    """Activation of the input quantizer of a layer with weights."""
     made = next((other for other in layers if other.name == layer.inputs[0]), None)
     if made is None:
         return None
@@ -78,7 +77,7 @@ def _read_through(layer: Layer, layers: tuple[Layer, ...]) -> Function | None:
 
 
 class BlockQuantizers(nn.Module):
-    """Where one block quantizes activations: the residual stream, and the input of each layer with weights."""
+    """Activation quantizers of a block: of the residual stream and of the input of each layer with weights."""
 
     def __init__(self, space: Skeleton, slot: Slot) -> None:
         super().__init__()
@@ -89,7 +88,7 @@ class BlockQuantizers(nn.Module):
 
 
 class ElasticBlock(nn.Module):
-    """A block at its widest and its largest kernels."""
+    """Weight-shared block with the maximum width and the largest kernels."""
 
     def __init__(self, space: Skeleton, slot: Slot) -> None:
         super().__init__()
@@ -104,7 +103,7 @@ class ElasticBlock(nn.Module):
         self.quantizers = BlockQuantizers(space, slot)
 
     def convs(self, layers: tuple[Layer, ...], norms: Norms) -> dict[str, Conv]:
-        """Role of each layer with weights -> the layer at a candidate's shapes, batch norm included."""
+        """Layers with weights at the shapes of a candidate, including batch norm, by role."""
         found: dict[str, Conv] = {}
         for layer, op in _weighted(layers):
             own: Any = self.get_submodule(layer.role)
@@ -125,7 +124,7 @@ class ElasticBlock(nn.Module):
                 self._sort(axis, [values[-1] for values in fields.values()])
 
     def _sort(self, axis: int, values: list[int]) -> None:
-        """Sort the channels of one width, which the layers that have one channel more at one more show."""
+        """Sort the channels that one width controls; the affected layers are found by increasing it by one."""
         more = [value + (place == axis) for place, value in enumerate(values)]
         pairs = zip(
             _weighted(layers_of(self._slot, self._space.fixed_bits, tuple(values))),
@@ -151,7 +150,7 @@ class ElasticBlock(nn.Module):
 
 
 class FoldedBlock(nn.Module):
-    """A block of fixed shape, batch norm folded."""
+    """Block of fixed shape with folded batch norm."""
 
     def __init__(self, space: Skeleton, slot: Slot, block: tuple[Any, ...]) -> None:
         super().__init__()
@@ -164,7 +163,7 @@ class FoldedBlock(nn.Module):
         self.quantizers = BlockQuantizers(space, slot)
 
     def convs(self, layers: tuple[Layer, ...]) -> dict[str, Conv]:
-        """Role of each layer with weights -> the layer."""
+        """Layers with weights by role."""
         return {layer.role: cast(Conv, self.get_submodule(layer.role)) for layer, _ in _weighted(layers)}
 
 
@@ -176,7 +175,7 @@ def run_block(
     Args:
         x: Input of the block.
         layers: Layers of the block at a candidate's values.
-        convs: Role of each layer with weights -> the layer, batch norm included.
+        convs: Layers with weights by role, including batch norm.
         quantizers: Quantizers of the block.
         fixed_bits: Bits of the residual stream; ``None`` for full precision everywhere.
     """
@@ -188,7 +187,7 @@ def run_block(
             read = inputs[0]
             if (
                 layer.inputs[0] != STREAM or fixed_bits is None or a_bits != fixed_bits
-            ):  # else it is quantized so already
+            ):  # otherwise it is already quantized to these bits
                 read = quantizers.get_submodule(layer.role)(read, a_bits)
             x = convs[layer.role](read, cast("int | None", w_bits))
             if not _is_late(layer, layers):

@@ -11,9 +11,9 @@ from torch.nn import functional
 from apq_tune.supernet.quantize import quantize_weight
 
 Conv = Callable[[Tensor, int | None], Tensor]
-"""From input and weight bits (``None``: full precision) to output."""
+"""Function from the input and the bits of the weights (``None`` for full precision) to the output."""
 
-EPS = 1e-3  # of batch norm (Cai 2020, once-for-all)
+EPS = 1e-3  # epsilon of batch norm (Cai 2020, once-for-all)
 
 Statistics = list[tuple[Tensor, Tensor]]
 """Mean and variance of every batch norm of one candidate, in the order of the forward pass."""

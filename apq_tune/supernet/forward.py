@@ -1,6 +1,6 @@
-"""The forward pass that the supernet and a stand-alone network share.
+"""Forward pass of supernets and stand-alone networks.
 
-They differ in where a convolution takes its weights from, and hand them over as functions.
+The layers, whose weights come from different sources, are passed as functions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from apq_tune.supernet.quantize import FUNCTIONS, ActivationQuantizer, again
 
 
 class FixedConvs(NamedTuple):
-    """The layers that are not searched, batch norm included; a space may be without first block and features."""
+    """Layers that are not searched, including their batch norm; the first block and features are optional."""
 
     stem: Conv
     first_depthwise: Conv | None
@@ -29,7 +29,7 @@ class FixedConvs(NamedTuple):
 
 
 class FixedQuantizers(nn.Module):
-    """Where the parts that are not searched compute and quantize activations, all at ``fixed_bits``."""
+    """Activation quantizers of the layers that are not searched, all at ``fixed_bits``."""
 
     def __init__(self, space: SearchSpace) -> None:
         super().__init__()
@@ -54,23 +54,23 @@ def forward_pass(
     resolution: int | None,
     fixed_bits: int | None,
 ) -> Tensor:
-    """Run one network.
+    """Run a network.
 
     Args:
-        x: ``(n, channels, size, size)`` images; resized to ``resolution`` if one is given.
+        x: Images, shape ``(n, channels, size, size)``; they are resized to ``resolution`` if it is given.
         convs: Layers that are not searched.
-        blocks: The searched blocks, one after the other.
+        blocks: Function that applies the searched blocks.
         fixed: Quantizers of the layers that are not searched.
-        resolution: Side of the images that the network takes.
-        fixed_bits: Bits of what is not searched; ``None`` for full precision.
+        resolution: Image size of the network.
+        fixed_bits: Bits of layers that are not searched; ``None`` for full precision.
 
     Returns:
-        ``(n, classes)`` logits.
+        Logits, shape ``(n, classes)``.
     """
     if resolution is not None and x.shape[-1] != resolution:
         x = functional.interpolate(x, size=(resolution, resolution), mode="bilinear", antialias=True)
     x = convs.stem(fixed.stem(x, fixed_bits), fixed_bits)
-    # After the stem: a one-channel input has no memory format to keep. Training is 1.3 times faster on CPU.
+    # After the stem, since a one-channel input has no memory format. Training is 1.3 times faster on CPUs.
     x = fixed.first(x, fixed_bits).contiguous(memory_format=torch.channels_last)
     if convs.first_depthwise is not None and convs.first_project is not None:
         y = convs.first_depthwise(x, fixed_bits)

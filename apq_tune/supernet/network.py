@@ -1,6 +1,6 @@
-"""The weight-shared network of a search space.
+"""Supernet: the weight-shared network of a search space.
 
-Nothing is ever "active": the candidate is an argument, and so are the batch norm statistics and whether to quantize.
+There is no active subnet as state: the candidate, batch norm statistics and quantization are arguments.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from apq_tune.supernet.subnet import Subnet
 
 
 class Supernet(nn.Module):
-    """All networks of a search space in one set of weights.
+    """Weight-shared network that contains all networks of a search space.
 
     Attributes:
-        space: The search space.
+        space: Search space.
     """
 
     @plain_torch()
     def __init__(self, space: SearchSpace) -> None:
-        """Initialise at random, from torch's global generator (seed it with ``torch.manual_seed``)."""
+        """Initialise weights with torch's global generator, which ``torch.manual_seed`` seeds."""
         super().__init__()
         self.space = space
         stem, last = space.stem, space.slots[-1].out_channels
@@ -51,19 +51,19 @@ class Supernet(nn.Module):
         """Run one candidate.
 
         Args:
-            x: ``(n, channels, size, size)`` images; resized if the candidate has another resolution.
-            candidate: Which network, and at which bits.
-            quantize: Whether to apply the candidate's bits.
-            statistics: Of batch norm, from ``recalibrate``; ``None`` takes them from this batch (training).
+            x: Images, shape ``(n, channels, size, size)``; they are resized to the resolution of the candidate.
+            candidate: Architecture and bits.
+            quantize: Whether to quantize weights and activations to the bits of the candidate.
+            statistics: Batch norm statistics from ``recalibrate``; ``None`` for those of this batch, as in training.
 
         Returns:
-            ``(n, classes)`` logits.
+            Logits, shape ``(n, classes)``.
         """
         return self._run(x, candidate, quantize, Norms(statistics, None))
 
     @torch.no_grad()
     def recalibrate(self, x: Tensor, candidate: Candidate, *, quantize: bool = False) -> Statistics:
-        """Batch norm statistics of one candidate on the images ``x``; without them its accuracy means nothing."""
+        """Batch norm statistics of one candidate on the images ``x``, which its evaluation requires."""
         statistics: Statistics = []
         self._run(x, candidate, quantize, Norms(None, statistics))
         return statistics
@@ -89,7 +89,7 @@ class Supernet(nn.Module):
         return forward_pass(x, fixed, run_blocks, self.quantizers, candidate.resolution, fixed_bits)
 
     def chosen(self, candidate: Candidate) -> list[tuple[ElasticBlock, tuple[Layer, ...]]]:
-        """The blocks of a candidate and their layers, in the order of the forward pass."""
+        """Blocks of a candidate and their layers, in the order of the forward pass."""
         index = {(slot.stage, slot.position): i for i, slot in enumerate(self.space.slots)}
         chosen = self.space.active_slots(candidate)
         return [
@@ -101,19 +101,19 @@ class Supernet(nn.Module):
         ]
 
     def sort_channels(self) -> None:
-        """Sort the inner channels of every block by importance; the largest network's output does not change."""
+        """Sort the inner channels of all blocks by importance, which preserves the output of the largest network."""
         for block in self.blocks:
             cast("ElasticBlock", block).sort_channels()
 
     @torch.no_grad()
     def extract(self, candidate: Candidate, statistics: Statistics) -> Subnet:
-        """A stand-alone network with this one's weights, batch norm folded; same output as ``forward``.
+        """Stand-alone network with folded batch norm, whose output equals that of ``forward``.
 
         Args:
-            candidate: Which network.
-            statistics: Of batch norm, from ``recalibrate``.
+            candidate: Architecture and bits.
+            statistics: Batch norm statistics from ``recalibrate``.
         """
-        with self.stem.weight.device:  # made elsewhere, each of its tensors would travel there and back
+        with self.stem.weight.device:  # to avoid copies of its tensors between devices
             subnet = Subnet(self.space, candidate)
         given = iter(statistics)
 

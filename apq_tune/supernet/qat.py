@@ -1,4 +1,4 @@
-"""Quantization-aware training (QAT) of one candidate and its scores: the one way in which candidates are trained."""
+"""Quantization-aware training (QAT) and scoring of candidates, used wherever candidates are trained."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from apq_tune.supernet.train import Training, average_for, finetune, optimizer_f
 from apq_tune.supernet.trained import TrainedSupernet
 
 AfterEpoch = Callable[[int, Subnet, Callable[[], bytes]], None]
-"""Called with the number of epochs done, the network, and what makes a checkpoint of the training."""
+"""Callback with the number of finished epochs, the network, and a function that serializes a checkpoint."""
 
 
 class QATTask(NamedTuple):
-    """One training of one candidate.
+    """Training of one candidate.
 
     Attributes:
-        candidate: Network and bits to train.
-        training: Length and rate of the training.
-        seed: Words of the seed of its shuffles. Trainings with the same words see the same batches.
-        splits: Names of the splits to score it on afterwards.
-        setting: Name of the setting whose learning rate is to be lowered if the training diverges.
-        steps: Number of optimizer steps, instead of the epochs of ``training``. Fewer than an epoch see a random part
-            of the images.
+        candidate: Architecture and bits to train.
+        training: Settings of the training.
+        seed: Words of the seed of the order of batches. Trainings with the same words use the same batches.
+        splits: Names of the splits to score the candidate on afterwards.
+        setting: Name of the setting that messages about diverged trainings refer to.
+        steps: Number of optimizer steps, which replaces the epochs of ``training``. Less than an epoch uses a random
+            subset of the images.
     """
 
     candidate: Candidate
@@ -47,13 +47,13 @@ class QATTask(NamedTuple):
 
 
 class QATResult(NamedTuple):
-    """A trained candidate, and its score on each split."""
+    """Trained candidate and its score on each split."""
 
     subnet: Subnet
     scores: dict[str, Score]
 
     def weights(self) -> bytes:
-        """A checkpoint of the network's state."""
+        """Serialized state of the network."""
         buffer = io.BytesIO()
         torch.save(self.subnet.cpu().state_dict(), buffer)
         return buffer.getvalue()
@@ -67,13 +67,13 @@ def train_candidate(
     checkpoint: bytes | None = None,
     after_epoch: AfterEpoch | None = None,
 ) -> QATResult:
-    """Train one candidate from a supernet's weights, then score it.
+    """Train one candidate from the weights of a supernet, then score it.
 
     Args:
-        supernet: Where the training begins, its data and its device.
-        task: What to train, how long, and what to score.
-        checkpoint: Checkpoint of the same training to go on from; resuming equals never stopping.
-        after_epoch: Called after each epoch.
+        supernet: Supernet that provides initial weights, data and device.
+        task: Training to do.
+        checkpoint: Checkpoint of the same training to resume from, with the same result as without interruption.
+        after_epoch: Callback after each epoch.
 
     Raises:
         RunError: If the training diverges, or the checkpoint is damaged.
@@ -91,7 +91,7 @@ def train_candidate(
             after_epoch(epoch, subnet, lambda: _checkpoint(parts, epoch))
             subnet.train()
 
-    if first_epoch >= training.epochs:  # killed between the last checkpoint and the end
+    if first_epoch >= training.epochs:  # interrupted after the last checkpoint
         tell(first_epoch)
     finetune(
         subnet,
@@ -111,10 +111,11 @@ def train_candidate(
 
 
 def cut(split: AnySplit, task: QATTask) -> tuple[AnySplit, Training]:
-    """Images and epochs of a training that is counted in steps.
+    """Images and epochs of a training with a given number of steps.
 
     Returns:
-        A random part of the split, such that a whole number of epochs of it has as many steps, and that number.
+        Random subset of the split of which a whole number of epochs has that many steps, and the training with that
+        number of epochs.
     """
     assert task.steps is not None
     n, batch = len(split.labels), task.training.batch_size

@@ -1,4 +1,4 @@
-"""Fake quantization as small pure functions; bits are arguments, gradients go straight through (Bengio 2013).
+"""Fake quantization with bits as arguments and straight-through gradients (Bengio 2013).
 
 Weights: symmetric, per output channel, narrow range ``[-qmax, qmax]``. The step is a constant times the channel's root
 mean square, so it scales with the channel and quantization commutes with folding batch norm: quantizing before or
@@ -23,21 +23,21 @@ from apq_tune.network.layer import Function
 GAUSSIAN_STEP = {2: 1.2240, 3: 0.6508, 4: 0.3534, 5: 0.1932, 6: 0.1055, 7: 0.05726, 8: 0.03087}
 
 CLIP_GRID = 40
-"""Clip values tried for each range by calibration, evenly spaced up to the largest magnitude seen."""
+"""Number of clip values that calibration tries, evenly spaced up to the largest magnitude."""
 
 
 def weight_step(weight: Tensor, bits: int) -> Tensor:
-    """``(out, in, k, k) -> (out, 1, 1, 1)``: distance of neighbouring levels in each output channel."""
+    """Quantization step of each output channel, shape ``(out, 1, 1, 1)``, of weights of shape ``(out, in, k, k)``."""
     mean_square = weight.detach().square().mean(dim=tuple(range(1, weight.ndim)), keepdim=True)
     return GAUSSIAN_STEP[bits] * mean_square.sqrt().clamp_min(1e-12)
 
 
 def quantize_weight(weight: Tensor, bits: int | None) -> Tensor:
-    """Round a weight to its levels, in real units; the gradient is passed on unchanged.
+    """Quantize weights, in real units, with straight-through gradient.
 
     Args:
-        weight: ``(out, in, k, k)`` or ``(out, in)``.
-        bits: 2 to 8, or ``None`` for full precision.
+        weight: Weights, shape ``(out, in, k, k)`` or ``(out, in)``.
+        bits: Bit-width from 2 to 8, or ``None`` for full precision.
     """
     if bits is None:
         return weight
@@ -47,19 +47,19 @@ def quantize_weight(weight: Tensor, bits: int | None) -> Tensor:
 
 
 def activation_levels(bits: int, signed: bool) -> tuple[int, int]:
-    """Smallest and largest integer of an activation."""
+    """Smallest and largest integer of quantized activations."""
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
 
 
 class _FakeQuantize(torch.autograd.Function):
-    """In float32 even where autocast is on: levels of 8 bits do not survive bfloat16."""
+    """Fake quantization of activations, in float32 even with autocast, as bfloat16 cannot represent 8-bit levels."""
 
     @staticmethod
     @torch.amp.custom_fwd(device_type="cuda", cast_inputs=torch.float32)  # type: ignore[untyped-decorator]
     def forward(ctx: Any, x: Tensor, clip: Tensor, low: int, high: int) -> Tensor:
         step = clip / high
-        y = (x / step).round_().clamp_(low, high).mul_(step)  # in place: new memory costs more than arithmetic
-        ctx.save_for_backward(x, y, step)  # input and output are kept by the layers around it anyway
+        y = (x / step).round_().clamp_(low, high).mul_(step)  # in place, as allocation costs more than arithmetic
+        ctx.save_for_backward(x, y, step)  # neighbouring layers keep input and output anyway
         ctx.low, ctx.high = low, high
         return y
 
@@ -71,7 +71,7 @@ class _FakeQuantize(torch.autograd.Function):
         if x.is_cpu:
             value = step.item()
             grad_x = torch.ops.aten.hardtanh_backward(grad, x, ctx.low * value, ctx.high * value)
-        else:  # an item would make the processor wait for the GPU
+        else:  # item() would synchronise with the GPU
             grad_x = grad * ((x > ctx.low * step) & (x < ctx.high * step))
         # d output / d step is level - x / step inside the range and level outside it, and level is y / step.
         order = _in_memory_order(grad)
@@ -80,7 +80,7 @@ class _FakeQuantize(torch.autograd.Function):
 
 
 def _in_memory_order(x: Tensor) -> Callable[[Tensor], Tensor]:
-    """How to flatten tensors that lie in memory as ``x`` does without copying them; the same order for all others."""
+    """Function that flattens tensors in the memory order of ``x``, without copies for tensors with the same layout."""
     if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
         return lambda other: other.permute(0, 2, 3, 1).reshape(-1)
     return lambda other: other.reshape(-1)
@@ -96,17 +96,17 @@ FUNCTIONS: dict[Function | None, Callable[[Tensor], Tensor]] = {
 
 
 def again(activation: Function | None) -> Function | None:
-    """What a quantizer applies to values that had this activation already: nothing new."""
+    """Activation of a quantizer whose input already has an activation; hard swish must not be applied again."""
     return None if activation == "h_swish" else activation
 
 
 class ActivationQuantizer(nn.Module):
-    """One place where activations are computed and quantized, with a clip value for each bit-width it may be asked for.
+    """Activation function with quantization, and a learned clip value for each bit-width.
 
     Attributes:
-        bits: The bit-widths.
-        activation: Applied first; quantizing to ``[0, clip]`` replaces ReLU6 and ReLU.
-        clip: ``(len(bits),)`` largest representable value at each of them.
+        bits: Bit-widths.
+        activation: Activation function; ReLU6 and ReLU are replaced by quantization to ``[0, clip]``.
+        clip: Largest representable value at each bit-width, shape ``(len(bits),)``.
     """
 
     def __init__(self, bits: tuple[int, ...], activation: Function | None) -> None:
@@ -116,11 +116,11 @@ class ActivationQuantizer(nn.Module):
 
     @property
     def signed(self) -> bool:
-        """Whether there are values below zero to represent."""
+        """Whether activations can be negative."""
         return self.activation in (None, "h_swish")
 
     def forward(self, x: Tensor, bits: int | None) -> Tensor:
-        """Quantize to ``bits``; ``None`` is full precision, the activation alone."""
+        """Apply the activation and quantize to ``bits``; ``None`` for full precision."""
         if bits is None:
             return FUNCTIONS[self.activation](x)
         if self.activation == "h_swish":

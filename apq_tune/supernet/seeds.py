@@ -1,4 +1,4 @@
-"""Seed words: what keeps the random numbers of one training apart from those of every other."""
+"""Seed words, which make the random numbers of different trainings independent."""
 
 from __future__ import annotations
 
@@ -6,31 +6,30 @@ from enum import IntEnum
 
 
 class SeedWord(IntEnum):
-    """Second word of the seed ``(seed, word, ...)`` of everything that trains; the first one is the user's.
+    """Second word of the seeds ``(seed, word, ...)`` of trainings, the first of which is the user's seed.
 
-    With one word for two trainings, networks that the same seed trains would see the same shuffles twice, and what one
-    of them has learned by luck the other would confirm. Further words count within a training: pairs, lengths in epochs
-    or steps, repeats, and in the end epochs. A value is never changed or used again: results would not repeat.
+    Without it, different trainings with the same seed would use the same orders of batches, and their errors would be
+    correlated. Further words are numbers of pairs, lengths in epochs or steps, repetitions and epochs. Values are never
+    changed or reused, so that results remain reproducible.
 
-    Candidates of a stage of ``run`` are drawn with ``(seed, *name of the stage in bytes)``, and the random parts of a
-    method with ``Question.rng``.
+    Stages of ``run`` draw candidates with ``(seed, *name of the stage in bytes)``, and methods use ``Question.rng``.
     """
 
     SUPERNET = 1
     """Training of the supernet in full precision."""
     QUANTIZED_SUPERNET = 2
-    """Further training with random bits, and the candidates that its first clip values are calibrated on."""
+    """Further training with random bits, and the candidates for the calibration of its initial clip values."""
     PAIRS = 3
-    """Brief QAT of pairs; a third word for each, so that equal networks tell how much luck is in a training."""
+    """Short QAT of pairs; the third word is the number of the pair."""
     FINALISTS = 4
-    """QAT of finalists: the same for all, which are compared on equal terms."""
+    """QAT of finalists, the same for all of them."""
     QAT_LOSS = 5
     """Trainings of ``QATLoss``."""
     REFINE = 6
     """QAT in the rounds and rungs of a refinement; the third word is its length in epochs."""
     COMPARISON = 7
-    """QAT of a comparison of methods; the third word is its length in steps, the fourth its repeat."""
+    """QAT of a comparison of methods; the third word is its length in steps, the fourth its repetition."""
 
 
 AUGMENT = 1
-"""Last word of the seed of an epoch's augmentation; its shuffles have none."""
+"""Last word of the seed of the augmentation of an epoch; the seed of its order of batches has none."""

@@ -1,4 +1,4 @@
-"""The stand-alone network of one candidate, batch norm folded."""
+"""Stand-alone networks of single candidates, with folded batch norm."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from apq_tune.supernet.forward import FixedConvs, FixedQuantizers, forward_pass
 
 
 class Subnet(nn.Module):
-    """One network on its own, batch norm folded as in integer inference (Jacob 2018).
+    """Stand-alone network of a candidate, with batch norm folded as in integer inference (Jacob 2018).
 
     Attributes:
-        space: Where the candidate is from.
-        candidate: The network and the bits that ``forward`` applies unless others are given.
+        space: Search space of the candidate.
+        candidate: Architecture, and the bits that ``forward`` applies by default.
     """
 
     def __init__(self, space: SearchSpace, candidate: Candidate) -> None:
@@ -46,12 +46,12 @@ class Subnet(nn.Module):
         """Run the network.
 
         Args:
-            x: ``(n, channels, size, size)`` images.
-            quantize: Whether to apply bits at all.
-            bits: A candidate of the same architecture whose bits to apply; by default its own.
+            x: Images, shape ``(n, channels, size, size)``.
+            quantize: Whether to quantize weights and activations.
+            bits: Candidate of the same architecture whose bits are applied; by default its own.
 
         Returns:
-            ``(n, classes)`` logits.
+            Logits, shape ``(n, classes)``.
         """
         space, chosen = self.space, (bits or self.candidate).blocks
         has_first = space.first is not None

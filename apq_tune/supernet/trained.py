@@ -1,4 +1,4 @@
-"""A supernet after its training: where candidates are scored, and where their own training begins."""
+"""Trained supernets, in which candidates are scored and from which their quantization-aware training starts."""
 
 from __future__ import annotations
 
