@@ -1,4 +1,4 @@
-"""``apq-tune compare``: our samplers, Optuna's and random search on one problem, over seeds."""
+"""``apq-tune compare``: samplers of this package, of Optuna, and random search on one problem, over seeds."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def compare(
 
 
 def _caps(given: tuple[str, ...], known: tuple[str, ...]) -> dict[str, int]:
-    """``SAMPLER=NUMBER`` -> sampler -> number."""
+    """Parse ``SAMPLER=NUMBER`` into numbers by sampler."""
     caps = {}
     for text in given:
         name, _, number = text.partition("=")

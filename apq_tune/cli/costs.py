@@ -1,4 +1,4 @@
-"""Options that say which costs there are and what limits them, the same in every command."""
+"""Options for cost tables, constraints and budgets, which are the same in every command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that say where a command works and where its results go; the progress bar of many searches."""
+"""Options for executors, devices and output, and a progress bar for many searches."""
 
 from __future__ import annotations
 
@@ -95,13 +95,13 @@ def out_file(*suffixes: str) -> Callable[[Command], Command]:
 
 
 def command_line() -> str:
-    """The command as it was typed, which is kept beside its results."""
+    """Command line as typed, for the record."""
     return shlex.join(["apq-tune", *sys.argv[1:]])
 
 
 @contextlib.contextmanager
 def progress_bar(console: Console, title: str) -> Iterator[Callable[[int, int], None]]:
-    """Show how many searches are done; when interrupted, say how to go on and exit with 130."""
+    """Show the number of finished searches; after an interruption print how to resume and exit with status 130."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from apq_tune.pipeline.run import PipelineRun
 
 DEFAULT = "predictor"
-"""Method of a run without ``--method``; it is done in stages, whose measurements serve other limits, too."""
+"""Default method of a run, whose stages can be reused with other constraints."""
 
 METHOD_NAMES = (DEFAULT, *(name for name in NAMES if name != DEFAULT))
 """Names of ``--method``, the default first."""
 
 TRAINED = {"seed", "strategy", "supernet", "quantized", "n_calibration", "final"}
-"""Settings that the result of a method depends on beside its spend and its limits."""
+"""Settings that the result of a method depends on, beside its spend and its constraints."""
 
 
 def search_with(

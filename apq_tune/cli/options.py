@@ -1,4 +1,4 @@
-"""Options that several commands share, each declared once: they mean the same wherever they stand."""
+"""Options that several commands share, each declared once."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def once(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> 
     """Refuse a name that is given twice.
 
     Raises:
-        click.BadParameter: Naming it.
+        click.BadParameter: If a name is repeated.
     """
     for name in value:
         if value.count(name) > 1:

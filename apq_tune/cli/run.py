@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from apq_tune.space.search_space import SearchSpace
 
 PAPER = {"quantized.epochs": 0, "predictor": "transferred", "fallback": False, "pair_bits": "alike"}
-"""Settings of the literal protocol: the second supernet is the first one, its clip values calibrated, the bits of pairs
-are drawn layer by layer, and the predictor is used whether it is of use or not."""
+"""Settings of the protocol of the paper: the quantized supernet is the full-precision one with calibrated clip values,
+the bits of pairs are drawn independently for each layer, and the predictor has no fallback."""
 
 
 @click.command()
@@ -156,7 +156,7 @@ def run(
 
 
 def _chosen(data: str, space: SearchSpace | None, complain: Complaint | None) -> tuple[SearchSpace, tuple[str, ...]]:
-    """A space for the data, and why it was taken.
+    """Choose a search space for the data, with lines that explain the choice.
 
     Raises:
         click.UsageError: If the data has no name.

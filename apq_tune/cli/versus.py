@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 NAMES = ("joint", "staged", "staged-haq", "uniform", "uniform-wa", "random", "paper", "predictor", "refined")
 OWN = "constraints"
-"""Name of the budget that the user's own constraints are."""
+"""Name of the budget of the user's own constraints."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def spend_options(command: Command) -> Command:
-    """Add what every method may spend."""
+    """Add the options of the spend of every method."""
     for option in (
         number_option(
             "--images", ranges.IMAGES, 2000, "Images on which candidates are first evaluated in the supernet."
@@ -168,7 +168,7 @@ def _is_given(name: str) -> bool:
 
 
 def limits_of(costs: Costs, budgets: Sequence[str], constraints: Sequence[str]) -> dict[str, list[str]]:
-    """Name of a budget -> its limits as texts; the user's own constraints come last."""
+    """Limits of budgets as text, by name; the user's own constraints come last."""
     from apq_tune.problem.limits import as_texts
 
     return {name: as_texts(costs.budget(name)) for name in budgets} | (
@@ -179,7 +179,7 @@ def limits_of(costs: Costs, budgets: Sequence[str], constraints: Sequence[str]) 
 def basis_of(
     costs: Costs, tables: list[Path], spend: Spend, limits: Mapping[str, list[str]], settings: Any
 ) -> dict[str, Any]:
-    """All that a task's result depends on beside its key, which names method, budget and seed."""
+    """Plain data that the results of tasks depend on, beside their method, budget and seed."""
     from apq_tune.store.folder import digest
 
     space = costs.encoding.space.model_dump(mode="json")
@@ -207,7 +207,7 @@ def search_all(
     gpus: float | None = None,
     keep: bool = False,
 ) -> dict[str, Any]:
-    """Do the searches that are not done, and write and print what they found.
+    """Run the searches that are not done yet, and write and print their results.
 
     Args:
         fleet: Folder of the searches.

@@ -17,8 +17,8 @@ from apq_tune.network.network import Network, Part, network_of, ops
 from apq_tune.space.encoding import Genomes
 
 PartCost = Callable[[tuple[Layer, ...], int], Any]
-"""From the layers of a part, whose numbers are broadcasting arrays, and the size of the image to its cost at each
-choice."""
+"""Function from the layers of a part, whose numbers are broadcastable arrays, and the image size to the cost of the
+part at each combination of its choices."""
 
 
 class CostModel:

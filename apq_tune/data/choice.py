@@ -24,7 +24,7 @@ LARGER = 1.5
 """Resolutions above this multiple of the images' own size are dropped, as upscaling adds no information."""
 
 Complaint = Callable[[SearchSpace, float], str | None]
-"""From a search space and a margin (a factor of at least 1) to a message that names the constraint that the space
+"""Function from a search space and a margin (a factor of at least 1) to a message about a constraint that the space
 cannot satisfy with that margin; ``None`` if it can satisfy all of them."""
 
 

@@ -50,7 +50,7 @@ class APQObjective:
         """
         self._problem: Problem | None = problem
         self._reference: Any = None  # to the problem in the object store
-        self._session = ""  # of Ray, in which the reference is good
+        self._session = ""  # Ray session in which the reference is valid
         trained = [metric.name for metric in problem.metrics if isinstance(metric, TrainedMetric)]
         named = {objective.metric.name for objective in problem.objectives}
         if len(trained) > 1 or not named.issuperset(trained):

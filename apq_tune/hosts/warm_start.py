@@ -102,7 +102,7 @@ def _known(problem: Problem, row: int, text: Any, own: dict[str, float]) -> Know
         config = problem.encoding.space.to_config(candidate)
     except ApqError as error:
         raise CandidateError(f"warm start, row {row + 1}: {error}") from None
-    except (AttributeError, KeyError, TypeError, ValueError):  # of a space of another kind
+    except (AttributeError, KeyError, TypeError, ValueError):  # from a space of another kind
         raise CandidateError(f"warm start, row {row + 1}: {text[:60]} is not in {problem.encoding.name}") from None
     violations = {
         name: float(constraint.violation(np.array([own[constraint.metric.name]]))[0])

@@ -1,1 +1,1 @@
-"""From a search space to finetuned networks, in stages that are done once and resumed where they stopped."""
+"""Runs: stages from a search space to finetuned networks, each done once and resumed where it was interrupted."""

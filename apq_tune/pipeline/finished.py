@@ -35,7 +35,7 @@ class FinishedRun(NamedTuple):
     """Products of a finished run."""
 
     space: SearchSpace
-    predictor: Predictor  # of the loss after QAT
+    predictor: Predictor  # predicts the loss after QAT
     fp32_supernet: TrainedSupernet  # trained in full precision
     supernet: TrainedSupernet  # trained on with random bits: the proxy of QAT, and where QAT begins
     settings: RunSettings

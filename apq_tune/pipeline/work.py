@@ -33,7 +33,7 @@ class Scoring(NamedTuple):
     supernet: TrainedSupernet
     quantize: bool  # whether candidates run quantized
     setting: str  # name of the supernet training, for messages about losses that are not finite
-    learning_rate: float  # of that training
+    learning_rate: float  # learning rate of that training
 
 
 def score_batch(item: Sequence[Candidate], shared: Scoring) -> Generator[int, None, Result]:

@@ -1,1 +1,1 @@
-"""What people see: progress, tables, pictures."""
+"""Reports: progress, tables and pictures."""

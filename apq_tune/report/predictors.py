@@ -28,7 +28,7 @@ PLENTY = 100
 """Number of pairs beyond which forms hardly differ."""
 
 LINES = ("-", "--", ":")
-"""Line styles of the picture: there are more forms than colours that can be told apart."""
+"""Line styles of the picture, as there are more forms than distinguishable colours."""
 
 
 def write_predictor_report(report: PredictorReport, path: Path, console: Console) -> None:

@@ -60,7 +60,7 @@ def write_refined(refined: Refined, path: Path, console: Console) -> None:
 
 
 def against_run(best: pd.Series, of_run: pd.Series) -> str:
-    """How much better the refined network is than the one that the run chooses within the same limits."""
+    """Describe the improvement over the network that the run chooses within the same limits."""
     loss = 100 * (best["search_loss"] / of_run["search_loss"] - 1)
     gains = {split: 100 * (best[f"{split}_accuracy"] - of_run[f"{split}_accuracy"]) for split in ("search", "test")}
     verdict = "better than" if loss < 0 else "no better than"

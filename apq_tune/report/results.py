@@ -31,7 +31,7 @@ NAMES = {
     "staged": "staged: best architecture, then best bit-widths for it",
     "largest": "largest_Nbit: largest network with N bits",
 }
-"""Beginning of a network's name -> what such a network is."""
+"""Descriptions of networks by the first part of their names."""
 
 BLOCKS = (
     "k5c64w84a42: kernel size 5, 64 middle channels, weights of 8 bits\n"
@@ -40,7 +40,7 @@ BLOCKS = (
 """The notation of MBConv blocks."""
 
 MBCONV = r"\bk\d+c\d+w\d\da\d\d\b"
-"""How an MBConv block is written."""
+"""Regular expression of MBConv blocks in that notation."""
 
 
 def write_report(outcome: Outcome, path: Path, console: Console) -> None:

@@ -1,4 +1,4 @@
-"""The end of ``run --method``: the chosen network in words, its costs beside the limits, and its weights."""
+"""Report of ``run --method``: the chosen network, its costs with their limits, and its weights."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def write_searched(
     path: Path,
     console: Console,
 ) -> None:
-    """Write the network's files and say what it is.
+    """Write the files of the chosen network and describe it.
 
     Args:
-        task: The one search.
-        results: Key -> what ``run_task`` handed back.
-        constraints: The limits.
-        weights: Of the winner's first training at full length, the one that decided.
-        spend: What the method could spend.
-        path: Folder.
-        console: Where to print.
+        task: Task of the search.
+        results: Results of ``run_task`` by key.
+        constraints: Constraints on the metrics.
+        weights: Weights of the winner's first training at full length, which decided.
+        spend: Spend of the method.
+        path: Output folder.
+        console: Console to print on.
     """
     row = results_frame([task], results).assign(name=task.method).iloc[0]
     trained = finalists_frame([task], results)

@@ -60,7 +60,7 @@ def front_table(front: Front, shown: Sequence[str]) -> Table:
 
 
 def _shape(candidate: Any) -> str:
-    """A candidate in a few words: what a network is like, or the choices."""
+    """Short description of a candidate: depths and resolution of a network, or named choices."""
     if isinstance(candidate, Configuration):
         return str(candidate)
     size = "" if candidate.resolution is None else f" at {candidate.resolution}"
@@ -72,7 +72,7 @@ def save_front(front: Front | None, out: Path) -> None:
 
     Args:
         front: Front to write; ``None`` only checks that the folder can be written.
-        out: Folder.
+        out: Output folder.
 
     Raises:
         RunError: If the folder cannot be written.

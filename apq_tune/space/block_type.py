@@ -37,10 +37,10 @@ class BlockType(NamedTuple):
     Attributes:
         name: Name in YAML (``block: mbconv``).
         make: Named tuple of a block's values, with one field for each of ``fields``, in their order.
-        fields: The choices of a block.
-        layers: From the place of a block (a ``Slot``), the bits of what is not searched, the name of what the block
-            reads and the values of the fields, which may be arrays that broadcast, to the layers of the block. Layers
-            with weights have different roles, the last words of their names.
+        fields: Choices of a block.
+        layers: Function from the place of a block (a ``Slot``), the bits of layers that are not searched, the name of
+            the input and the values of the fields, which may be broadcastable arrays, to the layers of the block.
+            Layers with weights have distinct roles, the last components of their names.
         squeeze_excite: Whether a stage may ask for squeeze-excite in its blocks.
     """
 

@@ -12,7 +12,7 @@ class Slot(NamedTuple):
 
     stage: int
     position: int  # within the stage; active when position < depth
-    resolution: int  # of the input of the network
+    resolution: int  # input resolution of the network
     in_channels: int
     out_channels: int
     in_size: int
