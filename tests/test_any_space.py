@@ -12,7 +12,8 @@ import pytest
 
 import apq_tune
 from apq_tune import Configuration, Front, FunctionMetric, Gene, Objective, Problem, SearchSpace
-from apq_tune.methods.subspace import Subspace, everything, tied_bits, uniform_wa_bits
+from apq_tune.methods.projections import everything, tied_bits, uniform_wa_bits
+from apq_tune.methods.subspace import Subspace
 from apq_tune.predict.files import predictor_bytes
 from apq_tune.predict.forms import PlainForm
 from apq_tune.space.measured import measured_values, outside, within

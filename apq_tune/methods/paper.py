@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from apq_tune.methods.bench import Question
-from apq_tune.methods.subspace import Subspace, everything
+from apq_tune.methods.projections import everything
+from apq_tune.methods.subspace import Subspace
 from apq_tune.predict import Floats, Pairs, fit_fp32, fit_mlp
 from apq_tune.problem.metric import FunctionMetric
 from apq_tune.searchers import Evolution, search

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from apq_tune.methods.bench import Question
-from apq_tune.methods.subspace import Subspace, everything
+from apq_tune.methods.projections import everything
+from apq_tune.methods.subspace import Subspace
 from apq_tune.predict import Floats, Pairs, Predictor, forms
 from apq_tune.predict.forms import Form, fit_rungs
 from apq_tune.predict.mlp import MLPPredictor

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from apq_tune.errors import ProblemError
-from apq_tune.methods.subspace import Project, Subspace, at_bits, fixed
+from apq_tune.methods.projections import Project, at_bits, fixed
+from apq_tune.methods.subspace import Subspace
 from apq_tune.problem.metric import Metric
 from apq_tune.problem.problem import Constraint
 from apq_tune.searchers import search

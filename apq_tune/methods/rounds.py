@@ -10,8 +10,9 @@ from apq_tune.cost import bit_ops
 from apq_tune.methods.bench import LOOKED_AT, Question
 from apq_tune.methods.explore import best_of
 from apq_tune.methods.predicted import EVALUATIONS, Rungs, measure_rungs
+from apq_tune.methods.projections import everything
 from apq_tune.methods.propose import Proposals
-from apq_tune.methods.subspace import Subspace, everything
+from apq_tune.methods.subspace import Subspace
 from apq_tune.predict import fit_proxy
 from apq_tune.predict.ensemble import FEWEST_PAIRS, Ensemble, fit_ensemble, fit_parts
 from apq_tune.problem.metric import Metric

@@ -17,17 +17,8 @@ import numpy as np
 from apq_tune.errors import ProblemError
 from apq_tune.methods.bench import Question
 from apq_tune.methods.explore import best_of, explore, joined
-from apq_tune.methods.subspace import (
-    DRAWS,
-    Project,
-    Subspace,
-    at_bits,
-    both,
-    everything,
-    fixed,
-    largest,
-    tied_bits,
-)
+from apq_tune.methods.projections import Project, at_bits, both, everything, fixed, largest, tied_bits
+from apq_tune.methods.subspace import DRAWS, Subspace
 from apq_tune.methods.together import shortlist
 from apq_tune.predict import Pairs
 from apq_tune.problem.problem import Constraint

@@ -6,7 +6,8 @@ import numpy as np
 
 from apq_tune.methods.bench import Question
 from apq_tune.methods.explore import best_of, explore, joined
-from apq_tune.methods.subspace import Project, Subspace, everything, uniform_bits, uniform_wa_bits
+from apq_tune.methods.projections import Project, everything, uniform_bits, uniform_wa_bits
+from apq_tune.methods.subspace import Subspace
 from apq_tune.predict import Pairs
 from apq_tune.space.encoding import Genomes
 

@@ -13,7 +13,7 @@ from apq_tune.methods import METHODS, Bench, Question, Subspace, paper, predicte
 from apq_tune.methods import staged as stages
 from apq_tune.methods.bench import Counts
 from apq_tune.methods.explore import best_of, explore
-from apq_tune.methods.subspace import everything, fixed, tied_bits, uniform_bits, uniform_wa_bits
+from apq_tune.methods.projections import everything, fixed, tied_bits, uniform_bits, uniform_wa_bits
 from apq_tune.problem.costs import BUDGETS, Costs
 from apq_tune.problem.limits import as_texts
 from apq_tune.space.geometry import out_size

@@ -1,0 +1,143 @@
+"""Projections of genomes onto what a stage or a policy leaves open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apq_tune.errors import ProblemError
+from apq_tune.space.encoding import Encoding, Genomes
+from apq_tune.space.gene import BIT_KINDS, Kind, common_bits, places_of
+
+Project = Callable[[Genomes], Genomes]
+"""Projection of genomes onto a subspace; genomes of the subspace are not changed."""
+
+W_BITS: tuple[Kind, ...] = ("w_bits",)
+A_BITS: tuple[Kind, ...] = ("a_bits",)
+
+
+def everything(genomes: Genomes) -> Genomes:
+    """Whole search space."""
+    return genomes
+
+
+def _follow(encoding: Encoding, followers: Mapping[int, int]) -> Project:
+    """Projection in which genes take the values of other genes, or the nearest values that they have.
+
+    Args:
+        encoding: Encoding of the search space.
+        followers: Index of each following gene -> index of the gene that it follows, which follows none itself.
+    """
+    nearest = {gene: _nearest(encoding.genes[of].values, encoding.genes[gene].values) for gene, of in followers.items()}
+
+    def project(genomes: Genomes) -> Genomes:
+        genomes = genomes.copy()
+        for gene, of in followers.items():
+            genomes[:, gene] = nearest[gene][genomes[:, of]]
+        return genomes
+
+    return project
+
+
+def _nearest(source: Sequence[int], target: Sequence[int]) -> NDArray[np.int16]:
+    """Index of the nearest target value for each source value."""
+    return np.asarray(np.abs(np.subtract.outer(np.array(source), np.array(target))).argmin(axis=1), np.int16)
+
+
+def uniform_bits(encoding: Encoding) -> Project:
+    """Projection onto uniform policies: all layers get the bit-width of the first gene of weight bits.
+
+    Raises:
+        ProblemError: If the layers have no bit-width in common.
+    """
+    widths = common_bits(encoding.genes)
+    if not widths:
+        raise ProblemError(f"{encoding.name}: no bit-width is open to all layers; there is no uniform policy")
+    first = int(places_of(encoding.genes, W_BITS)[0])
+    nearest = _nearest(encoding.genes[first].values, widths)
+    bits = {
+        int(gene): np.array([encoding.genes[gene].values.index(width) for width in widths], np.int16)
+        for gene in places_of(encoding.genes, BIT_KINDS)
+    }
+
+    def project(genomes: Genomes) -> Genomes:
+        genomes = genomes.copy()
+        width = nearest[genomes[:, first]]
+        for gene, places in bits.items():
+            genomes[:, gene] = places[width]
+        return genomes
+
+    return project
+
+
+def uniform_wa_bits(encoding: Encoding) -> Project:
+    """Projection onto policies with one bit-width for all weights and one for all activations."""
+    followers: dict[int, int] = {}
+    for kinds in (W_BITS, A_BITS):
+        first, *others = places_of(encoding.genes, kinds).tolist() or [0]
+        followers |= dict.fromkeys(others, first)
+    return _follow(encoding, followers)
+
+
+def tied_bits(encoding: Encoding) -> Project:
+    """Projection onto policies whose layers have the same bit-width for weights and input."""
+    layers = [(gene.block, gene.layer) for gene in encoding.genes]
+    weights = {layers[place]: place for place in places_of(encoding.genes, W_BITS).tolist()}
+    inputs = places_of(encoding.genes, A_BITS).tolist()
+    return _follow(encoding, {place: weights[layers[place]] for place in inputs if layers[place] in weights})
+
+
+def at_bits(encoding: Encoding, bits: int) -> Project:
+    """Projection onto the uniform policy of a bit-width that every layer has."""
+    genes = places_of(encoding.genes, BIT_KINDS)
+    places = np.array([encoding.genes[gene].values.index(bits) for gene in genes], np.int16)
+
+    def project(genomes: Genomes) -> Genomes:
+        genomes = genomes.copy()
+        genomes[:, genes] = places
+        return genomes
+
+    return project
+
+
+def largest(encoding: Encoding, kinds: Sequence[Kind]) -> Project:
+    """Projection that sets genes of some kinds to their last choice."""
+    genes = places_of(encoding.genes, kinds)
+
+    def project(genomes: Genomes) -> Genomes:
+        genomes = genomes.copy()
+        genomes[:, genes] = encoding.n_choices[genes] - 1
+        return genomes
+
+    return project
+
+
+def fixed(encoding: Encoding, template: Genomes, kinds: Sequence[Kind]) -> Project:
+    """Projection that sets genes of some kinds to those of a template.
+
+    Args:
+        encoding: Encoding of the search space.
+        template: Genome, shape ``(n_genes,)``.
+        kinds: Kinds of the genes that are fixed.
+    """
+    genes = places_of(encoding.genes, kinds)
+
+    def project(genomes: Genomes) -> Genomes:
+        genomes = genomes.astype(np.int16)
+        genomes[:, genes] = template[genes]
+        return genomes
+
+    return project
+
+
+def both(*projects: Project) -> Project:
+    """Composition of projections, applied in order."""
+
+    def project(genomes: Genomes) -> Genomes:
+        for each in projects:
+            genomes = each(genomes)
+        return genomes
+
+    return project
