@@ -16,8 +16,8 @@ from apq_tune.methods.projections import everything, tied_bits, uniform_wa_bits
 from apq_tune.methods.subspace import Subspace
 from apq_tune.predict.files import predictor_bytes
 from apq_tune.predict.forms import PlainForm
+from apq_tune.space.encodings import encoding_of
 from apq_tune.space.measured import measured_values, outside, within
-from apq_tune.space.network_encoding import encoding_of
 
 
 class Layers(apq_tune.Space):

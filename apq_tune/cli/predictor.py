@@ -71,8 +71,8 @@ def fit(space: str, pairs: Path, column: str | None, percent: bool, form: str, s
     from apq_tune.predict.pairs import n_networks
     from apq_tune.problem.metrics import describe_constant, read_pairs
     from apq_tune.report.tables import write_bytes
+    from apq_tune.space.encodings import encoding_of
     from apq_tune.space.measured import measured_values
-    from apq_tune.space.network_encoding import encoding_of
     from apq_tune.space.search_space import SearchSpace
 
     encoding = encoding_of(SearchSpace.load(space))

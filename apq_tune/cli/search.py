@@ -92,7 +92,7 @@ def search(
     from apq_tune.report.tables import print_front, save_front
     from apq_tune.searchers import ALGORITHMS
     from apq_tune.searchers import search as run_search
-    from apq_tune.space.network_encoding import encoding_of
+    from apq_tune.space.encodings import encoding_of
     from apq_tune.space.notation import candidate_from, read_candidates
     from apq_tune.space.search_space import SearchSpace
     from apq_tune.store.lock import own
@@ -173,7 +173,7 @@ def score(
     """
     from apq_tune.problem.metrics import all_metrics, load_metrics, score_candidates
     from apq_tune.report.tables import write_frame
-    from apq_tune.space.network_encoding import encoding_of
+    from apq_tune.space.encodings import encoding_of
     from apq_tune.space.notation import read_candidates
     from apq_tune.space.search_space import SearchSpace
 

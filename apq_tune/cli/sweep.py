@@ -82,7 +82,7 @@ def sweep(
     from apq_tune.report.screen import Screen
     from apq_tune.report.sweep import write_sweep
     from apq_tune.space.choices import ChoiceSpace
-    from apq_tune.space.network_encoding import encoding_of
+    from apq_tune.space.encodings import encoding_of
     from apq_tune.space.search_space import SearchSpace
     from apq_tune.store.folder import digest
     from apq_tune.studies import sweep as plan

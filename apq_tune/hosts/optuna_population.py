@@ -28,8 +28,8 @@ from apq_tune.hosts.optuna_genes import ParameterGenes, uniform_value
 from apq_tune.problem.problem import Evaluation
 from apq_tune.searchers.algorithms import Evolution, State
 from apq_tune.space.encoding import Genomes
+from apq_tune.space.encodings import encoding_of
 from apq_tune.space.gene_encoding import GeneEncoding
-from apq_tune.space.network_encoding import encoding_of
 from apq_tune.space.parameters import Space
 
 HUGE = 1e300

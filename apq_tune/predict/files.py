@@ -21,9 +21,9 @@ from apq_tune.predict.published import published_predictor
 from apq_tune.space.candidate import plain_value
 from apq_tune.space.choices import ChoiceSpace
 from apq_tune.space.encoding import Featured
+from apq_tune.space.encodings import encoding_of
 from apq_tune.space.gene import Gene
 from apq_tune.space.measured import Mask
-from apq_tune.space.network_encoding import encoding_of
 from apq_tune.space.parameters import Space
 from apq_tune.space.search_space import SearchSpace
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq_tune.space.encoding import Genomes
-from apq_tune.space.network_encoding import encoding_of
+from apq_tune.space.encodings import encoding_of
 from apq_tune.space.parameters import Space
 
 Floats = NDArray[np.float64]

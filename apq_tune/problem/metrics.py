@@ -21,9 +21,9 @@ from apq_tune.problem.limits import read_limits
 from apq_tune.problem.metric import Metric
 from apq_tune.problem.problem import Objective, Problem
 from apq_tune.space.encoding import Genomes
+from apq_tune.space.encodings import encoding_of
 from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.space.measured import outside, within
-from apq_tune.space.network_encoding import encoding_of
 from apq_tune.space.notation import candidate_from, entries_of
 from apq_tune.space.parameters import Space
 from apq_tune.space.search_space import SearchSpace

@@ -15,7 +15,7 @@ from apq_tune.errors import ProblemError, ReachError
 from apq_tune.inputs.ranges import shown
 from apq_tune.problem.metric import Bounded, Floats, Indexed, Metric
 from apq_tune.space.encoding import Encoding, Genomes
-from apq_tune.space.network_encoding import encoding_of
+from apq_tune.space.encodings import encoding_of
 from apq_tune.space.parameters import Space
 
 Part = TypeVar("Part")

@@ -21,9 +21,7 @@ from apq_tune.space.block_types import type_with
 from apq_tune.space.candidate import Candidate
 from apq_tune.space.choices import ChoiceSpace
 from apq_tune.space.encoding import Genomes
-from apq_tune.space.flat_encoding import FlatEncoding
 from apq_tune.space.gene_encoding import GeneEncoding
-from apq_tune.space.parameters import Space
 from apq_tune.space.search_space import SearchSpace
 
 MAX_REPAIRS = 100
@@ -296,14 +294,3 @@ def _no_network(space: Any) -> str:
     if isinstance(space, ChoiceSpace):
         return f"{space.name}: holds named choices and no network; FlatEncoding encodes it, this needs a SearchSpace"
     return f"{space!r} is not a search space; give one, such as SearchSpace.load('digits')"
-
-
-def encoding_of(space: Any) -> Any:
-    """Encoding of a search space; encodings are returned unchanged.
-
-    Args:
-        space: ``SearchSpace``, any other space that inherits ``Space``, or an ``Encoding``.
-    """
-    if isinstance(space, SearchSpace):
-        return NetworkEncoding(space)
-    return FlatEncoding(space) if isinstance(space, Space) else space

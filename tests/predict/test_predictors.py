@@ -30,7 +30,7 @@ from apq_tune.predict import (
     plain_forms,
 )
 from apq_tune.predict.files import load_predictor, predictor_bytes
-from apq_tune.space.network_encoding import encoding_of
+from apq_tune.space.encodings import encoding_of
 
 SEEDS = range(10)
 FORMS = ("scratch", "transferred", "ridge", "ordinal", "gp", "residual", "linear_ladder", "ladder", "mean")

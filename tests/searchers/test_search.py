@@ -28,7 +28,7 @@ from apq_tune.problem.problem import Evaluation
 from apq_tune.searchers import State, select, vary
 from apq_tune.searchers.select import duel
 from apq_tune.searchers.vary import spread
-from apq_tune.space.network_encoding import encoding_of
+from apq_tune.space.encodings import encoding_of
 
 SEEDS = range(10)
 

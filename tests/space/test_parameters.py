@@ -10,7 +10,7 @@ import optuna
 import pytest
 
 from apq_tune import Candidate, CandidateError, NetworkEncoding, SearchSpace
-from apq_tune.space.network_encoding import encoding_of
+from apq_tune.space.encodings import encoding_of
 
 NAMES = ["digits", "apq_mobilenet", "ofa_mobilenetv3_w12"]
 
