@@ -44,7 +44,7 @@ REMEDIES = {
     errno.ELOOP: "a link there leads to itself; remove it",
     errno.EMFILE: "allow more open files, with ulimit -n",
 }
-"""Number of an error of the operating system -> what the user can do about it."""
+"""Remedies for errors of the operating system, by error number."""
 
 GOES_ON = "the same command goes on where it stopped"
 STARTS_ANEW = "nothing was kept; the same command starts from the beginning"

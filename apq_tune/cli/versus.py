@@ -212,8 +212,8 @@ def search_all(
     Args:
         fleet: Folder of the searches.
         tasks: The searches.
-        runs: Seed -> directory of the run whose supernets are searched.
-        limits: Name of a budget -> its limits as texts.
+        runs: Directory of the run whose supernets are searched, by seed.
+        limits: Limits of each budget as text, by name.
         spend: What each search may spend.
         costs: Metrics that may be limited.
         device: Where networks are trained and measured.
@@ -222,7 +222,7 @@ def search_all(
         keep: Whether the weights of the chosen networks are kept.
 
     Returns:
-        Key of a task -> its result.
+        Results of the tasks by key.
     """
     from apq_tune.report.versus import write_versus
     from apq_tune.studies.versus import VersusShared, run_task

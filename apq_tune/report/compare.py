@@ -40,7 +40,7 @@ def write_comparison(
     Args:
         contest: Problem and budgets that the samplers shared.
         entries: Sampler and seed of each search.
-        results: Key of a search -> its result.
+        results: Results of the searches by key.
         at: Numbers of distinct candidates at which samplers are compared.
         path: Directory for the files.
         console: Console to print on.

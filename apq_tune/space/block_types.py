@@ -11,7 +11,7 @@ from apq_tune.space.mbconv import MBCONV
 from apq_tune.space.residual import RESIDUAL
 
 BLOCK_TYPES: Mapping[str, BlockType] = {known.name: known for known in (MBCONV, RESIDUAL, FUSED_MBCONV)}
-"""Name -> type; the first one is meant where none is named."""
+"""Types of blocks by name, the default first."""
 
 DEFAULT = MBCONV
 

@@ -20,19 +20,19 @@ from apq_tune.space.gene import BIT_KINDS
 _COLUMNS = TypeAdapter(dict[str, list[Annotated[int, Field(strict=True, gt=0)]]])
 
 _TYPES = "block"
-"""Key of the types of blocks, one for each stage; left out if all are the default."""
+"""Key of the block type of each stage, which is omitted if all are the default."""
 
 
 Value = int | float | str | bool | tuple[Any, ...] | None
 
 
 def plain_value(value: Any) -> Value:
-    """A value of a choice as one that JSON can hold and that is equal to itself when read again.
+    """Convert a value of a choice to one that JSON represents exactly.
 
     NumPy's numbers become Python's, lists become tuples.
 
     Raises:
-        CandidateError: Saying what is wrong with it, to be put behind the name of the choice.
+        CandidateError: If that is impossible; the message is to be prefixed with the name of the choice.
     """
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
@@ -144,9 +144,9 @@ class Candidate:
         return Candidate(tuple(stages), self.resolution)
 
     def to_dict(self) -> dict[str, list[Any]]:
-        """``depths``, then for each field its values over all blocks that have it; ``resolution`` if there are several.
+        """Plain data: ``depths``, the values of each field over all blocks, and ``resolution`` if there are several.
 
-        Of blocks other than MBConv also ``block``, the type of each stage's blocks.
+        With types of blocks other than MBConv, ``block`` has the type of each stage.
         """
         data: dict[str, list[Any]] = {"depths": list(self.depths)}
         for known in self.types:

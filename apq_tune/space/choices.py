@@ -77,5 +77,5 @@ class ChoiceSpace(Space):
         return Configuration(tuple((name, plain_value(values[name])) for name in self.choices))
 
     def values_of(self, candidate: Configuration) -> dict[str, Any]:
-        """Name -> value of a candidate."""
+        """Values of a candidate by name."""
         return dict(candidate.values)

@@ -69,7 +69,7 @@ class FlatEncoding(GeneEncoding):
         ]
 
     def encode(self, candidates: Sequence[Any], *, check: bool = True) -> Genomes:  # noqa: ARG002
-        """``n`` candidates -> ``(n, n_genes)``; there are no rules to check.
+        """Genomes of candidates, shape ``(n, n_genes)``.
 
         Raises:
             CandidateError: If one is not in the space; the message names its position, the choice and the value.

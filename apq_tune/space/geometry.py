@@ -1,4 +1,4 @@
-"""Channel and size arithmetic: the one place that knows how wide and how large a layer is."""
+"""Arithmetic of channels and feature map sizes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 MAX_WIDTHS = 4096
-"""Widths to choose from in one block; with more a larger step says as much."""
+"""Maximum number of widths of a block."""
 
 
 def make_divisible(channels: float, divisor: int = 8) -> int:

@@ -18,7 +18,7 @@ def layers_of(space: Skeleton, genes: Mapping[str, tuple[int, ...]]) -> Network:
 
     Args:
         space: Search space.
-        genes: Name -> values of its genes, in the order of the genome.
+        genes: Values of its genes by name, in the order of the genome.
     """
     parts = [Part("stem", (), partial(_stem, space))]
     if space.first is not None:

@@ -1,4 +1,4 @@
-"""The part of a search space in which a predictor's pairs lie: outside it, a predictor only guesses."""
+"""Part of a search space that the pairs of a predictor cover, outside of which predictions are extrapolations."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.space.network_encoding import NetworkEncoding
 
 Mask = NDArray[np.bool_]
-"""``(n_genes, most values of a gene)``: which values are inside; beyond a gene's values all is False."""
+"""Whether values are covered, shape ``(n_genes, maximum number of values)``, padded with False."""
 
 
 def measured_values(encoding: Encoding, genomes: Genomes) -> Mask:
-    """Which values of each gene lie within what was measured.
+    """Mask of the values of each gene that measurements cover.
 
-    Numbers are inside between the smallest and the largest one that was measured, anything else if it was measured
-    itself. A gene that is off in all candidates has nothing outside.
+    Numbers are covered from the smallest to the largest measured one, other values if they were measured. All values of
+    a gene that is inactive in all measured candidates are covered.
 
     Args:
         encoding: Encoding of the search space.
@@ -91,7 +91,7 @@ class _Places:
         return np.asarray((self.mask[np.arange(len(self.counts)), genomes] | ~active).all(axis=1))
 
     def check(self, encoding: GeneEncoding, genomes: Genomes) -> None:
-        """Refuse genomes that are not inside.
+        """Refuse genomes outside the restricted space.
 
         Raises:
             CandidateError: If one is not; the message names the first such candidate, its gene and its value.

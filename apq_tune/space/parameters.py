@@ -1,4 +1,4 @@
-"""A search space as the parameters of a hyperparameter optimizer, and candidates as their values.
+"""Search spaces as parameters of hyperparameter optimizers, and candidates as their values.
 
 Every gene is one categorical parameter whose choices are the gene's values in ascending order. All genes are always
 there, those of blocks that depth switches off included: samplers that cross or model whole parameter sets can do
@@ -50,7 +50,7 @@ class Space:
 
     @functools.cached_property
     def parameters(self) -> Mapping[str, tuple[Any, ...]]:
-        """Name -> values of each gene, in the order of the genome."""
+        """Values of each gene by name, in the order of the genome."""
         return {gene.name: gene.values for gene in self.genes}
 
     def candidate_of(self, values: Mapping[str, Any]) -> Any:
@@ -62,7 +62,7 @@ class Space:
         raise NotImplementedError
 
     def to_tune(self) -> dict[str, Any]:
-        """The space for ``tune.run(config=...)`` or ``Tuner(param_space=...)``: name -> ``tune.choice``.
+        """Parameter space for ``tune.run(config=...)`` or ``Tuner(param_space=...)``: a ``tune.choice`` for each gene.
 
         Update the dictionary to fix a gene (``| {"depth 1": 2}``) or to add parameters of your own
         (``| {"learning_rate": tune.loguniform(1e-4, 1e-2)}``).
@@ -76,7 +76,7 @@ class Space:
 
         Args:
             trial: Trial of ``study.optimize`` or ``study.ask``.
-            fixed: Name -> value of genes that are not to be asked for.
+            fixed: Values of fixed genes by name, which are not suggested.
 
         Raises:
             CandidateError: If ``fixed`` names no gene, or a value that it cannot have.
@@ -99,10 +99,10 @@ class Space:
         return self.from_config({**asked, **fixed})
 
     def from_config(self, config: Mapping[str, Any]) -> Any:
-        """The candidate that a trial's configuration means.
+        """Candidate of the configuration of a trial.
 
-        A combination that the space forbids is replaced by the nearest one that it allows, counted in steps of the
-        choices: samplers know nothing of forbidden combinations.
+        Forbidden combinations, which samplers may propose, are replaced by the nearest allowed ones, by the number of
+        steps of the choices.
 
         Args:
             config: Value of each gene by name; other names are the user's own and are ignored.
@@ -142,7 +142,7 @@ def _known(name: str, value: Any) -> Any:
 
 
 def value_of(name: str, given: Any, choices: Sequence[Any]) -> Any:
-    """The choice that a given value means: 2 for 2.0, and for numpy's 2.
+    """Choice that equals a given value, such as 2 for 2.0 or for NumPy's 2.
 
     Raises:
         CandidateError: If there is none.
@@ -155,7 +155,7 @@ def value_of(name: str, given: Any, choices: Sequence[Any]) -> Any:
 
 
 def check_names(names: Iterable[str], known: Iterable[str]) -> None:
-    """Refuse names that look like known ones with a slip; others are the user's own.
+    """Refuse names that are probably misspelt gene names; other names are the user's own.
 
     Raises:
         CandidateError: If a name is probably misspelt; the message names the gene.

@@ -1,4 +1,4 @@
-"""The parts of a search space as they stand in its YAML file, checked one by one.
+"""Models of the parts of a search space in its YAML file.
 
 The file format is documented in ``search_spaces/README.md``.
 """
@@ -61,7 +61,7 @@ RatioChoice = Annotated[tuple[Ratio, ...], AfterValidator(_ascending)]
 
 
 class Model(BaseModel):
-    """Part of a file: unknown keys are refused, and nothing changes after the check."""
+    """Part of a file; immutable, and without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -145,7 +145,7 @@ BlockName = Annotated[str, AfterValidator(_type_of_block)]
 
 
 class Shapes(Model):
-    """The shapes open to every block, where its stage does not say otherwise."""
+    """Shapes of all blocks, which stages may override."""
 
     kernel_size: KernelChoice
     expand_ratio: Expansion
@@ -153,13 +153,13 @@ class Shapes(Model):
 
 
 class ForbiddenRule(Model):
-    """Values that one block may not take together."""
+    """Combination of values that is forbidden for a block."""
 
     kernel_size: Kernel | None = None
 
     @property
     def rule(self) -> dict[str, int]:
-        """Field name -> value, of the fields that are given."""
+        """Values of the given fields by name."""
         return self.model_dump(exclude_none=True)
 
     @model_validator(mode="after")
@@ -191,7 +191,7 @@ class Stage(Model):
 
 
 def first_complaint(error: ValidationError) -> str:
-    """One line for the first thing that pydantic found: the key, the value, the remedy."""
+    """One line on the first validation error: the key, the value, and the remedy."""
     problems = error.errors()
     first = problems[0]
     key = ""

@@ -31,5 +31,5 @@ class Slot(NamedTuple):
 
     @property
     def name(self) -> str:
-        """``stage.block``, counted from 1, as people read it."""
+        """Name ``stage.block``, counted from 1."""
         return f"{self.stage + 1}.{self.position + 1}"

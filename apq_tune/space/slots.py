@@ -1,4 +1,4 @@
-"""The blocks of a search space's deepest network, each with its place, its shape and its choices."""
+"""Blocks of the deepest network of a search space, with their places, shapes and choices."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from apq_tune.space.slot import Slot
 
 
 class Skeleton(Model):
-    """What a file says about the networks of a search space, and the blocks that follow from it."""
+    """Content of the file of a search space, and the blocks that it defines."""
 
     format: Literal[1]
     name: Annotated[str, Field(pattern=r"^[a-z0-9_]+$", max_length=100)]
@@ -103,7 +103,7 @@ class Skeleton(Model):
         return BLOCK_TYPES[slot.block]
 
     def fields(self, slot: Slot) -> dict[BlockField, tuple[int, ...]]:
-        """The fields of the block in ``slot``, with the values that are open to each."""
+        """Fields of the block in ``slot``, with the values of each."""
         shapes = {"kernel": slot.kernel_sizes, "width": slot.channels}
         return {
             field: shapes[field.kind] if field.kind in shapes else getattr(self.choices, field.name)
@@ -111,10 +111,10 @@ class Skeleton(Model):
         }
 
     def allowed(self, slot: Slot) -> NDArray[np.bool_]:
-        """Which combinations no rule forbids for the block in ``slot``.
+        """Whether combinations of values are allowed for the block in ``slot``.
 
         Returns:
-            One axis for each of the block's fields but its widths, which no rule names.
+            Array with one axis for each field of the block except widths, which cannot be forbidden.
         """
         lists = {field.name: values for field, values in self.fields(slot).items() if field.kind != "width"}
         axes = dict(zip(lists, np.ix_(*lists.values()), strict=True))
@@ -126,6 +126,6 @@ class Skeleton(Model):
         return allowed
 
     def active_slots(self, candidate: Candidate) -> list[Slot]:
-        """The slots that a candidate's depths leave switched on, in the order of its blocks, at its resolution."""
+        """Slots of the active blocks of a candidate, in order, at its resolution."""
         slots = self.slots if candidate.resolution is None else self.slots_at(candidate.resolution)
         return [slot for slot in slots if slot.position < candidate.depths[slot.stage]]

@@ -39,7 +39,7 @@ class Score(NamedTuple):
 
 
 class RunsCandidates(Protocol):
-    """Weights of all candidates of a search space: what metrics ask of a supernet, and of whatever takes its place."""
+    """Source of weights for all candidates of a search space, such as a supernet, as used by metrics."""
 
     @property
     def space(self) -> SearchSpace:
