@@ -85,11 +85,18 @@ def two_processors() -> Iterator[None]:
 
 def tuner(path: Path, trainable: Any, search: Any, n: int = 6, scheduler: Any = None, **more: Any) -> tune.Tuner:
     reuse = not isinstance(scheduler, schedulers.ResourceChangingScheduler)
+    # Synchronous HyperBand waits for whole brackets: with fewer trials at once than these hold, Tune waits for ever.
+    at_once = n if type(scheduler) is schedulers.HyperBandScheduler else 2
     return tune.Tuner(
         trainable,
         param_space=SPACE.to_tune(),
         tune_config=tune.TuneConfig(
-            search_alg=search, num_samples=n, scheduler=scheduler, reuse_actors=reuse, max_concurrent_trials=2, **more
+            search_alg=search,
+            num_samples=n,
+            scheduler=scheduler,
+            reuse_actors=reuse,
+            max_concurrent_trials=at_once,
+            **more,
         ),
         run_config=tune.RunConfig(name="tuned", storage_path=str(path), verbose=0),
     )
