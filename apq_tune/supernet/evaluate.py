@@ -61,7 +61,7 @@ def score(network: Callable[[Tensor], Tensor], split: AnySplit, device: torch.de
     rows = np.arange(len(split.labels))
     size = EVALUATION_BATCH if torch.device(device).type == "cpu" else max(1, GPU_PIXELS // split.shape[-1] ** 2)
     logits = torch.cat([network(images) for images, _ in batches(split, rows, size, device)])
-    labels = torch.from_numpy(split.labels).to(device)
+    labels = torch.tensor(split.labels, device=device)  # a copy: arrays that workers share are read-only
     losses = functional.cross_entropy(logits, labels, reduction="none").double()
     right = (logits.argmax(dim=1) == labels).double()
     return Score(losses.mean().item(), losses[::2].mean().item(), losses[1::2].mean().item(), right.mean().item())
