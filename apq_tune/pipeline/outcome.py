@@ -4,21 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
 
 from apq_tune.pipeline.choice import kept, with_choice
-from apq_tune.pipeline.learning import PREDICTOR, REPORT, measured
+from apq_tune.pipeline.learning import PREDICTOR, REPORT, read_losses
 from apq_tune.pipeline.settings import RunSettings
-from apq_tune.pipeline.stage import Run
 from apq_tune.pipeline.work import front_cost
 from apq_tune.predict.files import load_predictor
+from apq_tune.problem.costs import Costs
 from apq_tune.problem.front import Front
 from apq_tune.problem.problem import Constraint
 from apq_tune.space.candidate import Candidate
+from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.store.files import read_json
+from apq_tune.store.items import FOLDER
+from apq_tune.store.stage import StageFiles
+
+
+class Products(Protocol):
+    """Run whose stages are done; neither its images nor its supernets are needed."""
+
+    @property
+    def encoding(self) -> NetworkEncoding:
+        """Encoding of the search space."""
+        ...
+
+    @property
+    def costs(self) -> Costs:
+        """Costs of the search space, those of the run's tables included."""
+        ...
+
+    @property
+    def settings(self) -> RunSettings:
+        """Settings of the run."""
+        ...
+
+    def directory(self, stage: str) -> StageFiles:
+        """Files of a stage."""
+        ...
 
 
 class Outcome(NamedTuple):
@@ -52,7 +78,7 @@ class Outcome(NamedTuple):
         return rows.iloc[0] if len(rows) else None
 
 
-def read_outcome(run: Run, seconds: Mapping[str, float]) -> Outcome:
+def read_outcome(run: Products, seconds: Mapping[str, float]) -> Outcome:
     """Read the results of a run whose stages are all done.
 
     Args:
@@ -67,7 +93,7 @@ def read_outcome(run: Run, seconds: Mapping[str, float]) -> Outcome:
     search = run.directory("search")
     fronts = {name: Front.load(search.checked(f"{name}.json")) for name in ("best", "front", "random")}
     constraints = tuple(run.costs.limits(run.settings.constraints))
-    pairs, _ = measured(run, "qat_pairs")
+    pairs, _ = read_losses(run.directory("qat_pairs"), run.encoding)
     limited = {c.metric.name: c.metric(pairs.genomes) for c in constraints}
     table = _table(run, report["error_law"], constraints)
     (chosen,) = table.loc[table["chosen"], "name"].tolist() or [None]
@@ -83,9 +109,9 @@ def read_outcome(run: Run, seconds: Mapping[str, float]) -> Outcome:
     )
 
 
-def _table(run: Run, error_law: Sequence[float], constraints: Sequence[Constraint]) -> pd.DataFrame:
+def _table(run: Products, error_law: Sequence[float], constraints: Sequence[Constraint]) -> pd.DataFrame:
     """Table of the finalists, the most expensive first."""
-    items = run.directory("finalists").items.finished()
+    items = read_items(run.directory("finalists"))
     candidates = [Candidate.from_dict(item["candidate"]) for item in items.values()]
     genomes = run.encoding.encode(candidates, check=False)
     loss = load_predictor(run.directory("predictors").checked(PREDICTOR), run.encoding)(genomes)
@@ -101,6 +127,16 @@ def _table(run: Run, error_law: Sequence[float], constraints: Sequence[Constrain
     order = front_cost(constraints, run.costs).name
     table = pd.DataFrame(columns).sort_values(order, ascending=False, kind="stable", ignore_index=True)
     return with_choice(table, constraints)
+
+
+def read_items(stage: StageFiles) -> dict[str, Any]:
+    """Results of the items of a stage that is done, by key.
+
+    Raises:
+        RunError: If one is missing or damaged.
+    """
+    names = [name for name in stage.record()["products"] if name.startswith(f"{FOLDER}/") and name.endswith(".json")]
+    return {Path(name).stem: read_json(stage.checked(name)) for name in sorted(names)}
 
 
 def score_columns(items: Collection[Mapping[str, Any]]) -> dict[str, list[float]]:

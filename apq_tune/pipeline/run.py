@@ -110,6 +110,7 @@ class PipelineRun:
             tables=tables,
             wait=wait,
             taken=self.taken,
+            images={name: len(split.labels) for name, split in self.data._asdict().items()},
         )
         self._tables = self.files.tables
         self._directories: dict[str, StageDirectory] = {}

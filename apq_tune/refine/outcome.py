@@ -9,13 +9,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from apq_tune.pipeline.choice import with_choice
+from apq_tune.pipeline.choice import kept, with_choice
+from apq_tune.pipeline.finished import read_finalists
 from apq_tune.pipeline.outcome import score_columns
+from apq_tune.pipeline.settings import RunSettings
+from apq_tune.pipeline.work import front_cost
+from apq_tune.problem.costs import Costs
 from apq_tune.problem.front import Axis, Front
 from apq_tune.problem.metric import Metric
 from apq_tune.problem.pareto import is_non_dominated
 from apq_tune.problem.problem import Constraint
 from apq_tune.refine.batch import is_uniform
+from apq_tune.refine.settings import RefineSettings
 from apq_tune.space.candidate import Candidate
 from apq_tune.space.network_encoding import NetworkEncoding
 
@@ -63,6 +68,52 @@ class Refined(NamedTuple):
     uniform: int | None
     of_run: pd.Series | None
     weights: Path
+
+
+def assembled(
+    results: Sequence[RefinedCandidate],
+    settings: RefineSettings,
+    costs: Costs,
+    constraints: Sequence[Constraint],
+    path: Path,
+    run: Path,
+    of_run: RunSettings,
+) -> Refined:
+    """Results of a refinement from those of its trainings.
+
+    Args:
+        results: Results of the trainings, in the order of rounds and rungs.
+        settings: Settings of the refinement.
+        costs: Costs of the search space.
+        constraints: Constraints on candidates.
+        path: Directory of the refinement.
+        run: Directory of the run that it refines.
+        of_run: Settings of that run.
+    """
+    encoding, fidelity = costs.encoding, f"QAT, {settings.final_epochs} epochs"
+    assert isinstance(encoding, NetworkEncoding)
+    table = trainings_table(results, encoding, costs.metrics)
+    final = table[table["epochs"] == settings.final_epochs]
+    uniform = final[final["uniform"]]
+    best = int(final["search_loss"].idxmin())
+    table.insert(1, "feasible", kept(table, constraints))
+    table.insert(2, "chosen", table.index == best)
+    folder = f"rung_{settings.final_epochs}" if settings.rungs else f"round_{final.loc[best, 'round']}"
+    about = {
+        "space": encoding.name,
+        "constraints": [str(c) for c in constraints],
+        "fidelity": fidelity,
+        "seed": settings.seed,
+    }
+    return Refined(
+        table,
+        tuple(constraints),
+        front_of_trainings(final, front_cost(constraints, costs), costs.metrics, about),
+        best,
+        int(uniform["search_loss"].idxmin()) if len(uniform) else None,
+        best_finalist(read_finalists(run), encoding, costs.metrics, constraints, f"QAT, {of_run.final.epochs} epochs"),
+        path / folder / f"{table.loc[best, 'name']}.pt",
+    )
 
 
 def trainings_table(

@@ -16,8 +16,7 @@ from apq_tune.hosts import executor as executors
 from apq_tune.hosts.executor import WORK_FILES, Executor, Kind, check_executor, gpu_share
 from apq_tune.methods.propose import Proposals
 from apq_tune.methods.rounds import SEARCH_SHARE
-from apq_tune.pipeline.choice import kept
-from apq_tune.pipeline.finished import load_run, open_run, read_finalists
+from apq_tune.pipeline.finished import load_run, open_run
 from apq_tune.pipeline.learning import PREDICTOR, read_losses
 from apq_tune.pipeline.listener import Listener
 from apq_tune.pipeline.work import front_cost, train_network
@@ -28,19 +27,12 @@ from apq_tune.problem.costs import Costs
 from apq_tune.problem.limits import as_texts
 from apq_tune.refine.batch import is_uniform
 from apq_tune.refine.halving import half, successive_halving
-from apq_tune.refine.outcome import (
-    Chosen,
-    Refined,
-    RefinedCandidate,
-    best_finalist,
-    front_of_trainings,
-    trainings_table,
-)
+from apq_tune.refine.outcome import Chosen, Refined, RefinedCandidate, assembled
 from apq_tune.refine.settings import RefineSettings, training_of
 from apq_tune.space.candidate import Candidate
 from apq_tune.space.encoding import Genomes
 from apq_tune.space.network_encoding import NetworkEncoding
-from apq_tune.store.directory import kept_tables
+from apq_tune.store.directory import keep_tables, kept_tables
 from apq_tune.store.disk import check_space, run_bytes
 from apq_tune.store.files import read_json, to_json
 from apq_tune.store.folder import CommandFolder, digest
@@ -104,6 +96,7 @@ class Refinement:
         self._kind = check_executor(executor, address)
         self._folder = CommandFolder(out, "refinement", "refine.json", FORMAT, ("round_1/stage.json",))
         self._folder.read(f"delete it, {AGAIN}")
+        keep_tables(out, tables)
         self._folder.write(command, {"run": str(run), "settings": settings.model_dump(mode="json")})
         self._address, self._num_cpus, self._gpus, self._listener = address, num_cpus, gpus, listener
         self._device = "cuda" if device == "auto" and gpus else device_of(device)
@@ -147,7 +140,9 @@ class Refinement:
                     np.array([chosen.found == "staged" for chosen in batch]),
                 ),
             )
-        return self._outcome(results)
+        return assembled(
+            results, settings, self._costs, self.constraints, self.path, self.run_path, self._finished.settings
+        )
 
     def _open(self, name: str, settings: set[str], needs: dict[str, str], epochs: int) -> StageDirectory:
         """Directory of a round or a rung, which is repeated if a setting, the run or an earlier round has changed."""
@@ -272,35 +267,3 @@ class Refinement:
 
     def _genomes(self, batch: Sequence[Chosen]) -> Genomes:
         return self.encoding.encode([chosen.candidate for chosen in batch], check=False)
-
-    def _outcome(self, results: Sequence[RefinedCandidate]) -> Refined:
-        settings, metrics, fidelity = self.settings, self._costs.metrics, f"QAT, {self.settings.final_epochs} epochs"
-        table = trainings_table(results, self.encoding, metrics)
-        final = table[table["epochs"] == settings.final_epochs]
-        uniform = final[final["uniform"]]
-        best = int(final["search_loss"].idxmin())
-        table.insert(1, "feasible", kept(table, self.constraints))
-        table.insert(2, "chosen", table.index == best)
-        folder = f"rung_{settings.final_epochs}" if settings.rungs else f"round_{final.loc[best, 'round']}"
-        about = {
-            "space": self.encoding.name,
-            "constraints": [str(c) for c in self.constraints],
-            "fidelity": fidelity,
-            "seed": settings.seed,
-        }
-        of_run = best_finalist(
-            read_finalists(self.run_path),
-            self.encoding,
-            metrics,
-            self.constraints,
-            f"QAT, {self._finished.settings.final.epochs} epochs",
-        )
-        return Refined(
-            table,
-            tuple(self.constraints),
-            front_of_trainings(final, self.cost, metrics, about),
-            best,
-            int(uniform["search_loss"].idxmin()) if len(uniform) else None,
-            of_run,
-            self.path / folder / f"{table.loc[best, 'name']}.pt",
-        )

@@ -39,6 +39,7 @@ class RunDirectory(CommandFolder):
         tables: Sequence[Path] = (),
         wait: float = 0.0,
         taken: Sequence[str] = (),
+        images: Mapping[str, int] | None = None,
     ) -> None:
         """Open or create a run directory.
 
@@ -51,6 +52,7 @@ class RunDirectory(CommandFolder):
             tables: Cost tables, which are copied into the folder.
             wait: Seconds to wait for another process that owns the folder to end.
             taken: Lines about the images, for the record.
+            images: Number of images of each split, for the record.
 
         Raises:
             RunError: If it cannot be written, is in use, or holds a run of another space or of another version.
@@ -63,7 +65,7 @@ class RunDirectory(CommandFolder):
             raise RunError(
                 f"{path}: is a run of space {before.get('space')!r}, not {space.name!r}; choose another --out"
             )
-        self.tables = self._keep(tables)
+        self.tables = keep_tables(path, tables)
         yaml = space.to_yaml()
         content = {
             "space": space.name,
@@ -72,6 +74,7 @@ class RunDirectory(CommandFolder):
             "settings": dict(settings),
             "digests": {"space.yaml": hashlib.sha256(yaml.encode("utf-8")).hexdigest(), "tables": self.tables},
         } | ({"taken": list(taken)} if taken else {})
+        content |= {"images": dict(images)} if images else {}
         write_atomically(path / "space.yaml", yaml)
         self.write(command, content)
 
@@ -82,30 +85,35 @@ class RunDirectory(CommandFolder):
             return {"space": space["name"], "data": space.get("data")}
         return {}
 
-    def _keep(self, tables: Sequence[Path]) -> list[str]:
-        """Copy cost tables into the run directory, replacing earlier ones, so that later commands can use them.
 
-        Returns:
-            Digest of each table.
+def keep_tables(folder: Path, tables: Sequence[Path]) -> list[str]:
+    """Copy cost tables into the folder of a command, replacing earlier ones, so that later commands can use them.
 
-        Raises:
-            RunError: If they cannot be written.
-        """
-        digests = [str(digest(table)) for table in tables]
-        folder = self.path / TABLES
-        if [str(digest(kept)) for kept in kept_tables(self.path)] == digests:
-            return digests
-        try:
-            shutil.rmtree(folder, ignore_errors=True)
-            for number, table in enumerate(tables, start=1):
-                folder.mkdir(exist_ok=True)
-                (shutil.copytree if table.is_dir() else shutil.copy)(table, folder / f"{number}_{table.name}")
-        except OSError as error:
-            raise RunError(f"cannot write {folder}: {error.strerror}; fix it or choose another --out") from None
+    Args:
+        folder: Folder of a run or of a refinement.
+        tables: Cost tables.
+
+    Returns:
+        Digest of each table.
+
+    Raises:
+        RunError: If they cannot be written.
+    """
+    digests = [str(digest(table)) for table in tables]
+    place = folder / TABLES
+    if [str(digest(kept)) for kept in kept_tables(folder)] == digests:
         return digests
+    try:
+        shutil.rmtree(place, ignore_errors=True)
+        for number, table in enumerate(tables, start=1):
+            place.mkdir(exist_ok=True)
+            (shutil.copytree if table.is_dir() else shutil.copy)(table, place / f"{number}_{table.name}")
+    except OSError as error:
+        raise RunError(f"cannot write {place}: {error.strerror}; fix it or choose another --out") from None
+    return digests
 
 
-def kept_tables(run: Path) -> list[Path]:
-    """Cost tables that a run has copied, in order."""
-    folder = run / TABLES
-    return sorted(folder.iterdir(), key=lambda path: int(path.name.split("_")[0])) if folder.is_dir() else []
+def kept_tables(folder: Path) -> list[Path]:
+    """Cost tables that a run or a refinement has copied, in order."""
+    place = folder / TABLES
+    return sorted(place.iterdir(), key=lambda path: int(path.name.split("_")[0])) if place.is_dir() else []
