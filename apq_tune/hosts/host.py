@@ -8,7 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ray.tune.schedulers import HyperBandForBOHB, PopulationBasedTraining, PopulationBasedTrainingReplay
+from ray.tune.schedulers import (
+    HyperBandForBOHB,
+    HyperBandScheduler,
+    PopulationBasedTraining,
+    PopulationBasedTrainingReplay,
+)
 from ray.tune.search import Searcher
 from ray.tune.search.repeater import Repeater
 
@@ -108,6 +113,26 @@ def check_mutations(scheduler: Any, genes: Mapping[str, Any]) -> None:
         raise ProblemError(
             f"{type(scheduler).__name__} changes {wrong[0]!r}, which is a gene: weights of one candidate do not fit "
             "another; let it change settings of the training, such as learning_rate"
+        )
+
+
+def check_untrained(scheduler: Any, constraints: Sequence[str]) -> None:
+    """Refuse Tune's synchronous HyperBand if some candidates are not trained, as their trials end by themselves.
+
+    ``HyperBandScheduler`` stops the trials that are paused at ``max_t`` when the last one of their bracket reports, but
+    not when that one ends by itself (``HyperBandScheduler.on_trial_remove``): then they stay paused for ever.
+
+    Args:
+        scheduler: Scheduler of the experiment.
+        constraints: Names of the constraints that are checked before training.
+
+    Raises:
+        ProblemError: If the scheduler can wait for ever; the message names an alternative.
+    """
+    if constraints and isinstance(scheduler, HyperBandScheduler) and not isinstance(scheduler, HyperBandForBOHB):
+        raise ProblemError(
+            f"{type(scheduler).__name__} waits for ever if the last trial of a bracket ends without training, as "
+            f"candidates that break {', '.join(constraints)} do; take ASHAScheduler or HyperBandForBOHB"
         )
 
 

@@ -83,9 +83,12 @@ class APQObjective:
     def __reduce__(self) -> tuple[Callable[..., APQObjective], tuple[Any, ...]]:
         if self._problem is not None and "ray" in sys.modules:
             if "ray.tune" in sys.modules:  # Tune pickles a trainable before the first trial
-                from apq_tune.hosts.host import calling, check_mutations
+                from apq_tune.hosts.host import calling, check_mutations, check_untrained
 
-                check_mutations(calling().scheduler, self._space.parameters)
+                scheduler = calling().scheduler
+                check_mutations(scheduler, self._space.parameters)
+                if self._trained is not None:
+                    check_untrained(scheduler, list(dict.fromkeys(own.metric.name for own in self._limits)))
             from apq_tune.hosts.ray import put, session
 
             if self._session != (now := session()):  # objects of another session are gone
@@ -175,6 +178,11 @@ class APQObjective:
     def _trained(self) -> TrainedMetric | None:
         return next((metric for metric in self.problem.metrics if isinstance(metric, TrainedMetric)), None)
 
+    @property
+    def _limits(self) -> list[Constraint]:
+        """Constraints that are checked before anything costly is evaluated."""
+        return [own for own in self.problem.constraints if not getattr(own.metric, "costly", False)]
+
     def evaluate(
         self,
         candidate: Any,
@@ -200,7 +208,6 @@ class APQObjective:
         genomes = problem.encoding.encode([candidate])
         costly = {metric.name: metric for metric in problem.metrics if getattr(metric, "costly", False)}
         values = _first(problem.measure([m for m in problem.metrics if m.name not in costly], genomes))
-        limits = [c for c in problem.constraints if c.metric.name not in costly]
         fidelity = {getattr(metric, "fidelity", "") for metric in problem.metrics} - {""}
         known: dict[str, Any] = {
             "candidate": candidate.to_json(),
@@ -214,7 +221,7 @@ class APQObjective:
             total = {"violation": float(sum(max(value, 0.0) for value in violations.values()))}
             return own | violations | total | known | {"seconds": time.monotonic() - start}
 
-        if any(_violation(c, values) > 0 for c in limits):
+        if any(_violation(constraint, values) > 0 for constraint in self._limits):
             worst = {o.metric.name: np.inf if o.direction == "minimize" else -np.inf for o in problem.objectives}
             values |= {name: float(worst.get(name, np.nan)) for name in costly}
             known["fidelity"] = "not run: breaks a constraint" if costly else known["fidelity"]

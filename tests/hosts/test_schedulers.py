@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from ray import tune
 from ray.tune import schedulers
+from ray.tune.experiment import Trial
 from ray.tune.search.repeater import Repeater
 
 from apq_tune import (
@@ -66,7 +67,6 @@ MUTATED: dict[str, Any] = {"perturbation_interval": 1, **MORE}
 WORK = {
     "FIFOScheduler": [lambda _: schedulers.FIFOScheduler()],
     "AsyncHyperBandScheduler": [lambda time: schedulers.AsyncHyperBandScheduler(time_attr=time, **HALVING)],
-    "HyperBandScheduler": [lambda time: schedulers.HyperBandScheduler(time_attr=time, **HALVING)],
     "HyperBandForBOHB": [lambda time: schedulers.HyperBandForBOHB(time_attr=time, **HALVING)],
     "MedianStoppingRule": [
         lambda time: schedulers.MedianStoppingRule(time_attr=time, grace_period=1, min_samples_required=1, **MORE),
@@ -74,7 +74,7 @@ WORK = {
     ],
     "ResourceChangingScheduler": [lambda _: schedulers.ResourceChangingScheduler(schedulers.ASHAScheduler(**HALVING))],
 }
-WAITS = {"HyperBandScheduler": pytest.mark.skip(reason="in some runs no trial goes on; the cause is not known")}
+WITHOUT_LIMITS = {"HyperBandScheduler"}
 REFUSED = {"PopulationBasedTraining", "PopulationBasedTrainingReplay", "PB2"}
 
 
@@ -104,13 +104,11 @@ def tuner(path: Path, trainable: Any, search: Any, n: int = 6, scheduler: Any = 
 def test_every_scheduler_that_tune_ships_is_known_here() -> None:
     classes = [value for value in vars(schedulers).values() if inspect.isclass(value)]
     shipped = {kind.__name__ for kind in classes if issubclass(kind, schedulers.TrialScheduler)}
-    assert shipped - {"TrialScheduler"} | {"PB2"} == WORK.keys() | REFUSED  # PB2 is imported from its own file
+    shipped = shipped - {"TrialScheduler"} | {"PB2"}  # which is imported from its own file
+    assert shipped == WORK.keys() | WITHOUT_LIMITS | REFUSED
 
 
-@pytest.mark.parametrize(
-    ("name", "which"),
-    [pytest.param(name, which, marks=WAITS.get(name, ())) for name, made in WORK.items() for which in range(len(made))],
-)
+@pytest.mark.parametrize(("name", "which"), [(name, number) for name in WORK for number in range(len(WORK[name]))])
 def test_a_scheduler_meets_candidates_that_break_a_limit_and_the_study_knows_how_each_trial_ended(
     name: str, which: int, tmp_path: Path
 ) -> None:
@@ -124,6 +122,57 @@ def test_a_scheduler_meets_candidates_that_break_a_limit_and_the_study_knows_how
     assert ended["COMPLETE", False, True] >= 1
     trained = [trial.values[0] for trial in trials if trial.state.name == "COMPLETE"]
     assert set(search.front().metrics["loss_nats"]) == {min(trained)}
+
+
+def test_synchronous_hyperband_halves_candidates_that_all_train(tmp_path: Path) -> None:
+    problem = Problem(SPACE, [Objective(Trains())])
+    search, scheduler = ApqSearch(problem), schedulers.HyperBandScheduler(time_attr="epoch", **HALVING)
+    results = tuner(tmp_path, APQObjective(problem), search, scheduler=scheduler).fit()
+    assert (len(results), results.num_errors) == (6, 0)
+    ended = Counter((t.state.name, t.user_attrs["epoch"] == EPOCHS) for t in search._asked.trials())
+    assert ended.keys() <= {("COMPLETE", True), ("PRUNED", True), ("PRUNED", False)}
+    assert ended.total() == 6
+
+
+@pytest.mark.parametrize("searcher", [True, False])
+def test_synchronous_hyperband_is_refused_where_candidates_can_break_a_limit(searcher: bool, tmp_path: Path) -> None:
+    scheduler = schedulers.HyperBandScheduler(time_attr="epoch", **HALVING)
+    search = ApqSearch(PROBLEM) if searcher else None
+    with pytest.raises(ProblemError, match=r"candidates that break size do; take ASHAScheduler or HyperBandForBOHB"):
+        tuner(tmp_path, APQObjective(PROBLEM), search, scheduler=scheduler).fit()
+    assert not list(tmp_path.rglob("result.json"))
+
+
+class Stopping:
+    """As much of Tune's controller as a scheduler needs: it stops trials and tells the scheduler."""
+
+    def __init__(self, scheduler: schedulers.HyperBandScheduler) -> None:
+        self.scheduler = scheduler
+
+    def stop_trial(self, trial: Trial) -> None:
+        trial.set_status(Trial.TERMINATED)
+        self.scheduler.on_trial_remove(self, trial)
+
+
+@pytest.mark.parametrize(("last", "stopped"), [("reports", True), ("ends", False), ("fails", False)])
+def test_tune_itself_leaves_a_trial_paused_when_the_last_one_beside_it_ends(last: str, stopped: bool) -> None:
+    """Why it is refused. Where this fails with a newer Ray, the refusal in ``hosts/host.py`` may be lifted."""
+    scheduler = schedulers.HyperBandScheduler(time_attr="epoch", **HALVING)
+    controller = Stopping(scheduler)
+    waiting, other = (Trial("trains", stub=True) for _ in range(2))
+    for trial in (waiting, other):
+        scheduler.on_trial_add(controller, trial)
+        trial.set_status(Trial.RUNNING)
+    assert scheduler.on_trial_result(controller, waiting, {"loss_nats": 1.0, "epoch": EPOCHS}) == "PAUSE"
+    waiting.set_status(Trial.PAUSED)
+    if last == "reports":
+        scheduler.on_trial_result(controller, other, {"loss_nats": 2.0, "epoch": EPOCHS})
+    elif last == "ends":
+        scheduler.on_trial_complete(controller, other, {"loss_nats": 2.0, "epoch": 0})
+    else:
+        scheduler.on_trial_error(controller, other)
+    assert (waiting.status == Trial.TERMINATED) == stopped
+    assert stopped or scheduler.choose_trial_to_run(controller) is None  # nothing that could wake it
 
 
 @pytest.mark.parametrize("genes", [True, False])
