@@ -33,5 +33,9 @@ class RunError(ApqError):
     """An input of a run that cannot be used: its directory, images, a checkpoint or a setting."""
 
 
+class DeployError(ApqError):
+    """A network that cannot be exported as asked, or an exported file that cannot be read or run."""
+
+
 class StudyError(ApqError, ValueError):
     """An Optuna study that a sampler does not support; a ``ValueError`` too, as Optuna expects."""

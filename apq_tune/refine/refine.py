@@ -40,7 +40,7 @@ from apq_tune.store.items import compute_missing
 from apq_tune.store.stage import AGAIN, StageDirectory
 from apq_tune.supernet.device import device_of
 
-FORMAT = 1
+FORMAT = 2
 """Format of a refinement's folder; raise it when an older one cannot be resumed."""
 
 BATCH = "batch.json"

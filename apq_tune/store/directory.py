@@ -14,8 +14,11 @@ from apq_tune.store.files import write_atomically
 from apq_tune.store.folder import CommandFolder, digest
 from apq_tune.store.stage import AGAIN, RECORD, StageFiles
 
-FORMAT = 2
-"""Format of run directories; raise it when older runs cannot be resumed. Format 1 had no digests."""
+FORMAT = 3
+"""Format of run directories; raise it when older runs cannot be resumed.
+
+Format 1 had no digests; networks of format 2 do not quantize what sums and the global mean read.
+"""
 
 TABLES = "tables"
 """Name of the folder of a run's cost tables."""

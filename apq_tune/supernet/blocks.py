@@ -1,13 +1,15 @@
 """Elastic and folded blocks of any type, built from the layers that the type describes.
 
-Each layer with weights has an activation quantizer for its input, which also applies the activation of the preceding
-layer. If a layer without weights (pooling, product, sum) reads the same tensor, the activation is applied before.
+Each layer with weights has an activation quantizer for its input. A tensor that a layer without weights (pooling,
+product, sum) reads, or several layers, also has its own quantizer, at the bits at which it is stored; layers with
+weights then quantize it again only if their bits differ. Quantizers apply the activation of the layer before them.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -54,10 +56,15 @@ def _values(numbers: Any) -> tuple[int, ...]:
     return tuple(int(value) for value in np.unique(numbers))
 
 
-def _is_late(layer: Layer, layers: tuple[Layer, ...]) -> bool:
-    """Whether the activation of a layer is applied by the quantizers that read it."""
+def _is_stored(layer: Layer, layers: tuple[Layer, ...]) -> bool:
+    """Whether the output of a layer has its own quantizer."""
     readers = [other for other in layers if layer.name in other.inputs]
-    return layer.op is not None and bool(readers) and all(reader.op is not None for reader in readers)
+    return len(readers) > 1 or any(reader.op is None for reader in readers)
+
+
+def _is_late(layer: Layer, layers: tuple[Layer, ...]) -> bool:
+    """Whether the activation of a layer with weights is applied by the quantizer of its output."""
+    return layer.op is not None and any(layer.name in other.inputs for other in layers)
 
 
 def _activation_of(layer: Layer, layers: tuple[Layer, ...]) -> Function | None:
@@ -73,18 +80,42 @@ def _read_through(layer: Layer, layers: tuple[Layer, ...]) -> Function | None:
     if made is None:
         return None
     activation = _activation_of(made, layers)
-    return activation if _is_late(made, layers) else again(activation)
+    return activation if _is_late(made, layers) and not _is_stored(made, layers) else again(activation)
 
 
 class BlockQuantizers(nn.Module):
-    """Activation quantizers of a block: of the residual stream and of the input of each layer with weights."""
+    """Activation quantizers of a block: of its input, of inputs of layers with weights, and of stored outputs.
+
+    Attributes:
+        stream: Quantizer of the input of the block. In the first block it applies the activation of the stem, unless
+            the space has a first block that is not searched.
+    """
 
     def __init__(self, space: Skeleton, slot: Slot) -> None:
         super().__init__()
         layers = _at_all_choices(space, slot)
-        self.stream = ActivationQuantizer((space.fixed_bits,), None)
+        is_first = slot.stage == slot.position == 0 and space.first is None
+        activation = space.stem.activation if is_first else None
+        self.stream = ActivationQuantizer((space.fixed_bits,), activation)
         for layer, op in _weighted(layers):
-            self.add_module(layer.role, ActivationQuantizer(_values(op.a_bits), _read_through(layer, layers)))
+            through = again(activation) if layer.inputs[0] == STREAM else _read_through(layer, layers)
+            self.add_module(layer.role, ActivationQuantizer(_values(op.a_bits), through))
+        for layer in layers:
+            if _is_stored(layer, layers):
+                applied = layer.activation if layer.op is not None else again(_activation_of(layer, layers))
+                self.add_module(_own(layer.role), ActivationQuantizer(_values(layer.output.bits), applied))
+
+    def of_input(self, role: str) -> ActivationQuantizer:
+        """Quantizer of the input of a layer with weights."""
+        return cast(ActivationQuantizer, self.get_submodule(role))
+
+    def of_output(self, role: str) -> ActivationQuantizer | None:
+        """Quantizer of the output of a layer; ``None`` if the layer that reads it quantizes it."""
+        return cast("ActivationQuantizer | None", getattr(self, _own(role), None))
+
+
+def _own(role: str) -> str:
+    return f"{role}_output"
 
 
 class ElasticBlock(nn.Module):
@@ -180,16 +211,13 @@ def run_block(
         fixed_bits: Bits of the residual stream; ``None`` for full precision everywhere.
     """
     tensors = {STREAM: quantizers.stream(x, fixed_bits)}
+    stored: dict[str, tuple[ActivationQuantizer, int]] = {}  # tensors that are quantized, by their quantizer and bits
+    if fixed_bits is not None:
+        stored[STREAM] = quantizers.stream, fixed_bits
     for layer in layers:
         inputs = [tensors[name] for name in layer.inputs]
         if layer.op is not None:
-            w_bits, a_bits = (None, None) if fixed_bits is None else (layer.op.w_bits, layer.op.a_bits)
-            read = inputs[0]
-            if (
-                layer.inputs[0] != STREAM or fixed_bits is None or a_bits != fixed_bits
-            ):  # otherwise it is already quantized to these bits
-                read = quantizers.get_submodule(layer.role)(read, a_bits)
-            x = convs[layer.role](read, cast("int | None", w_bits))
+            x = _run_weighted(inputs[0], layer, convs[layer.role], quantizers, stored.get(layer.inputs[0]), fixed_bits)
             if not _is_late(layer, layers):
                 x = FUNCTIONS[layer.activation](x)
         elif layer.kind == "pool":
@@ -200,5 +228,30 @@ def run_block(
             x = FUNCTIONS[layer.activation](inputs[1] + inputs[0])
         else:
             raise NotImplementedError(f"layer {layer.name} is a {layer.kind}, which blocks cannot run")
+        own = quantizers.of_output(layer.role)
+        if own is not None:
+            bits = None if fixed_bits is None else cast(int, layer.output.bits)
+            x = own(x, bits)
+            if bits is not None:
+                stored[layer.name] = own, bits
         tensors[layer.name] = x
     return x
+
+
+def _run_weighted(
+    x: Tensor,
+    layer: Layer,
+    conv: Conv,
+    quantizers: BlockQuantizers,
+    stored: tuple[ActivationQuantizer, int] | None,
+    fixed_bits: int | None,
+) -> Tensor:
+    """Quantize the input of a layer with weights, unless it is stored at these bits, and run the layer."""
+    assert layer.op is not None
+    if fixed_bits is None:
+        return conv(quantizers.of_input(layer.role)(x, None), None)
+    w_bits, a_bits = cast(int, layer.op.w_bits), cast(int, layer.op.a_bits)
+    if stored is not None and stored[1] == a_bits:
+        return conv(x, w_bits, input_step=partial(stored[0].step, a_bits))
+    quantizer = quantizers.of_input(layer.role)
+    return conv(quantizer(x, a_bits), w_bits, input_step=partial(quantizer.step, a_bits))

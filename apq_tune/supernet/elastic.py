@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +11,23 @@ from torch.nn import functional
 
 from apq_tune.supernet.quantize import quantize_weight
 
-Conv = Callable[[Tensor, int | None], Tensor]
-"""Function from the input and the bits of the weights (``None`` for full precision) to the output."""
+InputStep = Callable[[], Tensor]
+"""Function that gives the real value of one level of a quantized input."""
+
+
+class Conv(Protocol):
+    """Layer with weights as a function of its input."""
+
+    def __call__(self, x: Tensor, w_bits: int | None, /, *, input_step: InputStep | None = None) -> Tensor:
+        """Run the layer.
+
+        Args:
+            x: Input.
+            w_bits: Bits of the weights; ``None`` for full precision.
+            input_step: Step of the input, for layers that round their bias as integer kernels do.
+        """
+        ...
+
 
 EPS = 1e-3  # epsilon of batch norm (Cai 2020, once-for-all)
 
@@ -55,7 +71,7 @@ class ElasticLinear(nn.Linear):
     def sliced(self, in_features: int, out_features: int) -> Conv:
         """The layer with fewer inputs and outputs."""
 
-        def run(x: Tensor, w_bits: int | None) -> Tensor:
+        def run(x: Tensor, w_bits: int | None, *, input_step: InputStep | None = None) -> Tensor:  # noqa: ARG001
             weight = quantize_weight(self.weight[:out_features, :in_features], w_bits)
             return functional.linear(x, weight, self.bias[:out_features])
 
@@ -92,7 +108,7 @@ class Norms:
             stride: Stride.
         """
 
-        def run(x: Tensor, w_bits: int | None) -> Tensor:
+        def run(x: Tensor, w_bits: int | None, *, input_step: InputStep | None = None) -> Tensor:  # noqa: ARG001
             weight = quantize_weight(layer.weights(in_channels, out_channels, kernel_size), w_bits)
             groups = out_channels if layer.depthwise else 1
             y = functional.conv2d(x, weight, None, stride, kernel_size // 2, 1, groups)

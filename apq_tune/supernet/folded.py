@@ -1,25 +1,71 @@
-"""Layers of fixed shape, batch norm folded into weights and bias (Jacob 2018)."""
+"""Layers of fixed shape, batch norm folded into weights and bias (Jacob 2018), in the arithmetic of integer kernels."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from apq_tune.supernet.quantize import quantize_weight
+from apq_tune.supernet.elastic import InputStep
+from apq_tune.supernet.quantize import quantize_weight, weight_step
+
+LARGEST_BIAS = 2**30
+"""Largest magnitude of an integer bias, half of what an int32 accumulator holds."""
+
+
+@torch.no_grad()
+def integers(weight: Tensor, bias: Tensor, bits: int, input_step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Integer weights and bias of a layer, as floating-point numbers.
+
+    Args:
+        weight: Weights, shape ``(out, in, k, k)`` or ``(out, in)``.
+        bias: Bias, shape ``(out,)``.
+        bits: Bit-width of the weights.
+        input_step: Real value of one level of the input.
+
+    Returns:
+        Levels of the weights; their step for each output channel, shape ``(out, 1, 1, 1)`` or ``(out, 1)``, which is
+        larger than ``weight_step`` only if the bias would not fit otherwise, as in a channel without weights; and
+        the bias, shape ``(out,)``, in units of the step times ``input_step``.
+    """
+    smallest = (bias.abs() / (input_step * LARGEST_BIAS)).reshape(-1, *[1] * (weight.ndim - 1))
+    step, qmax = torch.maximum(weight_step(weight, bits), smallest), 2 ** (bits - 1) - 1
+    levels = (weight / step).round_().clamp_(-qmax, qmax)
+    return levels, step, (bias / (step.flatten() * input_step)).round_()
+
+
+def quantized(
+    weight: Tensor, bias: Tensor, bits: int | None, input_step: InputStep | None
+) -> tuple[Tensor, Tensor | None]:
+    """Weights and bias in real units as an integer kernel has them, with straight-through gradients.
+
+    Args:
+        weight: Weights.
+        bias: Bias.
+        bits: Bit-width of the weights, or ``None`` for full precision.
+        input_step: Function that gives the real value of one level of the input; ``None`` leaves the bias as it is.
+    """
+    if bits is None or input_step is None:
+        return quantize_weight(weight, bits), bias
+    unit = input_step()
+    levels, step, bias_levels = integers(weight, bias, bits, unit)
+    rounded = bias_levels.mul_(step.flatten() * unit)
+    return levels.mul_(step) + (weight - weight.detach()), rounded + (bias - bias.detach())
 
 
 class FoldedConv(nn.Conv2d):
     """A convolution with bias whose weights are quantized on the way in."""
 
-    def forward(self, x: Tensor, w_bits: int | None = None) -> Tensor:
-        """Convolve with weights at ``w_bits`` (``None``: full precision)."""
-        y: Tensor = self._conv_forward(x, quantize_weight(self.weight, w_bits), self.bias)
+    def forward(self, x: Tensor, w_bits: int | None = None, *, input_step: InputStep | None = None) -> Tensor:
+        """Convolve with weights at ``w_bits`` (``None``: full precision), and the bias in units of the input's step."""
+        assert self.bias is not None
+        y: Tensor = self._conv_forward(x, *quantized(self.weight, self.bias, w_bits, input_step))
         return y
 
 
 class FoldedLinear(nn.Linear):
     """A linear layer whose weights are quantized on the way in."""
 
-    def forward(self, x: Tensor, w_bits: int | None = None) -> Tensor:
-        """Multiply with weights at ``w_bits`` (``None``: full precision)."""
-        return functional.linear(x, quantize_weight(self.weight, w_bits), self.bias)
+    def forward(self, x: Tensor, w_bits: int | None = None, *, input_step: InputStep | None = None) -> Tensor:
+        """Multiply with weights at ``w_bits`` (``None``: full precision), and the bias in units of the input's step."""
+        return functional.linear(x, *quantized(self.weight, self.bias, w_bits, input_step))

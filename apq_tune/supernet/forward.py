@@ -6,6 +6,7 @@ The layers, whose weights come from different sources, are passed as functions.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from torch.nn import functional
 
 from apq_tune.space.search_space import SearchSpace
 from apq_tune.supernet.elastic import Conv
-from apq_tune.supernet.quantize import FUNCTIONS, ActivationQuantizer, again
+from apq_tune.supernet.quantize import ActivationQuantizer, again
 
 
 class FixedConvs(NamedTuple):
@@ -29,21 +30,39 @@ class FixedConvs(NamedTuple):
 
 
 class FixedQuantizers(nn.Module):
-    """Activation quantizers of the layers that are not searched, all at ``fixed_bits``."""
+    """Activation quantizers of the layers that are not searched, all at ``fixed_bits``.
+
+    Each is named after the layer that reads what it quantizes, or after the layer whose output it stores.
+    """
 
     def __init__(self, space: SearchSpace) -> None:
         super().__init__()
-        self.bits, self.pooled_activation = space.fixed_bits, space.head.activation
+        self.bits = space.fixed_bits
         fixed = (self.bits,)
         self.stem = ActivationQuantizer(fixed, None)
-        self.first = ActivationQuantizer(fixed, space.stem.activation)
         if space.first is not None:
+            self.stem_output = ActivationQuantizer(fixed, space.stem.activation)
             self.first_project = ActivationQuantizer(fixed, space.first.activation)
+            if space.first.channels == space.stem.channels:
+                self.first_project_output = ActivationQuantizer(fixed, None)
         self.head = ActivationQuantizer(fixed, None)
+        self.head_output = ActivationQuantizer(fixed, space.head.activation)
         pooled = again(space.head.activation)
         if space.head.features is not None:
             self.features = ActivationQuantizer(fixed, pooled)
         self.classifier = ActivationQuantizer(fixed, pooled if space.head.features is None else space.head.activation)
+
+    def run(self, x: Tensor, conv: Conv, quantizer: ActivationQuantizer, fixed_bits: int | None) -> Tensor:
+        """Quantize the input of a layer and run it; ``None`` for full precision."""
+        if fixed_bits is None:
+            return conv(quantizer(x, None), None)
+        return self.on_stored(quantizer(x, fixed_bits), conv, quantizer, fixed_bits)
+
+    @staticmethod
+    def on_stored(x: Tensor, conv: Conv, quantizer: ActivationQuantizer, fixed_bits: int | None) -> Tensor:
+        """Run a layer on an input that its quantizer has quantized."""
+        step = None if fixed_bits is None else partial(quantizer.step, fixed_bits)
+        return conv(x, fixed_bits, input_step=step)
 
 
 def forward_pass(
@@ -69,16 +88,17 @@ def forward_pass(
     """
     if resolution is not None and x.shape[-1] != resolution:
         x = functional.interpolate(x, size=(resolution, resolution), mode="bilinear", antialias=True)
-    x = convs.stem(fixed.stem(x, fixed_bits), fixed_bits)
+    x = fixed.run(x, convs.stem, fixed.stem, fixed_bits)
     # After the stem, since a one-channel input has no memory format. Training is 1.3 times faster on CPUs.
-    x = fixed.first(x, fixed_bits).contiguous(memory_format=torch.channels_last)
+    x = x.contiguous(memory_format=torch.channels_last)
     if convs.first_depthwise is not None and convs.first_project is not None:
-        y = convs.first_depthwise(x, fixed_bits)
-        y = convs.first_project(fixed.first_project(y, fixed_bits), fixed_bits)
-        x = x + y if x.shape[1] == y.shape[1] else y
+        x = fixed.stem_output(x, fixed_bits)
+        y = fixed.on_stored(x, convs.first_depthwise, fixed.stem_output, fixed_bits)
+        y = fixed.run(y, convs.first_project, fixed.first_project, fixed_bits)
+        x = x + fixed.first_project_output(y, fixed_bits) if x.shape[1] == y.shape[1] else y
     x = blocks(x)
-    x = convs.head(fixed.head(x, fixed_bits), fixed_bits)
-    x = FUNCTIONS[fixed.pooled_activation](x).mean(dim=(2, 3))
+    x = fixed.run(x, convs.head, fixed.head, fixed_bits)
+    x = fixed.head_output(x, fixed_bits).mean(dim=(2, 3))
     if convs.features is not None:
-        x = convs.features(fixed.features(x, fixed_bits), fixed_bits)
-    return convs.classifier(fixed.classifier(x, fixed_bits), fixed_bits)
+        x = fixed.run(x, convs.features, fixed.features, fixed_bits)
+    return fixed.run(x, convs.classifier, fixed.classifier, fixed_bits)

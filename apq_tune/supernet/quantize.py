@@ -94,10 +94,15 @@ FUNCTIONS: dict[Function | None, Callable[[Tensor], Tensor]] = {
     "h_sigmoid": functional.hardsigmoid,
 }
 
+EXPLICIT: tuple[Function, ...] = ("h_swish", "h_sigmoid")
+"""Functions that are applied before quantization; of the others saturation at zero is all that is left."""
+
+AGAIN: dict[Function | None, Function | None] = {"h_swish": None, "h_sigmoid": "relu"}
+
 
 def again(activation: Function | None) -> Function | None:
-    """Activation of a quantizer whose input already has an activation; hard swish must not be applied again."""
-    return None if activation == "h_swish" else activation
+    """Activation of a quantizer whose input already has an activation, which may not be applied twice."""
+    return AGAIN.get(activation, activation)
 
 
 class ActivationQuantizer(nn.Module):
@@ -123,10 +128,17 @@ class ActivationQuantizer(nn.Module):
         """Apply the activation and quantize to ``bits``; ``None`` for full precision."""
         if bits is None:
             return FUNCTIONS[self.activation](x)
-        if self.activation == "h_swish":
-            x = functional.hardswish(x)
-        clip = self.clip[self.bits.index(bits)].clamp_min(1e-3)
-        return _FakeQuantize.apply(x, clip, *activation_levels(bits, self.signed))  # type: ignore[no-any-return]
+        if self.activation in EXPLICIT:
+            x = FUNCTIONS[self.activation](x)
+        return _FakeQuantize.apply(x, self._clip(bits), *activation_levels(bits, self.signed))  # type: ignore[no-any-return]
+
+    def _clip(self, bits: int) -> Tensor:
+        return self.clip[self.bits.index(bits)].clamp_min(1e-3)
+
+    @torch.no_grad()
+    def step(self, bits: int) -> Tensor:
+        """Real value of one level at ``bits``, the same number as in ``forward``."""
+        return self._clip(bits) / activation_levels(bits, self.signed)[1]
 
     @torch.no_grad()
     def calibrate(self, x: Tensor) -> None:

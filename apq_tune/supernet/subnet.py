@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 
+from apq_tune.network.layer import Layer
 from apq_tune.space.candidate import Candidate
 from apq_tune.space.search_space import SearchSpace
 from apq_tune.supernet.blocks import FoldedBlock, layers_of, run_block
 from apq_tune.supernet.folded import FoldedConv, FoldedLinear
 from apq_tune.supernet.forward import FixedConvs, FixedQuantizers, forward_pass
+from apq_tune.supernet.quantize import ActivationQuantizer
 
 
 class Subnet(nn.Module):
@@ -72,3 +74,58 @@ class Subnet(nn.Module):
             return x
 
         return forward_pass(x, fixed, run_blocks, self.quantizers, self.candidate.resolution, fixed_bits)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Layers of the network in the order of the forward pass, at the bits of its candidate."""
+        return self.space.network.at(self.space.values_of(self.candidate))
+
+    def weighted(self) -> dict[str, FoldedConv | FoldedLinear]:
+        """Layers with weights, by the name of the layer."""
+        found: dict[str, Any] = {"stem": self.stem}
+        if self.space.first is not None:
+            found |= {"first.depthwise": self.first_depthwise, "first.project": self.first_project}
+        for own, name, layers in self._named_blocks():
+            found |= {f"{name}.{role}": conv for role, conv in own.convs(layers).items()}
+        found["head"] = self.head
+        if self.space.head.features is not None:
+            found["features"] = self.features
+        return found | {"classifier": self.classifier}
+
+    def input_quantizers(self) -> dict[str, ActivationQuantizer]:
+        """Quantizers of the inputs of layers with weights, by the name of the layer.
+
+        Where the input has its own quantizer, that of the layer is used only if its bits differ, or is missing.
+        """
+        fixed = self.quantizers
+        found = {"stem": fixed.stem, "head": fixed.head, "classifier": fixed.classifier}
+        if self.space.first is not None:
+            found["first.project"] = fixed.first_project
+        if self.space.head.features is not None:
+            found["features"] = fixed.features
+        for own, name, layers in self._named_blocks():
+            found |= {f"{name}.{role}": own.quantizers.of_input(role) for role in own.convs(layers)}
+        return found
+
+    def stored_quantizers(self) -> dict[str, ActivationQuantizer]:
+        """Quantizers of stored tensors, by the name of the layer that makes the tensor."""
+        fixed, found = self.quantizers, {"head": self.quantizers.head_output}
+        if self.space.first is not None:
+            found["stem"] = fixed.stem_output
+            if self.space.first.channels == self.space.stem.channels:
+                found["first.project"] = fixed.first_project_output
+        sources = {layer.name: layer.inputs[0] for layer in self.layers}
+        for own, name, layers in self._named_blocks():
+            found[sources[layers[0].name]] = own.quantizers.stream
+            for layer in layers:
+                quantizer = own.quantizers.of_output(layer.role)
+                if quantizer is not None:
+                    found[f"{name}.{layer.role}"] = quantizer
+        return found
+
+    def _named_blocks(self) -> list[tuple[FoldedBlock, str, tuple[Layer, ...]]]:
+        """Blocks, their names and their layers."""
+        return [
+            (cast(FoldedBlock, own), slot.name, layers_of(slot, self.space.fixed_bits, block))
+            for own, slot, block in zip(self.blocks, self._slots, self.candidate.blocks, strict=True)
+        ]

@@ -68,7 +68,9 @@ def supernet(request: pytest.FixtureRequest, images: Tensor) -> Supernet:
     return net
 
 
-def test_the_folded_network_gives_the_output_of_the_elastic_one(supernet: Supernet, images: Tensor) -> None:
+def test_the_folded_network_gives_the_output_of_the_elastic_one(
+    supernet: Supernet, images: Tensor, exact_biases: None
+) -> None:
     encoding = NetworkEncoding(supernet.space)
     for candidate in (*encoding.decode(encoding.sample(5, np.random.default_rng(0))), *encoding.extremes()):
         statistics = supernet.recalibrate(images, candidate)

@@ -37,7 +37,7 @@ def candidates(encoding):
 
 
 @pytest.mark.parametrize("quantize", [False, True])
-def test_extracted_network_gives_the_output_of_the_supernet(supernet, images, candidates, quantize):
+def test_extracted_network_gives_the_output_of_the_supernet(supernet, images, candidates, exact_biases, quantize):
     for candidate in (*candidates, *supernet_extremes(supernet)):
         statistics = supernet.recalibrate(images, candidate, quantize=quantize)
         expected = supernet(images, candidate, quantize=quantize, statistics=statistics)
