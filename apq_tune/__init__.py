@@ -35,10 +35,12 @@ from apq_tune.space.search_space import SearchSpace, known_spaces
 
 if TYPE_CHECKING:
     from apq_tune.data import load_data
+    from apq_tune.deploy.found import load_network
     from apq_tune.hosts.optuna import EvolutionSampler, NSGA2Sampler
     from apq_tune.hosts.optuna_model import ModelSampler
     from apq_tune.hosts.searcher import ApqSearch
     from apq_tune.pipeline.finished import FinishedRun, load_run
+    from apq_tune.supernet.found import FoundNetwork
     from apq_tune.supernet.metrics import QATLoss, SupernetLoss
     from apq_tune.supernet.published import load_supernet
     from apq_tune.supernet.subnet import Subnet
@@ -51,6 +53,7 @@ LAZY = {
     "ApqSearch": "apq_tune.hosts.searcher",
     "EvolutionSampler": "apq_tune.hosts.optuna",
     "FinishedRun": "apq_tune.pipeline.finished",
+    "FoundNetwork": "apq_tune.supernet.found",
     "ModelSampler": "apq_tune.hosts.optuna_model",
     "NSGA2Sampler": "apq_tune.hosts.optuna",
     "QATLoss": "apq_tune.supernet.metrics",
@@ -59,6 +62,7 @@ LAZY = {
     "TrainedSupernet": "apq_tune.supernet.trained",
     "Training": "apq_tune.supernet.train",
     "load_data": "apq_tune.data",
+    "load_network": "apq_tune.deploy.found",
     "load_run": "apq_tune.pipeline.finished",
     "load_supernet": "apq_tune.supernet.published",
 }
@@ -81,6 +85,7 @@ __all__ = [
     "EvolutionSampler",
     "FinishedRun",
     "FlatEncoding",
+    "FoundNetwork",
     "Front",
     "FunctionMetric",
     "Gene",
@@ -113,6 +118,7 @@ __all__ = [
     "load_cost_table",
     "load_data",
     "load_lookup",
+    "load_network",
     "load_predictor",
     "load_run",
     "load_supernet",

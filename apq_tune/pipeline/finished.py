@@ -12,33 +12,75 @@ from typing import Any, NamedTuple
 from apq_tune.data import data_digest, load_data
 from apq_tune.errors import RunError
 from apq_tune.inputs.ranges import validated
+from apq_tune.pipeline.found import CHOSEN, KeptNetwork, Networks, chosen_of, classes_of
 from apq_tune.pipeline.learning import PREDICTOR
+from apq_tune.pipeline.outcome import read_items
 from apq_tune.pipeline.settings import RunSettings
 from apq_tune.pipeline.stage import RunStage, torch_load
 from apq_tune.pipeline.stages import STAGES
 from apq_tune.pipeline.training import WEIGHTS, calibrate
 from apq_tune.predict import Predictor
 from apq_tune.predict.files import load_predictor
+from apq_tune.problem.costs import Costs
 from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.search_space import SearchSpace
 from apq_tune.store.digests import check, read_record
 from apq_tune.store.directory import FORMAT, kept_tables
-from apq_tune.store.files import read_json
 from apq_tune.store.folder import digest
 from apq_tune.store.stage import StageFiles
 from apq_tune.supernet.defaults import plain_torch
 from apq_tune.supernet.device import Device
+from apq_tune.supernet.found import FoundNetwork
 from apq_tune.supernet.trained import TrainedSupernet
 
 
-class FinishedRun(NamedTuple):
-    """Products of a finished run."""
+@dataclass(frozen=True)
+class FinishedRun:
+    """Products of a finished run; what needs the images is read on first use.
 
+    Attributes:
+        path: Directory of the run.
+        space: Search space.
+        predictor: Predictor of the loss after QAT.
+        settings: Settings of the run.
+    """
+
+    path: Path
     space: SearchSpace
-    predictor: Predictor  # predicts the loss after QAT
-    fp32_supernet: TrainedSupernet  # trained in full precision
-    supernet: TrainedSupernet  # trained on with random bits: the proxy of QAT, and where QAT begins
+    predictor: Predictor
     settings: RunSettings
+
+    @functools.cached_property
+    def supernets(self) -> Supernets:
+        """Both supernets of the run, with its images.
+
+        Raises:
+            RunError: If the images are missing or have changed since.
+        """
+        return load_supernets(self.path)
+
+    @property
+    def fp32_supernet(self) -> TrainedSupernet:
+        """Supernet trained in full precision."""
+        return self.supernets.fp32
+
+    @property
+    def supernet(self) -> TrainedSupernet:
+        """Supernet trained on with random bits: the proxy of QAT, and where QAT begins."""
+        return self.supernets.quantized
+
+    def network(self, name: str = CHOSEN) -> FoundNetwork:
+        """Load a trained network of the run; the images need not be there.
+
+        Args:
+            name: Name of the network in the table of the run, such as ``"best"`` or ``"uniform"``; ``"chosen"`` for
+                the network that the run has chosen.
+
+        Raises:
+            RunError: If the networks are not trained, there is none of that name, which lists those that there are,
+                or its weights are damaged.
+        """
+        return networks_of_run(self.path).load(name)
 
 
 class OpenRun(NamedTuple):
@@ -48,6 +90,7 @@ class OpenRun(NamedTuple):
     settings: RunSettings
     stages: dict[str, StageFiles]
     data_root: str | None  # where the files of its data set are
+    classes: tuple[str, ...]  # class names in the order of the labels
 
 
 @dataclass(frozen=True)
@@ -100,7 +143,7 @@ def open_run(path: Path, stages: Iterable[str]) -> OpenRun:
         needs = {name: folders[name].fingerprint for name in stage.needs}
         if (basis["settings"], basis["needs"], basis["space"]) != (own, needs, plain):
             raise RunError(f"{path}: its stage {stage.name} was done with other settings; do it again with: {command}")
-    return OpenRun(space, settings, folders, run.get("data_root"))
+    return OpenRun(space, settings, folders, run.get("data_root"), classes_of(run, space))
 
 
 def _with_needs(names: Iterable[str]) -> list[RunStage]:
@@ -118,7 +161,7 @@ def load_supernets(path: str | Path, device: Device = "cpu") -> Supernets:
     Raises:
         RunError: If it is not a run, has not trained its supernets, or the images have changed since.
     """
-    space, settings, stages, data_root = open_run(Path(path), ("supernet", "quantized_supernet"))
+    space, settings, stages, data_root, _ = open_run(Path(path), ("supernet", "quantized_supernet"))
     if data_digest(space) != stages["supernet"].record()["basis"].get("data"):
         raise RunError(
             f"{space.data}: its images are not those that {path} was trained on; put those back, or repeat the command "
@@ -136,13 +179,40 @@ def load_supernets(path: str | Path, device: Device = "cpu") -> Supernets:
 def load_run(path: str | Path) -> FinishedRun:
     """Load a run that has trained its supernets and fitted its predictors.
 
+    Args:
+        path: Directory of the run.
+
     Raises:
-        RunError: If it is not a run, or has not finished these stages.
+        RunError: If it is not a run, has not finished these stages, or their products are damaged.
     """
-    stages = open_run(Path(path), ("supernet", "quantized_supernet", "predictors")).stages
-    trained = load_supernets(path)
-    predictor = load_predictor(stages["predictors"].checked(PREDICTOR), trained.space)
-    return FinishedRun(trained.space, predictor, trained.fp32, trained.quantized, trained.settings)
+    path = Path(path)
+    space, settings, stages, _, _ = open_run(path, ("supernet", "quantized_supernet", "predictors"))
+    for name in ("supernet", "quantized_supernet"):
+        stages[name].checked(WEIGHTS)
+    predictor = load_predictor(stages["predictors"].checked(PREDICTOR), space)
+    return FinishedRun(path, space, predictor, settings)
+
+
+def networks_of_run(path: Path) -> Networks:
+    """Trained networks of a run: its finalists and baselines.
+
+    Raises:
+        RunError: If it is not a run, its networks are not trained, or a file is damaged.
+    """
+    run = open_run(path, ("finalists",))
+    finalists, tables = run.stages["finalists"], kept_tables(path)
+    records = read_items(finalists)
+    kept = {
+        name: KeptNetwork(
+            record["candidate"],
+            {split: record[split] for split in ("search", "test")},
+            functools.partial(finalists.checked, f"{name}.pt"),
+        )
+        for name, record in records.items()
+    }
+    costs = Costs.of(NetworkEncoding(run.space), tables)
+    chosen = chosen_of(kept, costs, run.settings.constraints)
+    return Networks(path, run.space, kept, chosen, tuple(tables), run.classes, run.data_root)
 
 
 def read_finalists(path: Path) -> dict[str, Any]:
@@ -153,8 +223,6 @@ def read_finalists(path: Path) -> dict[str, Any]:
         a comparison.
     """
     try:
-        finalists = open_run(path, ("finalists",)).stages["finalists"]
-        items = [name for name in finalists.record()["products"] if name.startswith("items/")]
-        return {Path(name).stem: read_json(finalists.checked(name)) for name in sorted(items)}
+        return read_items(open_run(path, ("finalists",)).stages["finalists"])
     except RunError:
         return {}

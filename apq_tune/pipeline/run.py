@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from apq_tune.data import check_images, data_digest, is_folder, load_data, taken
+from apq_tune.data.classes import class_names
 from apq_tune.errors import RunError
 from apq_tune.hosts import executor as executors
 from apq_tune.hosts.executor import WORK_FILES, Executor, Kind, available_cpus, check_executor, gpu_share
@@ -111,6 +112,7 @@ class PipelineRun:
             wait=wait,
             taken=self.taken,
             images={name: len(split.labels) for name, split in self.data._asdict().items()},
+            classes=class_names(space),
         )
         self._tables = self.files.tables
         self._directories: dict[str, StageDirectory] = {}

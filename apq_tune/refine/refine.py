@@ -87,6 +87,7 @@ class Refinement:
         self.run_path, self.settings, self.path = run, settings, out
         self._stages = open_run(run, ("predictors",)).stages
         self._finished = load_run(run)
+        self._supernet = self._finished.supernet  # refuse images that have changed before any work
         self.encoding = NetworkEncoding(self._finished.space)
         texts = self._finished.settings.constraints if settings.constraints is None else settings.constraints
         all_tables = [*kept_tables(run), *tables]
@@ -97,7 +98,7 @@ class Refinement:
         self._folder = CommandFolder(out, "refinement", "refine.json", FORMAT, ("round_1/stage.json",))
         self._folder.read(f"delete it, {AGAIN}")
         keep_tables(out, tables)
-        self._folder.write(command, {"run": str(run), "settings": settings.model_dump(mode="json")})
+        self._folder.write(command, {"run": str(run.absolute()), "settings": settings.model_dump(mode="json")})
         self._address, self._num_cpus, self._gpus, self._listener = address, num_cpus, gpus, listener
         self._device = "cuda" if device == "auto" and gpus else device_of(device)
         self._stack = contextlib.ExitStack()
@@ -246,7 +247,7 @@ class Refinement:
             directory.items,
             self._started,
             train_network,
-            dataclasses.replace(self._finished.supernet, device=self._device),
+            dataclasses.replace(self._supernet, device=self._device),
             {chosen.name: self.settings.task(chosen.candidate, epochs, of_run) for chosen in batch},
             directory=directory.path / WORK_FILES,
             gpus=lambda executor: gpu_share(executor, self._gpus) if self._device == "cuda" else 0,

@@ -43,6 +43,7 @@ class RunDirectory(CommandFolder):
         wait: float = 0.0,
         taken: Sequence[str] = (),
         images: Mapping[str, int] | None = None,
+        classes: Sequence[str] = (),
     ) -> None:
         """Open or create a run directory.
 
@@ -56,6 +57,7 @@ class RunDirectory(CommandFolder):
             wait: Seconds to wait for another process that owns the folder to end.
             taken: Lines about the images, for the record.
             images: Number of images of each split, for the record.
+            classes: Class names in the order of the labels, for the record.
 
         Raises:
             RunError: If it cannot be written, is in use, or holds a run of another space or of another version.
@@ -74,6 +76,7 @@ class RunDirectory(CommandFolder):
             "space": space.name,
             "data": space.data,
             "data_root": None if data_root is None else str(data_root.absolute()),
+            "classes": list(classes),
             "settings": dict(settings),
             "digests": {"space.yaml": hashlib.sha256(yaml.encode("utf-8")).hexdigest(), "tables": self.tables},
         } | ({"taken": list(taken)} if taken else {})

@@ -119,6 +119,6 @@ def test_the_same_images_are_not_trained_on_again_and_other_ones_are(done: tuple
         PipelineRun(space.model_copy(update={"data": str(copy)}), None, out, changes=CHANGES)
     (folder / "cross" / "0.png").unlink()
     with pytest.raises(ApqError, match=r"shapes: its images are not those that .*run was trained on; put those back"):
-        load_run(out)
+        _ = load_run(out).supernet
     PipelineRun(space, None, out, changes=CHANGES, listener=heard).run_until("supernet")
     assert heard.notes["supernet"] == "done again: the images changed"

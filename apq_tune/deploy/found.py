@@ -1,0 +1,99 @@
+"""Trained networks of any folder that a command has left."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from apq_tune.errors import ApqError, RunError
+from apq_tune.pipeline.finished import networks_of_run
+from apq_tune.pipeline.found import CHOSEN, KeptNetwork, Networks, chosen_of, classes_of
+from apq_tune.problem.costs import Costs
+from apq_tune.refine.found import RECORD as REFINEMENT
+from apq_tune.refine.found import networks_of_refinement
+from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.search_space import SearchSpace
+from apq_tune.store.digests import Digests, read_record
+from apq_tune.store.directory import kept_tables
+from apq_tune.store.files import read_json
+from apq_tune.supernet.found import FoundNetwork
+
+SEARCH = "fleet.json"
+"""Record in the folder of one method, and of comparisons, which keep no networks."""
+
+AGAIN = "the same command does that search again"
+
+
+def load_network(path: str | Path, name: str = CHOSEN) -> FoundNetwork:
+    """Load a trained network from the directory of a run, of a refinement, or of ``run --method``.
+
+    The images need not be there.
+
+    Args:
+        path: Directory.
+        name: Name of the network in the table of results, such as ``"best"`` of a run or ``"2-05"`` of a refinement;
+            ``"chosen"`` for the chosen one.
+
+    Raises:
+        RunError: If the folder is not finished, there is no network of that name, which lists those that there are, or
+            a file is damaged.
+    """
+    return open_networks(Path(path)).load(name)
+
+
+def open_networks(path: Path) -> Networks:
+    """Open the trained networks of a directory.
+
+    Raises:
+        RunError: If it is none with networks, is not finished, or a file is damaged.
+    """
+    try:
+        if (path / REFINEMENT).exists():
+            return networks_of_refinement(path)
+        if (path / SEARCH).exists():
+            return _networks_of_method(path)
+        if (path / "run.json").exists():
+            return networks_of_run(path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}); give the directory of a run") from None
+    raise RunError(f"{path}: has no trained networks; give the directory of a run or of a refinement")
+
+
+def _networks_of_method(path: Path) -> Networks:
+    """Networks whose weights a method has kept."""
+    remedy = f"delete the folder {path} and repeat the command that made it"
+    record = read_record(path / SEARCH, remedy)
+    digests = Digests(path)
+    names = [name for name in digests if name.startswith("items/") and name.endswith(".pt")]
+    if not names:
+        raise RunError(f"{path}: is a {record['kind']}, which keeps no networks; get one with: apq-tune run --method")
+    run = path.absolute().parent
+    of_run = read_record(run / "run.json", remedy) if (run / "run.json").exists() else {}
+    try:
+        space = SearchSpace.from_dict(record["basis"]["space"])
+        limits = [text for texts in record["basis"]["limits"].values() for text in texts]
+    except (KeyError, TypeError, AttributeError, ApqError):
+        raise RunError(f"{path / SEARCH}: is of another version of apq-tune; {remedy}") from None
+    kept = {}
+    for weights in names:
+        result = f"{weights.removesuffix('.pt')}.json"
+        if not digests.whole(result, AGAIN):
+            raise RunError(f"{path}: is not finished; give the same command again: {record['command']}")
+        item = read_json(path / result)
+        kept[Path(weights).stem.split("-", 2)[2]] = KeptNetwork(
+            item["candidate"], _scores(item), functools.partial(_whole, digests, weights)
+        )
+    tables = tuple(kept_tables(run))
+    chosen = chosen_of(kept, Costs.of(NetworkEncoding(space), tables), limits)
+    return Networks(path, space, kept, chosen, tables, classes_of(of_run, space), of_run.get("data_root"))
+
+
+def _scores(item: dict[str, Any]) -> dict[str, dict[str, float]]:
+    return {split: {kind: item[f"{split}_{kind}"] for kind in ("loss", "accuracy")} for split in ("search", "test")}
+
+
+def _whole(digests: Digests, name: str) -> Path:
+    if not digests.whole(name, AGAIN):
+        raise RunError(f"{digests.folder / name}: is missing; {AGAIN}")
+    return digests.folder / name

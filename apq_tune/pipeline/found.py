@@ -1,0 +1,122 @@
+"""Trained networks of a folder: those of a run, of a refinement or of one method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from apq_tune.data.classes import numbered
+from apq_tune.errors import CandidateError, RunError
+from apq_tune.pipeline.choice import with_choice
+from apq_tune.problem.costs import Costs
+from apq_tune.space.candidate import Candidate
+from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.search_space import SearchSpace
+from apq_tune.supernet.defaults import plain_torch
+from apq_tune.supernet.found import CostValue, FoundNetwork, Preprocessing, load_weights
+
+CHOSEN = "chosen"
+"""Name of the network that a command has chosen, beside its own name."""
+
+
+class KeptNetwork(NamedTuple):
+    """Record of a trained network.
+
+    Attributes:
+        candidate: Architecture and bits as plain data.
+        scores: Loss and accuracy by split.
+        weights: Function that returns the file of its weights, after a check of its digest.
+    """
+
+    candidate: Mapping[str, Any]
+    scores: Mapping[str, Mapping[str, float]]
+    weights: Callable[[], Path]
+
+
+class Networks(NamedTuple):
+    """Trained networks of a folder.
+
+    Attributes:
+        path: Path of the folder.
+        space: Search space of the networks.
+        kept: Records of the networks by name.
+        chosen: Name of the chosen network; ``None`` if none keeps all limits.
+        tables: Cost tables of the run.
+        classes: Class names in the order of the logits.
+        data_root: Folder with the files of data sets that the run was given, if any.
+    """
+
+    path: Path
+    space: SearchSpace
+    kept: Mapping[str, KeptNetwork]
+    chosen: str | None
+    tables: tuple[Path, ...]
+    classes: tuple[str, ...]
+    data_root: str | None
+
+    @plain_torch()
+    def load(self, name: str = CHOSEN) -> FoundNetwork:
+        """Load a network with its weights.
+
+        Args:
+            name: Name of the network; ``"chosen"`` for the one that was chosen.
+
+        Raises:
+            RunError: If there is no such network, which lists the known ones, or its weights are damaged or missing.
+        """
+        if name == CHOSEN and self.chosen is None:
+            raise RunError(f"{self.path}: no network keeps all limits, so none was chosen; known: {self._names()}")
+        own = str(self.chosen) if name == CHOSEN else name
+        if own not in self.kept:
+            raise RunError(f"{self.path}: has no network {name!r}; known: {self._names()}")
+        record = self.kept[own]
+        weights = record.weights()
+        try:
+            candidate = Candidate.from_dict(record.candidate)
+            encoding = NetworkEncoding(self.space)
+            genomes = encoding.encode([candidate])
+        except CandidateError as error:
+            raise RunError(f"{self.path}: its network {own} is not of its search space ({error})") from None
+        metrics = Costs.of(encoding, self.tables).metrics
+        network = FoundNetwork(
+            self.space,
+            candidate,
+            name=own,
+            costs={cost: CostValue(float(metric(genomes)[0]), metric.unit) for cost, metric in metrics.items()},
+            scores=record.scores,
+            preprocessing=Preprocessing.of(self.space, self.classes),
+        )
+        load_weights(network, weights)
+        return network
+
+    def _names(self) -> str:
+        return ", ".join([*([CHOSEN] if self.chosen is not None else []), *self.kept])
+
+
+def chosen_of(kept: Mapping[str, KeptNetwork], costs: Costs, limits: Sequence[str]) -> str | None:
+    """Name of the network with the least search loss that keeps all limits; ``None`` if there is none.
+
+    Args:
+        kept: Records of trained networks by name.
+        costs: Costs of their search space.
+        limits: Limits as text.
+    """
+    if not kept:
+        return None
+    genomes = costs.encoding.encode([Candidate.from_dict(one.candidate) for one in kept.values()], check=False)
+    columns: dict[str, Any] = {
+        "name": list(kept),
+        "search_loss": [one.scores["search"]["loss"] for one in kept.values()],
+    }
+    columns |= {name: metric(genomes) for name, metric in costs.metrics.items()}
+    table = with_choice(pd.DataFrame(columns), costs.limits(limits))
+    return next(iter(table.loc[table["chosen"], "name"].tolist()), None)
+
+
+def classes_of(record: Mapping[str, Any], space: SearchSpace) -> tuple[str, ...]:
+    """Class names in the record of a run; numbers if it has none."""
+    names = tuple(record.get("classes", ()))
+    return names if len(names) == space.classes else numbered(space.classes)

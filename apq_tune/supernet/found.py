@@ -1,0 +1,118 @@
+"""Trained networks that a search has found, with what is needed to use them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from apq_tune.errors import RunError
+from apq_tune.inputs.checkpoints import read_state
+from apq_tune.space.candidate import Candidate
+from apq_tune.space.search_space import SearchSpace
+from apq_tune.supernet.batches import MEAN, STD, as_inputs
+from apq_tune.supernet.subnet import Subnet
+from apq_tune.supernet.train import is_finite
+
+
+class CostValue(NamedTuple):
+    """Cost of a network."""
+
+    value: float
+    unit: str
+
+
+class Preprocessing(NamedTuple):
+    """How images become inputs of a network.
+
+    Images are resized to ``size`` on their shorter side and cropped to the central square (images of a named data set
+    are average-pooled instead), scaled from 0..255 to 0..1, and normalised by ``mean`` and ``std``.
+
+    Attributes:
+        channels: Number of channels: 1 for greyscale, 3 for RGB.
+        size: Side length of the square in pixels.
+        mean: Mean that is subtracted from each channel, after scaling.
+        std: Standard deviation by which each channel is divided.
+        classes: Class names in the order of the logits.
+    """
+
+    channels: int
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, space: SearchSpace, classes: tuple[str, ...]) -> Preprocessing:
+        """Preprocessing of the networks of a search space."""
+        channels = space.input.channels
+        normalised = channels == len(MEAN)
+        mean, std = (MEAN, STD) if normalised else ((0.0,) * channels, (1.0,) * channels)
+        return cls(channels, space.resolutions[-1], mean, std, classes)
+
+    def __call__(self, images: NDArray) -> Tensor:  # type: ignore[type-arg]
+        """Network inputs as floats.
+
+        Args:
+            images: Square images of the right size, shape ``(n, channels, size, size)``: bytes, or floats from 0 to 1.
+
+        Raises:
+            RunError: If images have another shape.
+        """
+        expected = (self.channels, self.size, self.size)
+        if images.shape[1:] != expected:
+            raise RunError(f"images have the shape {images.shape}; give (n, {', '.join(map(str, expected))})")
+        return as_inputs(torch.tensor(images))
+
+
+class FoundNetwork(Subnet):
+    """Trained network of a candidate, in evaluation mode and quantized at its bits.
+
+    It is a plain module: training can go on from it, and its parameters are weights, biases and clip values.
+
+    Attributes:
+        name: Name of the network in its folder.
+        costs: Costs that the search promised, by name.
+        scores: ``loss`` (cross-entropy in nats) and ``accuracy`` (a fraction) by split, as measured after training.
+        preprocessing: How images become inputs.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        candidate: Candidate,
+        *,
+        name: str,
+        costs: Mapping[str, CostValue],
+        scores: Mapping[str, Mapping[str, float]],
+        preprocessing: Preprocessing,
+    ) -> None:
+        super().__init__(space, candidate)
+        self.name, self.costs, self.preprocessing = name, dict(costs), preprocessing
+        self.scores = {split: {kind: own[kind] for kind in ("loss", "accuracy")} for split, own in scores.items()}
+        self.eval()
+
+
+def load_weights(network: Subnet, path: Path) -> None:
+    """Load the weights of a network from a file of ``torch.save``.
+
+    Args:
+        network: Network, whose weights are replaced.
+        path: File with its state.
+
+    Raises:
+        RunError: If the file cannot be read, belongs to another network, or has weights that are not finite.
+    """
+    state = read_state(path)
+    try:
+        network.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError):
+        raise RunError(
+            f"{path}: holds the weights of another network than {network.candidate}; delete it and train it again"
+        ) from None
+    if not is_finite(network):
+        raise RunError(f"{path}: has weights that are not finite; delete it and train the network again")
