@@ -119,7 +119,7 @@ def test_a_refinement_gives_its_networks_of_full_length(finished_run: Path, refi
     assert Path(text["run"]) == finished_run
     assert load_network(moved / "refine").name == network.name
     shutil.rmtree(moved / "refine" / "rung_2")
-    with pytest.raises(RunError, match="its rung_2 is not done"):
+    with pytest.raises(RunError, match="its rung 2 is not done"):
         load_network(moved / "refine")
 
 
