@@ -22,7 +22,18 @@ if TYPE_CHECKING:
     from apq_tune.studies.versus import Spend, VersusTask
     from apq_tune.supernet.device import Device
 
-NAMES = ("joint", "staged", "staged-haq", "uniform", "uniform-wa", "random", "paper", "predictor", "refined")
+NAMES = (
+    "joint",
+    "staged",
+    "staged-haq",
+    "uniform",
+    "uniform-8",
+    "uniform-wa",
+    "random",
+    "paper",
+    "predictor",
+    "refined",
+)
 OWN = "constraints"
 """Name of the budget of the user's own constraints."""
 
@@ -130,6 +141,7 @@ def joint_vs_staged(
     all_tables = [*(kept_tables(Path(target)) if is_run else []), *tables]
     costs = Costs.of(NetworkEncoding(space), all_tables)
     targets = limits_of(costs, named, constraints)
+    possible = possible_methods(chosen, costs, targets)
     own = {OWN: targets.get(OWN, [])}
     basis = basis_of(costs, all_tables, checked, own, settings.model_dump(mode="json", exclude={"seed"}))
     basis |= {"run": str(Path(target).absolute()) if is_run else None}
@@ -147,8 +159,30 @@ def joint_vs_staged(
                 where,
                 gpus_per_trial,
             )
-    tasks = [versus.VersusTask(method, budget, seed) for seed in runs for budget in targets for method in chosen]
+    tasks = [versus.VersusTask(name, budget, seed) for seed in runs for budget in targets for name in possible[budget]]
     search_all(fleet, tasks, runs, targets, checked, costs, where, out, gpus=gpus_per_trial)
+
+
+def possible_methods(methods: Sequence[str], costs: Costs, limits: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Methods that can search under each budget, by its name; the others are named on the terminal with the reason.
+
+    Raises:
+        ProblemError: If there is none under any budget.
+    """
+    from apq_tune.errors import ProblemError
+    from apq_tune.methods.registry import why_impossible
+
+    found: dict[str, list[str]] = {}
+    left_out = []
+    for budget, texts in limits.items():
+        reasons = {name: why_impossible(name, costs.encoding, costs.limits(texts)) for name in methods}
+        found[budget] = [name for name, reason in reasons.items() if reason is None]
+        left_out += [f"{name} is left out under {budget}: {why}" for name, why in reasons.items() if why is not None]
+    if left_out and not any(found.values()):
+        raise ProblemError(left_out[0])
+    for line in left_out:
+        screen().print(line, markup=False, soft_wrap=True)
+    return found
 
 
 def seeds_from(first: int, n: int) -> range:

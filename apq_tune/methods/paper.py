@@ -11,15 +11,12 @@ import numpy as np
 
 from apq_tune.methods.bench import Question
 from apq_tune.methods.projections import everything
+from apq_tune.methods.searches import EVALUATIONS, Recorder
 from apq_tune.methods.subspace import Subspace
-from apq_tune.predict import Floats, Pairs, fit_fp32, fit_mlp
-from apq_tune.problem.metric import FunctionMetric
+from apq_tune.predict import Pairs, fit_fp32, fit_mlp
 from apq_tune.searchers import Evolution, search
 from apq_tune.space.encoding import Genomes
 from apq_tune.space.gene import BIT_KINDS
-
-EVALUATIONS = 10_000
-"""Number of candidates that the predictor scores."""
 
 
 def paper(question: Question) -> Genomes:
@@ -30,19 +27,12 @@ def paper(question: Question) -> Genomes:
     fp32 = fit_fp32(encoding, Pairs(networks, bench.fp32(networks)), question.seed)
     drawn = _distinct(encoding.sample(2 * bench.left.short, question.rng(2)))[: bench.left.short]
     predictor = fit_mlp(encoding, Pairs(drawn, bench.short(drawn)), question.seed, bits=True, start=fp32)
-    scored: list[tuple[Genomes, Floats]] = []
-
-    def remembered(genomes: Genomes) -> Floats:
-        losses = predictor(genomes)
-        scored.append((genomes, losses))
-        return losses
-
+    scored = Recorder(predictor)
     subspace = Subspace(encoding, everything)
-    problem = subspace.problem(FunctionMetric(predictor.name, predictor.unit, remembered), question.limits)
     start = subspace.sample_band(question.limits, 50, question.rng(3))
+    problem = subspace.problem(scored, question.limits)
     search(problem, Evolution(), n_evaluations=EVALUATIONS, seed=question.seed, initial=start)
-    genomes, losses = (np.concatenate(parts) for parts in zip(*scored, strict=True))
-    return np.asarray(genomes[np.argsort(losses, kind="stable")[: bench.allowed.short]], np.int16)
+    return scored.least(bench.allowed.short).genomes
 
 
 def _distinct(genomes: Genomes) -> Genomes:

@@ -102,6 +102,16 @@ def at_bits(encoding: Encoding, bits: int) -> Project:
     return project
 
 
+def most_bits(encoding: Encoding) -> Project:
+    """Projection onto the uniform policy of the largest bit-width that all layers have in common.
+
+    Raises:
+        ProblemError: If the layers have no bit-width in common.
+    """
+    uniform_bits(encoding)  # refuses such a space
+    return at_bits(encoding, common_bits(encoding.genes)[-1])
+
+
 def largest(encoding: Encoding, kinds: Sequence[Kind]) -> Project:
     """Projection that sets genes of some kinds to their last choice."""
     genes = places_of(encoding.genes, kinds)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
+from apq_tune.errors import ProblemError
 from apq_tune.methods.bench import Question
 from apq_tune.methods.paper import paper
 from apq_tune.methods.predicted import predictor
+from apq_tune.methods.projections import Project, most_bits, uniform_bits, uniform_wa_bits
 from apq_tune.methods.rounds import refined
 from apq_tune.methods.staged import staged, staged_haq
-from apq_tune.methods.together import joint, random, uniform, uniform_wa
+from apq_tune.methods.subspace import Subspace
+from apq_tune.methods.together import joint, random, uniform, uniform_8, uniform_wa
+from apq_tune.problem.problem import Constraint
 from apq_tune.space.encoding import Genomes
+from apq_tune.space.gene_encoding import GeneEncoding
 
 
 class Method(NamedTuple):
@@ -22,21 +29,45 @@ class Method(NamedTuple):
             trained for longer. It spends the whole budget unless its part of the space is exhausted.
         quantized: Whether quantization-aware training starts from the weights of the quantized supernet rather than
             from those of the full-precision one.
+        part: Function from an encoding to the projection onto the part of the space that the method searches; ``None``
+            if it is the whole space, or parts of it by stages.
     """
 
     propose: Callable[[Question], Genomes]
     quantized: bool = True
+    part: Callable[[GeneEncoding], Project] | None = None
 
 
 METHODS: Mapping[str, Method] = {
     "joint": Method(joint),
     "staged": Method(staged),
     "staged-haq": Method(staged_haq),
-    "uniform": Method(uniform),
-    "uniform-wa": Method(uniform_wa),
+    "uniform": Method(uniform, part=uniform_bits),
+    "uniform-8": Method(uniform_8, part=most_bits),
+    "uniform-wa": Method(uniform_wa, part=uniform_wa_bits),
     "random": Method(random),
     "paper": Method(paper, quantized=False),
     "predictor": Method(predictor),
     "refined": Method(refined),
 }
 """Joint search, followed by its baselines."""
+
+
+def why_impossible(name: str, encoding: GeneEncoding, limits: Sequence[Constraint]) -> str | None:
+    """Reason why no network in the part of the space that a method searches keeps the limits.
+
+    Args:
+        name: Name of the method.
+        encoding: Encoding of the search space.
+        limits: Constraints on candidates.
+
+    Returns:
+        One line; ``None`` if there is such a network, or if the method is not restricted to one part of the space.
+    """
+    part = METHODS[name].part
+    if part is not None:
+        try:
+            Subspace(encoding, part(encoding)).sample_band(limits, 1, np.random.default_rng(0))
+        except ProblemError as error:
+            return str(error)
+    return None

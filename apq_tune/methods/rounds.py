@@ -9,20 +9,17 @@ import numpy as np
 from apq_tune.cost import bit_ops
 from apq_tune.methods.bench import LOOKED_AT, Question
 from apq_tune.methods.explore import best_of
-from apq_tune.methods.predicted import EVALUATIONS, Rungs, measure_rungs
+from apq_tune.methods.predicted import Rungs, measure_rungs
 from apq_tune.methods.projections import everything
-from apq_tune.methods.propose import Proposals
+from apq_tune.methods.propose import propose_round
+from apq_tune.methods.searches import EVALUATIONS, front_cost
 from apq_tune.methods.subspace import Subspace
 from apq_tune.predict import fit_proxy
 from apq_tune.predict.ensemble import FEWEST_PAIRS, Ensemble, fit_ensemble, fit_parts
-from apq_tune.problem.metric import Metric
 from apq_tune.space.encoding import Genomes
 
 ROUNDS = 3
 """Number of batches of short trainings; fewer if a batch would have too few of them to fit an ensemble to."""
-
-SEARCH_SHARE = 4
-"""Divisor of the number of candidates that a whole search scores, for each of the inner searches of a round."""
 
 
 def refined(question: Question) -> Genomes:
@@ -62,19 +59,18 @@ def _ensemble(question: Question, rungs: Rungs, number: int) -> Ensemble:
 def _proposed(question: Question, ensemble: Ensemble, rungs: Rungs, n: int, number: int, known: Genomes) -> Genomes:
     """New candidates of shape ``(n, n_genes)``, filled up with random ones near the limits."""
     encoding, limits = question.encoding, question.limits
-    costs: list[Metric] = [limit.metric for limit in limits if limit.sense == "<="]
-    seed = int(question.rng(5, number).integers(2**31))
-    searches = Proposals(
+    found, _ = propose_round(
         encoding,
         ensemble,
         rungs.fp32,
         limits,
-        (costs or [bit_ops(encoding)])[0],
+        front_cost(limits, bit_ops(encoding)),
         known,
-        EVALUATIONS // SEARCH_SHARE,
-        seed,
+        n,
+        n_evaluations=EVALUATIONS,
+        seed=question.seed,
+        number=number,
     )
-    found, _ = searches.batch(n, first=number == 1)
     if len(found) < n:
         near = Subspace(encoding, everything)
         rest = near.sample_band(limits, n - len(found), question.rng(6, number), np.concatenate([known, found]))

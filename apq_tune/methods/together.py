@@ -6,7 +6,7 @@ import numpy as np
 
 from apq_tune.methods.bench import Question
 from apq_tune.methods.explore import best_of, explore, joined
-from apq_tune.methods.projections import Project, everything, uniform_bits, uniform_wa_bits
+from apq_tune.methods.projections import Project, everything, most_bits, uniform_bits, uniform_wa_bits
 from apq_tune.methods.subspace import Subspace
 from apq_tune.predict import Pairs
 from apq_tune.space.encoding import Genomes
@@ -29,6 +29,11 @@ def shortlist(question: Question, pairs: Pairs) -> Genomes:
 def uniform(question: Question) -> Genomes:
     """Best architecture and channels at one uniform bit-width."""
     return _within(question, uniform_bits(question.encoding))
+
+
+def uniform_8(question: Question) -> Genomes:
+    """Best architecture and channels with all layers at the largest bit-width that they have in common, as a rule 8."""
+    return _within(question, most_bits(question.encoding))
 
 
 def uniform_wa(question: Question) -> Genomes:

@@ -7,27 +7,13 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from apq_tune.cost import cost_models
 from apq_tune.pipeline.stage import Run
-from apq_tune.predict import (
-    AVERAGED,
-    Agreement,
-    Fit,
-    Floats,
-    Pairs,
-    agreement,
-    fit_fp32,
-    fit_proxy,
-    forms,
-    held_out,
-)
+from apq_tune.predict import Agreement, Fit, Floats, Pairs, agreement, fit_fp32, fit_proxy, held_out
+from apq_tune.predict.chosen import choose_form
 from apq_tune.predict.ensemble import BoundPredictor, fit_parts
 from apq_tune.predict.files import load_predictor, predictor_bytes
-from apq_tune.predict.law import fit_law
 from apq_tune.predict.mlp import MLPPredictor
-from apq_tune.predict.pairs import n_networks, networks_of
-from apq_tune.predict.scores import kendall_tau
-from apq_tune.predict.trust import COSTS, PROXY, judge
+from apq_tune.predict.pairs import networks_of
 from apq_tune.space.candidate import Candidate
 from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.store.files import to_json
@@ -72,31 +58,32 @@ def fit_fp32_predictor(run: Run) -> None:
 def fit_predictors(run: Run) -> None:
     """Transfer to losses of the quantized supernet, then to losses after QAT; compare all forms on held-out pairs.
 
-    A form that ranks held-out pairs no better than chance is replaced by the one that the pairs support best
-    (``predict.trust``). If ``kappa`` is positive, an ensemble of the used form gives the confidence bound.
+    The method ``predictor`` of a comparison chooses its form by the same function. If ``kappa`` is positive, an
+    ensemble of the used form gives the confidence bound.
     """
     fp32 = load_predictor(run.directory("fp32_predictor").checked(PREDICTOR), run.encoding)
     assert isinstance(fp32, MLPPredictor)
     proxy_pairs, proxy_table = measured(run, "proxy_losses")
     pairs, table = measured(run, "qat_pairs")
-    seed = run.settings.seed
+    settings, seed = run.settings, run.settings.seed
     proxy = fit_proxy(run.encoding, proxy_pairs, seed, fp32=fp32)
-    fits = forms(fp32, proxy)
-    unseen: dict[str, Floats] = {}
-    for number, (name, fit) in enumerate(fits.items()):
-        run.advance("predictors", number, len(fits) + 1)
-        if name != "mean":
-            unseen[name] = held_out(fit, run.encoding, pairs, seed, folds=run.settings.folds)
-    unseen["mean"] = np.exp(np.mean([np.log(unseen[name]) for name in AVERAGED], axis=0))
+    chosen = choose_form(
+        run.encoding,
+        fp32,
+        proxy,
+        pairs,
+        seed,
+        form=settings.predictor,
+        folds=settings.folds,
+        fall_back=settings.fallback,
+        advance=partial(run.advance, "predictors"),
+    )
+    trust = chosen.trust
     n_images = len(run.data.search.labels)
-    n_search = min(n_images, run.settings.n_search or n_images)
-    costs = {cost.name: cost for cost in cost_models(run.encoding) if cost.name in COSTS}
-    rankings = unseen | {PROXY: proxy(pairs.genomes)} | {name: -cost(pairs.genomes) for name, cost in costs.items()}
-    taus = {name: kendall_tau(values, pairs.target) for name, values in rankings.items()}
-    trust = judge(run.settings.predictor, taus, n_networks(pairs), fall_back=run.settings.fallback)
+    n_search = min(n_images, settings.n_search or n_images)
     report = {
         "split_half": {"quantized supernet": split_half(proxy_table), "qat pairs": split_half(table)},
-        "held_out": {name: agreement(unseen[name], pairs.target)._asdict() for name in fits},
+        "held_out": {name: agreement(values, pairs.target)._asdict() for name, values in chosen.unseen.items()},
         "proxy alone": agreement(proxy(pairs.genomes), pairs.target)._asdict(),
         "chosen": trust.form,
         "used": trust.used,
@@ -107,11 +94,9 @@ def fit_predictors(run: Run) -> None:
         "error_law": error_law(pairs.target, table["accuracy"].to_numpy(), n_search),
     }
     directory = run.directory("predictors")
-    laws: dict[str, Fit] = {name: partial(fit_law, metric=metric) for name, metric in (costs | {PROXY: proxy}).items()}
-    fit = ({str(name): form for name, form in fits.items()} | laws)[trust.used]
-    directory.write(PREDICTOR, predictor_bytes(fit(run.encoding, pairs, seed)))
-    if run.settings.kappa:
-        bound = BoundPredictor(fit_parts(fit, run.encoding, pairs, seed), run.settings.kappa)
+    directory.write(PREDICTOR, predictor_bytes(chosen.predictor))
+    if settings.kappa:
+        bound = BoundPredictor(fit_parts(chosen.fit, run.encoding, pairs, seed), settings.kappa)
         directory.write(BOUND, predictor_bytes(bound))
     directory.write(REPORT, to_json(report))
 

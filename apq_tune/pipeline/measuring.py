@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from apq_tune.hosts.work import Result, Work
+from apq_tune.methods.draws import PairBits, Source, draw
 from apq_tune.pipeline.learning import BOUND, LOSSES, PREDICTOR, REPORT
 from apq_tune.pipeline.stage import Parts, Run, trained_supernet
 from apq_tune.pipeline.work import (
@@ -25,7 +26,6 @@ from apq_tune.pipeline.work import (
 from apq_tune.predict.files import load_predictor
 from apq_tune.problem.front import Front
 from apq_tune.space.candidate import Candidate
-from apq_tune.space.encoding import Genomes
 from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.store.files import read_json
 from apq_tune.supernet.qat import QATTask
@@ -42,28 +42,25 @@ SEARCHES = ("best", "front", "random", "rivals")
 
 def measure_fp32_losses(run: Run) -> Parts:
     """Measure losses of random networks in full precision."""
-    n, draw = run.settings.n_fp32, run.encoding.sample
     shared = Scoring(_supernet(run, "supernet"), False, "supernet", run.settings.supernet.learning_rate)
-    return _losses(run, "fp32_losses", score_batch, shared, n, run.settings.batch, draw)
+    return _losses(run, "fp32_losses", score_batch, shared, run.settings.n_fp32, run.settings.batch)
 
 
 def measure_proxy_losses(run: Run) -> Parts:
     """Measure losses of random candidates in the quantized supernet, from uniform to mixed policies."""
-    n, draw = run.settings.n_proxy, run.encoding.sample_policies
     shared = Scoring(_supernet(run, "quantized_supernet"), True, "quantized", run.settings.quantized.learning_rate)
-    return _losses(run, "proxy_losses", score_batch, shared, n, run.settings.batch, draw)
+    return _losses(run, "proxy_losses", score_batch, shared, run.settings.n_proxy, run.settings.batch)
 
 
 def measure_pairs(run: Run) -> Parts:
     """Measure losses of random candidates after short QAT."""
     settings = run.settings
-    draw = {"policies": run.encoding.sample_policies, "alike": run.encoding.sample}[settings.pair_bits]
 
     def tasks(first: int, candidates: Sequence[Candidate]) -> list[QATTask]:
         return [pair_task(candidate, number, settings) for number, candidate in enumerate(candidates, start=first)]
 
     shared = _supernet(run, "quantized_supernet")
-    return _losses(run, "qat_pairs", train_batch, shared, settings.n_pairs, PAIR_BATCH, draw, tasks)
+    return _losses(run, "qat_pairs", train_batch, shared, settings.n_pairs, PAIR_BATCH, tasks, settings.pair_bits)
 
 
 def _supernet(run: Run, stage: str) -> TrainedSupernet:
@@ -73,18 +70,18 @@ def _supernet(run: Run, stage: str) -> TrainedSupernet:
 
 def _losses(
     run: Run,
-    stage: str,
+    stage: Source,
     work: Work,
     shared: Any,
     n: int,
     batch: int,
-    draw: Callable[[int, np.random.Generator], Genomes],
     part_of: Callable[[int, Sequence[Candidate]], Sequence[Any]] = lambda _, candidates: candidates,
+    bits: PairBits = "policies",
 ) -> Parts:
-    """Sample candidates, return the parts that are not measured yet, and write ``losses.csv`` after the last one."""
+    """Draw candidates, return the parts that are not measured yet, and write ``losses.csv`` after the last one."""
     directory = run.directory(stage)
-    rng = np.random.default_rng((run.settings.seed, *stage.encode()))
-    candidates = run.encoding.decode(draw(n, rng))
+    drawn = draw(run.encoding, stage, n, run.settings.seed, bits=bits)
+    candidates = run.encoding.decode(drawn)
     batches = {f"{first:05d}": candidates[first : first + batch] for first in range(0, n, batch)}
     finished = {key: item for key, item in directory.items.finished().items() if key in batches}
 

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import pandas as pd
 
+from apq_tune.methods.searches import front_cost
 from apq_tune.pipeline.choice import kept, with_choice
 from apq_tune.pipeline.learning import PREDICTOR, REPORT, read_losses
 from apq_tune.pipeline.settings import RunSettings
-from apq_tune.pipeline.work import front_cost
 from apq_tune.predict.files import load_predictor
 from apq_tune.problem.costs import Costs
 from apq_tune.problem.front import Front
@@ -124,7 +124,7 @@ def _table(run: Products, error_law: Sequence[float], constraints: Sequence[Cons
     columns |= score_columns(items.values())
     columns |= {name: metric(genomes) for name, metric in run.costs.metrics.items()}
     columns |= {"candidate": list(map(str, candidates)), "candidate_json": [c.to_json() for c in candidates]}
-    order = front_cost(constraints, run.costs).name
+    order = front_cost(constraints, run.costs.metrics["bit_ops"]).name
     table = pd.DataFrame(columns).sort_values(order, ascending=False, kind="stable", ignore_index=True)
     return with_choice(table, constraints)
 

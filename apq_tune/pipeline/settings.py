@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -10,7 +10,10 @@ from apq_tune.errors import DocumentError, RunError
 from apq_tune.inputs import ranges
 from apq_tune.inputs.documents import load_yaml
 from apq_tune.inputs.ranges import validated
+from apq_tune.methods.draws import N_FP32, N_PROXY, PairBits
+from apq_tune.methods.searches import EVALUATIONS
 from apq_tune.predict import Form
+from apq_tune.predict.chosen import FOLDS, FORM
 from apq_tune.supernet.strategies import Strategy
 from apq_tune.supernet.train import Training
 
@@ -57,17 +60,17 @@ class RunSettings(BaseModel):
     strategy: Strategy = "single_path"
     supernet: Training = Training(epochs=20, batch_size=32, learning_rate=1e-2)
     quantized: Training = Training(epochs=18, batch_size=32, learning_rate=1e-2)
-    n_fp32: ranges.Measured = 120
-    n_proxy: ranges.Measured = 160
+    n_fp32: ranges.Measured = N_FP32
+    n_proxy: ranges.Measured = N_PROXY
     n_pairs: ranges.Measured = 32
     pair: Training = Training(epochs=1, batch_size=32, learning_rate=2e-3)
-    pair_bits: Literal["policies", "alike"] = "policies"
-    folds: ranges.Folds = 5
-    predictor: Form = "mean"
+    pair_bits: PairBits = "policies"
+    folds: ranges.Folds = FOLDS
+    predictor: Form = FORM
     fallback: ranges.Flag = True
     kappa: ranges.Deviations = 0.0
     constraints: tuple[str, ...] = ("bit_ops<=25%",)
-    n_evaluations: ranges.Evaluations = 10_000
+    n_evaluations: ranges.Evaluations = EVALUATIONS
     n_front: ranges.Finalists = 3
     final: Training = Training(epochs=6, batch_size=32, learning_rate=5e-3)
     n_calibration: ranges.Images = 256

@@ -11,12 +11,12 @@ import torch
 from apq_tune.errors import ProblemError
 from apq_tune.hosts.work import Result, Work
 from apq_tune.methods.rivals import RIVALS, Rivals
+from apq_tune.methods.searches import front_cost, search_best
 from apq_tune.pipeline.settings import RunSettings
 from apq_tune.predict import Predictor
 from apq_tune.problem.costs import Costs
 from apq_tune.problem.front import Axis, Front
-from apq_tune.problem.metric import Metric
-from apq_tune.problem.problem import Constraint, Objective, Problem
+from apq_tune.problem.problem import Objective, Problem
 from apq_tune.searchers import RandomSearch, search
 from apq_tune.space.candidate import Candidate
 from apq_tune.space.search_space import SearchSpace
@@ -86,12 +86,6 @@ def train_network(item: QATTask, shared: TrainedSupernet) -> Result:
     return Result({name: own._asdict() for name, own in trained.scores.items()}, files)
 
 
-def front_cost(constraints: Sequence[Constraint], costs: Costs) -> Metric:
-    """Cost that fronts trade off against loss: the metric of the first upper bound, or else BitOps."""
-    limited = [constraint.metric for constraint in constraints if constraint.sense == "<="]
-    return limited[0] if limited else costs.metrics["bit_ops"]
-
-
 class InnerSearches(NamedTuple):
     """Arguments shared by the inner searches of a run."""
 
@@ -101,19 +95,26 @@ class InnerSearches(NamedTuple):
     settings: RunSettings
     costs: Costs
 
-    def problems(self) -> dict[str, Problem]:
-        """Problems of the searches by name.
+    def best(self) -> Front:
+        """Search for the candidate with the lowest predicted loss under all constraints."""
+        settings, costs = self.settings, list(self.costs.metrics.values())
+        return search_best(
+            self.costs.encoding,
+            self.predictor,
+            self.costs.limits(settings.constraints),
+            costs,
+            n_evaluations=settings.n_evaluations,
+            seed=settings.seed,
+        )
 
-        ``best`` minimises the predicted loss under all constraints, ``front`` additionally the first constrained cost,
-        under the same constraints, since only feasible points of the front can be chosen after training.
+    def front(self) -> Problem:
+        """Problem of the predicted loss and the first constrained cost.
+
+        It has the constraints of ``best``, since only feasible points of the front can be chosen after training.
         """
-        encoding, costs = self.costs.encoding, list(self.costs.metrics.values())
-        constraints = self.costs.limits(self.settings.constraints)
-        loss = Objective(self.predictor)
-        return {
-            "best": Problem(encoding, [loss], constraints, costs),
-            "front": Problem(encoding, [loss, Objective(front_cost(constraints, self.costs))], constraints, costs),
-        }
+        constraints, costs = self.costs.limits(self.settings.constraints), self.costs.metrics
+        objectives = [Objective(self.predictor), Objective(front_cost(constraints, costs["bit_ops"]))]
+        return Problem(self.costs.encoding, objectives, constraints, list(costs.values()))
 
     def rivals(self) -> dict[str, Candidate | None]:
         """Predicted best candidates of the baselines ``uniform`` and ``staged``; ``None`` if none is feasible."""
@@ -127,14 +128,16 @@ class InnerSearches(NamedTuple):
 def run_search(item: str, shared: InnerSearches) -> Result:
     """Run one inner search, or the baselines, and return the content of its file.
 
-    ``best`` and ``front`` are the problems of these names; ``random`` solves the latter at random; ``rivals`` are
-    the baselines under the constraints of ``best``. If random search finds no feasible candidate its front is empty.
+    ``random`` solves the problem of ``front`` at random; ``rivals`` are the baselines under the same constraints. If
+    random search finds no feasible candidate its front is empty.
     """
     torch.set_num_threads(1)
     settings = shared.settings
     if item == "rivals":
         return Result({"file": to_json({name: c and c.to_dict() for name, c in shared.rivals().items()})})
-    problem = shared.problems()["front" if item == "random" else item]
+    if item == "best":
+        return Result({"file": shared.best().to_json()})
+    problem = shared.front()
     algorithm = RandomSearch() if item == "random" else None
     try:
         front = search(problem, algorithm, n_evaluations=settings.n_evaluations, seed=settings.seed)

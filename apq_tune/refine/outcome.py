@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from apq_tune.methods.searches import front_cost
 from apq_tune.pipeline.choice import kept, with_choice
 from apq_tune.pipeline.finished import read_finalists
 from apq_tune.pipeline.outcome import score_columns
 from apq_tune.pipeline.settings import RunSettings
-from apq_tune.pipeline.work import front_cost
 from apq_tune.problem.costs import Costs
 from apq_tune.problem.front import Axis, Front
 from apq_tune.problem.metric import Metric
@@ -108,7 +108,7 @@ def assembled(
     return Refined(
         table,
         tuple(constraints),
-        front_of_trainings(final, front_cost(constraints, costs), costs.metrics, about),
+        front_of_trainings(final, front_cost(constraints, costs.metrics["bit_ops"]), costs.metrics, about),
         best,
         int(uniform["search_loss"].idxmin()) if len(uniform) else None,
         best_finalist(read_finalists(run), encoding, costs.metrics, constraints, f"QAT, {of_run.final.epochs} epochs"),

@@ -14,12 +14,12 @@ import numpy as np
 
 from apq_tune.hosts import executor as executors
 from apq_tune.hosts.executor import WORK_FILES, Executor, Kind, check_executor, gpu_share
-from apq_tune.methods.propose import Proposals
-from apq_tune.methods.rounds import SEARCH_SHARE
+from apq_tune.methods.propose import propose_round
+from apq_tune.methods.searches import front_cost
 from apq_tune.pipeline.finished import load_run, open_run
 from apq_tune.pipeline.learning import PREDICTOR, read_losses
 from apq_tune.pipeline.listener import Listener
-from apq_tune.pipeline.work import front_cost, train_network
+from apq_tune.pipeline.work import train_network
 from apq_tune.predict import Pairs, Predictor, fit_proxy
 from apq_tune.predict.ensemble import fit_ensemble
 from apq_tune.predict.files import load_predictor
@@ -93,7 +93,7 @@ class Refinement:
         all_tables = [*kept_tables(run), *tables]
         self._costs, self._tables = Costs.of(self.encoding, all_tables), [str(digest(table)) for table in all_tables]
         self.constraints = self._costs.limits(texts)
-        self.cost = front_cost(self.constraints, self._costs)
+        self.cost = front_cost(self.constraints, self._costs.metrics["bit_ops"])
         self._kind = check_executor(executor, address)
         self._folder = CommandFolder(out, "refinement", "refine.json", FORMAT, ("round_1/stage.json",))
         self._folder.read(f"delete it, {AGAIN}")
@@ -182,18 +182,18 @@ class Refinement:
             rungs = self._rungs(results)
             fp32 = load_predictor(self._stages["fp32_predictor"].checked(PREDICTOR), self.encoding)
             ensemble = fit_ensemble(self.encoding, rungs, self._proxy(fp32), (self.settings.seed, number))
-            known = self._known(results)
-            proposals = Proposals(
+            genomes, names = propose_round(
                 self.encoding,
                 ensemble,
                 fp32,
                 self.constraints,
                 self.cost,
-                known,
-                max(1, self._finished.settings.n_evaluations // SEARCH_SHARE),
-                int(np.random.SeedSequence((self.settings.seed, number)).generate_state(1)[0]),
+                self._known(results),
+                self.settings.batch,
+                n_evaluations=self._finished.settings.n_evaluations,
+                seed=self.settings.seed,
+                number=number,
             )
-            genomes, names = proposals.batch(self.settings.batch, first=number == 1)
             content = {
                 "error": ensemble.error,
                 "n_pairs": [len(pairs.target) for pairs in rungs],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -11,8 +12,15 @@ from scipy.stats import kendalltau
 
 from apq_tune import Candidate, Front, NetworkEncoding, load_run
 from apq_tune.data import Data
+from apq_tune.methods import Bench, Question, predicted
+from apq_tune.methods.bench import Counts
+from apq_tune.pipeline.finished import open_run
+from apq_tune.pipeline.learning import read_losses
 from apq_tune.pipeline.settings import RunSettings
 from apq_tune.pipeline.stages import STAGES
+from apq_tune.predict.chosen import choose_form
+from apq_tune.problem.costs import Costs
+from apq_tune.space.gene import BIT_KINDS
 from apq_tune.studies.halving import Halving
 from apq_tune.supernet.qat import QATTask
 from apq_tune.supernet.train import Training
@@ -114,3 +122,32 @@ def test_a_shorter_training_has_a_lower_rate_in_proportion(world, data: Data, ba
         with pytest.raises(LookupError):
             halving.train(None, steps)  # type: ignore[arg-type]
     assert rates == pytest.approx({2: 0.1, 6: 0.3, 18: 0.9})
+
+
+def test_the_method_of_a_comparison_is_the_search_of_a_run(
+    world, data: Data, base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a bench that knows what the stages measured and nothing else, the method finds the same best network."""
+    world.use(data)
+    opened = open_run(base.run, ("search",))
+    own, encoding = opened.settings, NetworkEncoding(opened.space)
+    known: dict[str, dict[bytes, float]] = {}
+    for stage in ("fp32_losses", "proxy_losses", "qat_pairs"):
+        genomes, losses = read_losses(opened.stages[stage], encoding)[0]
+        genomes = encoding.at_largest(genomes, BIT_KINDS) if stage == "fp32_losses" else genomes
+        known[stage] = {g.tobytes(): loss for g, loss in zip(genomes.astype(np.int16), losses, strict=True)}
+
+    def served(name: str):
+        return lambda genomes: np.array([known[name][genome.tobytes()] for genome in genomes])
+
+    measures = {"fp32": served("fp32_losses"), "proxy": served("proxy_losses"), "short": served("qat_pairs")}
+    n_proxy = len(known["fp32_losses"]) + own.n_proxy  # a repeated measurement is free
+    bench = Bench(encoding, measures | {"fine": lambda genomes: np.ones(len(genomes))}, Counts(n_proxy, own.n_pairs, 3))
+    monkeypatch.setattr(predicted, "N_FP32", own.n_fp32)
+    monkeypatch.setattr(predicted, "N_PROXY", n_proxy - own.n_fp32)
+    monkeypatch.setattr(predicted, "EVALUATIONS", own.n_evaluations)
+    monkeypatch.setattr(predicted, "choose_form", partial(choose_form, folds=own.folds))
+    limits = tuple(Costs.of(encoding).limits(own.constraints))
+    predicted.predictor(Question(encoding, limits, bench, own.seed))
+    best = Front.load(base.run / "8_search" / "best.json").candidates[0]
+    assert encoding.decode(bench.measured("fine").genomes)[0] == best

@@ -13,7 +13,8 @@ from apq_tune.methods import METHODS, Bench, Question, Subspace, paper, predicte
 from apq_tune.methods import staged as stages
 from apq_tune.methods.bench import Counts
 from apq_tune.methods.explore import best_of, explore
-from apq_tune.methods.projections import everything, fixed, tied_bits, uniform_bits, uniform_wa_bits
+from apq_tune.methods.projections import everything, fixed, most_bits, tied_bits, uniform_bits, uniform_wa_bits
+from apq_tune.methods.registry import why_impossible
 from apq_tune.problem.costs import BUDGETS, Costs
 from apq_tune.problem.limits import as_texts
 from apq_tune.space.geometry import out_size
@@ -87,7 +88,8 @@ def ram(space: SearchSpace, candidate: Candidate) -> float:
 
 @pytest.fixture(scope="module", params=METHODS)
 def proposed(request: pytest.FixtureRequest, deep: NetworkEncoding) -> tuple[str, Question, np.ndarray]:
-    asked = question(deep, Costs.of(deep).budget("memory-tight"))
+    budget = "memory" if request.param == "uniform-8" else "memory-tight"  # which no network of 8 bits keeps
+    asked = question(deep, Costs.of(deep).budget(budget))
     with pytest.MonkeyPatch.context() as patch:  # inner searches that are long enough to keep limits
         for module in (paper, predicted, rounds):
             patch.setattr(module, "EVALUATIONS", 1000)
@@ -132,11 +134,25 @@ def test_a_method_gives_bits_as_its_name_says(deep: NetworkEncoding, proposed) -
     expected = {"uniform": uniform, "uniform-wa": of_all, "staged": tied}
     if method in expected:
         assert all(expected[method])
-    if method != "uniform":
+    if method == "uniform-8":
+        assert {bits for blocks in networks for block in blocks for bits in block[2:]} == {8}
+    elif method != "uniform":
         assert not all(uniform) or method == "paper"
     if method in ("staged-haq", "random", "joint"):
         assert not all(tied)
         assert not all(of_all)
+
+
+def test_only_a_method_whose_part_keeps_the_limits_can_search(deep: NetworkEncoding) -> None:
+    tight = Costs.of(deep).budget("memory-tight")
+    assert [name for name in METHODS if why_impossible(name, deep, tight) is not None] == ["uniform-8"]
+    assert "the closest misses one by" in str(why_impossible("uniform-8", deep, tight))
+    smallest = deep.ends()[:1]  # at the most bits
+    for name in ("weight_bytes", "bit_ops"):
+        cost = Costs.of(deep).metrics[name]
+        at_least = float(cost(smallest)[0])
+        assert why_impossible("uniform-8", deep, [Constraint(cost, at_least)]) is None
+        assert why_impossible("uniform-8", deep, [Constraint(cost, 0.999 * at_least)]) is not None
 
 
 def test_stages_keep_what_earlier_stages_decided(deep: NetworkEncoding) -> None:
@@ -185,10 +201,10 @@ def test_measurements_are_counted_once_refused_beyond_the_budget_and_replayed(en
     assert replayed.count("proxy") == 4
 
 
-@pytest.mark.parametrize("policy", [uniform_bits, uniform_wa_bits, tied_bits])
+@pytest.mark.parametrize("policy", [uniform_bits, most_bits, uniform_wa_bits, tied_bits])
 def test_projections_keep_what_is_in_their_part(either: NetworkEncoding, policy) -> None:
     genomes = either.sample(200, np.random.default_rng(1))
-    if policy is uniform_bits and not either.uniform_bits():
+    if policy in (uniform_bits, most_bits) and not either.uniform_bits():
         with pytest.raises(ProblemError, match="there is no uniform policy"):
             policy(either)
         return

@@ -16,10 +16,11 @@ from rich.console import Console
 
 from apq_tune import Candidate, Constraint, FunctionMetric, NetworkEncoding
 from apq_tune.cost import bit_ops
+from apq_tune.methods.searches import front_cost
 from apq_tune.pipeline.choice import choose, described, keep, kept, with_choice
 from apq_tune.pipeline.outcome import Outcome
 from apq_tune.pipeline.settings import RunSettings
-from apq_tune.pipeline.work import InnerSearches, front_cost
+from apq_tune.pipeline.work import InnerSearches
 from apq_tune.predict.trust import COSTS, PROXY, judge
 from apq_tune.problem.costs import Costs
 from apq_tune.problem.front import Axis, Front
@@ -268,15 +269,14 @@ def test_how_far_predictions_were_off(networks) -> None:
 
 def test_the_front_keeps_all_limits_and_trades_the_first_of_them(encoding: NetworkEncoding) -> None:
     settings = RunSettings(constraints=("weight_bytes<=20000", "bit_ops<=25%"))
-    problems = InnerSearches(
-        encoding.space, metric("predicted_loss"), metric("l"), settings, Costs.of(encoding)
-    ).problems()  # type: ignore[arg-type]
-    assert [o.metric.name for o in problems["front"].objectives] == ["predicted_loss", "weight_bytes"]
-    assert [c.metric.name for c in problems["front"].constraints] == ["weight_bytes", "bit_ops"]
+    shared = InnerSearches(encoding.space, metric("predicted_loss"), metric("l"), settings, Costs.of(encoding))  # type: ignore[arg-type]
+    problem = shared.front()
+    assert [o.metric.name for o in problem.objectives] == ["predicted_loss", "weight_bytes"]
+    assert [c.metric.name for c in problem.constraints] == ["weight_bytes", "bit_ops"]
     costs = Costs.of(encoding)
-    assert front_cost((Constraint(costs.metrics["macs"], 5, ">="),), costs).name == "bit_ops"
+    assert front_cost((Constraint(costs.metrics["macs"], 5, ">="),), costs.metrics["bit_ops"]).name == "bit_ops"
     latency = metric("latency_ms", "ms")
-    assert front_cost((Constraint(latency, 5),), costs) is latency
+    assert front_cost((Constraint(latency, 5),), costs.metrics["bit_ops"]) is latency
 
 
 def test_kept_agrees_with_the_problem_at_the_very_bound(encoding: NetworkEncoding) -> None:

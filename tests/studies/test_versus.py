@@ -20,7 +20,7 @@ from apq_tune.cli import costs as options
 from apq_tune.cli.run import PAPER
 from apq_tune.cli.versus import NAMES
 from apq_tune.cost import cost_models
-from apq_tune.methods import METHODS, predicted
+from apq_tune.methods import METHODS
 from apq_tune.pipeline.finished import load_supernets
 from apq_tune.pipeline.measuring import measure_pairs
 from apq_tune.pipeline.run import PipelineRun
@@ -174,13 +174,6 @@ def test_a_method_spends_what_a_run_with_its_predictor_spends(shared: VersusShar
     assert Spend.of_run(RunSettings().updated({"n_search": 50}), data).images == 50
     with pytest.raises(RunError, match=r"n_fp32=12 and n_proxy=20 are 32 evaluations .* needs 60 or more, raise one"):
         Spend.of_run(RunSettings().updated({"n_fp32": 12, "n_proxy": 20}), data)
-
-
-def test_the_predictor_that_is_compared_is_the_default_of_a_run() -> None:
-    settings = RunSettings()
-    assert settings.predictor == predicted.FORM
-    assert settings.n_evaluations == predicted.EVALUATIONS
-    assert settings.n_fp32 / (settings.n_fp32 + settings.n_proxy) == pytest.approx(predicted.FP32)
 
 
 def test_rungs_cost_about_the_same_and_the_last_has_a_choice() -> None:
