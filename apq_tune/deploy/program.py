@@ -27,6 +27,9 @@ from apq_tune.network.layer import IMAGE, Function, Layer
 from apq_tune.supernet.frozen import FrozenQuantizer, FrozenSubnet, FrozenWeights
 from apq_tune.supernet.subnet import Subnet
 
+ZERO = 128
+"""Zero point of signed tensors in uint8."""
+
 LOGITS = "logits"
 """Name of the output tensor of a program."""
 
@@ -59,6 +62,11 @@ class IntegerTensor(NamedTuple):
     bits: int
     signed: bool
     scale: np.float32
+
+    @property
+    def zero(self) -> int:
+        """Zero point of the tensor where a kernel holds it as uint8, 128 if it is signed."""
+        return ZERO if self.signed else 0
 
     @property
     def low(self) -> int:
@@ -142,13 +150,18 @@ class LinearStep(WeightedStep):
 
 @dataclass(frozen=True)
 class AddStep(Step):
-    """Sum of two tensors: ``clamp(round(sum))``, see ``apq_tune.deploy.reference`` for its exact rounding.
+    """Sum of two tensors: ``clamp(round(fma(a + za, ratios[0], fma(b + zb, ratios[1], offset))) - zc)``.
+
+    ``za``, ``zb`` and ``zc`` are the ``zero`` of both inputs and of the output, ``fma`` the product and sum with a
+    single rounding to float32. The offsets cancel, but for the last bit of the sum.
 
     Attributes:
-        ratios: Scale of each input over the scale of the output, float32.
+        ratios: Scale of each input over the scale of the output.
+        offset: ``zc - (ratios[0] * za + ratios[1] * zb)``, each operation rounded to float32.
     """
 
     ratios: tuple[np.float32, np.float32]
+    offset: np.float32
 
 
 @dataclass(frozen=True)
@@ -327,7 +340,9 @@ class _ProgramBuilder:
         one, two = (self._integer(layer, name) for name in layer.inputs)
         output = self._stored(layer, one.shape)
         ratios = one.scale / output.scale, two.scale / output.scale
-        self.steps.append(AddStep(layer.name, layer.inputs, layer.name, ratios))
+        zeros = [np.float32(tensor.zero) for tensor in (output, one, two)]
+        offset = zeros[0] - (ratios[0] * zeros[1] + ratios[1] * zeros[2])
+        self.steps.append(AddStep(layer.name, layer.inputs, layer.name, ratios, offset))
 
     def _mean(self, layer: Layer) -> None:
         source = self._integer(layer, layer.inputs[0])

@@ -9,7 +9,7 @@ from apq_tune.data import space_for
 from apq_tune.errors import RunError
 from apq_tune.hosts.work import Result
 from apq_tune.pipeline.run import PipelineRun
-from apq_tune.store.directory import RunDirectory
+from apq_tune.store.directory import FORMAT, RunDirectory
 from apq_tune.store.files import write_atomically
 from apq_tune.store.stage import StageDirectory
 
@@ -61,7 +61,7 @@ def test_runs_of_another_space_or_format_or_no_runs_at_all_are_refused(tmp_path,
         RunDirectory(tmp_path / "run", space.model_copy(update={"name": "other"}), {}, "cmd")
     record = tmp_path / "run" / "run.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"format": 0}))
-    with pytest.raises(RunError, match="is of format 0, this version of apq-tune writes 2 and reads no other"):
+    with pytest.raises(RunError, match=f"is of format 0, this version of apq-tune writes {FORMAT} and reads no other"):
         RunDirectory(tmp_path / "run", space, {}, "cmd")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")

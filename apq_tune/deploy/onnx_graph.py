@@ -1,0 +1,225 @@
+"""Integer programs as ONNX graphs of quantize and dequantize nodes, which runtimes fuse to integer kernels.
+
+Every activation is ``QuantizeLinear -> [Clip] -> DequantizeLinear`` in uint8: unsigned tensors with zero point 0,
+signed ones with zero point 128. Below 8 bits the integers are clipped after quantization, because a clip before it
+would keep onnxruntime from fusing. Weights are packed, 2 bits as INT2, 3 and 4 bits as INT4, more as INT8, and cast to
+int8 where they are read: onnxruntime folds the cast when it loads the file and runs the kernels that it has for 8 bits.
+Squeeze-excite and hard swish are computed in floating point between DequantizeLinear and QuantizeLinear.
+
+On x86 processors without VNNI onnxruntime adds products of uint8 and int8 in pairs in 16 bits, which can saturate; on
+those, compare the accuracy of the file with the simulation (``apq-tune evaluate``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from apq_tune.deploy.program import (
+    LOGITS,
+    AddStep,
+    ConvStep,
+    FloatTensor,
+    FunctionStep,
+    IntegerTensor,
+    LinearStep,
+    MeanStep,
+    MultiplyStep,
+    Program,
+    ProgramTensor,
+    QuantizeStep,
+    RequantizeStep,
+    ResizeStep,
+    Step,
+    WeightedStep,
+)
+from apq_tune.errors import DeployError
+from apq_tune.network.layer import IMAGE, Function
+
+BATCH = "n"
+"""Name of the batch dimension."""
+
+OPSETS = {"plain": 14, "resize": 18, "int4": 21, "int2": 25}
+"""First operator set that has what a graph needs."""
+
+
+def graph_of(program: Program, *, pack_weights: bool = True) -> tuple[onnx.GraphProto, int]:
+    """ONNX graph of a program, and the version of the operator set that it needs.
+
+    Args:
+        program: Program to write.
+        pack_weights: Whether weights below 5 bits are packed, which needs a recent runtime (INT2: operator set 25);
+            otherwise all weights are INT8.
+    """
+    writer = _Writer(program, pack_weights=pack_weights)
+    for step in program.steps:
+        writer.write(step)
+    ends = [_value(program.tensors[name]) for name in (IMAGE, LOGITS)]
+    graph = helper.make_graph(writer.nodes, "network", ends[:1], ends[1:], list(writer.constants.values()))
+    return graph, writer.opset
+
+
+def _value(tensor: ProgramTensor) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, [BATCH, *tensor.shape])
+
+
+class _Writer:
+    """Nodes and initializers of a graph so far."""
+
+    def __init__(self, program: Program, *, pack_weights: bool) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, onnx.TensorProto] = {}
+        self.opset = OPSETS["plain"]
+        self._tensors, self._pack_weights = program.tensors, pack_weights
+        self._floats: dict[str, str] = {}  # dequantized values of integer tensors
+
+    def write(self, step: Step) -> None:
+        """Append the nodes of one step."""
+        for kind, write in _WRITERS.items():
+            if isinstance(step, kind):
+                write(self, step)
+                return
+        raise DeployError(f"step {step.name}: a {type(step).__name__} has no ONNX form yet")
+
+    def resize(self, step: Step) -> None:
+        self.opset = max(self.opset, OPSETS["resize"])
+        size = self._tensors[step.output].shape[-1]
+        sizes = self._constant(f"{step.name}.size", np.array([size, size], np.int64))
+        inputs = [step.inputs[0], "", "", sizes]
+        self._node("Resize", inputs, step.output, mode="linear", antialias=1, axes=[2, 3])
+
+    def quantize(self, step: Step) -> None:
+        self._quantize(self._float(step.inputs[0]), step.output)
+
+    def conv(self, step: ConvStep) -> None:
+        attributes = {"strides": [step.stride] * 2, "pads": [step.padding] * 4, "group": step.groups}
+        self._weighted("Conv", step, attributes)
+
+    def linear(self, step: LinearStep) -> None:
+        self._weighted("Gemm", step, {"transB": 1})
+
+    def add(self, step: AddStep) -> None:
+        self._into("Add", [self._float(name) for name in step.inputs], step)
+
+    def mean(self, step: MeanStep) -> None:
+        pooled = self._node("GlobalAveragePool", [self._float(step.inputs[0])], f"{step.name}.f")
+        self._quantize(pooled, step.output, flat=True)
+
+    def multiply(self, step: MultiplyStep) -> None:
+        axes = self._constant("pixel_axes", np.array([2, 3], np.int64))
+        spread = self._node("Unsqueeze", [self._float(step.inputs[1]), axes], f"{step.name}.factor")
+        self._into("Mul", [self._float(step.inputs[0]), spread], step)
+
+    def function(self, step: FunctionStep) -> None:
+        name, attributes = _FUNCTIONS[step.function]
+        self._node(name, [self._float(step.inputs[0])], step.output, **attributes)
+
+    def _weighted(self, kind: str, step: WeightedStep, attributes: Mapping[str, Any]) -> None:
+        source, weights = self._tensors[step.inputs[0]], step.weights
+        assert isinstance(source, IntegerTensor)
+        packed = self._packed(f"{step.name}.w", weights.values, weights.bits)
+        scale = self._constant(f"{step.name}.s", weights.scales)
+        zero = self._constant(f"{step.name}.z", np.zeros(len(weights.scales), np.int8))
+        weight = self._node("DequantizeLinear", [packed, scale, zero], f"{step.name}.wf", axis=0)
+        bias = self._constant(f"{step.name}.b", weights.bias)
+        unit = self._constant(f"{step.name}.bs", source.scale * weights.scales)
+        bias = self._node("DequantizeLinear", [bias, unit], f"{step.name}.bf", axis=0)
+        self._into(kind, [self._float(source.name), weight, bias], step, attributes)
+
+    def _packed(self, name: str, values: NDArray[np.int8], bits: int) -> str:
+        """Name of int8 weights that are stored at the smallest type that holds their bits."""
+        if bits > 4 or not self._pack_weights:
+            return self._constant(name, values)
+        kind, opset = (TensorProto.INT2, "int2") if bits == 2 else (TensorProto.INT4, "int4")
+        self.opset = max(self.opset, OPSETS[opset])
+        self.constants[name] = helper.make_tensor(
+            name, kind, values.shape, pack(values, 2 if bits == 2 else 4), raw=True
+        )
+        return self._node("Cast", [name], f"{name}8", to=TensorProto.INT8)
+
+    def _into(self, kind: str, inputs: list[str], step: Step, attributes: Mapping[str, Any] | None = None) -> None:
+        """Append a node whose output is quantized, if that is an integer tensor."""
+        if isinstance(self._tensors[step.output], FloatTensor):
+            self._node(kind, inputs, step.output, **(attributes or {}))
+        else:
+            self._quantize(self._node(kind, inputs, f"{step.name}.f", **(attributes or {})), step.output)
+
+    def _quantize(self, value: str, name: str, *, flat: bool = False) -> None:
+        """Quantize a float value into an integer tensor of the program; with ``flat``, without its pixels."""
+        tensor = self._tensors[name]
+        assert isinstance(tensor, IntegerTensor)
+        clipped = tensor.bits < 8
+        after_q = f"{name}.q" if clipped or flat else name
+        self._node("QuantizeLinear", [value, *self._scale(tensor)], after_q)
+        if clipped:
+            ends = [limit + tensor.zero for limit in (tensor.low, tensor.high)]
+            limits = [self._constant(f"u{end}", np.array(end, np.uint8)) for end in ends]
+            after_q = self._node("Clip", [after_q, *limits], f"{name}.c" if flat else name)
+        if flat:
+            self._node("Flatten", [after_q], name)
+
+    def _float(self, name: str) -> str:
+        """Name of the real values of a tensor."""
+        tensor = self._tensors[name]
+        if isinstance(tensor, FloatTensor):
+            return name
+        if name not in self._floats:
+            self._floats[name] = self._node("DequantizeLinear", [name, *self._scale(tensor)], f"{name}.d")
+        return self._floats[name]
+
+    def _scale(self, tensor: IntegerTensor) -> list[str]:
+        return [
+            self._constant(f"{tensor.name}.s_", np.array(tensor.scale, np.float32)),
+            self._constant(f"u{tensor.zero}", np.array(tensor.zero, np.uint8)),
+        ]
+
+    def _constant(self, name: str, values: NDArray[Any]) -> str:
+        self.constants[name] = onnx.numpy_helper.from_array(values, name)
+        return name
+
+    def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
+        return output
+
+
+def pack(values: NDArray[np.int8], bits: int) -> bytes:
+    """Pack signed integers of 2 or 4 bits into bytes, the first in the lowest bits, as ONNX stores INT2 and INT4."""
+    per_byte = 8 // bits
+    flat = values.reshape(-1).astype(np.uint8) & (2**bits - 1)
+    flat = np.pad(flat, (0, -len(flat) % per_byte)).reshape(-1, per_byte)
+    shifts = np.arange(per_byte, dtype=np.uint8) * np.uint8(bits)
+    return np.bitwise_or.reduce(flat << shifts, axis=1).astype(np.uint8).tobytes()
+
+
+def unpack(packed: bytes, bits: int, shape: tuple[int, ...]) -> NDArray[np.int8]:
+    """Inverse of ``pack``."""
+    shifts = np.arange(8 // bits, dtype=np.uint8) * np.uint8(bits)
+    levels = (np.frombuffer(packed, np.uint8)[:, None] >> shifts & (2**bits - 1)).reshape(-1)[: int(np.prod(shape))]
+    half = 2 ** (bits - 1)
+    return ((levels.astype(np.int8) ^ half) - half).astype(np.int8).reshape(shape)
+
+
+_FUNCTIONS: dict[Function, tuple[str, dict[str, Any]]] = {
+    "h_swish": ("HardSwish", {}),
+    "h_sigmoid": ("HardSigmoid", {"alpha": 1 / 6, "beta": 0.5}),
+}
+
+_WRITERS = cast(
+    "Mapping[type[Step], Callable[[_Writer, Step], None]]",
+    {
+        ResizeStep: _Writer.resize,
+        QuantizeStep: _Writer.quantize,
+        RequantizeStep: _Writer.quantize,
+        ConvStep: _Writer.conv,
+        LinearStep: _Writer.linear,
+        AddStep: _Writer.add,
+        MeanStep: _Writer.mean,
+        MultiplyStep: _Writer.multiply,
+        FunctionStep: _Writer.function,
+    },
+)
