@@ -91,7 +91,7 @@ class _Writer:
         size = self._tensors[step.output].shape[-1]
         sizes = self._constant(f"{step.name}.size", np.array([size, size], np.int64))
         inputs = [step.inputs[0], "", "", sizes]
-        self._node("Resize", inputs, step.output, mode="linear", antialias=1, axes=[2, 3])
+        self._node("Resize", inputs, step.output, mode="linear", antialias=1, exclude_outside=1, axes=[2, 3])
 
     def quantize(self, step: Step) -> None:
         self._quantize(self._float(step.inputs[0]), step.output)
@@ -193,15 +193,15 @@ def pack(values: NDArray[np.int8], bits: int) -> bytes:
     flat = values.reshape(-1).astype(np.uint8) & (2**bits - 1)
     flat = np.pad(flat, (0, -len(flat) % per_byte)).reshape(-1, per_byte)
     shifts = np.arange(per_byte, dtype=np.uint8) * np.uint8(bits)
-    return np.bitwise_or.reduce(flat << shifts, axis=1).astype(np.uint8).tobytes()
+    return bytes(np.bitwise_or.reduce(flat << shifts, axis=1).astype(np.uint8))
 
 
 def unpack(packed: bytes, bits: int, shape: tuple[int, ...]) -> NDArray[np.int8]:
     """Inverse of ``pack``."""
     shifts = np.arange(8 // bits, dtype=np.uint8) * np.uint8(bits)
     levels = (np.frombuffer(packed, np.uint8)[:, None] >> shifts & (2**bits - 1)).reshape(-1)[: int(np.prod(shape))]
-    half = 2 ** (bits - 1)
-    return ((levels.astype(np.int8) ^ half) - half).astype(np.int8).reshape(shape)
+    half = np.int8(2 ** (bits - 1))
+    return np.asarray((levels.astype(np.int8) ^ half) - half, np.int8).reshape(shape)
 
 
 _FUNCTIONS: dict[Function, tuple[str, dict[str, Any]]] = {

@@ -46,7 +46,7 @@ def run(program: Program, images: NDArray[np.float32]) -> NDArray[np.float32]:
 
     Args:
         program: Program without floating-point steps.
-        images: Images as the data loader yields them, shape ``(n, channels, size, size)``.
+        images: Images as the data loader yields them, shape ``(n, channels, size, size)``, or resized already.
 
     Raises:
         DeployError: If a step needs floating point; the message names it.
@@ -83,8 +83,10 @@ def clamp(x: NDArray[np.float32], tensor: IntegerTensor) -> NDArray[np.int32]:
 
 
 def _resize(program: Program, step: ResizeStep, values: Values) -> NDArray[Any]:
-    images = values[step.inputs[0]]
-    matrix = resize_matrix(images.shape[-1], program.tensors[step.output].shape[-1])
+    images, size = values[step.inputs[0]], program.tensors[step.output].shape[-1]
+    if images.shape[-1] == size:
+        return images
+    matrix = resize_matrix(images.shape[-1], size)
     return np.asarray(matrix @ images @ matrix.T, np.float32)
 
 
@@ -154,7 +156,7 @@ def _add(program: Program, step: AddStep, values: Values) -> NDArray[Any]:
     output = program.integer(step.output)
     inner = _fma(values[two.name] + two.zero, step.ratios[1], step.offset)
     total = np.rint(_fma(values[one.name] + one.zero, step.ratios[0], inner))
-    return clamp(total - np.float32(output.zero), output)
+    return clamp(np.asarray(total - output.zero, np.float32), output)
 
 
 def _fma(levels: NDArray[np.int32], factor: np.float32, added: Any) -> NDArray[np.float32]:
