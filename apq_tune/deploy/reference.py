@@ -79,7 +79,7 @@ def check_integer(program: Program) -> None:
 
 def clamp(x: NDArray[np.floating[Any]], tensor: IntegerTensor) -> NDArray[np.int32]:
     """Round half to even and clamp to the levels of a tensor."""
-    return np.clip(np.rint(x), tensor.low, tensor.high).astype(np.int32)
+    return np.asarray(np.clip(np.rint(x), tensor.low, tensor.high), np.int32)
 
 
 def _resize(program: Program, step: ResizeStep, values: Values) -> NDArray[Any]:
