@@ -18,6 +18,7 @@ import click
 from apq_tune import __version__
 from apq_tune.cli.compare import compare
 from apq_tune.cli.predictor import predictor
+from apq_tune.cli.profile import profile
 from apq_tune.cli.refine import refine
 from apq_tune.cli.run import run
 from apq_tune.cli.search import score, search
@@ -28,7 +29,7 @@ from apq_tune.cli.transfer import transfer
 from apq_tune.cli.versus import joint_vs_staged
 from apq_tune.errors import ApqError
 
-RESUMABLE = ("run", "refine", "joint-vs-staged", "sweep", "compare")
+RESUMABLE = ("run", "refine", "joint-vs-staged", "sweep", "compare", "profile")
 """Commands that keep finished parts; the others write nothing until they end."""
 
 REMEDIES = {
@@ -79,6 +80,7 @@ for command in (
     describe,
     spaces,
     cost,
+    profile,
     transfer,
     predictor,
     settings,

@@ -75,12 +75,17 @@ def out_folder(default: str | None = None) -> Callable[[Command], Command]:
     )
 
 
-def out_file(*suffixes: str) -> Callable[[Command], Command]:
-    """``--out`` of a command that writes one file, with one of these suffixes."""
+def out_file(*suffixes: str, required: bool = True) -> Callable[[Command], Command]:
+    """``--out`` of a command that writes one file, with one of these suffixes.
+
+    Args:
+        suffixes: Suffixes that the name may have.
+        required: Whether the command always writes the file.
+    """
     known = " or ".join(suffixes)
 
     def checked(ctx: click.Context, param: click.Parameter, value: Any) -> Any:  # noqa: ARG001
-        if value.suffix not in suffixes:
+        if value is not None and value.suffix not in suffixes:
             raise click.BadParameter(f"{str(value)!r}: give a name that ends in {known}")
         return value
 
@@ -88,7 +93,7 @@ def out_file(*suffixes: str) -> Callable[[Command], Command]:
         "--out",
         type=Place(),
         metavar="FILE",
-        required=True,
+        required=required,
         callback=checked,
         help=f"File for the results; its name ends in {known}.",
     )

@@ -64,6 +64,13 @@ SETTINGS = click.option(
     help="Change a setting of the run, such as final.epochs=20; apq-tune settings lists them. Repeatable.",
 )
 
+MINUTES = number_option(
+    "--minutes",
+    ranges.MINUTES,
+    None,
+    "Minutes that the command may take; its work is chosen to fit.  [default: no limit]",
+)
+
 DATA_ROOT = click.option(
     "--data-root",
     type=Place(),

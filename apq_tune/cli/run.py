@@ -10,9 +10,7 @@ import click
 from apq_tune.cli.costs import BUDGETS, CONSTRAINTS, TABLES, all_constraints
 from apq_tune.cli.fleet import command_line, device_options, host_options, out_folder
 from apq_tune.cli.method import DEFAULT, METHOD_NAMES, search_with
-from apq_tune.cli.options import DATA_ROOT, SEED, SETTINGS, assigned
-from apq_tune.cli.values import number_option
-from apq_tune.inputs import ranges
+from apq_tune.cli.options import DATA_ROOT, MINUTES, SEED, SETTINGS, assigned
 
 if TYPE_CHECKING:
     from apq_tune.data.choice import Complaint
@@ -52,13 +50,7 @@ the bits of pairs are drawn independently for each layer, and the predictor has 
     show_default=True,
     help="paper: the literal protocol of Wang 2020, with QAT from full-precision weights and a transferred predictor.",
 )
-@number_option(
-    "--minutes",
-    ranges.MINUTES,
-    None,
-    "Time that the run may take: some training steps are timed, and epochs and numbers of measurements chosen to "
-    "fit.  [default: no limit]",
-)
+@MINUTES
 @SETTINGS
 @device_options
 @host_options
@@ -90,6 +82,8 @@ def run(
 
     With another --method the same supernets are searched by it, with as many measurements and trainings of the same
     lengths; its network is written to a folder of --out that has its name.
+
+    With --minutes some training steps are timed first, and epochs and numbers of measurements chosen to fit.
 
     Interrupt the command at any moment: the same command goes on where it stopped.
     """

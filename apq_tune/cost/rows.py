@@ -1,4 +1,7 @@
-"""Rows of a cost table that a part of a network needs: one per convolution, or one for a whole block."""
+"""Rows of a cost table that a part of a network needs: one per convolution, or one for a whole block.
+
+A table of convolutions may also price the layers without weights.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,10 @@ from numpy.typing import NDArray
 from apq_tune.network.layer import Layer, Op
 
 FIXED, CONV, BLOCK = "fixed", "conv", "block"
-KINDS = (FIXED, CONV, BLOCK)
+PLAIN = ("add", "multiply", "pool")
+"""Layers without weights, whose rows hold for any bits."""
+
+KINDS = (FIXED, CONV, BLOCK, *PLAIN)
 
 CONV_KEY = ("in_channels", "out_channels", "in_size", "kernel_size", "stride", "groups", "w_bits", "a_bits")
 BLOCK_KEY = (
@@ -26,7 +32,8 @@ BLOCK_KEY = (
     "resolution",
 )
 FIXED_KEY = ("resolution",)
-KEYS = {CONV: CONV_KEY, BLOCK: BLOCK_KEY, FIXED: FIXED_KEY}
+PLAIN_KEY = ("in_channels", "in_size")
+KEYS = {CONV: CONV_KEY, BLOCK: BLOCK_KEY, FIXED: FIXED_KEY, **dict.fromkeys(PLAIN, PLAIN_KEY)}
 SHAPE_COLUMNS = tuple(dict.fromkeys((*CONV_KEY, *BLOCK_KEY)))
 
 Key = tuple[int, ...]
@@ -46,13 +53,14 @@ class Wanted(NamedTuple):
     key: list[NDArray[np.int64]]
 
 
-def wanted_rows(layers: tuple[Layer, ...], size: int, *, blocks: bool) -> list[Wanted] | None:
+def wanted_rows(layers: tuple[Layer, ...], size: int, *, blocks: bool, plain: bool = False) -> list[Wanted] | None:
     """Rows of a table that a part needs.
 
     Args:
         layers: Layers of a searched part of a network, whose numbers may be arrays.
         size: Side length of the image, or 0 if rows are valid for any.
         blocks: Whether the table has rows of whole blocks.
+        plain: Whether the table has rows of layers without weights.
 
     Returns:
         Rows to be summed; ``None`` if the table is of inverted bottlenecks and the part is not one.
@@ -60,7 +68,15 @@ def wanted_rows(layers: tuple[Layer, ...], size: int, *, blocks: bool) -> list[W
     if blocks:
         key = _inverted_bottleneck(layers, size)
         return None if key is None else [Wanted("blocks", BLOCK, key)]
-    return [Wanted(layer.role, CONV, _conv(layer.op)) for layer in layers if layer.op is not None]
+    sizes = {layer.name: layer.output.size for layer in layers}
+    wanted = []
+    for layer in layers:
+        if layer.op is not None:
+            wanted.append(Wanted(layer.role, CONV, _conv(layer.op)))
+        elif plain:
+            read = sizes.get(layer.inputs[0], layer.output.size)
+            wanted.append(Wanted(layer.role, layer.kind, _arrays(layer.output.channels, read)))
+    return wanted
 
 
 def _conv(op: Op) -> list[NDArray[np.int64]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,19 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from apq_tune.cost.model import CostModel, sum_over_parts
-from apq_tune.cost.rows import BLOCK, CONV, FIXED, KEYS, KINDS, SHAPE_COLUMNS, Key, Wanted, in_words, wanted_rows
+from apq_tune.cost.rows import (
+    BLOCK,
+    CONV,
+    FIXED,
+    KEYS,
+    KINDS,
+    PLAIN,
+    SHAPE_COLUMNS,
+    Key,
+    Wanted,
+    in_words,
+    wanted_rows,
+)
 from apq_tune.errors import TableError
 from apq_tune.inputs.sheets import is_count, no_number, number_in, read_sheet
 from apq_tune.network.layer import Layer
@@ -47,6 +59,8 @@ class CostTable:
         blocks: Values by shape of a whole block (``BLOCK_KEY``), whatever its bits.
         fixed: Total values of all fixed parts, by resolution.
         note: Remark on how the table was read, for the message that ops are missing.
+        plain: Values of layers without weights by kind and shape (``PLAIN_KEY``); if there are any, the table must
+            have those of all such layers, otherwise they cost nothing.
     """
 
     source: str
@@ -55,6 +69,7 @@ class CostTable:
     blocks: dict[Key, tuple[float, ...]]
     fixed: dict[int, tuple[float, ...]]
     note: str = ""
+    plain: dict[str, dict[Key, tuple[float, ...]]] = field(default_factory=dict)
 
     @classmethod
     def from_frame(
@@ -103,7 +118,8 @@ class CostTable:
                     value = tuple(a + b for a, b in zip(known, value, strict=True))
                 indexed[kind][key] = value
         fixed = {key[0]: value for key, value in indexed[FIXED].items()}
-        return cls(source, tuple(metrics), indexed[CONV], indexed[BLOCK], fixed, note)
+        plain = {kind: indexed[kind] for kind in PLAIN if indexed[kind]}
+        return cls(source, tuple(metrics), indexed[CONV], indexed[BLOCK], fixed, note, plain)
 
     def models(self, encoding: Any) -> tuple[CostModel, ...]:
         """Cost models of all metrics.
@@ -155,7 +171,8 @@ class CostTable:
         """
         network: Network = encoding.space.network
         described = [network.layers(part, network.sizes[-1]) for part in network.searched]
-        roles = ["blocks"] if self.blocks else [layer.role for layers in described for layer in layers if layer.op]
+        counted = [layer.role for layers in described for layer in layers if layer.op or self.plain]
+        roles = ["blocks"] if self.blocks else counted
         kinds = [*dict.fromkeys(roles), FIXED]
         return {kind: self._model(encoding, number, only=kind) for kind in kinds}
 
@@ -177,11 +194,11 @@ class CostTable:
 
     def _wanted(self, layers: tuple[Layer, ...], size: int) -> list[Wanted] | None:
         any_size = not any(key[-1] for key in self.blocks)
-        return wanted_rows(layers, 0 if any_size else size, blocks=bool(self.blocks))
+        return wanted_rows(layers, 0 if any_size else size, blocks=bool(self.blocks), plain=bool(self.plain))
 
     def _gather(self, row: Wanted, number: int | None) -> NDArray[np.float64]:
         """Values of rows for one metric, by default the first one; NaN where a row is missing."""
-        table = self.blocks if row.op == BLOCK else self.convs
+        table = {BLOCK: self.blocks, CONV: self.convs, **self.plain}.get(row.op, {})
         keys = np.broadcast(*row.key)
         nothing = (np.nan,) * len(self.metrics)
         found = [table.get(tuple(map(int, key)), nothing)[number or 0] for key in keys]

@@ -94,7 +94,7 @@ def test_a_table_without_fixed_parts_does_not_count_them_as_zero(
         ("latency_ms", "5 ms", "row 2: latency_ms is '5 ms': write 5 and put the unit in the column's name; give"),
         ("latency_ms", "1_000", "row 2: latency_ms is '1_000'; give a number >= 0"),
         ("latency_ms", "inf", "row 2: latency_ms is 'inf'; give a number >= 0"),
-        ("op", "pool", "row 2 has op 'pool'; use one of"),
+        ("op", "softmax", "row 2 has op 'softmax'; use one of"),
         ("op", "", "row 2 has op ''; use one of"),
         ("in_channels", np.nan, "row 2: in_channels is empty; rows of op 'conv' need a whole number >= 0 there"),
         ("in_channels", 1.5, "row 2: in_channels is 1.5; rows of op 'conv' need a whole number >= 0 there"),

@@ -1,0 +1,146 @@
+"""``apq-tune profile``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from apq_tune.cli.fleet import out_file
+from apq_tune.cli.options import MINUTES, SEED
+from apq_tune.cli.values import Place, number_option
+from apq_tune.inputs import ranges
+
+if TYPE_CHECKING:
+    from apq_tune.space.search_space import SearchSpace
+
+RUNTIMES = ("onnxruntime-cpu",)
+
+BUSY = 0.25
+"""Load of the other programs, in processors, from which it is told."""
+
+
+@click.command()
+@click.option("--space", metavar="SPACE", help="Name of a shipped search space, or a YAML file.")
+@click.option(
+    "--on",
+    "runtime",
+    type=click.Choice(RUNTIMES),
+    default=RUNTIMES[0],
+    show_default=True,
+    help="Runtime that is measured, on this machine.",
+)
+@number_option("--threads", ranges.CPUS, 1, "Threads of the runtime.")
+@MINUTES
+@number_option("--networks", ranges.NETWORKS, 40, "Random networks that are measured as a whole, to correct the sums.")
+@SEED
+@click.option(
+    "--export-ops",
+    type=Place(),
+    metavar="DIR",
+    help="Write ONNX files and a script that measures them on another device, and measure nothing here.",
+)
+@click.option("--collect", type=Place(), metavar="DIR", help="Read what the script of --export-ops has measured.")
+@out_file(".csv", required=False)
+def profile(
+    space: str | None,
+    runtime: str,  # noqa: ARG001
+    threads: int,
+    minutes: float | None,
+    networks: int,
+    seed: int,
+    export_ops: Path | None,
+    collect: Path | None,
+    out: Path | None,
+) -> None:
+    """Measure a latency table for --table.
+
+    Every operation of the networks of a search space is measured alone, as integer (latency_ms) and in full precision
+    (fp32_latency_ms), and random networks are measured as a whole, by which the sums of operations are corrected. With
+    --minutes the most informative operations are measured first, and the rest is predicted by a regression, whose
+    error is printed.
+
+    On a phone or a board: --export-ops writes a folder with a script that needs onnxruntime alone; copy it there, run
+    python measure.py, copy it back, and give --collect.
+
+    Interrupt the command at any moment: the same command goes on where it stopped.
+    """
+    _check(space, export_ops, collect, out)
+
+    from apq_tune.deploy.profile import write_table
+    from apq_tune.deploy.profile_folder import collect as collect_from
+    from apq_tune.deploy.profile_folder import write_folder
+    from apq_tune.report.screen import Screen
+    from apq_tune.space.search_space import SearchSpace
+
+    console = Screen()
+    loaded = None if space is None else SearchSpace.load_network(space)
+    if export_ops is not None:
+        assert loaded is not None
+        items = write_folder(export_ops, loaded, threads=threads, networks=networks, seed=seed)
+        again = f"--collect {export_ops} --out table.csv"
+        console.print(f"{export_ops}: {len(items)} files; copy the folder to the device, run python measure.py there")
+        console.print(f"(--minutes M limits its time), copy the folder back, then apq-tune profile {again}")
+        return
+    assert out is not None
+    folder = collect
+    if folder is None:
+        assert loaded is not None
+        folder = out.with_suffix(".profile")
+        _measure(folder, loaded, threads=threads, networks=networks, seed=seed, minutes=minutes)
+    for line in write_table(collect_from(folder, loaded), out):
+        console.print(line, soft_wrap=True)
+    console.print(f"Files: {out}, {out.with_suffix('.profile.json')}; use it as --table {out}", soft_wrap=True)
+
+
+def _check(space: str | None, export_ops: Path | None, collect: Path | None, out: Path | None) -> None:
+    """Refuse options that do not go together.
+
+    Raises:
+        click.UsageError: If they do not.
+    """
+    if export_ops is not None and (collect is not None or out is not None):
+        raise click.UsageError("--export-ops writes a folder and measures nothing; leave --collect and --out for later")
+    if collect is None and space is None:
+        raise click.UsageError("give --space, the name of a search space such as digits, or --collect DIR")
+    if export_ops is None and out is None:
+        raise click.UsageError("give --out, the table to write, such as --out table.csv")
+
+
+def _measure(
+    folder: Path, space: SearchSpace, *, threads: int, networks: int, seed: int, minutes: float | None
+) -> None:
+    """Measure the operations of a space on this machine, in a folder that this process owns."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from apq_tune.deploy.measure import MANIFEST, REPEATS
+    from apq_tune.deploy.profile_folder import measure_folder, write_folder
+    from apq_tune.report.screen import Screen
+    from apq_tune.store.folder import claim
+
+    lock, console = claim(folder, "profile", (MANIFEST,)), Screen()
+    try:
+        items = write_folder(folder, space, threads=threads, networks=networks, seed=seed)
+        if (load := _load()) > BUSY:
+            console.print(
+                f"other programs keep {load:.1f} processors busy: latencies will be too large", soft_wrap=True
+            )
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+            total = len(items) * REPEATS if minutes is None else 60 * minutes
+            task = progress.add_task("measure", total=total)
+            for n_visits, n_begun, seconds in measure_folder(folder, minutes):
+                done = n_visits if minutes is None else seconds
+                progress.update(task, completed=done, description=f"measure {n_begun} of {len(items)} files")
+    finally:
+        lock.release()
+
+
+def _load() -> float:
+    """Processors that were busy in the last minute; 0 where the system does not say."""
+    try:
+        return os.getloadavg()[0]
+    except (AttributeError, OSError):
+        return 0.0
