@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from apq_tune.data.choice import SuitedSpace, choose_space, space_for, spaces_that_keep
 from apq_tune.data.folder import read_folder
@@ -17,17 +18,36 @@ __all__ = [
     "DATA",
     "AnySplit",
     "Data",
+    "DataRoot",
     "FileSplit",
     "Split",
     "SuitedSpace",
+    "Wanted",
     "check_images",
     "choose_space",
     "data_digest",
     "load_data",
+    "read_images",
     "space_for",
     "spaces_that_keep",
     "taken",
 ]
+
+
+class Wanted(NamedTuple):
+    """Images as a network reads them.
+
+    Attributes:
+        owner: Name of the search space or of the file with the network, for messages.
+        channels: Number of channels.
+        size: Side length in pixels.
+        classes: Number of classes.
+    """
+
+    owner: str
+    channels: int
+    size: int
+    classes: int
 
 
 def load_data(space: SearchSpace, data_root: str | Path | None = None) -> Data:
@@ -43,26 +63,39 @@ def load_data(space: SearchSpace, data_root: str | Path | None = None) -> Data:
         RunError: If the space names no data set, an unknown one (the message lists the known ones) or one of another
             shape, or if the files are missing and cannot be downloaded.
     """
-    size, channels = space.resolutions[-1], space.input.channels
-    if is_folder(space.data):
-        folder = read_folder(str(space.data))
-        _check_classes(space, len(folder.classes))
+    wanted = Wanted(space.name, space.input.channels, space.resolutions[-1], space.classes)
+    return read_images(space.data, wanted, DataRoot.of(data_root))
+
+
+def read_images(data: str | None, wanted: Wanted, place: DataRoot) -> Data:
+    """Read a data set in the shape that a network wants.
+
+    Args:
+        data: Name of a data set, or absolute path of a folder.
+        wanted: Shape of the images and number of classes.
+        place: Data root.
+
+    Raises:
+        RunError: If there is no such data set, it has another shape, or files are missing.
+    """
+    owner, channels, size, _ = wanted
+    if is_folder(data):
+        folder = read_folder(str(data))
+        _check_classes(wanted, str(data), len(folder.classes))
         return folder.data(size, channels, white=folder.white())
-    if space.data not in SHAPES:
+    if data not in SHAPES:
         raise RunError(
-            f"{space.name}: data is {space.data!r}; known data sets: {', '.join(SHAPES)}; or name a folder of images "
-            "by --data DIR"
+            f"{owner}: data is {data!r}; known data sets: {', '.join(SHAPES)}; or name a folder of images by --data DIR"
         )
-    shape = SHAPES[space.data]
-    if shape.channels != channels or (shape.size % size and space.data != "imagenet"):
+    shape = SHAPES[data]
+    if shape.channels != channels or (shape.size % size and data != "imagenet"):
         raise RunError(
-            f"{space.name}: input is {channels} x {size} x {size}, images of {space.data} are {shape.channels} x "
+            f"{owner}: input is {channels} x {size} x {size}, images of {data} are {shape.channels} x "
             f"{shape.size} x {shape.size}; give the same channels and a size that divides {shape.size}"
         )
-    _check_classes(space, shape.classes)
-    place = DataRoot.of(data_root)
-    data = imagenet(place, size) if space.data == "imagenet" else DATA[space.data](place)
-    return Data(*(pooled(split, size) for split in data))
+    _check_classes(wanted, data, shape.classes)
+    read = imagenet(place, size) if data == "imagenet" else DATA[data](place)
+    return Data(*(pooled(split, size) for split in read))
 
 
 def is_folder(data: str | None) -> bool:
@@ -75,9 +108,9 @@ def data_digest(space: SearchSpace) -> str | None:
     return read_folder(str(space.data)).digest if is_folder(space.data) else None
 
 
-def _check_classes(space: SearchSpace, classes: int) -> None:
-    if classes != space.classes:
-        raise RunError(f"{space.name}: classes is {space.classes}, {space.data} has {classes}; write {classes}")
+def _check_classes(wanted: Wanted, data: str, classes: int) -> None:
+    if classes != wanted.classes:
+        raise RunError(f"{wanted.owner}: classes is {wanted.classes}, {data} has {classes}; write {classes}")
 
 
 def check_images(space: SearchSpace, data: Data) -> None:

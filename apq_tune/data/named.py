@@ -30,10 +30,12 @@ class DataRoot(NamedTuple):
     Attributes:
         root: Folder with the files of data sets.
         given: Whether the user specified it.
+        download: Whether missing files are downloaded.
     """
 
     root: Path
     given: bool
+    download: bool = True
 
     @classmethod
     def of(cls, root: str | Path | None) -> DataRoot:
@@ -168,7 +170,7 @@ def _official(
     Raises:
         RunError: If the files are missing and cannot be downloaded.
     """
-    if part("train") is None or part("test") is None:
+    if place.download and (part("train") is None or part("test") is None):
         _download(name, place, download, files)
     train, test = part("train"), part("test")
     if train is None or test is None:

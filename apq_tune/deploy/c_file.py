@@ -1,0 +1,236 @@
+"""Integer programs as one file of C99 without dependencies, with plain reference kernels.
+
+Weights are packed at their bits. The kernels favour clarity over speed; a port to a device replaces them and compares.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apq_tune.deploy.arena import arena_of
+from apq_tune.deploy.c_kernels import KERNELS, MAIN
+from apq_tune.deploy.program import (
+    LOGITS,
+    AddStep,
+    ConvStep,
+    IntegerTensor,
+    LinearStep,
+    MeanStep,
+    Program,
+    QuantizeStep,
+    RequantizeStep,
+    ResizeStep,
+    Step,
+    WeightedStep,
+)
+from apq_tune.errors import DeployError
+from apq_tune.network.layer import IMAGE
+
+SEAL = re.compile(rb"/\* apq-tune export; SHA-256 of what follows: ([0-9a-f]{64}) \*/\n")
+METADATA = re.compile(r"^/\* metadata: (\{.*\}) \*/$", re.MULTILINE)
+
+COMPILER = ("gcc", "-std=c99", "-Wall", "-Werror", "-O2")
+
+PER_LINE = 20
+"""Numbers on a line of a table."""
+
+
+def c_bytes(program: Program, metadata: Mapping[str, Any]) -> bytes:
+    """Source of one C file: ``void apq_run(const float *image, float *logits)``.
+
+    Args:
+        program: Integer program.
+        metadata: Plain data that are kept in a comment as JSON.
+
+    Raises:
+        DeployError: If the network has steps in floating point: squeeze-excite or hard swish.
+    """
+    if program.float_steps:
+        raise DeployError(
+            f"layer {program.float_steps[0]}: needs floating point (squeeze-excite or hard swish), which the C format "
+            "does not have; export with --format onnx or torch, or search a space without them"
+        )
+    text = "\n".join([*_head(program, metadata), KERNELS, *_tables(program), *_body(program), MAIN])
+    body = text.encode("ascii", "backslashreplace")
+    digest = hashlib.sha256(body).hexdigest()
+    return f"/* apq-tune export; SHA-256 of what follows: {digest} */\n".encode() + body
+
+
+def flash_bytes(program: Program) -> int:
+    """Bytes of the constant tables: packed weights, int32 biases and float32 multipliers."""
+    own = [step for step in program.steps if isinstance(step, WeightedStep)]
+    return sum(len(packed(step.weights.values, step.weights.bits)) + 8 * len(step.weights.bias) for step in own)
+
+
+def packed(values: NDArray[np.int8], bits: int) -> NDArray[np.uint8]:
+    """Integers as a stream of bits, the lowest bit of the first one first, padded to whole bytes."""
+    levels = values.reshape(-1, 1).astype(np.uint8)
+    return np.packbits(levels >> np.arange(bits, dtype=np.uint8) & 1, bitorder="little")
+
+
+def _head(program: Program, metadata: Mapping[str, Any]) -> Iterator[str]:
+    image, logits = program.tensors[_input(program)], program.tensors[LOGITS]
+    channels, size = image.shape[0], image.shape[1]
+    arena = arena_of(program)
+    note = json.dumps(dict(metadata), sort_keys=True).replace("/", "\\/")  # no end of a comment in the comment
+    yield f"/* metadata: {note} */"
+    yield "/*"
+    yield " * void apq_run(const float *image, float *logits)"
+    yield f" *   image: {channels} x {size} x {size} floats by channel, row and column, preprocessed as noted above;"
+    yield " *   logits: one float for each class."
+    yield f" * RAM: {arena.n_bytes} bytes for activations (one byte each), beside the image and the logits."
+    yield f" * Flash: {flash_bytes(program)} bytes of constants, beside the code."
+    yield " * C99 with IEEE floats and 32-bit int; link with -lm. -DAPQ_MAIN adds a program from stdin to stdout."
+    yield " */"
+    yield "#include <math.h>"
+    yield "#include <stddef.h>"
+    yield "#include <stdint.h>"
+    yield ""
+    yield f"#define APQ_INPUTS {math.prod(image.shape)}"
+    yield f"#define APQ_CLASSES {logits.shape[0]}"
+    yield f"#define APQ_ARENA {arena.n_bytes}"
+    yield ""
+    yield "void apq_run(const float *image, float *logits);"
+    yield ""
+
+
+def _tables(program: Program) -> Iterator[str]:
+    for number, step in enumerate(program.steps):
+        if isinstance(step, WeightedStep):
+            values = packed(step.weights.values, step.weights.bits)
+            yield f"/* {step.name}: {'x'.join(map(str, step.weights.values.shape))}, {step.weights.bits} bits */"
+            yield _array("uint8_t", f"w{number}", map(str, values.tolist()))
+            biases = (str(value) if value > -(2**31) else "INT32_MIN" for value in step.weights.bias.tolist())
+            yield _array("int32_t", f"b{number}", biases)
+            yield _array("float", f"m{number}", (_float(value) for value in step.multipliers))
+            yield ""
+
+
+def _array(kind: str, name: str, items: Any) -> str:
+    values = list(items)
+    lines = [", ".join(values[i : i + PER_LINE]) for i in range(0, len(values), PER_LINE)]
+    return f"static const {kind} {name}[] = {{\n" + ",\n".join(lines) + "};"
+
+
+def _float(value: np.floating[Any]) -> str:
+    """Exact C99 literal of a float32 number."""
+    return f"{float(value).hex()}f"
+
+
+def _body(program: Program) -> Iterator[str]:
+    arena = arena_of(program)
+    yield "static uint8_t apq_arena[APQ_ARENA];"
+    yield ""
+    yield "void apq_run(const float *image, float *logits)"
+    yield "{"
+    for number, step in enumerate(program.steps):
+        if not isinstance(step, ResizeStep):  # images come in the size that the network reads
+            yield f"    {_call(program, arena.offsets, step, number)} /* {step.name} */"
+    yield "}"
+    yield ""
+
+
+def _call(program: Program, offsets: Mapping[str, int], step: Step, number: int) -> str:
+    def at(name: str) -> str:
+        return f"apq_arena + {offsets[name]}"
+
+    output = program.tensors[step.output]
+    to = ""
+    if isinstance(output, IntegerTensor):
+        to = f"{at(step.output)}, {output.low}, {output.high}"
+    n = math.prod(output.shape)
+    if isinstance(step, QuantizeStep):
+        return f"apq_quantize(image, {n}, {_float(program.integer(step.output).scale)}, {to});"
+    signed = [int(program.integer(name).signed) for name in step.inputs]
+    if isinstance(step, RequantizeStep):
+        scales = ", ".join(_float(program.integer(name).scale) for name in (step.inputs[0], step.output))
+        return f"apq_requantize({at(step.inputs[0])}, {signed[0]}, {n}, {scales}, {to});"
+    if isinstance(step, AddStep):
+        ratios = [_float(ratio) for ratio in step.ratios]
+        parts = ", ".join(f"{at(name)}, {s}, {r}" for name, s, r in zip(step.inputs, signed, ratios, strict=True))
+        zero = program.integer(step.output).zero
+        return f"apq_add({parts}, {_float(step.offset)}, {n}, {zero}, {to});"
+    source = f"{at(step.inputs[0])}, {signed[0]}"
+    shape = program.tensors[step.inputs[0]].shape
+    if isinstance(step, MeanStep):
+        return f"apq_mean({source}, {n}, {shape[1] * shape[2]}, {_float(step.multiplier)}, {to});"
+    assert isinstance(step, WeightedStep)
+    tables = f"w{number}, {step.weights.bits}, b{number}, m{number}"
+    target = to or "NULL, 0, 0"
+    floats = "NULL" if to else "logits"
+    if isinstance(step, LinearStep):
+        shape, kernel, stride, padding, groups = (shape[0], 1, 1), 1, 1, 0, 1
+        out = (output.shape[0], 1)
+    else:
+        assert isinstance(step, ConvStep)
+        kernel, stride, padding, groups = step.weights.values.shape[2], step.stride, step.padding, step.groups
+        out = (output.shape[0], output.shape[1])
+    return (
+        f"apq_conv({source}, {shape[0]}, {shape[1]}, {tables}, {out[0]}, {out[1]}, {kernel}, {stride}, {padding}, "
+        f"{groups}, {target}, {floats});"
+    )
+
+
+def _input(program: Program) -> str:
+    """Name of the image in the size that the network reads."""
+    resized = [step.output for step in program.steps if isinstance(step, ResizeStep)]
+    return resized[0] if resized else IMAGE
+
+
+def read_c(path: Path) -> dict[str, Any]:
+    """Metadata of a file of ``c_bytes``.
+
+    Raises:
+        DeployError: If it is another file, or has been changed.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DeployError(f"{path}: cannot be read ({error.strerror}); export it again") from None
+    match = SEAL.match(content)
+    if match is None:
+        raise DeployError(f"{path}: was not written by apq-tune export --format c; only those files are run")
+    if hashlib.sha256(content[match.end() :]).hexdigest() != match[1].decode():
+        raise DeployError(f"{path}: is damaged or was changed (its content is not what was written); export it again")
+    metadata = METADATA.search(content.decode("ascii", "replace"))
+    return dict(json.loads(metadata[1])) if metadata else {}
+
+
+def load_c(path: Path) -> tuple[Callable[[NDArray[np.float32]], NDArray[np.float32]], dict[str, Any]]:
+    """Function that compiles a file of ``c_bytes`` and runs it, and its metadata.
+
+    The images are those that the network reads, after a resize if there is one.
+
+    Raises:
+        DeployError: If it is another file, has been changed, or there is no gcc.
+    """
+    metadata = read_c(path)
+    if shutil.which(COMPILER[0]) is None:
+        raise DeployError(f"{path}: cannot be compiled, there is no {COMPILER[0]} here; install it")
+
+    def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        with tempfile.TemporaryDirectory() as folder:
+            program = Path(folder) / "program"
+            command = [*COMPILER, "-DAPQ_MAIN", "-x", "c", str(path.absolute()), "-o", str(program), "-lm"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                reason = (done.stderr.strip() or "no message").splitlines()[0]
+                raise DeployError(f"{path}: cannot be compiled ({reason[:200]})")
+            out = subprocess.run(
+                [str(program)], input=np.ascontiguousarray(images, "<f4").tobytes(), capture_output=True, check=False
+            ).stdout
+        return np.frombuffer(out, "<f4").reshape(len(images), -1)
+
+    return run, metadata

@@ -1,0 +1,213 @@
+"""Integer programs as programs of ``torch.export``, which run without this package.
+
+Integers are computed as floating-point numbers that hold them exactly: in float32 where no accumulator can exceed
+2^24, else in float64. So the program gives the logits of the integer reference. Weights are stored as int8.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import struct
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from apq_tune.deploy.program import (
+    LOGITS,
+    AddStep,
+    ConvStep,
+    FunctionStep,
+    IntegerTensor,
+    LinearStep,
+    MeanStep,
+    MultiplyStep,
+    Program,
+    QuantizeStep,
+    RequantizeStep,
+    ResizeStep,
+    Step,
+    WeightedStep,
+)
+from apq_tune.errors import DeployError
+from apq_tune.network.layer import IMAGE
+
+METADATA = "apq_tune.json"
+"""Name of the extra file with the metadata."""
+
+EXACT = 2**24
+"""Integers up to this magnitude are exact in float32."""
+
+DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError, LookupError),
+    *(struct.error, RecursionError),
+)
+"""Exceptions that reading a damaged archive raises."""
+
+EXAMPLES = 2
+"""Images that the program is traced with; a batch of one would be taken for a constant."""
+
+
+def torch_bytes(program: Program, metadata: Mapping[str, Any]) -> bytes:
+    """Serialized ``torch.export`` program from images to logits, for any batch size.
+
+    Args:
+        program: Integer program.
+        metadata: Plain data that are kept in the file as JSON.
+    """
+    module = ProgramModule(program).eval()
+    example = torch.zeros(EXAMPLES, *program.tensors[IMAGE].shape)
+    buffer = io.BytesIO()
+    with _quiet(), torch.no_grad():
+        exported = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+        torch.export.save(exported, buffer, extra_files={METADATA: json.dumps(dict(metadata))})
+    return buffer.getvalue()
+
+
+def read_torch(path: Path) -> dict[str, Any]:
+    """Metadata of a file of ``torch_bytes``.
+
+    Loading such a file may run code in it, so only those that say that they were written here are loaded.
+
+    Raises:
+        DeployError: If it is another file, or is damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if bad := archive.testzip():
+                raise DeployError(f"{path}: is damaged ({bad} is not as it was saved); export it again")
+            names = [name for name in archive.namelist() if name.rpartition("/")[2] == METADATA]
+            metadata = json.loads(archive.read(names[0])) if names else None
+    except OSError as error:
+        raise DeployError(f"{path}: cannot be read ({error.strerror or error}); export it again") from None
+    except DAMAGED:
+        raise DeployError(f"{path}: is not a torch.export program, or is damaged; export it again") from None
+    if not isinstance(metadata, dict):
+        raise DeployError(f"{path}: was not written by apq-tune export --format torch; only those files are run")
+    return metadata
+
+
+def load_torch(path: Path) -> tuple[Callable[[NDArray[np.float32]], NDArray[np.float32]], dict[str, Any]]:
+    """Function that runs a file of ``torch_bytes``, and its metadata.
+
+    Raises:
+        DeployError: If it is another file, or is damaged.
+    """
+    metadata = read_torch(path)
+    try:
+        with _quiet():
+            module = torch.export.load(path).module()
+    except Exception as error:  # what damaged content may raise is open
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:100]
+        raise DeployError(f"{path}: is not a torch.export program, or is damaged ({reason}); export it again") from None
+
+    @torch.no_grad()
+    def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        return cast(NDArray[np.float32], module(torch.tensor(images)).numpy())
+
+    return run, metadata
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings of torch's exporter, which concern its own code."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+class ProgramModule(nn.Module):
+    """Integer program as a module of plain torch operations."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__()
+        self._program = program
+        self._exact: dict[str, torch.dtype] = {}
+        for number, step in enumerate(program.steps):
+            if isinstance(step, WeightedStep):
+                self.register_buffer(f"weights_{number}", torch.from_numpy(step.weights.values))
+                self.register_buffer(f"bias_{number}", torch.from_numpy(step.weights.bias))
+                self.register_buffer(f"multipliers_{number}", torch.from_numpy(np.array(step.multipliers)))
+                self._exact[step.name] = _dtype(step, program.integer(step.inputs[0]))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits, shape ``(n, classes)``, of images of shape ``(n, channels, size, size)``."""
+        tensors = {IMAGE: image}
+        for number, step in enumerate(self._program.steps):
+            inputs = [tensors[name] for name in step.inputs]
+            y = self._weighted(step, number, inputs[0]) if isinstance(step, WeightedStep) else self._plain(step, inputs)
+            output = self._program.tensors[step.output]
+            if isinstance(output, IntegerTensor):
+                y = y.round().clamp(output.low, output.high)
+            tensors[step.output] = y
+        return tensors[LOGITS]
+
+    def _weighted(self, step: WeightedStep, number: int, x: Tensor) -> Tensor:
+        dtype = self._exact[step.name]
+        weights, bias = (getattr(self, f"{name}_{number}").to(dtype) for name in ("weights", "bias"))
+        multipliers: Tensor = getattr(self, f"multipliers_{number}")
+        if isinstance(step, ConvStep):
+            y: Tensor = functional.conv2d(x.to(dtype), weights, bias, step.stride, step.padding, 1, step.groups)
+            return y.float() * multipliers[:, None, None]
+        assert isinstance(step, LinearStep)
+        y = functional.linear(x.to(dtype), weights, bias)
+        return y.float() * multipliers
+
+    def _plain(self, step: Step, inputs: list[Tensor]) -> Tensor:
+        """Output of a step without weights, before rounding."""
+        x = inputs[0]
+        if isinstance(step, ResizeStep):
+            return functional.interpolate(x, size=self._size(step.output), mode="bilinear", antialias=True)
+        if isinstance(step, QuantizeStep):
+            return x / self._scale(step.output)
+        if isinstance(step, RequantizeStep):
+            return (x * self._scale(step.inputs[0])) / self._scale(step.output)
+        if isinstance(step, AddStep):
+            return self._sum(step, inputs)
+        if isinstance(step, MeanStep):
+            return x.sum(dim=(2, 3)) * float(step.multiplier)
+        if isinstance(step, MultiplyStep):
+            factors = inputs[1] * self._scale(step.inputs[1])
+            return (x * self._scale(step.inputs[0])) * factors[:, :, None, None] / self._scale(step.output)
+        assert isinstance(step, FunctionStep)
+        return functional.hardswish(x) if step.function == "h_swish" else functional.hardsigmoid(x)
+
+    def _sum(self, step: AddStep, inputs: list[Tensor]) -> Tensor:
+        """Sum of two tensors by two multiply-adds, each of which is rounded once; see the integer reference."""
+        one, two = (
+            (x + self._program.integer(name).zero).double() for name, x in zip(step.inputs, inputs, strict=True)
+        )
+        inner = (two * float(step.ratios[1]) + float(step.offset)).float()
+        total = (one * float(step.ratios[0]) + inner.double()).float()
+        return total.round() - self._program.integer(step.output).zero
+
+    def _scale(self, name: str) -> float:
+        return float(self._program.integer(name).scale)
+
+    def _size(self, name: str) -> tuple[int, int]:
+        _, height, width = self._program.tensors[name].shape
+        return height, width
+
+
+def _dtype(step: WeightedStep, source: IntegerTensor) -> torch.dtype:
+    """Floating-point type that holds every accumulator of a step exactly."""
+    values = np.abs(step.weights.values.astype(np.int64)).reshape(len(step.weights.values), -1).sum(axis=1)
+    largest = values * max(source.high, -source.low) + np.abs(step.weights.bias.astype(np.int64))
+    return torch.float32 if int(largest.max()) < EXACT else torch.float64
