@@ -7,6 +7,7 @@ from apq_tune.cost import cost_models, load_cost_table
 from apq_tune.errors import (
     ApqError,
     CandidateError,
+    DeployError,
     DocumentError,
     ProblemError,
     ReachError,
@@ -78,6 +79,7 @@ __all__ = [
     "ChoiceSpace",
     "Configuration",
     "Constraint",
+    "DeployError",
     "DocumentError",
     "Encoding",
     "Evaluation",
