@@ -18,6 +18,7 @@ from apq_tune.predict.files import predictor_bytes
 from apq_tune.predict.forms import PlainForm
 from apq_tune.space.encodings import encoding_of
 from apq_tune.space.measured import measured_values, outside, within
+from apq_tune.studies.sweep import Sweep, SweepTask, results_frame, run_task
 
 
 class Layers(apq_tune.Space):
@@ -83,6 +84,44 @@ def test_every_sampler_suggests_candidates_of_the_space(space: Any, sampler: str
     study.optimize(lambda trial: float(gain(encoding.encode([space.suggest(trial)]))[0]), n_trials=12)
     candidate = space.from_config(study.best_params)
     assert space.from_config(space.to_config(candidate)) == candidate
+
+
+@pytest.mark.parametrize("host", ["optuna", "tune"])
+def test_the_objective_is_evaluated_by_both_hosts(space: Any, host: str) -> None:
+    problem = problem_of(space)
+    objective = apq_tune.APQObjective(problem)
+    if host == "optuna":
+        study = optuna.create_study(directions=objective.directions)
+        study.optimize(objective, n_trials=5)
+        found = [(space.from_config(trial.params), trial.values) for trial in study.trials]
+    else:
+        search = apq_tune.ApqSearch(problem, max_concurrent=1)
+        search.set_search_properties(None, None, space.to_tune())
+        found = []
+        for name in "abcde":
+            config = search.suggest(name)
+            result = objective(config)
+            search.on_trial_complete(name, result | {"config": config, "done": True})
+            found.append((space.from_config(config), [result["gain"], result["cost"]]))
+        assert set(search.front().candidates) <= {candidate for candidate, _ in found}
+    assert len(found) == 5
+    for candidate, values in found:
+        (own,) = problem.encoding.encode([candidate])[None]
+        expected = [float(metric(own)[0]) for metric in problem.metrics]
+        assert values == pytest.approx(expected)
+
+
+def test_a_sweep_finds_candidates_within_its_limits(space: Any, tmp_path: Path) -> None:
+    problem = problem_of(space)
+    sweep = Sweep(
+        problem.encoding, {"device": {metric.name: metric for metric in problem.metrics}}, ("gain",), 60, tmp_path
+    )
+    bound = float(np.median(problem.metrics[1](problem.encoding.sample(50, np.random.default_rng(0)))))
+    tasks = [SweepTask("device", (("cost", bound),), sampler, 0) for sampler in ("evolution", "random")]
+    frame = results_frame(sweep, tasks, {task.key: run_task(task, sweep).metrics for task in tasks})
+    assert len(frame) == 2
+    assert (frame["cost"] <= bound).all()
+    assert (frame["gain"] > 0).all()
 
 
 def test_parts_of_a_space_stay_in_it(space: Any) -> None:

@@ -188,7 +188,8 @@ class PipelineRun:
         pending = [stage for stage in group if not self._open(stage).done]
         if pending and not self._roomy:
             left = {stage.name for stage in STAGES[STAGES.index(pending[0]) :]}
-            check_space(self.files.path, run_bytes(self.encoding.space, left, FINALISTS + self.settings.n_front))
+            needed = run_bytes(self.encoding.space, left, FINALISTS + self.settings.n_front)
+            check_space(self.files.path, needed, ray=self._kind == "ray")
             self._roomy = True
         start = time.monotonic()
         shares = dict.fromkeys((stage.name for stage in pending), 0.0)  # shares of the time of the group

@@ -110,7 +110,7 @@ class Refinement:
         """Do all rounds and rungs that are not done yet."""
         settings, results = self.settings, list[RefinedCandidate]()
         needs = {"run": self._stages["predictors"].fingerprint}
-        check_space(self.path, run_bytes(self.encoding.space, (), settings.n_weights))
+        check_space(self.path, run_bytes(self.encoding.space, (), settings.n_weights), ray=self._kind == "ray")
         with self._stack:
             if self._device == "cuda":
                 self._started()  # refuse GPUs that are not there before any work

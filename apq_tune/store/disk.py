@@ -45,21 +45,22 @@ def run_bytes(space: SearchSpace, stages: Collection[str], finalists: int) -> in
     return total + 2 * finalists * weights  # kept once, and once by Tune until the stage has ended
 
 
-def check_space(folder: Path, needed: int) -> None:
-    """Check that there is enough free space in a folder, and in that of Ray's sessions.
+def check_space(folder: Path, needed: int, *, ray: bool) -> None:
+    """Check that there is enough free space in a folder, and in that of Ray's sessions if Ray is used.
 
     Args:
         folder: Folder of the files, which need not exist.
         needed: Number of bytes that will be written.
+        ray: Whether Ray is used.
 
     Raises:
         RunError: If there is not; the message names free and needed space.
     """
-    session = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
-    for place, bytes_, remedy in (
-        (folder, needed, "choose another --out"),
-        (session, RAY_BYTES, "set RAY_TMPDIR to a folder with more"),
-    ):
+    places = [(folder, needed, "choose another --out")]
+    if ray:
+        session = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
+        places.append((session, RAY_BYTES, "set RAY_TMPDIR to a folder with more"))
+    for place, bytes_, remedy in places:
         free = _free(place)
         if free is not None and free < bytes_:
             raise RunError(

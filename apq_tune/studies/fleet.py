@@ -138,7 +138,7 @@ class Fleet:
         with contextlib.ExitStack() as stack:
 
             def start() -> Executor:
-                check_space(self.path, SMALL_BYTES)
+                check_space(self.path, SMALL_BYTES, ray=self._executor == "ray")
                 return stack.enter_context(executors.start_executor(self._executor, self._address, self._num_cpus))
 
             results = compute_missing(

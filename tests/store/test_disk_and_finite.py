@@ -42,13 +42,14 @@ def test_a_full_disk_is_refused_before_work(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("RAY_TMPDIR", "/")
     free(monkeypatch, tmp_path, here=999)
     with pytest.raises(RunError, match=r"out/run: has 0 MB free, about 5 MB will be written; make room, or choose"):
-        check_space(tmp_path / "out" / "run", 5_000_000)
+        check_space(tmp_path / "out" / "run", 5_000_000, ray=False)
     run = PipelineRun(SearchSpace.load("digits"), None, tmp_path / "run")
     with pytest.raises(RunError, match=r"MB free, about 2\d MB will be written"):
         run.run_until("supernet")
     free(monkeypatch, tmp_path, here=10**12, elsewhere=RAY_BYTES - 1)
     with pytest.raises(RunError, match=r"^/: has 50 MB free.*, or set RAY_TMPDIR to a folder with more"):
-        check_space(tmp_path, 1)
+        check_space(tmp_path, 1, ray=True)
+    check_space(tmp_path, 1, ray=False)  # without Ray nothing is written there
 
 
 def test_losses_that_are_not_finite_name_network_and_setting() -> None:
