@@ -31,7 +31,9 @@ def search_with(
     executor: Kind | None,
     address: str | None,
 ) -> None:
-    """Search with a method on the supernets of a run, train its finalists, and write and print the chosen network.
+    """Search with a method on the supernets of a run, and train its finalists and the baselines.
+
+    Files and tables are those of a run.
 
     Args:
         pipeline: Run whose supernets are trained.
@@ -58,5 +60,6 @@ def search_with(
     basis = basis_of(costs, kept_tables(out), spend, targets, settings.model_dump(mode="json", include=TRAINED))
     fleet = fleet_of(folder, f"search with {method}", basis, executor=executor, address=address, num_cpus=num_cpus)
     runs = {task.seed: out.absolute()}
-    results = search_all(fleet, [task], runs, targets, spend, costs, pipeline.device, folder, gpus=gpus, keep=True)
-    write_searched(task, results, limits, fleet.weights(task.key), spend, folder, screen())
+    results = search_all(fleet, [task], runs, targets, spend, costs, pipeline.device, gpus=gpus, keep=True)
+    weights = fleet.weights(task.key)
+    write_searched(task, results[task.key], costs, limits, weights, spend, folder, screen())

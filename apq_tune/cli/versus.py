@@ -114,6 +114,7 @@ def joint_vs_staged(
     from apq_tune.pipeline.finished import load_supernets
     from apq_tune.pipeline.settings import RunSettings
     from apq_tune.problem.costs import Costs
+    from apq_tune.report.versus import write_versus
     from apq_tune.space.network_encoding import NetworkEncoding
     from apq_tune.space.search_space import SearchSpace
     from apq_tune.store.directory import kept_tables
@@ -160,7 +161,8 @@ def joint_vs_staged(
                 gpus_per_trial,
             )
     tasks = [versus.VersusTask(name, budget, seed) for seed in runs for budget in targets for name in possible[budget]]
-    search_all(fleet, tasks, runs, targets, checked, costs, where, out, gpus=gpus_per_trial)
+    results = search_all(fleet, tasks, runs, targets, checked, costs, where, gpus=gpus_per_trial)
+    write_versus(tasks, results, targets, out, screen())
 
 
 def possible_methods(methods: Sequence[str], costs: Costs, limits: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
@@ -236,12 +238,11 @@ def search_all(
     spend: Spend,
     costs: Costs,
     device: Device,
-    out: Path,
     *,
     gpus: float | None = None,
     keep: bool = False,
 ) -> dict[str, Any]:
-    """Run the searches that are not done yet, and write and print their results.
+    """Run the searches that are not done yet.
 
     Args:
         fleet: Folder of the searches.
@@ -251,22 +252,17 @@ def search_all(
         spend: What each search may spend.
         costs: Metrics that may be limited.
         device: Where networks are trained and measured.
-        out: Directory for the tables and the picture.
         gpus: GPUs of each trial; ``None`` shares all of them among the trials at work.
-        keep: Whether the weights of the chosen networks are kept.
+        keep: Whether each result is that of a run, with baselines and the weights of the best network.
 
     Returns:
         Results of the tasks by key.
     """
-    from apq_tune.report.versus import write_versus
     from apq_tune.studies.versus import VersusShared, run_task
 
-    console = screen()
     shared = VersusShared(dict(runs), dict(limits), spend, fleet.checkpoints, costs, device, keep)
-    with progress_bar(console, "searches") as on_done:
-        results = fleet.run(run_task, shared, {task.key: task for task in tasks}, on_done, device, gpus)
-    write_versus(tasks, results, limits, out, console)
-    return results
+    with progress_bar(screen(), "searches") as on_done:
+        return fleet.run(run_task, shared, {task.key: task for task in tasks}, on_done, device, gpus)
 
 
 def screen() -> Any:

@@ -151,8 +151,7 @@ def finalists(run: Run) -> dict[str, Candidate]:
     If the requested predictor ranks no better than chance, more points of the front are trained.
     """
     found = run.directory("search")
-    largest = run.encoding.extremes()[1]
-    chosen = {f"largest_{bits}bit": largest.with_bits(bits) for bits in baseline_bits(run.encoding)}
+    chosen = baselines(run.encoding)
     chosen["best"] = Front.load(found.checked("best.json")).candidates[0]
     rivals = {name: c and Candidate.from_dict(c) for name, c in read_json(found.checked("rivals.json")).items()}
     chosen |= {name: c for name, c in rivals.items() if c is not None and c not in chosen.values()}
@@ -165,10 +164,11 @@ def finalists(run: Run) -> dict[str, Candidate]:
     return chosen
 
 
-def baseline_bits(encoding: NetworkEncoding) -> list[int]:
-    """The largest bit-width that all layers have in common and, if they have it, half of that."""
-    common = encoding.uniform_bits()[::-1]
-    return common[:1] + [bits for bits in common[1:] if bits == common[0] // 2]
+def baselines(encoding: NetworkEncoding) -> dict[str, Candidate]:
+    """The largest network with the most bits that all layers have in common and, if they have it, with half of them."""
+    common, largest = encoding.uniform_bits()[::-1], encoding.extremes()[1]
+    widths = common[:1] + [bits for bits in common[1:] if bits == common[0] // 2]
+    return {f"largest_{bits}bit": largest.with_bits(bits) for bits in widths}
 
 
 def spread(values: NDArray[np.float64], n: int) -> list[int]:

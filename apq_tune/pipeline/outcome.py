@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -117,15 +118,33 @@ def _table(run: Products, error_law: Sequence[float], constraints: Sequence[Cons
     loss = load_predictor(run.directory("predictors").checked(PREDICTOR), run.encoding)(genomes)
     slope, intercept = error_law
     columns = {
-        "name": list(items),
         "predicted_loss": loss,
         "predicted_accuracy": np.clip(1 - np.exp(intercept) * loss**slope, 0, 1),
     }
-    columns |= score_columns(items.values())
-    columns |= {name: metric(genomes) for name, metric in run.costs.metrics.items()}
-    columns |= {"candidate": list(map(str, candidates)), "candidate_json": [c.to_json() for c in candidates]}
-    order = front_cost(constraints, run.costs.metrics["bit_ops"]).name
-    table = pd.DataFrame(columns).sort_values(order, ascending=False, kind="stable", ignore_index=True)
+    return networks_table(items, run.costs, constraints, columns)
+
+
+def networks_table(
+    items: Mapping[str, Mapping[str, Any]],
+    costs: Costs,
+    constraints: Sequence[Constraint],
+    columns: Mapping[str, Any] = MappingProxyType({}),
+) -> pd.DataFrame:
+    """Table of trained networks, the most expensive first, the best of those that keep the constraints ``chosen``.
+
+    Args:
+        items: Record of each network by name: its ``candidate``, and its scores on each split.
+        costs: Costs of the search space, each of which is a column.
+        constraints: Constraints on candidates.
+        columns: Further columns, which come after the names.
+    """
+    candidates = [Candidate.from_dict(item["candidate"]) for item in items.values()]
+    genomes = costs.encoding.encode(candidates)
+    content: dict[str, Any] = {"name": list(items), **columns, **score_columns(items.values())}
+    content |= {name: metric(genomes) for name, metric in costs.metrics.items()}
+    content |= {"candidate": list(map(str, candidates)), "candidate_json": [c.to_json() for c in candidates]}
+    order = front_cost(constraints, costs.metrics["bit_ops"]).name
+    table = pd.DataFrame(content).sort_values(order, ascending=False, kind="stable", ignore_index=True)
     return with_choice(table, constraints)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from matplotlib.ticker import FormatStrFormatter
 
 from apq_tune.methods.rivals import RIVALS
 from apq_tune.pipeline.outcome import Outcome
+from apq_tune.problem.front import Front
 from apq_tune.problem.metric import Metric
 from apq_tune.problem.problem import Constraint
 from apq_tune.report.limits import MOST_PANELS, amount, draw_limit, logarithmic
@@ -22,20 +23,45 @@ from apq_tune.report.limits import MOST_PANELS, amount, draw_limit, logarithmic
 def run_picture(outcome: Outcome) -> bytes:
     """Draw the predicted front and, against each limited cost, the networks after real QAT; the picture as PNG."""
     front = outcome.fronts["front"]
-    costs = panels(outcome.constraints) or [(front.objectives[1].name, front.objectives[1].unit, None)]
+    random = {"random search": outcome.fronts["random"]}
+    return networks_picture(front, "NSGA-II", random, "predicted", outcome.table, outcome.constraints)
+
+
+def networks_picture(
+    front: Front,
+    label: str,
+    others: Mapping[str, Front],
+    title: str,
+    table: pd.DataFrame,
+    constraints: Sequence[Constraint],
+    found: str = "joint search",
+) -> bytes:
+    """Draw a front and, against each limited cost, the trained networks; the picture as PNG.
+
+    Args:
+        front: Front of a loss and a cost.
+        label: Name of the search that found it.
+        others: Fronts to compare it with, by name.
+        title: Kind of losses of the fronts.
+        table: One row for each trained network, see ``Outcome.table``.
+        constraints: Limits of the search.
+        found: Name of the search that found the networks.
+    """
+    costs = panels(constraints) or [(front.objectives[1].name, front.objectives[1].unit, None)]
     figure, axes = grid(1 + len(costs))
-    outcome.fronts["random"].plot(axes[0], marker=".", linestyle="", color="0.7", label="random search")
-    front.plot(axes[0], marker=".", color="C0", label="NSGA-II")
-    axes[0].set(title="predicted, within all limits", yscale="log")
+    for name, other in others.items():
+        other.plot(axes[0], marker=".", linestyle="", color="0.7", label=name)
+    front.plot(axes[0], marker=".", color="C0", label=label)
+    axes[0].set(title=f"{title}, within all limits", yscale="log")
     for which in (axes[0].yaxis.set_major_formatter, axes[0].yaxis.set_minor_formatter):
         which(FormatStrFormatter("%.3g"))
-    own = next((c for c in outcome.constraints if c.metric.name == front.objectives[1].name), None)
+    own = next((c for c in constraints if c.metric.name == front.objectives[1].name), None)
     logarithmic(axes[0])
     if own is not None:
         draw_limit(axes[0], own)
     axes[0].legend(fontsize=8)
     for ax, (name, unit, constraint) in zip(axes[1:], costs, strict=True):
-        networks_panel(ax, outcome.table, name, unit, constraint)
+        networks_panel(ax, table, name, unit, constraint, found)
     handles, labels = axes[1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return png(figure)
@@ -58,7 +84,9 @@ def grid(n: int) -> tuple[Figure, list[Axes]]:
     return figure, list(np.atleast_1d(figure.subplots(rows, columns)).ravel()[:n])
 
 
-def networks_panel(ax: Axes, table: pd.DataFrame, name: str, unit: str, constraint: Constraint | None) -> None:
+def networks_panel(
+    ax: Axes, table: pd.DataFrame, name: str, unit: str, constraint: Constraint | None, found: str = "joint search"
+) -> None:
     """Draw accuracies of the trained networks against one cost: on search images hollow, on test images filled.
 
     Args:
@@ -67,14 +95,17 @@ def networks_panel(ax: Axes, table: pd.DataFrame, name: str, unit: str, constrai
         name: Name of the cost.
         unit: Unit of the cost.
         constraint: Limit on the cost, if there is one.
+        found: Name of the search that found the networks.
     """
     largest, rival = table["name"].str.startswith("largest"), table["name"].isin(RIVALS)
     ax.vlines(table[name], 100 * table["search_accuracy"], 100 * table["test_accuracy"], color="0.8", zorder=0)
     for rows, marker, colour, label in (
-        (table[~largest & ~rival], "o", "C0", "joint search"),
+        (table[~largest & ~rival], "o", "C0", found),
         (table[rival], "^", "C1", "staged, uniform; same limits"),
         (table[largest], "s", "C2", "largest network, uniform bits"),
     ):
+        if rows.empty:
+            continue
         style: dict[str, Any] = {"marker": marker, "edgecolors": colour}
         ax.scatter(rows[name], 100 * rows["search_accuracy"], facecolors="none", **style)
         ax.scatter(rows[name], 100 * rows["test_accuracy"], facecolors=colour, label=f"{label} (test)", **style)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,18 @@ from apq_tune.store.files import to_json, write_atomically
 OPTIONAL = ("stages", "blocks", "predicted")
 """What is left out on a narrow terminal, in this order: stages on lines of their own, then whole columns."""
 
-NAMES = {
+TITLE = "Trained networks: those that joint search found, and baselines"
+"""Title of the table of networks of a run."""
+
+LARGEST = {"largest": "largest_Nbit: largest network with N bits"}
+"""Description of the baselines."""
+
+MEANINGS = {
     "best": "best: least predicted loss, found by joint search",
     "front": "front_N: from the front of predicted loss and cost",
     "uniform": "uniform: best network with one bit-width",
     "staged": "staged: best architecture, then best bit-widths for it",
-    "largest": "largest_Nbit: largest network with N bits",
+    **LARGEST,
 }
 """Descriptions of networks by the first part of their names."""
 
@@ -69,12 +76,7 @@ def write_report(outcome: Outcome, path: Path, console: Console) -> None:
         OF_PREDICTORS,
         lambda: predictor_records(outcome),
     )
-    print_fitting(
-        console,
-        lambda without: results_table(table, constraints, without),
-        OPTIONAL,
-        lambda: network_records(table, constraints),
-    )
+    print_networks(table, constraints, console)
     cost = fronts["front"].objectives[1].name
     console.print(
         f"Searches evaluated {fronts['front'].provenance['n_evaluations']:,} candidates each with the predictor. "
@@ -82,11 +84,7 @@ def write_report(outcome: Outcome, path: Path, console: Console) -> None:
         f"{hypervolumes['front']:.3f}, random search {hypervolumes['random']:.3f}.",
         soft_wrap=True,
     )
-    console.print(
-        f"Accuracies are those after {fidelity}, the same training for all networks. Search images decide which "
-        "network is chosen; test images decide nothing.",
-        soft_wrap=True,
-    )
+    print_training(fidelity, console)
     console.print(agreement_line(table), soft_wrap=True, markup=False)
     n_pairs = outcome.predictors["n"]
     if constraints and outcome.pairs_kept < n_pairs / 4:
@@ -108,17 +106,57 @@ def write_report(outcome: Outcome, path: Path, console: Console) -> None:
 
 def summary(outcome: Outcome, record: dict[str, Any] | None, hypervolumes: dict[str, float]) -> dict[str, Any]:
     """Content of ``summary.json``."""
-    columns = ["name", "feasible", "chosen", "search_accuracy", "test_accuracy"]
-    columns += [c.metric.name for c in outcome.constraints]
-    networks = outcome.table[list(dict.fromkeys(columns))].to_dict(orient="records")
     return {
         "chosen": record,
-        "networks": networks,
+        "networks": networks_summary(outcome.table, outcome.constraints),
         "predictors": outcome.predictors,
         "pairs_kept": outcome.pairs_kept,
         "hypervolume": hypervolumes,
         "seconds": outcome.seconds,
     }
+
+
+def networks_summary(table: pd.DataFrame, constraints: Sequence[Constraint]) -> list[dict[str, Any]]:
+    """Trained networks with their accuracies and limited costs, as plain data."""
+    columns = ["name", "feasible", "chosen", "search_accuracy", "test_accuracy"]
+    columns += [c.metric.name for c in constraints]
+    records: list[dict[str, Any]] = table[list(dict.fromkeys(columns))].to_dict(orient="records")
+    return records
+
+
+def print_networks(
+    table: pd.DataFrame,
+    constraints: tuple[Constraint, ...],
+    console: Console,
+    title: str = TITLE,
+    meanings: Mapping[str, str] = MEANINGS,
+) -> None:
+    """Print the table of trained networks.
+
+    Args:
+        table: One row for each network, see ``Outcome.table``.
+        constraints: Limits of the run.
+        console: Console to print on.
+        title: Title of the table.
+        meanings: Descriptions of networks by the first part of their names.
+    """
+    optional = [name for name in OPTIONAL if name != "predicted" or "predicted_accuracy" in table]
+    known = frozenset(OPTIONAL) - frozenset(optional)  # left out in any case
+    print_fitting(
+        console,
+        lambda without: results_table(table, constraints, without | known, title, meanings),
+        optional,
+        lambda: network_records(table, constraints),
+    )
+
+
+def print_training(fidelity: str, console: Console) -> None:
+    """Print what accuracies were measured after, and on what."""
+    console.print(
+        f"Accuracies are those after {fidelity}, the same training for all networks. Search images decide which "
+        "network is chosen; test images decide nothing.",
+        soft_wrap=True,
+    )
 
 
 def search_hypervolumes(fronts: dict[str, Front]) -> dict[str, float]:
@@ -134,7 +172,11 @@ def search_hypervolumes(fronts: dict[str, Front]) -> dict[str, float]:
 
 
 def results_table(
-    results: pd.DataFrame, constraints: tuple[Constraint, ...], without: frozenset[str] = frozenset()
+    results: pd.DataFrame,
+    constraints: tuple[Constraint, ...],
+    without: frozenset[str] = frozenset(),
+    title: str = TITLE,
+    meanings: Mapping[str, str] = MEANINGS,
 ) -> Table:
     """Table of the trained networks: measured and predicted accuracies, and every limited cost with its limit.
 
@@ -142,9 +184,11 @@ def results_table(
         results: One row for each network, see ``Outcome.table``.
         constraints: Limits of the run.
         without: Parts of ``OPTIONAL`` to leave out.
+        title: Title of the table.
+        meanings: Descriptions of networks by the first part of their names.
     """
-    table = Table(title="Trained networks: those that joint search found, and baselines", **STYLE)
-    table.caption = caption(results, constraints, blocks="blocks" not in without)
+    table = Table(title=title, **STYLE)
+    table.caption = caption(results, constraints, meanings, blocks="blocks" not in without)
     table.caption_justify = "left"
     table.add_column("", no_wrap=True)
     for constraint in constraints:
@@ -168,11 +212,13 @@ def results_table(
     return table
 
 
-def caption(results: pd.DataFrame, constraints: tuple[Constraint, ...], *, blocks: bool) -> str:
+def caption(
+    results: pd.DataFrame, constraints: tuple[Constraint, ...], meanings: Mapping[str, str], *, blocks: bool
+) -> str:
     """Legend of the table: what its marks and the names of networks mean, one line each."""
     names = set(results["name"])
     lines = ["* chosen" + ("; OVER: over the limit, cannot be chosen" if constraints else "")]
-    lines += [meaning for name, meaning in NAMES.items() if any(n.startswith(name) for n in names)]
+    lines += [meaning for name, meaning in meanings.items() if any(n.startswith(name) for n in names)]
     mobile = blocks and results["candidate"].str.contains(MBCONV).any()
     return "\n".join([*lines, *((BLOCKS,) if mobile else ())])
 
@@ -195,7 +241,8 @@ def network_records(results: pd.DataFrame, constraints: tuple[Constraint, ...]) 
         for c in constraints:
             value = float(row[c.metric.name])
             lines.append(f"  {c.metric.name} {amount(value, c.metric.unit)}, {share(c, value)}")
-        scores = {split: row[f"{split}_accuracy"] for split in ("search", "test", "predicted")}
+        splits = [split for split in ("search", "test", "predicted") if f"{split}_accuracy" in row]
+        scores = {split: row[f"{split}_accuracy"] for split in splits}
         lines.append("  " + ", ".join(f"{split} {100 * score:.1f}%" for split, score in scores.items()))
     return lines
 

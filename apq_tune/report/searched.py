@@ -1,4 +1,4 @@
-"""Report of ``run --method``: the chosen network, its costs with their limits, and its weights."""
+"""Report of ``run --method``: files and tables as of a run, for the networks that one method trained."""
 
 from __future__ import annotations
 
@@ -8,43 +8,73 @@ from typing import Any
 
 from rich.console import Console
 
-from apq_tune.pipeline.choice import RECORD, WEIGHTS, described, keep, kept
+from apq_tune.methods.searches import front_cost
+from apq_tune.pipeline.choice import RECORD, WEIGHTS, described, keep
+from apq_tune.pipeline.outcome import networks_table
+from apq_tune.problem.costs import Costs
 from apq_tune.problem.problem import Constraint
-from apq_tune.report.answer import print_chosen
-from apq_tune.studies.verdict import finalists_frame, results_frame
+from apq_tune.refine.outcome import front_of_trainings
+from apq_tune.report.answer import level_line, print_chosen
+from apq_tune.report.pictures import networks_picture
+from apq_tune.report.results import LARGEST, networks_summary, print_networks, print_training
+from apq_tune.store.files import to_json, write_atomically
 from apq_tune.studies.versus import Spend, VersusTask
 
 
 def write_searched(
     task: VersusTask,
-    results: Mapping[str, Mapping[str, Any]],
+    result: Mapping[str, Any],
+    costs: Costs,
     constraints: tuple[Constraint, ...],
     weights: bytes,
     spend: Spend,
     path: Path,
     console: Console,
 ) -> None:
-    """Write the files of the chosen network and describe it.
+    """Write the files of a search with one method, and print its networks beside the baselines of a run.
+
+    The front is that of search loss and the first limited cost among the networks that the method trained at full
+    length.
 
     Args:
         task: Task of the search.
-        results: Results of ``run_task`` by key.
+        result: Result of ``run_task``, which trained the baselines, too.
+        costs: Costs of the search space.
         constraints: Constraints on the metrics.
-        weights: Weights of the winner's first training at full length, which decided.
+        weights: Weights of the best network after the training that decided.
         spend: Spend of the method.
         path: Output folder.
         console: Console to print on.
     """
-    row = results_frame([task], results).assign(name=task.method).iloc[0]
-    trained = finalists_frame([task], results)
-    final = trained[(trained["steps"] == spend.final_steps) & (trained["repeat"] == 0)]
-    feasible = bool(kept(row.to_frame().T, constraints)[0])
-    fidelity = f"QAT, {spend.final_steps} steps"
-    keep(path, described(row, constraints, fidelity) if feasible else None, weights if feasible else None)
+    method, fidelity = task.method, f"QAT, {spend.final_steps} steps"
+    table = networks_table(result["networks"], costs, constraints)
+    own = table[table["feasible"] & ~table["name"].str.startswith("largest")]
+    about: dict[str, Any] = {
+        "space": costs.encoding.name,
+        "constraints": [str(c) for c in constraints],
+        "fidelity": fidelity,
+    }
+    cost = front_cost(constraints, costs.metrics["bit_ops"])
+    front = front_of_trainings(own, cost, costs.metrics, about | {"method": method, "seed": task.seed})
+    row = next(iter(table[table["chosen"]].to_dict(orient="records")), None)
+    record = None if row is None else described(row, constraints, fidelity)
+    write_atomically(path / "results.csv", table.to_csv(index=False))
+    write_atomically(path / "front.json", front.to_json())
+    picture = networks_picture(front, method, {}, "trained", table, constraints, method)
+    write_atomically(path / "front.png", picture)
+    keep(path, record, None if record is None else weights)
+    summary: dict[str, Any] = {"chosen": record, "networks": networks_summary(table, constraints)}
+    summary |= {"method": method, "counts": result["counts"], "seconds": result["seconds"]}
+    write_atomically(path / "summary.json", to_json(summary))
     console.print()
-    n_kept = int(kept(final, constraints).sum())
-    print_chosen(row if feasible else None, constraints, n_kept, len(final), console)
-    if feasible:
-        times = f", test images the mean of {spend.repeats} trainings" if spend.repeats > 1 else ""
-        console.print(f"  after {fidelity}{times}", soft_wrap=True)
-        console.print(f"Files in {path}: {WEIGHTS} and {RECORD} (the chosen network)", soft_wrap=True, markup=False)
+    meanings = {method: f"{method}_N: networks that the method {method} found, best first"}
+    title = f"Trained networks: those that the method {method} found, and baselines"
+    print_networks(table, constraints, console, title, meanings | LARGEST)
+    print_training(fidelity, console)
+    console.print()
+    print_chosen(row, constraints, int(table["feasible"].sum()), len(table), console)
+    if (level := level_line(table)) is not None:
+        console.print(level, soft_wrap=True, markup=False)
+    files = ["results.csv", "front.png", "front.json", "summary.json"]
+    chosen = [] if row is None else [f"{WEIGHTS} and {RECORD} (the chosen network)"]
+    console.print(f"Files in {path}: " + ", ".join([*chosen, *files]), soft_wrap=True, markup=False)

@@ -34,8 +34,9 @@ from apq_tune.problem.costs import Costs
 from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.search_space import SearchSpace
 from apq_tune.store.files import write_atomically
+from apq_tune.studies.finalists import decided, finalists
 from apq_tune.studies.fleet import CHECKPOINT_SECONDS
-from apq_tune.studies.halving import Halving, outcome, rungs, winner
+from apq_tune.studies.halving import Halving, outcome, rungs
 from apq_tune.supernet.device import Device
 from apq_tune.supernet.metrics import SupernetLoss
 
@@ -138,7 +139,7 @@ class VersusShared(NamedTuple):
         checkpoints: Folder of checkpoints.
         costs: Costs that may be constrained.
         device: Device on which networks are trained and run.
-        keep: Whether the weights of the winner are kept.
+        keep: Whether the result is that of a run: baselines are trained, too, and the weights of the best network kept.
     """
 
     runs: Mapping[int, Path]
@@ -221,6 +222,9 @@ def run_task(task: VersusTask, shared: VersusShared) -> Result:
         ranked = method.propose(Question(encoding, limits, bench, task.seed))
         with _clock(seconds, "final"):
             trained = halving.run(encoding.decode(ranked), spend.short)
+            networks = finalists(task.method, trained, halving, encoding) if shared.keep else {}
+    records = {name: {"candidate": t.candidate.to_dict(), **t.scores} for name, t in networks.items()}
+    weights = networks[decided(records, shared.costs, limits)].weights if shared.keep else b""
     best = outcome(trained)
     names = list(costs)
     genomes = encoding.encode([t.candidate for t in trained], check=False)
@@ -237,8 +241,9 @@ def run_task(task: VersusTask, shared: VersusShared) -> Result:
                 for i, t in enumerate(trained)
             ],
             "seconds": {name: round(value, 2) for name, value in seconds.items()},
+            "networks": records,
         },
-        {"weights.pt": winner(trained).weights} if shared.keep else {},
+        {"weights.pt": weights} if shared.keep else {},
     )
 
 

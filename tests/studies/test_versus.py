@@ -14,12 +14,12 @@ import torch
 from click.testing import CliRunner
 from scipy.stats import ttest_rel, wilcoxon
 
-from apq_tune import ApqError, Candidate, NetworkEncoding, RunError, SearchSpace
+from apq_tune import ApqError, Candidate, Front, NetworkEncoding, RunError, SearchSpace
 from apq_tune.cli import cli
 from apq_tune.cli import costs as options
 from apq_tune.cli.run import PAPER
 from apq_tune.cli.versus import NAMES
-from apq_tune.cost import cost_models
+from apq_tune.cost import bit_ops, cost_models
 from apq_tune.methods import METHODS
 from apq_tune.pipeline.finished import load_supernets
 from apq_tune.pipeline.measuring import measure_pairs
@@ -145,10 +145,21 @@ def test_a_run_with_a_method_keeps_its_network_and_makes_it_again_when_it_is_los
 
     shutil.copytree(shared.runs[7], tmp_path / "run")
     said, alone = run("--constraint=bit_ops<=25%"), tmp_path / "run" / "uniform"
-    assert "Chosen: uniform, with the least loss on search images of the 4 of 4 trained networks" in said
+    assert re.search(r"Chosen: \w+_\d\w*, with the least loss on search images of the \d of 6 trained networks", said)
     assert re.search(r"bit_ops [\d.]+ M BitOps: \d+% of the limit <= 14.66 M BitOps", said)
-    counts = pd.read_csv(alone / "results.csv").iloc[0]
-    assert counts[["n fp32", "n proxy", "n fine", "n short"]].tolist() == [0, 60, 30, 10]
+    summary, table = json.loads((alone / "summary.json").read_text()), pd.read_csv(alone / "results.csv")
+    assert [summary["counts"][kind] for kind in ("fp32", "proxy", "fine", "short")] == [0, 60, 30, 10]
+    own = table[~table["name"].str.startswith("largest")]
+    assert set(table["name"]) == {*(f"uniform_{i}" for i in (1, 2, 3, 4)), "largest_8bit", "largest_4bit"}
+    assert own["search_loss"].idxmin() == own.index[own["name"] == "uniform_1"][0]
+    feasible = table["bit_ops"] <= 0.25 * bit_ops(NetworkEncoding(SearchSpace.load("digits"))).reachable()[1]
+    assert table["feasible"].tolist() == feasible.tolist()
+    assert table["search_loss"].where(feasible).idxmin() == table.index[table["chosen"]][0]
+    front = Front.load(alone / "front.json")  # whom no other network of the method beats in both
+    loss, cost = own["search_loss"].to_numpy(), own["bit_ops"].to_numpy()
+    beaten = ((loss[:, None] <= loss) & (cost[:, None] <= cost)).sum(axis=0) > 1
+    assert {c.to_json() for c in front.candidates} == set(own["candidate_json"][~beaten])
+    assert (alone / "front.png").read_bytes().startswith(b"\x89PNG")
     record, weights = json.loads((alone / "best.json").read_text()), (alone / "best.pt").read_bytes()
     trained = load_supernets(tmp_path / "run").quantized
     network = trained.subnet(Candidate.from_dict(record["candidate"]))
