@@ -69,7 +69,8 @@ def load_onnx(path: Path, threads: int) -> Run:
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     binding, types = session.io_binding(), {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
     for given in session.get_inputs():
-        values = np.random.default_rng(0).uniform(0, 1, given.shape)
+        shape = [length if isinstance(length, int) else 1 for length in given.shape]  # names are of the batch
+        values = np.random.default_rng(0).uniform(0, 1, shape)
         scaled = values * 255 if given.type == "tensor(uint8)" else values
         memory = onnxruntime.OrtValue.ortvalue_from_numpy(scaled.astype(types[given.type]))
         binding.bind_ortvalue_input(given.name, memory)

@@ -1,14 +1,69 @@
-"""ONNX models of whole networks with weights of one value, which take as long as exported networks do."""
+"""ONNX models of whole networks, whose latency is measured.
+
+Integer networks are written as exported ones are, with weights of one value each, which keeps the files small.
+"""
 
 from __future__ import annotations
 
-from onnx import TensorProto, helper
+from collections.abc import Sequence
 
-from apq_tune.deploy.op_models import FUNCTION_NODES, SCALE, ModelGraph
-from apq_tune.deploy.profile_ops import FULL_BITS, PlacedLayer, ProfileOp
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from apq_tune.deploy.onnx_graph import graph_of
+from apq_tune.deploy.op_models import FUNCTION_NODES, OPSET, ModelGraph, model_bytes, weight_value
+from apq_tune.deploy.profile_ops import FLOAT_FUNCTIONS, PlacedLayer
+from apq_tune.deploy.program import LOGITS, build
 from apq_tune.network.layer import IMAGE, Layer, Tensor
+from apq_tune.supernet.frozen import FrozenQuantizer, FrozenWeights
 
-LOGITS = "logits"
+CLIP = 6.0
+"""Largest value of quantized activations."""
+
+FEWEST_FOLDED = 64
+"""Smallest number of elements of a constant that is stored as a shape and one value."""
+
+
+class ConstantParameters:
+    """Parameters of a network whose layers have weights of one value each; bits are those of the layers."""
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self._layers = {layer.name: layer for layer in layers}
+        self._numbers = {layer.name: number for number, layer in enumerate(layers)}
+
+    def stored(self, name: str) -> FrozenQuantizer:
+        """Quantizer of the output of a layer."""
+        return self._quantizer(name, int(self._layers[name].output.bits), self._layers[name].activation)
+
+    def read(self, name: str) -> FrozenQuantizer:
+        """Quantizer of the input of a layer with weights."""
+        op = self._layers[name].op
+        assert op is not None
+        return self._quantizer(self._layers[name].inputs[0], int(op.a_bits), None)
+
+    def weights(self, name: str, input_scale: np.float32) -> FrozenWeights:  # noqa: ARG002
+        """Weights and bias of a layer."""
+        op, value = self._layers[name].op, weight_value(self._numbers[name])
+        assert op is not None
+        n_out, n_in, k = int(op.out_channels), int(op.in_channels) // int(op.groups), int(op.kernel_size)
+        linear = self._layers[name].kind == "linear"
+        values = np.full((n_out, n_in) if linear else (n_out, n_in, k, k), value, np.int8)
+        return FrozenWeights(values, np.full(n_out, 0.01, np.float32), np.full(n_out, value, np.int32), int(op.w_bits))
+
+    def _quantizer(self, source: str, bits: int, activation: str | None) -> FrozenQuantizer:
+        function = activation if activation in FLOAT_FUNCTIONS else None
+        signed = not self._is_positive(source)
+        return FrozenQuantizer(np.float32(CLIP / 2**bits), bits, signed, function)  # type: ignore[arg-type]
+
+    def _is_positive(self, name: str) -> bool:
+        """Whether the output of a layer is not negative."""
+        if name == IMAGE:
+            return False
+        layer = self._layers[name]
+        if layer.kind in ("pool", "multiply"):
+            return self._is_positive(layer.inputs[0])
+        return layer.activation in ("relu", "relu6", "h_sigmoid")
 
 
 def network_model(layers: tuple[Layer, ...], image: Tensor, precision: str) -> bytes:
@@ -19,74 +74,59 @@ def network_model(layers: tuple[Layer, ...], image: Tensor, precision: str) -> b
         image: Input tensor.
         precision: ``"int8"``, quantized as exported networks are, or ``"fp32"``.
     """
+    if precision == "fp32":
+        return _float_network(layers, image)
+    program = build(layers, ConstantParameters(layers), int(image.channels), image.size)
+    graph, opset = graph_of(program, pack_weights=False)
+    fold_constants(graph)
+    return model_bytes(graph, max(opset, OPSET))
+
+
+def fold_constants(graph: onnx.GraphProto) -> None:
+    """Replace large initializers of one value by nodes that make them when a runtime loads the file."""
+    kept, nodes = [], []
+    for constant in graph.initializer:
+        values = numpy_helper.to_array(constant)
+        if values.size < FEWEST_FOLDED or np.ptp(values) != 0:
+            kept.append(constant)
+            continue
+        shape = f"{constant.name}.shape"
+        kept.append(numpy_helper.from_array(np.array(values.shape, np.int64), shape))
+        filling = numpy_helper.from_array(values.reshape(-1)[:1])
+        nodes.append(helper.make_node("ConstantOfShape", [shape], [constant.name], value=filling))
+    nodes += list(graph.node)
+    del graph.initializer[:], graph.node[:]
+    graph.initializer.extend(kept)
+    graph.node.extend(nodes)
+
+
+def _float_network(layers: tuple[Layer, ...], image: Tensor) -> bytes:
     graph = ModelGraph()
     tensors = {IMAGE: image} | {layer.name: layer.output for layer in layers}
     for number, layer in enumerate(layers):
         placed = PlacedLayer(layer, tensors[layer.inputs[0]], image.size, fixed=False)
-        if precision == "int8":
-            _integer_layer(graph, placed, number, last=layer is layers[-1])
-        else:
-            _float_layer(graph, placed, number)
-    if precision == "fp32":
-        graph.node("Identity", [layers[-1].name], LOGITS)
+        _float_layer(graph, placed, number)
+    graph.node("Identity", [layers[-1].name], LOGITS)
     shape = [1, int(image.channels), image.size, image.size]
     given = helper.make_tensor_value_info(IMAGE, TensorProto.FLOAT, shape)
     made = helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, [1, int(layers[-1].output.channels)])
     return graph.model([given], [made])
 
 
-def _integer_layer(graph: ModelGraph, placed: PlacedLayer, number: int, *, last: bool) -> None:
-    """Append a layer between uint8 tensors, each of which has the name of its layer."""
-    layer, name = placed.layer, placed.layer.name
-    before, own = placed.ops if len(placed.ops) == 2 else (None, placed.ops[0])
-    source, scale = layer.inputs[0], SCALE
-    if before is not None and before.kind == "image":
-        source = graph.quantize(source, f"{name}.input")
-    elif before is not None and before.kind == "requantize":
-        scale = 2 * SCALE
-        stored = graph.dequantize(source, f"{name}.stored")
-        source = _stored(graph, stored, f"{name}.input", 0 if layer.op is None else int(layer.op.a_bits), scale)
-    if own.kind == "linear":
-        source = graph.node("Flatten", [source], f"{name}.flat")
-    read = graph.dequantize(source, f"{name}.read", scale)
-    other = graph.dequantize(layer.inputs[1], f"{name}.other") if len(layer.inputs) > 1 else ""
-    made = _result(graph, own, read, other, f"{name}.sum", number, scale)
-    if last:
-        graph.node("Identity", [made], LOGITS)
-    else:
-        _stored(graph, made, name, int(layer.output.bits), SCALE)
-
-
-def _stored(graph: ModelGraph, source: str, output: str, bits: int, scale: float) -> str:
-    """Quantize a float tensor to some bits; the runtime fuses the step to 8 bits with what made the tensor."""
-    if bits == FULL_BITS:
-        return graph.quantize(source, output, scale)
-    return graph.clip(graph.quantize(source, f"{output}.levels", scale), output, bits)
-
-
 def _float_layer(graph: ModelGraph, placed: PlacedLayer, number: int) -> None:
     """Append a layer between float tensors, each of which has the name of its layer."""
     layer, own, name = placed.layer, placed.ops[-1], placed.layer.name
-    other = layer.inputs[1] if len(layer.inputs) > 1 else ""
-    source = layer.inputs[0]
-    source = graph.node("Flatten", [source], f"{name}.flat") if own.kind == "linear" else source
-    made = _result(graph, own, source, other, f"{name}.result", number, None)
-    activated = layer.activation in ("relu", "relu6")
-    graph.node("Relu" if activated else "Identity", [made], name)
-
-
-def _result(
-    graph: ModelGraph, own: ProfileOp, source: str, other: str, name: str, number: int, scale: float | None
-) -> str:
-    """Float result of a layer on float tensors."""
+    source, *others = layer.inputs
+    if own.kind == "linear":
+        source = graph.node("Flatten", [source], f"{name}.flat")
     if own.has_weights:
-        made = graph.weighted(own, source, name, number, scale)
+        made = graph.weighted(own, source, f"{name}.sum", number, None)
     elif own.kind == "pool":
-        made = graph.node("GlobalAveragePool", [source], name)
+        made = graph.node("GlobalAveragePool", [source], f"{name}.mean")
     else:
-        made = graph.node("Add" if own.kind == "add" else "Mul", [source, other], name)
+        made = graph.node("Add" if own.kind == "add" else "Mul", [source, *others], f"{name}.both")
     if own.function:
         made = graph.node(FUNCTION_NODES[own.function], [made], f"{name}.{own.function}")
     if own.function == "h_sigmoid":  # a factor for each channel
         made = graph.node("Unsqueeze", [made, graph.value("pixels", [2, 3])], f"{name}.factor")
-    return made
+    graph.node("Relu" if layer.activation in ("relu", "relu6") else "Identity", [made], name)

@@ -87,7 +87,7 @@ class ModelGraph:
         """
         shape = [op.out_channels, op.in_channels // op.groups]
         shape += [op.kernel_size] * 2 if op.kind == "conv" else []
-        c, value = op.out_channels, number % 100 + 1
+        c, value = op.out_channels, weight_value(number)
         if scale is not None:
             weight = self.filled(f"{output}.weight", shape, np.int8(value))
             bias = self.filled(f"{output}.bias", (c,), np.int32(value))
@@ -112,8 +112,18 @@ class ModelGraph:
     def model(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> bytes:
         """The model as a file."""
         graph = helper.make_graph(self.nodes, "measured", list(inputs), list(outputs), list(self.constants.values()))
-        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-        return bytes(made.SerializeToString(deterministic=True))
+        return model_bytes(graph, OPSET)
+
+
+def model_bytes(graph: onnx.GraphProto, opset: int) -> bytes:
+    """File of a graph."""
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=IR_VERSION)
+    return bytes(made.SerializeToString(deterministic=True))
+
+
+def weight_value(number: int) -> int:
+    """Integer weight of a layer or instance; equal layers with equal weights would be merged."""
+    return number % 100 + 1
 
 
 def has_model(op: ProfileOp, precision: str) -> bool:
