@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from apq_tune.cli.costs import CONSTRAINTS, TABLES
+from apq_tune.cli.costs import CONSTRAINTS, TABLES, tell_notes
 from apq_tune.cli.fleet import command_line, host_options, out_folder, progress_bar
 from apq_tune.cli.options import FRONT, PREDICTOR, SEEDS, metric_names, samplers_option
 from apq_tune.cli.values import Number, Place
@@ -151,6 +151,7 @@ def compare(
         encoding = NetworkEncoding(loaded)
         metrics = with_built_in(load_metrics(encoding, predictor, tables), encoding)
         problem = problem_of(encoding, metrics, metric_names(front, "--front"), constraints)
+        tell_notes(limit.metric for limit in problem.constraints)
     basis = {
         "space": loaded.model_dump(mode="json") if loaded is not None else None,
         "lookup": digest(lookup),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import click
@@ -10,6 +11,7 @@ from apq_tune.cli.values import Place
 
 if TYPE_CHECKING:
     from apq_tune.problem.costs import Costs
+    from apq_tune.problem.metric import Metric
 
 BUDGET_NAMES = ("memory", "memory-tight", "latency", "bit_ops")
 """The names in ``apq_tune.problem.costs``, whose import would slow ``--help``."""
@@ -47,13 +49,21 @@ TABLES = click.option(
 )
 
 
+def tell_notes(metrics: Iterable[Metric]) -> None:
+    """Print the remarks of cost tables on the metrics that are limited, each once."""
+    for note in dict.fromkeys(getattr(metric, "note", "") for metric in metrics):
+        if note:
+            click.echo(note)
+
+
 def all_constraints(costs: Costs, constraints: tuple[str, ...], budgets: tuple[str, ...]) -> tuple[str, ...]:
-    """The user's limits and those of budgets, all of which must hold, as texts.
+    """The user's limits and those of budgets, all of which must hold, as texts; remarks on them are printed.
 
     Raises:
         ProblemError: If one cannot be read or is out of reach.
     """
     from apq_tune.problem.limits import as_texts
 
-    costs.limits(constraints)
-    return constraints + tuple(text for budget in budgets for text in as_texts(costs.budget(budget)))
+    limits, by_rule = costs.limits(constraints), [costs.budget(budget) for budget in budgets]
+    tell_notes(limit.metric for own in (limits, *by_rule) for limit in own)
+    return constraints + tuple(text for own in by_rule for text in as_texts(own))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from apq_tune.cli.costs import BUDGETS, CONSTRAINTS, TABLES
+from apq_tune.cli.costs import BUDGETS, CONSTRAINTS, TABLES, tell_notes
 from apq_tune.cli.fleet import out_file, out_folder
 from apq_tune.cli.options import (
     EVALUATIONS,
@@ -110,6 +110,7 @@ def search(
     by_rule = [text for name in budgets for text in as_texts(Costs(encoding, metrics).budget(name))]
     inside, message = restrict_to_measured(encoding, predictor, extrapolate=extrapolate)
     problem = problem_of(inside, metrics, wanted, [*constraints, *by_rule])
+    tell_notes(limit.metric for limit in problem.constraints)
     algorithm = ALGORITHMS[sampler]() if sampler else None
     initial = None
     if start is not None:

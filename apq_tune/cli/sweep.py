@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from apq_tune.cli.costs import BUDGETS, CONSTRAINTS
+from apq_tune.cli.costs import BUDGETS, CONSTRAINTS, tell_notes
 from apq_tune.cli.fleet import command_line, host_options, out_folder, progress_bar
 from apq_tune.cli.options import (
     EVALUATIONS,
@@ -97,6 +97,8 @@ def sweep(
     known = next(iter(metrics.values()))
     combined = read_combinations(known, constraints) if constraints or not budgets else []
     limits = [plan.bounds_of(combination) for combination in combined]
+    named = {limit.metric.name for combination in combined for limit in combination}
+    tell_notes(metric for own in metrics.values() for name, metric in own.items() if name in named)
     tasks = plan.tasks_of(asked, limits, chosen, seeds, budgets)
     basis = {
         "space": own.to_dict() if isinstance(own := encoding.space, ChoiceSpace) else own.model_dump(mode="json"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from apq_tune.cli.costs import BUDGET_NAMES, BUDGETS, CONSTRAINTS, TABLES
+from apq_tune.cli.costs import BUDGET_NAMES, BUDGETS, CONSTRAINTS, TABLES, tell_notes
 from apq_tune.cli.fleet import command_line, device_options, host_options, out_folder, progress_bar
 from apq_tune.cli.options import DATA_ROOT, SEEDS, SETTINGS, assigned, once
 from apq_tune.cli.values import number_option
@@ -204,12 +204,13 @@ def _is_given(name: str) -> bool:
 
 
 def limits_of(costs: Costs, budgets: Sequence[str], constraints: Sequence[str]) -> dict[str, list[str]]:
-    """Limits of budgets as text, by name; the user's own constraints come last."""
+    """Limits of budgets as text, by name, the user's own constraints last; remarks on them are printed."""
     from apq_tune.problem.limits import as_texts
 
-    return {name: as_texts(costs.budget(name)) for name in budgets} | (
-        {OWN: as_texts(costs.limits(constraints))} if constraints else {}
-    )
+    limits = {name: costs.budget(name) for name in budgets}
+    limits |= {OWN: costs.limits(constraints)} if constraints else {}
+    tell_notes(limit.metric for own in limits.values() for limit in own)
+    return {name: as_texts(own) for name, own in limits.items()}
 
 
 def basis_of(

@@ -28,6 +28,7 @@ class CostModel:
         name: Name of the metric, its unit included where it has one.
         unit: Unit for people.
         layout: Positions of terms in the table; models with the same layout share the result of ``index``.
+        note: Remark for those who limit the metric, empty if there is none.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class CostModel:
         Raises:
             TableError: If a part that the space allows has no finite cost.
         """
-        self.name, self.unit = name, unit
+        self.name, self.unit, self.note = name, unit, ""
         self._network, self._combine, self._exact = network, combine, exact
         self._fixed = np.array(fixed, np.float64)
         for term in terms:

@@ -5,7 +5,6 @@ The format is documented in ``docs/reference/cost_tables.md``.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from apq_tune.cost.bits import note_on_bits
 from apq_tune.cost.model import CostModel, sum_over_parts
 from apq_tune.cost.rows import (
     BLOCK,
@@ -190,7 +190,11 @@ class CostTable:
             wanted = only in (None, FIXED)
             return self.fixed.get(size, self.fixed.get(0, ()))[number] if wanted else 0.0
 
-        return sum_over_parts(name, _unit(name) or "", encoding, part_cost, fixed_cost)
+        model = sum_over_parts(name, _unit(name) or "", encoding, part_cost, fixed_cost)
+        if len(encoding.uniform_bits()) > 1:
+            costs = {key: values[number] for key, values in self.convs.items()}
+            model.note = note_on_bits(self.source, name, model.unit, costs, blocks=bool(self.blocks))
+        return model
 
     def _wanted(self, layers: tuple[Layer, ...], size: int) -> list[Wanted] | None:
         any_size = not any(key[-1] for key in self.blocks)
@@ -203,28 +207,6 @@ class CostTable:
         nothing = (np.nan,) * len(self.metrics)
         found = [table.get(tuple(map(int, key)), nothing)[number or 0] for key in keys]
         return np.array(found).reshape(keys.shape)
-
-
-def pairs_that_shrink(table: CostTable, number: int) -> tuple[int, int]:
-    """Count violations of monotonicity in bits: pairs of ops of equal shape in which the one with more bits costs less.
-
-    Args:
-        table: Table of convolutions.
-        number: Index of the metric.
-
-    Returns:
-        Number of such pairs, and number of all comparable pairs.
-    """
-    shapes: dict[Key, list[tuple[int, int, float]]] = {}
-    for key, values in table.convs.items():
-        shapes.setdefault(key[:-2], []).append((key[-2], key[-1], values[number]))
-    wrong = total = 0
-    for entries in shapes.values():
-        for (w1, a1, low), (w2, a2, high) in itertools.permutations(entries, 2):
-            if w1 <= w2 and a1 <= a2:
-                total += 1
-                wrong += high < low
-    return wrong, total
 
 
 def _needed(absent: NDArray[np.bool_], own: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from apq_tune.cost import CostTable
-from apq_tune.cost.table import pairs_that_shrink
+from apq_tune.cost.bits import pairs_that_shrink
 from apq_tune.errors import RunError
 from apq_tune.network.network import ops
 from apq_tune.problem.front import Front
@@ -156,7 +156,7 @@ def print_audit(table: CostTable, encoding: NetworkEncoding, console: Console) -
     for line in missing[:MAX_ROWS]:
         console.print(f"  {line}")
     for number, name in enumerate(table.metrics):
-        wrong, total = pairs_that_shrink(table, number)
+        wrong, total = pairs_that_shrink({key: values[number] for key, values in table.convs.items()})
         console.print(f"{name}: {wrong} of {total} pairs of equal shape cost less with more bits")
     if missing:
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import yaml
 
 from apq_tune import Candidate, NetworkEncoding, SearchSpace, TableError, load_cost_table
-from apq_tune.cost.table import pairs_that_shrink
+from apq_tune.cost.bits import pairs_that_shrink, useless_below
 from apq_tune.network.layer import Op
 
 KEYS = ("in_channels", "out_channels", "in_size", "kernel_size", "stride", "groups", "w_bits", "a_bits")
@@ -329,4 +330,87 @@ def test_pairs_that_shrink_are_counted_as_by_hand(tmp_path: Path) -> None:
     values = {(4, 4): 1.0, (4, 8): 0.5, (8, 4): 2.0, (8, 8): 1.5}
     rows = [shape | {"w_bits": w, "a_bits": a, "energy_mj": v} for (w, a), v in values.items()]
     table = load_cost_table(written(pd.DataFrame(rows), tmp_path / "t.csv"))
-    assert pairs_that_shrink(table, 0) == (2, 5)  # (4,4)-(4,8) and (8,4)-(8,8), of five comparable pairs
+    costs = {key: value for key, (value,) in table.convs.items()}
+    assert pairs_that_shrink(costs) == (2, 5)  # (4,4)-(4,8) and (8,4)-(8,8), of five comparable pairs
+
+
+def costs_of(cost: Callable[[int, int], float]) -> dict[tuple[int, ...], float]:
+    """Costs of two shapes at all pairs of 2, 4 and 8 bits."""
+    pairs = [(w, a) for w in (2, 4, 8) for a in (2, 4, 8)]
+    return {(c, c, 8, 1, 1, 1, w, a): c * cost(w, a) for c in (16, 32) for w, a in pairs}
+
+
+@pytest.mark.parametrize(
+    ("cost", "least"),
+    [
+        (lambda w, a: 1.0, 8),  # noqa: ARG005
+        (lambda w, a: 1.0 + 0.3 * (a < 8), 8),  # noqa: ARG005  # a runtime that limits activations to fewer levels
+        (lambda w, a: max(w, 4) + max(a, 4), 4),  # kernels of 4 and of 8 bits
+        (lambda w, a: w + a, None),
+        (lambda w, a: w, None),  # noqa: ARG005  # weights alone are enough
+        (lambda w, a: 1.0 - 0.005 * (w < 8), 8),  # noqa: ARG005  # noise
+    ],
+)
+def test_bits_below_which_nothing_gets_cheaper(cost: Callable[[int, int], float], least: int | None) -> None:
+    assert useless_below(costs_of(cost)) == least
+
+
+def test_one_shape_that_gets_cheaper_is_enough_and_one_width_tells_nothing() -> None:
+    costs = costs_of(lambda w, a: 1.0)  # noqa: ARG005
+    costs[16, 16, 8, 1, 1, 1, 2, 8] = 10.0
+    assert useless_below(costs) == 4
+    assert useless_below({key: value for key, value in costs.items() if key[-2:] == (8, 8)}) is None
+    assert useless_below({}) is None
+
+
+PLAIN = {"add": 0.5, "multiply": 0.25, "pool": 2.0}
+"""Cost of a value that each kind of layer without weights reads."""
+
+
+@pytest.fixture(scope="module")
+def gated(tiny_space: SearchSpace) -> NetworkEncoding:
+    """The space ``tiny`` with squeeze-excite in its first stage."""
+    data = tiny_space.model_dump(mode="json", exclude_none=True)
+    data["stages"][0]["squeeze_excite"] = True
+    return NetworkEncoding(SearchSpace.from_dict(data))
+
+
+@pytest.fixture(scope="module")
+def plain_rows(gated: NetworkEncoding) -> pd.DataFrame:
+    """Rows of all ops, and of layers without weights of all shapes up to 48 channels and 8 pixels."""
+    ops = {op for candidate in gated.decode(gated.enumerate()) for op in block_list(gated, candidate)}
+    rows = [{"op": "conv", **{key: int(getattr(op, key)) for key in KEYS}, "latency_ms": price(op)} for op in ops]
+    rows += [
+        {"op": kind, "in_channels": c, "in_size": size, "latency_ms": cost * c * size**2}
+        for kind, cost in PLAIN.items()
+        for c in range(8, 49, 8)
+        for size in (4, 8)
+    ]
+    return pd.DataFrame([{"op": "fixed", "latency_ms": 5.5}, *rows])
+
+
+def test_layers_without_weights_cost_what_a_plain_loop_says(
+    gated: NetworkEncoding, plain_rows: pd.DataFrame, tmp_path: Path
+) -> None:
+    (latency,) = load_cost_table(written(plain_rows, tmp_path / "t.csv")).models(gated)
+    genomes = gated.sample(50, np.random.default_rng(0))
+    for candidate, cost in zip(gated.decode(genomes), latency(genomes), strict=True):
+        layers = gated.space.network.at(gated.space.values_of(candidate))
+        sizes = {layer.name: layer.output.size for layer in layers}
+        plain = [
+            PLAIN[layer.kind] * int(layer.output.channels) * sizes[layer.inputs[0]] ** 2
+            for layer in layers
+            if layer.op is None and layer.name != "pool"  # the last one is a fixed part
+        ]
+        assert {layer.kind for layer in layers} >= {"pool", "multiply"}
+        assert cost == pytest.approx(5.5 + sum(map(price, block_list(gated, candidate))) + sum(plain), rel=1e-12)
+
+
+def test_a_table_with_some_layers_without_weights_must_have_all(
+    gated: NetworkEncoding, plain_rows: pd.DataFrame, tmp_path: Path
+) -> None:
+    rows = plain_rows
+    table = load_cost_table(written(rows[rows["op"] != "pool"], tmp_path / "t.csv"))
+    assert table.missing(gated.space)[0].startswith("pool in_channels=8 in_size=8")
+    (without,) = load_cost_table(written(rows[~rows["op"].isin(PLAIN)], tmp_path / "t.csv")).models(gated)
+    assert without.reachable()[0] > 5.5  # a table of convolutions alone is whole

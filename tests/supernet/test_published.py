@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from apq_tune import CandidateError, NetworkEncoding, RunError, SearchSpace, TableError, load_cost_table, load_predictor
-from apq_tune.cost.table import pairs_that_shrink
+from apq_tune.cost.bits import pairs_that_shrink
 from apq_tune.space.notation import candidate_from, read_candidates
 
 APQ, OFA = NetworkEncoding(SearchSpace.load("apq_mobilenet")), NetworkEncoding(SearchSpace.load("ofa_mobilenetv3_w12"))
@@ -63,7 +63,10 @@ def test_the_golden_points_of_the_table(shared_data: Callable[[str], Path]) -> N
 
 def test_pairs_of_the_table_that_shrink_with_more_bits(shared_data: Callable[[str], Path]) -> None:
     table = load_cost_table(shared_data("apq/BitFusion_new.b1.dict"))
-    assert [pairs_that_shrink(table, number) for number in (0, 1)] == [(46, 18813), (354, 18813)]
+    assert [pairs_that_shrink({key: values[number] for key, values in table.convs.items()}) for number in (0, 1)] == [
+        (46, 18813),
+        (354, 18813),
+    ]
 
 
 def test_a_space_that_the_table_does_not_cover_is_refused_with_the_first_missing_ops(
