@@ -36,6 +36,8 @@ from apq_tune.space.search_space import SearchSpace, known_spaces
 
 if TYPE_CHECKING:
     from apq_tune.data import load_data
+    from apq_tune.deploy.evaluate import FileScores, evaluate
+    from apq_tune.deploy.export import ExportedFile, export
     from apq_tune.deploy.found import load_network
     from apq_tune.hosts.optuna import EvolutionSampler, NSGA2Sampler
     from apq_tune.hosts.optuna_model import ModelSampler
@@ -53,6 +55,8 @@ __version__ = "0.1.0"
 LAZY = {
     "ApqSearch": "apq_tune.hosts.searcher",
     "EvolutionSampler": "apq_tune.hosts.optuna",
+    "ExportedFile": "apq_tune.deploy.export",
+    "FileScores": "apq_tune.deploy.evaluate",
     "FinishedRun": "apq_tune.pipeline.finished",
     "FoundNetwork": "apq_tune.supernet.found",
     "ModelSampler": "apq_tune.hosts.optuna_model",
@@ -62,6 +66,8 @@ LAZY = {
     "SupernetLoss": "apq_tune.supernet.metrics",
     "TrainedSupernet": "apq_tune.supernet.trained",
     "Training": "apq_tune.supernet.train",
+    "evaluate": "apq_tune.deploy.evaluate",
+    "export": "apq_tune.deploy.export",
     "load_data": "apq_tune.data",
     "load_network": "apq_tune.deploy.found",
     "load_run": "apq_tune.pipeline.finished",
@@ -85,6 +91,8 @@ __all__ = [
     "Evaluation",
     "Evolution",
     "EvolutionSampler",
+    "ExportedFile",
+    "FileScores",
     "FinishedRun",
     "FlatEncoding",
     "FoundNetwork",
@@ -115,6 +123,8 @@ __all__ = [
     "TrainedSupernet",
     "Training",
     "cost_models",
+    "evaluate",
+    "export",
     "fit_predictor",
     "known_spaces",
     "load_cost_table",

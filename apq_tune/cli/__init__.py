@@ -17,6 +17,7 @@ import click
 
 from apq_tune import __version__
 from apq_tune.cli.compare import compare
+from apq_tune.cli.export import evaluate, export
 from apq_tune.cli.predictor import predictor
 from apq_tune.cli.profile import profile
 from apq_tune.cli.refine import refine
@@ -72,6 +73,8 @@ def cli() -> None:
 for command in (
     run,
     refine,
+    export,
+    evaluate,
     joint_vs_staged,
     search,
     sweep,

@@ -79,6 +79,20 @@ DATA_ROOT = click.option(
 )
 
 
+def data_option(default: str) -> Callable[[Command], Command]:
+    """``--data`` of a command that reads images.
+
+    Args:
+        default: Data set that is taken without it, in words.
+    """
+    return click.option(
+        "--data",
+        metavar="DIR",
+        help="Folder of images, DIR/CLASS/IMAGE or DIR/train/CLASS/IMAGE, or the name of a data set.  "
+        f"[default: {default}]",
+    )
+
+
 def samplers_option(known: Sequence[str], default: str) -> Callable[[Command], Command]:
     """``--sampler`` of a command that compares several.
 

@@ -10,7 +10,7 @@ import click
 from apq_tune.cli.costs import BUDGETS, CONSTRAINTS, TABLES, all_constraints
 from apq_tune.cli.fleet import command_line, device_options, host_options, out_folder
 from apq_tune.cli.method import DEFAULT, METHOD_NAMES, search_with
-from apq_tune.cli.options import DATA_ROOT, MINUTES, SEED, SETTINGS, assigned
+from apq_tune.cli.options import DATA_ROOT, MINUTES, SEED, SETTINGS, assigned, data_option
 
 if TYPE_CHECKING:
     from apq_tune.data.choice import Complaint
@@ -24,12 +24,7 @@ the bits of pairs are drawn independently for each layer, and the predictor has 
 
 @click.command()
 @click.argument("space", required=False)
-@click.option(
-    "--data",
-    metavar="DIR",
-    help="Folder of images, DIR/CLASS/IMAGE or DIR/train/CLASS/IMAGE, or the name of a data set.  [default: the data "
-    "set of SPACE]",
-)
+@data_option("the data set of SPACE")
 @out_folder("runs/SPACE, or runs/DIR with --data")
 @SEED
 @CONSTRAINTS

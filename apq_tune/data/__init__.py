@@ -22,10 +22,11 @@ __all__ = [
     "FileSplit",
     "Split",
     "SuitedSpace",
-    "Wanted",
+    "WantedImages",
     "check_images",
     "choose_space",
     "data_digest",
+    "is_folder",
     "load_data",
     "read_images",
     "space_for",
@@ -34,7 +35,11 @@ __all__ = [
 ]
 
 
-class Wanted(NamedTuple):
+SAME_SHAPE = "give the same channels and a size that divides {}"
+"""Remedy if a search space and a named data set have other shapes."""
+
+
+class WantedImages(NamedTuple):
     """Images as a network reads them.
 
     Attributes:
@@ -42,12 +47,14 @@ class Wanted(NamedTuple):
         channels: Number of channels.
         size: Side length in pixels.
         classes: Number of classes.
+        is_file: Whether the shape is fixed by a file, rather than by a search space that can be changed.
     """
 
     owner: str
     channels: int
     size: int
     classes: int
+    is_file: bool = False
 
 
 def load_data(space: SearchSpace, data_root: str | Path | None = None) -> Data:
@@ -63,11 +70,11 @@ def load_data(space: SearchSpace, data_root: str | Path | None = None) -> Data:
         RunError: If the space names no data set, an unknown one (the message lists the known ones) or one of another
             shape, or if the files are missing and cannot be downloaded.
     """
-    wanted = Wanted(space.name, space.input.channels, space.resolutions[-1], space.classes)
+    wanted = WantedImages(space.name, space.input.channels, space.resolutions[-1], space.classes)
     return read_images(space.data, wanted, DataRoot.of(data_root))
 
 
-def read_images(data: str | None, wanted: Wanted, place: DataRoot) -> Data:
+def read_images(data: str | None, wanted: WantedImages, place: DataRoot) -> Data:
     """Read a data set in the shape that a network wants.
 
     Args:
@@ -78,7 +85,7 @@ def read_images(data: str | None, wanted: Wanted, place: DataRoot) -> Data:
     Raises:
         RunError: If there is no such data set, it has another shape, or files are missing.
     """
-    owner, channels, size, _ = wanted
+    owner, channels, size, _, is_file = wanted
     if is_folder(data):
         folder = read_folder(str(data))
         _check_classes(wanted, str(data), len(folder.classes))
@@ -91,7 +98,7 @@ def read_images(data: str | None, wanted: Wanted, place: DataRoot) -> Data:
     if shape.channels != channels or (shape.size % size and data != "imagenet"):
         raise RunError(
             f"{owner}: input is {channels} x {size} x {size}, images of {data} are {shape.channels} x "
-            f"{shape.size} x {shape.size}; give the same channels and a size that divides {shape.size}"
+            f"{shape.size} x {shape.size}; {'give other images' if is_file else SAME_SHAPE.format(shape.size)}"
         )
     _check_classes(wanted, data, shape.classes)
     read = imagenet(place, size) if data == "imagenet" else DATA[data](place)
@@ -108,9 +115,10 @@ def data_digest(space: SearchSpace) -> str | None:
     return read_folder(str(space.data)).digest if is_folder(space.data) else None
 
 
-def _check_classes(wanted: Wanted, data: str, classes: int) -> None:
+def _check_classes(wanted: WantedImages, data: str, classes: int) -> None:
+    remedy = "give images of the same classes" if wanted.is_file else f"write {classes}"
     if classes != wanted.classes:
-        raise RunError(f"{wanted.owner}: classes is {wanted.classes}, {data} has {classes}; write {classes}")
+        raise RunError(f"{wanted.owner}: classes is {wanted.classes}, {data} has {classes}; {remedy}")
 
 
 def check_images(space: SearchSpace, data: Data) -> None:

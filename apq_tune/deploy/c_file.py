@@ -219,18 +219,17 @@ def load_c(path: Path) -> tuple[Callable[[NDArray[np.float32]], NDArray[np.float
     metadata = read_c(path)
     if shutil.which(COMPILER[0]) is None:
         raise DeployError(f"{path}: cannot be compiled, there is no {COMPILER[0]} here; install it")
+    folder = tempfile.TemporaryDirectory()  # removed with the function that keeps it
+    program = Path(folder.name) / "program"
+    command = [*COMPILER, "-DAPQ_MAIN", "-x", "c", str(path.absolute()), "-o", str(program), "-lm"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip() or "no message").splitlines()[0]
+        raise DeployError(f"{path}: cannot be compiled ({reason[:200]}); export it again")
 
-    def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        with tempfile.TemporaryDirectory() as folder:
-            program = Path(folder) / "program"
-            command = [*COMPILER, "-DAPQ_MAIN", "-x", "c", str(path.absolute()), "-o", str(program), "-lm"]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                reason = (done.stderr.strip() or "no message").splitlines()[0]
-                raise DeployError(f"{path}: cannot be compiled ({reason[:200]})")
-            out = subprocess.run(
-                [str(program)], input=np.ascontiguousarray(images, "<f4").tobytes(), capture_output=True, check=False
-            ).stdout
+    def run(images: NDArray[np.float32], _folder: object = folder) -> NDArray[np.float32]:
+        sent = np.ascontiguousarray(images, "<f4").tobytes()
+        out = subprocess.run([str(program)], input=sent, capture_output=True, check=False).stdout
         return np.frombuffer(out, "<f4").reshape(len(images), -1)
 
     return run, metadata

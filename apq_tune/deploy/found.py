@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any
 
 from apq_tune.errors import ApqError, RunError
 from apq_tune.pipeline.finished import networks_of_run
@@ -75,22 +74,28 @@ def _networks_of_method(path: Path) -> Networks:
         limits = [text for texts in record["basis"]["limits"].values() for text in texts]
     except (KeyError, TypeError, AttributeError, ApqError):
         raise RunError(f"{path / SEARCH}: is of another version of apq-tune; {remedy}") from None
-    kept = {}
+    tables = tuple(kept_tables(run))
+    costs = Costs.of(NetworkEncoding(space), tables)
+    kept: dict[str, KeptNetwork] = {}
     for weights in names:
         result = f"{weights.removesuffix('.pt')}.json"
         if not digests.whole(result, AGAIN):
             raise RunError(f"{path}: is not finished; give the same command again: {record['command']}")
-        item = read_json(path / result)
-        kept[Path(weights).stem.split("-", 2)[2]] = KeptNetwork(
-            item["candidate"], _scores(item), functools.partial(_whole, digests, weights)
-        )
-    tables = tuple(kept_tables(run))
-    chosen = chosen_of(kept, Costs.of(NetworkEncoding(space), tables), limits)
+        records = read_json(path / result).get("networks", {})
+        trained = {
+            name: KeptNetwork(
+                one["candidate"],
+                {split: one[split] for split in ("search", "test")},
+                functools.partial(_whole, digests, weights),
+            )
+            for name, one in records.items()
+        }
+        least = min(trained, key=lambda name: trained[name].scores["search"]["loss"], default=None)
+        own = chosen_of(trained, costs, limits) or least
+        if own is not None:
+            kept[own] = trained[own]  # the only one whose weights are kept
+    chosen = chosen_of(kept, costs, limits)
     return Networks(path, space, kept, chosen, tables, classes_of(of_run, space), of_run.get("data_root"))
-
-
-def _scores(item: dict[str, Any]) -> dict[str, dict[str, float]]:
-    return {split: {kind: item[f"{split}_{kind}"] for kind in ("loss", "accuracy")} for split in ("search", "test")}
 
 
 def _whole(digests: Digests, name: str) -> Path:

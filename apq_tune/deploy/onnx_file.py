@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import onnx
 from google.protobuf.message import DecodeError
@@ -33,8 +33,6 @@ DIGEST = f"{PREFIX}sha256"
 
 LIBRARIES = ("apq-tune", "torch", "numpy", "onnx")
 """Libraries whose versions are recorded."""
-
-Read = TypeVar("Read")
 
 
 class FileMetadata(NamedTuple):
@@ -173,11 +171,11 @@ def write_onnx(network: FoundNetwork, path: Path, *, pack_weights: bool = True) 
     return model
 
 
-def read_onnx(path: Path) -> ONNXFile:
-    """Read an ONNX file that ``write_onnx`` wrote.
+def parse_onnx(path: Path) -> onnx.ModelProto:
+    """Read an ONNX file of any program.
 
     Raises:
-        DeployError: If the file is missing, is no ONNX file, is truncated or changed, or is not from this package.
+        DeployError: If the file is missing, is no ONNX file, is truncated, or keeps its weights in other files.
     """
     try:
         content = path.read_bytes()
@@ -188,11 +186,26 @@ def read_onnx(path: Path) -> ONNXFile:
         model.ParseFromString(content)
     except DecodeError:
         raise DeployError(f"{path}: is truncated or no ONNX file; export it again") from None
-    texts = {prop.key: prop.value for prop in model.metadata_props}
     if not model.graph.node or not model.opset_import:
         raise DeployError(f"{path}: is truncated or no ONNX file; export it again")
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
-        raise DeployError(f"{path}: keeps its weights in other files; give a file that apq-tune exported")
+        raise DeployError(f"{path}: keeps its weights in other files; save it as one file")
+    return model
+
+
+def texts_of(model: onnx.ModelProto) -> dict[str, str]:
+    """Metadata of a model by key."""
+    return {prop.key: prop.value for prop in model.metadata_props}
+
+
+def read_onnx(path: Path) -> ONNXFile:
+    """Read an ONNX file that ``write_onnx`` wrote.
+
+    Raises:
+        DeployError: If the file is missing, is no ONNX file, is truncated or changed, or is not from this package.
+    """
+    model = parse_onnx(path)
+    texts = texts_of(model)
     if DIGEST not in texts:
         raise DeployError(f"{path}: was not written by apq-tune; give a file of: apq-tune export RUN --format onnx")
     if texts[DIGEST] != _digest(model):
@@ -201,14 +214,24 @@ def read_onnx(path: Path) -> ONNXFile:
         raise DeployError(
             f"{path}: is of format {texts.get(f'{PREFIX}format')}, this version reads {FORMAT}; export again"
         )
-    return ONNXFile(model, _checked(path, lambda: FileMetadata.from_texts(texts)))
+    return ONNXFile(model, metadata_of(path, texts))
 
 
-def _checked(path: Path, read: Callable[[], Read]) -> Read:
+def metadata_of(path: Path, texts: Mapping[str, str]) -> FileMetadata:
+    """Metadata of a file of any format.
+
+    Args:
+        path: Path of the file, for messages.
+        texts: Metadata as ``FileMetadata.texts`` gives them.
+
+    Raises:
+        DeployError: If they are not those of an exported network.
+    """
     try:
-        return read()
+        return FileMetadata.from_texts(texts)
     except (ApqError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DeployError(f"{path}: has unreadable metadata ({error}); export it again") from None
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise DeployError(f"{path}: has unreadable metadata ({reason}); export it again") from None
 
 
 def _digest(model: onnx.ModelProto) -> str:

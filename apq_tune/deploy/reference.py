@@ -83,7 +83,11 @@ def clamp(x: NDArray[np.floating[Any]], tensor: IntegerTensor) -> NDArray[np.int
 
 
 def _resize(program: Program, step: ResizeStep, values: Values) -> NDArray[Any]:
-    images, size = values[step.inputs[0]], program.tensors[step.output].shape[-1]
+    return resized(values[step.inputs[0]], program.tensors[step.output].shape[-1])
+
+
+def resized(images: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Images of another size by antialiased linear interpolation, shape ``(n, channels, size, size)``."""
     if images.shape[-1] == size:
         return images
     matrix = resize_matrix(images.shape[-1], size)

@@ -46,6 +46,9 @@ from apq_tune.network.layer import IMAGE
 METADATA = "apq_tune.json"
 """Name of the extra file with the metadata."""
 
+SOURCES = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node")
+"""Notes of the exporter on where an operation is from: paths of this machine, and most of the file."""
+
 EXACT = 2**24
 """Integers up to this magnitude are exact in float32."""
 
@@ -71,6 +74,9 @@ def torch_bytes(program: Program, metadata: Mapping[str, Any]) -> bytes:
     buffer = io.BytesIO()
     with _quiet(), torch.no_grad():
         exported = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+        for node in exported.graph.nodes:
+            for key in SOURCES:
+                node.meta.pop(key, None)
         torch.export.save(exported, buffer, extra_files={METADATA: json.dumps(dict(metadata))})
     return buffer.getvalue()
 

@@ -6,11 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
-
 from apq_tune.data.classes import numbered
 from apq_tune.errors import CandidateError, RunError
-from apq_tune.pipeline.choice import with_choice
+from apq_tune.pipeline.outcome import networks_table
 from apq_tune.problem.costs import Costs
 from apq_tune.space.candidate import Candidate
 from apq_tune.space.network_encoding import NetworkEncoding
@@ -88,6 +86,7 @@ class Networks(NamedTuple):
             costs={cost: CostValue(float(metric(genomes)[0]), metric.unit) for cost, metric in metrics.items()},
             scores=record.scores,
             preprocessing=Preprocessing.of(self.space, self.classes),
+            path=self.path,
         )
         load_weights(network, weights)
         return network
@@ -106,13 +105,8 @@ def chosen_of(kept: Mapping[str, KeptNetwork], costs: Costs, limits: Sequence[st
     """
     if not kept:
         return None
-    genomes = costs.encoding.encode([Candidate.from_dict(one.candidate) for one in kept.values()], check=False)
-    columns: dict[str, Any] = {
-        "name": list(kept),
-        "search_loss": [one.scores["search"]["loss"] for one in kept.values()],
-    }
-    columns |= {name: metric(genomes) for name, metric in costs.metrics.items()}
-    table = with_choice(pd.DataFrame(columns), costs.limits(limits))
+    records = {name: {"candidate": one.candidate, **one.scores} for name, one in kept.items()}
+    table = networks_table(records, costs, costs.limits(limits))
     return next(iter(table.loc[table["chosen"], "name"].tolist()), None)
 
 

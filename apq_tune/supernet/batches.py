@@ -45,6 +45,17 @@ def first_images(split: AnySplit, n: int) -> Tensor:
     return as_inputs(_Batches(first, np.arange(len(first.labels)), n, "none", ())[0][0])
 
 
+def images_of(split: AnySplit, n: int) -> NDArray[np.float32]:
+    """First ``n`` images of a split as network inputs, shape ``(n, channels, size, size)``."""
+    return np.asarray(first_images(split, min(n, len(split.labels))).numpy(), np.float32)
+
+
+def numpy_batches(split: AnySplit, size: int = 250) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    """Iterate over all images of a split in order, as network inputs, with their labels."""
+    for images, labels in batches(split, np.arange(len(split.labels)), size):
+        yield np.asarray(images.numpy(), np.float32), np.asarray(labels.numpy(), np.int64)
+
+
 def batches(
     split: AnySplit,
     order: NDArray[np.int64],

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -17,6 +18,9 @@ from apq_tune.space.search_space import SearchSpace
 from apq_tune.supernet.batches import MEAN, STD, as_inputs
 from apq_tune.supernet.subnet import Subnet
 from apq_tune.supernet.train import is_finite
+
+BATCH = 256
+"""Images at a time."""
 
 
 class CostValue(NamedTuple):
@@ -54,7 +58,7 @@ class Preprocessing(NamedTuple):
         mean, std = (MEAN, STD) if normalised else ((0.0,) * channels, (1.0,) * channels)
         return cls(channels, space.resolutions[-1], mean, std, classes)
 
-    def __call__(self, images: NDArray) -> Tensor:  # type: ignore[type-arg]
+    def __call__(self, images: NDArray[np.float32] | NDArray[np.uint8]) -> Tensor:
         """Network inputs as floats.
 
         Args:
@@ -79,6 +83,7 @@ class FoundNetwork(Subnet):
         costs: Costs that the search promised, by name.
         scores: ``loss`` (cross-entropy in nats) and ``accuracy`` (a fraction) by split, as measured after training.
         preprocessing: How images become inputs.
+        path: Folder that the network was loaded from; ``None`` if it was not loaded from one.
     """
 
     def __init__(
@@ -90,11 +95,21 @@ class FoundNetwork(Subnet):
         costs: Mapping[str, CostValue],
         scores: Mapping[str, Mapping[str, float]],
         preprocessing: Preprocessing,
+        path: Path | None = None,
     ) -> None:
         super().__init__(space, candidate)
+        self.path = path
         self.name, self.costs, self.preprocessing = name, dict(costs), preprocessing
         self.scores = {split: {kind: own[kind] for kind in ("loss", "accuracy")} for split, own in scores.items()}
         self.eval()
+
+    @torch.no_grad()
+    def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits of preprocessed images, shape ``(n, classes)``, computed in batches."""
+        device = next(self.parameters()).device
+        batches = torch.split(torch.tensor(images), BATCH)
+        parts = [self(part.to(device)).cpu() for part in batches]
+        return np.asarray(torch.cat(parts).numpy(), np.float32)
 
 
 def load_weights(network: Subnet, path: Path) -> None:

@@ -1,0 +1,96 @@
+"""``apq-tune export`` and ``apq-tune evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from apq_tune.cli.fleet import out_file
+from apq_tune.cli.options import DATA_ROOT, data_option
+from apq_tune.cli.values import Place
+
+if TYPE_CHECKING:
+    from apq_tune.deploy.export import ExportFormat
+
+SUFFIXES = {".onnx": "onnx", ".pt2": "torch", ".c": "c"}
+"""Formats by suffix, as in ``apq_tune.deploy.exported``, whose import would slow ``--help``."""
+
+
+@click.command()
+@click.argument("run", type=Place())
+@click.option(
+    "--candidate",
+    metavar="ID",
+    default="chosen",
+    show_default=True,
+    help="Network to export: its name in the table of results, such as best, front_1 or 2-05; chosen is the one that "
+    "the command chose.",
+)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(list(SUFFIXES.values())),
+    help="onnx: quantized ONNX for integer runtimes; torch: a program of torch.export; c: one C99 file with plain "
+    "kernels.  [default: by the suffix of --out]",
+)
+@out_file(*SUFFIXES)
+def export(run: Path, candidate: str, kind: ExportFormat | None, out: Path) -> None:
+    """Write a network of RUN to a file that other programs run.
+
+    RUN is the directory of a run, of a refinement, or of one method in a run. The file is run on search images before
+    it is kept, and must make the same choices as the network.
+    """
+    from apq_tune.deploy.export import check_target
+    from apq_tune.deploy.export import export as write
+    from apq_tune.deploy.found import open_networks
+    from apq_tune.report.deployed import print_exported
+    from apq_tune.report.screen import Screen
+
+    kind = kind or SUFFIXES[out.suffix]  # type: ignore[assignment]
+    assert kind is not None
+    check_target(out, kind)
+    networks = open_networks(run)
+    network = networks.load(candidate)
+    print_exported(network, write(network, out, kind, data_root=networks.data_root), Screen())
+
+
+@click.command()
+@click.argument("file", type=Place())
+@data_option("the data set that FILE names")
+@DATA_ROOT
+@click.option(
+    "--run",
+    type=Place(),
+    metavar="RUN",
+    help="Directory of the run or refinement that FILE was exported from, whose network it is compared with.  "
+    "[default: the folder around FILE, if it is one]",
+)
+@click.option(
+    "--json",
+    "json_file",
+    type=Place(),
+    metavar="FILE",
+    help="File to which all figures are written as JSON.",
+)
+def evaluate(file: Path, data: str | None, data_root: Path | None, run: Path | None, json_file: Path | None) -> None:
+    """Run an exported FILE on test images.
+
+    FILE is an .onnx, .pt2 or .c file of apq-tune export, or an ONNX file of another program that maps images to one
+    number for each class. Its accuracy, its agreement with the network that it was exported from, and its size are
+    printed. Files ending in .pt2 and .c are programs: evaluate only those that you trust.
+    """
+    from apq_tune.deploy.evaluate import evaluate as run_file
+    from apq_tune.report.deployed import print_evaluation
+    from apq_tune.report.screen import Screen
+    from apq_tune.store.files import to_json, write_atomically
+
+    if data is not None and not data.strip():
+        raise click.UsageError(f"--data {data!r} is not a folder; give a folder, . for the current one, or a name")
+    if json_file is not None and json_file.suffix != ".json":
+        raise click.UsageError(f"--json {str(json_file)!r}: give a name that ends in .json")
+    found = run_file(file, data=data, data_root=data_root, run=run)
+    print_evaluation(found, Screen())
+    if json_file is not None:
+        write_atomically(json_file, to_json(found.to_dict()))

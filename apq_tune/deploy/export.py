@@ -1,0 +1,182 @@
+"""Export of found networks to files, each of which is run before it is kept."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apq_tune.data import Data, DataRoot, WantedImages, read_images
+from apq_tune.deploy.c_file import SEAL, c_bytes
+from apq_tune.deploy.exported import SUFFIXES, Kernels, open_file
+from apq_tune.deploy.onnx_file import DIGEST, FileMetadata, onnx_model, parse_onnx, texts_of
+from apq_tune.deploy.program import Program, program_of
+from apq_tune.deploy.torch_file import read_torch, torch_bytes
+from apq_tune.errors import DeployError, RunError
+from apq_tune.store.files import cannot_write
+from apq_tune.supernet.batches import images_of
+from apq_tune.supernet.found import FoundNetwork
+
+ExportFormat = Literal["onnx", "torch", "c"]
+"""Formats of exported files."""
+
+FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
+
+SUFFIX_OF = {name: suffix for suffix, name in SUFFIXES.items()}
+
+ENOUGH = 0.99
+"""Share of images on which a file must choose the class that the simulation chooses."""
+
+IMAGES = 500
+"""Number of images that a file is run on after it is written."""
+
+
+class FileAgreement(NamedTuple):
+    """Comparison of two ways to run a network.
+
+    Attributes:
+        share: Share of images with the same class.
+        n: Number of images.
+        images: Description of the images.
+    """
+
+    share: float
+    n: int
+    images: str
+
+
+class ExportedFile(NamedTuple):
+    """Result of an export.
+
+    Attributes:
+        path: Path of the file.
+        format: Its format.
+        n_bytes: Its size.
+        promised: ``weight_bytes`` of the network, which the search promised.
+        agreement: FileAgreement of the file with the simulation.
+        kernels: Operators with weights that onnxruntime runs in integers and in floating point; ``None`` for other
+            formats.
+        float_steps: Names of the steps of the network that need floating point.
+    """
+
+    path: Path
+    format: ExportFormat
+    n_bytes: int
+    promised: float
+    agreement: FileAgreement
+    kernels: Kernels | None
+    float_steps: tuple[str, ...]
+
+
+def export(
+    network: FoundNetwork,
+    path: str | Path,
+    format: ExportFormat = "onnx",  # noqa: A002, it is the name of the option
+    *,
+    data_root: str | Path | None = None,
+) -> ExportedFile:
+    """Write a network to a file, run the file, and keep it if it agrees with the network.
+
+    Args:
+        network: Network, as ``load_network`` returns it.
+        path: Path of the file, whose name ends in ``.onnx``, ``.pt2`` or ``.c``. An earlier export is replaced.
+        format: ``"onnx"``: quantized ONNX for integer runtimes; ``"torch"``: a program of ``torch.export``; ``"c"``:
+            one C99 file with plain kernels.
+        data_root: Folder with the files of named data sets, whose search images the file is run on. Nothing is
+            downloaded; random images are taken where there are none.
+
+    Raises:
+        DeployError: If the format cannot hold the network, the path holds a file of another origin, or the file and
+            the network disagree.
+        RunError: If the file cannot be written.
+    """
+    path = Path(path)
+    check_target(path, format)
+    program = program_of(network)
+    content = _content(network, program, format)
+    images, origin = _images(network, data_root)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            new = Path(folder) / path.name
+            new.write_bytes(content)
+            opened = open_file(new)
+            agreement = agreement_of(opened.run, network.logits, images, origin)
+            if agreement.share < ENOUGH:
+                raise DeployError(
+                    f"{path}: the file and the network choose the same class for {agreement.share:.1%} of "
+                    f"{agreement.n} {origin}, fewer than {ENOUGH:.0%}; nothing was written: try another --format"
+                )
+            new.replace(path)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    promised = network.costs["weight_bytes"].value
+    return ExportedFile(path, format, len(content), promised, agreement, opened.kernels, program.float_steps)
+
+
+def check_target(path: Path, kind: str) -> None:
+    """Check the format and that a file may be written to a path.
+
+    Raises:
+        DeployError: If the format is unknown, the suffix is that of another one, or the path holds something that no
+            export has written.
+    """
+    if kind not in FORMATS:
+        raise DeployError(f"unknown format {kind!r}; known: {', '.join(FORMATS)}")
+    if path.suffix != SUFFIX_OF[kind]:
+        raise DeployError(f"{path}: format {kind} is written to names that end in {SUFFIX_OF[kind]}")
+    if not path.exists():
+        return
+    if path.is_dir():
+        raise DeployError(f"{path}: is a folder; give the name of a file")
+    if not _is_ours(path):
+        raise DeployError(f"{path}: exists and was not written by apq-tune export; choose another --out")
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file was written by an export, or is empty."""
+    try:
+        if not path.stat().st_size:
+            return True
+        if path.suffix == ".onnx":
+            return DIGEST in texts_of(parse_onnx(path))
+        if path.suffix == ".pt2":
+            return bool(read_torch(path))
+        return SEAL.match(path.read_bytes()) is not None
+    except (DeployError, OSError):
+        return False
+
+
+def _content(network: FoundNetwork, program: Program, kind: ExportFormat) -> bytes:
+    about = FileMetadata.of(network, program)
+    if kind == "onnx":
+        return bytes(onnx_model(program, about).SerializeToString())
+    return (torch_bytes if kind == "torch" else c_bytes)(program, about.texts())
+
+
+def _images(network: FoundNetwork, data_root: str | Path | None) -> tuple[NDArray[np.float32], str]:
+    """Images of the search split; random ones if they are not there."""
+    space, given = network.space, network.preprocessing
+    wanted = WantedImages(space.name, given.channels, given.size, space.classes)
+    try:
+        data: Data = read_images(space.data, wanted, DataRoot.of(data_root)._replace(download=False))
+        return images_of(data.search, IMAGES), "search images"
+    except RunError:
+        rng = np.random.default_rng(0)
+        levels = rng.integers(0, 256, (IMAGES, given.channels, given.size, given.size), np.uint8)
+        return given(levels).numpy(), "random images (those of the search are not here)"
+
+
+def agreement_of(
+    one: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    other: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    images: NDArray[np.float32],
+    origin: str,
+) -> FileAgreement:
+    """FileAgreement of two functions from preprocessed images to logits."""
+    same = one(images).argmax(axis=1) == other(images).argmax(axis=1)
+    return FileAgreement(float(same.mean()), len(images), origin)

@@ -1,0 +1,80 @@
+"""Exported files in words: what was written, and what it scores."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from apq_tune.deploy.evaluate import FileScores
+from apq_tune.deploy.export import ExportedFile
+from apq_tune.deploy.exported import Kernels
+from apq_tune.report.limits import amount
+from apq_tune.supernet.found import FoundNetwork
+
+SATURATION = (
+    "On x86 processors without VNNI, sums of products of 8-bit integers can saturate in onnxruntime: evaluate the file "
+    "there, too."
+)
+
+
+def print_exported(network: FoundNetwork, exported: ExportedFile, console: Console) -> None:
+    """Print what was written, its size beside the promise, and how it agrees with the network."""
+    agreement = exported.agreement
+    console.print(f"{exported.path}: {network.name}, {network.candidate}", soft_wrap=True)
+    console.print(f"  {_size(exported.n_bytes, exported.promised)}", soft_wrap=True)
+    console.print(
+        f"  chooses the same class as the network for {agreement.share:.2%} of {agreement.n} {agreement.images}",
+        soft_wrap=True,
+    )
+    console.print(f"  {_kernels(exported)}", soft_wrap=True)
+
+
+def print_evaluation(found: FileScores, console: Console) -> None:
+    """Print the accuracy of a file, its agreement with the simulation, its size and its operators."""
+    low, high = (100 * end for end in found.interval)
+    console.print(f"{found.path} on {found.n} test images of {found.data}", soft_wrap=True)
+    five = "" if found.top_5 is None else f", top-5 {100 * found.top_5:.2f}%"
+    console.print(
+        f"  accuracy {100 * found.accuracy:.2f}% (95% interval {low:.2f} to {high:.2f}%){five}, loss {found.loss:.4f}",
+        soft_wrap=True,
+    )
+    if found.measured is not None:
+        console.print(f"  measured after training: {100 * found.measured:.2f}%", soft_wrap=True)
+    if found.agreement is None or found.simulated is None:
+        console.print(f"  simulation: {found.simulation}", soft_wrap=True)
+    else:
+        console.print(
+            f"  simulation, {found.simulation}: the same class for {found.agreement:.2%} of the images, accuracy "
+            f"{100 * found.simulated:.2f}%",
+            soft_wrap=True,
+        )
+    if "weight_bytes" in found.costs:
+        console.print(f"  {_size(found.n_bytes, found.costs['weight_bytes'].value)}", soft_wrap=True)
+    else:
+        console.print(f"  file of {amount(found.n_bytes, 'bytes')}", soft_wrap=True)
+    if "peak_activation_bytes" in found.costs:
+        peak = found.costs["peak_activation_bytes"].value
+        console.print(f"  activations need {amount(peak, 'bytes')} at their peak (estimate)", soft_wrap=True)
+    if found.kernels is not None:
+        console.print(f"  {_operators(found.kernels)}", soft_wrap=True)
+
+
+def _size(n_bytes: float, promised: float) -> str:
+    return (
+        f"file of {amount(n_bytes, 'bytes')}, of which the search promised {amount(promised, 'bytes')} for weights; "
+        "the rest is the graph, scales, biases and metadata"
+    )
+
+
+def _operators(kernels: Kernels) -> str:
+    total = kernels.integer + kernels.floating
+    return f"{kernels.integer} of {total} operators with weights run in integers in onnxruntime on this machine"
+
+
+def _kernels(exported: ExportedFile) -> str:
+    if exported.format == "c":
+        return "all layers run in integers"
+    if exported.format == "torch":
+        return "integers are computed in floating point, exactly; the file shows what an integer runtime computes"
+    assert exported.kernels is not None
+    float_steps = f"; {len(exported.float_steps)} steps are floating point" if exported.float_steps else ""
+    return f"{_operators(exported.kernels)}{float_steps}. {SATURATION}"
