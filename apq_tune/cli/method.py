@@ -21,6 +21,20 @@ TRAINED = {"seed", "strategy", "supernet", "quantized", "n_calibration", "final"
 """Settings that the result of a method depends on, beside its spend and its constraints."""
 
 
+def check_possible(pipeline: PipelineRun, method: str) -> None:
+    """Refuse a method that searches a part of the space in which no network keeps the limits, before any training.
+
+    Raises:
+        ProblemError: If there is no such network.
+    """
+    from apq_tune.errors import ProblemError
+    from apq_tune.methods.registry import why_impossible
+
+    limits = pipeline.costs.limits(pipeline.settings.constraints)
+    if (why := why_impossible(method, pipeline.encoding, limits)) is not None:
+        raise ProblemError(f"--method {method}: {why}")
+
+
 def search_with(
     pipeline: PipelineRun,
     method: str,

@@ -9,7 +9,7 @@ import click
 
 from apq_tune.cli.costs import BUDGETS, CONSTRAINTS, TABLES, all_constraints
 from apq_tune.cli.fleet import command_line, device_options, host_options, out_folder
-from apq_tune.cli.method import DEFAULT, METHOD_NAMES, search_with
+from apq_tune.cli.method import DEFAULT, METHOD_NAMES, check_possible, search_with
 from apq_tune.cli.options import DATA_ROOT, MINUTES, SEED, SETTINGS, assigned, data_option
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def run(
     Without --constraint and --budget the limit is bit_ops<=25%. Given several of them, the network keeps all.
 
     With another --method the same supernets are searched by it, with as many measurements and trainings of the same
-    lengths; its network is written to a folder of --out that has its name.
+    lengths; its networks, its front and the files of the best one are written to a folder of --out that has its name.
 
     With --minutes some training steps are timed first, and epochs and numbers of measurements chosen to fit.
 
@@ -137,6 +137,7 @@ def run(
         if method == DEFAULT:
             outcome = pipeline.run()
         else:
+            check_possible(pipeline, method)
             pipeline.run_until("quantized_supernet")
     if method == DEFAULT:
         write_report(outcome, out, listener.console)

@@ -14,11 +14,11 @@ import torch
 from click.testing import CliRunner
 from scipy.stats import ttest_rel, wilcoxon
 
-from apq_tune import ApqError, Candidate, Front, NetworkEncoding, RunError, SearchSpace
+from apq_tune import ApqError, Candidate, Front, NetworkEncoding, ProblemError, RunError, SearchSpace
 from apq_tune.cli import cli
 from apq_tune.cli import costs as options
 from apq_tune.cli.run import PAPER
-from apq_tune.cli.versus import NAMES
+from apq_tune.cli.versus import NAMES, possible_methods
 from apq_tune.cost import bit_ops, cost_models
 from apq_tune.methods import METHODS
 from apq_tune.pipeline.finished import load_supernets
@@ -269,6 +269,24 @@ def test_verdicts_by_hand_and_by_scipy() -> None:
     assert means.loc["joint", "test_accuracy_std"] == pytest.approx(accuracy["joint"].std(ddof=1))
     single = pd.DataFrame([row for row in rows if row["seed"] == 0])
     assert (verdict.tests_frame(single)[["p_t", "p_wilcoxon"]] == 1).all(axis=None)
+
+
+def test_a_method_whose_part_of_the_space_keeps_no_limit_is_refused_or_left_out_before_any_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    costs = Costs.of(NetworkEncoding(SearchSpace.load("digits")))
+    limits = {name: as_texts(costs.budget(name)) for name in ("memory", "memory-tight")}
+    found = possible_methods(["uniform-8", "joint"], costs, limits)
+    assert found == {"memory": ["uniform-8", "joint"], "memory-tight": ["joint"]}
+    assert "uniform-8 is left out under memory-tight: no candidate with weight_bytes <= " in capsys.readouterr().out
+    for command in (
+        ["joint-vs-staged", "digits", "--method=uniform-8", f"--out={tmp_path / 'out'}"],
+        ["run", "digits", "--method=uniform-8", f"--out={tmp_path / 'run'}"],
+    ):
+        result = CliRunner().invoke(cli, [*command, "--budget=memory-tight"])
+        assert isinstance(result.exception, ProblemError)
+        assert "; the closest misses one by" in str(result.exception)
+        assert not list(tmp_path.glob("*/1_supernet")) + list(tmp_path.glob("*/runs"))
 
 
 def test_the_commands_know_the_methods_and_refuse_in_one_line(tmp_path: Path) -> None:
