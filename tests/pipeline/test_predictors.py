@@ -74,8 +74,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         return {name: fit for name, fit in forms(fp32, proxy).items() if name in QUICK}
 
     monkeypatch.setattr("apq_tune.predict.curve.fit_parts", partial(fit_parts, n_members=2))
-    for module in ("predictor_report", "learning"):
-        monkeypatch.setattr(f"apq_tune.pipeline.{module}.forms", some)
+    for module in ("pipeline.predictor_report", "predict.chosen"):
+        monkeypatch.setattr(f"apq_tune.{module}.forms", some)
 
 
 def call(*arguments: object) -> Any:
@@ -211,7 +211,7 @@ def test_a_predictor_that_ranks_the_wrong_way_round_is_given_up(
         own = {name: fit for name, fit in forms(fp32, proxy).items() if name in QUICK}
         return own | {"ridge": lambda *_: upside_down}
 
-    monkeypatch.setattr("apq_tune.pipeline.learning.forms", planted)
+    monkeypatch.setattr("apq_tune.predict.chosen.forms", planted)
     run: Any = Stages(path, encoding, RunSettings(predictor="ridge", folds=2, fallback=fallback))
     fit_predictors(run)
     report = json.loads((path / "7_predictors" / "report.json").read_text())
