@@ -33,6 +33,7 @@ from apq_tune.errors import TableError
 from apq_tune.inputs.sheets import is_count, no_number, number_in, read_sheet
 from apq_tune.network.layer import Layer
 from apq_tune.network.network import HasNetwork, Network
+from apq_tune.space.gene import BIT_KINDS
 
 UNITS = {
     **{unit: unit for unit in ("s", "ms", "us", "ns", "j", "w", "kb", "mb", "kib", "mib", "bytes", "bits", "cycles")},
@@ -118,6 +119,10 @@ class CostTable:
                     value = tuple(a + b for a, b in zip(known, value, strict=True))
                 indexed[kind][key] = value
         fixed = {key[0]: value for key, value in indexed[FIXED].items()}
+        if 0 in fixed and len(fixed) > 1:
+            raise TableError(
+                f"{source}: some fixed rows have a resolution and some have none; give it in all or in none"
+            )
         plain = {kind: indexed[kind] for kind in PLAIN if indexed[kind]}
         return cls(source, tuple(metrics), indexed[CONV], indexed[BLOCK], fixed, note, plain)
 
@@ -191,7 +196,7 @@ class CostTable:
             return self.fixed.get(size, self.fixed.get(0, ()))[number] if wanted else 0.0
 
         model = sum_over_parts(name, _unit(name) or "", encoding, part_cost, fixed_cost)
-        if len(encoding.uniform_bits()) > 1:
+        if any(gene.kind in BIT_KINDS and len(gene.values) > 1 for gene in encoding.genes):
             costs = {key: values[number] for key, values in self.convs.items()}
             model.note = note_on_bits(self.source, name, model.unit, costs, blocks=bool(self.blocks))
         return model

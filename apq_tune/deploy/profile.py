@@ -22,6 +22,7 @@ from apq_tune.deploy.profile_folder import Collected
 from apq_tune.deploy.profile_ops import FULL_BITS, RUN, PlacedLayer, ProfileOp, placed_layers
 from apq_tune.deploy.profile_plan import all_ops
 from apq_tune.network.layer import Layer
+from apq_tune.space.search_space import SearchSpace
 from apq_tune.store.files import to_json, write_atomically
 
 METRICS = {"int8": "latency_ms", "fp32": "fp32_latency_ms"}
@@ -104,27 +105,28 @@ def write_table(collected: Collected, out: Path) -> list[str]:
         text.write(f"# {line}\n")
     writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(table_rows(collected, found))
+    writer.writerows(table_rows(collected.space, found))
     write_atomically(out.with_suffix(".profile.json"), to_json(statistics(collected, found)))
     write_atomically(out, text.getvalue())
     return lines
 
 
-def table_rows(collected: Collected, found: Mapping[str, ProfiledPrecision]) -> list[dict[str, Any]]:
+def table_rows(space: SearchSpace, found: Mapping[str, ProfiledPrecision]) -> list[dict[str, Any]]:
     """Rows of the table by column.
 
     If layers of equal shape and bits differ otherwise, as by their activation function, the slowest counts.
     """
+    overhead = _row(found, (RUN,), FULL_BITS) | {"op": FIXED, "name": RUN.kind}
     rows: dict[tuple[Any, ...], dict[str, Any]] = {
-        (FIXED, "run"): _row(found, (RUN,), FULL_BITS) | {"op": FIXED, "name": "run"}
+        (FIXED, RUN.kind, size): overhead | {"resolution": size} for size in space.network.sizes
     }
-    for placed in placed_layers(collected.space.network):
+    for placed in placed_layers(space.network):
         layer = placed.layer
         bits = FULL_BITS if layer.op is None else min(int(layer.op.w_bits), int(layer.op.a_bits))
         row = _row(found, placed.ops, bits) | _place(placed)
         key = tuple(row.get(name, "") for name in COLUMNS[: COLUMNS.index("resolution") + 1])
-        if key not in rows or rows[key][METRICS["int8"]] < row[METRICS["int8"]]:
-            rows[key] = row
+        before = rows.setdefault(key, row)
+        rows[key] = before | {name: max(before[name], row[name]) for name in METRICS.values()}
     return [_in_milliseconds(row) for row in rows.values()]
 
 

@@ -414,3 +414,9 @@ def test_a_table_with_some_layers_without_weights_must_have_all(
     assert table.missing(gated.space)[0].startswith("pool in_channels=8 in_size=8")
     (without,) = load_cost_table(written(rows[~rows["op"].isin(PLAIN)], tmp_path / "t.csv")).models(gated)
     assert without.reachable()[0] > 5.5  # a table of convolutions alone is whole
+
+
+def test_fixed_rows_for_one_size_do_not_hide_those_for_all(frame: pd.DataFrame, tmp_path: Path) -> None:
+    mixed = frame.assign(resolution=["" if name != "stem" else 8 for name in frame["name"]])
+    with pytest.raises(TableError, match="some fixed rows have a resolution and some have none; give it in all or in"):
+        load_cost_table(written(mixed, tmp_path / "t.csv"))

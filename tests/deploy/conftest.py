@@ -1,13 +1,18 @@
-"""A finished run on the digits, as short as a run can be."""
+"""A finished run on the digits, as short as a run can be, and a device on which every file takes a known time."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from apq_tune import SearchSpace
+from apq_tune.deploy.op_models import has_model
+from apq_tune.deploy.profile_ops import RUN, ProfileOp
+from apq_tune.deploy.profile_plan import ProfiledNetwork, ProfileItem, plan
 from apq_tune.hosts import executor as executors
 from apq_tune.pipeline.run import PipelineRun
 
@@ -36,3 +41,61 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(executors, "start_executor", lambda *_: contextlib.nullcontext(executors.SerialExecutor()))
         PipelineRun(SearchSpace.load("digits"), None, path, changes=QUICK).run()
     return path
+
+
+OVERHEAD = 3e-6
+FACTORS = {"pointwise": 1.3, "depthwise": 0.8, "add": 2.0}
+OFFSETS = {"pointwise": 0.4e-6, "depthwise": 0.0, "clip": 0.2e-6}
+
+
+def alone(op: ProfileOp, precision: str) -> float:
+    """Seconds of an operation by itself."""
+    if op == RUN:
+        return OVERHEAD
+    work = 1e-6 + 2e-11 * op.macs * (1.5 if op.groups > 1 else 1.0) + 3e-10 * op.n_values
+    return work * (1.0 if precision == "int8" else 1.7)
+
+
+def within(op: ProfileOp, precision: str) -> float:
+    """Seconds of an operation in a network."""
+    return FACTORS.get(op.family, 1.0) * alone(op, precision) + OFFSETS.get(op.family, 0.0)
+
+
+class FakeDevice:
+    """Device whose clock only moves when a file runs."""
+
+    def __init__(self, space: SearchSpace, networks: int, seed: int = 0, noise: float = 0.0) -> None:
+        self.now, self.noise, self.loaded = 0.0, noise, []
+        self.rng = np.random.default_rng(0)
+        self.items = {item.key: item for item in plan(space, networks, seed)}
+        self.slow: Callable[[], float] = lambda: 1.0
+
+    alone, within = staticmethod(alone), staticmethod(within)
+
+    def clock(self) -> float:
+        return self.now
+
+    def seconds(self, item: ProfileItem) -> float:
+        """True seconds of one run of an item."""
+        if isinstance(item.target, ProfiledNetwork):
+            ops = [op for op in item.target.ops if has_model(op, item.precision)]
+            return sum(within(op, item.precision) for op in ops)
+        if item.target == RUN:
+            return OVERHEAD
+        return OVERHEAD + item.n_instances * alone(item.target, item.precision)
+
+    def load(self, path: Path, threads: int) -> Callable[[], None]:
+        assert path.exists() and threads == 1
+        self.loaded.append(path.stem)
+        seconds = self.seconds(self.items[path.stem])
+
+        def run() -> None:
+            self.now += seconds * self.slow() * (1 + self.noise * abs(self.rng.standard_normal()))
+
+        return run
+
+
+@pytest.fixture(scope="session")
+def fake_device() -> type[FakeDevice]:
+    """Class of devices whose clock only moves when a file runs."""
+    return FakeDevice
