@@ -6,8 +6,9 @@ would keep onnxruntime from fusing. Weights are packed, 2 bits as INT2, 3 and 4 
 int8 where they are read: onnxruntime folds the cast when it loads the file and runs the kernels that it has for 8 bits.
 Squeeze-excite and hard swish are computed in floating point between DequantizeLinear and QuantizeLinear.
 
-On x86 processors without VNNI onnxruntime adds products of uint8 and int8 in pairs in 16 bits, which can saturate; on
-those, compare the accuracy of the file with the simulation (``apq-tune evaluate``).
+On x86 processors without VNNI (``avx512_vnni`` or ``avx_vnni`` in /proc/cpuinfo) onnxruntime adds products of uint8 and
+int8 in pairs in 16 bits, which can saturate. There a session needs the option ``session.x64quantprecision = "1"``, as
+in ``apq_tune.deploy.onnx_session``; elsewhere the option changes nothing.
 """
 
 from __future__ import annotations
