@@ -21,6 +21,7 @@ from apq_tune.cli.export import evaluate, export
 from apq_tune.cli.predictor import predictor
 from apq_tune.cli.profile import profile
 from apq_tune.cli.refine import refine
+from apq_tune.cli.report import report
 from apq_tune.cli.run import run
 from apq_tune.cli.search import score, search
 from apq_tune.cli.settings import settings
@@ -75,6 +76,7 @@ for command in (
     refine,
     export,
     evaluate,
+    report,
     joint_vs_staged,
     search,
     sweep,

@@ -62,6 +62,7 @@ def search_with(
         RunError: If the folder holds results of other settings or limits, or the search failed.
     """
     from apq_tune.problem.limits import as_texts
+    from apq_tune.report.html import add_page
     from apq_tune.report.searched import write_searched
     from apq_tune.store.directory import kept_tables
     from apq_tune.studies.versus import Spend, VersusTask
@@ -77,3 +78,4 @@ def search_with(
     results = search_all(fleet, [task], runs, targets, spend, costs, pipeline.device, gpus=gpus, keep=True)
     weights = fleet.weights(task.key)
     write_searched(task, results[task.key], costs, limits, weights, spend, folder, screen())
+    add_page(folder, screen())

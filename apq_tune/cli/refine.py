@@ -68,6 +68,7 @@ def refine(
     from apq_tune.problem.costs import Costs
     from apq_tune.refine.refine import Refinement
     from apq_tune.refine.settings import RefineSettings
+    from apq_tune.report.html import add_page
     from apq_tune.report.progress import RichListener
     from apq_tune.report.refined import write_refined
     from apq_tune.space.network_encoding import NetworkEncoding
@@ -104,3 +105,4 @@ def refine(
         )
         refined = refinement.run()
     write_refined(refined, out, listener.console)
+    add_page(out, listener.console)

@@ -112,6 +112,7 @@ def run(
     out = out or Path("runs") / (loaded.name if data is None else Path(data).absolute().name)
 
     from apq_tune.pipeline.run import PipelineRun
+    from apq_tune.report.html import add_page
     from apq_tune.report.progress import RichListener
     from apq_tune.report.results import write_report
 
@@ -141,6 +142,7 @@ def run(
             pipeline.run_until("quantized_supernet")
     if method == DEFAULT:
         write_report(outcome, out, listener.console)
+        add_page(out, listener.console)
     else:
         search_with(pipeline, method, out, gpus=gpus_per_trial, num_cpus=num_cpus, executor=executor, address=address)
 

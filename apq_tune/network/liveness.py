@@ -9,12 +9,13 @@ that would read them, the result can be an upper bound there.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from apq_tune.network.layer import IMAGE, Layer
+from apq_tune.network.layer import IMAGE, Layer, Tensor
 from apq_tune.network.network import Network, Part
 from apq_tune.network.spread import Spread
 
@@ -34,6 +35,24 @@ class Memory(NamedTuple):
     genes: tuple[str, ...]
     bits: NDArray[Any]
     exact: bool
+
+
+def live_bits(layers: Sequence[Layer], image: Tensor) -> dict[str, float]:
+    """Number of bits in memory while each layer of one candidate runs, by name of the layer.
+
+    Args:
+        layers: Layers in the order of the forward pass, with integer numbers, see ``Network.at``.
+        image: Input tensor of the network.
+    """
+    tensors = {IMAGE: float(image.n_bits)} | {layer.name: float(layer.output.n_bits) for layer in layers}
+    last_read = {name: number for number, layer in enumerate(layers) for name in layer.inputs}
+    alive, found = {IMAGE}, dict[str, float]()
+    for number, layer in enumerate(layers):
+        replaced = layer.in_place and last_read[layer.inputs[0]] == number
+        own = alive if replaced else alive | {layer.name}
+        found[layer.name] = sum(tensors[name] for name in own)
+        alive = {name for name in alive | {layer.name} if last_read.get(name, -1) > number}
+    return found
 
 
 def working_sets(network: Network, size: int) -> dict[str, Memory]:

@@ -84,7 +84,7 @@ def _run_of(path: Path, record: dict[str, Any]) -> Path:
     Raises:
         RunError: If it is in neither place.
     """
-    for place in (path.absolute().parent, Path(record["run"])):
+    for place in (path.parent, path.absolute().parent, Path(record["run"])):
         if (place / "run.json").exists():
             return place
     raise RunError(f"{path}: refines the run {record['run']}, which is not there; put it back, or beside it")

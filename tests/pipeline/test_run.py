@@ -105,6 +105,30 @@ def test_a_run_leaves_the_table_the_picture_and_every_stages_product(undisturbed
     assert "apq-tune run digits" in run_record["command"]
 
 
+def test_the_report_is_written_and_written_again_without_images(undisturbed, tmp_path, monkeypatch):
+    out, result = undisturbed
+    assert f"Report: {out / 'report.html'} (also candidates.csv, study.log)" in result.stdout
+    table = pd.read_csv(out / "results.csv", index_col="name")
+    page = (out / "report.html").read_text("utf-8")
+    chosen = table.index[table["chosen"]].item()
+    accuracy = table.loc[chosen, "test_accuracy"]
+    assert f"{chosen} fits: bit_ops" in page
+    assert f"{100 * accuracy:.1f}% of the test images ({round(450 * accuracy)} of 450;" in page
+    assert "898 to train on, 449 for every choice, 450 to report on" in page
+    listed = pd.read_csv(out / "candidates.csv")
+    n_front = sum(len(json.loads((out / "8_search" / f"{n}.json").read_text())["candidates"]) for n in SEARCHES)
+    assert len(listed) == len(table) + QUICK["n_pairs"] + QUICK["n_proxy"] + QUICK["n_fp32"] + n_front
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy)
+    (copy / "report.html").unlink()
+    monkeypatch.setattr("apq_tune.data.load_data", None)  # neither images nor training
+    monkeypatch.setattr("apq_tune.pipeline.finished.load_data", None)
+    again = CliRunner().invoke(cli, ["report", str(copy)])
+    assert again.exit_code == 0, again.output
+    assert (copy / "report.html").read_text("utf-8") == page.replace(str(out), str(copy), page.count(str(out)) - 1)
+
+
+SEARCHES = ("best", "front", "random")
 INTERRUPTED = {"supernet": 1, "proxy_losses": 6, "search": 1}
 """One stage of each kind, and how much of it is done by then."""
 

@@ -105,6 +105,21 @@ def test_every_result_states_its_fidelity_and_only_the_longest_training_decides(
     assert (out / "front.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_report_has_all_rounds_and_a_run_without_finalists_has_none(run: Path, undisturbed) -> None:
+    out, result = undisturbed
+    assert f"Report: {out / 'report.html'}" in result.stdout
+    listed = pd.read_csv(out / "candidates.csv")
+    kinds = {"trained in full (QAT, 2 epochs)": 4, "round 1 (QAT, 1 epochs)": 4, "round 2 (QAT, 1 epochs)": 4}
+    assert listed["stage"].value_counts().to_dict() == kinds
+    table = pd.read_csv(out / "results.csv")
+    page = (out / "report.html").read_text("utf-8")
+    assert f"{table.loc[table['chosen'], 'name'].item()} fits: bit_ops" in page
+    assert "predicted loss on search images" in page
+    unfinished = CliRunner().invoke(cli, ["report", str(run)])
+    assert unfinished.exit_code == 1
+    assert "its stage search is not done; go on with" in str(unfinished.exception)
+
+
 def test_the_weights_are_those_of_the_best_network(run: Path, undisturbed) -> None:
     out, _ = undisturbed
     table = pd.read_csv(out / "results.csv", dtype={"test_accuracy": str})  # to the last digit

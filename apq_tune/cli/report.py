@@ -1,0 +1,24 @@
+"""``apq-tune report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from apq_tune.cli.values import Place
+
+
+@click.command()
+@click.argument("run", type=Place())
+def report(run: Path) -> None:
+    """Write the HTML report of RUN again.
+
+    RUN is the directory of a finished run, of a refinement, or of a method (run --method). The page needs no network,
+    and neither the images nor any training are needed to write it: report.html, the table of all evaluated candidates
+    (candidates.csv), and Optuna studies of them (study.log, for optuna-dashboard).
+    """
+    from apq_tune.report.html import write_page
+
+    names = write_page(run)
+    click.echo(f"Files in {run}: {', '.join(names)}")

@@ -1,0 +1,70 @@
+"""What each layer of one network contributes to a cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from apq_tune.cost.bit_ops import op_bit_ops
+from apq_tune.cost.bitfusion import op_energy_mj, op_latency_ms
+from apq_tune.cost.rows import wanted_rows
+from apq_tune.cost.table import CostTable
+from apq_tune.cost.weight_bytes import op_weight_bytes
+from apq_tune.network.layer import Layer, Op
+from apq_tune.network.liveness import live_bits
+from apq_tune.network.network import Network
+
+PER_OP: Mapping[str, Callable[[Op], float]] = {
+    "macs": lambda op: float(op.macs),
+    "bit_ops": lambda op: float(op_bit_ops(op)),
+    "weight_bytes": lambda op: float(op_weight_bytes(op)),
+    "latency_ms": lambda op: float(op_latency_ms(op)),
+    "energy_mj": lambda op: float(op_energy_mj(op)),
+}
+"""Built-in costs that are sums over the ops of a network."""
+
+PEAK = "peak_activation_bytes"
+"""Cost that is the maximum over layers."""
+
+
+def layer_costs(
+    metric: str, network: Network, values: Mapping[str, int], tables: Sequence[CostTable] = ()
+) -> dict[str, float] | None:
+    """Contribution of each layer of a candidate to a cost, by name of the layer.
+
+    Args:
+        metric: Name of the cost.
+        network: Networks of the search space.
+        values: Value of each gene of the candidate, by name.
+        tables: Cost tables, whose metrics replace built-in ones of the same name.
+
+    Returns:
+        Contributions in the unit of the cost: summands, or for ``peak_activation_bytes`` the bytes that are alive while
+        the layer runs, of which the cost is the maximum. A table that has one value for all fixed parts leaves their
+        layers out. ``None`` if nothing is known of single layers, as in tables of whole blocks.
+    """
+    layers = network.at(values)
+    size = network.sizes[-1] if network.size_gene is None else values[network.size_gene]
+    table = next((table for table in tables if metric in table.metrics), None)
+    if table is not None:
+        return _of_table(table, metric, network, layers, size)
+    if metric == PEAK:
+        return {name: bits / 8 for name, bits in live_bits(layers, network.image(size)).items()}
+    if metric not in PER_OP:
+        return None
+    cost = PER_OP[metric]
+    return {layer.name: cost(layer.op) for layer in layers if layer.op is not None}
+
+
+def _of_table(
+    table: CostTable, metric: str, network: Network, layers: Sequence[Layer], size: int
+) -> dict[str, float] | None:
+    if table.blocks:
+        return None
+    number, fixed = table.metrics.index(metric), {layer.name for layer in network.fixed_layers(size)}
+    found: dict[str, float] = {}
+    for layer in layers:
+        if layer.op is None or layer.name in fixed:
+            continue
+        for row in wanted_rows((layer,), size, blocks=False) or []:
+            found[layer.name] = float(table.convs[tuple(int(part) for part in row.key)][number])
+    return found

@@ -1,0 +1,1 @@
+"""Parts of the HTML report: what each section says, computed from the files of a run and nothing else."""

@@ -1,0 +1,113 @@
+"""Rules of a fair search that the results kept or did not keep, each checked against the records."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from apq_tune.report.page.facts import ReportFacts
+from apq_tune.report.page.verdict import State
+
+
+class Rule(NamedTuple):
+    """A rule, whether it was kept, and the facts that show it."""
+
+    state: State
+    title: str
+    facts: str
+
+
+def rules_of(facts: ReportFacts) -> tuple[Rule, ...]:
+    """Rules with the facts of these results."""
+    checks = (_test_images, _choice, _training, _evaluations, _tickets, _limits, _digests)
+    return tuple(rule for check in checks if (rule := check(facts)) is not None)
+
+
+def _digests(facts: ReportFacts) -> Rule | None:
+    if facts.kind == "method":
+        return None
+    return Rule(
+        "good", "Results are what was written", "every file that this page read had its recorded SHA-256 digest"
+    )
+
+
+def _test_images(facts: ReportFacts) -> Rule:
+    table = facts.evaluated
+    in_full = table["stage"].str.startswith("trained in full")
+    early = int(table.loc[~in_full, "test_accuracy"].notna().sum())
+    scored = int(table.loc[in_full, "test_accuracy"].notna().sum())
+    repeated = int(table.loc[in_full, "candidate_json"].duplicated().sum())
+    others = int((~in_full).sum())
+    said = (
+        f"{scored} networks were scored on test images, after their training in full; of the other {others:,} "
+        f"evaluations {early or 'none'} has a test score"
+    )
+    if repeated:
+        said += f"; {repeated} networks were scored more than once"
+    return Rule("good" if not early and not repeated else "bad", "Test images were used once, at the end", said)
+
+
+def _choice(facts: ReportFacts) -> Rule | None:
+    chosen = facts.chosen
+    if chosen is None:
+        return None
+    table = facts.networks[facts.networks["feasible"]]
+    least = float(table["search_loss"].min())
+    kept = float(chosen["search_loss"]) <= least
+    by_test = table.loc[table["test_accuracy"].idxmax()]
+    said = f"{chosen['name']} has the least loss on search images of the {len(table)} networks that fit"
+    if float(by_test["test_accuracy"]) > float(chosen["test_accuracy"]):
+        said += f"; by accuracy on test images it would have been {by_test['name']}"
+    return Rule(
+        "good" if kept else "bad",
+        "Search images alone decided",
+        said if kept else f"{chosen['name']} does not have the least loss on search images of those that fit",
+    )
+
+
+def _training(facts: ReportFacts) -> Rule:
+    training = {name: value for name, value in facts.training.items() if value not in (None, False, 0.0, "none")}
+    settings = ", ".join(f"{name} {value}" for name, value in training.items())
+    return Rule(
+        "good",
+        "All networks were trained alike",
+        f"{len(facts.networks)} networks have the training {facts.fidelity} of one stage ({settings}), with the same "
+        "batches",
+    )
+
+
+def _evaluations(facts: ReportFacts) -> Rule | None:
+    if not facts.evaluations:
+        return None
+    counts = facts.evaluations
+    equal = len(set(counts.values())) == 1
+    said = ", ".join(f"{name} {n:,}" for name, n in counts.items())
+    return Rule("good" if equal else "open", "Searches scored equally many candidates", said)
+
+
+def _tickets(facts: ReportFacts) -> Rule | None:
+    counts = facts.networks["role"].value_counts()
+    shares = {role: int(counts[role]) for role in ("joint", "uniform", "staged") if counts.get(role)}
+    if len(shares) < 2:
+        return None
+    equal = len(set(shares.values())) == 1
+    said = ", ".join(f"{role} {n}" for role, n in shares.items())
+    return Rule(
+        "good" if equal else "open",
+        "Equally many trained networks for each way of searching",
+        said if equal else f"{said}: not equal, which favours the way with the most",
+    )
+
+
+def _limits(facts: ReportFacts) -> Rule | None:
+    if not facts.constraints:
+        return None
+    chosen: dict[str, Any] | None = facts.chosen
+    if chosen is None:
+        return Rule("bad", "The chosen network keeps all limits", "none was chosen")
+    kept = all(float(c.violation(np.array([float(chosen[c.metric.name])]))[0]) <= 0 for c in facts.constraints)
+    sources = ", ".join(f"{c.metric.name} {facts.source(c.metric.name).label}" for c in facts.constraints)
+    return Rule(
+        "good" if kept else "bad", "The chosen network keeps all limits", f"by the costs of this page: {sources}"
+    )
