@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from apq_tune.cost.bit_ops import op_bit_ops
 from apq_tune.cost.bitfusion import op_energy_mj, op_latency_ms
-from apq_tune.cost.rows import wanted_rows
 from apq_tune.cost.table import CostTable
 from apq_tune.cost.weight_bytes import op_weight_bytes
-from apq_tune.network.layer import Layer, Op
+from apq_tune.network.layer import Op
 from apq_tune.network.liveness import live_bits
 from apq_tune.network.network import Network
 
@@ -46,25 +45,12 @@ def layer_costs(
     size = network.sizes[-1] if network.size_gene is None else values[network.size_gene]
     table = next((table for table in tables if metric in table.metrics), None)
     if table is not None:
-        return _of_table(table, metric, network, layers, size)
+        fixed = {layer.name for layer in network.fixed_layers(size)}
+        searched = [layer for layer in layers if layer.name not in fixed]
+        return table.of_layers(searched, size, table.metrics.index(metric))
     if metric == PEAK:
         return {name: bits / 8 for name, bits in live_bits(layers, network.image(size)).items()}
     if metric not in PER_OP:
         return None
     cost = PER_OP[metric]
     return {layer.name: cost(layer.op) for layer in layers if layer.op is not None}
-
-
-def _of_table(
-    table: CostTable, metric: str, network: Network, layers: Sequence[Layer], size: int
-) -> dict[str, float] | None:
-    if table.blocks:
-        return None
-    number, fixed = table.metrics.index(metric), {layer.name for layer in network.fixed_layers(size)}
-    found: dict[str, float] = {}
-    for layer in layers:
-        if layer.op is None or layer.name in fixed:
-            continue
-        for row in wanted_rows((layer,), size, blocks=False) or []:
-            found[layer.name] = float(table.convs[tuple(int(part) for part in row.key)][number])
-    return found

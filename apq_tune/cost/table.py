@@ -181,6 +181,23 @@ class CostTable:
         kinds = [*dict.fromkeys(roles), FIXED]
         return {kind: self._model(encoding, number, only=kind) for kind in kinds}
 
+    def of_layers(self, layers: Sequence[Layer], size: int, number: int) -> dict[str, float] | None:
+        """Values of single layers for one metric, by name of the layer.
+
+        Args:
+            layers: Searched layers of one candidate.
+            size: Image size.
+            number: Index of the metric.
+
+        Returns:
+            Values of the layers that have rows; ``None`` if the table has rows of whole blocks.
+        """
+        if self.blocks:
+            return None
+        names = [layer.name for layer in layers if layer.op is not None or self.plain]
+        rows = self._wanted(tuple(layers), size) or []
+        return {name: float(self._gather(row, number)) for name, row in zip(names, rows, strict=True)}
+
     def _model(self, encoding: Any, number: int, only: str | None = None) -> CostModel:
         name = self.metrics[number]
 

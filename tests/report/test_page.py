@@ -267,7 +267,11 @@ def test_a_formula_is_an_estimate_and_a_table_is_named(facts: ReportFacts) -> No
         metrics = ("latency_ms",)
 
     own = dataclasses.replace(facts, tables={"phone.csv": Table()})  # type: ignore[dict-item]
-    assert own.source("latency_ms") == ("from a table", "phone.csv: values of single ops, added up")
+    words = "values of single ops or blocks, added up"
+    assert own.source("latency_ms") == ("from a table", f"table phone.csv: {words}")
+    told = dataclasses.replace(own, table_sources={"phone.csv": "7 rows measured, 2 rows predicted"})
+    says = "7 rows measured, 2 rows predicted"
+    assert told.source("latency_ms") == ("measured op by op", f"table phone.csv ({says}): {words}")
     assert own.source("bit_ops").label == "estimate"
 
 
@@ -292,6 +296,8 @@ def test_picks_are_the_best_and_the_smallest_with_commands_as_they_are(facts: Re
         known = {option for p in cli.commands["refine"].params for option in p.opts}
         assert {word for word in words if word.startswith("--")} <= known
         assert pick.export.startswith(f"apq-tune export runs/digits --candidate {pick.name} --format onnx --out ")
+        known = {option for p in cli.commands["export"].params for option in p.opts}
+        assert {word for word in pick.export.split() if word.startswith("--")} <= known
     assert "--constraint" not in titles["most accurate that fits"].refine  # refine keeps the limits of the run
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -28,11 +29,15 @@ FORMULAS = {
 """Sources of the built-in costs."""
 
 
+MEASURED = re.compile(r"\bmeasured\b")
+"""Word by which a table says that its rows were measured."""
+
+
 class CostSource(NamedTuple):
     """Where the values of a cost come from.
 
     Attributes:
-        label: ``"estimate"`` of a formula, or ``"from a table"``.
+        label: ``"estimate"`` of a formula, ``"measured op by op"`` if a table says so, or ``"from a table"``.
         text: Formula or table in words.
     """
 
@@ -72,6 +77,7 @@ class ReportFacts:
         space: Search space.
         costs: Costs of the search space.
         tables: Cost tables by name of the file.
+        table_sources: What tables say of the sources of their rows, by name of the file.
         constraints: Constraints on candidates.
         cost: Cost that the front trades off against loss.
         networks: Networks that were trained in full and scored on test images, one row for each, with ``name``,
@@ -119,6 +125,7 @@ class ReportFacts:
     spend: Mapping[str, int] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     lines: tuple[str, ...] = ()
+    table_sources: Mapping[str, str] = field(default_factory=dict)
     remark: str = ""
     limits_of_run: bool = True
 
@@ -137,5 +144,8 @@ class ReportFacts:
         """Where the values of a cost come from."""
         for name, table in self.tables.items():
             if metric in table.metrics:
-                return CostSource("from a table", f"{name}: values of single ops, added up")
+                says = self.table_sources.get(name, "")
+                label = "measured op by op" if MEASURED.search(says) else "from a table"
+                rows = f" ({says})" if says else ""
+                return CostSource(label, f"table {name}{rows}: values of single ops or blocks, added up")
         return CostSource("estimate", FORMULAS.get(metric, "formula"))

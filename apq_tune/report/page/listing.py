@@ -18,7 +18,7 @@ ROW_MARKUP = 420
 """Letters of a row besides its texts, on the safe side."""
 
 
-class Column(NamedTuple):
+class ListedColumn(NamedTuple):
     """Column of the table: its heading, and whether it holds numbers."""
 
     title: str
@@ -44,7 +44,7 @@ class Listing(NamedTuple):
         file: Name of the file that has all of them.
     """
 
-    columns: tuple[Column, ...]
+    columns: tuple[ListedColumn, ...]
     rows: tuple[tuple[ListedCell, ...], ...]
     stages: tuple[str, ...]
     n: int
@@ -61,9 +61,9 @@ def listing_of(facts: ReportFacts) -> Listing:
     costs = {c.metric.name: c.metric.unit for c in facts.constraints}
     costs = costs | {facts.cost.name: facts.cost.unit} | {name: m.unit for name, m in facts.costs.metrics.items()}
     shown = table.head(_fitting(table))
-    columns = [Column("evaluated by", False), Column("name", False), Column("fits", False)]
-    columns += [Column(title, True) for title in ("loss", "accuracy", "test acc.", "predicted loss")]
-    columns += [Column(name, True) for name in costs] + [Column("candidate", False)]
+    columns = [ListedColumn("evaluated by", False), ListedColumn("name", False), ListedColumn("fits", False)]
+    columns += [ListedColumn(title, True) for title in ("loss", "accuracy", "test acc.", "predicted loss")]
+    columns += [ListedColumn(name, True) for name in costs] + [ListedColumn("candidate", False)]
     rows = tuple(_row(row, costs) for row in shown.to_dict(orient="records"))
     text = shown.drop(columns="candidate_json").to_csv(index=False)
     return Listing(

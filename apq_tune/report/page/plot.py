@@ -11,7 +11,7 @@ from apq_tune.problem.metric import Metric
 from apq_tune.report.limits import amount, breaks
 from apq_tune.report.page.facts import ReportFacts
 from apq_tune.report.page.intervals import Interval, accuracy_interval
-from apq_tune.report.page.scales import Scale, Tick, scale_of
+from apq_tune.report.page.scales import PixelScale, Tick, scale_of
 from apq_tune.report.page.verdict import percent, with_interval
 
 SIZES = {"wide": (760, 430), "narrow": (360, 360)}
@@ -187,7 +187,9 @@ def _span(accuracy: float, n: int) -> Interval:
     return accuracy_interval(accuracy, n) if n else Interval(accuracy, accuracy)
 
 
-def _mark(facts: ReportFacts, row: dict[Any, Any], metric: Metric, x: Scale, y: Scale, span: Interval) -> Mark:
+def _mark(
+    facts: ReportFacts, row: dict[Any, Any], metric: Metric, x: PixelScale, y: PixelScale, span: Interval
+) -> Mark:
     accuracy = float(row["test_accuracy"])
     tips = [f"{row['name']}{' (chosen)' if row['chosen'] else ''}"]
     tips.append(f"test accuracy {with_interval(accuracy, facts.n_test)}")
@@ -220,7 +222,7 @@ def _predicted_tip(row: dict[Any, Any], metric: Metric) -> str:
     )
 
 
-def _line(constraint: Any, x: Scale, left: float, right: float) -> Line:
+def _line(constraint: Any, x: PixelScale, left: float, right: float) -> Line:
     at = x(constraint.bound)
     beyond = (at, right - at) if constraint.sense == "<=" else (left, at - left)
     anchor = "end" if at > (left + right) / 2 else "start"

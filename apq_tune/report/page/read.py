@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 
 from apq_tune.cost import CostTable, load_cost_table
-from apq_tune.errors import RunError
-from apq_tune.pipeline.choice import RECORD, kept, with_choice
+from apq_tune.errors import RunError, TableError
+from apq_tune.inputs.sheets import read_sheet
+from apq_tune.pipeline.choice import RECORD, kept
 from apq_tune.pipeline.learning import read_losses
+from apq_tune.pipeline.outcome import networks_table
 from apq_tune.pipeline.reading import read_run
 from apq_tune.problem.costs import Costs
 from apq_tune.problem.limits import as_texts
@@ -41,6 +43,9 @@ MEASURED = {
 PREDICTED = {"best": "best predicted", "front": "predicted front", "random": "random search, predicted"}
 """Searches of a run, and how their results are listed."""
 
+MOST_SOURCES = 4
+"""Largest number of different sources of a table that are listed."""
+
 SCORES = ("stage", "name", "loss", "accuracy", "test_accuracy", "predicted_loss", "predicted_accuracy")
 """Columns of the table of all evaluations, before its costs."""
 
@@ -63,8 +68,26 @@ def read_facts(path: Path) -> ReportFacts:
 
 def _tables(*folders: Path) -> dict[str, CostTable]:
     """Cost tables by the names that they had before they were copied."""
-    paths = [table for folder in folders for table in kept_tables(folder)]
-    return {path.name.partition("_")[2]: load_cost_table(path) for path in paths}
+    return {name: load_cost_table(path) for name, path in _table_files(*folders).items()}
+
+
+def _table_files(*folders: Path) -> dict[str, Path]:
+    return {table.name.partition("_")[2]: table for folder in folders for table in kept_tables(folder)}
+
+
+def _measured(*folders: Path) -> dict[str, str]:
+    """What the column ``source`` of cost tables says, where they have one, by name of the table."""
+    found = {}
+    for name, path in _table_files(*folders).items():
+        if path.suffix.lower() != ".csv":
+            continue
+        table = read_sheet(path, TableError, comments=True)
+        if "source" not in table:
+            continue
+        counts = table["source"].astype(str).str.strip().replace("", "without a source").value_counts()
+        shown = [f"{n} rows {text[:60]}" for text, n in counts.head(MOST_SOURCES).items()]
+        found[name] = ", ".join(shown) + (", ..." if len(counts) > MOST_SOURCES else "")
+    return found
 
 
 def _role(name: str) -> Role:
@@ -105,6 +128,7 @@ def _of_run(path: Path) -> ReportFacts:
         space=run.encoding.space,
         costs=run.costs,
         tables=_tables(path),
+        table_sources=_measured(path),
         constraints=outcome.constraints,
         cost=cost,
         networks=networks,
@@ -155,6 +179,7 @@ def _of_refinement(path: Path) -> ReportFacts:
         space=run.encoding.space,
         costs=read.costs,
         tables=_tables(run.path, path),
+        table_sources=_measured(run.path, path),
         constraints=refined.constraints,
         cost=read.costs.metrics[refined.front.objectives[1].name],
         networks=final,
@@ -187,10 +212,9 @@ def _of_method(path: Path) -> ReportFacts:
     basis, found = record["basis"], read_json(results[0], remedy)
     limits = tuple(costs.limits(next(iter(basis["limits"].values()), [])))
     final, fidelity = basis["spend"]["final_steps"], f"QAT, {basis['spend']['final_steps']} steps"
-    rows = [row for row in found["finalists"] if row["steps"] == final and row["repeat"] == 0]
-    networks = _scored(rows, run.encoding, costs.metrics)
-    networks = with_choice(networks.assign(name=[f"{method}_{i}" for i in range(1, len(rows) + 1)]), limits)
-    networks = networks.assign(role="other")
+    networks = networks_table(found["networks"], costs, limits)
+    networks["role"] = ["largest" if name.startswith("largest") else "other" for name in networks["name"]]
+    networks = networks.assign(predicted_loss=np.nan, predicted_accuracy=np.nan)
     parts = [_trained(networks, f"trained in full ({fidelity})")]
     for steps in sorted({row["steps"] for row in found["finalists"]} - {final}, reverse=True):
         shorter = _scored([row for row in found["finalists"] if row["steps"] == steps], run.encoding, costs.metrics)
@@ -207,6 +231,7 @@ def _of_method(path: Path) -> ReportFacts:
         space=run.encoding.space,
         costs=costs,
         tables=_tables(run_path),
+        table_sources=_measured(run_path),
         constraints=limits,
         cost=cost,
         networks=networks,

@@ -21,7 +21,7 @@ class Tick(NamedTuple):
     label: str
 
 
-class Scale(NamedTuple):
+class PixelScale(NamedTuple):
     """Axis.
 
     Attributes:
@@ -63,7 +63,9 @@ class Scale(NamedTuple):
         return tuple(Tick(self(float(value)), label(float(value))) for value in values)
 
 
-def scale_of(values: Iterable[float], start: float, stop: float, *, log: bool = True, margin: float = 0.06) -> Scale:
+def scale_of(
+    values: Iterable[float], start: float, stop: float, *, log: bool = True, margin: float = 0.06
+) -> PixelScale:
     """Axis that holds all values.
 
     Args:
@@ -77,6 +79,6 @@ def scale_of(values: Iterable[float], start: float, stop: float, *, log: bool = 
     low, high = min(known), max(known)
     if low > 0 and log and high / low >= LOGARITHMIC:
         factor = (high / low) ** margin
-        return Scale(low / factor, high * factor, start, stop, log=True)
+        return PixelScale(low / factor, high * factor, start, stop, log=True)
     beyond = margin * (high - low) or margin * abs(high) or margin
-    return Scale(low - beyond if low < beyond or low - beyond > 0 else 0.0, high + beyond, start, stop)
+    return PixelScale(low - beyond if low < beyond or low - beyond > 0 else 0.0, high + beyond, start, stop)
