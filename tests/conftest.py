@@ -8,14 +8,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # arrays are small here, and threads of two test processes would collide
+os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 would starve its workers beside another test process
+
 import numpy as np
 import pytest
 from hypothesis import settings
 
 from apq_tune import NetworkEncoding, SearchSpace
 from apq_tune.hosts import executor as executors
-
-os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 would starve its workers beside another test process
 
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("repeatable")
@@ -45,11 +46,34 @@ TINY = {
 
 TINY_SIZE = (24 + 24 * 24) * 16
 
+TINY_DIGITS = TINY | {"data": "digits", "input": {"channels": 1, "size": 8}, "classes": 10}
+"""The same on the digits, for tests that train and for which any network will do."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests go to the two processes file by file, except that those of ``laws`` share one run and stay together."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFileOrFolder(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = str(super()._split_scope(nodeid))
+            return "tests/laws" if file.startswith("tests/laws/") else file
+
+    return ByFileOrFolder(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that train or start Ray go first, so that none of them is left when the other process has finished."""
+    long = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("ray")}
+    items.sort(key=lambda item: item.path not in long)
+
 
 def in_this_process(patch: pytest.MonkeyPatch, executor: Any = None) -> None:
     """Compute everything in this process, where it can be watched and interrupted; by our executor, or another."""
     used = executors.SerialExecutor() if executor is None else executor
     patch.setattr(executors, "start_executor", lambda *_: contextlib.nullcontext(used))
+    patch.setattr("apq_tune.pipeline.estimate.PROBE_SECONDS", 0.0)  # as few steps are timed as can be
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +92,11 @@ def space() -> SearchSpace:
 @pytest.fixture(scope="session")
 def tiny_space() -> SearchSpace:
     return SearchSpace.from_dict(TINY)
+
+
+@pytest.fixture(scope="session")
+def tiny_digits() -> SearchSpace:
+    return SearchSpace.from_dict(TINY_DIGITS)
 
 
 @pytest.fixture(scope="session")

@@ -106,16 +106,14 @@ def test_the_objective_is_evaluated_by_both_hosts(space: Any, host: str) -> None
         assert set(search.front().candidates) <= {candidate for candidate, _ in found}
     assert len(found) == 5
     for candidate, values in found:
-        (own,) = problem.encoding.encode([candidate])[None]
-        expected = [float(metric(own)[0]) for metric in problem.metrics]
-        assert values == pytest.approx(expected)
+        genomes = problem.encoding.encode([candidate])
+        assert values == pytest.approx([float(metric(genomes)[0]) for metric in problem.metrics])
 
 
 def test_a_sweep_finds_candidates_within_its_limits(space: Any, tmp_path: Path) -> None:
     problem = problem_of(space)
-    sweep = Sweep(
-        problem.encoding, {"device": {metric.name: metric for metric in problem.metrics}}, ("gain",), 60, tmp_path
-    )
+    metrics = {"device": {metric.name: metric for metric in problem.metrics}}
+    sweep = Sweep(problem.encoding, metrics, ("gain",), 60, tmp_path)
     bound = float(np.median(problem.metrics[1](problem.encoding.sample(50, np.random.default_rng(0)))))
     tasks = [SweepTask("device", (("cost", bound),), sampler, 0) for sampler in ("evolution", "random")]
     frame = results_frame(sweep, tasks, {task.key: run_task(task, sweep).metrics for task in tasks})

@@ -156,7 +156,7 @@ def test_a_trial_that_raises_and_one_that_gives_nan_fail_with_their_reasons_and_
 def test_a_worker_killed_in_the_middle_of_qat_goes_on_from_its_last_epoch(
     supernet: TrainedSupernet, tmp_path: Path
 ) -> None:
-    training = Training(epochs=4, batch_size=64, learning_rate=2e-3)
+    training = Training(epochs=4, batch_size=64, learning_rate=2e-3, images=256)
     metric = KillsItsWorker(supernet, training, folder=str(tmp_path))
     candidate = NetworkEncoding(supernet.space).extremes()[0].with_bits(4)
     tuner = tune.Tuner(
@@ -173,7 +173,7 @@ def test_a_worker_killed_in_the_middle_of_qat_goes_on_from_its_last_epoch(
 
 
 def test_a_scheduler_stops_trainings_and_the_study_calls_them_pruned(supernet: TrainedSupernet, tmp_path: Path) -> None:
-    metric = QATLoss(supernet, Training(epochs=3, batch_size=64, learning_rate=2e-3))
+    metric = QATLoss(supernet, Training(epochs=3, batch_size=64, learning_rate=2e-3, images=256))
     problem = Problem(supernet.space, [Objective(metric)])
     search = ApqSearch(problem, max_concurrent=2)
     scheduler = AsyncHyperBandScheduler(
@@ -206,7 +206,7 @@ def events(path: Path) -> Iterator[Any]:
 
 
 def test_tensorboard_files_hold_our_metrics(supernet: TrainedSupernet, tmp_path: Path) -> None:
-    metric = QATLoss(supernet, Training(epochs=2, batch_size=64, learning_rate=2e-3))
+    metric = QATLoss(supernet, Training(epochs=2, batch_size=64, learning_rate=2e-3, images=256))
     encoding = NetworkEncoding(supernet.space)
     ops = bit_ops(encoding)
     candidate = encoding.extremes()[0]
@@ -234,7 +234,7 @@ from test_in_ray import *
 def main(path):
     with cluster(None, 1):
         supernet = hardly_trained()
-        problem = Problem(supernet.space, [Objective(QATLoss(supernet, Training(2, 64, 2e-3)))])
+        problem = Problem(supernet.space, [Objective(QATLoss(supernet, Training(2, 64, 2e-3, images=256)))])
         objective, folder = APQObjective(problem), path / "tuned"
         if tune.Tuner.can_restore(str(folder)):
             tuner = tune.Tuner.restore(str(folder), objective, resume_errored=True)

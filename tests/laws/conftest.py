@@ -239,6 +239,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
     def watch(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(executors, "start_executor", lambda *_: contextlib.nullcontext(trials))
+        patch.setattr("apq_tune.pipeline.estimate.PROBE_SECONDS", 0.0)
+        patch.setattr("apq_tune.methods.explore.EVALUATIONS", 200)
         patch.setitem(named.SHAPES, NAME, Shape(1, 8, CLASSES))
         patch.setitem(named.DATA, NAME, lambda _: current[0])
         patch.setattr(Supernet, "forward", watched(Supernet))

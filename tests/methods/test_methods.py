@@ -244,13 +244,13 @@ def everything_tiny(tiny: NetworkEncoding) -> np.ndarray:
 def test_exploring_beats_the_same_number_of_samples(deep: NetworkEncoding) -> None:
     limits = Costs.of(deep).budget("memory")
     gains = []
-    for seed in range(10):
+    for seed in range(6):
         asked = question(deep, limits)
         part = Subspace(deep, everything)
         own = explore(asked, part, limits, asked.bench.proxy, 60, np.random.default_rng(seed))
         drawn = part.sample_band(limits, 60, np.random.default_rng(seed))
         gains.append(made_up(deep, "proxy")(drawn).min() - own.target.min())
-    assert sum(gain > 0 for gain in gains) >= 9
+    assert min(gains) > 0
 
 
 def test_named_limits_follow_their_rules_and_read_back_exactly(encoding: NetworkEncoding) -> None:

@@ -18,9 +18,9 @@ from apq_tune.pipeline.run import PipelineRun
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("serial")]
 
 CHANGES = {
-    "supernet.epochs": 3,
+    "supernet.epochs": 1,
     "supernet.augment": "crop",
-    "quantized.epochs": 2,
+    "quantized.epochs": 1,
     "n_fp32": 10,
     "n_proxy": 10,
     "n_pairs": 10,

@@ -22,15 +22,22 @@ from apq_tune.space.candidate import Candidate
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("serial")]
 
 QUICK = {
-    "supernet.epochs": 6,
-    "quantized.epochs": 4,
-    "n_fp32": 24,
-    "n_proxy": 24,
+    "supernet.epochs": 2,
+    "supernet.images": 256,
+    "quantized.epochs": 1,
+    "quantized.images": 256,
+    "n_fp32": 12,
+    "n_proxy": 12,
     "batch": 6,
-    "n_pairs": 12,
+    "n_pairs": 10,
+    "pair.images": 64,
+    "folds": 2,
     "final.epochs": 1,
-    "n_evaluations": 2000,
+    "final.images": 128,
+    "n_evaluations": 1000,
     "n_front": 2,
+    "n_calibration": 64,
+    "n_search": 100,
 }
 STAGES = [
     "1_supernet",

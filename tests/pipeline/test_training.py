@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,21 +25,32 @@ CHANGES = {
 }
 
 
-def train(out: Path, **changes: object) -> dict[str, torch.Tensor]:
-    run = PipelineRun(SearchSpace.load("digits"), None, out, changes=CHANGES | changes)
+def train(space: SearchSpace, out: Path, **changes: object) -> dict[str, torch.Tensor]:
+    run = PipelineRun(space, None, out, changes=CHANGES | changes)
     run.run_until("quantized_supernet")
     loaded: dict[str, torch.Tensor] = torch.load(out / "2_quantized_supernet" / "weights.pt", weights_only=True)
     return loaded
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_probes() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("apq_tune.pipeline.estimate.PROBE_SECONDS", 0.0)
+        yield
+
+
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    return train(tmp_path_factory.mktemp("undisturbed") / "run")
+def undisturbed(tiny_digits: SearchSpace, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    return train(tiny_digits, tmp_path_factory.mktemp("undisturbed") / "run")
 
 
 @pytest.mark.parametrize("last", [2, 5, 9])  # of the 3 + 3 checkpoints of each stage
 def test_stopped_within_an_epoch_it_ends_with_the_same_weights(
-    undisturbed: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: int
+    tiny_digits: SearchSpace,
+    undisturbed: dict[str, torch.Tensor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    last: int,
 ) -> None:
     written = []
 
@@ -52,15 +64,18 @@ def test_stopped_within_an_epoch_it_ends_with_the_same_weights(
     with monkeypatch.context() as patch:
         patch.setattr(StageDirectory, "write", write)
         with pytest.raises(KeyboardInterrupt):
-            train(tmp_path / "run")
-    weights = train(tmp_path / "run")
+            train(tiny_digits, tmp_path / "run")
+    weights = train(tiny_digits, tmp_path / "run")
     assert all(torch.equal(weights[name], undisturbed[name]) for name in undisturbed)
 
 
-def test_what_a_training_is_told_changes_it(undisturbed: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_what_a_training_is_told_changes_it(
+    tiny_digits: SearchSpace, undisturbed: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     name = "stem.weight"
-    assert not torch.equal(train(tmp_path / "run", **{"quantized.ema": 0})[name], undisturbed[name])
-    smooth = train(tmp_path / "run", **{"quantized.label_smoothing": 0})[name]
+    changed = train(tiny_digits, tmp_path / "run", **{"quantized.ema": 0})
+    assert not torch.equal(changed[name], undisturbed[name])
+    smooth = train(tiny_digits, tmp_path / "run", **{"quantized.label_smoothing": 0})[name]
     assert not torch.equal(smooth, undisturbed[name])
 
 

@@ -41,7 +41,7 @@ def test_what_short_trainings_taught_is_kept_when_there_are_few_long_ones(encodi
 
 def test_the_error_is_that_of_the_labels_where_the_base_is_right(encoding: NetworkEncoding) -> None:
     errors = []
-    for seed in range(10):
+    for seed in range(5):
         rng = np.random.default_rng(seed)
         genomes = encoding.sample(60, rng)
         noisy = truth(encoding, genomes) * np.exp(0.3 * rng.standard_normal(60))
@@ -51,7 +51,7 @@ def test_the_error_is_that_of_the_labels_where_the_base_is_right(encoding: Netwo
 
 def test_members_differ_most_where_no_pair_was(encoding: NetworkEncoding) -> None:
     inside, outside = [], []
-    for seed in range(10):
+    for seed in range(5):
         rng = np.random.default_rng(seed)
         genomes = encoding.sample(2000, rng)
         order = np.argsort(weight_bytes(encoding)(genomes))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from apq_tune.cli import costs as options
 from apq_tune.cli.run import PAPER
 from apq_tune.cli.versus import NAMES, possible_methods
 from apq_tune.cost import bit_ops, cost_models
-from apq_tune.methods import METHODS
+from apq_tune.methods import METHODS, explore, paper
 from apq_tune.pipeline.finished import load_supernets
 from apq_tune.pipeline.measuring import measure_pairs
 from apq_tune.pipeline.run import PipelineRun
@@ -38,8 +39,17 @@ from apq_tune.supernet.qat import QATTask, train_candidate
 from apq_tune.supernet.train import Training
 
 SPEND = {"proxy": 60, "short": 6, "short_steps": 2, "final_steps": 9, "repeats": 2, "images": 100}
-FEW = {"n_fp32": 20, "n_proxy": 40, "n_pairs": 10, "final.epochs": 2}
+FEW = {"n_fp32": 20, "n_proxy": 40, "n_pairs": 10, "pair.images": 128, "final.epochs": 2, "final.images": 256}
 CHANGES = {"supernet.epochs": 1, "quantized.epochs": 1, "n_calibration": 32}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_inner_searches() -> Iterator[None]:
+    """By which methods propose; how well they do so is tested elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (explore, paper):
+            patch.setattr(module, "EVALUATIONS", 200)
+        yield
 
 
 @pytest.fixture(scope="module")

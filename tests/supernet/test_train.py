@@ -87,7 +87,7 @@ def test_calibration_sets_every_clip_value(space, encoding, data):
 
 @pytest.mark.slow
 def test_random_bits_in_training_help_and_qat_helps_again(space, encoding, data):
-    supernet = trained(space, encoding, data, 6)
+    supernet = trained(space, encoding, data, 4)
     calibration = torch.from_numpy(data.train.images[:256])
     candidates = encoding.decode(encoding.sample(12, np.random.default_rng(0)))
     calibrate_quantizers(supernet, [lambda c=c: supernet.recalibrate(calibration, c) for c in candidates])
@@ -96,7 +96,7 @@ def test_random_bits_in_training_help_and_qat_helps_again(space, encoding, data)
         return [score_candidate(supernet, c, calibration, data.search, quantize=True).loss for c in candidates]
 
     ptq = losses()
-    training = Training(epochs=15, batch_size=64, learning_rate=1e-2)
+    training = Training(epochs=8, batch_size=64, learning_rate=1e-2)
     loss = supernet_loss(supernet, encoding, "single_path", quantize=True)
     train_epochs(supernet, loss, optimizer_for(supernet, training), data.train, training, (0, 2))
     aware = losses()
@@ -104,7 +104,7 @@ def test_random_bits_in_training_help_and_qat_helps_again(space, encoding, data)
     for candidate, before in list(zip(candidates, aware, strict=True))[:3]:
         subnet = subnet_from(supernet, candidate, calibration, quantize=True)
         assert score(subnet, data.search).loss == pytest.approx(before, rel=0.02)
-        finetune(subnet, data.train, Training(epochs=4, batch_size=32, learning_rate=3e-3), (0, 3))
+        finetune(subnet, data.train, Training(epochs=2, batch_size=32, learning_rate=3e-3), (0, 3))
         assert score(subnet, data.search).loss < before
 
 
