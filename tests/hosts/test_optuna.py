@@ -1,29 +1,24 @@
-"""The samplers on studies whose right answer is known: by enumeration, or because nothing mutates."""
+"""The samplers on studies where nothing mutates: who becomes a parent, and what a child inherits."""
 
 from __future__ import annotations
 
 import math
-import pickle
 import re
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler
-from optuna.storages import InMemoryStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState, create_trial
 
-from apq_tune import ApqError, NetworkEncoding, SearchSpace
-from apq_tune.cost import bit_ops
+from apq_tune import ApqError
 from apq_tune.hosts.optuna import EvolutionSampler, NSGA2Sampler
 
-SEEDS = range(10)
 SAMPLERS: list[Callable[..., BaseSampler]] = [EvolutionSampler, NSGA2Sampler]
 COPY: dict[str, Any] = {"population": 1, "parents": 1, "crossover": 0.0, "mutation": (1e-12, 1e-12), "seed": 0}
 """Every child is its only parent's twin, so that it shows who the parent is."""
@@ -34,38 +29,6 @@ both = pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.fixture(autouse=True)
 def _silent() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-
-def suggest(trial: optuna.Trial, encoding: NetworkEncoding) -> np.ndarray:
-    """One canonical genome, ``(1, n_genes)``."""
-    values = [
-        choices.index(trial.suggest_categorical(name, choices))
-        for name, choices in zip(encoding.names, encoding.choices, strict=True)
-    ]
-    return encoding.canonicalise(np.array([values], np.int16))
-
-
-def loss_of(encoding: NetworkEncoding) -> Callable[[np.ndarray], np.ndarray]:
-    """Later choices are worth more, each by its own amount, and some choices depend on others."""
-    rng = np.random.default_rng(7)
-    worth = np.concatenate([np.sort(rng.random(n)) for n in encoding.n_choices[len(encoding.space.stages) :]])
-    wave = rng.normal(size=worth.shape)
-
-    def loss(genomes: np.ndarray) -> np.ndarray:
-        features = encoding.features(genomes).astype(float)
-        return np.exp(-0.2 * features @ worth + 0.3 * np.sin(features @ wave))
-
-    return loss
-
-
-def staircase(points: list[tuple[float, ...]], reference: tuple[float, float]) -> float:
-    """Area that two minimised objectives dominate, step by step."""
-    total, best = 0.0, reference[0]
-    for value, at in sorted(points, key=lambda point: point[1]):
-        if value < best and at < reference[1]:
-            total += (best - value) * (reference[1] - at)
-            best = value
-    return total
 
 
 DISTRIBUTION = IntDistribution(0, 1000)
@@ -84,54 +47,6 @@ def tried(x: int, *values: float, state: TrialState = TrialState.COMPLETE, **lim
 
 def child(study: optuna.Study) -> int:
     return int(study.ask({"x": DISTRIBUTION}).params["x"])
-
-
-def test_evolution_nearly_finds_the_constrained_optimum_of_the_enumeration(
-    tiny: NetworkEncoding, everything: np.ndarray
-) -> None:
-    loss, cost = loss_of(tiny), bit_ops(tiny)
-    bound = float(np.quantile(cost(everything), 0.4))
-    feasible = np.sort(loss(everything)[cost(everything) <= bound])
-    assert feasible[0] > loss(everything).min()
-
-    def objective(trial: optuna.Trial) -> float:
-        genome = suggest(trial, tiny)
-        trial.set_constraint("bit_ops", cost(genome)[0] / bound - 1)
-        return float(loss(genome)[0])
-
-    ranks = []
-    for seed in SEEDS:
-        for sampler in (EvolutionSampler(space=tiny, seed=seed), EvolutionSampler(seed=seed), RandomSampler(seed)):
-            study = optuna.create_study(sampler=sampler)
-            study.optimize(objective, n_trials=200)
-            ranks.append(int(np.searchsorted(feasible, study.best_value)))
-    with_space, without, random = np.array(ranks).reshape(len(SEEDS), 3).T
-    for own in (with_space, without):
-        assert own.mean() < random.mean() / 2
-        assert own.max() < 150  # of about 3,800 feasible ones
-
-
-def test_nsga2_beats_random_sampling_by_hypervolume_and_optunas_directions_are_kept(
-    tiny: NetworkEncoding, everything: np.ndarray
-) -> None:
-    loss, cost = loss_of(tiny), bit_ops(tiny)
-    reference = float(loss(everything).max()), float(cost(everything).max())
-    true = staircase(list(zip(loss(everything), cost(everything), strict=True)), reference)
-
-    def objective(trial: optuna.Trial) -> tuple[float, float]:
-        genome = suggest(trial, tiny)
-        return -float(loss(genome)[0]), float(cost(genome)[0])
-
-    areas: dict[str, list[float]] = {}
-    for seed in SEEDS:
-        for sampler in (NSGA2Sampler(space=tiny, seed=seed), RandomSampler(seed)):
-            study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
-            study.optimize(objective, n_trials=200)
-            points = [(-trial.values[0], trial.values[1]) for trial in study.trials]
-            areas.setdefault(str(sampler), []).append(staircase(points, reference) / true)
-    own, random = 1 - np.array(areas["NSGA2Sampler"]), 1 - np.array(areas["RandomSampler"])
-    assert (own < random).all()
-    assert own.mean() < 0.75 * random.mean()
 
 
 @both
@@ -292,187 +207,6 @@ def test_what_a_parent_lacks_or_has_out_of_range_is_drawn_at_random(sampler: Cal
     last = wide.ask()
     assert wide.sampler.infer_relative_search_space(wide, wide.trials[last.number])["x"].high == 10
     assert set(range(11)) == {wide.ask({"x": IntDistribution(0, 10)}).params["x"] for _ in range(300)}
-
-
-def noisy(trial: optuna.Trial) -> float:
-    """An objective with conditions, whose trials also fail and get pruned."""
-    x = trial.suggest_float("x", -1, 1)
-    kind = trial.suggest_categorical("kind", ["a", "b"])
-    z = trial.suggest_int("a", 1, 50, log=True) if kind == "a" else trial.suggest_int("b", 0, 9)
-    trial.set_constraint("x", x - 0.5)
-    if trial.number % 7 == 5:
-        raise optuna.TrialPruned
-    return math.nan if trial.number % 11 == 8 else x * x + z
-
-
-def path(study: optuna.Study) -> list[dict[str, Any]]:
-    return [trial.params for trial in study.trials]
-
-
-@both
-def test_the_same_seed_gives_the_same_path_and_another_seed_another(sampler: Callable[..., BaseSampler]) -> None:
-    paths = []
-    for seed in (0, 0, 1, None, None):
-        study = optuna.create_study(sampler=sampler(population=4, parents=4, seed=seed))
-        study.optimize(noisy, n_trials=30)
-        paths.append(path(study))
-    assert paths[0] == paths[1]
-    assert all(paths[i] != paths[j] for i in range(1, 5) for j in range(i + 1, 5))
-
-
-@both
-@pytest.mark.parametrize("kind", ["memory", "journal", "sqlite"])
-def test_a_new_sampler_on_a_resumed_study_goes_on_as_if_it_had_never_stopped(
-    sampler: Callable[..., BaseSampler], kind: str, tmp_path: Path
-) -> None:
-    whole = optuna.create_study(sampler=sampler(population=4, parents=4, seed=0))
-    whole.optimize(noisy, n_trials=30)
-    memory = InMemoryStorage()
-
-    def storage() -> Any:
-        """Opened anew, as another process would."""
-        if kind == "journal":
-            return JournalStorage(JournalFileBackend(str(tmp_path / "journal")))
-        return memory if kind == "memory" else f"sqlite:///{tmp_path}/study.db"
-
-    for n in (3, 14, 13):  # in the first generation, and in the middle of a later one
-        study = optuna.create_study(
-            study_name="one", storage=storage(), load_if_exists=True, sampler=sampler(population=4, parents=4, seed=0)
-        )
-        study.optimize(noisy, n_trials=n)
-    assert path(study) == path(whole)
-
-
-@both
-def test_a_pickled_sampler_goes_on_and_carries_no_trials(
-    sampler: Callable[..., BaseSampler], tiny: NetworkEncoding
-) -> None:
-    whole = optuna.create_study(sampler=sampler(population=4, parents=4, seed=0, space=tiny))
-    whole.optimize(noisy, n_trials=30)
-    study = optuna.create_study(sampler=sampler(population=4, parents=4, seed=0, space=tiny))
-    fresh = len(pickle.dumps(study.sampler))
-    study.optimize(noisy, n_trials=15)
-    pickled = pickle.dumps(study.sampler)
-    assert len(pickled) == fresh
-    study.sampler = pickle.loads(pickled)
-    study.optimize(noisy, n_trials=15)
-    assert path(study) == path(whole)
-
-
-@both
-def test_what_a_sampler_remembers_never_changes_what_it_proposes(
-    sampler: Callable[..., BaseSampler], rng: np.random.Generator
-) -> None:
-    """Trials end in any order, in two studies that share one sampler, while others run."""
-    studies = [optuna.create_study(sampler=sampler(population=3, parents=2, seed=5)) for _ in range(2)]
-    studies[1].sampler = studies[0].sampler
-    running: list[list[optuna.Trial]] = [[], []]
-    for _ in range(120):
-        which = int(rng.integers(2))
-        study, open_trials = studies[which], running[which]
-        trial = study.ask()
-        fresh = sampler(population=3, parents=2, seed=5)
-        frozen = study.trials[-1]
-        expected = fresh.sample_relative(study, frozen, fresh.infer_relative_search_space(study, frozen))
-        assert trial.relative_params == expected
-        trial.suggest_int("x", 0, int(rng.choice([10, 1000])))
-        trial.suggest_float("y", 0, 1)
-        open_trials.append(trial)
-        while len(open_trials) > rng.integers(6):
-            ended = open_trials.pop(int(rng.integers(len(open_trials))))
-            if rng.random() < 0.2:
-                study.tell(ended, state=TrialState.FAIL)
-            else:
-                study.tell(ended, float(rng.random()))
-    assert any(trial.relative_params for trial in running[0] + running[1])
-
-
-@both
-@pytest.mark.parametrize("known", [True, False])
-def test_no_candidate_comes_twice_if_the_space_is_known(
-    sampler: Callable[..., BaseSampler], known: bool, tiny: NetworkEncoding
-) -> None:
-    settings = {"population": 10, "parents": 3, "mutation": (0.1, 0.5), "seed": 0, "space": tiny if known else None}
-    study = optuna.create_study(sampler=sampler(**settings))
-    loss, seen = loss_of(tiny), []
-
-    def objective(trial: optuna.Trial) -> float:
-        genome = suggest(trial, tiny)
-        seen.append(genome.tobytes())
-        if trial.number % 5 == 0:
-            raise optuna.TrialPruned
-        return float(loss(genome)[0])
-
-    study.optimize(objective, n_trials=150)
-    open_trials = [suggest(study.ask(), tiny).tobytes() for _ in range(20)]  # all running at once
-    assert (len(set(seen + open_trials)) == 170) is known
-
-
-def test_equal_networks_count_as_one_whether_or_not_inert_parameters_are_suggested(tiny: NetworkEncoding) -> None:
-    sampler = EvolutionSampler(space=tiny, seed=0)
-    names, genes = tiny.names, dict(zip(tiny.names, range(len(tiny.names)), strict=True))
-    shallow = {name: choices[0] for name, choices in zip(names, tiny.choices, strict=True)}
-    off = next(name for name in names if name.startswith("1.2 ") and len(tiny.choices[genes[name]]) > 1)
-    other = shallow | {off: tiny.choices[genes[off]][1]}
-    short = {name: value for name, value in shallow.items() if not name.startswith("1.2 ")}
-    deep = shallow | {"depth 1": 2}
-    assert sampler._key(shallow) == sampler._key(other) == sampler._key(short)
-    assert sampler._key(deep) not in (None, sampler._key(shallow))
-    assert sampler._key({name: value for name, value in deep.items() if name != off}) is None
-    assert sampler._key(shallow | {"rate": 0.1}) != sampler._key(shallow | {"rate": 0.2})
-    assert sampler._key(shallow | {"depth 1": 9}) is None
-
-
-@both
-def test_a_space_that_is_exhausted_comes_again_and_ends(sampler: Callable[..., BaseSampler]) -> None:
-    space = SearchSpace.from_choices({"a": [1, 2], "b": [1, 2, 3]}, "six")
-    study = optuna.create_study(sampler=sampler(space=space, population=2, parents=2, seed=0))
-    distributions = {"a": CategoricalDistribution([1, 2]), "b": CategoricalDistribution([1, 2, 3])}
-    for _ in range(9):
-        trial = study.ask(distributions)
-        study.tell(trial, trial.params["a"] * trial.params["b"])
-    assert len({tuple(trial.params.values()) for trial in study.trials[:6]}) == 6
-
-
-@both
-def test_children_keep_the_rules_of_a_space_beside_a_parameter_of_the_users_own(
-    sampler: Callable[..., BaseSampler], tiny: NetworkEncoding, tiny_space: SearchSpace
-) -> None:
-    study = optuna.create_study(sampler=sampler(space=tiny_space, population=8, parents=8, mutation=(3.0, 6.0), seed=0))
-    rates = []
-
-    def objective(trial: optuna.Trial) -> float:
-        assert tiny.is_allowed(suggest(trial, tiny)).all()
-        rates.append(trial.suggest_float("rate", 0, 1))
-        return (rates[-1] - 0.3) ** 2
-
-    study.optimize(objective, n_trials=160)
-    assert np.abs(np.array(rates[-40:]) - 0.3).mean() < 0.5 * np.abs(np.array(rates[:8]) - 0.3).mean()
-
-
-def test_the_first_generation_of_a_known_space_goes_from_small_to_large(encoding: NetworkEncoding) -> None:
-    cost = bit_ops(encoding)
-    low, high = cost.reachable()
-    shares = {}
-    for space in (encoding, None):
-        study = optuna.create_study(sampler=EvolutionSampler(space=space, seed=0))
-        study.optimize(lambda trial: float(cost(suggest(trial, encoding))[0]), n_trials=50)
-        shares[space is not None] = (np.array([trial.value for trial in study.trials]) - low) / (high - low)
-    assert shares[True].std() > 2 * shares[False].std()
-    assert shares[True].min() < 0.02
-
-
-@both
-def test_a_fixed_parameter_stays_fixed_beside_a_known_space(
-    sampler: Callable[..., BaseSampler], tiny: NetworkEncoding
-) -> None:
-    study = optuna.create_study(sampler=sampler(space=tiny, population=4, parents=4, seed=0))
-    with pytest.warns(optuna.exceptions.ExperimentalWarning):
-        study.sampler = PartialFixedSampler({"depth 1": 2}, study.sampler)
-    study.optimize(lambda trial: float(suggest(trial, tiny).sum()), n_trials=40)
-    assert {trial.params["depth 1"] for trial in study.trials} == {2}
-    values = [trial.value for trial in study.trials]
-    assert np.mean(values[20:]) < 0.8 * np.mean(values[:4])
 
 
 def test_evolution_refuses_two_objectives_in_one_line_that_names_the_remedy() -> None:
