@@ -47,16 +47,14 @@ def test_what_is_neither_right_nor_refused_in_one_line_is_told(harness, status, 
 
 
 @pytest.mark.slow
-def test_a_few_cases_of_each_kind_are_tried_and_written(tmp_path: Path) -> None:
-    command = [sys.executable, BENCHMARKS / "fuzz_inputs.py", "--out", tmp_path, "--limit", "2"]
+def test_a_case_of_each_kind_is_tried_and_written(tmp_path: Path) -> None:
+    command = [sys.executable, BENCHMARKS / "fuzz_inputs.py", "--out", tmp_path, "--limit", "1"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode in (0, 1), done.stderr
     assert done.stderr == ""
     with (tmp_path / "findings.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["kind"] for row in rows] == [
-        kind for kind in ("files", "images", "layouts", "options") for _ in range(2)
-    ]
+    assert [row["kind"] for row in rows] == ["files", "images", "layouts", "options"]
     wrong = [row["case"] for row in rows if row["violation"]]
     assert done.stdout.count("\nVIOLATION ") >= len(wrong)
     assert bool(done.returncode) == ("VIOLATION" in done.stdout)
