@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 RUNTIMES = ("onnxruntime-cpu",)
 
-BUSY = 0.25
+BUSY = 0.5
 """Load of the other programs, in processors, from which it is told."""
 
 
