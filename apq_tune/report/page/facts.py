@@ -95,6 +95,7 @@ class ReportFacts:
         rivals: Candidate of each baseline as JSON, ``None`` if no candidate of its kind keeps the limits.
         beside: Networks that other commands have chosen.
         spend: Measurements that a method made, by kind.
+        budget: Measurements that every method may make, by kind; supernets are ``proxy`` together.
         training: Settings of the training of ``networks``.
         lines: Lines about the images, as the run recorded them.
         remark: How the result compares with that of the run that it refines; empty for other kinds.
@@ -123,6 +124,7 @@ class ReportFacts:
     rivals: Mapping[str, str | None] = field(default_factory=dict)
     beside: tuple[Beside, ...] = ()
     spend: Mapping[str, int] = field(default_factory=dict)
+    budget: Mapping[str, int] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     lines: tuple[str, ...] = ()
     table_sources: Mapping[str, str] = field(default_factory=dict)

@@ -25,10 +25,12 @@ from apq_tune.report.page.facts import Beside, ReportFacts, Role
 from apq_tune.report.refined import against_run
 from apq_tune.space.candidate import Candidate
 from apq_tune.space.network_encoding import NetworkEncoding
-from apq_tune.store.digests import read_record
+from apq_tune.store.digests import Digests, read_record
 from apq_tune.store.directory import kept_tables
 from apq_tune.store.files import read_json
+from apq_tune.store.items import Items
 from apq_tune.studies.fleet import FORMAT as FLEET_FORMAT
+from apq_tune.studies.versus import Spend
 
 SEARCH_WITH = "search with "
 """Beginning of the kind of a folder that ``run --method`` makes."""
@@ -202,16 +204,17 @@ def _of_method(path: Path) -> ReportFacts:
     kind, command = str(record.get("kind")), record["command"] or "the program that began it"
     if not kind.startswith(SEARCH_WITH):
         raise RunError(f"{path}: holds a {kind}, which has no report; give the folder of a run, refinement or method")
-    results = sorted((path / "items").glob("*.json"))
-    if not results:
+    finished = Items(Digests(path), f"{remedy}: {command}", "items/").finished()
+    if not finished:
         raise RunError(f"{path}: its search is not done; go on with: {command}")
     run_path = path.parent if (path.parent / "run.json").exists() else path.absolute().parent
     method = kind.removeprefix(SEARCH_WITH)
     run = read_run(run_path, "quantized_supernet")
     costs = run.costs
-    basis, found = record["basis"], read_json(results[0], remedy)
+    basis, (key, found) = record["basis"], next(iter(finished.items()))
+    spend = Spend(**basis["spend"])
     limits = tuple(costs.limits(next(iter(basis["limits"].values()), [])))
-    final, fidelity = basis["spend"]["final_steps"], f"QAT, {basis['spend']['final_steps']} steps"
+    final, fidelity = spend.final_steps, f"QAT, {spend.final_steps} steps"
     networks = networks_table(found["networks"], costs, limits)
     networks["role"] = ["largest" if name.startswith("largest") else "other" for name in networks["name"]]
     networks = networks.assign(predicted_loss=np.nan, predicted_accuracy=np.nan)
@@ -238,10 +241,11 @@ def _of_method(path: Path) -> ReportFacts:
         evaluated=_evaluated(parts, costs, limits),
         fidelity=fidelity,
         images=run.record.get("images", {}),
-        seeds={"run": run.settings.seed, "search": int(results[0].stem.split("-")[0])},
+        seeds={"run": run.settings.seed, "search": int(key.split("-")[0])},
         seconds={f"{name} (processor)": float(value) for name, value in found["seconds"].items() if name != "all"},
         beside=_beside(run_path, limits, without=path.name),
         spend={name: int(count) for name, count in found["counts"].items()},
+        budget=spend.counts._asdict(),
         training={"steps": final},
         lines=tuple(run.record.get("taken", ())),
     )

@@ -20,16 +20,13 @@ class Rule(NamedTuple):
 
 def rules_of(facts: ReportFacts) -> tuple[Rule, ...]:
     """Rules with the facts of these results."""
-    checks = (_test_images, _choice, _training, _evaluations, _tickets, _limits, _digests)
+    checks = (_test_images, _choice, _training, _evaluations, _budget, _tickets, _limits, _digests)
     return tuple(rule for check in checks if (rule := check(facts)) is not None)
 
 
-def _digests(facts: ReportFacts) -> Rule | None:
-    if facts.kind == "method":
-        return None
-    return Rule(
-        "good", "Results are what was written", "every file that this page read had its recorded SHA-256 digest"
-    )
+def _digests(facts: ReportFacts) -> Rule:  # noqa: ARG001 - a file with another digest has been refused
+    said = "every file that this page was read from had its recorded SHA-256 digest"
+    return Rule("good", "Results are what was written", said)
 
 
 def _test_images(facts: ReportFacts) -> Rule:
@@ -84,6 +81,17 @@ def _evaluations(facts: ReportFacts) -> Rule | None:
     equal = len(set(counts.values())) == 1
     said = ", ".join(f"{name} {n:,}" for name, n in counts.items())
     return Rule("good" if equal else "open", "Searches scored equally many candidates", said)
+
+
+def _budget(facts: ReportFacts) -> Rule | None:
+    if not facts.budget:
+        return None
+    made = {"proxy": facts.spend.get("fp32", 0) + facts.spend.get("proxy", 0)}
+    made |= {name: facts.spend.get(name, 0) for name in ("short", "fine")}
+    words = {"proxy": "evaluations in the supernets", "short": "short trainings", "fine": "evaluations on all images"}
+    kept = all(made[name] <= most for name, most in facts.budget.items())
+    said = ", ".join(f"{made[name]:,} of {most:,} {words[name]}" for name, most in facts.budget.items())
+    return Rule("good" if kept else "bad", "The method stayed within the budget that every method has", said)
 
 
 def _tickets(facts: ReportFacts) -> Rule | None:

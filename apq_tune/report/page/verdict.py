@@ -211,6 +211,11 @@ def _notes(facts: ReportFacts) -> tuple[str, ...]:
             f"Joint search has {counts['joint']} trained networks that fit, {', '.join(rivals)}; the best of more "
             "networks has better chances."
         )
+    if facts.kind == "run" and not any(one.name == "uniform-8" for one in facts.beside):
+        notes.append(
+            "The largest network at 8 bits was not searched for. The best searched one is not here: the command of "
+            "this run with --method uniform-8 adds it to this folder, if any network of 8 bits keeps the limits."
+        )
     if len(facts.networks):
         notes.append(
             "Every network was trained once, with one seed: how much accuracies vary over seeds is not known from this "

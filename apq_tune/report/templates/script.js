@@ -28,7 +28,10 @@
       show(mark, box.left + box.width / 2, box.bottom);
     });
     mark.addEventListener("blur", hide);
-    if (mark.dataset.name !== undefined) mark.addEventListener("click", () => find(mark.dataset.name));
+    mark.addEventListener("click", (event) => show(mark, event.clientX, event.clientY)); // a tap
+    if (mark.dataset.name === undefined) continue;
+    mark.addEventListener("dblclick", () => find(mark.dataset.name));
+    mark.addEventListener("keydown", (event) => { if (event.key === "Enter") find(mark.dataset.name); });
   }
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
   window.addEventListener("scroll", hide, { passive: true });
