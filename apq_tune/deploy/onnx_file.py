@@ -186,7 +186,8 @@ def parse_onnx(path: Path) -> onnx.ModelProto:
         model.ParseFromString(content)
     except DecodeError:
         raise DeployError(f"{path}: is truncated or no ONNX file; export it again") from None
-    if not model.graph.node or not model.opset_import:
+    texts = [text for prop in model.metadata_props for text in (prop.key, prop.value)]
+    if not model.graph.node or not model.opset_import or not all(isinstance(text, str) for text in texts):
         raise DeployError(f"{path}: is truncated or no ONNX file; export it again")
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
         raise DeployError(f"{path}: keeps its weights in other files; save it as one file")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from apq_tune.space.search_space import SearchSpace
 from apq_tune.supernet.batches import MEAN, STD, as_inputs
 from apq_tune.supernet.subnet import Subnet
 from apq_tune.supernet.train import is_finite
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 BATCH = 256
 """Images at a time."""
@@ -81,7 +84,8 @@ class FoundNetwork(Subnet):
     Attributes:
         name: Name of the network in its folder.
         costs: Costs that the search promised, by name.
-        scores: ``loss`` (cross-entropy in nats) and ``accuracy`` (a fraction) by split, as measured after training.
+        scores: ``loss`` (cross-entropy in nats) and ``accuracy`` (a fraction) by split, as measured after training;
+            empty as soon as training goes on.
         preprocessing: How images become inputs.
         path: Folder that the network was loaded from; ``None`` if it was not loaded from one.
     """
@@ -102,6 +106,12 @@ class FoundNetwork(Subnet):
         self.name, self.costs, self.preprocessing = name, dict(costs), preprocessing
         self.scores = {split: {kind: own[kind] for kind in ("loss", "accuracy")} for split, own in scores.items()}
         self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training mode, after which the measured scores no longer hold, or back."""
+        if mode:
+            self.scores = {}
+        return super().train(mode)
 
     @torch.no_grad()
     def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:

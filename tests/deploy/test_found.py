@@ -17,8 +17,12 @@ from torch.nn import functional
 from apq_tune import FoundNetwork, NetworkEncoding, RunError, Training, load_data, load_network, load_run
 from apq_tune.cost import cost_models
 from apq_tune.hosts import executor as executors
+from apq_tune.hosts.work import Result
 from apq_tune.refine.refine import Refinement
 from apq_tune.refine.settings import RefineSettings
+from apq_tune.store.digests import Digests
+from apq_tune.store.items import Items
+from apq_tune.studies.fleet import Fleet
 from apq_tune.supernet.evaluate import score
 from apq_tune.supernet.train import finetune
 
@@ -89,6 +93,7 @@ def test_training_goes_on_from_it(finished_run: Path) -> None:
         losses.append(loss.item())
         optimizer.step()
     assert losses[-1] < losses[0]
+    assert network.scores == {}  # they were another network's
     for name, parameter in network.named_parameters():
         if not name.endswith(".clip"):
             assert parameter.grad is not None, name
@@ -121,6 +126,35 @@ def test_a_refinement_gives_its_networks_of_full_length(finished_run: Path, refi
     shutil.rmtree(moved / "refine" / "rung_2")
     with pytest.raises(RunError, match="its rung 2 is not done"):
         load_network(moved / "refine")
+
+
+def test_the_folder_of_a_method_gives_the_network_whose_weights_it_keeps(finished_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    space = load_run(run).space.model_dump(mode="json")
+    items = {name: record(run, name) for name in ("best", "largest_8bit")}
+    networks = {"uniform_1": items["best"], "largest_8bit": items["largest_8bit"]}
+    least = min(networks, key=lambda name: networks[name]["search"]["loss"])
+    for limits, chosen in ((["bit_ops<=25%"], "uniform_1"), ([], least)):
+        folder = run / f"uniform{len(limits)}"
+        fleet = Fleet(folder, "search with uniform", {"space": space, "limits": {"constraints": limits}})
+        weights = run / "9_finalists" / f"{'best' if chosen == 'uniform_1' else chosen}.pt"
+        result = Result({"networks": networks}, {"weights.pt": weights.read_bytes()})
+        Items(Digests(folder), "", "items/").keep("000-constraints-uniform", result)
+        del fleet
+        network = load_network(folder)
+        assert (network.name, network.scores["test"]["loss"]) == (chosen, networks[chosen]["test"]["loss"])
+        with pytest.raises(RunError, match=f"has no network 'best'; known: chosen, {chosen}$"):
+            load_network(folder, "best")
+        (folder / "items" / "000-constraints-uniform.pt").write_bytes(b"damaged")
+        with pytest.raises(RunError, match=r"uniform\.pt: is damaged"):
+            load_network(folder)
+
+
+def test_a_comparison_has_no_networks(tmp_path: Path) -> None:
+    Fleet(tmp_path / "versus", "joint-vs-staged", {"space": {}})
+    with pytest.raises(RunError, match="is a joint-vs-staged, which keeps no networks; get one with: apq-tune run"):
+        load_network(tmp_path / "versus")
 
 
 @pytest.mark.parametrize("name", ["bets", "", "../best", "chosen "])
