@@ -16,6 +16,9 @@ TALL = 460.0
 THINNEST, LABELLED = 5.0, 15.0
 """Height of the thinnest layer, and from which a layer is labelled, in pixels."""
 
+NARROW, LETTER = 350.0, 6.2
+"""Width of the strip on a telephone, and of a letter of a label, in pixels; labels must fit into their bars."""
+
 SCALE = (2, 3, 4, 5, 6, 7, 8)
 """Bits that have a colour of their own; others have that of the nearest."""
 
@@ -84,23 +87,26 @@ def strip_of(facts: ReportFacts) -> Strip | None:
     whole = max(costs.values(), default=0.0) if metric == PEAK else sum(costs.values())
     shown = [layer for layer in layers if layer.op is not None]
     most = max(layer.output.channels for layer in shown)
-    rows = tuple(_row(layer, costs.get(layer.name), whole, most, unit) for layer in shown)
+    drawn = sum(costs.get(layer.name, 0.0) for layer in shown) or 1.0
+    heights = {layer.name: max(THINNEST, round(TALL * costs.get(layer.name, 0.0) / drawn, 1)) for layer in shown}
+    rows = tuple(_row(layer, costs.get(layer.name), whole, most, unit, heights[layer.name]) for layer in shown)
     bits = {int(layer.op.w_bits) for layer in shown if layer.op is not None}
     size = network.sizes[-1] if network.size_gene is None else values[network.size_gene]
     return Strip(str(chosen["name"]), str(chosen["candidate"]), metric, note, rows, tuple(sorted(bits)), int(size))
 
 
-def _row(layer: Layer, cost: float | None, whole: float, most: Any, unit: str) -> LayerRow:
+def _row(layer: Layer, cost: float | None, whole: float, most: Any, unit: str, height: float) -> LayerRow:
     op = layer.op
     assert op is not None
     share = (cost or 0.0) / whole if whole else 0.0
-    height = max(THINNEST, round(share * TALL, 1))
     kind = "depthwise" if op.groups > 1 and op.groups == op.in_channels else layer.kind
     bits = f"w{op.w_bits} a{op.a_bits}"
     channels = f"{op.in_channels} \N{RIGHTWARDS ARROW} {op.out_channels}"
     kernel = f"{op.kernel_size}\N{MULTIPLICATION SIGN}{op.kernel_size}" + (
         f", stride {op.stride}" if op.stride > 1 else ""
     )
+    width = round(max(4.0, 100.0 * float(op.out_channels) / float(most)), 1)
+    label = f"{layer.name} {bits}"
     of = "" if cost is None else amount(cost, unit)
     part = "" if cost is None else f"{100 * share:.1f}%"
     return LayerRow(
@@ -113,10 +119,10 @@ def _row(layer: Layer, cost: float | None, whole: float, most: Any, unit: str) -
         amount(float(op.macs), ""),
         of,
         part,
-        round(max(4.0, 100.0 * float(op.out_channels) / float(most)), 1),
+        width,
         height,
         min(SCALE, key=lambda known: abs(known - int(op.w_bits))),
-        f"{layer.name} {bits}" if height >= LABELLED else "",
+        label if height >= LABELLED and len(label) * LETTER < width / 100 * NARROW else "",
         f"{layer.name}: {kind} {kernel}, {channels} channels, weights of {op.w_bits} bits, inputs of {op.a_bits} bits"
         + (f", {of} ({part})" if of else ""),
     )
