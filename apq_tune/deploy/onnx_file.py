@@ -240,5 +240,5 @@ def _digest(model: onnx.ModelProto) -> str:
     total = hashlib.sha256(model.graph.SerializeToString(deterministic=True))
     others: list[Any] = sorted((prop.key, prop.value) for prop in model.metadata_props if prop.key != DIGEST)
     others += [(own.domain, own.version) for own in model.opset_import]
-    total.update(json.dumps(others).encode())
+    total.update(repr(others).encode())
     return total.hexdigest()

@@ -7,8 +7,8 @@ int8 where they are read: onnxruntime folds the cast when it loads the file and 
 Squeeze-excite and hard swish are computed in floating point between DequantizeLinear and QuantizeLinear.
 
 On x86 processors without VNNI (``avx512_vnni`` or ``avx_vnni`` in /proc/cpuinfo) onnxruntime adds products of uint8 and
-int8 in pairs in 16 bits, which can saturate. There a session needs the option ``session.x64quantprecision = "1"``, as
-in ``apq_tune.deploy.onnx_session``; elsewhere the option changes nothing.
+int8 in pairs in 16 bits, which can saturate. There a session needs the option ``session.x64quantprecision = "1"``;
+``apq_tune.deploy.onnx_session`` finds out and sets it. On others the option only costs time.
 """
 
 from __future__ import annotations
@@ -78,6 +78,8 @@ class _Writer:
         self.opset = OPSETS["plain"]
         self._tensors, self._pack_weights = program.tensors, pack_weights
         self._floats: dict[str, str] = {}  # dequantized values of integer tensors
+        self._scales: dict[str, str] = {}  # their scales
+        self._count = 0
 
     def write(self, step: Step) -> None:
         """Append the nodes of one step."""
@@ -90,15 +92,16 @@ class _Writer:
     def resize(self, step: Step) -> None:
         self.opset = max(self.opset, OPSETS["resize"])
         size = self._tensors[step.output].shape[-1]
-        sizes = self._constant(f"{step.name}.size", np.array([size, size], np.int64))
-        inputs = [step.inputs[0], "", "", sizes]
-        self._node("Resize", inputs, step.output, mode="linear", antialias=1, exclude_outside=1, axes=[2, 3])
+        inputs = [step.inputs[0], "", "", self._constant(np.array([size, size], np.int64))]
+        self._node("Resize", inputs, step.output, step.name, mode="linear", antialias=1, exclude_outside=1, axes=[2, 3])
 
     def quantize(self, step: Step) -> None:
         self._quantize(self._float(step.inputs[0]), step.output)
 
     def conv(self, step: ConvStep) -> None:
-        attributes = {"strides": [step.stride] * 2, "pads": [step.padding] * 4, "group": step.groups}
+        attributes: dict[str, Any] = {"strides": [step.stride] * 2} if step.stride > 1 else {}
+        attributes |= {"pads": [step.padding] * 4} if step.padding else {}
+        attributes |= {"group": step.groups} if step.groups > 1 else {}
         self._weighted("Conv", step, attributes)
 
     def linear(self, step: LinearStep) -> None:
@@ -108,61 +111,58 @@ class _Writer:
         self._into("Add", [self._float(name) for name in step.inputs], step)
 
     def mean(self, step: MeanStep) -> None:
-        pooled = self._node("GlobalAveragePool", [self._float(step.inputs[0])], f"{step.name}.f")
+        pooled = self._node("GlobalAveragePool", [self._float(step.inputs[0])], self._new(), step.name)
         self._quantize(pooled, step.output, flat=True)
 
     def multiply(self, step: MultiplyStep) -> None:
-        axes = self._constant("pixel_axes", np.array([2, 3], np.int64))
-        spread = self._node("Unsqueeze", [self._float(step.inputs[1]), axes], f"{step.name}.factor")
+        axes = self._constant(np.array([2, 3], np.int64), "pixel_axes")
+        spread = self._node("Unsqueeze", [self._float(step.inputs[1]), axes], self._new())
         self._into("Mul", [self._float(step.inputs[0]), spread], step)
 
     def function(self, step: FunctionStep) -> None:
         name, attributes = _FUNCTIONS[step.function]
-        self._node(name, [self._float(step.inputs[0])], step.output, **attributes)
+        self._node(name, [self._float(step.inputs[0])], step.output, step.name, **attributes)
 
     def _weighted(self, kind: str, step: WeightedStep, attributes: Mapping[str, Any]) -> None:
         source, weights = self._tensors[step.inputs[0]], step.weights
         assert isinstance(source, IntegerTensor)
-        packed = self._packed(f"{step.name}.w", weights.values, weights.bits)
-        scale = self._constant(f"{step.name}.s", weights.scales)
-        zero = self._constant(f"{step.name}.z", np.zeros(len(weights.scales), np.int8))
-        weight = self._node("DequantizeLinear", [packed, scale, zero], f"{step.name}.wf", axis=0)
-        bias = self._constant(f"{step.name}.b", weights.bias)
-        unit = self._constant(f"{step.name}.bs", source.scale * weights.scales)
-        bias = self._node("DequantizeLinear", [bias, unit], f"{step.name}.bf", axis=0)
+        quantized = [self._packed(weights.values, weights.bits), self._constant(weights.scales)]
+        # Not shared by layers, as onnxruntime then fails with session.x64quantprecision.
+        quantized.append(self._constant(np.zeros(len(weights.scales), np.int8)))
+        weight = self._node("DequantizeLinear", quantized, self._new(), axis=0)
+        units = [self._constant(weights.bias), self._constant(source.scale * weights.scales)]
+        bias = self._node("DequantizeLinear", units, self._new(), axis=0)
         self._into(kind, [self._float(source.name), weight, bias], step, attributes)
 
-    def _packed(self, name: str, values: NDArray[np.int8], bits: int) -> str:
+    def _packed(self, values: NDArray[np.int8], bits: int) -> str:
         """Name of int8 weights that are stored at the smallest type that holds their bits."""
         if bits > 4 or not self._pack_weights:
-            return self._constant(name, values)
-        kind, opset = (TensorProto.INT2, "int2") if bits == 2 else (TensorProto.INT4, "int4")
+            return self._constant(values)
+        kind, opset, stored = (TensorProto.INT2, "int2", 2) if bits == 2 else (TensorProto.INT4, "int4", 4)
         self.opset = max(self.opset, OPSETS[opset])
-        self.constants[name] = helper.make_tensor(
-            name, kind, values.shape, pack(values, 2 if bits == 2 else 4), raw=True
-        )
-        return self._node("Cast", [name], f"{name}8", to=TensorProto.INT8)
+        name = self._new()
+        self.constants[name] = helper.make_tensor(name, kind, values.shape, pack(values, stored), raw=True)
+        return self._node("Cast", [name], self._new(), to=TensorProto.INT8)
 
     def _into(self, kind: str, inputs: list[str], step: Step, attributes: Mapping[str, Any] | None = None) -> None:
         """Append a node whose output is quantized, if that is an integer tensor."""
-        if isinstance(self._tensors[step.output], FloatTensor):
-            self._node(kind, inputs, step.output, **(attributes or {}))
-        else:
-            self._quantize(self._node(kind, inputs, f"{step.name}.f", **(attributes or {})), step.output)
+        is_float = isinstance(self._tensors[step.output], FloatTensor)
+        value = self._node(kind, inputs, step.output if is_float else self._new(), step.name, **(attributes or {}))
+        if not is_float:
+            self._quantize(value, step.output)
 
     def _quantize(self, value: str, name: str, *, flat: bool = False) -> None:
         """Quantize a float value into an integer tensor of the program; with ``flat``, without its pixels."""
         tensor = self._tensors[name]
         assert isinstance(tensor, IntegerTensor)
         clipped = tensor.bits < 8
-        after_q = f"{name}.q" if clipped or flat else name
-        self._node("QuantizeLinear", [value, *self._scale(tensor)], after_q)
+        value = self._node("QuantizeLinear", [value, *self._scale(tensor)], self._new() if clipped or flat else name)
         if clipped:
             ends = [limit + tensor.zero for limit in (tensor.low, tensor.high)]
-            limits = [self._constant(f"u{end}", np.array(end, np.uint8)) for end in ends]
-            after_q = self._node("Clip", [after_q, *limits], f"{name}.c" if flat else name)
+            limits = [self._constant(np.array(end, np.uint8), f"u{end}") for end in ends]
+            value = self._node("Clip", [value, *limits], self._new() if flat else name)
         if flat:
-            self._node("Flatten", [after_q], name)
+            self._node("Flatten", [value], name)
 
     def _float(self, name: str) -> str:
         """Name of the real values of a tensor."""
@@ -170,21 +170,27 @@ class _Writer:
         if isinstance(tensor, FloatTensor):
             return name
         if name not in self._floats:
-            self._floats[name] = self._node("DequantizeLinear", [name, *self._scale(tensor)], f"{name}.d")
+            self._floats[name] = self._node("DequantizeLinear", [name, *self._scale(tensor)], self._new())
         return self._floats[name]
 
     def _scale(self, tensor: IntegerTensor) -> list[str]:
-        return [
-            self._constant(f"{tensor.name}.s_", np.array(tensor.scale, np.float32)),
-            self._constant(f"u{tensor.zero}", np.array(tensor.zero, np.uint8)),
-        ]
+        """Names of the scale and of the zero point of a tensor."""
+        if tensor.name not in self._scales:
+            self._scales[tensor.name] = self._constant(np.array(tensor.scale, np.float32))
+        return [self._scales[tensor.name], self._constant(np.array(tensor.zero, np.uint8), f"u{tensor.zero}")]
 
-    def _constant(self, name: str, values: NDArray[Any]) -> str:
+    def _new(self) -> str:
+        """Name of a value that is no tensor of the program; short, as small networks consist of names."""
+        self._count += 1
+        return f"_{self._count:x}"
+
+    def _constant(self, values: NDArray[Any], name: str | None = None) -> str:
+        name = name or self._new()
         self.constants[name] = onnx.numpy_helper.from_array(values, name)
         return name
 
-    def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
+    def _node(self, kind: str, inputs: list[str], output: str, name: str | None = None, **attributes: Any) -> str:
+        self.nodes.append(helper.make_node(kind, inputs, [output], name, **attributes))
         return output
 
 

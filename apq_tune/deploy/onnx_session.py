@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -11,12 +12,13 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
+from onnx import helper
 
 from apq_tune.errors import DeployError
 from apq_tune.network.layer import IMAGE
 
 EXACT = "session.x64quantprecision"
-"""Option that keeps onnxruntime from saturating sums of products on x86 processors without VNNI, where it is slower."""
+"""Option that keeps onnxruntime from saturating sums of products on x86 processors without VNNI; it costs time."""
 
 INTEGER_KERNELS = ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat")
 """Operators with weights that compute in integers."""
@@ -39,7 +41,8 @@ def session(model: onnx.ModelProto, threads: int = 1, optimized: Path | None = N
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
-    options.add_session_config_entry(EXACT, "1")
+    if saturates():
+        options.add_session_config_entry(EXACT, "1")
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
     try:
@@ -50,6 +53,21 @@ def session(model: onnx.ModelProto, threads: int = 1, optimized: Path | None = N
             f"onnxruntime {onnxruntime.__version__} cannot run the model ({said}); update it, or export again with "
             "weights that are not packed"
         ) from None
+
+
+@functools.cache
+def saturates() -> bool:
+    """Whether onnxruntime's products of uint8 and int8 saturate on this processor, found out on the largest ones."""
+    n, constants = 64, {"one": np.float32(1), "u0": np.uint8(0), "i0": np.int8(0), "scale": np.float32(255 * 127)}
+    values = [onnx.numpy_helper.from_array(np.array(value), name) for name, value in constants.items()]
+    values.append(onnx.numpy_helper.from_array(np.full((n, n), 127, np.int8), "w"))
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, [n, n]) for name in "xy"]
+    node = helper.make_node("QLinearMatMul", ["x", "one", "u0", "w", "one", "i0", "scale", "u0"], ["y"])
+    graph = helper.make_graph([node], "product", ends[:1], ends[1:], values)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
+    own = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    product = own.run(None, {"x": np.full((n, n), 255, np.uint8)})[0]
+    return bool((product != n).any())
 
 
 def logits(model: onnx.ModelProto, images: NDArray[np.float32], batch: int = 256) -> NDArray[np.float32]:
