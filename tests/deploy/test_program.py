@@ -14,12 +14,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
 from apq_tune import DeployError, NetworkEncoding, SearchSpace
 from apq_tune.cost import weight_bytes
 from apq_tune.deploy import onnx_session, reference
-from apq_tune.deploy.onnx_graph import graph_of, pack, unpack
+from apq_tune.deploy.onnx_graph import OPSETS, graph_of, pack, unpack
 from apq_tune.deploy.onnx_session import FLOAT_KERNELS, INTEGER_KERNELS, kernels, logits, session
 from apq_tune.deploy.program import (
     AddStep,
@@ -164,6 +165,19 @@ def test_every_level_of_the_simulation_is_that_of_the_program(subnets: list[Subn
         assert seen == {tensor.name for tensor in integers_of(program)}
         assert equal >= 0.995 * total
         assert (given.argmax(axis=1) == levels["logits"].argmax(axis=1)).mean() >= 0.97
+
+
+def test_the_reference_evaluator_of_onnx_reads_the_same_network(subnets: list[Subnet]) -> None:
+    """It computes in floating point, so that single values may be rounded to either side."""
+    for subnet in subnets:
+        program, images = program_of(subnet), images_of(subnet.space)
+        model = model_of(program)
+        if model.opset_import[0].version < OPSETS["int4"]:  # it has no older DequantizeLinear
+            continue
+        (given,) = ReferenceEvaluator(model).run(None, {"image": images.numpy()})
+        expected = reference.run(program, images.numpy())
+        assert np.median(np.abs(given - expected)) < 1e-5
+        assert (given.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.95
 
 
 def test_tensors_and_weights_have_the_bits_that_costs_count(subnets: list[Subnet]) -> None:
