@@ -46,7 +46,8 @@ def read_refinement(path: Path) -> ReadRefinement:
     """Read a refinement.
 
     Raises:
-        RunError: If it is not finished, a file is damaged, or the run that it refines is not there.
+        RunError: If it is not finished, a file is damaged, or the run that it refines is not there, or has been made
+            anew since.
     """
     record = read_record(path / "refine.json", f"delete the folder {path} and repeat the command", current=FORMAT)
     command = record["command"] or "the program that began it"
@@ -55,9 +56,14 @@ def read_refinement(path: Path) -> ReadRefinement:
     names = [f"round_{number}" for number in range(1, settings.rounds + 1)]
     names += [f"rung_{epochs}" for epochs in settings.rungs]
     stages = {name: StageFiles(path / name, f"this makes it anew: {command}") for name in names}
+    before = run.stages["predictors"].fingerprint
     for name, stage in stages.items():
         if not stage.begun or not stage.done:
             raise RunError(f"{path}: its {name.replace('_', ' ')} is not done; go on with: {command}")
+        if list(stage.record()["basis"]["needs"].values()) != [before]:
+            words = f"its {name.replace('_', ' ')} was done for another run or round"
+            raise RunError(f"{path}: {words}; do it again with: {command}")
+        before = stage.fingerprint
     chosen: dict[str, Chosen] = {}
     results: list[RefinedCandidate] = []
     for name, stage in stages.items():

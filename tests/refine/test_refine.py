@@ -26,6 +26,7 @@ from apq_tune.pipeline.run import PipelineRun
 from apq_tune.pipeline.settings import RunSettings
 from apq_tune.refine.refine import Refinement
 from apq_tune.refine.settings import RefineSettings, training_of
+from apq_tune.store.digests import read_record, write_record
 from apq_tune.supernet.evaluate import score
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("serial")]
@@ -112,7 +113,7 @@ def test_every_result_states_its_fidelity_and_only_the_longest_training_decides(
     assert (out / "front.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_report_has_all_rounds_and_a_run_without_finalists_has_none(run: Path, undisturbed) -> None:
+def test_a_report_has_all_rounds_and_a_run_without_finalists_has_none(run: Path, undisturbed, tmp_path) -> None:
     out, result = undisturbed
     assert f"Report: {out / 'report.html'}" in result.stdout
     listed = pd.read_csv(out / "candidates.csv")
@@ -125,6 +126,17 @@ def test_a_report_has_all_rounds_and_a_run_without_finalists_has_none(run: Path,
     unfinished = CliRunner().invoke(cli, ["report", str(run)])
     assert unfinished.exit_code == 1
     assert "its stage search is not done; go on with" in str(unfinished.exception)
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy)
+    assert CliRunner().invoke(cli, ["report", str(copy)]).exit_code == 0
+    shutil.rmtree(copy / "rung_2")
+    left = CliRunner().invoke(cli, ["report", str(copy)])
+    assert "its rung 2 is not done; go on with:" in str(left.exception)
+    record = read_record(copy / "round_2" / "stage.json", "")
+    record["basis"]["needs"] = {"round 1": "of another round"}
+    write_record(copy / "round_2" / "stage.json", record)
+    of_another = CliRunner().invoke(cli, ["report", str(copy)])
+    assert "its round 2 was done for another run or round; do it again with" in str(of_another.exception)
 
 
 def test_the_weights_are_those_of_the_best_network(run: Path, undisturbed) -> None:

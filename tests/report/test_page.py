@@ -301,6 +301,14 @@ def test_picks_are_the_best_and_the_smallest_with_commands_as_they_are(facts: Re
     assert "--constraint" not in titles["most accurate that fits"].refine  # refine keeps the limits of the run
 
 
+def test_a_method_has_no_weights_but_of_the_chosen_network(facts: ReportFacts) -> None:
+    method = dataclasses.replace(facts, kind="method")
+    found, _ = picks(method)
+    assert [bool(pick.export) for pick in found] == [pick.name == "uniform" for pick in found]
+    assert "a method keeps the weights of the chosen network only" in page_of(method)
+    assert "not a question of one method alone" in joint_statement(method).text
+
+
 def test_rules_are_read_off_the_records(facts: ReportFacts) -> None:
     rules = {rule.title: rule for rule in rules_of(facts)}
     assert rules["Test images were used once, at the end"].state == "good"

@@ -28,7 +28,7 @@ class Pick(NamedTuple):
         name: Name of the network.
         accuracy: Accuracy on test images with its interval.
         costs: Constrained costs with their limits.
-        export: Command that writes it as an ONNX file.
+        export: Command that writes it as an ONNX file; empty if its weights are not kept.
         refine: Command that searches on from it: under limits that it just keeps, with real training.
     """
 
@@ -114,7 +114,7 @@ def _pick(facts: ReportFacts, row: dict[Any, Any], found: dict[str, tuple[str, s
         name,
         with_interval(float(row["test_accuracy"]), facts.n_test),
         tuple(limit_lines(row, facts.constraints)),
-        shlex.join(export),
+        shlex.join(export) if facts.kind != "method" or row["chosen"] else "",
         shlex.join(words),
     )
 
