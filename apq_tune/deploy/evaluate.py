@@ -16,7 +16,7 @@ from apq_tune.data.named import SHAPES
 from apq_tune.data.split import AnySplit
 from apq_tune.deploy.exported import Kernels, OpenFile, open_file
 from apq_tune.deploy.found import open_networks
-from apq_tune.deploy.program import program_of
+from apq_tune.deploy.lowering import program_of
 from apq_tune.errors import DeployError
 from apq_tune.supernet.batches import numpy_batches
 from apq_tune.supernet.found import CostValue, FoundNetwork

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from apq_tune.data import Data, DataRoot, WantedImages, read_images
 from apq_tune.deploy.c_file import SEAL, c_bytes
 from apq_tune.deploy.exported import SUFFIXES, Kernels, open_file
+from apq_tune.deploy.lowering import program_of
 from apq_tune.deploy.onnx_file import DIGEST, FileMetadata, onnx_model, parse_onnx, texts_of
-from apq_tune.deploy.program import Program, program_of
+from apq_tune.deploy.program import Program
 from apq_tune.deploy.torch_file import read_torch, torch_bytes
 from apq_tune.errors import DeployError, RunError
 from apq_tune.store.files import cannot_write

@@ -11,10 +11,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from apq_tune.deploy.lowering import build
 from apq_tune.deploy.onnx_graph import graph_of
 from apq_tune.deploy.op_models import FUNCTION_NODES, OPSET, ModelGraph, model_bytes, weight_value
 from apq_tune.deploy.profile_ops import FLOAT_FUNCTIONS, PlacedLayer
-from apq_tune.deploy.program import LOGITS, build
+from apq_tune.deploy.program import LOGITS
 from apq_tune.network.layer import IMAGE, Layer, Tensor
 from apq_tune.supernet.frozen import FrozenQuantizer, FrozenWeights
 

@@ -13,8 +13,9 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import helper
 
+from apq_tune.deploy.lowering import program_of
 from apq_tune.deploy.onnx_graph import graph_of
-from apq_tune.deploy.program import Program, program_of
+from apq_tune.deploy.program import Program
 from apq_tune.errors import ApqError, DeployError
 from apq_tune.inputs.documents import load_json
 from apq_tune.space.candidate import Candidate

@@ -11,9 +11,9 @@ import torch
 from apq_tune import FoundNetwork, NetworkEncoding, load_data
 from apq_tune.deploy import reference
 from apq_tune.deploy.found import open_networks
+from apq_tune.deploy.lowering import program_of
 from apq_tune.deploy.onnx_file import read_onnx, write_onnx
 from apq_tune.deploy.onnx_session import FLOAT_KERNELS, INTEGER_KERNELS, kernels, logits
-from apq_tune.deploy.program import program_of
 from apq_tune.pipeline.finished import load_supernets
 from apq_tune.supernet.qat import QATTask, train_candidate
 from apq_tune.supernet.train import Training

@@ -23,7 +23,7 @@ from apq_tune.deploy import export as export_module
 from apq_tune.deploy.evaluate import wilson
 from apq_tune.deploy.export import ExportFormat
 from apq_tune.deploy.exported import open_file
-from apq_tune.deploy.program import program_of
+from apq_tune.deploy.lowering import program_of
 
 pytestmark = pytest.mark.slow
 

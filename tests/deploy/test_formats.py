@@ -19,7 +19,8 @@ from apq_tune import DeployError, NetworkEncoding, SearchSpace
 from apq_tune.deploy import reference
 from apq_tune.deploy.arena import arena_of
 from apq_tune.deploy.c_file import COMPILER, c_bytes, flash_bytes, load_c, packed, read_c
-from apq_tune.deploy.program import AddStep, IntegerTensor, Program, RequantizeStep, WeightedStep, program_of
+from apq_tune.deploy.lowering import program_of
+from apq_tune.deploy.program import AddStep, IntegerTensor, Program, RequantizeStep, WeightedStep
 from apq_tune.deploy.torch_file import ProgramModule, load_torch, torch_bytes
 from apq_tune.supernet.evaluate import calibrate_quantizers
 from apq_tune.supernet.network import Supernet

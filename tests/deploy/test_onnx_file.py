@@ -13,9 +13,9 @@ from onnx import TensorProto, helper
 
 from apq_tune import DeployError, FoundNetwork, NetworkEncoding, SearchSpace
 from apq_tune.cost import cost_models
+from apq_tune.deploy.lowering import program_of
 from apq_tune.deploy.onnx_file import DIGEST, read_onnx, write_onnx
 from apq_tune.deploy.onnx_session import logits
-from apq_tune.deploy.program import program_of
 from apq_tune.supernet.evaluate import calibrate_quantizers
 from apq_tune.supernet.found import CostValue, Preprocessing
 from apq_tune.supernet.network import Supernet

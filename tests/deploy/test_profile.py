@@ -20,6 +20,7 @@ from apq_tune import NetworkEncoding, SearchSpace, TableError
 from apq_tune.cli import cli, main
 from apq_tune.deploy import measure, profile_folder
 from apq_tune.deploy.calibration import calibrate
+from apq_tune.deploy.lowering import program_of
 from apq_tune.deploy.measure import MANIFEST, RESULTS
 from apq_tune.deploy.network_models import network_model
 from apq_tune.deploy.onnx_graph import graph_of
@@ -30,7 +31,6 @@ from apq_tune.deploy.profile import ProfiledPrecision, latencies, table_rows, wr
 from apq_tune.deploy.profile_folder import collect, measure_folder, write_folder
 from apq_tune.deploy.profile_ops import RUN, ProfileOp, network_ops
 from apq_tune.deploy.profile_plan import all_ops, by_information, plan, random_networks
-from apq_tune.deploy.program import program_of
 from apq_tune.problem.costs import Costs
 from apq_tune.supernet.subnet import Subnet
 

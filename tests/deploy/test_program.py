@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from apq_tune import DeployError, NetworkEncoding, SearchSpace
 from apq_tune.cost import weight_bytes
 from apq_tune.deploy import onnx_session, reference
+from apq_tune.deploy.lowering import program_of
 from apq_tune.deploy.onnx_graph import OPSETS, graph_of, pack, unpack
 from apq_tune.deploy.onnx_session import FLOAT_KERNELS, INTEGER_KERNELS, kernels, logits, session
 from apq_tune.deploy.program import (
@@ -29,7 +30,6 @@ from apq_tune.deploy.program import (
     Program,
     RequantizeStep,
     WeightedStep,
-    program_of,
 )
 from apq_tune.supernet import folded
 from apq_tune.supernet.evaluate import calibrate_quantizers
