@@ -24,7 +24,20 @@ MOST_FOR_KERNEL = 300
 
 FOLDS = 5
 
-FAMILIES = ("pointwise", "depthwise", "dense", "float conv", "linear", "pool", "add", "multiply", "requantize", "clip")
+FAMILIES = (
+    "pointwise",
+    "depthwise",
+    "dense",
+    "float conv",
+    "linear",
+    "pool",
+    "add",
+    "multiply",
+    "requantize",
+    "clip",
+    "image",
+)
+"""Families of which operations can be predicted from others."""
 
 
 class RegressionError(NamedTuple):

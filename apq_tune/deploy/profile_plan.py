@@ -21,7 +21,7 @@ N_SHARES = 200
 """Number of random networks by which the importance of operations is estimated."""
 
 FEW = 3
-"""Families of at most this many operations are measured first."""
+"""Number of operations of each family that are measured first, so that the others can be predicted."""
 
 EARLY = 0.4
 """Share of the order in which all networks come."""
@@ -109,7 +109,7 @@ def plan(space: SearchSpace, n_networks: int, seed: int) -> list[ProfileItem]:
         shares.update(drawn.ops)
     ordered = by_information(all_ops(space), shares)
     networks = random_networks(space, n_networks, seed)
-    few = _n_first(ordered)
+    few = len(_first(ordered))
     late = ordered[few:]
     gap = max(1, int(EARLY * len(late) / max(1, n_networks)))
     targets: list[ProfileOp | ProfiledNetwork] = list(ordered[:few])
@@ -125,31 +125,35 @@ def plan(space: SearchSpace, n_networks: int, seed: int) -> list[ProfileItem]:
 
 
 def by_information(ops: Sequence[ProfileOp], shares: Mapping[ProfileOp, int]) -> list[ProfileOp]:
-    """Order operations: those of small families, then by their share in random networks and their distance to others.
+    """Order operations by their share of the time of random networks and their distance to those before them.
+
+    The first ``FEW`` of every family come first.
 
     Args:
         ops: Operations.
         shares: Occurrences of operations in random networks.
     """
-    sizes = Counter(op.family for op in ops)
-    first = [op for op in ops if sizes[op.family] <= FEW]
-    rest = [op for op in ops if sizes[op.family] > FEW]
-    if not rest:
-        return first
-    work = np.array([op.macs + WEIGHT_OF_VALUE * op.n_values for op in rest])
-    weight = np.sqrt(work * np.array([0.5 + shares.get(op, 0) for op in rest]))
-    features = shape_features(rest)
-    distance: NDArray[np.float64] = np.ones(len(rest))
+    work = np.array([op.macs + WEIGHT_OF_VALUE * op.n_values for op in ops])
+    weight = np.sqrt(work * np.array([0.5 + shares.get(op, 0) for op in ops]))
+    features = shape_features(ops)
+    distance: NDArray[np.float64] = np.ones(len(ops))
     found = []
-    for number in range(len(rest)):
+    for number in range(len(ops)):
         best = int(np.argmax(np.where(distance < 0, -1.0, weight * distance)))
         own = np.sqrt(np.square(features - features[best]).sum(axis=1)) + 1e-6
         distance = own if number == 0 else np.where(distance < 0, distance, np.minimum(distance, own))
         distance[best] = -1.0
-        found.append(rest[best])
-    return first + found
+        found.append(ops[best])
+    first = _first(found)
+    return first + [op for op in found if op not in set(first)]
 
 
-def _n_first(ordered: Sequence[ProfileOp]) -> int:
-    sizes = Counter(op.family for op in ordered)
-    return sum(sizes[op.family] <= FEW for op in ordered)
+def _first(ordered: Sequence[ProfileOp]) -> list[ProfileOp]:
+    """The first ``FEW`` operations of every family."""
+    seen: Counter[str] = Counter()
+    found = []
+    for op in ordered:
+        seen[op.family] += 1
+        if seen[op.family] <= FEW:
+            found.append(op)
+    return found
