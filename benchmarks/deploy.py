@@ -1,6 +1,6 @@
 """Exported networks: are they the networks that were found, and how fast are they?
 
-Usage: ``python benchmarks/deploy.py [--out FOLDER] [--run RUN] [--data-root FOLDER]``. Takes the networks with mixed bits
+Usage: ``python benchmarks/deploy.py [--out FOLDER] [--run RUN] [--data-root FOLDER]``. Takes networks with mixed bits
 of a finished run, which is made on Fashion-MNIST (14 x 14 pixels) if none is given, and random candidates of its
 quantized supernet if there are too few. For each of them, on the whole test set: agreement and accuracy of simulation
 and ONNX file, rows that are equal between integer reference, onnxruntime and compiled C, integer operators in

@@ -35,8 +35,13 @@ SUFFIXES = {".onnx": "onnx", ".pt2": "torch", ".c": "c"}
     help="onnx: quantized ONNX for integer runtimes; torch: a program of torch.export; c: one C99 file with plain "
     "kernels.  [default: by the suffix of --out]",
 )
+@click.option(
+    "--unpacked",
+    is_flag=True,
+    help="Store each ONNX weight in a byte, for programs that do not read packed ones.",
+)
 @out_file(*SUFFIXES)
-def export(run: Path, candidate: str, kind: ExportFormat | None, out: Path) -> None:
+def export(run: Path, candidate: str, kind: ExportFormat | None, unpacked: bool, out: Path) -> None:
     """Write a network of RUN to a file that other programs run.
 
     RUN is the directory of a run, of a refinement, or of one method in a run. The file is run on search images before
@@ -53,7 +58,8 @@ def export(run: Path, candidate: str, kind: ExportFormat | None, out: Path) -> N
     check_target(out, kind)
     networks = open_networks(run)
     network = networks.load(candidate)
-    print_exported(network, write(network, out, kind, data_root=networks.data_root), Screen())
+    exported = write(network, out, kind, packed=not unpacked, data_root=networks.data_root)
+    print_exported(network, exported, Screen())
 
 
 @click.command()

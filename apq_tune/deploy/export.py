@@ -78,6 +78,7 @@ def export(
     path: str | Path,
     format: ExportFormat = "onnx",  # noqa: A002, it is the name of the option
     *,
+    packed: bool = True,
     data_root: str | Path | None = None,
 ) -> ExportedFile:
     """Write a network to a file, run the file, and keep it if it agrees with the network.
@@ -87,6 +88,7 @@ def export(
         path: Path of the file, whose name ends in ``.onnx``, ``.pt2`` or ``.c``. An earlier export is replaced.
         format: ``"onnx"``: quantized ONNX for integer runtimes; ``"torch"``: a program of ``torch.export``; ``"c"``:
             one C99 file with plain kernels.
+        packed: Whether ONNX weights of 2 to 4 bits are packed, which needs a recent runtime; otherwise each is a byte.
         data_root: Folder with the files of named data sets, whose search images the file is run on. Nothing is
             downloaded; random images are taken where there are none.
 
@@ -97,8 +99,12 @@ def export(
     """
     path = Path(path)
     check_target(path, format)
+    if not packed and format != "onnx":
+        raise DeployError(
+            f"{path}: only weights in the onnx format can be unpacked; export it as onnx, or leave that out"
+        )
     program = program_of(network)
-    content = _content(network, program, format)
+    content = _content(network, program, format, packed=packed)
     images, origin = _images(network, data_root)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,10 +158,10 @@ def _is_ours(path: Path) -> bool:
         return False
 
 
-def _content(network: FoundNetwork, program: Program, kind: ExportFormat) -> bytes:
+def _content(network: FoundNetwork, program: Program, kind: ExportFormat, *, packed: bool) -> bytes:
     about = FileMetadata.of(network, program)
     if kind == "onnx":
-        return bytes(onnx_model(program, about).SerializeToString())
+        return bytes(onnx_model(program, about, pack_weights=packed).SerializeToString())
     return (torch_bytes if kind == "torch" else c_bytes)(program, about.texts())
 
 

@@ -51,7 +51,7 @@ def session(model: onnx.ModelProto, threads: int = 1, optimized: Path | None = N
         said = str(error).splitlines()[0]
         raise DeployError(
             f"onnxruntime {onnxruntime.__version__} cannot run the model ({said}); update it, or export again with "
-            "weights that are not packed"
+            "--unpacked"
         ) from None
 
 

@@ -7,13 +7,14 @@ from rich.console import Console
 from apq_tune.deploy.evaluate import FileScores
 from apq_tune.deploy.export import ExportedFile
 from apq_tune.deploy.exported import Kernels
+from apq_tune.deploy.onnx_session import EXACT, saturates
 from apq_tune.report.limits import amount
 from apq_tune.supernet.found import FoundNetwork
 
 SATURATION = (
-    "On x86 processors without VNNI, sums of products of 8-bit integers can saturate in onnxruntime: evaluate the file "
-    "there, too."
+    "This processor lacks VNNI: in a session of your own, set the option {}=1, or sums of products of bytes saturate."
 )
+"""Note on processors on which onnxruntime needs the option that it is formatted with."""
 
 
 def print_exported(network: FoundNetwork, exported: ExportedFile, console: Console) -> None:
@@ -77,4 +78,5 @@ def _kernels(exported: ExportedFile) -> str:
         return "integers are computed in floating point, exactly; the file shows what an integer runtime computes"
     assert exported.kernels is not None
     float_steps = f"; {len(exported.float_steps)} steps are floating point" if exported.float_steps else ""
-    return f"{_operators(exported.kernels)}{float_steps}. {SATURATION}"
+    note = f". {SATURATION.format(EXACT)}" if saturates() else ""
+    return f"{_operators(exported.kernels)}{float_steps}{note}"

@@ -90,6 +90,20 @@ def test_the_command_writes_what_the_function_writes_and_says_how_it_fits(finish
     assert call("export", finished_run, "--out", out).exit_code == 0  # an earlier export is replaced
 
 
+def test_unpacked_weights_are_bytes_and_give_the_same_logits(
+    finished_run: Path, files: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "net.onnx"
+    assert call("export", finished_run, "--unpacked", "--out", out).exit_code == 0
+    kinds = {kind for tensor in onnx.load(out).graph.initializer if (kind := tensor.data_type) != TensorProto.FLOAT}
+    assert not kinds & {TensorProto.INT4, TensorProto.INT2}
+    assert out.stat().st_size > files["onnx"].stat().st_size
+    images = np.random.default_rng(0).random((9, 1, 8, 8)).astype(np.float32)
+    np.testing.assert_array_equal(open_file(out).run(images), open_file(files["onnx"]).run(images))
+    said = one_line(call("export", finished_run, "--unpacked", "--out", tmp_path / "net.c").exception)
+    assert "only weights in the onnx format can be unpacked" in said
+
+
 def test_a_file_beside_its_run_is_compared_with_it(finished_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished_run, run)
