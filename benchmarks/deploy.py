@@ -32,6 +32,7 @@ from apq_tune import FoundNetwork, NetworkEncoding, SearchSpace, export, load_da
 from apq_tune.deploy import reference
 from apq_tune.deploy.exported import open_file
 from apq_tune.deploy.found import open_networks
+from apq_tune.deploy.lowering import program_of
 from apq_tune.deploy.onnx_file import FileMetadata, onnx_model
 from apq_tune.deploy.onnx_session import session
 from apq_tune.deploy.program import (
@@ -45,7 +46,6 @@ from apq_tune.deploy.program import (
     Program,
     QuantizeStep,
     RequantizeStep,
-    program_of,
 )
 from apq_tune.network.layer import IMAGE
 from apq_tune.pipeline.finished import load_supernets

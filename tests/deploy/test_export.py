@@ -142,7 +142,7 @@ def test_a_file_that_disagrees_is_not_kept_and_one_of_others_not_replaced(
     for parameter in other.parameters():
         parameter.data.neg_()
     wrong, right = program_of(other), export_module.onnx_model
-    monkeypatch.setattr(export_module, "onnx_model", lambda _, about: right(wrong, about))
+    monkeypatch.setattr(export_module, "onnx_model", lambda _, about, **options: right(wrong, about, **options))
     with pytest.raises(DeployError, match=r"choose the same class for .*% of 449 search images, fewer than 99%"):
         export(network, tmp_path / "own.onnx")
     assert (tmp_path / "own.onnx").read_bytes() == before
