@@ -126,6 +126,9 @@ class _Writer:
     def _weighted(self, kind: str, step: WeightedStep, attributes: Mapping[str, Any]) -> None:
         source, weights = self._tensors[step.inputs[0]], step.weights
         assert isinstance(source, IntegerTensor)
+        if kind == "Conv" and isinstance(self._tensors[step.output], FloatTensor):
+            self._float_conv(step, source.scale, attributes)
+            return
         quantized = [self._packed(weights.values, weights.bits), self._constant(weights.scales)]
         # Not shared by layers, as onnxruntime then fails with session.x64quantprecision.
         quantized.append(self._constant(np.zeros(len(weights.scales), np.int8)))
@@ -133,6 +136,28 @@ class _Writer:
         units = [self._constant(weights.bias), self._constant(source.scale * weights.scales)]
         bias = self._node("DequantizeLinear", units, self._new(), axis=0)
         self._into(kind, [self._float(source.name), weight, bias], step, attributes)
+
+    def _float_conv(self, step: WeightedStep, scale: np.float32, attributes: Mapping[str, Any]) -> None:
+        """Append a convolution that runs in floating point, before an activation function that does.
+
+        Its weights are Cast and Mul instead of DequantizeLinear: onnxruntime folds these when it loads the file, while
+        it would dequantize the weights in every run, and has its fastest kernels for constant weights only.
+        """
+        weights = step.weights
+        spread = weights.scales.reshape(-1, *[1] * (weights.values.ndim - 1))
+        factors = (
+            (self._packed(weights.values, weights.bits), spread),
+            (self._constant(weights.bias), scale * weights.scales),
+        )
+        parts = [
+            self._node(
+                "Mul",
+                [self._node("Cast", [levels], self._new(), to=TensorProto.FLOAT), self._constant(own)],
+                self._new(),
+            )
+            for levels, own in factors
+        ]
+        self._into("Conv", [self._float(step.inputs[0]), *parts], step, attributes)
 
     def _packed(self, values: NDArray[np.int8], bits: int) -> str:
         """Name of int8 weights that are stored at the smallest type that holds their bits."""

@@ -70,6 +70,11 @@ class ModelGraph:
         at = self.value(f"scale {scale}", np.float32(scale))
         return self.node("DequantizeLinear", [source, at, self.value("zero", np.uint8(0))], output)
 
+    def scaled(self, source: str, scales: str) -> str:
+        """Integer tensor times scales, in floating point."""
+        levels = self.node("Cast", [source], f"{source}.levels", to=TensorProto.FLOAT)
+        return self.node("Mul", [levels, scales], f"{source}.float")
+
     def clip(self, source: str, output: str, bits: int) -> str:
         """Limit a uint8 tensor to the levels of fewer bits."""
         low, high = self.value("zero", np.uint8(0)), self.value(f"high {bits}", np.uint8(2**bits - 1))
@@ -96,8 +101,12 @@ class ModelGraph:
             bias_scales = self.value(f"bias scales {c} {scale}", np.float32(scale) * steps)
             zeros = self.value(f"weight zeros {c}", np.zeros(c, np.int8))
             bias_zeros = self.value(f"bias zeros {c}", np.zeros(c, np.int32))
-            weight = self.node("DequantizeLinear", [weight, scales, zeros], f"{weight}.float", axis=0)
-            bias = self.node("DequantizeLinear", [bias, bias_scales, bias_zeros], f"{bias}.float", axis=0)
+            if op.kind == "conv" and op.function:  # as ``onnx_graph`` writes convolutions in floating point
+                weight = self.scaled(weight, self.value(f"weight scales {c} spread", steps.reshape(-1, 1, 1, 1)))
+                bias = self.scaled(bias, bias_scales)
+            else:
+                weight = self.node("DequantizeLinear", [weight, scales, zeros], f"{weight}.float", axis=0)
+                bias = self.node("DequantizeLinear", [bias, bias_scales, bias_zeros], f"{bias}.float", axis=0)
         else:
             weight = self.filled(f"{output}.weight", shape, np.float32(value * WEIGHT_SCALE))
             bias = self.filled(f"{output}.bias", (c,), np.float32(value * WEIGHT_SCALE))
@@ -142,7 +151,8 @@ def op_model(op: ProfileOp, precision: str) -> bytes:
     graph, inputs, outputs = ModelGraph(), [], []
     build = _integer_op if precision == "int8" else _float_op
     for number in range(op.n_instances):
-        own_input = not op.has_weights or number == 0  # equal operations on one tensor would be merged
+        # Equal operations on one tensor would be merged; so would what goes before a convolution in floating point.
+        own_input = not op.has_weights or number == 0 or (precision == "int8" and op.function != "")
         name = f"x{number}" if own_input else "x0"
         made, shape, kind = build(graph, op, name, number)
         if own_input:
@@ -166,7 +176,7 @@ def _integer_op(graph: ModelGraph, op: ProfileOp, source: str, number: int) -> t
         read = graph.dequantize(source, f"read{number}")
         made = _after(graph, op, graph.weighted(op, read, f"sum{number}", number, SCALE))
         return graph.quantize(made, f"y{number}"), [1, c], kind
-    if op.kind == "pool" or op.function:  # kernels that keep channels first
+    if op.kind == "pool":  # a kernel that keeps channels first
         read = graph.dequantize(source, f"read{number}")
         made = graph.quantize(_float_result(graph, op, read, number, integer=True), f"y{number}")
         return made, [1, c, size, size], kind

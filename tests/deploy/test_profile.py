@@ -534,3 +534,17 @@ def test_profiled_networks_are_those_that_are_exported(gated_space: SearchSpace)
         floating = onnx.load_from_string(network_model(layers, image, "fp32"))
         onnx.checker.check_model(floating, full_check=True)
         assert kernels(floating)["Conv"] == sum(layer.kind == "conv" for layer in layers)
+
+
+def test_weights_of_convolutions_in_floating_point_are_folded_when_a_file_is_loaded(gated_space: SearchSpace) -> None:
+    """Otherwise every run would dequantize them: the activations alone are, once for each convolution."""
+    (candidate,) = candidates(gated_space, 1)
+    layers = gated_space.network.at(gated_space.values_of(candidate))
+    n_float = sum(layer.activation == "h_swish" for layer in layers)
+    n_requantized = sum(op.kind == "requantize" for op in network_ops(layers, gated_space.network.image(8)))
+    found = kernels(onnx.load_from_string(network_model(layers, gated_space.network.image(8), "int8")))
+    assert found["Conv"] == n_float > 0
+    assert found["DequantizeLinear"] <= n_float + n_requantized
+    (op,) = {op for op in all_ops(gated_space) if op.function == "h_swish" and op.out_channels == 32 and op.groups == 1}
+    alone = kernels(onnx.load_from_string(op_model(op, "int8")))
+    assert alone["Conv"] == alone["DequantizeLinear"] == op.n_instances
