@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import itertools
+import json
 import math
 import re
 import shutil
@@ -36,6 +37,7 @@ from apq_tune.report.html import add_page, page_of
 from apq_tune.report.page.facts import Beside, ReportFacts
 from apq_tune.report.page.intervals import accuracy_interval, difference_interval, least_correlation
 from apq_tune.report.page.listing import listing_of
+from apq_tune.report.page.neighbours import other_seeds
 from apq_tune.report.page.picks import knee, picks
 from apq_tune.report.page.plot import panels
 from apq_tune.report.page.read import _evaluated, _priced, _trained
@@ -191,13 +193,35 @@ def test_intervals_of_differences_hold_the_truth_often_enough(shared: float) -> 
 # what it says
 
 
-def test_a_baseline_that_is_as_accurate_means_that_joint_search_was_not_worth_it(facts: ReportFacts) -> None:
-    said = joint_statement(facts)
+def costing(facts: ReportFacts, **shares: float) -> ReportFacts:
+    """The same with other shares of the limit, by name."""
+    bound = facts.constraints[0].bound
+    costs = facts.networks.set_index("name")["bit_ops"].to_dict() | {name: s * bound for name, s in shares.items()}
+    return dataclasses.replace(
+        facts, networks=facts.networks.assign(bit_ops=[costs[n] for n in facts.networks["name"]])
+    )
+
+
+def test_a_baseline_that_is_as_accurate_and_costs_no_more_means_that_it_was_not_worth_it(facts: ReportFacts) -> None:
+    dear = costing(facts, best=0.9, uniform=0.9, staged=0.5)
+    said = joint_statement(having(dear, best=0.98))
     assert said.state == "bad"
     assert "Searching jointly was not worth it here: best is less accurate than uniform" in said.text
-    equal = joint_statement(having(facts, best=0.985))
+    assert said.text.endswith("points, 95% interval \N{MINUS SIGN}2.4 to +1.4), and costs no less.")
+    equal = joint_statement(having(dear, best=0.985))
     assert equal.state == "bad"
     assert "as accurate as uniform" in equal.text
+
+
+def test_a_cheaper_network_that_is_not_shown_to_be_worse_leaves_it_open(facts: ReportFacts) -> None:
+    cheap = costing(facts, best=0.4, uniform=0.9, staged=0.9)
+    said = joint_statement(having(cheap, best=0.98))
+    assert said.state == "open"
+    assert "best is less accurate than uniform" in said.text
+    assert re.search(r", but costs less \(bit_ops [\d.]+ M BitOps against [\d.]+ M BitOps\)\.$", said.text)
+    worse = joint_statement(having(cheap, best=0.9))
+    assert worse.state == "bad"
+    assert "costs" not in worse.text
 
 
 def test_joint_search_was_worth_it_only_if_the_interval_excludes_no_difference(facts: ReportFacts) -> None:
@@ -237,6 +261,33 @@ def test_the_first_line_says_whether_every_limit_is_kept(facts: ReportFacts) -> 
     page = page_of(over)
     for text in ("No network was chosen.", "No trained network keeps the limits, so there is none to take."):
         assert text in page
+
+
+def test_runs_beside_that_differ_by_the_seed_alone_give_the_spread(facts: ReportFacts, tmp_path: Path) -> None:
+    def made(name: str, seed: int, accuracy: float | None, **changes: Any) -> dict[str, Any]:
+        record = {"space": "digits", "data": "digits", "digests": {}, "settings": {"seed": seed, "n": 3}} | changes
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps(record))
+        if accuracy is not None:
+            (tmp_path / name / "best.json").write_text(json.dumps({"scores": {"test": {"accuracy": accuracy}}}))
+        return record
+
+    own = made("own", 1, 0.98)
+    made("second", 2, 0.96)
+    made("third", 3, 0.97)
+    made("again", 1, 0.1)
+    made("other_data", 4, 0.2, data="cifar10")
+    made("other_settings", 5, 0.3, settings={"seed": 5, "n": 4})
+    made("unfinished", 6, None)
+    (tmp_path / "damaged").mkdir()
+    for name in ("run.json", "best.json"):
+        (tmp_path / "damaged" / name).write_text("[]")
+    found = other_seeds(tmp_path / "own", own)
+    assert [tuple(other) for other in found] == [("second", 2, 0.96), ("third", 3, 0.97)]
+    said = verdict_of(dataclasses.replace(having(facts, uniform=0.98), other_seeds=found)).accuracy
+    assert said is not None
+    assert "Over 3 seeds, with second (seed 2), third (seed 3): 96.0% to 98.0%, mean 97.0%" in said.text
+    assert "standard deviation 1.0 points" in said.text
 
 
 def test_the_limit_is_drawn_and_what_breaks_it_is_crossed(facts: ReportFacts) -> None:

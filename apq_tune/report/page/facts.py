@@ -45,6 +45,20 @@ class CostSource(NamedTuple):
     text: str
 
 
+class OtherSeed(NamedTuple):
+    """Run in a folder beside that differs from this one by its seed alone.
+
+    Attributes:
+        name: Name of the folder.
+        seed: Its seed.
+        accuracy: Accuracy of its chosen network on test images as a fraction.
+    """
+
+    name: str
+    seed: int
+    accuracy: float
+
+
 class Beside(NamedTuple):
     """Network that another command has chosen in a folder beside.
 
@@ -94,6 +108,7 @@ class ReportFacts:
         evaluations: Number of candidates that each search scored, by name of the search.
         rivals: Candidate of each baseline as JSON, ``None`` if no candidate of its kind keeps the limits.
         beside: Networks that other commands have chosen.
+        other_seeds: Runs beside that differ by their seeds alone.
         spend: Measurements that a method made, by kind.
         budget: Measurements that every method may make, by kind; supernets are ``proxy`` together.
         training: Settings of the training of ``networks``.
@@ -123,6 +138,7 @@ class ReportFacts:
     evaluations: Mapping[str, int] = field(default_factory=dict)
     rivals: Mapping[str, str | None] = field(default_factory=dict)
     beside: tuple[Beside, ...] = ()
+    other_seeds: tuple[OtherSeed, ...] = ()
     spend: Mapping[str, int] = field(default_factory=dict)
     budget: Mapping[str, int] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)

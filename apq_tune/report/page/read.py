@@ -12,7 +12,7 @@ import pandas as pd
 from apq_tune.cost import CostTable, load_cost_table
 from apq_tune.errors import RunError, TableError
 from apq_tune.inputs.sheets import read_sheet
-from apq_tune.pipeline.choice import RECORD, kept
+from apq_tune.pipeline.choice import kept
 from apq_tune.pipeline.learning import read_losses
 from apq_tune.pipeline.outcome import networks_table
 from apq_tune.pipeline.reading import read_run
@@ -22,6 +22,7 @@ from apq_tune.problem.metric import Metric
 from apq_tune.problem.problem import Constraint
 from apq_tune.refine.reading import read_refinement
 from apq_tune.report.page.facts import Beside, ReportFacts, Role
+from apq_tune.report.page.neighbours import beside, other_seeds
 from apq_tune.report.refined import against_run
 from apq_tune.space.candidate import Candidate
 from apq_tune.space.network_encoding import NetworkEncoding
@@ -142,7 +143,8 @@ def _of_run(path: Path) -> ReportFacts:
         predictors=outcome.predictors,
         evaluations={name: int(front.provenance["n_evaluations"]) for name, front in outcome.fronts.items()},
         rivals={name: None if c is None else Candidate.from_dict(c).to_json() for name, c in rivals.items()},
-        beside=_beside(path, outcome.constraints),
+        beside=beside(path, outcome.constraints),
+        other_seeds=other_seeds(path, run.record),
         training=outcome.settings.final.__dict__,
         lines=tuple(run.record.get("taken", ())),
     )
@@ -163,14 +165,14 @@ def _of_refinement(path: Path) -> ReportFacts:
     parts += [
         _trained(rows, f"{stage} ({rows['fidelity'].iloc[0]})") for stage, rows in earlier.groupby("stage", sort=False)
     ]
-    beside: tuple[Beside, ...] = ()
+    of_run: tuple[Beside, ...] = ()
     remark = ""
     if (own := refined.of_run) is not None:
         best = refined.table.loc[refined.best]
         remark = f"{best['name']} is {against_run(best, own)}."
         costs = {c.metric.name: float(own[c.metric.name]) for c in refined.constraints}
         what = f"choice of the run within these limits, after {own['fidelity']}"
-        beside = (Beside(str(own["name"]), what, float(own["test_accuracy"]), True, costs),)
+        of_run = (Beside(str(own["name"]), what, float(own["test_accuracy"]), True, costs),)
     return ReportFacts(
         kind="refinement",
         path=str(path),
@@ -190,7 +192,7 @@ def _of_refinement(path: Path) -> ReportFacts:
         images=run.record.get("images", {}),
         seeds={"run": run.settings.seed, "refinement": read.settings.seed},
         seconds=read.seconds,
-        beside=beside,
+        beside=of_run,
         training={"epochs": read.settings.final_epochs},
         lines=tuple(run.record.get("taken", ())),
         remark=remark,
@@ -243,7 +245,7 @@ def _of_method(path: Path) -> ReportFacts:
         images=run.record.get("images", {}),
         seeds={"run": run.settings.seed, "search": int(key.split("-")[0])},
         seconds={f"{name} (processor)": float(value) for name, value in found["seconds"].items() if name != "all"},
-        beside=_beside(run_path, limits, without=path.name),
+        beside=beside(run_path, limits, without=path.name),
         spend={name: int(count) for name, count in found["counts"].items()},
         budget=spend.counts._asdict(),
         training={"steps": final},
@@ -293,26 +295,3 @@ def _evaluated(parts: Sequence[pd.DataFrame], costs: Costs, constraints: Sequenc
     table = pd.concat(filled, ignore_index=True)
     table.insert(2, "feasible", kept(table, constraints))
     return table
-
-
-def _beside(run: Path, constraints: Sequence[Constraint], without: str = "") -> tuple[Beside, ...]:
-    """Networks that methods and refinements have chosen in folders of a run."""
-    found = []
-    for record in sorted(run.glob(f"*/{RECORD}")):
-        folder = record.parent
-        is_method = (folder / "fleet.json").exists()
-        if folder.name == without or not (is_method or (folder / "refine.json").exists()):
-            continue
-        try:
-            chosen = read_json(record)
-            costs = {limit["metric"]: float(limit["value"]) for limit in chosen["limits"]}
-            if any(c.metric.name not in costs for c in constraints):
-                continue
-            row = pd.DataFrame([costs], index=[0])
-            what = "run --method" if is_method else "refinement"
-            words = f"{what}, {chosen['fidelity']}"
-            accuracy = float(chosen["scores"]["test"]["accuracy"])
-            found.append(Beside(folder.name, words, accuracy, bool(kept(row, constraints)[0]), costs))
-        except (RunError, KeyError, TypeError, ValueError):
-            continue  # only a comparison
-    return tuple(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from statistics import fmean, stdev
 from typing import Any, Literal, NamedTuple
 
 from apq_tune.report.limits import amount, breaks, share
@@ -21,6 +22,9 @@ WHAT = {
 }
 """Descriptions of networks by their role, those to compare with first."""
 
+
+EQUAL = 1e-9
+"""Difference of accuracies up to which they are equal."""
 
 UNDECIDED = "Whether searching jointly was worth it here is undecided"
 
@@ -131,7 +135,19 @@ def _accuracy(facts: ReportFacts, chosen: dict[str, Any]) -> Statement:
     return Statement(
         "open",
         f"{percent(accuracy)} of the test images ({right:,} of {facts.n_test:,}; 95% interval {percent(low)} to "
-        f"{percent(high)}), after {facts.fidelity}.",
+        f"{percent(high)}), after {facts.fidelity}.{_over_seeds(facts, accuracy)}",
+    )
+
+
+def _over_seeds(facts: ReportFacts, accuracy: float) -> str:
+    """Spread over the runs beside that differ by their seeds alone; empty without any."""
+    if not facts.other_seeds:
+        return ""
+    every = [accuracy, *(other.accuracy for other in facts.other_seeds)]
+    names = ", ".join(f"{other.name} (seed {other.seed})" for other in facts.other_seeds)
+    return (
+        f" Over {len(every)} seeds, with {names}: {percent(min(every))} to {percent(max(every))}, mean "
+        f"{percent(fmean(every))}, standard deviation {100 * stdev(every):.1f} points."
     )
 
 
@@ -139,8 +155,9 @@ def joint_statement(facts: ReportFacts) -> Statement:
     """Whether searching jointly was worth it here.
 
     It was if the best jointly found network that fits is more accurate on test images than each baseline within the
-    same limits, by more than the 95% interval of the difference. It was not if a baseline is at least as accurate. All
-    else is undecided. The jointly found network is the one with the least loss on search images.
+    same limits, by more than the 95% interval of the difference. It was not if a baseline is more accurate by more than
+    that, or is at least as accurate and needs no more of any limit. All else is undecided. The jointly found network is
+    the one with the least loss on search images.
     """
     table = facts.networks[facts.networks["feasible"]]
     joint = table[table["role"] == "joint"].sort_values("search_loss", kind="stable").to_dict(orient="records")
@@ -162,19 +179,32 @@ def joint_statement(facts: ReportFacts) -> Statement:
         return Statement("open", f"{UNDECIDED}: no baseline that fits was trained.")
     if not facts.n_test:
         return Statement("open", f"{UNDECIDED}: the number of test images is unknown.")
-    said = {row["name"]: _against(best, row, facts.n_test) for row in rivals}
-    gains = {row["name"]: float(best["test_accuracy"]) - float(row["test_accuracy"]) for row in rivals}
-    lows = {row["name"]: _interval(best, row, facts.n_test).low for row in rivals}
-    hardest = min(gains, key=lambda name: gains[name])
-    if all(low > 0 for low in lows.values()):
+    gains = [float(best["test_accuracy"]) - float(row["test_accuracy"]) for row in rivals]
+    intervals = [_interval(best, row, facts.n_test) for row in rivals]
+    said = [_against(best, row, facts.n_test) for row in rivals]
+    hardest = min(range(len(rivals)), key=lambda i: gains[i])
+    if all(interval.low > 0 for interval in intervals):
         return Statement("good", f"Searching jointly was worth it here: {said[hardest]}.")
-    if gains[hardest] <= 1e-9:
-        return Statement("bad", f"Searching jointly was not worth it here: {said[hardest]}.")
-    unclear = next(name for name in sorted(lows, key=lambda name: lows[name]))
-    return Statement(
-        "open",
-        f"{UNDECIDED}: {said[unclear]}, which includes no difference.",
-    )
+    for i in sorted(range(len(rivals)), key=lambda i: gains[i]):
+        saved = _saved(facts, best, rivals[i])
+        if intervals[i].high < 0 or (gains[i] <= EQUAL and not saved):
+            price = "" if saved else ", and costs no less"
+            return Statement("bad", f"Searching jointly was not worth it here: {said[i]}{price}.")
+    if gains[hardest] <= EQUAL:
+        saved = _saved(facts, best, rivals[hardest])
+        return Statement("open", f"{UNDECIDED}: {said[hardest]}, but costs less ({saved}).")
+    unclear = min(range(len(rivals)), key=lambda i: intervals[i].low)
+    return Statement("open", f"{UNDECIDED}: {said[unclear]}, which includes no difference.")
+
+
+def _saved(facts: ReportFacts, one: dict[str, Any], other: dict[str, Any]) -> str:
+    """Limited costs in which one network has more room than the other, in words; empty if there are none."""
+    parts = []
+    for c in facts.constraints:
+        mine, theirs = float(one[c.metric.name]), float(other[c.metric.name])
+        if mine < theirs if c.sense == "<=" else mine > theirs:
+            parts.append(f"{c.metric.name} {amount(mine, c.metric.unit)} against {amount(theirs, c.metric.unit)}")
+    return ", ".join(parts)
 
 
 def _interval(one: dict[str, Any], other: dict[str, Any], n: int) -> Interval:
@@ -216,7 +246,7 @@ def _notes(facts: ReportFacts) -> tuple[str, ...]:
             "The largest network at 8 bits was not searched for. The best searched one is not here: the command of "
             "this run with --method uniform-8 adds it to this folder, if any network of 8 bits keeps the limits."
         )
-    if len(facts.networks):
+    if len(facts.networks) and not facts.other_seeds:
         notes.append(
             "Every network was trained once, with one seed: how much accuracies vary over seeds is not known from this "
             "folder. apq-tune joint-vs-staged compares methods at equal spend over several seeds."
