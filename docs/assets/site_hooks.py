@@ -23,6 +23,7 @@ SECTIONS = {
     "Optuna and Ray Tune": ("apq_tune.hosts",),
     "Networks and training": ("apq_tune.network", "apq_tune.supernet"),
     "Runs": ("apq_tune.pipeline", "apq_tune.refine", "apq_tune.studies", "apq_tune.store"),
+    "Deployment": ("apq_tune.deploy",),
     "Errors": ("apq_tune.errors",),
 }
 """Headings of the Python reference, and the packages whose public names stand under each."""
