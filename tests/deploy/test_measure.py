@@ -132,6 +132,7 @@ def test_half_a_line_is_dropped_and_measured_again(folder: Path, tiny_space: Sea
     run_on(fake_device(tiny_space, 2), folder, 1)
     assert path.read_text().startswith(whole)
     assert len(path.read_text().splitlines()) == len(whole.splitlines()) + 1
+    assert all("item" in json.loads(line) for line in path.read_text().splitlines()[1:])
 
 
 def test_files_stay_open_between_visits(
