@@ -1,4 +1,4 @@
-"""Measure the latency of the ONNX files in this folder. Needs Python and onnxruntime, nothing else.
+"""Measure the latency of the ONNX files in this folder. Needs Python 3.9 and onnxruntime, nothing else.
 
     python measure.py [--minutes M]
 
@@ -78,8 +78,8 @@ def load_onnx(path: Path, threads: int) -> Run:
         binding.bind_output(output.name)
     session.run_with_iobinding(binding)
     made = binding.get_outputs()  # so that no run allocates memory
-    for output, memory in zip(session.get_outputs(), made, strict=True):
-        binding.bind_ortvalue_output(output.name, memory)
+    for number, output in enumerate(session.get_outputs()):
+        binding.bind_ortvalue_output(output.name, made[number])
     return lambda: session.run_with_iobinding(binding)
 
 
@@ -161,8 +161,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text("utf-8"))
         order, items = manifest["order"], manifest["items"]
-        whole = sorted(order) == sorted(items) and all(item["file"] and item["sha256"] for item in items.values())
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        texts = [item[name] for item in items.values() for name in ("file", "sha256")]
+        numbers = [manifest["threads"], manifest["seed"], *(item["bytes"] for item in items.values())]
+        whole = sorted(order) == sorted(items) and all(isinstance(text, str) for text in texts)
+        whole = whole and all(type(number) is int for number in numbers)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         whole, manifest = False, {}
     if whole and manifest.get("format") != FORMAT:
         raise MeasureError(
@@ -204,6 +207,17 @@ def read_lines(folder: Path) -> tuple[list[dict[str, Any]], str]:
             raise MeasureError(f"{path}: line {number} is damaged; delete that line, or the file to measure again")
         found.append(line)
     return found, rest
+
+
+def seconds_in(value: object) -> float:
+    """Positive finite number in a result; NaN for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return math.nan
+    try:
+        seconds = float(value)
+    except OverflowError:
+        return math.nan
+    return seconds if 0 < seconds < math.inf else math.nan
 
 
 def machine() -> dict[str, str]:
@@ -256,11 +270,13 @@ def measure(
             "measure again"
         )
     visits: dict[str, int] = {}
+    if any(math.isnan(seconds_in(line.get("took"))) for line in known if "item" in line):
+        raise MeasureError(f"{folder / RESULTS}: is damaged; delete it to measure again")
     for line in known:
         if "item" in line:
             visits[str(line["item"])] = visits.get(str(line["item"]), 0) + 1
-    used = sum(float(line.get("took", 0.0)) for line in known)
-    opened = _Open(load, int(manifest.get("threads", 1)))
+    used = sum(seconds_in(line.get("took")) for line in known if "item" in line)
+    opened = _Open(load, manifest["threads"])
     with (folder / RESULTS).open("r+b" if known or rest else "wb") as file:
         if rest:
             file.truncate((folder / RESULTS).stat().st_size - len(rest.encode("utf-8")))
@@ -269,7 +285,7 @@ def measure(
             file.write(json.dumps(header).encode("utf-8") + b"\n")
         while True:
             budget = None if minutes is None else 60 * minutes
-            name = next_item(manifest["order"], visits, used, budget, int(manifest.get("seed", 0)))
+            name = next_item(manifest["order"], visits, used, budget, manifest["seed"])
             if name is None:
                 return
             begun = clock()
@@ -278,7 +294,7 @@ def measure(
             if not visits.get(name):
                 _check_file(path, item["sha256"])
             try:
-                seconds = timings(opened.get(name, path, int(item.get("bytes", 0))), clock)
+                seconds = timings(opened.get(name, path, item["bytes"]), clock)
             except MeasureError:
                 raise
             except Exception as error:

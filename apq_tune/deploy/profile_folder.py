@@ -17,7 +17,7 @@ from apq_tune.errors import ApqError, TableError
 from apq_tune.inputs import ranges
 from apq_tune.inputs.documents import load_yaml
 from apq_tune.space.search_space import SearchSpace
-from apq_tune.store.files import read_json, to_json, write_atomically
+from apq_tune.store.files import cannot_write, read_json, to_json, write_atomically
 
 OPS = "ops"
 """Name of the folder of ONNX files."""
@@ -96,7 +96,7 @@ def write_folder(folder: Path, space: SearchSpace, *, threads: int, networks: in
         content, name = item.model(), f"{OPS}/{item.key}.onnx"
         path = folder / name
         if not path.exists() or path.read_bytes() != content:
-            write_atomically(path, content)
+            _write(path, content)
         files[item.key] = {"file": name, "sha256": measure.digest(path), "bytes": item.n_bytes}
     write_atomically(folder / SCRIPT, Path(measure.__file__).read_bytes())
     manifest = {"format": FORMAT, "apq_tune": __version__, **options}
@@ -106,6 +106,15 @@ def write_folder(folder: Path, space: SearchSpace, *, threads: int, networks: in
             raise TableError(f"{folder}: was made by another version of apq-tune; choose another folder")
         write_atomically(folder / MANIFEST, listed)
     return items
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file whose digest the manifest has, which is written after it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    except OSError as error:
+        raise cannot_write(path, error) from None
 
 
 def _check_same(folder: Path, options: dict[str, Any]) -> None:
@@ -201,21 +210,13 @@ def _visit(path: Path, number: int, line: dict[str, Any], known: dict[str, Profi
     key, seconds = line.get("item"), line.get("seconds")
     if not isinstance(key, str) or key not in known:
         raise TableError(f"{path}: line {number} is of {str(key)[:80]!r}, which is not an op of this folder; delete it")
-    whole = isinstance(seconds, list) and bool(seconds) and all(_is_time(value) for value in [*seconds, *_took(line)])
-    if not whole:
+    times = [*seconds, line.get("took")] if isinstance(seconds, list) else []
+    if len(times) < 2 or any(math.isnan(measure.seconds_in(value)) for value in times):
         raise TableError(
             f"{path}: line {number}: seconds of {key} are {str(seconds)[:60]}, not times; delete that line"
         )
     assert isinstance(seconds, list)
     return key, [float(value) for value in seconds]
-
-
-def _took(line: dict[str, Any]) -> list[Any]:
-    return [line["took"]] if "took" in line else []
-
-
-def _is_time(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
 
 
 def _spread(visits: Sequence[Sequence[float]]) -> ProfileSpread:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,17 @@ def spoil_manifest(folder: Path) -> None:
     (folder / "manifest.json").write_text((folder / "manifest.json").read_text()[:-20])
 
 
+def took(value: object) -> Callable[[Path], object]:
+    """A result with another time of its visit."""
+
+    def spoil(folder: Path) -> None:
+        header = {"manifest": measure.digest(folder / "manifest.json"), "format": 1, "runtime": "1.0"}
+        lines = [header | measure.machine(), {"item": "a", "seconds": [1.0], "took": value}]
+        (folder / RESULTS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    return spoil
+
+
 def other_format(folder: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(manifest | {"format": 99}))
@@ -171,6 +183,8 @@ def other_format(folder: Path) -> None:
         (lambda folder: (folder / "manifest.json").write_text("[1]"), r"manifest\.json: is missing or damaged"),
         (other_format, "has format 99, this version reads 1"),
         (lambda folder: (folder / RESULTS).write_text("x\n{}\n"), r"results\.jsonl: line 1 is damaged"),
+        (took("long"), r"results\.jsonl: is damaged; delete it to measure again"),
+        (took(float("nan")), r"results\.jsonl: is damaged; delete it to measure again"),
         (lambda folder: (folder / RESULTS).write_bytes(b"\xff\n"), r"results\.jsonl: cannot be read"),
         (lambda folder: (folder / RESULTS).write_text('{"manifest": "0"}\n'), "was measured with manifest '0'"),
     ],
@@ -202,7 +216,7 @@ def test_the_script_needs_nothing_but_onnxruntime() -> None:
 def test_the_script_measures_its_folder_by_itself(folder: Path, tmp_path: Path) -> None:
     """In another process, in another folder, without this package, for as long as a few files take."""
     script = folder / "measure.py"
-    command = [sys.executable, "-P", str(script), "--minutes", "0.004"]
+    command = [sys.executable, "-I", str(script), "--minutes", "0.004"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "done" in done.stdout
