@@ -1,4 +1,4 @@
-"""Every file of a run, a refinement and a sweep, damaged in five ways and read by subsequent commands.
+"""Every file of a run, a refinement, a sweep and an export, damaged in five ways and read by subsequent commands.
 
 A command must give the results of the undamaged folder, or refuse with a remedy (what to delete) that leads to them.
 """
@@ -66,10 +66,11 @@ READERS = {
     "refine": tuple(LATER),
     "predictor report": ("3_fp32_losses", "4_proxy_losses", "5_qat_pairs"),
     "run --method": ("1_supernet", "2_quantized_supernet"),
+    "export": ("9_finalists",),
 }
 """Stages that other commands read, by command; all commands read the files outside of stages."""
 
-RESULTS = ("results.csv", "front.json", "best.pt", "predictors.csv", "predictor_report.csv")
+RESULTS = ("results.csv", "front.json", "best.pt", "predictors.csv", "predictor_report.csv", "net.onnx")
 
 
 def file_cases(own: Material, out: Path) -> Iterator[Case]:
@@ -88,6 +89,7 @@ def _readings(own: Material) -> Iterator[tuple[Path, str, tuple[str, ...]]]:
         "refine": ("refine", "{copy}", "--out", "{new}", *REFINE),
         "predictor report": ("predictor", "report", "{copy}", "--splits", "3"),
         "run --method": (*again, "--method=random", "--set=n_proxy=60"),
+        "export": ("export", "{copy}", "--out", "{new}/net.onnx"),
     }
     for name in _files(own.run):
         stage = name.split("/")[0] if "/" in name else ""
@@ -103,6 +105,8 @@ def _readings(own: Material) -> Iterator[tuple[Path, str, tuple[str, ...]]]:
             yield own.refine, name, ("refine", str(own.run), "--out", "{copy}", *options)
     for name in _files(own.sweep):
         yield own.sweep, name, ("sweep", "--out", "{copy}", *SWEEP)
+    for name in _files(own.exports):
+        yield own.exports, name, ("evaluate", f"{{copy}}/{name}", "--run", str(own.run))
 
 
 def _files(folder: Path) -> list[str]:

@@ -1,8 +1,9 @@
-"""Valid inputs from which the cases are derived: a folder of images, a run on it, a refinement, a sweep and tables."""
+"""Valid inputs from which the cases are derived: images, a run on them, a refinement, exports, a sweep and tables."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,6 +27,7 @@ FAST = (
 )
 REFINE = ("--rounds=1", "--batch=3", "--epochs=1", "--final-epochs=2", "--survivors=2", "--num-cpus=1")
 SPEND = ("--proxy=60", "--short=3", "--short-steps=1", "--final-steps=2", "--repeats=1", "--images=10", "--num-cpus=1")
+EXPORTS = ("net.onnx", "net.pt2", "net.c")
 SWEEP = (
     "digits",
     "--constraint=bit_ops<=8e6",
@@ -43,6 +45,7 @@ class Material(NamedTuple):
     run: Path
     refine: Path
     sweep: Path
+    exports: Path  # a file of each format
     pairs: Path  # CSV
     candidates: Path  # JSON
     table: Path  # cost table, CSV
@@ -76,6 +79,7 @@ def make_material(out: Path) -> Material:
         out / "run",
         out / "refine",
         out / "sweep",
+        out / "exports",
         out / "pairs.csv",
         out / "candidates.json",
         out / "table.csv",
@@ -90,6 +94,8 @@ def make_material(out: Path) -> Material:
     _done(call(["run", "--data", str(own.images), "--out", str(own.run), *FAST], out, seconds=300))
     _done(call(["refine", str(own.run), "--out", str(own.refine), *REFINE], out, seconds=300))
     _done(call(["sweep", "--out", str(own.sweep), *SWEEP], out, seconds=300))
+    for name in EXPORTS if shutil.which("gcc") else EXPORTS[:2]:
+        _done(call(["export", str(own.run), "--out", str(own.exports / name)], out, seconds=300))
     encoding = NetworkEncoding(SearchSpace.load("digits"))
     genomes = encoding.sample(12, np.random.default_rng(0))
     texts = [candidate.to_json() for candidate in encoding.decode(genomes)]

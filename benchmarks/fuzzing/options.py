@@ -48,6 +48,8 @@ def usual(own: Material) -> dict[tuple[str, ...], Given]:
     return {
         ("run",): given(space="digits") | out | always(FAST),
         ("refine",): run | out | always(REFINE),
+        ("export",): run | given(out="--out=out.onnx"),
+        ("evaluate",): given(file=str(own.exports / "net.onnx")),
         ("joint-vs-staged",): given(target=str(own.run)) | versus,
         ("search",): space | given(objective="--objective=macs", evaluations="--evaluations=100") | out,
         ("sweep",): space | given(constraints="--constraint=bit_ops<=8e6", objective="--objective=macs") | out,
