@@ -23,6 +23,7 @@ QUICK = {
     "n_proxy": 12,
     "n_pairs": 12,
     "pair.epochs": 1,
+    "pair.images": 64,
     "final.epochs": 1,
     "folds": 2,
     "n_evaluations": 300,
