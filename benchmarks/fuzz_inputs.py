@@ -3,9 +3,9 @@
 Usage: ``python benchmarks/fuzz_inputs.py --out FOLDER [--only files,images,layouts,options] [--limit N] [--jobs 1]``.
 Damages every file of a run, a refinement, a sweep and an export in five ways and reads it with later commands; reads
 one picture in thirty file formats, and thirty folder layouts; passes ten unusual values to every option of every
-command. Each command runs in a forked process, which is killed after 20 s; if only its checks are tested, the work after them is
-skipped. Violations are tracebacks, refusals of more than one line, hangs, warnings of libraries, silently different
-results, and remedies that do not work. Prints a table of counts and all violations, also written to
+command. Each command runs in a forked process, which is killed after 20 s; if only its checks are tested, the work
+after them is skipped. Violations are tracebacks, refusals of more than one line, hangs, warnings of libraries,
+silently different results, and remedies that do not work. Prints a table of counts and all violations, also written to
 ``FOLDER/findings.csv``; exits with status 1 if there are any.
 """
 
