@@ -134,7 +134,7 @@ def onnx_model(program: Program, about: FileMetadata, *, pack_weights: bool = Tr
     Args:
         program: Integer program.
         about: Metadata.
-        pack_weights: Whether weights below 5 bits are packed; see ``graph_of``.
+        pack_weights: Whether weights below 7 bits are packed; see ``graph_of``.
     """
     graph, opset = graph_of(program, pack_weights=pack_weights)
     opsets = [helper.make_opsetid("", opset)]
@@ -157,7 +157,7 @@ def write_onnx(network: FoundNetwork, path: Path, *, pack_weights: bool = True) 
     Args:
         network: Network.
         path: Path of the file.
-        pack_weights: Whether weights below 5 bits are packed; see ``graph_of``.
+        pack_weights: Whether weights below 7 bits are packed; see ``graph_of``.
 
     Returns:
         Model in the file.

@@ -2,8 +2,9 @@
 
 Every activation is ``QuantizeLinear -> [Clip] -> DequantizeLinear`` in uint8: unsigned tensors with zero point 0,
 signed ones with zero point 128. Below 8 bits the integers are clipped after quantization, because a clip before it
-would keep onnxruntime from fusing. Weights are packed, 2 bits as INT2, 3 and 4 bits as INT4, more as INT8, and cast to
-int8 where they are read: onnxruntime folds the cast when it loads the file and runs the kernels that it has for 8 bits.
+would keep onnxruntime from fusing. Weights are packed, 2 bits as INT2, 3 and 4 bits as INT4, 5 and 6 bits as INT4 and
+UINT2, 7 and 8 bits as INT8, and cast to int8 where they are read: onnxruntime folds that when it loads the file, and
+runs the kernels that it has for 8 bits.
 Squeeze-excite and hard swish are computed in floating point between DequantizeLinear and QuantizeLinear.
 
 On x86 processors without VNNI (``avx512_vnni`` or ``avx_vnni`` in /proc/cpuinfo) onnxruntime adds products of uint8 and
@@ -45,6 +46,9 @@ from apq_tune.network.layer import IMAGE, Function
 BATCH = "n"
 """Name of the batch dimension."""
 
+SMALLEST_SPLIT = 1024
+"""Number of weights of 5 or 6 bits from which two parts, of 4 and 2 bits, are smaller than INT8 and one node less."""
+
 OPSETS = {"plain": 14, "resize": 18, "int4": 21, "int2": 25}
 """First operator set that has what a graph needs."""
 
@@ -54,7 +58,7 @@ def graph_of(program: Program, *, pack_weights: bool = True) -> tuple[onnx.Graph
 
     Args:
         program: Program to write.
-        pack_weights: Whether weights below 5 bits are packed, which needs a recent runtime (INT2: operator set 25);
+        pack_weights: Whether weights below 7 bits are packed, which needs a recent runtime (INT2: operator set 25);
             otherwise all weights are INT8.
     """
     writer = _Writer(program, pack_weights=pack_weights)
@@ -161,13 +165,25 @@ class _Writer:
 
     def _packed(self, values: NDArray[np.int8], bits: int) -> str:
         """Name of int8 weights that are stored at the smallest type that holds their bits."""
-        if bits > 4 or not self._pack_weights:
+        if not self._pack_weights or bits > 6 or (bits > 4 and values.size < SMALLEST_SPLIT):
             return self._constant(values)
-        kind, opset, stored = (TensorProto.INT2, "int2", 2) if bits == 2 else (TensorProto.INT4, "int4", 4)
-        self.opset = max(self.opset, OPSETS[opset])
+        if bits <= 4:
+            kind = "INT2" if bits == 2 else "INT4"
+            return self._node("Cast", [self._stored(values, kind)], self._new(), to=TensorProto.INT8)
+        high, low = (self._stored(part, kind) for part, kind in ((values >> 2, "INT4"), (values & 3, "UINT2")))
+        wide = [self._node("Cast", [part], self._new(), to=TensorProto.INT32) for part in (high, low)]
+        four = self._constant(np.array(4, np.int32), "four")
+        total = self._node("Add", [self._node("Mul", [wide[0], four], self._new()), wide[1]], self._new())
+        return self._node("Cast", [total], self._new(), to=TensorProto.INT8)
+
+    def _stored(self, values: NDArray[np.int8], kind: str) -> str:
+        """Name of an initializer of 2 or 4 bits."""
+        bits = int(kind[-1])
+        self.opset = max(self.opset, OPSETS[f"int{bits}"])
         name = self._new()
-        self.constants[name] = helper.make_tensor(name, kind, values.shape, pack(values, stored), raw=True)
-        return self._node("Cast", [name], self._new(), to=TensorProto.INT8)
+        stored = getattr(TensorProto, kind)
+        self.constants[name] = helper.make_tensor(name, stored, values.shape, pack(values, bits), raw=True)
+        return name
 
     def _into(self, kind: str, inputs: list[str], step: Step, attributes: Mapping[str, Any] | None = None) -> None:
         """Append a node whose output is quantized, if that is an integer tensor."""

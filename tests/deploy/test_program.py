@@ -330,6 +330,23 @@ def test_packed_weights_are_read_back_by_us_and_by_onnx(bits: int) -> None:
     np.testing.assert_array_equal(numpy_helper.to_array(tensor).astype(np.int8), values)
 
 
+@pytest.mark.parametrize("bits", [5, 6])
+def test_weights_of_five_and_six_bits_are_stored_in_two_parts(bits: int) -> None:
+    every = list(range(2, 9))
+    choices = {"kernel_size": [3], "expand_ratio": [8], **dict.fromkeys(BITS["fused_mbconv"], every)}
+    subnet = subnets_of(space_of("fused_mbconv", choices=choices), 1)[0]
+    subnet.candidate = subnet.candidate.with_bits(bits)
+    program, images = program_of(subnet), images_of(subnet.space)
+    model = model_of(program)
+    np.testing.assert_array_equal(with_output(model, images), reference.run(program, images.numpy()))
+    assert sum(kernels(model)[name] for name in INTEGER_KERNELS) == sum(layer.op is not None for layer in subnet.layers)
+    kinds = [own.data_type for own in model.graph.initializer]
+    assert kinds.count(onnx.TensorProto.UINT2) == kinds.count(onnx.TensorProto.INT4) >= 2
+    sizes = [graph_of(program, pack_weights=packed)[0].ByteSize() for packed in (True, False)]
+    saved = sum(step.weights.values.size for step in program.steps if isinstance(step, WeightedStep)) / 4
+    assert sizes[1] - sizes[0] > 0.5 * saved
+
+
 def test_where_products_saturate_sessions_are_told_to_be_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """The option takes other kernels on every x86 processor, whose results must be the same ones."""
     subnet = subnets_of(SPACES["mbconv"], 1)[0]
