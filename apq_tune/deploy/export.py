@@ -88,7 +88,7 @@ def export(
         path: Path of the file, whose name ends in ``.onnx``, ``.pt2`` or ``.c``. An earlier export is replaced.
         format: ``"onnx"``: quantized ONNX for integer runtimes; ``"torch"``: a program of ``torch.export``; ``"c"``:
             one C99 file with plain kernels.
-        packed: Whether ONNX weights of 2 to 4 bits are packed, which needs a recent runtime; otherwise each is a byte.
+        packed: Whether ONNX weights of 2 to 6 bits are packed, which needs a recent runtime; otherwise each is a byte.
         data_root: Folder with the files of named data sets, whose search images the file is run on. Nothing is
             downloaded; random images are taken where there are none.
 
