@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from apq_tune.report.page.facts import ReportFacts
 
-PAGE, STUDY = "report.html", "study.log"
-"""Files of a report; the study is a journal of Optuna."""
+PAGE = "report.html"
+"""The page, in the directory of the results."""
 
 
 def write_page(path: Path) -> tuple[str, ...]:
@@ -34,7 +34,7 @@ def write_page(path: Path) -> tuple[str, ...]:
         RunError: If the results are not finished or damaged, or a file cannot be written.
     """
     from apq_tune.hosts.evaluated import journal_of
-    from apq_tune.report.page.listing import FILE
+    from apq_tune.report.page.listing import FILE, STUDY
     from apq_tune.report.page.read import read_facts
     from apq_tune.report.page.studies import studies_of
 

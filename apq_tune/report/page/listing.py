@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import shlex
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -42,6 +43,7 @@ class Listing(NamedTuple):
         n: Number of all evaluations, which may be more than rows.
         csv: The rows as CSV, base64.
         file: Name of the file that has all of them.
+        dashboard: Command that shows them as Optuna studies.
     """
 
     columns: tuple[ListedColumn, ...]
@@ -50,9 +52,11 @@ class Listing(NamedTuple):
     n: int
     csv: str
     file: str
+    dashboard: str
 
 
-FILE = "candidates.csv"
+FILE, STUDY = "candidates.csv", "study.log"
+"""Files beside the page: all evaluations as a table, and as a journal of Optuna."""
 
 
 def listing_of(facts: ReportFacts) -> Listing:
@@ -73,6 +77,7 @@ def listing_of(facts: ReportFacts) -> Listing:
         len(table),
         base64.b64encode(text.encode("utf-8")).decode("ascii"),
         FILE,
+        shlex.join(["optuna-dashboard", f"{facts.path}/{STUDY}"]),
     )
 
 

@@ -62,7 +62,7 @@ def beside(run: Path, constraints: Sequence[Constraint], without: str = "") -> t
             if any(c.metric.name not in costs for c in constraints):
                 continue
             row = pd.DataFrame([costs], index=[0])
-            what = "run --method" if is_method else "refinement"
+            what = f"run --method {folder.name}" if is_method else "refinement"
             words = f"{what}, {chosen['fidelity']}"
             accuracy = float(chosen["scores"]["test"]["accuracy"])
             found.append(Beside(folder.name, words, accuracy, bool(kept(row, constraints)[0]), costs))

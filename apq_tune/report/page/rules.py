@@ -79,7 +79,7 @@ def _evaluations(facts: ReportFacts) -> Rule | None:
         return None
     counts = facts.evaluations
     equal = len(set(counts.values())) == 1
-    said = ", ".join(f"{name} {n:,}" for name, n in counts.items())
+    said = "searches " + ", ".join(f"{name} {n:,}" for name, n in counts.items())
     return Rule("good" if equal else "open", "Searches scored equally many candidates", said)
 
 

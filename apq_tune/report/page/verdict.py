@@ -255,19 +255,29 @@ def _notes(facts: ReportFacts) -> tuple[str, ...]:
 
 
 def _comparisons(facts: ReportFacts, chosen: dict[str, Any]) -> tuple[Comparison, ...]:
-    """The chosen network against all other trained networks that are baselines, and against those beside."""
+    """The chosen network against its rivals, those that other commands have chosen, and all other networks."""
     found = []
     order = list(WHAT)
-    for row in sorted(facts.networks.to_dict(orient="records"), key=lambda row: order.index(row["role"])):
+    rows = sorted(facts.networks.to_dict(orient="records"), key=lambda row: order.index(row["role"]))
+    for row in rows:
         if row["name"] == chosen["name"] or row["role"] == "other":
             continue
         bits = bits_of(str(row["candidate_json"]))
         what = WHAT[row["role"]] + (f" ({bits} bits)" if bits and row["role"] in ("uniform", "largest") else "")
         found.append(_comparison(facts, chosen, str(row["name"]), what, bool(row["feasible"]), row))
-    for other in facts.beside:
-        row = {"test_accuracy": other.accuracy, **other.costs}
-        found.append(_comparison(facts, chosen, f"{other.name}/", other.what, other.feasible, row))
-    return tuple(found)
+    beside = [
+        _comparison(
+            facts,
+            chosen,
+            f"{other.name}/",
+            other.what,
+            other.feasible,
+            {"test_accuracy": other.accuracy, **other.costs},
+        )
+        for other in facts.beside
+    ]
+    rivals = sum(row["role"] in ("uniform", "staged") and row["name"] != chosen["name"] for row in rows)
+    return (*found[:rivals], *beside, *found[rivals:])
 
 
 def bits_of(candidate: str) -> int | None:
