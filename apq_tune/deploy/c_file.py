@@ -90,7 +90,8 @@ def _head(program: Program, metadata: Mapping[str, Any]) -> Iterator[str]:
     yield " * void apq_run(const float *image, float *logits)"
     yield f" *   image: {channels} x {size} x {size} floats by channel, row and column, preprocessed as noted above;"
     yield " *   logits: one float for each class."
-    yield f" * RAM: {arena.n_bytes} bytes for activations (one byte each), beside the image and the logits."
+    yield f" * RAM: {arena.n_bytes} bytes for activations (one byte each) and {4 * _width(program)} for sums,"
+    yield " *   beside the image and the logits."
     yield f" * Flash: {flash_bytes(program)} bytes of constants, beside the code."
     yield " * C99 with IEEE floats and 32-bit int; link with -lm. -DAPQ_MAIN adds a program from stdin to stdout."
     yield " */"
@@ -101,6 +102,7 @@ def _head(program: Program, metadata: Mapping[str, Any]) -> Iterator[str]:
     yield f"#define APQ_INPUTS {math.prod(image.shape)}"
     yield f"#define APQ_CLASSES {logits.shape[0]}"
     yield f"#define APQ_ARENA {arena.n_bytes}"
+    yield f"#define APQ_WIDTH {_width(program)}"
     yield ""
     yield "void apq_run(const float *image, float *logits);"
     yield ""
@@ -181,6 +183,11 @@ def _call(program: Program, offsets: Mapping[str, int], step: Step, number: int)
         f"apq_conv({source}, {shape[0]}, {shape[1]}, {tables}, {out[0]}, {out[1]}, {kernel}, {stride}, {padding}, "
         f"{groups}, {target}, {floats});"
     )
+
+
+def _width(program: Program) -> int:
+    """Largest width of the output of a convolution in pixels."""
+    return max(program.tensors[step.output].shape[-1] if isinstance(step, ConvStep) else 1 for step in program.steps)
 
 
 def _input(program: Program) -> str:

@@ -63,6 +63,8 @@ static void apq_mean(const uint8_t *x, int is_signed, int channels, int pixels, 
     }
 }
 
+static int32_t apq_sums[APQ_WIDTH]; /* accumulators of one row of outputs */
+
 /* Convolution; a linear layer is one of 1 x 1 pixels. Without y the output is floats. */
 static void apq_conv(const uint8_t *x, int is_signed, int in_channels, int in_size, const uint8_t *w, int bits,
                      const int32_t *bias, const float *multipliers, int out_channels, int out_size, int kernel,
@@ -70,25 +72,31 @@ static void apq_conv(const uint8_t *x, int is_signed, int in_channels, int in_si
 {
     int in_group = in_channels / groups, out_group = out_channels / groups;
     for (int o = 0; o < out_channels; o++)
-        for (int r = 0; r < out_size; r++)
+        for (int r = 0; r < out_size; r++) {
+            for (int c = 0; c < out_size; c++)
+                apq_sums[c] = bias[o];
+            for (int i = 0; i < in_group; i++)
+                for (int u = 0; u < kernel; u++) {
+                    int row = r * stride - padding + u, at = o / out_group * in_group + i;
+                    if (row < 0 || row >= in_size)
+                        continue;
+                    for (int v = 0; v < kernel; v++) {
+                        int weight = apq_weight(w, bits, (size_t)(((o * in_group + i) * kernel + u) * kernel + v));
+                        int shift = v - padding, from = (at * in_size + row) * in_size + shift;
+                        int first = shift < 0 ? (stride - 1 - shift) / stride : 0;
+                        int end = in_size > shift ? (in_size - 1 - shift) / stride + 1 : 0;
+                        for (int c = first; c < end && c < out_size; c++)
+                            apq_sums[c] += weight * apq_at(x, is_signed, from + c * stride);
+                    }
+                }
             for (int c = 0; c < out_size; c++) {
-                int32_t sum = bias[o];
-                for (int i = 0; i < in_group; i++)
-                    for (int u = 0; u < kernel; u++)
-                        for (int v = 0; v < kernel; v++) {
-                            int row = r * stride - padding + u, column = c * stride - padding + v;
-                            if (row < 0 || column < 0 || row >= in_size || column >= in_size)
-                                continue;
-                            int at = o / out_group * in_group + i;
-                            sum += apq_weight(w, bits, (size_t)(((o * in_group + i) * kernel + u) * kernel + v))
-                                * apq_at(x, is_signed, (at * in_size + row) * in_size + column);
-                        }
-                float real = (float)sum * multipliers[o];
+                float real = (float)apq_sums[c] * multipliers[o];
                 if (floats)
                     floats[o] = real;
                 else
                     y[(o * out_size + r) * out_size + c] = apq_clamp(real, low, high);
             }
+        }
 }
 """
 

@@ -21,6 +21,7 @@ from apq_tune.errors import DeployError, RunError
 from apq_tune.store.files import cannot_write
 from apq_tune.supernet.batches import images_of
 from apq_tune.supernet.found import FoundNetwork
+from apq_tune.supernet.train import is_finite
 
 ExportFormat = Literal["onnx", "torch", "c"]
 """Formats of exported files."""
@@ -34,6 +35,9 @@ ENOUGH = 0.99
 
 IMAGES = 500
 """Number of images that a file is run on after it is written."""
+
+FEWEST, C_MACS = 32, 3e10
+"""Least number of images, and number of MACs that the plain kernels of C are given."""
 
 
 class FileAgreement(NamedTuple):
@@ -103,9 +107,14 @@ def export(
         raise DeployError(
             f"{path}: only weights in the onnx format can be unpacked; export it as onnx, or leave that out"
         )
+    if not is_finite(network):
+        raise DeployError(
+            f"{path}: the network has weights that are not finite; train it again at a lower learning rate"
+        )
     program = program_of(network)
     content = _content(network, program, format, packed=packed)
-    images, origin = _images(network, data_root)
+    n = IMAGES if format != "c" else int(max(FEWEST, min(IMAGES, C_MACS / network.costs["macs"].value)))
+    images, origin = _images(network, n, data_root)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
@@ -165,16 +174,16 @@ def _content(network: FoundNetwork, program: Program, kind: ExportFormat, *, pac
     return (torch_bytes if kind == "torch" else c_bytes)(program, about.texts())
 
 
-def _images(network: FoundNetwork, data_root: str | Path | None) -> tuple[NDArray[np.float32], str]:
+def _images(network: FoundNetwork, n: int, data_root: str | Path | None) -> tuple[NDArray[np.float32], str]:
     """Images of the search split; random ones if they are not there."""
     space, given = network.space, network.preprocessing
     wanted = WantedImages(space.name, given.channels, given.size, space.classes)
     try:
         data: Data = read_images(space.data, wanted, DataRoot.of(data_root)._replace(download=False))
-        return images_of(data.search, IMAGES), "search images"
+        return images_of(data.search, n), "search images"
     except RunError:
         rng = np.random.default_rng(0)
-        levels = rng.integers(0, 256, (IMAGES, given.channels, given.size, given.size), np.uint8)
+        levels = rng.integers(0, 256, (n, given.channels, given.size, given.size), np.uint8)
         return given(levels).numpy(), "random images (those of the search are not here)"
 
 

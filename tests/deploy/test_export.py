@@ -128,6 +128,14 @@ def test_without_search_images_random_ones_are_taken_and_nothing_is_downloaded(
     assert exported.agreement.n >= 200
 
 
+def test_weights_that_are_not_finite_are_not_exported(finished_run: Path, tmp_path: Path) -> None:
+    network = load_network(finished_run)
+    next(network.parameters()).data[0] = float("nan")
+    with pytest.raises(DeployError, match="has weights that are not finite; train it again at a lower learning rate"):
+        export(network, tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_that_disagrees_is_not_kept_and_one_of_others_not_replaced(
     finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,6 +63,11 @@ SPACES = {
     "residual": space_of("residual"),
     "fused, first, features": space_of("fused_mbconv", first={"channels": 8}, head={"channels": 16, "features": 8}),
     "5 bits between blocks": space_of("residual", fixed_bits=5),
+    "kernels larger than images": space_of(
+        input={"channels": 3, "size": 6},
+        stages=[{"channels": 8, "stride": 2, "depth": [1]}, {"channels": 12, "stride": 2, "depth": [1]}],
+        choices={"kernel_size": [7], "expand_ratio": [2], **{key: [3, 5, 8] for key in BITS["mbconv"]}},
+    ),
     "resized": space_of(input={"channels": 3, "size": [8, 12]}),
 }
 
