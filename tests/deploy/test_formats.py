@@ -63,10 +63,12 @@ SPACES = {
     "residual": space_of("residual"),
     "fused, first, features": space_of("fused_mbconv", first={"channels": 8}, head={"channels": 16, "features": 8}),
     "5 bits between blocks": space_of("residual", fixed_bits=5),
-    "kernels larger than images": space_of(
-        input={"channels": 3, "size": 6},
-        stages=[{"channels": 8, "stride": 2, "depth": [1]}, {"channels": 12, "stride": 2, "depth": [1]}],
-        choices={"kernel_size": [7], "expand_ratio": [2], **{key: [3, 5, 8] for key in BITS["mbconv"]}},
+    "kernels as large as images": space_of(
+        input={"channels": 3, "size": 7},
+        stages=[
+            {"channels": 8, "stride": 2, "depth": [1], "kernel_size": [7]},
+            {"channels": 12, "stride": 2, "depth": [1]},
+        ],
     ),
     "resized": space_of(input={"channels": 3, "size": [8, 12]}),
 }
