@@ -48,15 +48,29 @@ def useless_below(costs: Mapping[Key, float]) -> int | None:
         The largest such bit-width; ``None`` if fewer bits always help somewhere, or the table has one bit-width only.
     """
     widths = sorted({bits for key in costs for bits in key[-2:]})
+    shapes: dict[Key, dict[Key, float]] = {}
+    for key, value in costs.items():
+        shapes.setdefault(key[:-2], {})[key[-2:]] = value
     for least in reversed(widths[1:]):
-        pairs = [
-            (value, costs.get((*key[:-2], max(key[-2], least), max(key[-1], least))))
-            for key, value in costs.items()
-            if min(key[-2:]) < least
-        ]
-        if all(more is None or value >= more * (1 - SAME) for value, more in pairs):
+        if not any(_saves(own, least) for own in shapes.values()):
             return least
     return None
+
+
+def _saves(costs: Mapping[Key, float], least: int) -> bool:
+    """Whether bits below ``least`` make a convolution cheaper than all that have as many bits and at least those.
+
+    Args:
+        costs: Costs of a shape by bits of weights and activations.
+        least: Bit-width.
+    """
+    for (w, a), value in costs.items():
+        others = [
+            cost for (more_w, more_a), cost in costs.items() if more_w >= max(w, least) and more_a >= max(a, least)
+        ]
+        if min(w, a) < least and others and value < min(others) * (1 - SAME):
+            return True
+    return False
 
 
 def note_on_bits(source: str, name: str, unit: str, costs: Mapping[Key, float], *, blocks: bool) -> str:

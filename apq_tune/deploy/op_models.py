@@ -131,7 +131,7 @@ def model_bytes(graph: onnx.GraphProto, opset: int) -> bytes:
 
 
 def weight_value(number: int) -> int:
-    """Integer weight of a layer or instance; equal layers with equal weights would be merged."""
+    """Integer weight of a layer or instance; equal layers with equal weights could be merged."""
     return number % 100 + 1
 
 

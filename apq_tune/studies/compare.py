@@ -175,6 +175,7 @@ def pairwise_tests(curves: pd.DataFrame, at: Sequence[int]) -> pd.DataFrame:
         the other's of the same seed; ``difference`` of the medians; ``p`` of the two-sided Mann-Whitney test, and
         ``p_holm``, corrected for all pairs at that number of evaluations.
     """
+    names = ["evaluations", "sampler", "other", "wins", "ties", "losses", "difference", "p"]
     parts = []
     for n in at:
         shares = curves[curves["evaluations"] == n].pivot(index="seed", columns="sampler", values="share")
@@ -187,11 +188,12 @@ def pairwise_tests(curves: pd.DataFrame, at: Sequence[int]) -> pd.DataFrame:
             p = 1.0 if np.ptp([a, b]) == 0 else float(mannwhitneyu(a, b, alternative="two-sided").pvalue)
             known = (wins, int(ties.sum()), len(a) - wins - int(ties.sum()))
             rows.append((n, one, other, *known, float(np.median(a) - np.median(b)), p))
-        names = ["evaluations", "sampler", "other", "wins", "ties", "losses", "difference", "p"]
         if not rows:
             continue
         part = pd.DataFrame(rows, columns=names)
         parts.append(part.assign(p_holm=holm(part["p"].to_numpy(np.float64))))
+    if not parts:  # of one sampler alone
+        return pd.DataFrame(columns=[*names, "p_holm"])
     return pd.concat(parts, ignore_index=True)
 
 

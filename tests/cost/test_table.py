@@ -348,6 +348,7 @@ def costs_of(cost: Callable[[int, int], float]) -> dict[tuple[int, ...], float]:
         (lambda w, a: max(w, 4) + max(a, 4), 4),  # kernels of 4 and of 8 bits
         (lambda w, a: w + a, None),
         (lambda w, a: w, None),  # noqa: ARG005  # weights alone are enough
+        (lambda w, a: a, None),  # noqa: ARG005  # and so are activations
         (lambda w, a: 1.0 - 0.005 * (w < 8), 8),  # noqa: ARG005  # noise
     ],
 )

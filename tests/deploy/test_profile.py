@@ -269,6 +269,18 @@ def test_a_correction_that_does_not_help_is_not_used(gated_space: SearchSpace) -
     assert noisy is not None and noisy.after.spearman < 0.7  # held-out networks, not those that it was fitted to
 
 
+def test_the_agreement_after_a_correction_is_of_networks_that_it_was_not_fitted_to() -> None:
+    """Networks of one operation each, all of other families: what some teach is of no use for the others."""
+    kinds = ("linear", "pool", "add", "multiply", "requantize", "clip", "image")
+    ops = [ProfileOp(kind, 32, 32, 8) for kind in kinds]  # type: ignore[arg-type]
+    ops += [ProfileOp("conv", 32, 32, 8, k, groups=groups) for k, groups in ((1, 1), (3, 1), (3, 32))]
+    latency = {op: law(op) for op in ops}
+    measured = [latency[op] * (0.5 + 0.2 * number) for number, op in enumerate(ops)]
+    found = calibrate([[op] for op in ops], measured, latency)
+    assert found is not None and not found.used
+    assert found.after.error == pytest.approx(found.before.error, rel=1e-6)
+
+
 def spoil_line(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Path], None]:
     """Change the third line of the results."""
 
