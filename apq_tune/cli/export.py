@@ -64,7 +64,7 @@ def export(run: Path, candidate: str, kind: ExportFormat | None, unpacked: bool,
 
 @click.command()
 @click.argument("file", type=Place())
-@data_option("the data set that FILE names")
+@data_option("that of FILE or of its run")
 @DATA_ROOT
 @click.option(
     "--run",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from apq_tune.data.split import AnySplit
 from apq_tune.deploy.exported import Kernels, OpenFile, open_file
 from apq_tune.deploy.found import open_networks
 from apq_tune.deploy.lowering import program_of
-from apq_tune.errors import DeployError
+from apq_tune.errors import DeployError, RunError
 from apq_tune.supernet.batches import numpy_batches
 from apq_tune.supernet.found import CostValue, FoundNetwork
 
@@ -81,8 +82,8 @@ def evaluate(
 
     Args:
         path: File of ``export``, or an ONNX file of another program that maps images to logits.
-        data: Folder of images or name of a data set; by default the one that the file names.
-        data_root: Folder with the files of named data sets.
+        data: Folder of images or name of a data set; by default the data set that the file or its run names.
+        data_root: Folder with the files of named data sets; by default that of the run.
         run: Directory of the run or refinement that the file is from; by default the folder around the file, if it is
             one.
 
@@ -92,15 +93,17 @@ def evaluate(
     """
     path = Path(path)
     file = open_file(path)
-    source = data or (None if file.about is None else file.about.space.data)
+    found, simulation = _simulation(file, run)
+    network, root = (None, None) if found is None else found
+    named = [data, file.about and file.about.space.data, None if network is None else network.space.data]
+    source = next(filter(None, named), None)
     if source is None:
-        raise DeployError(f"{path}: does not say which images it is for; name them with --data")
+        raise DeployError(f"{path}: does not say which images it is for; name them with --data, or its run with --run")
     if source not in SHAPES and not is_folder(source):
         source = str(Path(source).resolve())
     if is_folder(source):
         _check_classes(file, source)
-    split = read_images(source, _wanted(file), DataRoot.of(data_root)).test
-    network, simulation = _simulation(file, run)
+    split = read_images(source, _wanted(file), DataRoot.of(data_root or root)).test
     logits, own, labels = _logits(file, network, split)
     losses = -_log_softmax(logits)[np.arange(len(labels)), labels]
     right = logits.argmax(axis=1) == labels
@@ -159,8 +162,8 @@ def _few(names: tuple[str, ...]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def _simulation(file: OpenFile, run: str | Path | None) -> tuple[FoundNetwork | None, str]:
-    """Network that a file was exported from, and where it is, or why there is none.
+def _simulation(file: OpenFile, run: str | Path | None) -> tuple[tuple[FoundNetwork, str | None] | None, str]:
+    """Network that a file was exported from, with the data root of its run, and where it is, or why there is none.
 
     Raises:
         DeployError: If the given run has another network.
@@ -170,17 +173,20 @@ def _simulation(file: OpenFile, run: str | Path | None) -> tuple[FoundNetwork | 
             raise DeployError(f"{file.path}: was not exported from {run}; leave --run out")
         return None, "none: the file is of another program"
     if run is not None:
-        network = open_networks(Path(run)).load(file.about.name)
+        opened = open_networks(Path(run))
+        network = opened.load(file.about.name)
         if program_of(network).digest != file.about.program:
             raise DeployError(
                 f"{file.path}: was not exported from the network {network.name} of {run}; give its own run"
             )
-        return network, f"{network.name} of {run}"
+        return (network, opened.data_root), f"{network.name} of {run}"
     for folder in list(file.path.absolute().parents)[:AROUND]:
         if any((folder / name).exists() for name in ("run.json", "refine.json", "fleet.json")):
-            network = open_networks(folder).load(file.about.name)
-            if program_of(network).digest == file.about.program:
-                return network, f"{network.name} of {folder}"
+            with contextlib.suppress(RunError):  # another run, or one that is not finished
+                opened = open_networks(folder)
+                network = opened.load(file.about.name)
+                if program_of(network).digest == file.about.program:
+                    return (network, opened.data_root), f"{network.name} of {folder}"
     return None, "none: name the run that the file is from with --run"
 
 

@@ -13,6 +13,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import helper
 
+from apq_tune.data import is_folder
 from apq_tune.deploy.lowering import program_of
 from apq_tune.deploy.onnx_graph import graph_of
 from apq_tune.deploy.program import Program
@@ -69,7 +70,7 @@ class FileMetadata(NamedTuple):
         """
         return cls(
             network.name,
-            network.space,
+            _without_place(network.space),
             network.candidate,
             network.scores,
             network.costs,
@@ -126,6 +127,11 @@ class ONNXFile(NamedTuple):
 
     model: onnx.ModelProto
     metadata: FileMetadata
+
+
+def _without_place(space: SearchSpace) -> SearchSpace:
+    """Search space without the path of a folder of images, which is nothing to those who get the file."""
+    return space.model_copy(update={"data": None}) if is_folder(space.data) else space
 
 
 def onnx_model(program: Program, about: FileMetadata, *, pack_weights: bool = True) -> onnx.ModelProto:

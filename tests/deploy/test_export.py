@@ -19,6 +19,7 @@ from PIL import Image
 from apq_tune import DeployError, RunError, SearchSpace, evaluate, export, load_data, load_network
 from apq_tune.cli import cli
 from apq_tune.data import named
+from apq_tune.deploy import evaluate as evaluate_module
 from apq_tune.deploy import export as export_module
 from apq_tune.deploy.evaluate import wilson
 from apq_tune.deploy.export import ExportFormat
@@ -109,6 +110,8 @@ def test_a_file_beside_its_run_is_compared_with_it(finished_run: Path, tmp_path:
     shutil.copytree(finished_run, run)
     export(load_network(run), run / "net.onnx")
     assert evaluate(run / "net.onnx").agreement == 1.0
+    shutil.rmtree(run / "9_finalists")
+    assert evaluate(run / "net.onnx").agreement is None  # a run that is not finished is none to compare with
     shutil.copy(run / "net.onnx", tmp_path / "net.onnx")
     alone = evaluate(tmp_path / "net.onnx")
     assert alone.agreement is None
@@ -284,6 +287,20 @@ def test_a_foreign_network_that_does_not_fit_is_refused_by_what_does_not(
     make: Callable[[Path], Path], said: str, tmp_path: Path
 ) -> None:
     assert said in one_line(call("evaluate", make(tmp_path / "net.onnx"), "--data", "digits").exception)
+
+
+def test_a_file_names_no_folder_and_its_run_does(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "pictures"
+    network = load_network(finished_run)
+    monkeypatch.setattr(network, "space", network.space.model_copy(update={"data": str(folder)}))
+    exported = export(network, tmp_path / "net.onnx")
+    assert exported.agreement.images.startswith("random images")
+    assert str(tmp_path).encode() not in exported.path.read_bytes()
+    assert "name them with --data, or its run with --run" in one_line(call("evaluate", exported.path).exception)
+    monkeypatch.setattr(evaluate_module, "_simulation", lambda *_: ((network, None), "it"))
+    assert f"{folder}: " in one_line(call("evaluate", exported.path).exception)
 
 
 def test_images_of_other_classes_are_refused(files: dict[str, Path], tmp_path: Path) -> None:
