@@ -24,7 +24,7 @@ docs: ## build the documentation into site/; mkdocs serve shows it while you wri
 	mkdocs build --quiet
 
 NEED_FILES := $(addprefix benchmarks/,bitfusion_fit.py compare_samplers.py deploy.py fuzz_inputs.py joint_vs_staged.py ofa_search.py predictors_imagenet.py \
-	rank_agreement.py refined.py)
+	profile_latency.py rank_agreement.py refined.py)
 
 bench: ## every benchmark that needs no published files; each prints its figures and says what it answers
 	for script in $(filter-out $(NEED_FILES),$(wildcard benchmarks/*.py)); do echo "== $$script"; python $$script || exit 1; done

@@ -86,7 +86,9 @@ def note_on_bits(source: str, name: str, unit: str, costs: Mapping[Key, float], 
     Returns:
         The remark; empty if the metric is not a time, or fewer bits reduce it.
     """
+    if unit not in TIMES:
+        return ""
     least = FULL_BITS if blocks else useless_below(costs)
-    if unit not in TIMES or least is None:
+    if least is None:
         return ""
     return f"{source}: {name} is no smaller below {least} bits: on this runtime fewer bits save bytes, not time"
