@@ -119,6 +119,8 @@ def open_run(path: Path, stages: Iterable[str]) -> OpenRun:
             settings; the message names the command that repairs it.
     """
     try:
+        if not (path / "run.json").exists() and (path / "refine.json").exists():
+            raise RunError(f"{path}: is a refinement, not a run; give its run, or load its networks with load_network")
         if not (path / "run.json").exists():
             raise RunError(f"{path}: is not a run directory; make one with: apq-tune run SPACE --out {path}")
     except OSError as error:

@@ -117,6 +117,10 @@ def test_a_refinement_gives_its_networks_of_full_length(finished_run: Path, refi
     items = {p.stem: json.loads(p.read_text()) for p in (refinement / "rung_2" / "items").glob("*.json")}
     assert network.name == min(items, key=lambda name: items[name]["search"]["loss"])
     assert load_network(refinement, network.name).candidate == network.candidate
+    with pytest.raises(
+        RunError, match="is a refinement, not a run; give its run, or load its networks with load_network"
+    ):
+        load_run(refinement)
     moved = tmp_path / "moved"
     shutil.copytree(finished_run, moved)
     shutil.copytree(refinement, moved / "refine")
