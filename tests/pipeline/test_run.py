@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from apq_tune.cli import cli
+from apq_tune.pipeline import finished, run
 from apq_tune.predict import Form
 from apq_tune.problem.front import Front
 from apq_tune.report.progress import RichListener
@@ -128,8 +129,8 @@ def test_the_report_is_written_and_written_again_without_images(undisturbed, tmp
     copy = tmp_path / "copy"
     shutil.copytree(out, copy)
     (copy / "report.html").unlink()
-    monkeypatch.setattr("apq_tune.data.load_data", None)  # neither images nor training
-    monkeypatch.setattr("apq_tune.pipeline.finished.load_data", None)
+    for module in (finished, run):  # both imported before: one that is imported under the patch would keep it
+        monkeypatch.setattr(module, "load_data", None)
     again = CliRunner().invoke(cli, ["report", str(copy)])
     assert again.exit_code == 0, again.output
     assert (copy / "report.html").read_text("utf-8") == page.replace(str(out), str(copy), page.count(str(out)) - 1)
