@@ -81,8 +81,11 @@ def profile(
         assert loaded is not None
         items = write_folder(export_ops, loaded, threads=threads, networks=networks, seed=seed)
         again = f"--collect {export_ops} --out table.csv"
-        console.print(f"{export_ops}: {len(items)} files; copy the folder to the device, run python measure.py there")
-        console.print(f"(--minutes M limits its time), copy the folder back, then apq-tune profile {again}")
+        console.print(
+            f"{export_ops}: {len(items)} files; copy the folder to the device, run python measure.py there (--minutes "
+            f"M limits its time), copy the folder back, and give: apq-tune profile {again}",
+            soft_wrap=True,
+        )
         return
     assert out is not None
     folder = collect

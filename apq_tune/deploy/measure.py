@@ -324,10 +324,16 @@ def main() -> None:
     minutes = parser.parse_args().minutes
     try:
         folder = Path(__file__).resolve().parent
-        wanted = len(read_manifest(folder)["order"])
+        wanted, said = len(read_manifest(folder)["order"]), ""
         for n_visits, n_begun, used in measure(folder, minutes=minutes):
-            print(f"\r{n_begun} of {wanted} files, {n_visits} visits, {used:.0f} s ", end="", flush=True)
-        print(f"\ndone; send {RESULTS} back with this folder: apq-tune profile --collect FOLDER --out table.csv")
+            said = f"{n_begun} of {wanted} files, {n_visits} visits, {used:.0f} s"
+            if sys.stdout.isatty():
+                print(f"\r{said} ", end="", flush=True)
+        if sys.stdout.isatty():
+            print()
+        else:
+            print(said or "nothing is left to measure")
+        print(f"done; send {RESULTS} back with this folder: apq-tune profile --collect FOLDER --out table.csv")
     except MeasureError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
