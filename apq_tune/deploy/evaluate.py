@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq_tune.data import DataRoot, WantedImages, is_folder, read_images
-from apq_tune.data.classes import numbered
+from apq_tune.data.classes import NAMES, numbered
 from apq_tune.data.folder import read_folder
 from apq_tune.data.named import SHAPES
 from apq_tune.data.split import AnySplit
@@ -101,8 +101,7 @@ def evaluate(
         raise DeployError(f"{path}: does not say which images it is for; name them with --data, or its run with --run")
     if source not in SHAPES and not is_folder(source):
         source = str(Path(source).resolve())
-    if is_folder(source):
-        _check_classes(file, source)
+    _check_classes(file, source)
     split = read_images(source, _wanted(file), DataRoot.of(data_root or root)).test
     logits, own, labels = _logits(file, network, split)
     losses = -_log_softmax(logits)[np.arange(len(labels)), labels]
@@ -143,23 +142,23 @@ def _wanted(file: OpenFile) -> WantedImages:
     return WantedImages(str(file.path), file.channels, file.size, file.classes, is_file=True)
 
 
-def _check_classes(file: OpenFile, folder: str) -> None:
-    """Check that a folder has the classes of a file.
+def _check_classes(file: OpenFile, source: str) -> None:
+    """Check that a folder or a named data set has the classes of a file, in the same order.
 
     Raises:
         DeployError: If it has others.
     """
     if file.about is None:
         return
-    known, found = file.about.preprocessing.classes, read_folder(folder).classes
-    if len(known) == len(found) and set(known) != set(found) and known != numbered(len(known)):
+    known = file.about.preprocessing.classes
+    found = read_folder(source).classes if is_folder(source) else NAMES.get(source, numbered(len(known)))
+    unnamed = known == numbered(len(known)) and file.about.space.data not in NAMES
+    other = next((i for i, names in enumerate(zip(known, found, strict=False)) if names[0] != names[1]), None)
+    if len(known) == len(found) and other is not None and not unnamed:
         raise DeployError(
-            f"{file.path}: has the classes {_few(known)}, {folder} has {_few(found)}; give images of the same classes"
+            f"{file.path}: its class {other} is {known[other]!r}, that of {source} is {found[other]!r}; give images of "
+            "the same classes"
         )
-
-
-def _few(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _simulation(file: OpenFile, run: str | Path | None) -> tuple[tuple[FoundNetwork, str | None] | None, str]:
@@ -177,7 +176,8 @@ def _simulation(file: OpenFile, run: str | Path | None) -> tuple[tuple[FoundNetw
         network = opened.load(file.about.name)
         if program_of(network).digest != file.about.program:
             raise DeployError(
-                f"{file.path}: was not exported from the network {network.name} of {run}; give its own run"
+                f"{file.path}: was not exported from the network {network.name} of {run} as it is now; give its own run, "
+                "or leave --run out if the network was trained on before its export"
             )
         return (network, opened.data_root), f"{network.name} of {run}"
     for folder in list(file.path.absolute().parents)[:AROUND]:

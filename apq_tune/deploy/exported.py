@@ -99,7 +99,13 @@ def _onnx(path: Path) -> OpenFile:
     batch = image.shape[0] if isinstance(image.shape[0], int) else None
 
     def run(images: Floats) -> Floats:
-        return np.asarray(own.run(None, {image.name: images})[0], np.float32)
+        try:
+            return np.asarray(own.run(None, {image.name: images})[0], np.float32)
+        except Exception as error:  # its exceptions have no common base class
+            reason = str(error).splitlines()[0][-200:]
+            raise DeployError(
+                f"{path}: onnxruntime cannot run it on {len(images)} images ({reason}); export it again"
+            ) from None
 
     found = kernels(model)
     counts = Kernels(*(sum(found[kind] for kind in kinds) for kinds in (INTEGER_KERNELS, FLOAT_KERNELS)))

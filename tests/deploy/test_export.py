@@ -289,6 +289,16 @@ def test_a_foreign_network_that_does_not_fit_is_refused_by_what_does_not(
     assert said in one_line(call("evaluate", make(tmp_path / "net.onnx"), "--data", "digits").exception)
 
 
+def test_a_foreign_network_that_fails_when_it_runs_is_refused(tmp_path: Path) -> None:
+    path = foreign(tmp_path / "net.onnx")
+    model = onnx.load(path)
+    model.graph.node[0].CopyFrom(helper.make_node("Reshape", ["x", "shape"], ["flat"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 64], np.int64), "shape"))
+    onnx.save(model, path)
+    said = one_line(call("evaluate", path, "--data", "digits").exception)
+    assert f"{path}: onnxruntime cannot run it on " in said and "cannot be reshaped" in said
+
+
 def test_a_file_names_no_folder_and_its_run_does(
     finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -313,6 +323,12 @@ def test_images_of_other_classes_are_refused(files: dict[str, Path], tmp_path: P
     assert "classes is 10" in said
     assert "has 2; give images of the same classes" in said
     assert "is not a folder" in call("evaluate", files["onnx"], "--data", " ").output
+    for number in range(10):
+        (tmp_path / "ten" / f"c{number}").mkdir(parents=True)
+        for image in range(8):
+            Image.fromarray(rng.integers(0, 256, (9, 9), np.uint8)).save(tmp_path / "ten" / f"c{number}/{image}.png")
+    said = one_line(call("evaluate", files["onnx"], "--data", tmp_path / "ten").exception)
+    assert f"its class 0 is '0', that of {tmp_path / 'ten'} is 'c0'; give images of the same classes" in said
 
 
 def test_intervals_are_those_of_wilson() -> None:
