@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq_tune.network.layer import Layer, Op
+from apq_tune.network.network import Network
 
 FIXED, CONV, BLOCK = "fixed", "conv", "block"
 PLAIN = ("add", "multiply", "pool")
@@ -77,6 +78,17 @@ def wanted_rows(layers: tuple[Layer, ...], size: int, *, blocks: bool, plain: bo
             read = sizes.get(layer.inputs[0], layer.output.size)
             wanted.append(Wanted(layer.role, layer.kind, _arrays(layer.output.channels, read)))
     return wanted
+
+
+def fixed_shapes(network: Network, size: int) -> dict[Key, str]:
+    """Names of the layers with weights that are not searched, by shape and bits.
+
+    Args:
+        network: Network of a search space.
+        size: Side length of the image.
+    """
+    fixed = [layer for layer in network.fixed_layers(size) if layer.op is not None]
+    return {tuple(int(getattr(layer.op, column)) for column in CONV_KEY): layer.name for layer in fixed}
 
 
 def _conv(op: Op) -> list[NDArray[np.int64]]:

@@ -19,6 +19,7 @@ from apq_tune.cost.model import CostModel, sum_over_parts
 from apq_tune.cost.rows import (
     BLOCK,
     CONV,
+    CONV_KEY,
     FIXED,
     KEYS,
     KINDS,
@@ -26,6 +27,7 @@ from apq_tune.cost.rows import (
     SHAPE_COLUMNS,
     Key,
     Wanted,
+    fixed_shapes,
     in_words,
     wanted_rows,
 )
@@ -62,6 +64,8 @@ class CostTable:
         note: Remark on how the table was read, for the message that ops are missing.
         plain: Values of layers without weights by kind and shape (``PLAIN_KEY``); if there are any, the table must
             have those of all such layers, otherwise they cost nothing.
+        fixed_shapes: Shapes and bits (``CONV_KEY``) of the fixed rows that give them, by resolution; if there are any,
+            they must be those of the search space.
     """
 
     source: str
@@ -71,6 +75,7 @@ class CostTable:
     fixed: dict[int, tuple[float, ...]]
     note: str = ""
     plain: dict[str, dict[Key, tuple[float, ...]]] = field(default_factory=dict)
+    fixed_shapes: dict[int, frozenset[Key]] = field(default_factory=dict)
 
     @classmethod
     def from_frame(
@@ -124,7 +129,8 @@ class CostTable:
                 f"{source}: some fixed rows have a resolution and some have none; give it in all or in none"
             )
         plain = {kind: indexed[kind] for kind in PLAIN if indexed[kind]}
-        return cls(source, tuple(metrics), indexed[CONV], indexed[BLOCK], fixed, note, plain)
+        shapes = _fixed_shapes(frame, rows_by_op.get(FIXED, []), source, places)
+        return cls(source, tuple(metrics), indexed[CONV], indexed[BLOCK], fixed, note, plain, shapes)
 
     def models(self, encoding: Any) -> tuple[CostModel, ...]:
         """Cost models of all metrics.
@@ -146,7 +152,28 @@ class CostTable:
                 f"{self.source}: {len(missing)} ops of {space.name} are missing: {listed}{more}; "
                 f"measure them or change the space{note}"
             )
+        self._check_fixed(space)
         return tuple(self._model(encoding, number) for number in range(len(self.metrics)))
+
+    def _check_fixed(self, space: Any) -> None:
+        """Check that fixed rows with a shape are those of a search space.
+
+        Raises:
+            TableError: If they are of another one.
+        """
+        for size in space.network.sizes:
+            wanted, given = (
+                fixed_shapes(space.network, size),
+                self.fixed_shapes.get(size, self.fixed_shapes.get(0, frozenset())),
+            )
+            if given and given != wanted.keys():
+                named = [
+                    f"has no fixed {name} {in_words(CONV, key)}" for key, name in wanted.items() if key not in given
+                ]
+                named += [f"has fixed {in_words(CONV, key)}, which is not in it" for key in given - wanted.keys()]
+                raise TableError(
+                    f"{self.source}: is of another search space than {space.name}: {named[0]}; measure this space"
+                )
 
     def missing(self, space: HasNetwork) -> list[str]:
         """Description of the ops that the search space needs and the table lacks."""
@@ -257,6 +284,21 @@ def _shapes(rows: pd.DataFrame, kind: str, source: str, places: Sequence[str]) -
                 )
             shapes[row, number] = int(value)
     return shapes
+
+
+def _fixed_shapes(
+    frame: pd.DataFrame, rows: Sequence[int], source: str, places: Sequence[str]
+) -> dict[int, frozenset[Key]]:
+    """Shapes and bits of the fixed rows that give them, by resolution."""
+    columns = [column for column in CONV_KEY if column in frame]
+    shaped = [row for row in rows if len(columns) == len(CONV_KEY) and all(_text(frame[c].iloc[row]) for c in columns)]
+    if not shaped:
+        return {}
+    own, at = frame.iloc[shaped], [places[row] for row in shaped]
+    sizes, keys = _shapes(own, FIXED, source, at)[:, 0], _shapes(own, CONV, source, at)
+    return {
+        int(size): frozenset(tuple(map(int, key)) for key in keys[sizes == size].tolist()) for size in np.unique(sizes)
+    }
 
 
 def _values(frame: pd.DataFrame, name: str, source: str, places: Sequence[str]) -> NDArray[np.float64]:

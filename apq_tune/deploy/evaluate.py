@@ -176,8 +176,8 @@ def _simulation(file: OpenFile, run: str | Path | None) -> tuple[tuple[FoundNetw
         network = opened.load(file.about.name)
         if program_of(network).digest != file.about.program:
             raise DeployError(
-                f"{file.path}: was not exported from the network {network.name} of {run} as it is now; give its own run, "
-                "or leave --run out if the network was trained on before its export"
+                f"{file.path}: was not exported from the network {network.name} of {run} as it is now; give its own "
+                "run, or leave --run out if the network was trained on before its export"
             )
         return (network, opened.data_root), f"{network.name} of {run}"
     for folder in list(file.path.absolute().parents)[:AROUND]:

@@ -140,8 +140,9 @@ class _Open:
         self._load, self._threads = load, threads
         self._open: OrderedDict[str, tuple[Run, int]] = OrderedDict()
 
-    def get(self, name: str, path: Path, size: int) -> Run:
+    def get(self, name: str, path: Path, expected: str, size: int) -> Run:
         if name not in self._open:
+            _check_file(path, expected)
             self._open[name] = self._load(path, self._threads), size
         self._open.move_to_end(name)
         while len(self._open) > MOST_OPEN or (
@@ -291,10 +292,8 @@ def measure(
             begun = clock()
             item = manifest["items"][name]
             path = folder / item["file"]
-            if not visits.get(name):
-                _check_file(path, item["sha256"])
             try:
-                seconds = timings(opened.get(name, path, item["bytes"]), clock)
+                seconds = timings(opened.get(name, path, item["sha256"], item["bytes"]), clock)
             except MeasureError:
                 raise
             except Exception as error:

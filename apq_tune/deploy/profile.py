@@ -133,12 +133,13 @@ def table_rows(space: SearchSpace, found: Mapping[str, ProfiledPrecision]) -> li
 def _place(placed: PlacedLayer) -> dict[str, Any]:
     """Key columns of the row of a layer."""
     layer: Layer = placed.layer
+    shape = {} if layer.op is None else {column: int(getattr(layer.op, column)) for column in CONV_KEY}
     if placed.fixed:
-        return {"op": FIXED, "name": layer.name, "resolution": placed.resolution}
+        return {"op": FIXED, "name": layer.name, **shape, "resolution": placed.resolution}
     if layer.op is None:
         (op,) = placed.ops
         return {"op": layer.kind, **dict(zip(PLAIN_KEY, (op.in_channels, op.in_size), strict=True))}
-    return {"op": CONV, **{column: int(getattr(layer.op, column)) for column in CONV_KEY}}
+    return {"op": CONV, **shape}
 
 
 def _row(found: Mapping[str, ProfiledPrecision], ops: tuple[ProfileOp, ...], bits: int) -> dict[str, Any]:

@@ -197,6 +197,17 @@ def test_a_damaged_folder_is_refused(
         run_on(fake_device(tiny_space, 2), folder)
 
 
+def test_a_file_that_changed_after_its_first_visit_is_refused(
+    folder: Path, tiny_space: SearchSpace, fake_device: Device
+) -> None:
+    device = fake_device(tiny_space, 2)
+    n_files = len(device.items)
+    run_on(device, folder, n_files)
+    spoil_file(folder)
+    with pytest.raises(MeasureError, match=r"run.*\.onnx: is missing or damaged; export the ops again"):
+        run_on(fake_device(tiny_space, 2), folder)
+
+
 def test_another_runtime_does_not_go_on(folder: Path, tiny_space: SearchSpace, fake_device: Device) -> None:
     device = fake_device(tiny_space, 2)
     run_on(device, folder, 3)

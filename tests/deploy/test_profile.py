@@ -418,6 +418,26 @@ def test_a_table_of_another_space_is_refused(measured: Path, tmp_path: Path) -> 
         collect(measured, SearchSpace.load("digits"))
 
 
+def test_a_table_of_a_space_with_another_head_is_refused(
+    measured: Path, gated_space: SearchSpace, tmp_path: Path
+) -> None:
+    """All searched operations are in the table; the fixed ones are not."""
+    write_table(collect(measured), tmp_path / "t.csv")
+    data = gated_space.model_dump(mode="json", exclude_none=True)
+    other = SearchSpace.from_dict(data | {"classes": data["classes"] + 1})
+    with pytest.raises(TableError, match=r"t\.csv: is of another search space than .*has no fixed .*; measure this"):
+        Costs.of(NetworkEncoding(other), [tmp_path / "t.csv"])
+    text = (tmp_path / "t.csv").read_text().splitlines(keepends=True)
+    head = max(number for number, line in enumerate(text) if line.startswith("fixed,") and ",,,," not in line)
+    (tmp_path / "t.csv").write_text(
+        "".join(text[: head + 1])
+        + text[head].replace("fixed,", "fixed,more-", 1).replace(",1,1,1,", ",1,2,1,", 1)
+        + "".join(text[head + 1 :])
+    )
+    with pytest.raises(TableError, match="which is not in it; measure this space"):
+        Costs.of(NetworkEncoding(gated_space), [tmp_path / "t.csv"])
+
+
 @pytest.fixture
 def on_fake(monkeypatch: pytest.MonkeyPatch, gated_space: SearchSpace, fake_device: Device, tmp_path: Path) -> Device:
     """The command measures on a fake device; its space is in space.yaml."""
