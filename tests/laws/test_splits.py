@@ -21,6 +21,9 @@ OF_TEST_ALONE = {"means.csv", "tests.csv"}
 VOLATILE = {"seconds", "command", "seconds.csv", "sha256", "digests.sha256"}
 """Times, where a folder is, and digests of what has these in it."""
 
+OF_JOURNALS = {"worker_id", "datetime_start", "datetime_complete"}
+"""Keys of Optuna's journals that differ from one writing to the next."""
+
 
 def reading(folder: Path) -> dict[str, Any]:
     """Name -> content of every file of a folder, and what was printed, less test scores, times and places."""
@@ -35,6 +38,11 @@ def reading(folder: Path) -> dict[str, Any]:
 def _content(path: Path, folder: Path) -> Any:
     if path.suffix == ".json":
         return _less_test(json.loads(path.read_text().replace(str(folder), "")))
+    if path.suffix == ".log":
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        return [_less_test({key: line[key] for key in line if key not in OF_JOURNALS}) for line in lines]
+    if path.suffix == ".html":  # shows test scores: the networks that it recommends are compared
+        return re.findall(r"--(?:candidate|constraint) \S+", path.read_text())
     if path.suffix == ".csv":
         table = pd.read_csv(path, dtype=str)
         return table[[name for name in table if not name.startswith("test_")]].to_csv()
