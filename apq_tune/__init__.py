@@ -38,12 +38,12 @@ if TYPE_CHECKING:
     from apq_tune.data import load_data
     from apq_tune.deploy.evaluate import FileScores, evaluate
     from apq_tune.deploy.export import ExportedFile, export
-    from apq_tune.deploy.found import load_network
+    from apq_tune.deploy.load import load_network
     from apq_tune.hosts.optuna import EvolutionSampler, NSGA2Sampler
     from apq_tune.hosts.optuna_model import ModelSampler
     from apq_tune.hosts.searcher import ApqSearch
     from apq_tune.pipeline.finished import FinishedRun, load_run
-    from apq_tune.supernet.found import FoundNetwork
+    from apq_tune.supernet.found_network import FoundNetwork
     from apq_tune.supernet.metrics import QATLoss, SupernetLoss
     from apq_tune.supernet.published import load_supernet
     from apq_tune.supernet.subnet import Subnet
@@ -58,7 +58,7 @@ LAZY = {
     "ExportedFile": "apq_tune.deploy.export",
     "FileScores": "apq_tune.deploy.evaluate",
     "FinishedRun": "apq_tune.pipeline.finished",
-    "FoundNetwork": "apq_tune.supernet.found",
+    "FoundNetwork": "apq_tune.supernet.found_network",
     "ModelSampler": "apq_tune.hosts.optuna_model",
     "NSGA2Sampler": "apq_tune.hosts.optuna",
     "QATLoss": "apq_tune.supernet.metrics",
@@ -69,7 +69,7 @@ LAZY = {
     "evaluate": "apq_tune.deploy.evaluate",
     "export": "apq_tune.deploy.export",
     "load_data": "apq_tune.data",
-    "load_network": "apq_tune.deploy.found",
+    "load_network": "apq_tune.deploy.load",
     "load_run": "apq_tune.pipeline.finished",
     "load_supernet": "apq_tune.supernet.published",
 }

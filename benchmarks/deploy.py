@@ -31,7 +31,7 @@ from onnx import TensorProto, helper, numpy_helper
 from apq_tune import FoundNetwork, NetworkEncoding, SearchSpace, export, load_data
 from apq_tune.deploy import reference
 from apq_tune.deploy.exported import open_file
-from apq_tune.deploy.found import open_networks
+from apq_tune.deploy.load import open_networks
 from apq_tune.deploy.lowering import program_of
 from apq_tune.deploy.onnx_file import FileMetadata, onnx_model
 from apq_tune.deploy.onnx_session import session
@@ -52,7 +52,7 @@ from apq_tune.pipeline.finished import load_supernets
 from apq_tune.pipeline.run import PipelineRun
 from apq_tune.problem.costs import Costs
 from apq_tune.supernet.batches import images_of
-from apq_tune.supernet.found import CostValue, Preprocessing
+from apq_tune.supernet.found_network import CostValue, Preprocessing
 
 SPACE = "mobilenet_fashion_mnist_14"
 OUT = Path("runs/benchmarks/deploy")

@@ -49,7 +49,7 @@ def export(run: Path, candidate: str, kind: ExportFormat | None, unpacked: bool,
     """
     from apq_tune.deploy.export import check_target
     from apq_tune.deploy.export import export as write
-    from apq_tune.deploy.found import open_networks
+    from apq_tune.deploy.load import open_networks
     from apq_tune.report.deployed import print_exported
     from apq_tune.report.screen import Screen
 

@@ -16,11 +16,11 @@ from apq_tune.data.folder import read_folder
 from apq_tune.data.named import SHAPES
 from apq_tune.data.split import AnySplit
 from apq_tune.deploy.exported import Kernels, OpenFile, open_file
-from apq_tune.deploy.found import open_networks
+from apq_tune.deploy.load import open_networks
 from apq_tune.deploy.lowering import program_of
 from apq_tune.errors import DeployError, RunError
 from apq_tune.supernet.batches import numpy_batches
-from apq_tune.supernet.found import CostValue, FoundNetwork
+from apq_tune.supernet.found_network import CostValue, FoundNetwork
 
 TOP_5 = 10
 """Number of classes from which on the five best are counted, too."""

@@ -20,7 +20,7 @@ from apq_tune.deploy.torch_file import read_torch, torch_bytes
 from apq_tune.errors import DeployError, RunError
 from apq_tune.store.files import cannot_write
 from apq_tune.supernet.batches import images_of
-from apq_tune.supernet.found import FoundNetwork
+from apq_tune.supernet.found_network import FoundNetwork
 from apq_tune.supernet.train import is_finite
 
 ExportFormat = Literal["onnx", "torch", "c"]

@@ -22,7 +22,7 @@ from apq_tune.inputs.documents import load_json
 from apq_tune.space.candidate import Candidate
 from apq_tune.space.search_space import SearchSpace
 from apq_tune.store.files import write_atomically
-from apq_tune.supernet.found import CostValue, FoundNetwork, Preprocessing
+from apq_tune.supernet.found_network import CostValue, FoundNetwork, Preprocessing
 
 FORMAT = 1
 """Format of the metadata; raise it when older files cannot be read."""

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from apq_tune.data import data_digest, load_data
 from apq_tune.errors import RunError
 from apq_tune.inputs.ranges import validated
-from apq_tune.pipeline.found import CHOSEN, KeptNetwork, Networks, chosen_of, classes_of
 from apq_tune.pipeline.learning import PREDICTOR
+from apq_tune.pipeline.networks import CHOSEN, KeptNetwork, Networks, chosen_of, classes_of
 from apq_tune.pipeline.outcome import read_items
 from apq_tune.pipeline.settings import RunSettings
 from apq_tune.pipeline.stage import RunStage, torch_load
@@ -25,12 +25,11 @@ from apq_tune.problem.costs import Costs
 from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.search_space import SearchSpace
 from apq_tune.store.digests import check, read_record
-from apq_tune.store.directory import FORMAT, kept_tables
-from apq_tune.store.folder import digest
+from apq_tune.store.directory import FORMAT, kept_digests, kept_tables
 from apq_tune.store.stage import StageFiles
 from apq_tune.supernet.defaults import plain_torch
 from apq_tune.supernet.device import Device
-from apq_tune.supernet.found import FoundNetwork
+from apq_tune.supernet.found_network import FoundNetwork
 from apq_tune.supernet.trained import TrainedSupernet
 
 
@@ -132,7 +131,7 @@ def open_run(path: Path, stages: Iterable[str]) -> OpenRun:
     settings = validated(RunSettings, run["settings"])
     if not check(path / "space.yaml", [run["digests"]["space.yaml"]], again):
         raise RunError(f"{path / 'space.yaml'}: is missing; {again}")
-    if [digest(table) for table in kept_tables(path)] != run["digests"]["tables"]:
+    if kept_digests(path) != run["digests"]["tables"]:
         raise RunError(f"{path}: the cost tables that it keeps are damaged or missing; {again}")
     space = SearchSpace.load(path / "space.yaml")
     folders = {s.name: StageFiles(path / f"{number}_{s.name}", again) for number, s in enumerate(STAGES, start=1)}

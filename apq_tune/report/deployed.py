@@ -9,7 +9,7 @@ from apq_tune.deploy.export import ExportedFile
 from apq_tune.deploy.exported import Kernels
 from apq_tune.deploy.onnx_session import EXACT, saturates
 from apq_tune.report.limits import amount
-from apq_tune.supernet.found import FoundNetwork
+from apq_tune.supernet.found_network import FoundNetwork
 
 SATURATION = (
     "This processor lacks VNNI: in a session of your own, set the option {}=1, or sums of products of bytes saturate."

@@ -107,7 +107,7 @@ def keep_tables(folder: Path, tables: Sequence[Path]) -> list[str]:
     """
     digests = [str(digest(table)) for table in tables]
     place = folder / TABLES
-    if [str(digest(kept)) for kept in kept_tables(folder)] == digests:
+    if kept_digests(folder) == digests:
         return digests
     try:
         shutil.rmtree(place, ignore_errors=True)
@@ -123,3 +123,8 @@ def kept_tables(folder: Path) -> list[Path]:
     """Cost tables that a run or a refinement has copied, in order."""
     place = folder / TABLES
     return sorted(place.iterdir(), key=lambda path: int(path.name.split("_")[0])) if place.is_dir() else []
+
+
+def kept_digests(folder: Path) -> list[str]:
+    """Digests of the cost tables that a run or a refinement has copied, in order."""
+    return [str(digest(table)) for table in kept_tables(folder)]

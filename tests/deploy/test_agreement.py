@@ -10,7 +10,7 @@ import torch
 
 from apq_tune import FoundNetwork, NetworkEncoding, load_data
 from apq_tune.deploy import reference
-from apq_tune.deploy.found import open_networks
+from apq_tune.deploy.load import open_networks
 from apq_tune.deploy.lowering import program_of
 from apq_tune.deploy.onnx_file import read_onnx, write_onnx
 from apq_tune.deploy.onnx_session import FLOAT_KERNELS, INTEGER_KERNELS, kernels, logits

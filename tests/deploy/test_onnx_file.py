@@ -17,7 +17,7 @@ from apq_tune.deploy.lowering import program_of
 from apq_tune.deploy.onnx_file import DIGEST, read_onnx, write_onnx
 from apq_tune.deploy.onnx_session import logits
 from apq_tune.supernet.evaluate import calibrate_quantizers
-from apq_tune.supernet.found import CostValue, Preprocessing
+from apq_tune.supernet.found_network import CostValue, Preprocessing
 from apq_tune.supernet.network import Supernet
 
 SCORES = {"search": {"loss": 0.25, "accuracy": 0.9}, "test": {"loss": 0.5, "accuracy": 0.875}}

@@ -27,7 +27,7 @@ from apq_tune.report.refined import against_run
 from apq_tune.space.candidate import Candidate
 from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.store.digests import Digests, read_record
-from apq_tune.store.directory import kept_tables
+from apq_tune.store.directory import kept_digests, kept_tables
 from apq_tune.store.files import read_json
 from apq_tune.store.items import Items
 from apq_tune.studies.fleet import FORMAT as FLEET_FORMAT
@@ -214,6 +214,8 @@ def _of_method(path: Path) -> ReportFacts:
     run = read_run(run_path, "quantized_supernet")
     costs = run.costs
     basis, (key, found) = record["basis"], next(iter(finished.items()))
+    if kept_digests(run_path) != basis.get("tables", []):
+        raise RunError(f"{path}: was searched with other cost tables than {run_path} now has; {remedy}: {command}")
     spend = Spend(**basis["spend"])
     limits = tuple(costs.limits(next(iter(basis["limits"].values()), [])))
     final, fidelity = spend.final_steps, f"QAT, {spend.final_steps} steps"

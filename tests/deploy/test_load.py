@@ -153,6 +153,10 @@ def test_the_folder_of_a_method_gives_the_network_whose_weights_it_keeps(finishe
         (folder / "items" / "000-constraints-uniform.pt").write_bytes(b"damaged")
         with pytest.raises(RunError, match=r"uniform\.pt: is damaged"):
             load_network(folder)
+    (run / "tables").mkdir()
+    (run / "tables" / "1_latency.csv").write_text("op,latency_ms\nfixed,1\n")
+    with pytest.raises(RunError, match=r"was searched with other cost tables than .* now has; delete the folder"):
+        load_network(folder)
 
 
 def test_a_comparison_has_no_networks(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from apq_tune.pipeline.found import KeptNetwork, Networks, classes_of
+from apq_tune.pipeline.networks import KeptNetwork, Networks, classes_of
 from apq_tune.refine.reading import read_refinement
 from apq_tune.space.candidate import Candidate
 from apq_tune.store.directory import kept_tables

@@ -14,7 +14,7 @@ from apq_tune.space.candidate import Candidate
 from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.search_space import SearchSpace
 from apq_tune.supernet.defaults import plain_torch
-from apq_tune.supernet.found import CostValue, FoundNetwork, Preprocessing, load_weights
+from apq_tune.supernet.found_network import CostValue, FoundNetwork, Preprocessing, load_weights
 
 CHOSEN = "chosen"
 """Name of the network that a command has chosen, beside its own name."""

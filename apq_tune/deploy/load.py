@@ -7,16 +7,16 @@ from pathlib import Path
 
 from apq_tune.errors import ApqError, RunError
 from apq_tune.pipeline.finished import networks_of_run
-from apq_tune.pipeline.found import CHOSEN, KeptNetwork, Networks, chosen_of, classes_of
+from apq_tune.pipeline.networks import CHOSEN, KeptNetwork, Networks, chosen_of, classes_of
 from apq_tune.problem.costs import Costs
-from apq_tune.refine.found import RECORD as REFINEMENT
-from apq_tune.refine.found import networks_of_refinement
+from apq_tune.refine.networks import RECORD as REFINEMENT
+from apq_tune.refine.networks import networks_of_refinement
 from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.search_space import SearchSpace
 from apq_tune.store.digests import Digests, read_record
-from apq_tune.store.directory import kept_tables
+from apq_tune.store.directory import kept_digests, kept_tables
 from apq_tune.store.files import read_json
-from apq_tune.supernet.found import FoundNetwork
+from apq_tune.supernet.found_network import FoundNetwork
 
 SEARCH = "fleet.json"
 """Record in the folder of one method, and of comparisons, which keep no networks."""
@@ -75,6 +75,8 @@ def _networks_of_method(path: Path) -> Networks:
     except (KeyError, TypeError, AttributeError, ApqError):
         raise RunError(f"{path / SEARCH}: is of another version of apq-tune; {remedy}") from None
     tables = tuple(kept_tables(run))
+    if kept_digests(run) != record["basis"].get("tables", []):
+        raise RunError(f"{path}: was searched with other cost tables than {run} now has; {remedy}")
     costs = Costs.of(NetworkEncoding(space), tables)
     kept: dict[str, KeptNetwork] = {}
     for weights in names:
