@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from apq_tune.cli.fleet import out_file
 from apq_tune.cli.options import DATA_ROOT, data_option
 from apq_tune.cli.values import Place
-
-if TYPE_CHECKING:
-    from apq_tune.deploy.export import ExportFormat
-
-SUFFIXES = {".onnx": "onnx", ".pt2": "torch", ".c": "c"}
-"""Formats by suffix, as in ``apq_tune.deploy.exported``, whose import would slow ``--help``."""
+from apq_tune.deploy.formats import FORMATS, SUFFIXES, ExportFormat
 
 
 @click.command()
@@ -25,13 +19,13 @@ SUFFIXES = {".onnx": "onnx", ".pt2": "torch", ".c": "c"}
     metavar="ID",
     default="chosen",
     show_default=True,
-    help="Network to export: its name in the table of results, such as best, front_1 or 2-05; chosen is the one that "
-    "the command chose.",
+    help="Name of the network in the table of results, such as best, front_1 or 2-05; chosen is the network that the "
+    "command chose.",
 )
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(list(SUFFIXES.values())),
+    type=click.Choice(FORMATS),
     help="onnx: quantized ONNX for integer runtimes; torch: a program of torch.export; c: one C99 file with plain "
     "kernels.  [default: by the suffix of --out]",
 )
@@ -42,10 +36,10 @@ SUFFIXES = {".onnx": "onnx", ".pt2": "torch", ".c": "c"}
 )
 @out_file(*SUFFIXES)
 def export(run: Path, candidate: str, kind: ExportFormat | None, unpacked: bool, out: Path) -> None:
-    """Write a network of RUN to a file that other programs run.
+    """Export a trained network of RUN to a file that runs without this package.
 
-    RUN is the directory of a run, of a refinement, or of one method in a run. The file is run on search images before
-    it is kept, and must make the same choices as the network.
+    RUN is the directory of a run, of a refinement, or of a method (run --method). Before the file is kept, it is run on
+    search images and must predict the same classes as the network.
     """
     from apq_tune.deploy.export import check_target
     from apq_tune.deploy.export import export as write
@@ -53,8 +47,7 @@ def export(run: Path, candidate: str, kind: ExportFormat | None, unpacked: bool,
     from apq_tune.report.deployed import print_exported
     from apq_tune.report.screen import Screen
 
-    kind = kind or SUFFIXES[out.suffix]  # type: ignore[assignment]
-    assert kind is not None
+    kind = kind or SUFFIXES[out.suffix]
     check_target(out, kind)
     networks = open_networks(run)
     network = networks.load(candidate)
@@ -70,22 +63,22 @@ def export(run: Path, candidate: str, kind: ExportFormat | None, unpacked: bool,
     "--run",
     type=Place(),
     metavar="RUN",
-    help="Directory of the run or refinement that FILE was exported from, whose network it is compared with.  "
-    "[default: the folder around FILE, if it is one]",
+    help="Directory that FILE was exported from, with whose network it is compared.  [default: the folder around FILE, "
+    "if it is that directory]",
 )
 @click.option(
     "--json",
     "json_file",
     type=Place(),
     metavar="FILE",
-    help="File to which all figures are written as JSON.",
+    help="JSON file to which all results are written.",
 )
 def evaluate(file: Path, data: str | None, data_root: Path | None, run: Path | None, json_file: Path | None) -> None:
     """Run an exported FILE on test images.
 
-    FILE is an .onnx, .pt2 or .c file of apq-tune export, or an ONNX file of another program that maps images to one
-    number for each class. Its accuracy, its agreement with the network that it was exported from, and its size are
-    printed. Files ending in .pt2 and .c are programs: evaluate only those that you trust.
+    FILE is an .onnx, .pt2 or .c file of apq-tune export, or an ONNX file of another program that maps images to the
+    logits of their classes. Prints its accuracy, its agreement with the network that it was exported from, and its
+    size. Files ending in .pt2 and .c contain code that is executed: evaluate only those that you trust.
     """
     from apq_tune.deploy.evaluate import evaluate as run_file
     from apq_tune.report.deployed import print_evaluation

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from apq_tune.cli.fleet import out_file
-from apq_tune.cli.options import MINUTES, SEED
+from apq_tune.cli.options import MINUTES
 from apq_tune.cli.values import Place, number_option
 from apq_tune.inputs import ranges
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 RUNTIMES = ("onnxruntime-cpu",)
 
 BUSY = 0.5
-"""Load of the other programs, in processors, from which it is told."""
+"""Average number of busy processors before the measurement from which a warning is printed."""
 
 
 @click.command()
@@ -34,15 +35,22 @@ BUSY = 0.5
 )
 @number_option("--threads", ranges.CPUS, 1, "Threads of the runtime.")
 @MINUTES
-@number_option("--networks", ranges.NETWORKS, 40, "Random networks that are measured as a whole, to correct the sums.")
-@SEED
+@number_option(
+    "--networks", ranges.NETWORKS, 40, "Random networks that are measured as a whole, to correct sums of operations."
+)
+@number_option("--seed", ranges.SEED, 0, "Seed of the random networks and of the order of measurements.")
 @click.option(
     "--export-ops",
     type=Place(),
     metavar="DIR",
-    help="Write ONNX files and a script that measures them on another device, and measure nothing here.",
+    help="Write a folder of ONNX files with a script that measures them on another device; nothing is measured here.",
 )
-@click.option("--collect", type=Place(), metavar="DIR", help="Read what the script of --export-ops has measured.")
+@click.option(
+    "--collect",
+    type=Place(),
+    metavar="DIR",
+    help="Folder of --export-ops with the results that its script has measured.",
+)
 @out_file(".csv", required=False)
 def profile(
     space: str | None,
@@ -55,15 +63,15 @@ def profile(
     collect: Path | None,
     out: Path | None,
 ) -> None:
-    """Measure a latency table for --table.
+    """Measure the latency of a search space and write a cost table for --table.
 
-    Every operation of the networks of a search space is measured alone, as integer (latency_ms) and in full precision
-    (fp32_latency_ms), and random networks are measured as a whole, by which the sums of operations are corrected. With
-    --minutes the most informative operations are measured first, and the rest is predicted by a regression, whose
-    error is printed.
+    Every operation of its networks is measured by itself, in 8-bit integers (latency_ms) and in full precision
+    (fp32_latency_ms). Random networks are measured as a whole to correct the sums of operations. With --minutes the
+    most informative operations are measured first, and the others are predicted by a regression, whose error is
+    printed.
 
-    On a phone or a board: --export-ops writes a folder with a script that needs onnxruntime alone; copy it there, run
-    python measure.py, copy it back, and give --collect.
+    On a phone or a board: --export-ops writes a folder with a script that needs only Python and onnxruntime; copy it to
+    the device, run python measure.py there, copy it back, and give --collect.
 
     Interrupt the command at any moment: the same command goes on where it stopped.
     """
@@ -110,6 +118,20 @@ def _check(space: str | None, export_ops: Path | None, collect: Path | None, out
         raise click.UsageError("give --space, the name of a search space such as digits, or --collect DIR")
     if export_ops is None and out is None:
         raise click.UsageError("give --out, the table to write, such as --out table.csv")
+    if collect is not None and (given := _given("runtime", "threads", "minutes", "networks", "seed")):
+        raise click.UsageError(f"--collect reads what was measured; leave {given} out, which --export-ops has fixed")
+    if export_ops is not None and (given := _given("minutes")):
+        raise click.UsageError(f"--export-ops measures nothing; give {given} to measure.py on the device")
+
+
+def _given(*names: str) -> str:
+    """First of some options that the command line has; empty if it has none of them."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        source = context.get_parameter_source(str(parameter.name))
+        if parameter.name in names and source is ParameterSource.COMMANDLINE:
+            return parameter.opts[0]
+    return ""
 
 
 def _measure(
@@ -128,7 +150,8 @@ def _measure(
         items = write_folder(folder, space, threads=threads, networks=networks, seed=seed)
         if (load := _load()) > BUSY:
             console.print(
-                f"other programs keep {load:.1f} processors busy: latencies will be too large", soft_wrap=True
+                f"warning: other programs keep {load:.1f} processors busy, so latencies will be too large",
+                soft_wrap=True,
             )
         columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

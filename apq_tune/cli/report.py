@@ -12,11 +12,11 @@ from apq_tune.cli.values import Place
 @click.command()
 @click.argument("run", type=Place())
 def report(run: Path) -> None:
-    """Write the HTML report of RUN again.
+    """Write the HTML report of finished results again.
 
-    RUN is the directory of a finished run, of a refinement, or of a method (run --method). The page needs no network,
-    and neither the images nor any training are needed to write it: report.html, the table of all evaluated candidates
-    (candidates.csv), and Optuna studies of them (study.log, for optuna-dashboard).
+    RUN is the directory of a run, of a refinement, or of a method (run --method). Writes report.html, a page that needs
+    no connection, the table of all evaluated candidates (candidates.csv), and Optuna studies of them (study.log, for
+    optuna-dashboard). Nothing is trained, and the images need not be there.
     """
     from apq_tune.report.html import write_page
 

@@ -32,7 +32,7 @@ FACTORS, LOWEST_OFFSET = (0.1, 10.0), -0.5
 
 
 class SumAgreement(NamedTuple):
-    """How well the sums of operations agree with measured networks.
+    """Agreement of summed latencies of operations with measured latencies of networks.
 
     Attributes:
         spearman: Rank correlation.
@@ -50,8 +50,8 @@ class Correction(NamedTuple):
         factors: Factor of the latency of an operation, by family.
         offsets: Offset in the unit of the latencies, by family.
         n_networks: Number of measured networks.
-        before: SumAgreement of plain sums.
-        after: SumAgreement of corrected sums on networks that the correction was not fitted to, by cross-validation.
+        before: Agreement of plain sums with the measured networks.
+        after: Agreement of corrected sums on networks that the correction was not fitted to, by cross-validation.
         used: Whether the correction is applied; it is not if it does not reduce the error.
     """
 
@@ -70,7 +70,7 @@ class Correction(NamedTuple):
 
 
 def agreement(predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> SumAgreement:
-    """SumAgreement of predicted and measured latencies, both of shape ``(n,)``."""
+    """Agreement of predicted and measured latencies, both of shape ``(n,)``."""
     flat = np.ptp(predicted) == 0 or np.ptp(measured) == 0
     rank = 0.0 if flat else float(spearmanr(predicted, measured).statistic)
     return SumAgreement(rank, float(np.median(np.abs(predicted / measured - 1))))

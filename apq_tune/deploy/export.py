@@ -5,14 +5,15 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from apq_tune.data import Data, DataRoot, WantedImages, read_images
 from apq_tune.deploy.c_file import SEAL, c_bytes
-from apq_tune.deploy.exported import SUFFIXES, Kernels, open_file
+from apq_tune.deploy.exported import Kernels, open_file
+from apq_tune.deploy.formats import FORMATS, SUFFIXES, ExportFormat
 from apq_tune.deploy.lowering import program_of
 from apq_tune.deploy.onnx_file import DIGEST, FileMetadata, onnx_model, parse_onnx, texts_of
 from apq_tune.deploy.program import Program
@@ -23,11 +24,6 @@ from apq_tune.supernet.batches import images_of
 from apq_tune.supernet.found_network import FoundNetwork
 from apq_tune.supernet.train import is_finite
 
-ExportFormat = Literal["onnx", "torch", "c"]
-"""Formats of exported files."""
-
-FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
-
 SUFFIX_OF = {name: suffix for suffix, name in SUFFIXES.items()}
 
 ENOUGH = 0.99
@@ -37,7 +33,7 @@ IMAGES = 500
 """Number of images that a file is run on after it is written."""
 
 FEWEST, C_MACS = 32, 3e10
-"""Least number of images, and number of MACs that the plain kernels of C are given."""
+"""Smallest number of images that a C file is run on, and largest number of MACs for more images than that."""
 
 
 class FileAgreement(NamedTuple):
@@ -62,7 +58,7 @@ class ExportedFile(NamedTuple):
         format: Its format.
         n_bytes: Its size.
         promised: ``weight_bytes`` of the network, which the search promised.
-        agreement: FileAgreement of the file with the simulation.
+        agreement: Agreement of the file with the simulation.
         kernels: Operators with weights that onnxruntime runs in integers and in floating point; ``None`` for other
             formats.
         float_steps: Names of the steps of the network that need floating point.
@@ -193,6 +189,13 @@ def agreement_of(
     images: NDArray[np.float32],
     origin: str,
 ) -> FileAgreement:
-    """FileAgreement of two functions from preprocessed images to logits."""
+    """Agreement of two functions from preprocessed images to logits.
+
+    Args:
+        one: First function.
+        other: Second function.
+        images: Preprocessed images, shape ``(n, channels, size, size)``.
+        origin: Description of the images.
+    """
     same = one(images).argmax(axis=1) == other(images).argmax(axis=1)
     return FileAgreement(float(same.mean()), len(images), origin)

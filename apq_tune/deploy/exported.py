@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq_tune.deploy.c_file import load_c
+from apq_tune.deploy.formats import SUFFIXES, ExportFormat
 from apq_tune.deploy.onnx_file import DIGEST, FileMetadata, metadata_of, parse_onnx, read_onnx, texts_of
 from apq_tune.deploy.onnx_session import FLOAT_KERNELS, INTEGER_KERNELS, kernels, session
 from apq_tune.deploy.reference import resized
@@ -17,9 +18,6 @@ from apq_tune.deploy.torch_file import load_torch
 from apq_tune.errors import DeployError
 
 Floats = NDArray[np.float32]
-
-SUFFIXES = {".onnx": "onnx", ".pt2": "torch", ".c": "c"}
-"""Formats by the suffix of their files."""
 
 BATCH = 256
 """Images at a time."""
@@ -38,7 +36,7 @@ class OpenFile(NamedTuple):
     Attributes:
         path: Path of the file.
         format: ``"onnx"``, ``"torch"`` or ``"c"``.
-        about: What the file says about its network; ``None`` if another program wrote it.
+        about: Metadata of the file; ``None`` if another program wrote it.
         channels: Number of channels of the images.
         size: Side length of the images in pixels.
         classes: Number of classes.
@@ -47,7 +45,7 @@ class OpenFile(NamedTuple):
     """
 
     path: Path
-    format: str
+    format: ExportFormat
     about: FileMetadata | None
     channels: int
     size: int

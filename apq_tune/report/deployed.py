@@ -16,12 +16,19 @@ SATURATION = (
 )
 """Note on processors on which onnxruntime needs the option that it is formatted with."""
 
+ADDED = {
+    "onnx": "the graph and metadata, and whole bytes for narrower weights if they are unpacked",
+    "torch": "the program, metadata and whole bytes for narrower weights",
+    "c": "C source code; the comment at its head states the flash that it needs",
+}
+"""What files of each format hold beside the parameters of their network."""
+
 
 def print_exported(network: FoundNetwork, exported: ExportedFile, console: Console) -> None:
-    """Print what was written, its size beside the promise, and how it agrees with the network."""
+    """Print what was written, its size beside the promised ``weight_bytes``, and its agreement with the network."""
     agreement = exported.agreement
     console.print(f"{exported.path}: {network.name}, {network.candidate}", soft_wrap=True)
-    console.print(f"  {_size(exported.n_bytes, exported.promised)}", soft_wrap=True)
+    console.print(f"  {_size(exported.format, exported.n_bytes, exported.promised)}", soft_wrap=True)
     console.print(
         f"  chooses the same class as the network for {agreement.share:.2%} of {agreement.n} {agreement.images}",
         soft_wrap=True,
@@ -49,20 +56,23 @@ def print_evaluation(found: FileScores, console: Console) -> None:
             soft_wrap=True,
         )
     if "weight_bytes" in found.costs:
-        console.print(f"  {_size(found.n_bytes, found.costs['weight_bytes'].value)}", soft_wrap=True)
+        console.print(f"  {_size(found.format, found.n_bytes, found.costs['weight_bytes'].value)}", soft_wrap=True)
     else:
-        console.print(f"  file of {amount(found.n_bytes, 'bytes')}", soft_wrap=True)
+        console.print(f"  size {amount(found.n_bytes, 'bytes')}", soft_wrap=True)
     if "peak_activation_bytes" in found.costs:
         peak = found.costs["peak_activation_bytes"].value
-        console.print(f"  activations need {amount(peak, 'bytes')} at their peak (estimate)", soft_wrap=True)
+        console.print(
+            f"  peak activation memory {amount(peak, 'bytes')} (estimate, activations packed at their bits)",
+            soft_wrap=True,
+        )
     if found.kernels is not None:
         console.print(f"  {_operators(found.kernels)}", soft_wrap=True)
 
 
-def _size(n_bytes: float, promised: float) -> str:
+def _size(kind: str, n_bytes: float, promised: float) -> str:
     return (
-        f"file of {amount(n_bytes, 'bytes')}, of which the search promised {amount(promised, 'bytes')} for weights; "
-        "the rest is the graph, scales, biases and metadata"
+        f"size {amount(n_bytes, 'bytes')}; the search promised weight_bytes of {amount(promised, 'bytes')} (packed "
+        f"weights, scales and biases), to which the file adds {ADDED[kind]}"
     )
 
 
@@ -75,8 +85,8 @@ def _kernels(exported: ExportedFile) -> str:
     if exported.format == "c":
         return "all layers run in integers"
     if exported.format == "torch":
-        return "integers are computed in floating point, exactly; the file shows what an integer runtime computes"
+        return "computes integers exactly in floating-point arithmetic, so its logits are those of an integer runtime"
     assert exported.kernels is not None
-    float_steps = f"; {len(exported.float_steps)} steps are floating point" if exported.float_steps else ""
+    float_steps = f"; {len(exported.float_steps)} steps stay in floating point" if exported.float_steps else ""
     note = f". {SATURATION.format(EXACT)}" if saturates() else ""
     return f"{_operators(exported.kernels)}{float_steps}{note}"

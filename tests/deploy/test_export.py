@@ -83,7 +83,7 @@ def test_the_command_writes_what_the_function_writes_and_says_how_it_fits(finish
     result = call("export", finished_run, "--candidate", "best", "--out", out)
     assert result.exit_code == 0, result.output
     assert "chooses the same class as the network for 100.00% of 449 search images" in result.output
-    assert "of which the search promised" in result.output
+    assert "the search promised weight_bytes of" in result.output
     again = export(load_network(finished_run, "best"), tmp_path / "net.onnx")
     assert out.read_bytes() == again.path.read_bytes()
     assert again.agreement.n == 449

@@ -525,6 +525,8 @@ def test_a_board_measures_what_was_exported(on_fake: Device, tmp_path: Path) -> 
         (["--space", "digits", "--export-ops", "d", "--out", "t.csv"], "measures nothing; leave --collect and --out"),
         (["--export-ops", "d"], "give --space"),
         (["--collect", "d"], "give --out"),
+        (["--collect", "d", "--out", "t.csv", "--threads", "2"], "leave --threads out"),
+        (["--space", "digits", "--export-ops", "d", "--minutes", "2"], "give --minutes to measure.py on the device"),
         (["--space", "digits", "--out", "t.json"], "give a name that ends in .csv"),
         (["--space", "digits", "--out", "t.csv", "--minutes", "0"], "give a number above 0"),
         (["--space", "digits", "--out", "t.csv", "--threads", "0"], "give a whole number from 1"),
