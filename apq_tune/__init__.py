@@ -39,11 +39,13 @@ if TYPE_CHECKING:
     from apq_tune.deploy.evaluate import FileScores, evaluate
     from apq_tune.deploy.export import ExportedFile, export
     from apq_tune.deploy.load import load_network
+    from apq_tune.deploy.profiling import profile
     from apq_tune.hosts.optuna import EvolutionSampler, NSGA2Sampler
     from apq_tune.hosts.optuna_model import ModelSampler
     from apq_tune.hosts.searcher import ApqSearch
     from apq_tune.pipeline.finished import FinishedRun, load_run
-    from apq_tune.supernet.found_network import FoundNetwork
+    from apq_tune.report.html import write_report
+    from apq_tune.supernet.found_network import FoundNetwork, Preprocessing
     from apq_tune.supernet.metrics import QATLoss, SupernetLoss
     from apq_tune.supernet.published import load_supernet
     from apq_tune.supernet.subnet import Subnet
@@ -61,6 +63,7 @@ LAZY = {
     "FoundNetwork": "apq_tune.supernet.found_network",
     "ModelSampler": "apq_tune.hosts.optuna_model",
     "NSGA2Sampler": "apq_tune.hosts.optuna",
+    "Preprocessing": "apq_tune.supernet.found_network",
     "QATLoss": "apq_tune.supernet.metrics",
     "Subnet": "apq_tune.supernet.subnet",
     "SupernetLoss": "apq_tune.supernet.metrics",
@@ -72,6 +75,8 @@ LAZY = {
     "load_network": "apq_tune.deploy.load",
     "load_run": "apq_tune.pipeline.finished",
     "load_supernet": "apq_tune.supernet.published",
+    "profile": "apq_tune.deploy.profiling",
+    "write_report": "apq_tune.report.html",
 }
 """Public names whose modules import torch, Ray or Optuna, and those modules."""
 
@@ -107,6 +112,7 @@ __all__ = [
     "Objective",
     "Pairs",
     "Predictor",
+    "Preprocessing",
     "Problem",
     "ProblemError",
     "QATLoss",
@@ -135,7 +141,9 @@ __all__ = [
     "load_run",
     "load_supernet",
     "parse_constraint",
+    "profile",
     "search",
+    "write_report",
 ]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +17,9 @@ from apq_tune.cli.values import Place, number_option
 from apq_tune.inputs import ranges
 
 if TYPE_CHECKING:
-    from apq_tune.space.search_space import SearchSpace
+    from rich.console import Console
+
+    from apq_tune.deploy.profiling import OnVisit
 
 RUNTIMES = ("onnxruntime-cpu",)
 
@@ -77,9 +81,9 @@ def profile(
     """
     _check(space, export_ops, collect, out)
 
+    from apq_tune.deploy import profiling
     from apq_tune.deploy.profile import write_table
     from apq_tune.deploy.profile_folder import collect as collect_from
-    from apq_tune.deploy.profile_folder import write_folder
     from apq_tune.report.screen import Screen
     from apq_tune.space.search_space import SearchSpace
 
@@ -87,7 +91,7 @@ def profile(
     loaded = None if space is None else SearchSpace.load_network(space)
     if export_ops is not None:
         assert loaded is not None
-        items = write_folder(export_ops, loaded, threads=threads, networks=networks, seed=seed)
+        items = profiling.export_ops(loaded, export_ops, threads=threads, networks=networks, seed=seed)
         again = f"--collect {export_ops} --out table.csv"
         console.print(
             f"{export_ops}: {len(items)} files; copy the folder to the device, run python measure.py there (--minutes "
@@ -96,12 +100,16 @@ def profile(
         )
         return
     assert out is not None
-    folder = collect
-    if folder is None:
+    if collect is not None:
+        lines = tuple(write_table(collect_from(collect, loaded), out))
+    else:
         assert loaded is not None
-        folder = out.with_suffix(".profile")
-        _measure(folder, loaded, threads=threads, networks=networks, seed=seed, minutes=minutes)
-    for line in write_table(collect_from(folder, loaded), out):
+        _tell_load(console)
+        with _progress_bar(console, minutes) as on_visit:
+            lines = profiling.profile(
+                loaded, out, threads=threads, minutes=minutes, networks=networks, seed=seed, on_visit=on_visit
+            )
+    for line in lines:
         console.print(line, soft_wrap=True)
     console.print(f"Files: {out}, {out.with_suffix('.profile.json')}; use it as --table {out}", soft_wrap=True)
 
@@ -134,39 +142,31 @@ def _given(*names: str) -> str:
     return ""
 
 
-def _measure(
-    folder: Path, space: SearchSpace, *, threads: int, networks: int, seed: int, minutes: float | None
-) -> None:
-    """Measure the operations of a space on this machine, in a folder that this process owns."""
+@contextlib.contextmanager
+def _progress_bar(console: Console, minutes: float | None) -> Iterator[OnVisit]:
+    """Progress bar of visits, or of the minutes that they may take."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from apq_tune.deploy.measure import MANIFEST, REPEATS
-    from apq_tune.deploy.profile_folder import measure_folder, write_folder
-    from apq_tune.report.screen import Screen
-    from apq_tune.store.folder import claim
+    from apq_tune.deploy.measure import REPEATS
 
-    lock, console = claim(folder, "profile", (MANIFEST,)), Screen()
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("measure", total=None)
+
+        def on_visit(n_visits: int, n_begun: int, n_files: int, seconds: float) -> None:
+            done, total = (n_visits, n_files * REPEATS) if minutes is None else (seconds, 60 * minutes)
+            progress.update(task, completed=done, total=total, description=f"measure {n_begun} of {n_files} files")
+
+        yield on_visit
+
+
+def _tell_load(console: Console) -> None:
+    """Warn if other programs keep the processors busy, where the system says so."""
     try:
-        items = write_folder(folder, space, threads=threads, networks=networks, seed=seed)
-        if (load := _load()) > BUSY:
-            console.print(
-                f"warning: other programs keep {load:.1f} processors busy, so latencies will be too large",
-                soft_wrap=True,
-            )
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-            total = len(items) * REPEATS if minutes is None else 60 * minutes
-            task = progress.add_task("measure", total=total)
-            for n_visits, n_begun, seconds in measure_folder(folder, minutes):
-                done = n_visits if minutes is None else seconds
-                progress.update(task, completed=done, description=f"measure {n_begun} of {len(items)} files")
-    finally:
-        lock.release()
-
-
-def _load() -> float:
-    """Processors that were busy in the last minute; 0 where the system does not say."""
-    try:
-        return os.getloadavg()[0]
+        load = os.getloadavg()[0]
     except (AttributeError, OSError):
-        return 0.0
+        return
+    if load > BUSY:
+        console.print(
+            f"warning: other programs keep {load:.1f} processors busy, so latencies will be too large", soft_wrap=True
+        )

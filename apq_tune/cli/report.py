@@ -18,7 +18,7 @@ def report(run: Path) -> None:
     no connection, the table of all evaluated candidates (candidates.csv), and Optuna studies of them (study.log, for
     optuna-dashboard). Nothing is trained, and the images need not be there.
     """
-    from apq_tune.report.html import write_page
+    from apq_tune.report.html import write_report
 
-    names = write_page(run)
+    names = write_report(run)
     click.echo(f"Files in {run}: {', '.join(names)}")

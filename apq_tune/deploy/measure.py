@@ -316,10 +316,18 @@ def _check_file(path: Path, expected: str) -> None:
         raise MeasureError(f"{path}: is missing or damaged; export the ops again")
 
 
+def _minutes(text: str) -> float:
+    """Positive number of minutes; argparse prints the error."""
+    minutes = float(text)
+    if not 0 < minutes < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number of minutes")
+    return minutes
+
+
 def main() -> None:
     """Measure the folder that this script is in."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--minutes", type=float, help="time that all measurements may take (default: no limit)")
+    parser.add_argument("--minutes", type=_minutes, help="time that all measurements may take (default: no limit)")
     minutes = parser.parse_args().minutes
     try:
         folder = Path(__file__).resolve().parent

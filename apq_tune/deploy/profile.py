@@ -10,10 +10,10 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from apq_tune import __version__
 from apq_tune.cost.rows import CONV, CONV_KEY, FIXED, PLAIN_KEY
 from apq_tune.deploy.calibration import Correction, calibrate
 from apq_tune.deploy.op_models import PRECISIONS, has_model
@@ -161,7 +161,8 @@ def summary(collected: Collected, found: Mapping[str, ProfiledPrecision]) -> lis
     where, n_threads = collected.where, collected.options["threads"]
     lines = [
         f"{collected.space.name} on {where.get('processor', 'an unknown processor')}, onnxruntime "
-        f"{where.get('runtime', '?')}, {n_threads} thread{'s' if n_threads > 1 else ''}; apq-tune {__version__}"
+        f"{where.get('runtime', '?')}, {n_threads} thread{'s' if n_threads > 1 else ''}; "
+        f"apq-tune {metadata.version('apq-tune')}"
     ]
     for precision, own in found.items():
         lines += _of_precision(collected, precision, own)
@@ -220,7 +221,7 @@ def statistics(collected: Collected, found: Mapping[str, ProfiledPrecision]) -> 
         for op in own.latency
     ]
     return {
-        "apq_tune": __version__,
+        "apq_tune": metadata.version("apq-tune"),
         "space": collected.space.name,
         "options": collected.options,
         "where": collected.where,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from apq_tune import __version__
 from apq_tune.deploy import measure
 from apq_tune.deploy.measure import FORMAT, MANIFEST, RESULTS, MeasureError
 from apq_tune.deploy.profile_plan import ProfileItem, plan
@@ -99,7 +99,7 @@ def write_folder(folder: Path, space: SearchSpace, *, threads: int, networks: in
             _write(path, content)
         files[item.key] = {"file": name, "sha256": measure.digest(path), "bytes": item.n_bytes}
     write_atomically(folder / SCRIPT, Path(measure.__file__).read_bytes())
-    manifest = {"format": FORMAT, "apq_tune": __version__, **options}
+    manifest = {"format": FORMAT, "apq_tune": metadata.version("apq-tune"), **options}
     listed = to_json({**manifest, "order": [item.key for item in items], "items": files})
     if not (folder / MANIFEST).exists() or (folder / MANIFEST).read_text("utf-8") != listed:
         if (folder / RESULTS).exists():

@@ -21,7 +21,7 @@ PAGE = "report.html"
 """The page, in the directory of the results."""
 
 
-def write_page(path: Path) -> tuple[str, ...]:
+def write_report(path: str | Path) -> tuple[str, ...]:
     """Write the report of a finished run, refinement or method into its directory, and the files beside it.
 
     Args:
@@ -38,6 +38,7 @@ def write_page(path: Path) -> tuple[str, ...]:
     from apq_tune.report.page.read import read_facts
     from apq_tune.report.page.studies import studies_of
 
+    path = Path(path)
     facts = read_facts(path)
     write_atomically(path / PAGE, page_of(facts))
     write_atomically(path / FILE, facts.evaluated.to_csv(index=False))
@@ -53,7 +54,7 @@ def add_page(path: Path, console: Console) -> None:
         console: Console to print on.
     """
     try:
-        names = write_page(path)
+        names = write_report(path)
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         console.print(

@@ -22,7 +22,7 @@ SECTIONS = {
     "Search": ("apq_tune.searchers", "apq_tune.methods"),
     "Optuna and Ray Tune": ("apq_tune.hosts",),
     "Networks and training": ("apq_tune.network", "apq_tune.supernet"),
-    "Runs": ("apq_tune.pipeline", "apq_tune.refine", "apq_tune.studies", "apq_tune.store"),
+    "Runs": ("apq_tune.pipeline", "apq_tune.refine", "apq_tune.studies", "apq_tune.store", "apq_tune.report"),
     "Deployment": ("apq_tune.deploy",),
     "Errors": ("apq_tune.errors",),
 }

@@ -234,6 +234,8 @@ def test_the_script_measures_its_folder_by_itself(folder: Path, tmp_path: Path) 
     header, *lines = [json.loads(line) for line in (folder / RESULTS).read_text().splitlines()]
     assert header["processor"]
     assert lines and all(seconds > 0 for line in lines for seconds in line["seconds"])
+    done = subprocess.run([*command[:-1], "nan"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "nan is not a positive number of minutes" in done.stderr
     (folder / "manifest.json").write_text("{}")
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1

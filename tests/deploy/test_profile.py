@@ -16,7 +16,7 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 
-from apq_tune import NetworkEncoding, SearchSpace, TableError
+from apq_tune import NetworkEncoding, SearchSpace, TableError, profile
 from apq_tune.cli import cli, main
 from apq_tune.deploy import measure, profile_folder
 from apq_tune.deploy.calibration import calibrate
@@ -502,6 +502,25 @@ def test_a_folder_of_other_options_is_refused(on_fake: Device) -> None:
     assert "t.profile: is a profile of another space" in str(done.exception)
     done = CliRunner().invoke(cli, [*COMMAND[:-1], "13", "--out", "t.csv"])
     assert "with networks 12, not 13; choose another" in str(done.exception)
+
+
+def test_in_python_the_table_is_that_of_the_command(on_fake: Device, gated_space: SearchSpace) -> None:
+    assert invoke("--out", "t.csv").exit_code == 0
+    on_fake.now = 0.0
+    visits: list[tuple[int, int, int, float]] = []
+    lines = profile(gated_space, "own.csv", networks=12, on_visit=lambda *visit: visits.append(visit))
+    assert Path("own.csv").read_text() == Path("t.csv").read_text()
+    assert lines == tuple(line[2:] for line in Path("own.csv").read_text().splitlines() if line.startswith("# "))
+    n_visits, n_begun, n_files, _ = visits[-1]
+    assert n_begun == n_files == len(on_fake.items) and n_visits == n_files * measure.REPEATS
+
+
+def test_operations_are_not_exported_into_a_folder_of_something_else(on_fake: Device, tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "measure.py").write_text("mine")
+    done = invoke("--export-ops", "own")
+    assert done.exit_code == 1 and "own" in str(done.exception)
+    assert [path.read_text() for path in (tmp_path / "own").iterdir()] == ["mine"]
 
 
 def test_a_board_measures_what_was_exported(on_fake: Device, tmp_path: Path) -> None:

@@ -509,7 +509,7 @@ def test_a_failure_to_draw_is_one_line_and_loses_nothing(tmp_path: Path, monkeyp
     def fail(_: Path) -> tuple[str, ...]:
         raise ZeroDivisionError("a\nbug")
 
-    monkeypatch.setattr(html, "write_page", fail)
+    monkeypatch.setattr(html, "write_report", fail)
     add_page(tmp_path, console)
     said = console.file.getvalue()  # type: ignore[attr-defined]
     assert said.count("\n") == 1
