@@ -233,6 +233,34 @@ def machine() -> dict[str, str]:
     return {"processor": name, "system": platform.system(), "machine": platform.machine()}
 
 
+def _visits_in(
+    path: Path, lines: Sequence[Mapping[str, Any]], header: Mapping[str, object]
+) -> tuple[dict[str, int], float]:
+    """Number of visits by name, and seconds of all visits, of earlier calls.
+
+    Args:
+        path: Path of the results, for messages.
+        lines: Lines of the results.
+        header: Header that they must have.
+
+    Raises:
+        MeasureError: If they were measured elsewhere, or are damaged.
+    """
+    headers = [line for line in lines if "manifest" in line]
+    if changed := [name for line in headers for name in header if line.get(name) != header[name]]:
+        was = next(line.get(changed[0]) for line in headers if line.get(changed[0]) != header[changed[0]])
+        raise MeasureError(
+            f"{path}: was measured with {changed[0]} {was!r}, not {header[changed[0]]!r}; delete it to measure again"
+        )
+    own = [line for line in lines if "item" in line]
+    if (lines and not headers) or any(math.isnan(seconds_in(line.get("took"))) for line in own):
+        raise MeasureError(f"{path}: is damaged; delete it to measure again")
+    visits: dict[str, int] = {}
+    for line in own:
+        visits[str(line["item"])] = visits.get(str(line["item"]), 0) + 1
+    return visits, sum(seconds_in(line.get("took")) for line in own)
+
+
 def measure(
     folder: Path,
     *,
@@ -257,32 +285,19 @@ def measure(
         MeasureError: If the folder is damaged.
     """
     manifest = read_manifest(folder)
-    known, rest = read_lines(folder)
     if runtime is None:
         import onnxruntime
 
         runtime = onnxruntime.__version__
     header = {"manifest": digest(folder / MANIFEST), "format": FORMAT, "runtime": runtime, **machine()}
-    headers = [line for line in known if "manifest" in line]
-    if changed := [name for line in headers for name in header if line.get(name) != header[name]]:
-        was = next(line.get(changed[0]) for line in headers if line.get(changed[0]) != header[changed[0]])
-        raise MeasureError(
-            f"{folder / RESULTS}: was measured with {changed[0]} {was!r}, not {header[changed[0]]!r}; delete it to "
-            "measure again"
-        )
-    visits: dict[str, int] = {}
-    if any(math.isnan(seconds_in(line.get("took"))) for line in known if "item" in line):
-        raise MeasureError(f"{folder / RESULTS}: is damaged; delete it to measure again")
-    for line in known:
-        if "item" in line:
-            visits[str(line["item"])] = visits.get(str(line["item"]), 0) + 1
-    used = sum(seconds_in(line.get("took")) for line in known if "item" in line)
+    known, rest = read_lines(folder)
+    visits, used = _visits_in(folder / RESULTS, known, header)
     opened = _Open(load, manifest["threads"])
     with (folder / RESULTS).open("r+b" if known or rest else "wb") as file:
         if rest:
             file.truncate((folder / RESULTS).stat().st_size - len(rest.encode("utf-8")))
         file.seek(0, 2)
-        if not headers:
+        if not known:
             file.write(json.dumps(header).encode("utf-8") + b"\n")
         while True:
             budget = None if minutes is None else 60 * minutes
