@@ -6,8 +6,9 @@ quantized supernet if there are too few. For each of them, on the whole test set
 and ONNX file, rows that are equal between integer reference, onnxruntime and compiled C, integer operators in
 onnxruntime's graph, and the size of the file against its bound. Then latency on one thread at batch 1 and 32: the int8
 file against the float file of the same candidate, and the found network against the largest one at 8 bits; pairs are
-measured in turns, in random order, and ratios are medians over rounds. Prints two tables, writes ``agreement.csv`` and
-``latency.csv``. Measure on a quiet machine.
+measured in turns, in random order, and ratios are medians over rounds. At last the same ratio of float to int8 for
+untrained networks of larger and larger spaces. Prints three tables, writes ``agreement.csv``, ``latency.csv`` and
+``sizes.csv``. Measure on a quiet machine.
 """
 
 from __future__ import annotations
@@ -28,13 +29,15 @@ import pandas as pd
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from apq_tune import FoundNetwork, NetworkEncoding, SearchSpace, export, load_data
+from apq_tune import FoundNetwork, NetworkEncoding, SearchSpace, Subnet, export, load_data
 from apq_tune.deploy import reference
 from apq_tune.deploy.exported import open_file
 from apq_tune.deploy.load import open_networks
 from apq_tune.deploy.lowering import program_of
 from apq_tune.deploy.onnx_file import FileMetadata, onnx_model
+from apq_tune.deploy.onnx_graph import graph_of
 from apq_tune.deploy.onnx_session import session
+from apq_tune.deploy.op_models import model_bytes
 from apq_tune.deploy.program import (
     LOGITS,
     AddStep,
@@ -57,6 +60,7 @@ from apq_tune.supernet.found_network import CostValue, Preprocessing
 SPACE = "mobilenet_fashion_mnist_14"
 OUT = Path("runs/benchmarks/deploy")
 BATCHES = (1, 32)
+LARGER = (SPACE, "mobilenet_fashion_mnist", "apq_mobilenet")
 
 LEAST_SECONDS = 0.002
 """Least duration of a timing."""
@@ -94,6 +98,9 @@ def main() -> None:
     latency = pd.DataFrame(measured(networks, largest, arguments.rounds))
     latency.to_csv(arguments.out / "latency.csv", index=False)
     print(latency.to_string(index=False))
+    sizes = pd.DataFrame([row for name in LARGER for row in by_size(name, arguments.rounds)])
+    sizes.to_csv(arguments.out / "sizes.csv", index=False)
+    print(sizes.to_string(index=False))
 
 
 def widths_of(program: Program) -> list[int]:
@@ -240,6 +247,27 @@ def measured(networks: Mapping[str, FoundNetwork], largest: FoundNetwork, rounds
                 **_ratio("fp32 / int8", fp32 / int8),
                 **_ratio("largest / found", large / int8),
             }
+
+
+def by_size(name: str, rounds: int) -> Iterator[dict[str, Any]]:
+    """Latencies of untrained networks of a space as integers and in floating point."""
+    space = SearchSpace.load_network(name)
+    encoding, rng = NetworkEncoding(space), np.random.default_rng(0)
+    largest = encoding.extremes()[1]
+    candidates = {"largest, 8 bits": largest.with_bits(8), "largest, 4 bits": largest.with_bits(4)}
+    candidates["random, mixed bits"] = encoding.decode(encoding.sample_policies(1, rng))[0]
+    sessions, macs = {}, Costs.of(encoding).metrics["macs"](encoding.encode([*candidates.values()], check=False))
+    for key, candidate in candidates.items():
+        program = program_of(Subnet(space, candidate).eval())
+        sessions[key, "int8"] = session(onnx.load_from_string(model_bytes(*graph_of(program))))
+        sessions[key, "fp32"] = session(float_model(program))
+    for batch in BATCHES:
+        images = rng.random((batch, space.input.channels, *[space.resolutions[-1]] * 2), np.float32)
+        calls = {key: functools.partial(one.run, None, {IMAGE: images}) for key, one in sessions.items()}
+        times = _in_turns(calls, max(5, rounds // batch))
+        for key, n_macs in zip(candidates, macs, strict=True):
+            ratio = _ratio("fp32 / int8", times[key, "fp32"] / times[key, "int8"])
+            yield {"space": name, "network": key, "MMACs": n_macs / 1e6, "batch": batch, **ratio}
 
 
 def _ratio(name: str, values: NDArray[np.float64]) -> dict[str, float]:
