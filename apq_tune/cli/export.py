@@ -36,7 +36,7 @@ from apq_tune.deploy.formats import FORMATS, SUFFIXES, ExportFormat
 )
 @out_file(*SUFFIXES)
 def export(run: Path, candidate: str, kind: ExportFormat | None, unpacked: bool, out: Path) -> None:
-    """Export a trained network of RUN to a file that runs without this package.
+    """Export a trained network of RUN to ONNX, torch or C.
 
     RUN is the directory of a run, of a refinement, or of a method (run --method). Before the file is kept, it is run on
     search images and must predict the same classes as the network.

@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from apq_tune.cli.fleet import out_file
-from apq_tune.cli.options import MINUTES
+from apq_tune.cli.options import MINUTES, SEED
 from apq_tune.cli.values import Place, number_option
 from apq_tune.inputs import ranges
 
@@ -42,7 +42,7 @@ BUSY = 0.5
 @number_option(
     "--networks", ranges.NETWORKS, 40, "Random networks that are measured as a whole, to correct sums of operations."
 )
-@number_option("--seed", ranges.SEED, 0, "Seed of the random networks and of the order of measurements.")
+@SEED
 @click.option(
     "--export-ops",
     type=Place(),
