@@ -67,7 +67,7 @@ def profile(
     collect: Path | None,
     out: Path | None,
 ) -> None:
-    """Measure the latency of a search space and write a cost table for --table.
+    """Measure the latency of operations as a cost table.
 
     Every operation of its networks is measured by itself, in 8-bit integers (latency_ms) and in full precision
     (fp32_latency_ms). Random networks are measured as a whole to correct the sums of operations. With --minutes the
