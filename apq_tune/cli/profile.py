@@ -67,9 +67,9 @@ def profile(
     collect: Path | None,
     out: Path | None,
 ) -> None:
-    """Measure the latency of operations as a cost table.
+    """Measure a table of latencies for --table.
 
-    Every operation of its networks is measured by itself, in 8-bit integers (latency_ms) and in full precision
+    Every operation of the networks of SPACE is measured by itself, in 8-bit integers (latency_ms) and in full precision
     (fp32_latency_ms). Random networks are measured as a whole to correct the sums of operations. With --minutes the
     most informative operations are measured first, and the others are predicted by a regression, whose error is
     printed.
