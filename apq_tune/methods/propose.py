@@ -15,7 +15,7 @@ from apq_tune.searchers.batch import choose_batch, similarity
 from apq_tune.space.encoding import Genomes
 from apq_tune.space.gene_encoding import GeneEncoding
 
-SEARCH_SHARE = 4
+SEARCHES = 4
 """Divisor of the number of candidates that the search of a run scores, for each of the inner searches of a round."""
 
 
@@ -96,39 +96,13 @@ class Proposals:
         return Constraint(FunctionMetric("measured_before", "", measured), 0.0)
 
 
-def propose_round(
-    encoding: GeneEncoding,
-    ensemble: Ensemble,
-    fp32: Metric,
-    constraints: tuple[Constraint, ...],
-    cost: Metric,
-    known: Genomes,
-    n: int,
-    *,
-    n_evaluations: int,
-    seed: int,
-    number: int,
-) -> tuple[Genomes, list[str]]:
-    """Propose the candidates that a round trains, in ``refine`` and in the method ``refined``.
+def searches_of_round(n_evaluations: int, seed: int, number: int) -> tuple[int, int]:
+    """Number of candidates that each inner search of a round scores, and the seed of these searches.
 
     Args:
-        encoding: Encoding of the search space.
-        ensemble: Predictors of the loss.
-        fp32: Predictor of the full-precision loss.
-        constraints: Constraints on candidates.
-        cost: Cost that is traded off against the loss.
-        known: Canonical genomes of candidates that are already trained, shape ``(k, n_genes)``.
-        n: Number of candidates; fewer are returned if the searches find fewer.
-        n_evaluations: Number of candidates that the search of a run scores; each inner search scores a part of it.
+        n_evaluations: Number of candidates that the search of a run scores.
         seed: Random seed.
-        number: Number of the round; the first proposes baselines, too.
-
-    Returns:
-        New, distinct genomes, shape ``(<= n, n_genes)``, and the search that found each of them.
-
-    Raises:
-        ProblemError: If no new candidate is feasible.
+        number: Number of the round.
     """
     own = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
-    each = max(1, n_evaluations // SEARCH_SHARE)
-    return Proposals(encoding, ensemble, fp32, constraints, cost, known, each, own).batch(n, first=number == 1)
+    return max(1, n_evaluations // SEARCHES), own

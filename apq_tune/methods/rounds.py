@@ -11,7 +11,7 @@ from apq_tune.methods.bench import LOOKED_AT, Question
 from apq_tune.methods.explore import best_of
 from apq_tune.methods.predicted import Rungs, measure_rungs
 from apq_tune.methods.projections import everything
-from apq_tune.methods.propose import propose_round
+from apq_tune.methods.propose import Proposals, searches_of_round
 from apq_tune.methods.searches import EVALUATIONS, front_cost
 from apq_tune.methods.subspace import Subspace
 from apq_tune.predict import fit_proxy
@@ -59,18 +59,9 @@ def _ensemble(question: Question, rungs: Rungs, number: int) -> Ensemble:
 def _proposed(question: Question, ensemble: Ensemble, rungs: Rungs, n: int, number: int, known: Genomes) -> Genomes:
     """New candidates of shape ``(n, n_genes)``, filled up with random ones near the limits."""
     encoding, limits = question.encoding, question.limits
-    found, _ = propose_round(
-        encoding,
-        ensemble,
-        rungs.fp32,
-        limits,
-        front_cost(limits, bit_ops(encoding)),
-        known,
-        n,
-        n_evaluations=EVALUATIONS,
-        seed=question.seed,
-        number=number,
-    )
+    cost = front_cost(limits, bit_ops(encoding))
+    searches = searches_of_round(EVALUATIONS, question.seed, number)
+    found, _ = Proposals(encoding, ensemble, rungs.fp32, limits, cost, known, *searches).batch(n, first=number == 1)
     if len(found) < n:
         near = Subspace(encoding, everything)
         rest = near.sample_band(limits, n - len(found), question.rng(6, number), np.concatenate([known, found]))

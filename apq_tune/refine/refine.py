@@ -14,7 +14,7 @@ import numpy as np
 
 from apq_tune.hosts import executor as executors
 from apq_tune.hosts.executor import WORK_FILES, Executor, Kind, check_executor, gpu_share
-from apq_tune.methods.propose import propose_round
+from apq_tune.methods.propose import Proposals, searches_of_round
 from apq_tune.methods.searches import front_cost
 from apq_tune.pipeline.finished import load_run, open_run
 from apq_tune.pipeline.learning import PREDICTOR, read_losses
@@ -182,18 +182,16 @@ class Refinement:
             rungs = self._rungs(results)
             fp32 = load_predictor(self._stages["fp32_predictor"].checked(PREDICTOR), self.encoding)
             ensemble = fit_ensemble(self.encoding, rungs, self._proxy(fp32), (self.settings.seed, number))
-            genomes, names = propose_round(
+            searches = Proposals(
                 self.encoding,
                 ensemble,
                 fp32,
                 self.constraints,
                 self.cost,
                 self._known(results),
-                self.settings.batch,
-                n_evaluations=self._finished.settings.n_evaluations,
-                seed=self.settings.seed,
-                number=number,
+                *searches_of_round(self._finished.settings.n_evaluations, self.settings.seed, number),
             )
+            genomes, names = searches.batch(self.settings.batch, first=number == 1)
             content = {
                 "error": ensemble.error,
                 "n_pairs": [len(pairs.target) for pairs in rungs],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +11,16 @@ import numpy as np
 import pytest
 
 from apq_tune import SearchSpace
+from apq_tune.deploy import measure
 from apq_tune.deploy.op_models import has_model
+from apq_tune.deploy.profile_folder import write_folder
 from apq_tune.deploy.profile_ops import RUN, ProfileOp
 from apq_tune.deploy.profile_plan import ProfiledNetwork, ProfileItem, plan
 from apq_tune.hosts import executor as executors
 from apq_tune.pipeline.run import PipelineRun
+
+N_NETWORKS = 24
+"""Number of networks of the ``measured`` folder."""
 
 QUICK = {
     "supernet.epochs": 2,
@@ -100,3 +106,39 @@ class FakeDevice:
 def fake_device() -> type[FakeDevice]:
     """Class of devices whose clock only moves when a file runs."""
     return FakeDevice
+
+
+@pytest.fixture(scope="module")
+def gated_space(tiny_space: SearchSpace) -> SearchSpace:
+    """A space with shortcuts, squeeze-excite and hard swish, none of whose layers differ in their function alone."""
+    data = tiny_space.model_dump(mode="json", exclude_none=True)
+    data["stem"]["channels"] = 16
+    data["stages"][0]["depth"] = [1]
+    data["stages"][1] |= {"squeeze_excite": True, "activation": "h_swish", "depth": [1, 2]}
+    data["choices"] |= {"pw_a_bits": [4, 8], "expand_ratio": [2, 3]}
+    return SearchSpace.from_dict(data)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory, gated_space: SearchSpace, fake_device: type[FakeDevice]) -> Path:
+    """Folder in which everything was measured, on a device without noise."""
+    folder = tmp_path_factory.mktemp("profile") / "ops"
+    write_folder(folder, gated_space, threads=1, networks=N_NETWORKS, seed=0)
+    device = fake_device(gated_space, N_NETWORKS)
+    list(measure.measure(folder, load=device.load, clock=device.clock, runtime="1.0"))
+    return folder
+
+
+@pytest.fixture
+def folder(measured: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(measured, tmp_path / "ops"))
+
+
+@pytest.fixture(scope="session")
+def uncommented() -> Callable[[Path], list[str]]:
+    """Function that reads the lines of a table without its comments."""
+
+    def read(path: Path) -> list[str]:
+        return [line for line in path.read_text("utf-8").splitlines() if not line.startswith("#")]
+
+    return read
