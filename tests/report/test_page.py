@@ -225,8 +225,9 @@ HOSTILE = st.one_of(
             "; rm -rf / #",
         ]
     ),
-    st.text(st.characters(codec="utf-8"), min_size=1, max_size=60),
+    st.text(st.characters(codec="utf-8"), min_size=1, max_size=60).filter(lambda name: name not in NAMES),
 )
+"""Names; none is that of another network of the run, since Hypothesis also tries words of the code that is loaded."""
 
 
 @examples(max_examples=12)
