@@ -5,21 +5,62 @@ Numbers may be broadcastable arrays, so that one layer describes all choices of 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from numpy.typing import NDArray
 
 Numbers = int | NDArray[Any]
 Activation = Literal["relu6", "relu", "h_swish"]
-Function = Activation | Literal["h_sigmoid"]
-LayerKind = Literal["conv", "linear", "pool", "add", "multiply", "concat"]
+Function = Activation | Literal["h_sigmoid", "silu", "sigmoid", "gelu", "tanh", "leaky_relu", "elu", "scale"]
+LayerKind = Literal[
+    "conv",
+    "linear",
+    "pool",
+    "add",
+    "multiply",
+    "concat",
+    "norm",
+    "affine",
+    "function",
+    "slice",
+    "select",
+    "shuffle",
+    "max_pool",
+    "avg_pool",
+    "flatten",
+    "pad",
+    "upsample",
+    "permute",
+    "layer_norm",
+    "opaque",
+]
+"""Operations; those of ``apq_tune.network.graph``, with ``"pool"`` for its ``"mean"``."""
 
 IMAGE = "image"
 """Name of the input tensor of a network."""
 
 
 class Op(NamedTuple):
-    """Convolution, or linear layer as a 1x1 convolution of one pixel."""
+    """Convolution, or linear layer as a 1x1 convolution of one pixel.
+
+    Attributes:
+        in_channels: Number of input channels.
+        out_channels: Number of output channels.
+        kernel_size: Height of the kernel.
+        groups: Number of groups.
+        in_size: Height of the input in pixels.
+        out_size: Height of the output in pixels.
+        w_bits: Bits of the weights.
+        a_bits: Bits of the input.
+        stride: Stride, in both directions.
+        kernel_width: Width of the kernel; ``None`` if it is square.
+        in_width: Width of the input; ``None`` if it is square.
+        out_width: Width of the output; ``None`` if it is square.
+        padding: Rows and columns of zeros above, left, below and right; ``None`` for half the kernel on each side.
+        dilation: Distance of the taps of the kernel in pixels.
+    """
 
     in_channels: Numbers
     out_channels: Numbers
@@ -28,31 +69,45 @@ class Op(NamedTuple):
     in_size: int
     out_size: int
     w_bits: Numbers
-    a_bits: Numbers  # bits of the input
+    a_bits: Numbers
     stride: int = 1
+    kernel_width: int | None = None
+    in_width: int | None = None
+    out_width: int | None = None
+    padding: tuple[int, int, int, int] | None = None
+    dilation: int = 1
 
     @property
     def n_weights(self) -> Numbers:
         """Number of weights, without the bias."""
-        return self.kernel_size**2 * (self.in_channels // self.groups) * self.out_channels
+        taps = self.kernel_size * (self.kernel_size if self.kernel_width is None else self.kernel_width)
+        return taps * (self.in_channels // self.groups) * self.out_channels
 
     @property
     def macs(self) -> Numbers:
         """Number of multiply-accumulates for one image."""
-        return self.n_weights * self.out_size**2
+        return self.n_weights * self.out_size * (self.out_size if self.out_width is None else self.out_width)
 
 
 class Tensor(NamedTuple):
-    """Stored activation tensor of ``channels x size x size`` packed values of ``bits`` each."""
+    """Stored activation tensor of ``channels x size x width`` packed values of ``bits`` each.
+
+    Attributes:
+        channels: Number of channels.
+        size: Height in pixels; 1 for a vector.
+        bits: Bits of a value.
+        width: Width in pixels; ``None`` if it is square.
+    """
 
     channels: Numbers
     size: int
     bits: Numbers
+    width: int | None = None
 
     @property
     def n_bits(self) -> Numbers:
         """Number of bits of the tensor for one image."""
-        return self.channels * self.size**2 * self.bits
+        return self.channels * self.size * (self.size if self.width is None else self.width) * self.bits
 
 
 class Layer(NamedTuple):
@@ -67,6 +122,7 @@ class Layer(NamedTuple):
         op: Convolution or linear layer; ``None`` for layers without weights.
         activation: Activation function, applied before the output is stored.
         in_place: Whether the output is stored in the memory of the first input if no other layer reads that later.
+        settings: Settings of operations that are no convolutions, as in ``apq_tune.network.graph``.
     """
 
     name: str
@@ -76,6 +132,7 @@ class Layer(NamedTuple):
     op: Op | None = None
     activation: Function | None = None
     in_place: bool = False
+    settings: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def role(self) -> str:
