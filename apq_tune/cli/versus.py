@@ -26,6 +26,7 @@ NAMES = (
     "joint",
     "staged",
     "staged-haq",
+    "staged-bits-first",
     "uniform",
     "uniform-8",
     "uniform-wa",

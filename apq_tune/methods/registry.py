@@ -9,6 +9,7 @@ import numpy as np
 
 from apq_tune.errors import ProblemError
 from apq_tune.methods.bench import Question
+from apq_tune.methods.bits_first import staged_bits_first
 from apq_tune.methods.paper import paper
 from apq_tune.methods.predicted import predictor
 from apq_tune.methods.projections import Project, most_bits, uniform_bits, uniform_wa_bits
@@ -42,6 +43,7 @@ METHODS: Mapping[str, Method] = {
     "joint": Method(joint),
     "staged": Method(staged),
     "staged-haq": Method(staged_haq),
+    "staged-bits-first": Method(staged_bits_first),
     "uniform": Method(uniform, part=uniform_bits),
     "uniform-8": Method(uniform_8, part=most_bits),
     "uniform-wa": Method(uniform_wa, part=uniform_wa_bits),

@@ -119,6 +119,8 @@ def test_every_method_spends_the_budget_exactly_and_keeps_both_limits(deep: Netw
     if method == "refined":
         return
     measured = asked.bench.measured("proxy")
+    if method == "staged-bits-first":  # policies of the largest network, which keeps no limit
+        measured = measured.rows(np.flatnonzero(Subspace(deep, everything).violations(measured.genomes, limits) <= 0))
     assert set(map(bytes, found)) == set(map(bytes, best_of(fine, ALLOWED.short).genomes))
     assert set(map(bytes, fine.genomes)) == set(map(bytes, best_of(measured, ALLOWED.fine).genomes))
     if method in ("uniform", "joint"):
@@ -138,7 +140,7 @@ def test_a_method_gives_bits_as_its_name_says(deep: NetworkEncoding, proposed) -
         assert {bits for blocks in networks for block in blocks for bits in block[2:]} == {8}
     elif method != "uniform":
         assert not all(uniform) or method == "paper"
-    if method in ("staged-haq", "random", "joint"):
+    if method in ("staged-haq", "staged-bits-first", "random", "joint"):
         assert not all(tied)
         assert not all(of_all)
 
@@ -175,6 +177,24 @@ def test_stages_keep_what_earlier_stages_decided(deep: NetworkEncoding) -> None:
     assert len(networks) == 1  # one network, many policies
     assert networks <= {str(c.with_bits(8)) for c in deep.decode(proxies[:tried])}
     assert asked.bench.count("fp32") > 0
+
+
+def test_bits_first_prunes_the_largest_network_at_policies_that_cost_no_more_than_uniform_ones(
+    deep: NetworkEncoding,
+) -> None:
+    limits = Costs.of(deep).budget("memory-tight")
+    asked = question(deep, limits)
+    METHODS["staged-bits-first"].propose(asked)
+    measured = asked.bench.measured("proxy").genomes
+    largest = deep.at_largest(measured, ("depth", "kernel", "width"))
+    n = int((measured == largest).all(axis=1).argmin())  # the policies of the largest network come first
+    assert round(0.4 * ALLOWED.proxy) <= n <= round(0.5 * ALLOWED.proxy)
+    costs = [limit.metric(measured[:n]) for limit in limits]
+    uniform = deep.at_bits(largest[:1], 8)
+    assert all((cost <= limit.metric(uniform)[0]).all() for cost, limit in zip(costs, limits, strict=True))
+    bits = {tuple(sorted(set(map(tuple, (block[2:] for block in c.blocks))))) for c in deep.decode(measured[n:])}
+    tried = {tuple(sorted(set(map(tuple, (block[2:] for block in c.blocks))))) for c in deep.decode(measured[:n])}
+    assert all(any(set(own) <= set(policy) for policy in tried) for own in bits)  # depth may leave blocks out
 
 
 def test_measurements_are_counted_once_refused_beyond_the_budget_and_replayed(encoding: NetworkEncoding) -> None:
