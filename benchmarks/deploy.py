@@ -119,8 +119,7 @@ def chosen(run: Path, n: int) -> list[FoundNetwork]:
         metrics = Costs.of(encoding).metrics
         for number, candidate in enumerate(encoding.decode(genomes)):
             own = FoundNetwork(
-                opened.space,
-                candidate,
+                supernet.subnet(candidate),
                 name=f"random_{number}",
                 costs={
                     name: CostValue(float(metric(genomes[number : number + 1])[0]), metric.unit)
@@ -129,7 +128,6 @@ def chosen(run: Path, n: int) -> list[FoundNetwork]:
                 scores={},
                 preprocessing=Preprocessing.of(opened.space, opened.classes),
             )
-            own.load_state_dict(supernet.subnet(candidate).state_dict())
             mixed.append(own)
     return mixed
 

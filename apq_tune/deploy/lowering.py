@@ -32,7 +32,7 @@ from apq_tune.deploy.program import (
 from apq_tune.errors import DeployError
 from apq_tune.network.layer import IMAGE, Layer
 from apq_tune.supernet.frozen import FrozenQuantizer, FrozenSubnet, FrozenWeights
-from apq_tune.supernet.subnet import Subnet
+from apq_tune.supernet.interfaces import AnySubnet
 
 
 class Parameters(Protocol):
@@ -51,7 +51,7 @@ class Parameters(Protocol):
         ...
 
 
-def program_of(subnet: Subnet) -> Program:
+def program_of(subnet: AnySubnet) -> Program:
     """Integer program of a subnet at the bits of its candidate.
 
     Raises:

@@ -22,9 +22,9 @@ from apq_tune.pipeline.settings import RunSettings
 from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.supernet.batches import batches
 from apq_tune.supernet.device import Device
-from apq_tune.supernet.network import Supernet
+from apq_tune.supernet.interfaces import AnySubnet, AnySupernet
+from apq_tune.supernet.kinds import supernet_of
 from apq_tune.supernet.strategies import supernet_loss
-from apq_tune.supernet.subnet import Subnet
 from apq_tune.supernet.train import Training, finetune, optimizer_for, precision
 
 PROBE_SECONDS = 0.5
@@ -94,7 +94,7 @@ def measure_rates(encoding: NetworkEncoding, settings: RunSettings, data: Data, 
         torch.manual_seed(0)
         torch.set_num_threads(1)
         try:
-            supernet = Supernet(encoding.space).to(device)
+            supernet = supernet_of(encoding.space).to(device)
             fp32 = _supernet_rate(supernet, encoding, settings, settings.supernet, data.train, quantize=False)
             quantized = _supernet_rate(supernet, encoding, settings, settings.quantized, data.train, quantize=True)
             qat = _qat_rate(supernet, encoding, settings.pair, data.train)
@@ -104,7 +104,7 @@ def measure_rates(encoding: NetworkEncoding, settings: RunSettings, data: Data, 
 
 
 def _supernet_rate(
-    supernet: Supernet,
+    supernet: AnySupernet,
     encoding: NetworkEncoding,
     settings: RunSettings,
     training: Training,
@@ -129,13 +129,13 @@ def _supernet_rate(
     return _timed(step, device) / len(order)
 
 
-def _qat_rate(supernet: Supernet, encoding: NetworkEncoding, training: Training, split: AnySplit) -> float:
+def _qat_rate(supernet: AnySupernet, encoding: NetworkEncoding, training: Training, split: AnySplit) -> float:
     """Seconds per image of a QAT step of one random network."""
     (candidate,) = encoding.decode(encoding.sample(1, np.random.default_rng(0)))
     device = next(supernet.parameters()).device
     order = np.arange(min(training.batch_size, len(split.labels)))
     ((images, _),) = batches(split, order, len(order), device)
-    subnet: Subnet = supernet.extract(candidate, supernet.recalibrate(images, candidate, quantize=True))
+    subnet: AnySubnet = supernet.extract(candidate, supernet.recalibrate(images, candidate, quantize=True))
     one = Training(1, len(order), training.learning_rate, training.weight_decay, bf16=training.bf16)
     few = split.take(order)
     return _timed(lambda: finetune(subnet, few, one, (0,)), device) / len(order)

@@ -15,6 +15,7 @@ from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.search_space import SearchSpace
 from apq_tune.supernet.defaults import plain_torch
 from apq_tune.supernet.found_network import CostValue, FoundNetwork, Preprocessing, load_weights
+from apq_tune.supernet.kinds import subnet_of
 
 CHOSEN = "chosen"
 """Name of the network that a command has chosen, beside its own name."""
@@ -79,17 +80,16 @@ class Networks(NamedTuple):
         except CandidateError as error:
             raise RunError(f"{self.path}: its network {own} is not of its search space ({error})") from None
         metrics = Costs.of(encoding, self.tables).metrics
-        network = FoundNetwork(
-            self.space,
-            candidate,
+        subnet = subnet_of(self.space, candidate)
+        load_weights(subnet, weights)
+        return FoundNetwork(
+            subnet,
             name=own,
             costs={cost: CostValue(float(metric(genomes)[0]), metric.unit) for cost, metric in metrics.items()},
             scores=record.scores,
             preprocessing=Preprocessing.of(self.space, self.classes),
             path=self.path,
         )
-        load_weights(network, weights)
-        return network
 
     def _names(self) -> str:
         return ", ".join([*([CHOSEN] if self.chosen is not None else []), *self.kept])

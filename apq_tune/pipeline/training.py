@@ -12,7 +12,8 @@ from apq_tune.supernet import strategies
 from apq_tune.supernet.batches import first_images
 from apq_tune.supernet.evaluate import calibrate_quantizers
 from apq_tune.supernet.finite import check_supernet, check_weights
-from apq_tune.supernet.network import Supernet
+from apq_tune.supernet.interfaces import AnySupernet
+from apq_tune.supernet.kinds import supernet_of
 from apq_tune.supernet.seeds import SeedWord
 from apq_tune.supernet.train import Progress, Training, average_for, optimizer_for
 
@@ -26,13 +27,13 @@ WEIGHTS, CHECKPOINT = "weights.pt", "checkpoint.pt"
 def train_supernet(run: Run) -> None:
     """Train the weight-shared network in full precision."""
     torch.manual_seed(run.settings.seed)
-    supernet = Supernet(run.encoding.space).to(run.device)
+    supernet = supernet_of(run.encoding.space).to(run.device)
     _train(run, "supernet", supernet, run.settings.supernet, quantize=False)
 
 
 def train_quantized_supernet(run: Run) -> None:
     """Go on training the same weights with random bits in every layer."""
-    supernet = Supernet(run.encoding.space)
+    supernet = supernet_of(run.encoding.space)
     supernet.load_state_dict(weights(run, "supernet"))
     supernet.to(run.device)
     images = first_images(run.data.train, run.settings.n_calibration).to(run.device)
@@ -40,14 +41,14 @@ def train_quantized_supernet(run: Run) -> None:
     _train(run, "quantized_supernet", supernet, run.settings.quantized, quantize=True)
 
 
-def calibrate(supernet: Supernet, encoding: NetworkEncoding, images: Tensor, seed: int) -> None:
+def calibrate(supernet: AnySupernet, encoding: NetworkEncoding, images: Tensor, seed: int) -> None:
     """Calibrate the clip values of a supernet's quantizers on full-precision activations of random candidates."""
     rng = np.random.default_rng((seed, SeedWord.QUANTIZED_SUPERNET))
     candidates = [*encoding.decode(encoding.sample(N_QUANTIZER_CANDIDATES, rng)), encoding.extremes()[1]]
     calibrate_quantizers(supernet, [lambda c=c: supernet.recalibrate(images, c) for c in candidates])  # type: ignore[misc]
 
 
-def _train(run: Run, stage: str, supernet: Supernet, training: Training, *, quantize: bool) -> None:
+def _train(run: Run, stage: str, supernet: AnySupernet, training: Training, *, quantize: bool) -> None:
     torch.set_num_threads(1)
     directory = run.directory(stage)
     if directory.has(WEIGHTS):  # the process ended before it recorded that the stage was done

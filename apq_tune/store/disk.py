@@ -12,7 +12,7 @@ import torch
 
 from apq_tune.errors import RunError
 from apq_tune.space.search_space import SearchSpace
-from apq_tune.supernet.network import Supernet
+from apq_tune.supernet.kinds import supernet_of
 
 RAY_BYTES = 50_000_000
 """Bytes of the logs and sockets of a Ray session; measured: 4 MB for a short run, 30 MB for a thousand trials."""
@@ -27,7 +27,7 @@ STATES = 4
 def supernet_bytes(space: SearchSpace) -> int:
     """Size of the weights of a supernet in a file."""
     with torch.random.fork_rng(devices=[]):  # tensors without numbers (device "meta") take seconds of imports
-        state = Supernet(space).state_dict()
+        state = supernet_of(space).state_dict()
     return sum(value.numel() * value.element_size() for value in state.values())
 
 

@@ -14,9 +14,8 @@ from apq_tune.data import AnySplit
 from apq_tune.space.candidate import Candidate
 from apq_tune.space.search_space import SearchSpace
 from apq_tune.supernet.batches import batches
-from apq_tune.supernet.network import Supernet
+from apq_tune.supernet.interfaces import AnySubnet, AnySupernet
 from apq_tune.supernet.quantize import ActivationQuantizer
-from apq_tune.supernet.subnet import Subnet
 
 EVALUATION_BATCH = 250  # images; batches of 128 take half as much time again per image, batches of 500 no less
 GPU_PIXELS = 2**22  # pixels per batch on a GPU, which would wait for the CPU with fewer
@@ -68,7 +67,7 @@ def score(network: Callable[[Tensor], Tensor], split: AnySplit, device: torch.de
 
 
 def score_candidate(
-    supernet: Supernet, candidate: Candidate, calibration: Tensor, split: AnySplit, *, quantize: bool
+    supernet: AnySupernet, candidate: Candidate, calibration: Tensor, split: AnySplit, *, quantize: bool
 ) -> Score:
     """Recalibrate batch norm and score one candidate of a supernet.
 
@@ -113,7 +112,7 @@ def calibrate_quantizers(network: nn.Module, runs: Sequence[Callable[[], object]
         quantizer.calibrate(torch.cat(samples))
 
 
-def subnet_from(supernet: Supernet, candidate: Candidate, calibration: Tensor, *, quantize: bool) -> Subnet:
+def subnet_from(supernet: AnySupernet, candidate: Candidate, calibration: Tensor, *, quantize: bool) -> AnySubnet:
     """Extract the subnet of one candidate, with batch norm recalibrated and folded.
 
     Args:

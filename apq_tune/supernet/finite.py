@@ -13,7 +13,7 @@ from apq_tune.space.candidate import Candidate
 from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.supernet.batches import first_images
 from apq_tune.supernet.evaluate import Score, score_candidate
-from apq_tune.supernet.network import Supernet
+from apq_tune.supernet.interfaces import AnySupernet
 from apq_tune.supernet.train import Training
 
 IMAGES = 64
@@ -55,7 +55,7 @@ def check_weights(network: nn.Module, setting: str, training: Training, epoch: i
 
 
 def check_supernet(
-    supernet: Supernet, encoding: NetworkEncoding, data: Data, setting: str, training: Training, *, quantize: bool
+    supernet: AnySupernet, encoding: NetworkEncoding, data: Data, setting: str, training: Training, *, quantize: bool
 ) -> None:
     """Refuse a supernet whose smallest or largest network has no finite loss on some images of the search split.
 

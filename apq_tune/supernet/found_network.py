@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,10 +13,12 @@ from torch import Tensor
 
 from apq_tune.errors import RunError
 from apq_tune.inputs.checkpoints import read_state
-from apq_tune.space.candidate import Candidate
+from apq_tune.network.layer import Layer
 from apq_tune.space.search_space import SearchSpace
 from apq_tune.supernet.batches import MEAN, STD, as_inputs
-from apq_tune.supernet.subnet import Subnet
+from apq_tune.supernet.folded import FoldedConv, FoldedLinear
+from apq_tune.supernet.interfaces import AnySubnet
+from apq_tune.supernet.quantize import ActivationQuantizer
 from apq_tune.supernet.train import is_finite
 
 if TYPE_CHECKING:
@@ -76,12 +78,13 @@ class Preprocessing(NamedTuple):
         return as_inputs(torch.tensor(images))
 
 
-class FoundNetwork(Subnet):
+class FoundNetwork(AnySubnet):
     """Trained network of a candidate, in evaluation mode and quantized at its bits.
 
     It is a plain module: training can go on from it, and its parameters are weights, biases and clip values.
 
     Attributes:
+        subnet: The module with the layers.
         name: Name of the network in its folder.
         costs: Costs that the search promised, by name.
         scores: ``loss`` (cross-entropy in nats) and ``accuracy`` (a fraction) by split, as measured after training;
@@ -92,8 +95,7 @@ class FoundNetwork(Subnet):
 
     def __init__(
         self,
-        space: SearchSpace,
-        candidate: Candidate,
+        subnet: AnySubnet,
         *,
         name: str,
         costs: Mapping[str, CostValue],
@@ -101,11 +103,33 @@ class FoundNetwork(Subnet):
         preprocessing: Preprocessing,
         path: Path | None = None,
     ) -> None:
-        super().__init__(space, candidate)
+        super().__init__(subnet.space, subnet.candidate)
+        self.subnet = subnet
         self.path = path
         self.name, self.costs, self.preprocessing = name, dict(costs), preprocessing
         self.scores = {split: {kind: own[kind] for kind in ("loss", "accuracy")} for split, own in scores.items()}
         self.eval()
+
+    def forward(self, x: Tensor, *, quantize: bool = True, bits: Any = None) -> Tensor:
+        """Run the network on preprocessed images, by default at its bits."""
+        return self.subnet(x, quantize=quantize, bits=bits)  # type: ignore[no-any-return]
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Layers of the network in the order of the forward pass."""
+        return self.subnet.layers
+
+    def weighted(self) -> Mapping[str, FoldedConv | FoldedLinear]:
+        """Layers with weights, by the name of the layer."""
+        return self.subnet.weighted()
+
+    def input_quantizers(self) -> Mapping[str, ActivationQuantizer]:
+        """Quantizers of the inputs of layers with weights, by the name of the layer."""
+        return self.subnet.input_quantizers()
+
+    def stored_quantizers(self) -> Mapping[str, ActivationQuantizer]:
+        """Quantizers of stored tensors, by the name of the layer that makes the tensor."""
+        return self.subnet.stored_quantizers()
 
     def train(self, mode: bool = True) -> Self:
         """Switch to training mode, after which the measured scores no longer hold, or back."""
@@ -122,7 +146,7 @@ class FoundNetwork(Subnet):
         return np.asarray(torch.cat(parts).numpy(), np.float32)
 
 
-def load_weights(network: Subnet, path: Path) -> None:
+def load_weights(network: AnySubnet, path: Path) -> None:
     """Load the weights of a network from a file of ``torch.save``.
 
     Args:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from apq_tune.network.layer import Function
 from apq_tune.supernet.folded import integers
+from apq_tune.supernet.interfaces import AnySubnet
 from apq_tune.supernet.quantize import ActivationQuantizer
-from apq_tune.supernet.subnet import Subnet
 
 
 class FrozenWeights(NamedTuple):
@@ -49,7 +49,7 @@ class FrozenQuantizer(NamedTuple):
 class FrozenSubnet:
     """Parameters of a subnet, at the bits of its candidate, by the names of its layers."""
 
-    def __init__(self, subnet: Subnet) -> None:
+    def __init__(self, subnet: AnySubnet) -> None:
         self._subnet = subnet
         self._layers = {layer.name: layer for layer in subnet.layers}
         self._stored, self._read = subnet.stored_quantizers(), subnet.input_quantizers()

@@ -20,9 +20,9 @@ from apq_tune.space.encoding import Genomes
 from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.supernet.defaults import plain_torch
 from apq_tune.supernet.evaluate import RunsCandidates, score
+from apq_tune.supernet.interfaces import AnySubnet
 from apq_tune.supernet.qat import QATTask, train_candidate
 from apq_tune.supernet.seeds import SeedWord
-from apq_tune.supernet.subnet import Subnet
 from apq_tune.supernet.train import Training
 from apq_tune.supernet.trained import TrainedSupernet
 
@@ -123,7 +123,7 @@ class QATLoss(NetworkMetric):
             RunError: If the checkpoint is damaged or the training diverges.
         """
 
-        def after_epoch(epoch: int, subnet: Subnet, state: Callable[[], bytes]) -> None:
+        def after_epoch(epoch: int, subnet: AnySubnet, state: Callable[[], bytes]) -> None:
             own = score(subnet, self.supernet.data.search, self.supernet.device)
             report(epoch, {"loss": own.loss, "accuracy": own.accuracy}, state)
 

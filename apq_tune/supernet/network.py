@@ -17,15 +17,18 @@ from apq_tune.supernet.blocks import ElasticBlock, FoldedBlock, layers_of, run_b
 from apq_tune.supernet.defaults import plain_torch
 from apq_tune.supernet.elastic import EPS, ElasticConv, ElasticLinear, Norms, Statistics
 from apq_tune.supernet.forward import FixedConvs, FixedQuantizers, forward_pass
+from apq_tune.supernet.interfaces import AnySupernet
 from apq_tune.supernet.subnet import Subnet
 
 
-class Supernet(nn.Module):
-    """Weight-shared network that contains all networks of a search space.
+class Supernet(AnySupernet):
+    """Weight-shared network of a space of blocks.
 
     Attributes:
         space: Search space.
     """
+
+    space: SearchSpace
 
     @plain_torch()
     def __init__(self, space: SearchSpace) -> None:
@@ -48,17 +51,7 @@ class Supernet(nn.Module):
     def forward(
         self, x: Tensor, candidate: Candidate, *, quantize: bool = False, statistics: Statistics | None = None
     ) -> Tensor:
-        """Run one candidate.
-
-        Args:
-            x: Images, shape ``(n, channels, size, size)``; they are resized to the resolution of the candidate.
-            candidate: Architecture and bits.
-            quantize: Whether to quantize weights and activations to the bits of the candidate.
-            statistics: Batch norm statistics from ``recalibrate``; ``None`` for those of this batch, as in training.
-
-        Returns:
-            Logits, shape ``(n, classes)``.
-        """
+        """Run one candidate; ``statistics`` are those of ``recalibrate``, or ``None`` for those of this batch."""
         return self._run(x, candidate, quantize, Norms(statistics, None))
 
     @torch.no_grad()
@@ -107,12 +100,7 @@ class Supernet(nn.Module):
 
     @torch.no_grad()
     def extract(self, candidate: Candidate, statistics: Statistics) -> Subnet:
-        """Stand-alone network with folded batch norm, whose output equals that of ``forward``.
-
-        Args:
-            candidate: Architecture and bits.
-            statistics: Batch norm statistics from ``recalibrate``.
-        """
+        """Stand-alone network with folded batch norm, whose output equals that of ``forward``."""
         with self.stem.weight.device:  # to avoid copies of its tensors between devices
             subnet = Subnet(self.space, candidate)
         given = iter(statistics)

@@ -17,11 +17,11 @@ from apq_tune.space.candidate import Candidate
 from apq_tune.supernet.defaults import plain_torch
 from apq_tune.supernet.evaluate import Score, score
 from apq_tune.supernet.finite import finite
-from apq_tune.supernet.subnet import Subnet
+from apq_tune.supernet.interfaces import AnySubnet
 from apq_tune.supernet.train import Training, average_for, finetune, optimizer_for
 from apq_tune.supernet.trained import TrainedSupernet
 
-AfterEpoch = Callable[[int, Subnet, Callable[[], bytes]], None]
+AfterEpoch = Callable[[int, AnySubnet, Callable[[], bytes]], None]
 """Callback with the number of finished epochs, the network, and a function that serializes a checkpoint."""
 
 
@@ -49,7 +49,7 @@ class QATTask(NamedTuple):
 class QATResult(NamedTuple):
     """Trained candidate and its score on each split."""
 
-    subnet: Subnet
+    subnet: AnySubnet
     scores: dict[str, Score]
 
     def weights(self) -> bytes:

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 from apq_tune.data import AnySplit
 from apq_tune.space.gene import Kind
 from apq_tune.space.network_encoding import NetworkEncoding
-from apq_tune.supernet.network import Supernet
+from apq_tune.supernet.interfaces import AnySupernet
 from apq_tune.supernet.train import BEGIN, Loss, Progress, Training, train_epochs
 
 Strategy = Literal["single_path", "warm_single_path", "sandwich", "progressive"]
@@ -25,7 +25,12 @@ WIDTHS_OPEN = {"warm_single_path": 0.2, "progressive": 2 / 3}
 
 
 def supernet_loss(
-    supernet: Supernet, encoding: NetworkEncoding, strategy: Strategy, *, quantize: bool, label_smoothing: float = 0.0
+    supernet: AnySupernet,
+    encoding: NetworkEncoding,
+    strategy: Strategy,
+    *,
+    quantize: bool,
+    label_smoothing: float = 0.0,
 ) -> Loss:
     """Loss of one batch by a supernet training strategy.
 
@@ -78,7 +83,7 @@ def supernet_loss(
 
 
 def train_supernet(
-    supernet: Supernet,
+    supernet: AnySupernet,
     encoding: NetworkEncoding,
     optimizer: torch.optim.Optimizer,
     split: AnySplit,

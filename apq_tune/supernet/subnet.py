@@ -12,20 +12,18 @@ from apq_tune.space.search_space import SearchSpace
 from apq_tune.supernet.blocks import FoldedBlock, layers_of, run_block
 from apq_tune.supernet.folded import FoldedConv, FoldedLinear
 from apq_tune.supernet.forward import FixedConvs, FixedQuantizers, forward_pass
+from apq_tune.supernet.interfaces import AnySubnet
 from apq_tune.supernet.quantize import ActivationQuantizer
 
 
-class Subnet(nn.Module):
-    """Stand-alone network of a candidate, with batch norm folded as in integer inference (Jacob 2018).
+class Subnet(AnySubnet):
+    """Stand-alone network of a candidate of a space of blocks."""
 
-    Attributes:
-        space: Search space of the candidate.
-        candidate: Architecture, and the bits that ``forward`` applies by default.
-    """
+    space: SearchSpace
+    candidate: Candidate
 
     def __init__(self, space: SearchSpace, candidate: Candidate) -> None:
-        super().__init__()
-        self.space, self.candidate = space, candidate
+        super().__init__(space, candidate)
         stem, last = space.stem, space.slots[-1].out_channels
         self._slots = space.active_slots(candidate)
         self.stem = FoldedConv(
@@ -45,16 +43,7 @@ class Subnet(nn.Module):
         self.quantizers = FixedQuantizers(space)
 
     def forward(self, x: Tensor, *, quantize: bool = True, bits: Candidate | None = None) -> Tensor:
-        """Run the network.
-
-        Args:
-            x: Images, shape ``(n, channels, size, size)``.
-            quantize: Whether to quantize weights and activations.
-            bits: Candidate of the same architecture whose bits are applied; by default its own.
-
-        Returns:
-            Logits, shape ``(n, classes)``.
-        """
+        """Run the network at its bits, those of another candidate, or in full precision."""
         space, chosen = self.space, (bits or self.candidate).blocks
         has_first = space.first is not None
         fixed = FixedConvs(
@@ -75,11 +64,6 @@ class Subnet(nn.Module):
 
         return forward_pass(x, fixed, run_blocks, self.quantizers, self.candidate.resolution, fixed_bits)
 
-    @property
-    def layers(self) -> tuple[Layer, ...]:
-        """Layers of the network in the order of the forward pass, at the bits of its candidate."""
-        return self.space.network.at(self.space.values_of(self.candidate))
-
     def weighted(self) -> dict[str, FoldedConv | FoldedLinear]:
         """Layers with weights, by the name of the layer."""
         found: dict[str, Any] = {"stem": self.stem}
@@ -93,10 +77,7 @@ class Subnet(nn.Module):
         return found | {"classifier": self.classifier}
 
     def input_quantizers(self) -> dict[str, ActivationQuantizer]:
-        """Quantizers of the inputs of layers with weights, by the name of the layer.
-
-        Where the input has its own quantizer, that of the layer is used only if its bits differ, or is missing.
-        """
+        """Quantizers of the inputs of layers with weights, by the name of the layer."""
         fixed = self.quantizers
         found = {"stem": fixed.stem, "head": fixed.head, "classifier": fixed.classifier}
         if self.space.first is not None:

@@ -20,8 +20,8 @@ from apq_tune.data import AnySplit
 from apq_tune.errors import RunError
 from apq_tune.inputs import ranges
 from apq_tune.supernet.batches import Augment, batches, first_images
+from apq_tune.supernet.interfaces import AnySubnet
 from apq_tune.supernet.seeds import AUGMENT
-from apq_tune.supernet.subnet import Subnet
 
 Loss = Callable[[Tensor, Tensor, np.random.Generator, float], Tensor]
 """Mean loss of a batch, given images, labels, a random generator and the share of the training done (0 to 1)."""
@@ -188,7 +188,7 @@ def is_finite(network: nn.Module) -> bool:
 
 
 def finetune(
-    subnet: Subnet,
+    subnet: AnySubnet,
     split: AnySplit,
     training: Training,
     seed: tuple[int, ...],

@@ -19,8 +19,8 @@ from apq_tune.supernet.batches import first_images
 from apq_tune.supernet.defaults import plain_torch
 from apq_tune.supernet.device import Device, device_of
 from apq_tune.supernet.evaluate import Score, score_candidate, subnet_from
-from apq_tune.supernet.network import Supernet
-from apq_tune.supernet.subnet import Subnet
+from apq_tune.supernet.interfaces import AnySubnet, AnySupernet
+from apq_tune.supernet.kinds import supernet_of
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class TrainedSupernet:
 
     @functools.cached_property
     @plain_torch()
-    def network(self) -> Supernet:
+    def network(self) -> AnySupernet:
         """Supernet with these weights on the device.
 
         Raises:
@@ -56,7 +56,7 @@ class TrainedSupernet:
         """
         device_of(self.device)
         torch.set_num_threads(1)
-        supernet = Supernet(self.space)
+        supernet = supernet_of(self.space)
         supernet.load_state_dict(dict(self.weights))
         return supernet.to(self.device)
 
@@ -67,7 +67,7 @@ class TrainedSupernet:
         return first_images(self.data.train, self.n_calibration).to(self.device)
 
     @plain_torch()
-    def subnet(self, candidate: Candidate) -> Subnet:
+    def subnet(self, candidate: Candidate) -> AnySubnet:
         """Subnet of one candidate on the device, the starting point of its quantization-aware training."""
         return subnet_from(self.network, candidate, self.calibration, quantize=True)
 

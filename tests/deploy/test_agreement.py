@@ -30,14 +30,12 @@ def networks(finished_run: Path) -> list[FoundNetwork]:
     for number, candidate in enumerate(encoding.decode(encoding.sample(3, np.random.default_rng(5)))):
         result = train_candidate(supernet, QATTask(candidate, Training(epochs=1), (number,)))
         own = FoundNetwork(
-            opened.space,
-            candidate,
+            result.subnet,
             name=f"mixed {number}",
             costs=found[0].costs,
             scores={},
             preprocessing=found[0].preprocessing,
         )
-        own.load_state_dict(result.subnet.state_dict())
         found.append(own)
     return found
 

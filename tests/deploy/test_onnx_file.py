@@ -36,8 +36,8 @@ def networks(space: SearchSpace) -> list[FoundNetwork]:
     for row, candidate in enumerate(candidates):
         costs = {model.name: CostValue(float(model(genomes)[row]), model.unit) for model in cost_models(encoding)}
         about = Preprocessing.of(space, tuple("0123456789"))
-        own = FoundNetwork(space, candidate, name=f"1-{row}", costs=costs, scores=SCORES, preprocessing=about)
-        own.load_state_dict(net.extract(candidate, net.recalibrate(images, candidate, quantize=True)).state_dict())
+        subnet = net.extract(candidate, net.recalibrate(images, candidate, quantize=True))
+        own = FoundNetwork(subnet, name=f"1-{row}", costs=costs, scores=SCORES, preprocessing=about)
         found.append(own)
     return found
 

@@ -1,0 +1,37 @@
+"""Choice of the supernet and of the stand-alone networks of a search space by its kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from apq_tune.errors import SpaceError
+from apq_tune.space.search_space import SearchSpace
+from apq_tune.supernet.interfaces import AnySubnet, AnySupernet
+from apq_tune.supernet.network import Supernet
+from apq_tune.supernet.subnet import Subnet
+
+
+def supernet_of(space: Any) -> AnySupernet:
+    """New supernet of a search space, initialised with torch's global generator.
+
+    Raises:
+        SpaceError: If the space has no networks that could be trained.
+    """
+    if isinstance(space, SearchSpace):
+        return Supernet(space)
+    raise _untrainable(space)
+
+
+def subnet_of(space: Any, candidate: Any) -> AnySubnet:
+    """Stand-alone network of a candidate, whose weights are still to be loaded.
+
+    Raises:
+        SpaceError: If the space has no networks that could be trained.
+    """
+    if isinstance(space, SearchSpace):
+        return Subnet(space, candidate)
+    raise _untrainable(space)
+
+
+def _untrainable(space: Any) -> SpaceError:
+    return SpaceError(f"{getattr(space, 'name', space)!r} has no networks that could be trained; give a SearchSpace")
