@@ -1,0 +1,281 @@
+"""Which channels of a graph can only be kept or removed together: one rule for each kind of node.
+
+Every output channel of a convolution or linear layer is an element with a number of its own. Each tensor has an axis of
+channels whose entries are elements, or -1 for channels that always stay (those of the image). Rules say which elements
+the output of a node has, and tie elements to each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apq_tune.network.graph import Graph, Node, NodeKind
+from apq_tune.network.layer import IMAGE
+
+Elements = NDArray[np.int64]
+
+
+class Channels(NamedTuple):
+    """Channels of a tensor.
+
+    Attributes:
+        axis: Axis of the channels.
+        elements: Element of each entry along that axis; -1 for those that always stay.
+        fixed: What the channels that always stay belong to, for messages.
+    """
+
+    axis: int
+    elements: Elements
+    fixed: str = ""
+
+
+class Ties:
+    """Ties between the channels of a graph, found node by node.
+
+    Attributes:
+        n_elements: Number of elements.
+        pairs: Arrays of shape (2, n): elements that are tied.
+        locks: Elements that always stay, with the reason.
+        outputs: Channels of each node's output.
+        inputs: Element of each entry of the input axis of weights, by the name of the node.
+        parameters: Elements of each axis of parameters and buffers, by their name; ``None`` for axes that are no
+            channels.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.n_elements = 0
+        self.pairs: list[NDArray[np.int64]] = []
+        self.locks: list[tuple[Elements, str]] = []
+        self.outputs: dict[str, Channels] = {}
+        self.inputs: dict[str, Elements] = {}
+        self.parameters: dict[str, tuple[Elements | None, ...]] = {}
+        image = Channels(0, np.full(graph.image[0], -1), "the image")
+        for node in graph.nodes:
+            inputs = [image if name == IMAGE else self.outputs[name] for name in node.inputs]
+            self.outputs[node.name] = RULES[node.kind](self, node, inputs)
+
+    def fresh(self, count: int) -> Elements:
+        """Make elements that are tied to nothing."""
+        self.n_elements += count
+        return np.arange(self.n_elements - count, self.n_elements)
+
+    def lock(self, elements: Elements, reason: str) -> None:
+        """Let elements always stay."""
+        if (elements := elements[elements >= 0]).size:
+            self.locks.append((elements, reason))
+
+    def tie(self, one: Elements, other: Elements, reason: str) -> None:
+        """Tie elements one by one; those whose partner always stays are locked with the reason."""
+        both = (one >= 0) & (other >= 0)
+        self.pairs.append(np.stack([one[both], other[both]]))
+        self.lock(one[other < 0], reason)
+        self.lock(other[one < 0], reason)
+
+    def has(self, name: str, axes: Sequence[Elements | None]) -> None:
+        """Note the elements of the axes of a parameter; if several nodes share it, their channels are tied."""
+        if (before := self.parameters.get(name)) is None:
+            self.parameters[name] = tuple(axes)
+            return
+        reason = f"the parameter {name!r} is shared with a layer whose channels always stay"
+        for one, other in zip(before, axes, strict=True):
+            if one is not None and other is not None:
+                self.tie(one, other, reason)
+            elif one is not None or other is not None:
+                self.lock(one if one is not None else other, reason)  # type: ignore[arg-type]
+
+    def has_vectors(self, node: Node, elements: Elements) -> None:
+        """Note that all parameters of a node have one value for each of these elements, whatever their shape."""
+        for name in node.parameters.values():
+            shape = self.graph.shapes[name]
+            axes: list[Elements | None] = [None] * len(shape)
+            if elements.size in shape:
+                axes[shape.index(elements.size)] = elements
+            self.has(name, axes)
+
+
+Rule = Callable[[Ties, Node, Sequence[Channels]], Channels]
+
+
+def at(node: Node) -> str:
+    """Name of a node and its place in the user's source."""
+    return f"{node.name!r} ({node.place})" if node.place else repr(node.name)
+
+
+def _stay(node: Node, fixed: str) -> Channels:
+    """Output channels that always stay."""
+    return Channels(0, np.full(node.shape[0] if node.shape else 1, -1), fixed)
+
+
+def _lock_inputs(ties: Ties, node: Node, inputs: Sequence[Channels], reason: str) -> Channels:
+    """Lock the inputs of a node and its output."""
+    for source in inputs:
+        ties.lock(source.elements, reason)
+    for name in node.parameters.values():
+        ties.has(name, [None] * len(ties.graph.shapes[name]))
+    return _stay(node, at(node))
+
+
+def _along(ties: Ties, node: Node, source: Channels, axis: int) -> Channels | None:
+    """Channels of the first input of a node along an axis; ``None`` if channels that can go are on another one."""
+    if source.axis == axis:
+        return source
+    if (source.elements >= 0).any():
+        return None
+    return Channels(axis, np.full(ties.graph.shape_of(node.inputs[0])[axis], -1), source.fixed)
+
+
+def _passes(_ties: Ties, _node: Node, inputs: Sequence[Channels]) -> Channels:
+    """Operations on each value by itself."""
+    return inputs[0]
+
+
+def _passes_images(ties: Ties, node: Node, inputs: Sequence[Channels]) -> Channels:
+    """Operations on each channel of an image by itself."""
+    if (source := _along(ties, node, inputs[0], 0)) is None:
+        return _lock_inputs(ties, node, inputs, f"{at(node)} is a {node.kind} along the channels")
+    return source
+
+
+def _norm(ties: Ties, node: Node, inputs: Sequence[Channels]) -> Channels:
+    if (source := _along(ties, node, inputs[0], 0)) is None:
+        return _lock_inputs(ties, node, inputs, f"{at(node)} is a batch norm along another axis than the channels")
+    ties.has_vectors(node, source.elements)
+    return source
+
+
+def _affine(ties: Ties, node: Node, inputs: Sequence[Channels]) -> Channels:
+    source, axis = inputs[0], node.settings["axis"]
+    own = source.elements if source.axis == axis else np.full(node.shape[axis], -1)
+    ties.has_vectors(node, own)
+    return source
+
+
+def _layer_norm(ties: Ties, node: Node, inputs: Sequence[Channels]) -> Channels:
+    source = inputs[0]
+    if source.axis == len(node.shape) - 1:
+        ties.lock(source.elements, f"{at(node)} is a layer norm, whose mean and variance are over all channels")
+    ties.has_vectors(node, np.full(node.shape[-1], -1))
+    return source
+
+
+def _weighted(ties: Ties, node: Node, output: Elements, entering: Elements) -> None:
+    """Note the channels of the parameters of a convolution or linear layer."""
+    n_axes = len(ties.graph.shapes[node.parameters["weight"]])
+    ties.has(node.parameters["weight"], [output, entering, *[None] * (n_axes - 2)])
+    if "bias" in node.parameters:
+        ties.has(node.parameters["bias"], [output])
+    ties.inputs[node.name] = entering
+
+
+def _conv(ties: Ties, node: Node, inputs: Sequence[Channels]) -> Channels:
+    groups = node.settings["groups"]
+    if (source := _along(ties, node, inputs[0], 0)) is None:
+        ties.inputs[node.name] = np.full(ties.graph.shapes[node.parameters["weight"]][1], -1)
+        return _lock_inputs(ties, node, inputs, f"{at(node)} is a convolution along another axis than the channels")
+    output = ties.fresh(node.shape[0])
+    if groups == 1:
+        _weighted(ties, node, output, source.elements)
+        return Channels(0, output)
+    entering, leaving = source.elements.reshape(groups, -1), output.reshape(groups, -1)
+    reason = f"{at(node)} is a grouped convolution of {source.fixed}"
+    for members in (leaving[:, 1:], entering):
+        ties.tie(np.repeat(leaving[:, 0], members.shape[1]), members.ravel(), reason)
+    _weighted(ties, node, output, np.full(entering.shape[1], -1))
+    return Channels(0, output)
+
+
+def _linear(ties: Ties, node: Node, inputs: Sequence[Channels]) -> Channels:
+    axis = len(node.shape) - 1
+    if (source := _along(ties, node, inputs[0], axis)) is None:
+        ties.inputs[node.name] = np.full(ties.graph.shapes[node.parameters["weight"]][1], -1)
+        return _lock_inputs(ties, node, inputs, f"{at(node)} is a linear layer along another axis than the channels")
+    output = ties.fresh(node.shape[axis])
+    _weighted(ties, node, output, source.elements)
+    return Channels(axis, output)
+
+
+def _elementwise(ties: Ties, node: Node, inputs: Sequence[Channels]) -> Channels:
+    """Sum or product of two tensors; the second factor of a product may have one pixel."""
+    one, other = inputs
+    verb = "adds" if node.kind == "add" else "multiplies"
+    if one.axis != other.axis or one.elements.size != other.elements.size:
+        return _lock_inputs(ties, node, inputs, f"{at(node)} {verb} tensors whose channels are on different axes")
+    fixed = one.fixed or other.fixed
+    ties.tie(one.elements, other.elements, f"{at(node)} {verb} {fixed}")
+    return Channels(one.axis, np.maximum(one.elements, other.elements), fixed)
+
+
+def _concat(ties: Ties, node: Node, inputs: Sequence[Channels]) -> Channels:
+    if any(source.axis != 0 and (source.elements >= 0).any() for source in inputs):
+        return _lock_inputs(ties, node, inputs, f"{at(node)} concatenates along another axis than the channels")
+    fixed = next((source.fixed for source in inputs if source.fixed), "")
+    sizes = [ties.graph.shape_of(name)[0] for name in node.inputs]
+    own = [
+        source.elements if source.axis == 0 else np.full(size, -1) for source, size in zip(inputs, sizes, strict=True)
+    ]
+    return Channels(0, np.concatenate(own), fixed)
+
+
+def moved(node: Node, size: int) -> NDArray[np.int64]:
+    """Entry of the input's axis 0 that each entry of the output is, for a slice, select or shuffle.
+
+    Args:
+        node: Node of one of these kinds.
+        size: Number of entries of the input.
+    """
+    settings, entries = node.settings, np.arange(size)
+    if node.kind == "slice":
+        return entries[int(settings["start"]) : int(settings["stop"])]
+    if node.kind == "select":
+        return entries[list(settings["indices"])]
+    return entries.reshape(int(settings["groups"]), -1).T.ravel()
+
+
+def _moves(ties: Ties, node: Node, inputs: Sequence[Channels]) -> Channels:
+    if (source := _along(ties, node, inputs[0], 0)) is None:
+        return _lock_inputs(ties, node, inputs, f"{at(node)} is a {node.kind} of another axis than the channels")
+    return source._replace(elements=source.elements[moved(node, source.elements.size)])
+
+
+def _flatten(ties: Ties, node: Node, inputs: Sequence[Channels]) -> Channels:
+    source, shape = inputs[0], ties.graph.shape_of(node.inputs[0])
+    along = [source.elements.size if axis == source.axis else 1 for axis in range(len(shape))]
+    return Channels(0, np.broadcast_to(source.elements.reshape(along), shape).ravel(), source.fixed)
+
+
+def _permute(_ties: Ties, node: Node, inputs: Sequence[Channels]) -> Channels:
+    return inputs[0]._replace(axis=list(node.settings["order"]).index(inputs[0].axis))
+
+
+def _opaque(ties: Ties, node: Node, inputs: Sequence[Channels]) -> Channels:
+    target = node.settings["target"]
+    return _lock_inputs(ties, node, inputs, f"{at(node)} is the operation {target}, whose channels are not understood")
+
+
+RULES: Mapping[NodeKind, Rule] = {
+    "conv": _conv,
+    "linear": _linear,
+    "norm": _norm,
+    "affine": _affine,
+    "layer_norm": _layer_norm,
+    "function": _passes,
+    "add": _elementwise,
+    "multiply": _elementwise,
+    "concat": _concat,
+    "slice": _moves,
+    "select": _moves,
+    "shuffle": _moves,
+    "mean": _passes_images,
+    "max_pool": _passes_images,
+    "avg_pool": _passes_images,
+    "flatten": _flatten,
+    "pad": _passes_images,
+    "upsample": _passes_images,
+    "permute": _permute,
+    "opaque": _opaque,
+}
