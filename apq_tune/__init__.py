@@ -32,7 +32,8 @@ from apq_tune.space.flat_encoding import FlatEncoding
 from apq_tune.space.gene import Gene
 from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.parameters import Space
-from apq_tune.space.search_space import SearchSpace, known_spaces
+from apq_tune.space.search_space import SearchSpace
+from apq_tune.space.shipped import known_spaces
 
 if TYPE_CHECKING:
     from apq_tune.data import load_data

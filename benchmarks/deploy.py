@@ -54,6 +54,7 @@ from apq_tune.network.layer import IMAGE
 from apq_tune.pipeline.finished import load_supernets
 from apq_tune.pipeline.run import PipelineRun
 from apq_tune.problem.costs import Costs
+from apq_tune.space.files import load_network_space
 from apq_tune.supernet.batches import images_of
 from apq_tune.supernet.found_network import CostValue, Preprocessing
 
@@ -82,7 +83,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     run = arguments.run or arguments.out / "run"
     if arguments.run is None:
-        PipelineRun(SearchSpace.load_network(SPACE), None, run, data_root=arguments.data_root).run()
+        PipelineRun(load_network_space(SPACE), None, run, data_root=arguments.data_root).run()
     networks = {network.name: network for network in chosen(run, arguments.networks)}
     opened = open_networks(run)
     largest, root = opened.load("largest_8bit"), arguments.data_root or opened.data_root
@@ -249,7 +250,7 @@ def measured(networks: Mapping[str, FoundNetwork], largest: FoundNetwork, rounds
 
 def by_size(name: str, rounds: int) -> Iterator[dict[str, Any]]:
     """Latencies of untrained networks of a space as integers and in floating point."""
-    space = SearchSpace.load_network(name)
+    space = SearchSpace.load(name)
     encoding, rng = NetworkEncoding(space), np.random.default_rng(0)
     largest = encoding.extremes()[1]
     candidates = {"largest, 8 bits": largest.with_bits(8), "largest, 4 bits": largest.with_bits(4)}

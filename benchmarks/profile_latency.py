@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from apq_tune import Candidate, NetworkEncoding, SearchSpace
+from apq_tune import Candidate, NetworkEncoding
 from apq_tune.cli import main as apq_tune
 from apq_tune.deploy import measure
 from apq_tune.deploy.profile_folder import Collected, collect
 from apq_tune.problem.costs import Costs
+from apq_tune.space.files import load_network_space
 from apq_tune.store.files import read_json
 
 METRIC = "latency_ms"
@@ -86,7 +87,7 @@ def searches(
     Returns:
         Limit, prediction and measurement of each network in milliseconds, one row for each quantile.
     """
-    encoding = NetworkEncoding(SearchSpace.load_network(name))
+    encoding = NetworkEncoding(load_network_space(name))
     metric = Costs.of(encoding, [table]).metrics[METRIC]
     drawn = metric(encoding.sample(2000, np.random.default_rng(0)))
     rows, files = [], {}

@@ -135,8 +135,8 @@ def compare(
     from apq_tune.problem.metrics import load_metrics, problem_of
     from apq_tune.report.compare import write_comparison
     from apq_tune.report.screen import Screen
-    from apq_tune.space.network_encoding import NetworkEncoding
-    from apq_tune.space.search_space import SearchSpace
+    from apq_tune.space.encodings import encoding_of
+    from apq_tune.space.files import load_network_space
     from apq_tune.store.folder import digest
     from apq_tune.studies import compare as plan
     from apq_tune.studies.fleet import Fleet
@@ -147,13 +147,13 @@ def compare(
             lookup, maximize, minimize, constraints=constraints, choices=list(choices), ignore=ignore, missing=missing
         )
     else:
-        loaded = SearchSpace.load(str(space))
-        encoding = NetworkEncoding(loaded)
+        loaded = load_network_space(str(space))
+        encoding = encoding_of(loaded)
         metrics = with_built_in(load_metrics(encoding, predictor, tables), encoding)
         problem = problem_of(encoding, metrics, metric_names(front, "--front"), constraints)
         tell_notes(limit.metric for limit in problem.constraints)
     basis = {
-        "space": loaded.model_dump(mode="json") if loaded is not None else None,
+        "space": loaded.to_record() if loaded is not None else None,
         "lookup": digest(lookup),
         "predictor": digest(predictor),
         "tables": [digest(path) for path in tables],

@@ -72,10 +72,10 @@ def fit(space: str, pairs: Path, column: str | None, percent: bool, form: str, s
     from apq_tune.problem.metrics import describe_constant, read_pairs
     from apq_tune.report.tables import write_bytes
     from apq_tune.space.encodings import encoding_of
+    from apq_tune.space.files import load_space
     from apq_tune.space.measured import measured_values
-    from apq_tune.space.search_space import SearchSpace
 
-    encoding = encoding_of(SearchSpace.load(space))
+    encoding = encoding_of(load_space(space))
     measured, is_loss = read_pairs(pairs, encoding.space, column=column, percent=percent)
     forms = plain_forms(log=is_loss)
     chosen = next(name for name in forms if name == form)

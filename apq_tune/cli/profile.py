@@ -85,10 +85,10 @@ def profile(
     from apq_tune.deploy.profile import write_table
     from apq_tune.deploy.profile_folder import collect as collect_from
     from apq_tune.report.screen import Screen
-    from apq_tune.space.search_space import SearchSpace
+    from apq_tune.space.files import load_network_space
 
     console = Screen()
-    loaded = None if space is None else SearchSpace.load_network(space)
+    loaded = None if space is None else load_network_space(space)
     if export_ops is not None:
         assert loaded is not None
         items = profiling.export_ops(loaded, export_ops, threads=threads, networks=networks, seed=seed)

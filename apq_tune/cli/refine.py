@@ -71,13 +71,13 @@ def refine(
     from apq_tune.report.html import add_page
     from apq_tune.report.progress import RichListener
     from apq_tune.report.refined import write_refined
-    from apq_tune.space.network_encoding import NetworkEncoding
+    from apq_tune.space.encodings import encoding_of
     from apq_tune.store.directory import kept_tables
 
     texts = None
     if constraints or budgets:
         opened = open_run(run, ("predictors",))
-        costs = Costs.of(NetworkEncoding(opened.space), [*kept_tables(run), *tables])
+        costs = Costs.of(encoding_of(opened.space), [*kept_tables(run), *tables])
         texts = all_constraints(costs, constraints, budgets)
     settings = RefineSettings.checked(
         seed=seed,

@@ -15,7 +15,7 @@ from apq_tune.cli.options import DATA_ROOT, MINUTES, SEED, SETTINGS, assigned, d
 if TYPE_CHECKING:
     from apq_tune.data.choice import Complaint
     from apq_tune.hosts.executor import Kind
-    from apq_tune.space.search_space import SearchSpace
+    from apq_tune.space.network_space import NetworkSpace
 
 PAPER = {"quantized.epochs": 0, "predictor": "transferred", "fallback": False, "pair_bits": "alike"}
 """Settings of the protocol of the paper: the quantized supernet is the full-precision one with calibrated clip values,
@@ -85,8 +85,8 @@ def run(
     from apq_tune.errors import ReachError
     from apq_tune.pipeline.reach import complaints, with_others
     from apq_tune.problem.costs import Costs
-    from apq_tune.space.network_encoding import NetworkEncoding
-    from apq_tune.space.search_space import SearchSpace
+    from apq_tune.space.encodings import encoding_of
+    from apq_tune.space.files import load_network_space
 
     if data is not None and not data.strip():
         raise click.UsageError(f"--data {data!r} is not a folder; give a folder, . for the current one, or a name")
@@ -94,7 +94,7 @@ def run(
         raise click.UsageError("neither SPACE nor --data; write a search space such as digits, or --data DIR")
     if method != DEFAULT and protocol == "paper":
         raise click.UsageError(f"--protocol paper goes with --method {DEFAULT}; --method paper searches as it does")
-    loaded = None if space is None else SearchSpace.load_network(space)
+    loaded = None if space is None else load_network_space(space)
     notes: tuple[str, ...] = ()
     complain = complaints(constraints, budgets, tables)
     if data is not None:
@@ -103,9 +103,7 @@ def run(
     changes: dict[str, object] = {"seed": seed} | ({} if minutes is None else {"minutes": minutes})
     if constraints or budgets:
         try:
-            changes["constraints"] = list(
-                all_constraints(Costs.of(NetworkEncoding(loaded), tables), constraints, budgets)
-            )
+            changes["constraints"] = list(all_constraints(Costs.of(encoding_of(loaded), tables), constraints, budgets))
         except ReachError as error:
             raise with_others(error, loaded, complain) from None
     changes |= (PAPER if protocol == "paper" else {}) | assigned(assignments)
@@ -147,7 +145,7 @@ def run(
         search_with(pipeline, method, out, gpus=gpus_per_trial, num_cpus=num_cpus, executor=executor, address=address)
 
 
-def _chosen(data: str, space: SearchSpace | None, complain: Complaint | None) -> tuple[SearchSpace, tuple[str, ...]]:
+def _chosen(data: str, space: NetworkSpace | None, complain: Complaint | None) -> tuple[NetworkSpace, tuple[str, ...]]:
     """Choose a search space for the data, with lines that explain the choice.
 
     Raises:

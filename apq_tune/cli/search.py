@@ -93,13 +93,13 @@ def search(
     from apq_tune.searchers import ALGORITHMS
     from apq_tune.searchers import search as run_search
     from apq_tune.space.encodings import encoding_of
+    from apq_tune.space.files import load_space
     from apq_tune.space.notation import candidate_from, read_candidates
-    from apq_tune.space.search_space import SearchSpace
     from apq_tune.store.lock import own
 
     if objective is not None and front is not None:
         raise click.UsageError("give --objective or --front, not both")
-    encoding = encoding_of(SearchSpace.load(space))
+    encoding = encoding_of(load_space(space))
     from_files = load_metrics(encoding, predictor, tables)
     metrics = all_metrics(encoding, from_files)
     if budgets and not has_network(encoding.space):
@@ -175,10 +175,10 @@ def score(
     from apq_tune.problem.metrics import all_metrics, load_metrics, score_candidates
     from apq_tune.report.tables import write_frame
     from apq_tune.space.encodings import encoding_of
+    from apq_tune.space.files import load_space
     from apq_tune.space.notation import read_candidates
-    from apq_tune.space.search_space import SearchSpace
 
-    encoding = encoding_of(SearchSpace.load(space))
+    encoding = encoding_of(load_space(space))
     metrics = all_metrics(encoding, load_metrics(encoding, predictor, tables))
     entries = read_candidates(candidates, encoding.space)
     frame, refused = score_candidates(encoding, metrics, entries, skip_invalid=skip_invalid)

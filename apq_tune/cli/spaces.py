@@ -13,7 +13,8 @@ from apq_tune.cli.options import SPACE
 @click.command()
 def spaces() -> None:
     """List the search spaces that ship with the package."""
-    from apq_tune.space.search_space import SearchSpace, known_spaces
+    from apq_tune.space.search_space import SearchSpace
+    from apq_tune.space.shipped import known_spaces
 
     for name in known_spaces():
         space = SearchSpace.load(name)
@@ -33,10 +34,10 @@ def describe(space: str, tables: tuple[Path, ...]) -> None:
     from apq_tune.problem.metrics import load_metrics
     from apq_tune.report.screen import Screen
     from apq_tune.report.tables import choices_table, ranges_table
-    from apq_tune.space.network_encoding import NetworkEncoding
-    from apq_tune.space.search_space import SearchSpace
+    from apq_tune.space.encodings import encoding_of
+    from apq_tune.space.files import load_network_space
 
-    encoding = NetworkEncoding(SearchSpace.load(space))
+    encoding = encoding_of(load_network_space(space))
     console, loaded = Screen(), encoding.space
     console.print(
         f"{loaded.name}: 10^{loaded.log10_size(bits=False):.2f} networks, 10^{loaded.log10_size():.2f} with bits; "
@@ -65,12 +66,12 @@ def audit(space: str, tables: tuple[Path, ...]) -> None:
     from apq_tune.errors import TableError
     from apq_tune.report.screen import Screen
     from apq_tune.report.tables import print_audit
-    from apq_tune.space.network_encoding import NetworkEncoding
-    from apq_tune.space.search_space import SearchSpace
+    from apq_tune.space.encodings import encoding_of
+    from apq_tune.space.files import load_network_space
 
     if not tables:
         raise click.UsageError("give --table, once or more")
-    encoding, uncovered = NetworkEncoding(SearchSpace.load(space)), []
+    encoding, uncovered = encoding_of(load_network_space(space)), []
     for table in tables:
         loaded = load_cost_table(table)
         print_audit(loaded, encoding, Screen())

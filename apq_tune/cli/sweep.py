@@ -81,15 +81,14 @@ def sweep(
     from apq_tune.problem.metrics import restrict_to_measured
     from apq_tune.report.screen import Screen
     from apq_tune.report.sweep import write_sweep
-    from apq_tune.space.choices import ChoiceSpace
     from apq_tune.space.encodings import encoding_of
-    from apq_tune.space.search_space import SearchSpace
+    from apq_tune.space.files import load_space
     from apq_tune.store.folder import digest
     from apq_tune.studies import sweep as plan
     from apq_tune.studies.fleet import Fleet
 
     paths = plan.read_tables(targets)
-    encoding = encoding_of(SearchSpace.load(space))
+    encoding = encoding_of(load_space(space))
     metrics = plan.device_metrics(encoding, predictor, paths)
     wanted = tuple(metric_names(front, "--front") if front is not None else metric_names(objective, "--objective"))
     inside, message = restrict_to_measured(encoding, predictor, extrapolate=extrapolate)
@@ -101,7 +100,7 @@ def sweep(
     tell_notes(metric for own in metrics.values() for name, metric in own.items() if name in named)
     tasks = plan.tasks_of(asked, limits, chosen, seeds, budgets)
     basis = {
-        "space": own.to_dict() if isinstance(own := encoding.space, ChoiceSpace) else own.model_dump(mode="json"),
+        "space": encoding.space.to_record(),
         "predictor": digest(predictor),
         "tables": {name: [digest(path) for path in files] for name, files in paths.items()},
         "limits": limits,

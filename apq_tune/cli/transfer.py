@@ -39,10 +39,10 @@ def transfer(
     from apq_tune.predict.files import measured_in, predictor_bytes
     from apq_tune.problem.metrics import describe_constant, load_start, read_pairs
     from apq_tune.report.tables import write_bytes
+    from apq_tune.space.files import load_space
     from apq_tune.space.measured import measured_values
-    from apq_tune.space.search_space import SearchSpace
 
-    start = load_start(predictor, None if space is None else SearchSpace.load(space))
+    start = load_start(predictor, None if space is None else load_space(space))
     measured, is_loss = read_pairs(pairs, start.encoding.space, column=column, percent=percent)
     report, transferred = run_transfer(start, measured, seed, log=is_loss)
     known = measured_in(predictor, start.encoding)  # a start that does not say has learned all of its space

@@ -116,8 +116,8 @@ def joint_vs_staged(
     from apq_tune.pipeline.settings import RunSettings
     from apq_tune.problem.costs import Costs
     from apq_tune.report.versus import write_versus
-    from apq_tune.space.network_encoding import NetworkEncoding
-    from apq_tune.space.search_space import SearchSpace
+    from apq_tune.space.encodings import encoding_of
+    from apq_tune.space.files import load_network_space
     from apq_tune.store.directory import kept_tables
     from apq_tune.studies import versus
     from apq_tune.supernet.device import device_of
@@ -137,11 +137,11 @@ def joint_vs_staged(
         space, settings = trained.space, trained.settings
         runs = {settings.seed: Path(target).absolute()}
     else:
-        space, settings = SearchSpace.load_network(target), RunSettings().updated(changes)
+        space, settings = load_network_space(target), RunSettings().updated(changes)
         folder = out.absolute() / "runs"
         runs = {seed: versus.run_path(folder, seed) for seed in seeds_from(first_seed, seeds)}
     all_tables = [*(kept_tables(Path(target)) if is_run else []), *tables]
-    costs = Costs.of(NetworkEncoding(space), all_tables)
+    costs = Costs.of(encoding_of(space), all_tables)
     targets = limits_of(costs, named, constraints)
     possible = possible_methods(chosen, costs, targets)
     own = {OWN: targets.get(OWN, [])}
@@ -220,7 +220,7 @@ def basis_of(
     """Plain data that the results of tasks depend on, beside their method, budget and seed."""
     from apq_tune.store.folder import digest
 
-    space = costs.encoding.space.model_dump(mode="json")
+    space = costs.encoding.space.to_record()
     basis = {"space": space, "settings": settings, "spend": spend.model_dump(), "limits": dict(limits)}
     return basis | ({"tables": [digest(table) for table in tables]} if tables else {})
 

@@ -14,7 +14,8 @@ from apq_tune.errors import ApqError, CandidateError
 from apq_tune.space.encoding import Genomes
 from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.notation import candidate_from
-from apq_tune.space.search_space import SearchSpace, known_spaces
+from apq_tune.space.search_space import SearchSpace
+from apq_tune.space.shipped import known_spaces
 
 TOLERANCE = 0.05
 """Relative tolerance, as some counts include biases and normalisation; the next width multiplier differs by a third."""

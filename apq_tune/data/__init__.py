@@ -12,7 +12,7 @@ from apq_tune.data.named import DATA, SHAPES, DataRoot, imagenet
 from apq_tune.data.split import AnySplit, Data, FileSplit, Split, pooled
 from apq_tune.data.taken import taken
 from apq_tune.errors import RunError
-from apq_tune.space.search_space import SearchSpace
+from apq_tune.space.network_space import NetworkSpace
 
 __all__ = [
     "DATA",
@@ -57,7 +57,7 @@ class WantedImages(NamedTuple):
     is_file: bool = False
 
 
-def load_data(space: SearchSpace, data_root: str | Path | None = None) -> Data:
+def load_data(space: NetworkSpace, data_root: str | Path | None = None) -> Data:
     """Load the data set that a search space names and check it against the input shape and the number of classes.
 
     Images of a named data set are average-pooled to the input size of the space, those of a folder are resized.
@@ -110,7 +110,7 @@ def is_folder(data: str | None) -> bool:
     return data is not None and Path(data).is_absolute()
 
 
-def data_digest(space: SearchSpace) -> str | None:
+def data_digest(space: NetworkSpace) -> str | None:
     """Hash of the names and contents of a folder's images; ``None`` for a named data set, which never changes."""
     return read_folder(str(space.data)).digest if is_folder(space.data) else None
 
@@ -121,7 +121,7 @@ def _check_classes(wanted: WantedImages, data: str, classes: int) -> None:
         raise RunError(f"{wanted.owner}: classes is {wanted.classes}, {data} has {classes}; {remedy}")
 
 
-def check_images(space: SearchSpace, data: Data) -> None:
+def check_images(space: NetworkSpace, data: Data) -> None:
     """Check that the training images are not all identical.
 
     Raises:

@@ -9,7 +9,9 @@ from typing import NamedTuple
 from apq_tune.data.folder import Folder, read_folder
 from apq_tune.data.named import SHAPES, Shape
 from apq_tune.errors import ReachError
-from apq_tune.space.search_space import SearchSpace, known_spaces
+from apq_tune.space.network_space import NetworkSpace
+from apq_tune.space.search_space import SearchSpace
+from apq_tune.space.shipped import known_spaces
 
 BY_SIZE = ("digits", "mobilenet_fashion_mnist_14", "mobilenet_fashion_mnist", "mobilenet_cifar", "apq_mobilenet")
 """Shipped search spaces that may be chosen automatically."""
@@ -23,7 +25,7 @@ ROOM = 1.5
 LARGER = 1.5
 """Resolutions above this multiple of the images' own size are dropped, as upscaling adds no information."""
 
-Complaint = Callable[[SearchSpace, float], str | None]
+Complaint = Callable[[NetworkSpace, float], str | None]
 """Function from a search space and a margin (a factor of at least 1) to a message about a constraint that the space
 cannot satisfy with that margin; ``None`` if it can satisfy all of them."""
 
@@ -36,11 +38,11 @@ class SuitedSpace(NamedTuple):
         reason: One line that names the space and says why it was chosen.
     """
 
-    space: SearchSpace
+    space: NetworkSpace
     reason: str
 
 
-def choose_space(data: str, space: SearchSpace | None = None, complain: Complaint | None = None) -> SuitedSpace:
+def choose_space(data: str, space: NetworkSpace | None = None, complain: Complaint | None = None) -> SuitedSpace:
     """Choose a search space for a data set or a folder, and set its channels, classes and data accordingly.
 
     Args:
@@ -80,14 +82,14 @@ def choose_space(data: str, space: SearchSpace | None = None, complain: Complain
     raise ReachError(f"no shipped space keeps all limits; {said}")
 
 
-def _reason(space: SearchSpace, size: int, passed_over: str) -> str:
+def _reason(space: NetworkSpace, size: int, passed_over: str) -> str:
     reason = f"{_sizes(space)} pixels, nearest to the images' {size}"
     return reason + (
         f" among the shipped ones that satisfy the limits with a margin (unlike {passed_over})" if passed_over else ""
     )
 
 
-def _distance(space: SearchSpace, size: int) -> float:
+def _distance(space: NetworkSpace, size: int) -> float:
     """Absolute log ratio of an image size and the nearest resolution of the space."""
     return min(abs(math.log(resolution / size)) for resolution in space.resolutions)
 
@@ -97,17 +99,17 @@ def _not_above(space: SearchSpace, size: float) -> SearchSpace:
     kept = list(space.resolutions[: max(2, sum(one <= size for one in space.resolutions))])
     if len(kept) == len(space.resolutions):
         return space
-    plain = space.model_dump(mode="json", exclude_none=True)
+    plain = space.to_dict()
     plain["input"]["size"] = kept
     return SearchSpace.from_dict(plain, space.name)
 
 
-def space_for(data: str, space: SearchSpace | None = None, complain: Complaint | None = None) -> SearchSpace:
+def space_for(data: str, space: NetworkSpace | None = None, complain: Complaint | None = None) -> NetworkSpace:
     """Search space that ``choose_space`` chooses, without the reason."""
     return choose_space(data, space, complain).space
 
 
-def spaces_that_keep(space: SearchSpace, complain: Complaint) -> list[str]:
+def spaces_that_keep(space: NetworkSpace, complain: Complaint) -> list[str]:
     """Names of the shipped spaces that satisfy all constraints with the channels and classes of the given space."""
     shape = Shape(space.input.channels, space.resolutions[-1], space.classes)
     return [
@@ -117,13 +119,10 @@ def spaces_that_keep(space: SearchSpace, complain: Complaint) -> list[str]:
     ]
 
 
-def _sizes(space: SearchSpace) -> str:
+def _sizes(space: NetworkSpace) -> str:
     least, most = space.resolutions[0], space.resolutions[-1]
     return str(most) if least == most else f"{least} to {most}"
 
 
-def _fitted(space: SearchSpace, data: str | None, shape: Shape) -> SearchSpace:
-    plain = space.model_dump(mode="json", exclude_none=True)
-    plain |= {"classes": shape.classes, "input": plain["input"] | {"channels": shape.channels}}
-    plain |= {"data": data} if data is not None else {}
-    return SearchSpace.from_dict(plain, f"{space.name} for {data}")
+def _fitted(space: NetworkSpace, data: str | None, shape: Shape) -> NetworkSpace:
+    return space.fitted(space.data if data is None else data, shape.channels, shape.classes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from apq_tune.data.folder import read_folder
-from apq_tune.space.search_space import SearchSpace
+from apq_tune.space.network_space import NetworkSpace
 
 NAMES: dict[str, tuple[str, ...]] = {
     "digits": tuple("0123456789"),
@@ -18,7 +18,7 @@ NAMES: dict[str, tuple[str, ...]] = {
 """Class names of named data sets; classes of the others are named by their numbers."""
 
 
-def class_names(space: SearchSpace) -> tuple[str, ...]:
+def class_names(space: NetworkSpace) -> tuple[str, ...]:
     """Class names of the data set that a search space names.
 
     Raises:

@@ -10,7 +10,7 @@ import numpy as np
 from apq_tune.data.folder import Folder, read_folder, repeated
 from apq_tune.data.image import Look, shown
 from apq_tune.data.layout import ROLES
-from apq_tune.space.search_space import SearchSpace
+from apq_tune.space.network_space import NetworkSpace
 
 SHOWN = 10
 """Maximum number of class names in the description."""
@@ -21,7 +21,7 @@ FEW = 30
 PURPOSE = {"train": "to train on", "search": "for every choice", "test": "to report on"}
 
 
-def taken(space: SearchSpace) -> tuple[str, ...]:
+def taken(space: NetworkSpace) -> tuple[str, ...]:
     """Describe the images that a search space names: classes, splits, colours, sizes and ignored files.
 
     Args:
@@ -38,7 +38,7 @@ def taken(space: SearchSpace) -> tuple[str, ...]:
     return describe(read_folder(space.data), space)
 
 
-def describe(folder: Folder, space: SearchSpace) -> tuple[str, ...]:
+def describe(folder: Folder, space: NetworkSpace) -> tuple[str, ...]:
     """Describe a folder of images as it is used by a search space, in lines of text."""
     names = ", ".join(map(shown, folder.classes[:SHOWN])) + (", ..." if len(folder.classes) > SHOWN else "")
     looks = folder.looks()
@@ -56,7 +56,7 @@ def _spread(folder: Folder, counts: np.ndarray[tuple[int, ...], np.dtype[np.int6
     return f"from {counts[least]} ({shown(folder.classes[least])}) to {counts[most]} ({shown(folder.classes[most])})"
 
 
-def _pixels(looks: Sequence[Look], space: SearchSpace) -> str:
+def _pixels(looks: Sequence[Look], space: NetworkSpace) -> str:
     """Describe the colours and sizes of the images and how they are converted."""
     colour = sum(not one.grey for one in looks)
     kind = {0: "grey", len(looks): "colour"}.get(colour, f"{colour} in colour and {len(looks) - colour} grey")

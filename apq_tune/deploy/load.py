@@ -11,8 +11,8 @@ from apq_tune.pipeline.networks import CHOSEN, KeptNetwork, Networks, chosen_of,
 from apq_tune.problem.costs import Costs
 from apq_tune.refine.networks import RECORD as REFINEMENT
 from apq_tune.refine.networks import networks_of_refinement
-from apq_tune.space.network_encoding import NetworkEncoding
-from apq_tune.space.search_space import SearchSpace
+from apq_tune.space.encodings import encoding_of
+from apq_tune.space.files import network_space_from
 from apq_tune.store.digests import Digests, read_record
 from apq_tune.store.directory import kept_digests, kept_tables
 from apq_tune.store.files import read_json
@@ -70,14 +70,14 @@ def _networks_of_method(path: Path) -> Networks:
     run = path.absolute().parent
     of_run = read_record(run / "run.json", remedy) if (run / "run.json").exists() else {}
     try:
-        space = SearchSpace.from_dict(record["basis"]["space"])
+        space = network_space_from(record["basis"]["space"])
         limits = [text for texts in record["basis"]["limits"].values() for text in texts]
     except (KeyError, TypeError, AttributeError, ApqError):
         raise RunError(f"{path / SEARCH}: is of another version of apq-tune; {remedy}") from None
     tables = tuple(kept_tables(run))
     if kept_digests(run) != record["basis"].get("tables", []):
         raise RunError(f"{path}: was searched with other cost tables than {run} now has; {remedy}")
-    costs = Costs.of(NetworkEncoding(space), tables)
+    costs = Costs.of(encoding_of(space), tables)
     kept: dict[str, KeptNetwork] = {}
     for weights in names:
         result = f"{weights.removesuffix('.pt')}.json"

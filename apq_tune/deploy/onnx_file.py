@@ -19,8 +19,9 @@ from apq_tune.deploy.onnx_graph import graph_of
 from apq_tune.deploy.program import Program
 from apq_tune.errors import ApqError, DeployError
 from apq_tune.inputs.documents import load_json
-from apq_tune.space.candidate import Candidate
-from apq_tune.space.search_space import SearchSpace
+from apq_tune.space.candidate import read_candidate
+from apq_tune.space.files import network_space_from
+from apq_tune.space.network_space import NetworkCandidate, NetworkSpace
 from apq_tune.store.files import write_atomically
 from apq_tune.supernet.found_network import CostValue, FoundNetwork, Preprocessing
 
@@ -52,8 +53,8 @@ class FileMetadata(NamedTuple):
     """
 
     name: str
-    space: SearchSpace
-    candidate: Candidate
+    space: NetworkSpace
+    candidate: NetworkCandidate
     scores: Mapping[str, Mapping[str, float]]
     costs: Mapping[str, CostValue]
     preprocessing: Preprocessing
@@ -84,7 +85,7 @@ class FileMetadata(NamedTuple):
         values = {
             "format": FORMAT,
             "name": self.name,
-            "space": self.space.model_dump(mode="json", exclude_none=True),
+            "space": self.space.to_dict(),
             "candidate": self.candidate.to_dict(),
             "scores": self.scores,
             "costs": {name: [cost.value, cost.unit] for name, cost in self.costs.items()},
@@ -110,8 +111,8 @@ class FileMetadata(NamedTuple):
         given = values["preprocessing"]
         return cls(
             str(values["name"]),
-            SearchSpace.from_dict(values["space"], "its search space"),
-            Candidate.from_dict(values["candidate"]),
+            network_space_from(values["space"], "its search space"),
+            read_candidate(values["candidate"]),
             {split: {kind: float(own[kind]) for kind in own} for split, own in values["scores"].items()},
             {name: CostValue(float(value), str(unit)) for name, (value, unit) in values["costs"].items()},
             Preprocessing(
@@ -129,9 +130,9 @@ class ONNXFile(NamedTuple):
     metadata: FileMetadata
 
 
-def _without_place(space: SearchSpace) -> SearchSpace:
+def _without_place(space: NetworkSpace) -> NetworkSpace:
     """Search space without the path of a folder of images, which is nothing to those who get the file."""
-    return space.model_copy(update={"data": None}) if is_folder(space.data) else space
+    return space.with_data(None) if is_folder(space.data) else space
 
 
 def onnx_model(program: Program, about: FileMetadata, *, pack_weights: bool = True) -> onnx.ModelProto:

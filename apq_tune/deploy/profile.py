@@ -22,7 +22,7 @@ from apq_tune.deploy.profile_folder import Collected
 from apq_tune.deploy.profile_ops import FULL_BITS, RUN, PlacedLayer, ProfileOp, placed_layers
 from apq_tune.deploy.profile_plan import all_ops
 from apq_tune.network.layer import Layer
-from apq_tune.space.search_space import SearchSpace
+from apq_tune.space.network_space import NetworkSpace
 from apq_tune.store.files import to_json, write_atomically
 
 METRICS = {"int8": "latency_ms", "fp32": "fp32_latency_ms"}
@@ -111,7 +111,7 @@ def write_table(collected: Collected, out: Path) -> list[str]:
     return lines
 
 
-def table_rows(space: SearchSpace, found: Mapping[str, ProfiledPrecision]) -> list[dict[str, Any]]:
+def table_rows(space: NetworkSpace, found: Mapping[str, ProfiledPrecision]) -> list[dict[str, Any]]:
     """Rows of the table by column.
 
     If layers of equal shape and bits differ otherwise, as by their activation function, the slowest counts.

@@ -16,7 +16,8 @@ from apq_tune.deploy.profile_plan import ProfileItem, plan
 from apq_tune.errors import ApqError, TableError
 from apq_tune.inputs import ranges
 from apq_tune.inputs.documents import load_yaml
-from apq_tune.space.search_space import SearchSpace
+from apq_tune.space.files import network_space_from
+from apq_tune.space.network_space import NetworkSpace
 from apq_tune.store.files import cannot_write, read_json, to_json, write_atomically
 
 OPS = "ops"
@@ -63,7 +64,7 @@ class Collected(NamedTuple):
         notes: Remarks for people.
     """
 
-    space: SearchSpace
+    space: NetworkSpace
     options: dict[str, Any]
     items: list[ProfileItem]
     timings: dict[str, ProfileSpread]
@@ -73,7 +74,7 @@ class Collected(NamedTuple):
     notes: list[str]
 
 
-def write_folder(folder: Path, space: SearchSpace, *, threads: int, networks: int, seed: int) -> list[ProfileItem]:
+def write_folder(folder: Path, space: NetworkSpace, *, threads: int, networks: int, seed: int) -> list[ProfileItem]:
     """Write everything that is to be measured; a folder that has it already is left as it is.
 
     Args:
@@ -143,7 +144,7 @@ def measure_folder(folder: Path, minutes: float | None, **replaced: Any) -> Iter
         raise TableError(str(error)) from None
 
 
-def collect(folder: Path, space: SearchSpace | None = None) -> Collected:
+def collect(folder: Path, space: NetworkSpace | None = None) -> Collected:
     """Read the results of a folder.
 
     Args:
@@ -183,9 +184,9 @@ def collect(folder: Path, space: SearchSpace | None = None) -> Collected:
     return Collected(own, options, items, timings, where, _drift(visits), took, notes)
 
 
-def _space_of(folder: Path, manifest: dict[str, Any]) -> SearchSpace:
+def _space_of(folder: Path, manifest: dict[str, Any]) -> NetworkSpace:
     try:
-        return SearchSpace.from_dict(load_yaml(manifest["space"], MANIFEST), MANIFEST)
+        return network_space_from(load_yaml(manifest["space"], MANIFEST), MANIFEST)
     except (ApqError, KeyError, TypeError, AttributeError):
         raise TableError(f"{folder / MANIFEST}: holds no search space; export the ops again") from None
 

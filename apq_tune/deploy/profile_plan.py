@@ -14,8 +14,8 @@ from apq_tune.deploy.op_models import PRECISIONS, has_model, op_model
 from apq_tune.deploy.op_regression import shape_features
 from apq_tune.deploy.profile_ops import RUN, ProfileOp, network_ops, placed_layers
 from apq_tune.network.layer import Layer, Tensor
-from apq_tune.space.network_encoding import NetworkEncoding
-from apq_tune.space.search_space import SearchSpace
+from apq_tune.space.encodings import encoding_of
+from apq_tune.space.network_space import NetworkSpace
 
 N_SHARES = 200
 """Number of random networks by which the importance of operations is estimated."""
@@ -80,9 +80,9 @@ class ProfileItem(NamedTuple):
         return network_model(self.target.layers, self.target.image, self.precision)
 
 
-def random_networks(space: SearchSpace, n: int, seed: int) -> list[ProfiledNetwork]:
+def random_networks(space: NetworkSpace, n: int, seed: int) -> list[ProfiledNetwork]:
     """Random networks of a search space."""
-    encoding, network = NetworkEncoding(space), space.network
+    encoding, network = encoding_of(space), space.network
     found = []
     for number, candidate in enumerate(encoding.decode(encoding.sample(n, np.random.default_rng(seed)))):
         values = space.values_of(candidate)
@@ -91,12 +91,12 @@ def random_networks(space: SearchSpace, n: int, seed: int) -> list[ProfiledNetwo
     return found
 
 
-def all_ops(space: SearchSpace) -> list[ProfileOp]:
+def all_ops(space: NetworkSpace) -> list[ProfileOp]:
     """Distinct operations of all networks of a search space."""
     return [RUN, *dict.fromkeys(op for placed in placed_layers(space.network) for op in placed.ops)]
 
 
-def plan(space: SearchSpace, n_networks: int, seed: int) -> list[ProfileItem]:
+def plan(space: NetworkSpace, n_networks: int, seed: int) -> list[ProfileItem]:
     """Everything that a profile measures, the most informative first.
 
     Args:

@@ -9,7 +9,7 @@ from apq_tune.deploy import profile_folder
 from apq_tune.deploy.measure import MANIFEST
 from apq_tune.deploy.profile import write_table
 from apq_tune.deploy.profile_plan import ProfileItem
-from apq_tune.space.search_space import SearchSpace
+from apq_tune.space.network_space import NetworkSpace
 from apq_tune.store.folder import claim
 
 OnVisit = Callable[[int, int, int, float], None]
@@ -17,7 +17,7 @@ OnVisit = Callable[[int, int, int, float], None]
 
 
 def profile(
-    space: SearchSpace,
+    space: NetworkSpace,
     out: str | Path,
     *,
     threads: int = 1,
@@ -61,7 +61,7 @@ def profile(
 
 
 def export_ops(
-    space: SearchSpace, folder: Path, *, threads: int = 1, networks: int = 40, seed: int = 0
+    space: NetworkSpace, folder: Path, *, threads: int = 1, networks: int = 40, seed: int = 0
 ) -> list[ProfileItem]:
     """Write a folder of ONNX files with a script that measures them on another device.
 

@@ -13,11 +13,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from apq_tune.errors import ApqError, ProblemError
 from apq_tune.hosts.asktell import Outcome
-from apq_tune.hosts.warm_start import read_candidate
 from apq_tune.problem.front import Axis, Front
 from apq_tune.problem.metric import reported_name
 from apq_tune.problem.pareto import is_non_dominated
 from apq_tune.problem.problem import Problem
+from apq_tune.space.candidate import candidate_in
 
 CONFIG = "config"
 """Key of the configuration in results of Tune, where it is nested or flattened as in ``config/depth 1``."""
@@ -190,7 +190,7 @@ def front_of_trials(problem: Problem, trials: Sequence[FrozenTrial], algorithm: 
     best = np.flatnonzero(is_non_dominated(F))
     best = best[np.lexsort(F[best].T[::-1])]
     return Front(
-        tuple(read_candidate(rows[i]["candidate"]) for i in best),
+        tuple(candidate_in(rows[i]["candidate"]) for i in best),
         metrics.iloc[best].reset_index(drop=True),
         tuple(axes),
         {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ from apq_tune.errors import ApqError, CandidateError, ProblemError
 from apq_tune.problem.front import Front
 from apq_tune.problem.metric import reported_name
 from apq_tune.problem.problem import Problem
-from apq_tune.space.candidate import Candidate, Configuration
+from apq_tune.space.candidate import candidate_in
 
 COLUMNS = ("candidate_json", "candidate")
 """Columns that may hold candidates; the first one present is used."""
@@ -26,19 +25,6 @@ class KnownTrial(NamedTuple):
     values: list[float]
     violations: dict[str, float]
     said: dict[str, Any]
-
-
-def read_candidate(text: Any) -> Candidate | Configuration:
-    """Parse a candidate of any search space from JSON.
-
-    Raises:
-        CandidateError: If the text is not a candidate.
-    """
-    try:
-        data = json.loads(text)
-        return Configuration.from_dict(data) if "choices" in data else Candidate.from_dict(data)
-    except (TypeError, ValueError, RecursionError):
-        raise CandidateError(f"a candidate is one JSON object, got {str(text)[:40]!r}") from None
 
 
 def read_warm_start(problem: Problem, given: Front | pd.DataFrame | None) -> list[KnownTrial]:
@@ -98,7 +84,7 @@ def _numbers(frame: pd.DataFrame, name: str) -> Any:
 def _known(problem: Problem, row: int, text: Any, own: dict[str, float]) -> KnownTrial | None:
     """Convert one row; ``None`` if it lacks a needed number."""
     try:
-        candidate = read_candidate(text)
+        candidate = candidate_in(text)
         config = problem.encoding.space.to_config(candidate)
     except ApqError as error:
         raise CandidateError(f"warm start, row {row + 1}: {error}") from None

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from apq_tune.problem.problem import Constraint
-from apq_tune.space.candidate import Candidate
+from apq_tune.space.candidate import candidate_in
 from apq_tune.store.files import to_json, write_atomically
 
 WEIGHTS, RECORD = "best.pt", "best.json"
@@ -72,7 +72,7 @@ def described(row: Mapping[str, Any], constraints: Sequence[Constraint], fidelit
     ]
     return {
         "name": row["name"],
-        "candidate": Candidate.from_json(row["candidate_json"]).to_dict(),
+        "candidate": candidate_in(row["candidate_json"]).to_dict(),
         "words": row["candidate"],
         "fidelity": fidelity,
         "scores": {s: {k: float(row[f"{s}_{k}"]) for k in ("loss", "accuracy")} for s in ("search", "test")},

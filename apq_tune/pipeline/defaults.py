@@ -10,7 +10,7 @@ import numpy as np
 from apq_tune.data import Data
 from apq_tune.errors import RunError
 from apq_tune.pipeline.settings import RunSettings
-from apq_tune.space.search_space import SearchSpace
+from apq_tune.space.network_space import NetworkSpace
 
 FEW = 2_000
 """Maximum number of training images for which the settings of the digits are used."""
@@ -63,7 +63,7 @@ def check_data(settings: RunSettings, data: Data, given: Collection[str]) -> Non
         )
 
 
-def default_settings(space: SearchSpace, data: Data) -> RunSettings:
+def default_settings(space: NetworkSpace, data: Data) -> RunSettings:
     """Default settings of a run.
 
     Small data sets get the settings of the digits, with longer trainings for colour images. For larger ones the number

@@ -19,7 +19,7 @@ from apq_tune.data import AnySplit, Data
 from apq_tune.errors import RunError
 from apq_tune.hosts.executor import Kind
 from apq_tune.pipeline.settings import RunSettings
-from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.supernet.batches import batches
 from apq_tune.supernet.device import Device
 from apq_tune.supernet.interfaces import AnySubnet, AnySupernet
@@ -78,7 +78,7 @@ class Rates(NamedTuple):
         return self.qat / 3
 
 
-def measure_rates(encoding: NetworkEncoding, settings: RunSettings, data: Data, device: Device = "cpu") -> Rates:
+def measure_rates(encoding: GeneEncoding, settings: RunSettings, data: Data, device: Device = "cpu") -> Rates:
     """Time some steps of each kind of training with networks drawn at random.
 
     The state of torch's random generator is restored.
@@ -105,7 +105,7 @@ def measure_rates(encoding: NetworkEncoding, settings: RunSettings, data: Data, 
 
 def _supernet_rate(
     supernet: AnySupernet,
-    encoding: NetworkEncoding,
+    encoding: GeneEncoding,
     settings: RunSettings,
     training: Training,
     split: AnySplit,
@@ -129,7 +129,7 @@ def _supernet_rate(
     return _timed(step, device) / len(order)
 
 
-def _qat_rate(supernet: AnySupernet, encoding: NetworkEncoding, training: Training, split: AnySplit) -> float:
+def _qat_rate(supernet: AnySupernet, encoding: GeneEncoding, training: Training, split: AnySplit) -> float:
     """Seconds per image of a QAT step of one random network."""
     (candidate,) = encoding.decode(encoding.sample(1, np.random.default_rng(0)))
     device = next(supernet.parameters()).device

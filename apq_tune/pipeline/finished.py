@@ -22,8 +22,9 @@ from apq_tune.pipeline.training import WEIGHTS, calibrate
 from apq_tune.predict import Predictor
 from apq_tune.predict.files import load_predictor
 from apq_tune.problem.costs import Costs
-from apq_tune.space.network_encoding import NetworkEncoding
-from apq_tune.space.search_space import SearchSpace
+from apq_tune.space.encodings import encoding_of
+from apq_tune.space.files import load_network_space
+from apq_tune.space.network_space import NetworkSpace
 from apq_tune.store.digests import check, read_record
 from apq_tune.store.directory import FORMAT, kept_digests, kept_tables
 from apq_tune.store.stage import StageFiles
@@ -45,7 +46,7 @@ class FinishedRun:
     """
 
     path: Path
-    space: SearchSpace
+    space: NetworkSpace
     predictor: Predictor
     settings: RunSettings
 
@@ -85,7 +86,7 @@ class FinishedRun:
 class OpenRun(NamedTuple):
     """Contents of a run directory."""
 
-    space: SearchSpace
+    space: NetworkSpace
     settings: RunSettings
     stages: dict[str, StageFiles]
     data_root: str | None  # where the files of its data set are
@@ -96,7 +97,7 @@ class OpenRun(NamedTuple):
 class Supernets:
     """Both supernets of a run."""
 
-    space: SearchSpace
+    space: NetworkSpace
     fp32: TrainedSupernet
     quantized: TrainedSupernet
     settings: RunSettings
@@ -105,7 +106,7 @@ class Supernets:
     def calibrated(self) -> TrainedSupernet:
         """Full-precision weights with calibrated clip values, from which QAT starts in the protocol of the paper."""
         network = dataclasses.replace(self.fp32).network
-        calibrate(network, NetworkEncoding(self.space), self.fp32.calibration, self.settings.seed)
+        calibrate(network, encoding_of(self.space), self.fp32.calibration, self.settings.seed)
         weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
         return dataclasses.replace(self.fp32, weights=weights)
 
@@ -133,9 +134,9 @@ def open_run(path: Path, stages: Iterable[str]) -> OpenRun:
         raise RunError(f"{path / 'space.yaml'}: is missing; {again}")
     if kept_digests(path) != run["digests"]["tables"]:
         raise RunError(f"{path}: the cost tables that it keeps are damaged or missing; {again}")
-    space = SearchSpace.load(path / "space.yaml")
+    space = load_network_space(path / "space.yaml")
     folders = {s.name: StageFiles(path / f"{number}_{s.name}", again) for number, s in enumerate(STAGES, start=1)}
-    plain = space.model_dump(mode="json")
+    plain = space.to_record()
     for stage in _with_needs(stages):
         if not folders[stage.name].begun or not folders[stage.name].done:
             raise RunError(f"{path}: its stage {stage.name} is not done; go on with: {command}")
@@ -211,7 +212,7 @@ def networks_of_run(path: Path) -> Networks:
         )
         for name, record in records.items()
     }
-    costs = Costs.of(NetworkEncoding(run.space), tables)
+    costs = Costs.of(encoding_of(run.space), tables)
     chosen = chosen_of(kept, costs, run.settings.constraints)
     return Networks(path, run.space, kept, chosen, tuple(tables), run.classes, run.data_root)
 

@@ -14,8 +14,8 @@ from apq_tune.predict.ensemble import BoundPredictor, fit_parts
 from apq_tune.predict.files import load_predictor, predictor_bytes
 from apq_tune.predict.mlp import MLPPredictor
 from apq_tune.predict.pairs import networks_of
-from apq_tune.space.candidate import Candidate
-from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.candidate import candidate_in
+from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.store.files import to_json
 from apq_tune.store.stage import StageFiles
 
@@ -31,7 +31,7 @@ def measured(run: Run, stage: str) -> tuple[Pairs, pd.DataFrame]:
     return read_losses(run.directory(stage), run.encoding)
 
 
-def read_losses(stage: StageFiles, encoding: NetworkEncoding) -> tuple[Pairs, pd.DataFrame]:
+def read_losses(stage: StageFiles, encoding: GeneEncoding) -> tuple[Pairs, pd.DataFrame]:
     """Read the pairs and the table of scores from the folder of a measuring stage.
 
     Raises:
@@ -39,7 +39,7 @@ def read_losses(stage: StageFiles, encoding: NetworkEncoding) -> tuple[Pairs, pd
     """
     exact = dict.fromkeys(("loss", "loss_even", "loss_odd", "accuracy"), float)  # older pandas rounds otherwise
     table = pd.read_csv(stage.checked(LOSSES), converters=exact)
-    genomes = encoding.encode([Candidate.from_json(text) for text in table["candidate"]])
+    genomes = encoding.encode([candidate_in(text) for text in table["candidate"]])
     return Pairs(genomes, table["loss"].to_numpy()), table
 
 

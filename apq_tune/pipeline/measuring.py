@@ -25,8 +25,9 @@ from apq_tune.pipeline.work import (
 )
 from apq_tune.predict.files import load_predictor
 from apq_tune.problem.front import Front
-from apq_tune.space.candidate import Candidate
-from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.candidate import read_candidate
+from apq_tune.space.gene_encoding import GeneEncoding
+from apq_tune.space.network_space import NetworkCandidate
 from apq_tune.store.files import read_json
 from apq_tune.supernet.qat import QATTask
 from apq_tune.supernet.trained import TrainedSupernet
@@ -56,7 +57,7 @@ def measure_pairs(run: Run) -> Parts:
     """Measure losses of random candidates after short QAT."""
     settings = run.settings
 
-    def tasks(first: int, candidates: Sequence[Candidate]) -> list[QATTask]:
+    def tasks(first: int, candidates: Sequence[NetworkCandidate]) -> list[QATTask]:
         return [pair_task(candidate, number, settings) for number, candidate in enumerate(candidates, start=first)]
 
     shared = _supernet(run, "quantized_supernet")
@@ -75,7 +76,7 @@ def _losses(
     shared: Any,
     n: int,
     batch: int,
-    part_of: Callable[[int, Sequence[Candidate]], Sequence[Any]] = lambda _, candidates: candidates,
+    part_of: Callable[[int, Sequence[NetworkCandidate]], Sequence[Any]] = lambda _, candidates: candidates,
     bits: PairBits = "policies",
 ) -> Parts:
     """Draw candidates, return the parts that are not measured yet, and write ``losses.csv`` after the last one."""
@@ -145,7 +146,7 @@ def measure_finalists(run: Run) -> Parts:
     return Parts(train_network, trained_supernet(run, "quantized_supernet"), items, on_result, lambda: None)
 
 
-def finalists(run: Run) -> dict[str, Candidate]:
+def finalists(run: Run) -> dict[str, NetworkCandidate]:
     """Distinct candidates to train, by name: the baselines, the best one, its rivals, and points of the front.
 
     If the requested predictor ranks no better than chance, more points of the front are trained.
@@ -153,7 +154,7 @@ def finalists(run: Run) -> dict[str, Candidate]:
     found = run.directory("search")
     chosen = baselines(run.encoding)
     chosen["best"] = Front.load(found.checked("best.json")).candidates[0]
-    rivals = {name: c and Candidate.from_dict(c) for name, c in read_json(found.checked("rivals.json")).items()}
+    rivals = {name: c and read_candidate(c) for name, c in read_json(found.checked("rivals.json")).items()}
     chosen |= {name: c for name, c in rivals.items() if c is not None and c not in chosen.values()}
     front = Front.load(found.checked("front.json"))
     trusted = not read_json(run.directory("predictors").checked(REPORT))["useless"]
@@ -164,11 +165,11 @@ def finalists(run: Run) -> dict[str, Candidate]:
     return chosen
 
 
-def baselines(encoding: NetworkEncoding) -> dict[str, Candidate]:
+def baselines(encoding: GeneEncoding) -> dict[str, NetworkCandidate]:
     """The largest network with the most bits that all layers have in common and, if they have it, with half of them."""
-    common, largest = encoding.uniform_bits()[::-1], encoding.extremes()[1]
+    common, largest = encoding.uniform_bits()[::-1], encoding.ends()[1:]
     widths = common[:1] + [bits for bits in common[1:] if bits == common[0] // 2]
-    return {f"largest_{bits}bit": largest.with_bits(bits) for bits in widths}
+    return {f"largest_{bits}bit": encoding.decode(encoding.at_bits(largest, bits))[0] for bits in widths}
 
 
 def spread(values: NDArray[np.float64], n: int) -> list[int]:

@@ -10,9 +10,9 @@ from apq_tune.data.classes import numbered
 from apq_tune.errors import CandidateError, RunError
 from apq_tune.pipeline.outcome import networks_table
 from apq_tune.problem.costs import Costs
-from apq_tune.space.candidate import Candidate
-from apq_tune.space.network_encoding import NetworkEncoding
-from apq_tune.space.search_space import SearchSpace
+from apq_tune.space.candidate import read_candidate
+from apq_tune.space.encodings import encoding_of
+from apq_tune.space.network_space import NetworkSpace
 from apq_tune.supernet.defaults import plain_torch
 from apq_tune.supernet.found_network import CostValue, FoundNetwork, Preprocessing, load_weights
 from apq_tune.supernet.kinds import subnet_of
@@ -49,7 +49,7 @@ class Networks(NamedTuple):
     """
 
     path: Path
-    space: SearchSpace
+    space: NetworkSpace
     kept: Mapping[str, KeptNetwork]
     chosen: str | None
     tables: tuple[Path, ...]
@@ -74,8 +74,8 @@ class Networks(NamedTuple):
         record = self.kept[own]
         weights = record.weights()
         try:
-            candidate = Candidate.from_dict(record.candidate)
-            encoding = NetworkEncoding(self.space)
+            candidate = read_candidate(record.candidate)
+            encoding = encoding_of(self.space)
             genomes = encoding.encode([candidate])
         except CandidateError as error:
             raise RunError(f"{self.path}: its network {own} is not of its search space ({error})") from None
@@ -110,7 +110,7 @@ def chosen_of(kept: Mapping[str, KeptNetwork], costs: Costs, limits: Sequence[st
     return next(iter(table.loc[table["chosen"], "name"].tolist()), None)
 
 
-def classes_of(record: Mapping[str, Any], space: SearchSpace) -> tuple[str, ...]:
+def classes_of(record: Mapping[str, Any], space: NetworkSpace) -> tuple[str, ...]:
     """Class names in the record of a run; numbers if it has none."""
     names = tuple(record.get("classes", ()))
     return names if len(names) == space.classes else numbered(space.classes)

@@ -18,8 +18,8 @@ from apq_tune.predict.files import load_predictor
 from apq_tune.problem.costs import Costs
 from apq_tune.problem.front import Front
 from apq_tune.problem.problem import Constraint
-from apq_tune.space.candidate import Candidate
-from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.candidate import read_candidate
+from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.store.files import read_json
 from apq_tune.store.items import FOLDER
 from apq_tune.store.stage import StageFiles
@@ -29,7 +29,7 @@ class Products(Protocol):
     """Run whose stages are done; neither its images nor its supernets are needed."""
 
     @property
-    def encoding(self) -> NetworkEncoding:
+    def encoding(self) -> GeneEncoding:
         """Encoding of the search space."""
         ...
 
@@ -113,7 +113,7 @@ def read_outcome(run: Products, seconds: Mapping[str, float]) -> Outcome:
 def _table(run: Products, error_law: Sequence[float], constraints: Sequence[Constraint]) -> pd.DataFrame:
     """Table of the finalists, the most expensive first."""
     items = read_items(run.directory("finalists"))
-    candidates = [Candidate.from_dict(item["candidate"]) for item in items.values()]
+    candidates = [read_candidate(item["candidate"]) for item in items.values()]
     genomes = run.encoding.encode(candidates, check=False)
     loss = load_predictor(run.directory("predictors").checked(PREDICTOR), run.encoding)(genomes)
     slope, intercept = error_law
@@ -138,7 +138,7 @@ def networks_table(
         constraints: Constraints on candidates.
         columns: Further columns, which come after the names.
     """
-    candidates = [Candidate.from_dict(item["candidate"]) for item in items.values()]
+    candidates = [read_candidate(item["candidate"]) for item in items.values()]
     genomes = costs.encoding.encode(candidates)
     content: dict[str, Any] = {"name": list(items), **columns, **score_columns(items.values())}
     content |= {name: metric(genomes) for name, metric in costs.metrics.items()}

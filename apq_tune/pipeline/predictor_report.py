@@ -16,7 +16,7 @@ from apq_tune.pipeline.learning import REPORT, read_losses, split_half
 from apq_tune.predict import AVERAGED, fit_rungs, forms
 from apq_tune.predict.curve import counts_for, half_width, learning_curve
 from apq_tune.predict.trust import FEWEST_FOR_INTERVAL
-from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.encodings import encoding_of
 from apq_tune.store.files import read_json
 
 SCORES = ("kendall_tau", "pairwise_accuracy", "rmse_log", "coverage")
@@ -76,7 +76,7 @@ def report_predictors(
         RunError: If it is not a run, has not measured its losses, or has too few pairs.
     """
     opened = open_run(run, ("fp32_losses", "proxy_losses", "qat_pairs"))
-    encoding, own = NetworkEncoding(opened.space), opened.settings
+    encoding, own = encoding_of(opened.space), opened.settings
     fp32, proxy = (read_losses(opened.stages[name], encoding)[0] for name in ("fp32_losses", "proxy_losses"))
     pairs, table = read_losses(opened.stages["qat_pairs"], encoding)
     n_pairs = len(pairs.target)

@@ -13,8 +13,9 @@ from apq_tune.problem.costs import Costs
 from apq_tune.problem.limits import ALIASES, read_limits
 from apq_tune.problem.metric import Bounded, Metric
 from apq_tune.problem.problem import Constraint
-from apq_tune.space.network_encoding import NetworkEncoding
-from apq_tune.space.search_space import SearchSpace
+from apq_tune.space.encodings import encoding_of
+from apq_tune.space.gene_encoding import GeneEncoding
+from apq_tune.space.network_space import NetworkSpace
 
 
 def complaints(texts: Sequence[str], budgets: Sequence[str] = (), tables: Sequence[Path] = ()) -> Complaint:
@@ -26,9 +27,9 @@ def complaints(texts: Sequence[str], budgets: Sequence[str] = (), tables: Sequen
         tables: Files of cost tables.
     """
 
-    def complain(space: SearchSpace, room: float) -> str | None:
+    def complain(space: NetworkSpace, room: float) -> str | None:
         try:
-            encoding = NetworkEncoding(space)
+            encoding = encoding_of(space)
             limits = read_limits(encoding, _metrics(encoding, texts, tables), texts)
             for budget in budgets:
                 Costs.of(encoding, tables).budget(budget)
@@ -39,7 +40,7 @@ def complaints(texts: Sequence[str], budgets: Sequence[str] = (), tables: Sequen
     return complain
 
 
-def _metrics(encoding: NetworkEncoding, texts: Sequence[str], tables: Sequence[Path]) -> Mapping[str, Metric]:
+def _metrics(encoding: GeneEncoding, texts: Sequence[str], tables: Sequence[Path]) -> Mapping[str, Metric]:
     """Metrics that constraints may name; accelerator models, which take seconds to build, only if one is named."""
     quick: dict[str, Metric] = {model.name: model for model in cost_models(encoding)}
     named = {ALIASES.get(name, name) for text in texts for name in re.findall(r"^\s*(\w+)", text)}
@@ -57,7 +58,7 @@ def _tight(limit: Constraint, room: float) -> str | None:
     return None
 
 
-def with_others(error: ReachError, space: SearchSpace, complain: Complaint) -> ReachError:
+def with_others(error: ReachError, space: NetworkSpace, complain: Complaint) -> ReachError:
     """Add the shipped spaces that satisfy the constraints to an error message."""
     names = [name for name in spaces_that_keep(space, complain) if name != space.name]
     others = f"; shipped spaces that keep all limits: {', '.join(names)}" if names else "; no shipped space does"

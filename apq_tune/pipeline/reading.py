@@ -11,7 +11,8 @@ from apq_tune.pipeline.outcome import Outcome, read_outcome
 from apq_tune.pipeline.settings import RunSettings
 from apq_tune.pipeline.stages import STAGES
 from apq_tune.problem.costs import Costs
-from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.encodings import encoding_of
+from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.store.directory import kept_tables
 from apq_tune.store.files import read_json
 from apq_tune.store.stage import StageFiles
@@ -31,7 +32,7 @@ class ReadRun:
     """
 
     path: Path
-    encoding: NetworkEncoding
+    encoding: GeneEncoding
     costs: Costs
     settings: RunSettings
     stages: dict[str, StageFiles]
@@ -62,6 +63,6 @@ def read_run(path: Path, last: str = STAGES[-1].name) -> ReadRun:
         RunError: If it is not a run, has not done these stages, or is damaged; the message names the remedy.
     """
     opened = open_run(path, (last,))
-    encoding = NetworkEncoding(opened.space)
+    encoding = encoding_of(opened.space)
     costs = Costs.of(encoding, kept_tables(path))
     return ReadRun(path, encoding, costs, opened.settings, opened.stages, read_json(path / "run.json"))

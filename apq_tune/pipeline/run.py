@@ -24,8 +24,8 @@ from apq_tune.pipeline.stage import Parts, RunStage
 from apq_tune.pipeline.stages import STAGES
 from apq_tune.pipeline.work import of_its_stage
 from apq_tune.problem.costs import Costs
-from apq_tune.space.network_encoding import NetworkEncoding
-from apq_tune.space.search_space import SearchSpace
+from apq_tune.space.encodings import encoding_of
+from apq_tune.space.network_space import NetworkSpace
 from apq_tune.store.directory import RunDirectory
 from apq_tune.store.disk import check_space, run_bytes
 from apq_tune.store.files import read_json
@@ -41,7 +41,7 @@ class PipelineRun:
 
     def __init__(
         self,
-        space: SearchSpace,
+        space: NetworkSpace,
         settings: RunSettings | None,
         path: Path,
         *,
@@ -84,8 +84,8 @@ class PipelineRun:
             TableError: If a table cannot be read or does not cover the space.
         """
         if is_folder(space.data):  # one name for a folder, by whatever links and dots it is given
-            space = space.model_copy(update={"data": str(Path(str(space.data)).resolve())})
-        self.encoding = NetworkEncoding(space)
+            space = space.with_data(str(Path(str(space.data)).resolve()))
+        self.encoding = encoding_of(space)
         self.costs = Costs.of(self.encoding, tables)
         given = settings is not None
         settings = (settings or RunSettings()).updated(dict(changes))  # before the data, which may take a while
@@ -219,7 +219,7 @@ class PipelineRun:
         basis: dict[str, Any] = {
             "settings": self.settings.model_dump(mode="json", include=set(stage.settings)),
             "needs": {name: self._directories[name].fingerprint for name in stage.needs},
-            "space": self.encoding.space.model_dump(mode="json"),
+            "space": self.encoding.space.to_record(),
         } | ({} if self._digest is None else {"data": self._digest})
         if self._tables and "constraints" in stage.settings:
             basis["tables"] = self._tables

@@ -13,7 +13,7 @@ from apq_tune.data import Data
 from apq_tune.hosts.work import Result, Work
 from apq_tune.pipeline.settings import RunSettings
 from apq_tune.problem.costs import Costs
-from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.store.stage import StageDirectory
 from apq_tune.supernet.device import Device
 from apq_tune.supernet.trained import TrainedSupernet
@@ -22,7 +22,7 @@ from apq_tune.supernet.trained import TrainedSupernet
 class Run(Protocol):
     """Context of a stage."""
 
-    encoding: NetworkEncoding
+    encoding: GeneEncoding
     costs: Costs
     settings: RunSettings
     data: Data

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from apq_tune.pipeline.stage import Run, torch_bytes, torch_load, weights
-from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.supernet import strategies
 from apq_tune.supernet.batches import first_images
 from apq_tune.supernet.evaluate import calibrate_quantizers
@@ -41,7 +41,7 @@ def train_quantized_supernet(run: Run) -> None:
     _train(run, "quantized_supernet", supernet, run.settings.quantized, quantize=True)
 
 
-def calibrate(supernet: AnySupernet, encoding: NetworkEncoding, images: Tensor, seed: int) -> None:
+def calibrate(supernet: AnySupernet, encoding: GeneEncoding, images: Tensor, seed: int) -> None:
     """Calibrate the clip values of a supernet's quantizers on full-precision activations of random candidates."""
     rng = np.random.default_rng((seed, SeedWord.QUANTIZED_SUPERNET))
     candidates = [*encoding.decode(encoding.sample(N_QUANTIZER_CANDIDATES, rng)), encoding.extremes()[1]]

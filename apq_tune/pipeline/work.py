@@ -18,8 +18,7 @@ from apq_tune.problem.costs import Costs
 from apq_tune.problem.front import Axis, Front
 from apq_tune.problem.problem import Objective, Problem
 from apq_tune.searchers import RandomSearch, search
-from apq_tune.space.candidate import Candidate
-from apq_tune.space.search_space import SearchSpace
+from apq_tune.space.network_space import NetworkCandidate, NetworkSpace
 from apq_tune.store.files import to_json
 from apq_tune.supernet.finite import finite
 from apq_tune.supernet.qat import QATTask, train_candidate
@@ -36,7 +35,7 @@ class Scoring(NamedTuple):
     learning_rate: float  # learning rate of that training
 
 
-def score_batch(item: Sequence[Candidate], shared: Scoring) -> Generator[int, None, Result]:
+def score_batch(item: Sequence[NetworkCandidate], shared: Scoring) -> Generator[int, None, Result]:
     """Score candidates in the supernet, on the search split.
 
     Yields:
@@ -50,7 +49,7 @@ def score_batch(item: Sequence[Candidate], shared: Scoring) -> Generator[int, No
     return Result({"scores": scores})
 
 
-def pair_task(candidate: Candidate, number: int, settings: RunSettings) -> QATTask:
+def pair_task(candidate: NetworkCandidate, number: int, settings: RunSettings) -> QATTask:
     """Short QAT of the candidate of a pair.
 
     Args:
@@ -61,7 +60,7 @@ def pair_task(candidate: Candidate, number: int, settings: RunSettings) -> QATTa
     return QATTask(candidate, settings.pair, (settings.seed, SeedWord.PAIRS, number), setting="pair")
 
 
-def final_task(candidate: Candidate, settings: RunSettings) -> QATTask:
+def final_task(candidate: NetworkCandidate, settings: RunSettings) -> QATTask:
     """QAT of a finalist at full length, scored on test images too; all finalists use the same batches."""
     return QATTask(candidate, settings.final, (settings.seed, SeedWord.FINALISTS), ("search", "test"))
 
@@ -89,7 +88,7 @@ def train_network(item: QATTask, shared: TrainedSupernet) -> Result:
 class InnerSearches(NamedTuple):
     """Arguments shared by the inner searches of a run."""
 
-    space: SearchSpace
+    space: NetworkSpace
     predictor: Predictor
     fp32: Predictor
     settings: RunSettings
@@ -116,7 +115,7 @@ class InnerSearches(NamedTuple):
         objectives = [Objective(self.predictor), Objective(front_cost(constraints, costs["bit_ops"]))]
         return Problem(self.costs.encoding, objectives, constraints, list(costs.values()))
 
-    def rivals(self) -> dict[str, Candidate | None]:
+    def rivals(self) -> dict[str, NetworkCandidate | None]:
         """Predicted best candidates of the baselines ``uniform`` and ``staged``; ``None`` if none is feasible."""
         settings, encoding = self.settings, self.costs.encoding
         constraints = self.costs.limits(settings.constraints)

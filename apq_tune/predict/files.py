@@ -22,10 +22,11 @@ from apq_tune.space.candidate import plain_value
 from apq_tune.space.choices import ChoiceSpace
 from apq_tune.space.encoding import Featured
 from apq_tune.space.encodings import encoding_of
+from apq_tune.space.files import space_from
 from apq_tune.space.gene import Gene
 from apq_tune.space.measured import Mask
+from apq_tune.space.network_space import NetworkSpace
 from apq_tune.space.parameters import Space
-from apq_tune.space.search_space import SearchSpace
 
 MEASURED = "measured"
 """Name of the array with the mask of measured values."""
@@ -128,21 +129,19 @@ class _OwnSpace(Space):
 
 def _text_of(space: Any) -> str:
     """Search space as text, from which ``_space_in`` makes it again."""
-    if isinstance(space, SearchSpace):
+    if isinstance(space, NetworkSpace):
         return space.to_yaml()
     if type(space) is ChoiceSpace:
         return json.dumps(space.to_dict())
     return json.dumps({"name": space.name, "genes": space.genes})
 
 
-def _space_in(text: str, source: str) -> SearchSpace | ChoiceSpace | _OwnSpace:
+def _space_in(text: str, source: str) -> Space:
     """Search space that a predictor was fitted on."""
     data = yaml.safe_load(text)
     if isinstance(data, dict) and set(data) == {"name", "genes"}:
         return _OwnSpace(data["name"], data["genes"])
-    if isinstance(data, dict) and set(data) == {"name", "choices"}:
-        return SearchSpace.from_choices(data["choices"], data["name"])
-    return SearchSpace.from_dict(data, source)
+    return space_from(data, source)
 
 
 def _check_choices(path: Path, learned_on: Any, space: Any) -> None:
@@ -151,7 +150,7 @@ def _check_choices(path: Path, learned_on: Any, space: Any) -> None:
     Raises:
         RunError: If they differ; the message names the first difference.
     """
-    if isinstance(learned_on, SearchSpace) and isinstance(space, SearchSpace):
+    if isinstance(learned_on, NetworkSpace) and isinstance(space, NetworkSpace):
         return
     theirs, ours = list(learned_on.parameters.items()), list(space.parameters.items())
     if theirs != ours:

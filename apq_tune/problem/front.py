@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from apq_tune.errors import CandidateError, RunError
 from apq_tune.problem.pareto import hypervolume, is_non_dominated
 from apq_tune.problem.problem import Evaluation, Problem
-from apq_tune.space.candidate import Candidate, Configuration
+from apq_tune.space.candidate import read_candidate
 from apq_tune.space.encoding import Genomes
 
 if TYPE_CHECKING:
@@ -152,9 +152,7 @@ class Front:
         """
         try:
             file = _File.model_validate_json(Path(path).read_bytes())
-            candidates = tuple(
-                Configuration.from_dict(c) if "choices" in c else Candidate.from_dict(c) for c in file.candidates
-            )
+            candidates = tuple(map(read_candidate, file.candidates))
         except (OSError, CandidateError) as error:
             raise RunError(f"{path}: is not a readable front ({error})") from None
         except ValidationError as error:

@@ -26,7 +26,6 @@ from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.space.measured import outside, within
 from apq_tune.space.notation import candidate_from, entries_of
 from apq_tune.space.parameters import Space
-from apq_tune.space.search_space import SearchSpace
 
 MAXIMISED = ("accuracy",)
 
@@ -143,7 +142,7 @@ def score_candidates(
     return pd.DataFrame(columns | {name: metric(found) for name, metric in metrics.items()}), refused
 
 
-def load_start(path: Path, space: SearchSpace | None) -> MLPPredictor:
+def load_start(path: Path, space: Space | None) -> MLPPredictor:
     """Load a predictor as the starting point of transfer learning.
 
     Raises:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from apq_tune.pipeline.networks import KeptNetwork, Networks, classes_of
 from apq_tune.refine.reading import read_refinement
-from apq_tune.space.candidate import Candidate
+from apq_tune.space.candidate import candidate_in
 from apq_tune.store.directory import kept_tables
 from apq_tune.store.stage import StageFiles
 
@@ -28,7 +28,7 @@ def networks_of_refinement(path: Path) -> Networks:
     for row in table[table["epochs"] == read.settings.final_epochs].to_dict(orient="records"):
         folder = StageFiles(path / row["stage"].replace(" ", "_"), again)
         kept[row["name"]] = KeptNetwork(
-            Candidate.from_json(row["candidate_json"]).to_dict(),
+            candidate_in(row["candidate_json"]).to_dict(),
             {split: {kind: row[f"{split}_{kind}"] for kind in ("loss", "accuracy")} for split in ("search", "test")},
             functools.partial(folder.checked, f"{row['name']}.pt"),
         )

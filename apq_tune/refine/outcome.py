@@ -21,15 +21,16 @@ from apq_tune.problem.pareto import is_non_dominated
 from apq_tune.problem.problem import Constraint
 from apq_tune.refine.batch import is_uniform
 from apq_tune.refine.settings import RefineSettings
-from apq_tune.space.candidate import Candidate
-from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.candidate import candidate_in, read_candidate
+from apq_tune.space.gene_encoding import GeneEncoding
+from apq_tune.space.network_space import NetworkCandidate
 
 
 class Chosen(NamedTuple):
     """Candidate proposed by a round."""
 
     name: str  # round and number, such as "2-05"
-    candidate: Candidate
+    candidate: NetworkCandidate
     found: str  # search that found it: uniform, staged or joint
     predicted_loss: float  # after the QAT of the rounds, as predicted when it was proposed, nats
 
@@ -91,7 +92,7 @@ def assembled(
         of_run: Settings of that run.
     """
     encoding, fidelity = costs.encoding, f"QAT, {settings.final_epochs} epochs"
-    assert isinstance(encoding, NetworkEncoding)
+    assert isinstance(encoding, GeneEncoding)
     table = trainings_table(results, encoding, costs.metrics)
     final = table[table["epochs"] == settings.final_epochs]
     uniform = final[final["uniform"]]
@@ -117,7 +118,7 @@ def assembled(
 
 
 def trainings_table(
-    results: Sequence[RefinedCandidate], encoding: NetworkEncoding, metrics: Mapping[str, Metric]
+    results: Sequence[RefinedCandidate], encoding: GeneEncoding, metrics: Mapping[str, Metric]
 ) -> pd.DataFrame:
     """Table with one row for each training; scores that a training does not have are NaN.
 
@@ -164,7 +165,7 @@ def front_of_trainings(
     rows = rows.sort_values("search_loss")
     names = ["search_loss", "search_accuracy", "test_loss", "test_accuracy", *metrics]
     return Front(
-        tuple(map(Candidate.from_json, rows["candidate_json"])),
+        tuple(map(candidate_in, rows["candidate_json"])),
         rows[names].reset_index(drop=True),
         (Axis("search_loss", "nats", "minimize"), Axis(cost.name, cost.unit, "minimize")),
         dict(about),
@@ -173,7 +174,7 @@ def front_of_trainings(
 
 def best_finalist(
     items: Mapping[str, Mapping[str, Any]],
-    encoding: NetworkEncoding,
+    encoding: GeneEncoding,
     metrics: Mapping[str, Metric],
     constraints: Sequence[Constraint],
     fidelity: str,
@@ -189,7 +190,7 @@ def best_finalist(
     """
     if not items:
         return None
-    candidates = [Candidate.from_dict(item["candidate"]) for item in items.values()]
+    candidates = [read_candidate(item["candidate"]) for item in items.values()]
     genomes = encoding.encode(candidates, check=False)
     columns = {"name": list(items), **score_columns(items.values())}
     columns |= {name: metric(genomes) for name, metric in metrics.items()}

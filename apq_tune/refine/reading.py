@@ -13,7 +13,7 @@ from apq_tune.problem.costs import Costs
 from apq_tune.refine.outcome import Chosen, Refined, RefinedCandidate, assembled
 from apq_tune.refine.refine import BATCH, FORMAT
 from apq_tune.refine.settings import RefineSettings
-from apq_tune.space.candidate import Candidate
+from apq_tune.space.candidate import read_candidate
 from apq_tune.store.digests import read_record
 from apq_tune.store.directory import kept_tables
 from apq_tune.store.files import read_json
@@ -71,9 +71,7 @@ def read_refinement(path: Path) -> ReadRefinement:
         if kind == "round":
             for place, found in enumerate(read_json(stage.checked(BATCH))["candidates"], start=1):
                 own = f"{number}-{place:02d}"
-                chosen[own] = Chosen(
-                    own, Candidate.from_dict(found["candidate"]), found["found"], found["predicted_loss"]
-                )
+                chosen[own] = Chosen(own, read_candidate(found["candidate"]), found["found"], found["predicted_loss"])
         epochs = settings.epochs if kind == "round" else int(number)
         for key, scores in read_items(stage).items():
             results.append(RefinedCandidate(chosen[key], f"{kind} {number}", epochs, scores))

@@ -29,9 +29,10 @@ from apq_tune.refine.batch import is_uniform
 from apq_tune.refine.halving import half, successive_halving
 from apq_tune.refine.outcome import Chosen, Refined, RefinedCandidate, assembled
 from apq_tune.refine.settings import RefineSettings, training_of
-from apq_tune.space.candidate import Candidate
+from apq_tune.space.candidate import read_candidate
 from apq_tune.space.encoding import Genomes
-from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.encodings import encoding_of
+from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.store.directory import keep_tables, kept_tables
 from apq_tune.store.disk import check_space, run_bytes
 from apq_tune.store.files import read_json, to_json
@@ -88,7 +89,7 @@ class Refinement:
         self._stages = open_run(run, ("predictors",)).stages
         self._finished = load_run(run)
         self._supernet = self._finished.supernet  # refuse images that have changed before any work
-        self.encoding = NetworkEncoding(self._finished.space)
+        self.encoding: GeneEncoding = encoding_of(self._finished.space)
         texts = self._finished.settings.constraints if settings.constraints is None else settings.constraints
         all_tables = [*kept_tables(run), *tables]
         self._costs, self._tables = Costs.of(self.encoding, all_tables), [str(digest(table)) for table in all_tables]
@@ -204,7 +205,7 @@ class Refinement:
             }
             directory.write(BATCH, to_json(content))
         return [
-            Chosen(f"{number}-{i:02d}", Candidate.from_dict(c["candidate"]), c["found"], c["predicted_loss"])
+            Chosen(f"{number}-{i:02d}", read_candidate(c["candidate"]), c["found"], c["predicted_loss"])
             for i, c in enumerate(read_json(directory.path / BATCH)["candidates"], start=1)
         ]
 

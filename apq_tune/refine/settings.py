@@ -12,7 +12,7 @@ from apq_tune.inputs import ranges
 from apq_tune.inputs.ranges import validated
 from apq_tune.pipeline.settings import RunSettings
 from apq_tune.refine.halving import half, lengths
-from apq_tune.space.candidate import Candidate
+from apq_tune.space.network_space import NetworkCandidate
 from apq_tune.supernet.qat import QATTask
 from apq_tune.supernet.seeds import SeedWord
 from apq_tune.supernet.train import Training
@@ -73,7 +73,7 @@ class RefineSettings(BaseModel):
         n = self.rounds * self.batch
         return min(n, self.survivors or half(n)) if self.rungs else n
 
-    def task(self, candidate: Candidate, epochs: int, run: RunSettings) -> QATTask:
+    def task(self, candidate: NetworkCandidate, epochs: int, run: RunSettings) -> QATTask:
         """Training of a candidate in a round or a rung; trainings of equal length use the same batches.
 
         Args:

@@ -20,10 +20,9 @@ from apq_tune.errors import RunError
 from apq_tune.network.network import ops
 from apq_tune.problem.front import Front
 from apq_tune.problem.metric import Bounded, Metric
-from apq_tune.space.candidate import Configuration
 from apq_tune.space.gene import BIT_KINDS
-from apq_tune.space.network_encoding import NetworkEncoding
-from apq_tune.space.search_space import SearchSpace
+from apq_tune.space.gene_encoding import GeneEncoding
+from apq_tune.space.network_space import NetworkSpace
 from apq_tune.store.files import write_atomically
 
 STYLE: dict[str, Any] = {"title_justify": "left", "title_style": "bold", "box": SIMPLE_HEAD}
@@ -52,19 +51,11 @@ def front_table(front: Front, shown: Sequence[str]) -> Table:
     table = Table(title=title + (f"; {len(rows)} of them are shown" if len(rows) < n else ""), **STYLE)
     for name in metrics:
         table.add_column(name, justify="right")
-    table.add_column("choices" if isinstance(front.candidates[0], Configuration) else "depths")
+    table.add_column(front.candidates[0].short_name)
     for row in rows:
         values = [f"{value:.6g}" for value in front.metrics[metrics].iloc[row]]
-        table.add_row(*values, _shape(front.candidates[row]))
+        table.add_row(*values, front.candidates[row].short)
     return table
-
-
-def _shape(candidate: Any) -> str:
-    """Short description of a candidate: depths and resolution of a network, or named choices."""
-    if isinstance(candidate, Configuration):
-        return str(candidate)
-    size = "" if candidate.resolution is None else f" at {candidate.resolution}"
-    return "-".join(map(str, candidate.depths)) + size
 
 
 def save_front(front: Front | None, out: Path) -> None:
@@ -113,7 +104,7 @@ def write_frame(frame: pd.DataFrame, out: Path) -> None:
     write_bytes(frame.to_csv(index=False) if out.suffix == ".csv" else frame.to_json(orient="records", indent=1), out)
 
 
-def choices_table(space: SearchSpace) -> Table:
+def choices_table(space: NetworkSpace) -> Table:
     """One row for each stage."""
     bits = {gene.name.rpartition(" ")[2]: list(gene.values) for gene in space.genes if gene.kind in BIT_KINDS}
     table = Table(title="Choices", caption=", ".join(f"{name} {values}" for name, values in bits.items()), **STYLE)
@@ -146,7 +137,7 @@ def ranges_table(metrics: Mapping[str, Metric]) -> Table:
     return table
 
 
-def print_audit(table: CostTable, encoding: NetworkEncoding, console: Console) -> None:
+def print_audit(table: CostTable, encoding: GeneEncoding, console: Console) -> None:
     """Print what a cost table lacks, where it falls with more bits, ranges, and shares of the cost by part."""
     console.print(
         f"{table.source}: {len(table.convs)} convolutions, {len(table.blocks)} blocks, {', '.join(table.metrics)}"

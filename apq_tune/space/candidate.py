@@ -106,6 +106,13 @@ class Configuration:
         """``name=value`` for each choice."""
         return " ".join(f"{name}={value}" for name, value in self.values)
 
+    short_name = "choices"
+
+    @property
+    def short(self) -> str:
+        """All choices."""
+        return str(self)
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -134,6 +141,14 @@ class Candidate:
     def types(self) -> tuple[BlockType, ...]:
         """Type of the blocks of each stage."""
         return tuple(type_of(stage[0]) if stage else DEFAULT for stage in self.stages)
+
+    short_name = "depths"
+
+    @property
+    def short(self) -> str:
+        """Depths and resolution, such as ``2-3-1 at 32``."""
+        size = "" if self.resolution is None else f" at {self.resolution}"
+        return "-".join(map(str, self.depths)) + size
 
     def with_bits(self, bits: int) -> Candidate:
         """The same network with every searched layer at ``bits``."""
@@ -207,11 +222,7 @@ class Candidate:
     @classmethod
     def from_json(cls, text: str) -> Candidate:
         """Inverse of ``to_json``."""
-        try:
-            data = load_json(text, "candidate")
-        except DocumentError as error:
-            raise CandidateError(f"a candidate is one JSON object, got {text[:40]!r} ({error})") from None
-        return cls.from_dict(data)
+        return cls.from_dict(_json(text))
 
     def __str__(self) -> str:
         """Compact form, a block as ``k3c48w42a84``: kernel, channels, weight bits, activation bits (of pw, dw)."""
@@ -219,6 +230,41 @@ class Candidate:
         return resolution + " | ".join(
             " ".join(map(known.compact, stage)) for known, stage in zip(self.types, self.stages, strict=True)
         )
+
+
+def read_candidate(data: Any) -> Any:
+    """Read a candidate of any kind of search space from plain data.
+
+    Args:
+        data: What ``to_dict`` of a candidate gives.
+
+    Returns:
+        A ``Candidate`` or a ``Configuration``, by its keys.
+
+    Raises:
+        CandidateError: If it is none of them.
+    """
+    if isinstance(data, Mapping) and "choices" in data:
+        return Configuration.from_dict(data)
+    return Candidate.from_dict(data)
+
+
+def candidate_in(text: Any) -> Any:
+    """Read a candidate of any kind of search space from one line of JSON, as ``to_json`` gives it.
+
+    Raises:
+        CandidateError: If the text is no candidate.
+    """
+    return read_candidate(_json(text))
+
+
+def _json(text: Any) -> Any:
+    if not isinstance(text, str):  # such as the NaN of an empty cell
+        raise CandidateError(f"a candidate is one JSON object, got {str(text)[:40]!r}")
+    try:
+        return load_json(text, "candidate")
+    except DocumentError as error:
+        raise CandidateError(f"a candidate is one JSON object, got {text[:40]!r} ({error})") from None
 
 
 def _types_in(data: Any) -> list[BlockType] | None:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from apq_tune.errors import CandidateError, SpaceError
 from apq_tune.space.candidate import Configuration, plain_value
 from apq_tune.space.gene import Gene
 from apq_tune.space.parameters import Space
-
-if TYPE_CHECKING:
-    pass
 
 MOST_VALUES = 2**15 - 1
 """Maximum number of values of a choice, since genes are 16-bit integers."""
@@ -66,6 +63,10 @@ class ChoiceSpace(Space):
     def to_dict(self) -> dict[str, Any]:
         """Content of a file of choices as read by ``SearchSpace.load``."""
         return {"name": self.name, "choices": {name: list(values) for name, values in self.choices.items()}}
+
+    def to_record(self) -> dict[str, Any]:
+        """Plain data to which the records of commands are compared."""
+        return self.to_dict()
 
     @functools.cached_property
     def genes(self) -> tuple[Gene, ...]:

@@ -142,6 +142,11 @@ class GeneEncoding(abc.ABC):
         genomes[0, self._bits] = self.n_choices[self._bits] - 1
         return self.canonicalise(genomes)
 
+    def extremes(self) -> tuple[Any, Any]:
+        """The smallest and the largest network, both at the most bits (forbidden rules are not consulted)."""
+        smallest, largest = self.decode(self.ends())
+        return smallest, largest
+
     def uniform_policies(self) -> Genomes:
         """Smallest and largest network at every uniform bit-width, where allowed."""
         ends, widths = self.ends(), self.uniform_bits()

@@ -147,11 +147,6 @@ class NetworkEncoding(GeneEncoding):
             f"{self.space.name}: forbidden combinations remain after {MAX_REPAIRS} redraws; relax the rules"
         )
 
-    def extremes(self) -> tuple[Candidate, Candidate]:
-        """The smallest and the largest network, both at the most bits (forbidden rules are not consulted)."""
-        smallest, largest = self.decode(self.ends())
-        return smallest, largest
-
     def enumerate(self, limit: int = 1_000_000) -> Genomes:
         """All canonical, allowed genomes of a small space, shape ``(size, n_genes)``.
 

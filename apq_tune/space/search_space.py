@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +12,19 @@ import numpy as np
 import yaml
 from pydantic import ValidationError, model_validator
 
-from apq_tune.errors import CandidateError, DocumentError, SpaceError
-from apq_tune.inputs.documents import load_json, load_yaml
+from apq_tune.errors import CandidateError, SpaceError
 from apq_tune.network.network import Network
 from apq_tune.space.candidate import Candidate
 from apq_tune.space.choices import ChoiceSpace
 from apq_tune.space.gene import BIT_KINDS, Gene
 from apq_tune.space.layers import layers_of
-from apq_tune.space.parameters import Space
+from apq_tune.space.network_space import NetworkSpace
 from apq_tune.space.skeleton import BIT_NAMES, first_complaint
 from apq_tune.space.slot import Slot
 from apq_tune.space.slots import Skeleton
 
-RENAMED = {
-    "ofa_mobilenetv3": "there are two of it: ofa_mobilenetv3_w12 (width 1.2, stem of 24 channels: what had this name, "
-    "and what the published accuracy predictor and latency tables are of) and ofa_mobilenetv3_w10 (width 1.0, stem of "
-    "16 channels); name one of them"
-}
-"""Removed shipped spaces and their replacements."""
 
-
-class SearchSpace(Skeleton, Space):
+class SearchSpace(Skeleton, NetworkSpace):
     """Named choices in the skeleton of a network, in blocks of one or several types."""
 
     @functools.cached_property
@@ -168,49 +159,17 @@ class SearchSpace(Skeleton, Space):
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> Any:
-        """Read a shipped space by name (``"digits"``), or any YAML or JSON file by path.
+        """Read a shipped space by name (``"digits"``), or any YAML or JSON file by path; see ``files.load_space``.
 
         Returns:
-            A ``SearchSpace``; of a file that holds nothing but ``choices`` (and a ``name``), a ``ChoiceSpace``.
+            A ``SearchSpace``, or whatever kind of space the file holds.
 
         Raises:
             SpaceError: For an unknown name (lists the known ones) or a faulty file (names file, key and remedy).
         """
-        text = str(name_or_path)
-        if text in RENAMED:
-            raise SpaceError(f"search space {text!r}: {RENAMED[text]}")
-        if text in known_spaces():
-            source, content = f"{text}.yaml", (_shipped() / f"{text}.yaml").read_text("utf-8")
-        elif Path(text).suffix.lower() in {".yaml", ".yml", ".json"}:
-            source = text
-            try:
-                content = Path(text).read_text("utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                raise SpaceError(f"{text}: cannot be read ({error}); give a readable YAML or JSON file") from None
-        else:
-            known = ", ".join(known_spaces())
-            raise SpaceError(f"unknown search space {text!r}; known: {known}; or give the path of a .yaml file")
-        try:
-            data = (load_json if source.lower().endswith(".json") else load_yaml)(content, source)
-        except DocumentError as error:
-            raise SpaceError(str(error)) from None
-        if isinstance(data, dict) and "choices" in data and set(data) <= {"choices", "name"}:
-            return _choices_in(data, source)
-        return cls.from_dict(data, source)
+        from apq_tune.space.files import load_space
 
-    @classmethod
-    def load_network(cls, name_or_path: str | Path) -> SearchSpace:
-        """Load a search space of networks, for commands that train or measure them.
-
-        Raises:
-            SpaceError: Also for a file of named choices.
-        """
-        space = cls.load(name_or_path)
-        if not isinstance(space, SearchSpace):
-            raise SpaceError(
-                f"{name_or_path}: holds named choices and no network to train; give a shipped space or its YAML file"
-            )
-        return space
+        return load_space(name_or_path)
 
     @staticmethod
     def from_choices(choices: Mapping[str, Sequence[Any]], name: str = "choices") -> ChoiceSpace:
@@ -225,32 +184,25 @@ class SearchSpace(Skeleton, Space):
         """
         return ChoiceSpace(name, choices)  # type: ignore[arg-type]  # checked, and made tuples, in there
 
+    def fitted(self, data: str | None, channels: int, classes: int) -> SearchSpace:
+        """The space for other images: its stem and its classifier are made to fit."""
+        plain = self.to_dict()
+        plain |= {"classes": classes, "input": plain["input"] | {"channels": channels}}
+        plain |= {"data": data} if data is not None else {}
+        return SearchSpace.from_dict(plain, f"{self.name} for {data}")
+
+    def with_data(self, data: str | None) -> SearchSpace:
+        """The same space for other images of the same shape and number of classes."""
+        return self.model_copy(update={"data": data})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Content of the file of the space."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    def to_record(self) -> dict[str, Any]:
+        """Plain data with every key, those without a value included."""
+        return self.model_dump(mode="json")
+
     def to_yaml(self) -> str:
         """The space as YAML; ``from_dict(yaml.safe_load(...))`` gives an equal space."""
-        return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False)
-
-
-def _choices_in(data: Mapping[str, Any], source: str) -> ChoiceSpace:
-    """The space of a file of choices."""
-    name = data.get("name", Path(source).stem)
-    if not isinstance(name, str):
-        raise SpaceError(f"{source}: name is {name!r}; give text")
-    if data["choices"] is None or not isinstance(data["choices"], dict):
-        raise SpaceError(f"{source}: choices are {data['choices']!r}; give names with lists of values")
-    try:
-        return ChoiceSpace(name, data["choices"])
-    except SpaceError as error:
-        raise SpaceError(f"{source}: {error}") from None
-
-
-def known_spaces() -> tuple[str, ...]:
-    """Names of the search spaces that are shipped with the package."""
-    return tuple(sorted(Path(entry.name).stem for entry in _shipped().iterdir() if entry.name.endswith(".yaml")))
-
-
-def _shipped() -> Any:
-    """The folder of shipped spaces: in the wheel a package of ours, in a bare checkout our neighbour."""
-    try:
-        return resources.files("apq_tune.search_spaces")
-    except ModuleNotFoundError:
-        return Path(__file__).parents[2] / "search_spaces"
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from apq_tune.errors import RunError
-from apq_tune.space.search_space import SearchSpace
+from apq_tune.space.network_space import NetworkSpace
 from apq_tune.store.files import write_atomically
 from apq_tune.store.folder import CommandFolder, digest
 from apq_tune.store.stage import AGAIN, RECORD, StageFiles
@@ -34,7 +34,7 @@ class RunDirectory(CommandFolder):
     def __init__(
         self,
         path: Path,
-        space: SearchSpace,
+        space: NetworkSpace,
         settings: Mapping[str, Any],
         command: str,
         data_root: Path | None = None,

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from apq_tune.errors import RunError
-from apq_tune.space.search_space import SearchSpace
+from apq_tune.space.network_space import NetworkSpace
 from apq_tune.supernet.kinds import supernet_of
 
 RAY_BYTES = 50_000_000
@@ -24,14 +24,14 @@ STATES = 4
 """Copies of the weights in a checkpoint: weights, two moments of AdamW, and the average of the weights."""
 
 
-def supernet_bytes(space: SearchSpace) -> int:
+def supernet_bytes(space: NetworkSpace) -> int:
     """Size of the weights of a supernet in a file."""
     with torch.random.fork_rng(devices=[]):  # tensors without numbers (device "meta") take seconds of imports
         state = supernet_of(space).state_dict()
     return sum(value.numel() * value.element_size() for value in state.values())
 
 
-def run_bytes(space: SearchSpace, stages: Collection[str], finalists: int) -> int:
+def run_bytes(space: NetworkSpace, stages: Collection[str], finalists: int) -> int:
     """Maximum number of bytes that the remaining stages occupy at any time.
 
     Args:

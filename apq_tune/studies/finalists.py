@@ -9,12 +9,12 @@ from apq_tune.pipeline.measuring import baselines
 from apq_tune.pipeline.outcome import networks_table
 from apq_tune.problem.costs import Costs
 from apq_tune.problem.problem import Constraint
-from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.studies.halving import Halving, TrainingResult
 
 
 def finalists(
-    method: str, trained: Sequence[TrainingResult], halving: Halving, encoding: NetworkEncoding
+    method: str, trained: Sequence[TrainingResult], halving: Halving, encoding: GeneEncoding
 ) -> dict[str, TrainingResult]:
     """Trainings at full length by the name of the network: those of a method, best first, and those of the baselines.
 

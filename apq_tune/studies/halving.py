@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from apq_tune.refine.halving import Rung, lengths, successive_halving
-from apq_tune.space.candidate import Candidate
+from apq_tune.space.network_space import NetworkCandidate
 from apq_tune.supernet.qat import QATTask, train_candidate
 from apq_tune.supernet.seeds import SeedWord
 from apq_tune.supernet.train import Training
@@ -25,7 +25,7 @@ FEWEST = 2
 class TrainingResult(NamedTuple):
     """Result of a training."""
 
-    candidate: Candidate
+    candidate: NetworkCandidate
     steps: int
     repeat: int  # number of the repetition, which determines the order of batches
     scores: dict[str, dict[str, float]]  # by split; on the test split at full length only
@@ -76,7 +76,7 @@ class Halving(NamedTuple):
     seed: int
     keep: bool = False
 
-    def train(self, candidate: Candidate, steps: int, repeat: int = 0) -> TrainingResult:
+    def train(self, candidate: NetworkCandidate, steps: int, repeat: int = 0) -> TrainingResult:
         """Train a candidate; test images are scored at full length only, and decide nothing."""
         final = steps == self.steps[1]
         rate = self.training.learning_rate * steps / self.steps[1]
@@ -92,7 +92,7 @@ class Halving(NamedTuple):
         kept = self.keep and final and repeat == 0
         return TrainingResult(candidate, steps, repeat, scores, trained.weights() if kept else b"")
 
-    def run(self, ranked: Sequence[Candidate], n_short: int) -> list[TrainingResult]:
+    def run(self, ranked: Sequence[NetworkCandidate], n_short: int) -> list[TrainingResult]:
         """Run the rungs after the first, whose outcome is the given ranking, and repeat the training of the winner.
 
         Args:
@@ -104,7 +104,7 @@ class Halving(NamedTuple):
         """
         later = rungs(n_short, *self.steps)[1:] or [Rung(n_short, self.steps[1])]
 
-        def train(candidates: Sequence[Candidate], steps: int) -> list[TrainingResult]:
+        def train(candidates: Sequence[NetworkCandidate], steps: int) -> list[TrainingResult]:
             return [self.train(candidate, steps) for candidate in candidates]
 
         results = successive_halving(

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import ttest_rel, wilcoxon
 
-from apq_tune.space.candidate import Candidate
+from apq_tune.space.candidate import read_candidate
 from apq_tune.studies.compare import holm
 from apq_tune.studies.versus import VersusTask
 
@@ -24,7 +24,7 @@ def results_frame(tasks: Sequence[VersusTask], results: Mapping[str, Mapping[str
         row: dict[str, Any] = task._asdict()
         row |= {name: found[name] for name in ("test_accuracy", "test_loss", "search_accuracy", "search_loss")}
         row |= found["costs"] | {f"n {name}": count for name, count in found["counts"].items()}
-        candidate = Candidate.from_dict(found["candidate"])
+        candidate = read_candidate(found["candidate"])
         rows.append(row | {"candidate": str(candidate), "candidate_json": candidate.to_json()})
     return pd.DataFrame(rows)
 
@@ -39,7 +39,7 @@ def finalists_frame(tasks: Sequence[VersusTask], results: Mapping[str, Mapping[s
                 scores = found["scores"].get(split, {"loss": np.nan, "accuracy": np.nan})
                 row |= {f"{split}_{kind}": scores[kind] for kind in ("loss", "accuracy")}
             costs = {k: v for k, v in found.items() if k not in ("candidate", "steps", "repeat", "scores")}
-            rows.append(row | costs | {"candidate_json": Candidate.from_dict(found["candidate"]).to_json()})
+            rows.append(row | costs | {"candidate_json": read_candidate(found["candidate"]).to_json()})
     return pd.DataFrame(rows)
 
 

@@ -31,8 +31,8 @@ from apq_tune.pipeline.finished import Supernets, load_supernets
 from apq_tune.pipeline.run import PipelineRun
 from apq_tune.pipeline.settings import RunSettings
 from apq_tune.problem.costs import Costs
-from apq_tune.space.network_encoding import NetworkEncoding
-from apq_tune.space.search_space import SearchSpace
+from apq_tune.space.encodings import encoding_of
+from apq_tune.space.network_space import NetworkSpace
 from apq_tune.store.files import write_atomically
 from apq_tune.studies.finalists import decided, finalists
 from apq_tune.studies.fleet import CHECKPOINT_SECONDS
@@ -154,7 +154,7 @@ class VersusShared(NamedTuple):
 class SupernetTrainings(NamedTuple):
     """Arguments shared by the trainings of supernets."""
 
-    space: SearchSpace
+    space: NetworkSpace
     assignments: Mapping[str, Any]  # changed settings by dotted name
     path: Path  # folder of all runs
     data_root: Path | None
@@ -187,7 +187,7 @@ def run_task(task: VersusTask, shared: VersusShared) -> Result:
     torch.set_num_threads(1)
     spend = shared.spend
     nets = supernets(shared.runs[task.seed], shared.device)
-    method, encoding = METHODS[task.method], NetworkEncoding(nets.space)
+    method, encoding = METHODS[task.method], encoding_of(nets.space)
     limits = shared.costs.limits(shared.limits[task.budget])
     halving = Halving(
         nets.quantized if method.quantized else nets.calibrated,

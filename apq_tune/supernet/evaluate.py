@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from apq_tune.data import AnySplit
-from apq_tune.space.candidate import Candidate
-from apq_tune.space.search_space import SearchSpace
+from apq_tune.space.network_space import NetworkCandidate, NetworkSpace
 from apq_tune.supernet.batches import batches
 from apq_tune.supernet.interfaces import AnySubnet, AnySupernet
 from apq_tune.supernet.quantize import ActivationQuantizer
@@ -41,15 +40,15 @@ class RunsCandidates(Protocol):
     """Source of weights for all candidates of a search space, such as a supernet, as used by metrics."""
 
     @property
-    def space(self) -> SearchSpace:
+    def space(self) -> NetworkSpace:
         """Search space of the candidates."""
         ...
 
-    def subnet(self, candidate: Candidate) -> nn.Module:
+    def subnet(self, candidate: NetworkCandidate) -> nn.Module:
         """Stand-alone network of a candidate, ready for QAT."""
         ...
 
-    def score(self, candidate: Candidate, *, quantize: bool) -> Score:
+    def score(self, candidate: NetworkCandidate, *, quantize: bool) -> Score:
         """Loss and accuracy of a candidate, at its bits or in full precision."""
         ...
 
@@ -67,7 +66,7 @@ def score(network: Callable[[Tensor], Tensor], split: AnySplit, device: torch.de
 
 
 def score_candidate(
-    supernet: AnySupernet, candidate: Candidate, calibration: Tensor, split: AnySplit, *, quantize: bool
+    supernet: AnySupernet, candidate: NetworkCandidate, calibration: Tensor, split: AnySplit, *, quantize: bool
 ) -> Score:
     """Recalibrate batch norm and score one candidate of a supernet.
 
@@ -112,7 +111,9 @@ def calibrate_quantizers(network: nn.Module, runs: Sequence[Callable[[], object]
         quantizer.calibrate(torch.cat(samples))
 
 
-def subnet_from(supernet: AnySupernet, candidate: Candidate, calibration: Tensor, *, quantize: bool) -> AnySubnet:
+def subnet_from(
+    supernet: AnySupernet, candidate: NetworkCandidate, calibration: Tensor, *, quantize: bool
+) -> AnySubnet:
     """Extract the subnet of one candidate, with batch norm recalibrated and folded.
 
     Args:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from apq_tune.data import Data
 from apq_tune.errors import RunError
-from apq_tune.space.candidate import Candidate
-from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.gene_encoding import GeneEncoding
+from apq_tune.space.network_space import NetworkCandidate
 from apq_tune.supernet.batches import first_images
 from apq_tune.supernet.evaluate import Score, score_candidate
 from apq_tune.supernet.interfaces import AnySupernet
@@ -20,12 +20,12 @@ IMAGES = 64
 """Number of images with which a supernet is checked after its training."""
 
 
-def finite(score: Score, candidate: Candidate, setting: str, learning_rate: float) -> Score:
+def finite(score: Score, candidate: NetworkCandidate, setting: str, learning_rate: float) -> Score:
     """Return the score of a candidate if its loss is finite.
 
     Args:
         score: Score of the candidate.
-        candidate: Candidate, for the message.
+        candidate: NetworkCandidate, for the message.
         setting: Name of the settings of the preceding training.
         learning_rate: Learning rate of that training.
 
@@ -55,7 +55,7 @@ def check_weights(network: nn.Module, setting: str, training: Training, epoch: i
 
 
 def check_supernet(
-    supernet: AnySupernet, encoding: NetworkEncoding, data: Data, setting: str, training: Training, *, quantize: bool
+    supernet: AnySupernet, encoding: GeneEncoding, data: Data, setting: str, training: Training, *, quantize: bool
 ) -> None:
     """Refuse a supernet whose smallest or largest network has no finite loss on some images of the search split.
 

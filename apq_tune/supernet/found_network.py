@@ -14,7 +14,7 @@ from torch import Tensor
 from apq_tune.errors import RunError
 from apq_tune.inputs.checkpoints import read_state
 from apq_tune.network.layer import Layer
-from apq_tune.space.search_space import SearchSpace
+from apq_tune.space.network_space import NetworkSpace
 from apq_tune.supernet.batches import MEAN, STD, as_inputs
 from apq_tune.supernet.folded import FoldedConv, FoldedLinear
 from apq_tune.supernet.interfaces import AnySubnet
@@ -56,7 +56,7 @@ class Preprocessing(NamedTuple):
     classes: tuple[str, ...]
 
     @classmethod
-    def of(cls, space: SearchSpace, classes: tuple[str, ...]) -> Preprocessing:
+    def of(cls, space: NetworkSpace, classes: tuple[str, ...]) -> Preprocessing:
         """Preprocessing of the networks of a search space."""
         channels = space.input.channels
         normalised = channels == len(MEAN)

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from apq_tune.problem.metric import Report
-from apq_tune.space.candidate import Candidate
 from apq_tune.space.encoding import Genomes
-from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.encodings import encoding_of
+from apq_tune.space.network_space import NetworkCandidate
 from apq_tune.supernet.defaults import plain_torch
 from apq_tune.supernet.evaluate import RunsCandidates, score
 from apq_tune.supernet.interfaces import AnySubnet
@@ -71,7 +71,7 @@ class SupernetLoss(NetworkMetric):
     def __call__(self, genomes: Genomes) -> NDArray[np.float64]:
         """Loss in nats, or accuracy as a fraction, shape ``(n,)``."""
         torch.set_num_threads(1)
-        candidates = NetworkEncoding(self.supernet.space).decode(genomes)
+        candidates = encoding_of(self.supernet.space).decode(genomes)
         scores = [self.supernet.score(candidate, quantize=self.quantize) for candidate in candidates]
         return np.array([getattr(own, self.measure) for own in scores], np.float64)
 
@@ -109,7 +109,7 @@ class QATLoss(NetworkMetric):
         own = {field.name: config[field.name] for field in dataclasses.fields(Training) if field.name in config}
         return dataclasses.replace(self, training=dataclasses.replace(self.training, **own)) if own else self
 
-    def train(self, candidate: Candidate, report: Report, checkpoint: bytes | None = None) -> None:
+    def train(self, candidate: NetworkCandidate, report: Report, checkpoint: bytes | None = None) -> None:
         """Train one candidate and report loss and accuracy after each epoch.
 
         A resumed training gives the same result as an uninterrupted one.
@@ -139,6 +139,6 @@ class QATLoss(NetworkMetric):
             if epoch == self.training.epochs:
                 values.append(scores[self.measure])
 
-        for candidate in NetworkEncoding(self.supernet.space).decode(genomes):
+        for candidate in encoding_of(self.supernet.space).decode(genomes):
             self.train(candidate, keep)
         return np.array(values, np.float64)

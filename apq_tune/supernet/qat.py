@@ -13,7 +13,7 @@ import torch
 
 from apq_tune.data import AnySplit
 from apq_tune.errors import RunError
-from apq_tune.space.candidate import Candidate
+from apq_tune.space.network_space import NetworkCandidate
 from apq_tune.supernet.defaults import plain_torch
 from apq_tune.supernet.evaluate import Score, score
 from apq_tune.supernet.finite import finite
@@ -38,7 +38,7 @@ class QATTask(NamedTuple):
             subset of the images.
     """
 
-    candidate: Candidate
+    candidate: NetworkCandidate
     training: Training
     seed: tuple[int, ...]
     splits: tuple[str, ...] = ("search",)
@@ -130,7 +130,7 @@ def _checkpoint(parts: dict[str, Any], epoch: int) -> bytes:
     return buffer.getvalue()
 
 
-def _load(checkpoint: bytes, parts: dict[str, Any], candidate: Candidate) -> int:
+def _load(checkpoint: bytes, parts: dict[str, Any], candidate: NetworkCandidate) -> int:
     """Restore the parts of a training; returns the number of epochs that are done."""
     try:
         state = torch.load(io.BytesIO(checkpoint), map_location="cpu", weights_only=True)

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from apq_tune.data import AnySplit
 from apq_tune.space.gene import Kind
-from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.supernet.interfaces import AnySupernet
 from apq_tune.supernet.train import BEGIN, Loss, Progress, Training, train_epochs
 
@@ -26,7 +26,7 @@ WIDTHS_OPEN = {"warm_single_path": 0.2, "progressive": 2 / 3}
 
 def supernet_loss(
     supernet: AnySupernet,
-    encoding: NetworkEncoding,
+    encoding: GeneEncoding,
     strategy: Strategy,
     *,
     quantize: bool,
@@ -84,7 +84,7 @@ def supernet_loss(
 
 def train_supernet(
     supernet: AnySupernet,
-    encoding: NetworkEncoding,
+    encoding: GeneEncoding,
     optimizer: torch.optim.Optimizer,
     split: AnySplit,
     training: Training,

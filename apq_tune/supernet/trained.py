@@ -13,8 +13,7 @@ from torch import Tensor
 
 from apq_tune.data import Data
 from apq_tune.errors import RunError
-from apq_tune.space.candidate import Candidate
-from apq_tune.space.search_space import SearchSpace
+from apq_tune.space.network_space import NetworkCandidate, NetworkSpace
 from apq_tune.supernet.batches import first_images
 from apq_tune.supernet.defaults import plain_torch
 from apq_tune.supernet.device import Device, device_of
@@ -36,7 +35,7 @@ class TrainedSupernet:
             that a process without a GPU can pass the object to a trial that has one.
     """
 
-    space: SearchSpace
+    space: NetworkSpace
     weights: Mapping[str, Tensor]
     data: Data
     n_calibration: int = 256
@@ -67,12 +66,12 @@ class TrainedSupernet:
         return first_images(self.data.train, self.n_calibration).to(self.device)
 
     @plain_torch()
-    def subnet(self, candidate: Candidate) -> AnySubnet:
+    def subnet(self, candidate: NetworkCandidate) -> AnySubnet:
         """Subnet of one candidate on the device, the starting point of its quantization-aware training."""
         return subnet_from(self.network, candidate, self.calibration, quantize=True)
 
     @plain_torch()
-    def score(self, candidate: Candidate, *, quantize: bool) -> Score:
+    def score(self, candidate: NetworkCandidate, *, quantize: bool) -> Score:
         """Score one candidate on the search split, batch norm recalibrated for it.
 
         Args:

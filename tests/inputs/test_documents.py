@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from apq_tune.errors import DocumentError
 from apq_tune.inputs.documents import MAX_DEPTH, load_json, load_yaml
-from apq_tune.space.search_space import SearchSpace, known_spaces
+from apq_tune.space.search_space import SearchSpace
+from apq_tune.space.shipped import known_spaces
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "\n".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]" for before, name in zip("abcdefgh", "bcdefghi", strict=True)

@@ -26,6 +26,7 @@ from apq_tune import (
     load_cost_table,
     search,
 )
+from apq_tune.space.files import load_network_space
 from apq_tune.space.flat_encoding import FlatEncoding
 
 CHOICES = {"width": [8, 16, 32], "activation": ["relu", "gelu"], "rate": [0.1, 0.01, 0.001, 0.0001]}
@@ -193,7 +194,7 @@ def test_what_needs_a_network_says_so(tmp_path: Path) -> None:
     content = json.dumps(SPACE.to_dict())
     (tmp_path / "c.json").write_text(content)
     with pytest.raises(SpaceError, match=r"c\.json: holds named choices and no network to train"):
-        SearchSpace.load_network(tmp_path / "c.json")
+        load_network_space(tmp_path / "c.json")
     (tmp_path / "t.csv").write_text("op,latency_ms\nfixed,1\n")
     with pytest.raises(TableError, match=r"t\.csv: prices the blocks of networks, mine holds named choices"):
         load_cost_table(tmp_path / "t.csv").models(ENCODING)

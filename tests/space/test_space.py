@@ -245,7 +245,7 @@ def test_a_space_is_frozen(tiny_space: SearchSpace) -> None:
 
 
 def test_shipped_spaces_are_found_in_a_checkout_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from apq_tune.space import search_space as module
+    from apq_tune.space import shipped as module
 
     installed = known_spaces()
 

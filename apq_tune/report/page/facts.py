@@ -13,7 +13,7 @@ from apq_tune.cost import CostTable
 from apq_tune.problem.costs import Costs
 from apq_tune.problem.metric import Metric
 from apq_tune.problem.problem import Constraint
-from apq_tune.space.search_space import SearchSpace
+from apq_tune.space.network_space import NetworkSpace
 
 Role = Literal["joint", "uniform", "staged", "largest", "other"]
 """How a network was found: by joint search, by one of its baselines, as the largest network, or in another way."""
@@ -123,7 +123,7 @@ class ReportFacts:
     command: str
     data: str
     versions: Mapping[str, str]
-    space: SearchSpace
+    space: NetworkSpace
     costs: Costs
     tables: Mapping[str, CostTable]
     constraints: tuple[Constraint, ...]

@@ -24,8 +24,8 @@ from apq_tune.refine.reading import read_refinement
 from apq_tune.report.page.facts import Beside, ReportFacts, Role
 from apq_tune.report.page.neighbours import beside, other_seeds
 from apq_tune.report.refined import against_run
-from apq_tune.space.candidate import Candidate
-from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.candidate import candidate_in, read_candidate
+from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.store.digests import Digests, read_record
 from apq_tune.store.directory import kept_digests, kept_tables
 from apq_tune.store.files import read_json
@@ -142,7 +142,7 @@ def _of_run(path: Path) -> ReportFacts:
         seconds=outcome.seconds,
         predictors=outcome.predictors,
         evaluations={name: int(front.provenance["n_evaluations"]) for name, front in outcome.fronts.items()},
-        rivals={name: None if c is None else Candidate.from_dict(c).to_json() for name, c in rivals.items()},
+        rivals={name: None if c is None else read_candidate(c).to_json() for name, c in rivals.items()},
         beside=beside(path, outcome.constraints),
         other_seeds=other_seeds(path, run.record),
         training=outcome.settings.final.__dict__,
@@ -255,9 +255,7 @@ def _of_method(path: Path) -> ReportFacts:
     )
 
 
-def _scored(
-    rows: Sequence[Mapping[str, Any]], encoding: NetworkEncoding, metrics: Mapping[str, Metric]
-) -> pd.DataFrame:
+def _scored(rows: Sequence[Mapping[str, Any]], encoding: GeneEncoding, metrics: Mapping[str, Metric]) -> pd.DataFrame:
     """Table of trainings of a method, with the scores of both splits and all costs."""
     nothing = {"loss": np.nan, "accuracy": np.nan}
     columns = {
@@ -266,11 +264,11 @@ def _scored(
         for kind in ("loss", "accuracy")
     }
     scores = pd.DataFrame(columns | {"predicted_loss": np.nan, "predicted_accuracy": np.nan})
-    return _priced(scores, [Candidate.from_dict(row["candidate"]).to_json() for row in rows], encoding, metrics)
+    return _priced(scores, [read_candidate(row["candidate"]).to_json() for row in rows], encoding, metrics)
 
 
 def _priced(
-    table: pd.DataFrame, texts: Sequence[str], encoding: NetworkEncoding, metrics: Mapping[str, Metric]
+    table: pd.DataFrame, texts: Sequence[str], encoding: GeneEncoding, metrics: Mapping[str, Metric]
 ) -> pd.DataFrame:
     """Add all costs and both notations of candidates to a table.
 
@@ -280,7 +278,7 @@ def _priced(
         encoding: Encoding of the search space.
         metrics: Costs by name.
     """
-    candidates = [Candidate.from_json(text) for text in texts]
+    candidates = [candidate_in(text) for text in texts]
     genomes = encoding.encode(candidates, check=False).reshape(-1, encoding.n_genes)
     costs = {name: metric(genomes) for name, metric in metrics.items()}
     return table.assign(**costs, candidate=list(map(str, candidates)), candidate_json=list(texts))

@@ -8,7 +8,7 @@ from apq_tune.cost.shares import PEAK, layer_costs
 from apq_tune.network.layer import Layer
 from apq_tune.report.limits import amount
 from apq_tune.report.page.facts import ReportFacts
-from apq_tune.space.candidate import Candidate
+from apq_tune.space.candidate import candidate_in
 
 TALL = 460.0
 """Height of the whole strip in pixels; thin layers are drawn somewhat thicker than their share."""
@@ -69,7 +69,7 @@ def strip_of(facts: ReportFacts) -> Strip | None:
     chosen = facts.chosen
     if chosen is None:
         return None
-    candidate = Candidate.from_json(chosen["candidate_json"])
+    candidate = candidate_in(chosen["candidate_json"])
     network, values = facts.space.network, facts.space.values_of(candidate)
     layers = network.at(values)
     metric, unit = facts.cost.name, facts.cost.unit

@@ -10,7 +10,7 @@ import numpy as np
 from apq_tune.hosts.evaluated import EvaluatedCandidate, EvaluatedStudy
 from apq_tune.problem.problem import Objective, Problem
 from apq_tune.report.page.facts import ReportFacts
-from apq_tune.space.candidate import Candidate
+from apq_tune.space.candidate import candidate_in
 
 SCORES = ("accuracy", "test_accuracy", "predicted_loss", "predicted_accuracy")
 
@@ -35,8 +35,6 @@ def studies_of(facts: ReportFacts) -> list[EvaluatedStudy]:
                 name: float(row[name]) for name in (*SCORES, *facts.costs.metrics) if not math.isnan(row[name])
             }
             values = float(row[loss]), float(row[facts.cost.name])
-            trials.append(
-                EvaluatedCandidate(Candidate.from_json(row["candidate_json"]), values, violations, attributes)
-            )
+            trials.append(EvaluatedCandidate(candidate_in(row["candidate_json"]), values, violations, attributes))
         found.append(EvaluatedStudy(f"{facts.space.name}: {stage}", (loss, facts.cost.name), trials))
     return found

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from apq_tune.predict.ordinal import OrdinalFeatures
 from apq_tune.problem.pareto import Floats
 from apq_tune.space.encoding import Genes, Genomes
-from apq_tune.space.network_encoding import NetworkEncoding
+from apq_tune.space.gene_encoding import GeneEncoding
 
 FEW = 8
 """An ordered gene with at most this many values has one-hot columns besides its rank."""
@@ -48,7 +48,7 @@ class Columns:
         """
         network, kinds = None, np.zeros(0, np.intp)
         n_choices, ordered = [size for size, _ in others], [order for _, order in others]
-        if isinstance(encoding, NetworkEncoding):
+        if isinstance(encoding, GeneEncoding):
             network = OrdinalFeatures.of(encoding, np.random.default_rng(0))
             kinds = np.unique(np.where(network.factor > 0, network.kinds, network.kinds.max()), return_inverse=True)[1]
         elif encoding is not None:
