@@ -13,6 +13,10 @@ class SpaceError(ApqError):
     """A search space whose definition is invalid."""
 
 
+class ModelError(ApqError):
+    """A model of the user that cannot be loaded or traced, or weights that do not fit it."""
+
+
 class CandidateError(ApqError):
     """A candidate that does not belong to its search space."""
 

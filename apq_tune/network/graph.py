@@ -10,7 +10,8 @@ Kinds of nodes, their parameters and their settings (shapes and axes without the
   bottom, right]``, ``dilation`` ``[h, w]``, ``groups``.
 - ``linear``: ``weight`` and possibly ``bias``; on the last axis.
 - ``norm``: batch norm over axis 0: ``mean``, ``variance``, possibly ``weight`` and ``bias``; setting ``eps``.
-- ``affine``: ``weight`` and/or ``bias`` with one value for each channel; setting ``axis`` of the channels.
+- ``affine``: ``weight`` and/or ``bias`` with one value for each channel, in a tensor whose other axes have size 1;
+  setting ``axis`` of the channels.
 - ``layer_norm``: possibly ``weight`` and ``bias``; over the last axis; setting ``eps``.
 - ``function``: setting ``name``, a ``Function``; ``slope`` of ``leaky_relu``; ``factor`` and ``offset`` of ``scale``.
 - ``add``: two inputs of equal shape.
@@ -23,12 +24,15 @@ Kinds of nodes, their parameters and their settings (shapes and axes without the
 - ``max_pool``: settings ``kernel``, ``stride``, ``dilation`` ``[h, w]``, ``padding`` as of ``conv``.
 - ``avg_pool``: settings ``kernel``, ``stride`` ``[h, w]``, ``padding`` as of ``conv``, ``count_padding``: whether
   padding counts.
-- ``flatten``: ``(channels, h, w)`` to ``(channels * h * w,)``.
+- ``flatten``: ``(channels, h, w)`` to ``(channels * h * w,)``, and back from ``(channels,)`` to ``(channels, 1, 1)``.
 - ``pad``: settings ``padding`` as of ``conv``, ``value``.
 - ``upsample``: settings ``factor``, an integer, ``mode`` ``"nearest"`` or ``"bilinear"`` (half-pixel centres).
 - ``permute``: setting ``order`` of the axes.
-- ``opaque``: any other operation; parameters ``"0"``, ``"1"``, ...; settings ``target`` (``"aten.softmax.int"``) and
-  ``arguments``: plain values, ``{"input": 0}`` for the first input and ``{"parameter": "0"}``.
+- ``opaque``: any other operation; parameters ``"0"``, ``"1"``, ...; settings ``target`` (``"aten.softmax.int"``),
+  ``arguments`` and possibly ``keywords``: plain values, ``{"input": 0}`` for the first input, ``{"parameter": "0"}``,
+  ``{"size": [0, 2]}`` for twice the batch of the first input, ``{"constant": ..., "dtype": ...}``, ``{"dtype": ...}``
+  and ``{"float": "inf"}``; ``output``: which one is meant, of operations that have several. It may have no inputs,
+  and its output no batch.
 """
 
 from __future__ import annotations

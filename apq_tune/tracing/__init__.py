@@ -1,0 +1,1 @@
+"""Models of users: torch modules as graphs, graphs as torch modules."""
