@@ -85,15 +85,15 @@ class Norms:
         self._given: Iterator[tuple[Tensor, Tensor]] | None = iter(given) if given is not None else None
         self._recorded = recorded
 
-    def __call__(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float = EPS) -> Tensor:
         """Normalise one convolution's output, the next one in the order of the forward pass."""
         if self._given is not None:
             mean, variance = next(self._given)
-            return functional.batch_norm(x, mean, variance, gamma, beta, False, 0.0, EPS)
+            return functional.batch_norm(x, mean, variance, gamma, beta, False, 0.0, eps)
         if self._recorded is None:
-            return functional.batch_norm(x, None, None, gamma, beta, True, 0.0, EPS)
-        mean, variance = torch.zeros_like(beta), torch.ones_like(beta)
-        y = functional.batch_norm(x, mean, variance, gamma, beta, True, 1.0, EPS)  # momentum 1: keep this batch's
+            return functional.batch_norm(x, None, None, gamma, beta, True, 0.0, eps)
+        mean, variance = torch.zeros(x.shape[1], device=x.device), torch.ones(x.shape[1], device=x.device)
+        y = functional.batch_norm(x, mean, variance, gamma, beta, True, 1.0, eps)  # momentum 1: keep this batch's
         self._recorded.append((mean, variance))
         return y
 

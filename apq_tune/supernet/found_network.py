@@ -16,8 +16,7 @@ from apq_tune.inputs.checkpoints import read_state
 from apq_tune.network.layer import Layer
 from apq_tune.space.network_space import NetworkSpace
 from apq_tune.supernet.batches import MEAN, STD, as_inputs
-from apq_tune.supernet.folded import FoldedConv, FoldedLinear
-from apq_tune.supernet.interfaces import AnySubnet
+from apq_tune.supernet.interfaces import AnySubnet, HasWeights
 from apq_tune.supernet.quantize import ActivationQuantizer
 from apq_tune.supernet.train import is_finite
 
@@ -119,7 +118,16 @@ class FoundNetwork(AnySubnet):
         """Layers of the network in the order of the forward pass."""
         return self.subnet.layers
 
-    def weighted(self) -> Mapping[str, FoldedConv | FoldedLinear]:
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]] | None:
+        """Shapes of the image and of the outputs of all layers; ``None`` in networks of blocks."""
+        return self.subnet.shapes
+
+    def constants(self, name: str) -> Mapping[str, Tensor]:
+        """Parameters and statistics of a layer that is computed in floating point."""
+        return self.subnet.constants(name)
+
+    def weighted(self) -> Mapping[str, HasWeights]:
         """Layers with weights, by the name of the layer."""
         return self.subnet.weighted()
 

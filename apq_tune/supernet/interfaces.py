@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from apq_tune.network.layer import Layer
 from apq_tune.supernet.elastic import Statistics
-from apq_tune.supernet.folded import FoldedConv, FoldedLinear
 from apq_tune.supernet.quantize import ActivationQuantizer
+
+
+class HasWeights(Protocol):
+    """Convolution or linear layer, batch norm folded."""
+
+    @property
+    def weight(self) -> Tensor:
+        """Weight, shape ``(out, in / groups, h, w)`` or ``(out, in)``."""
+        ...
+
+    @property
+    def bias(self) -> Tensor | None:
+        """Bias, shape ``(out,)``."""
+        ...
 
 
 class AnySubnet(nn.Module, abc.ABC):
@@ -44,8 +57,17 @@ class AnySubnet(nn.Module, abc.ABC):
         """Layers of the network in the order of the forward pass, at the bits of its candidate."""
         return self.space.network.at(self.space.values_of(self.candidate))  # type: ignore[no-any-return]
 
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]] | None:
+        """Shapes of the image and of the outputs of all layers, without the batch; ``None`` in networks of blocks."""
+        return None
+
+    def constants(self, name: str) -> Mapping[str, Tensor]:  # noqa: ARG002
+        """Parameters and statistics of a layer that is computed in floating point; networks of blocks have none."""
+        return {}
+
     @abc.abstractmethod
-    def weighted(self) -> Mapping[str, FoldedConv | FoldedLinear]:
+    def weighted(self) -> Mapping[str, HasWeights]:
         """Layers with weights, by the name of the layer."""
 
     @abc.abstractmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,23 @@ WIDTHS_OPEN = {"warm_single_path": 0.2, "progressive": 2 / 3}
 """Share of the training after which smaller widths are sampled; channels are sorted by importance just before."""
 
 
+class Teacher(NamedTuple):
+    """Trained model that a supernet is made of, and does not forget (Hinton 2015).
+
+    Attributes:
+        logits: Function from images to the logits of the model.
+        share: Share of the cross-entropy with the model's probabilities in the loss; the rest is that with the labels.
+    """
+
+    logits: Callable[[Tensor], Tensor]
+    share: float
+
+    @torch.no_grad()
+    def probabilities(self, x: Tensor) -> Tensor:
+        """Probabilities of the classes, shape ``(n, classes)``."""
+        return self.logits(x).softmax(dim=1)
+
+
 def supernet_loss(
     supernet: AnySupernet,
     encoding: GeneEncoding,
@@ -31,6 +48,7 @@ def supernet_loss(
     *,
     quantize: bool,
     label_smoothing: float = 0.0,
+    teacher: Teacher | None = None,
 ) -> Loss:
     """Loss of one batch by a supernet training strategy.
 
@@ -45,32 +63,40 @@ def supernet_loss(
         quantize: Whether candidates have random bit-width policies, from uniform to fully mixed ones; if every
             network had some layers of few bits, weights would get worse at many bits.
         label_smoothing: Label smoothing; not applied to the output of the largest candidate.
+        teacher: Trained model that candidates learn from, beside the labels.
     """
     smallest, largest = encoding.extremes()
     draw = encoding.sample_policies if quantize else encoding.sample
-    on_labels = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+    smoothed = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+
+    def loss_of(logits: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        on_labels: Tensor = smoothed(logits, y)
+        if teacher is None:
+            return on_labels
+        on_model = functional.cross_entropy(logits, teacher.probabilities(x))
+        return (1 - teacher.share) * on_labels + teacher.share * on_model
 
     def single_path(x: Tensor, y: Tensor, rng: np.random.Generator, _: float) -> Tensor:
         (candidate,) = encoding.decode(draw(1, rng))
-        return on_labels(supernet(x, candidate, quantize=quantize), y)  # type: ignore[no-any-return]
+        return loss_of(supernet(x, candidate, quantize=quantize), x, y)
 
     def progressive(x: Tensor, y: Tensor, rng: np.random.Generator, done: float) -> Tensor:
         opens: dict[Kind, float] = {"depth": 1 / 3, "width": WIDTHS_OPEN["progressive"]}
         closed = [kind for kind, share in opens.items() if done < share]
         (candidate,) = encoding.decode(encoding.at_largest(draw(1, rng), closed))
-        return on_labels(supernet(x, candidate, quantize=quantize), y)  # type: ignore[no-any-return]
+        return loss_of(supernet(x, candidate, quantize=quantize), x, y)
 
     def warm_single_path(x: Tensor, y: Tensor, rng: np.random.Generator, done: float) -> Tensor:
         if done >= WIDTHS_OPEN["warm_single_path"]:
             return single_path(x, y, rng, done)
-        return on_labels(supernet(x, largest, quantize=quantize), y)  # type: ignore[no-any-return]
+        return loss_of(supernet(x, largest, quantize=quantize), x, y)
 
     def sandwich(x: Tensor, y: Tensor, rng: np.random.Generator, _: float) -> Tensor:
         logits = supernet(x, largest, quantize=quantize)
-        teacher = logits.detach().softmax(dim=1)
-        total: Tensor = on_labels(logits, y)
+        own = logits.detach().softmax(dim=1)
+        total = loss_of(logits, x, y)
         for candidate in (smallest, *encoding.decode(draw(2, rng))):
-            total = total + functional.cross_entropy(supernet(x, candidate, quantize=quantize), teacher)
+            total = total + functional.cross_entropy(supernet(x, candidate, quantize=quantize), own)
         return total / 4
 
     losses = {
@@ -92,6 +118,7 @@ def train_supernet(
     seed: tuple[int, ...],
     *,
     quantize: bool = False,
+    teacher: Teacher | None = None,
     start: Progress = BEGIN,
     average: AveragedModel | None = None,
     after_epoch: Callable[[int], None] | None = None,
@@ -114,7 +141,14 @@ def train_supernet(
 
     train_epochs(
         supernet,
-        supernet_loss(supernet, encoding, strategy, quantize=quantize, label_smoothing=training.label_smoothing),
+        supernet_loss(
+            supernet,
+            encoding,
+            strategy,
+            quantize=quantize,
+            label_smoothing=training.label_smoothing,
+            teacher=teacher,
+        ),
         optimizer,
         split,
         training,

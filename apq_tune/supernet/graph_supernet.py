@@ -1,0 +1,273 @@
+"""Supernet of a traced model: the user's parameters at full size, of which any candidate takes a part."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from apq_tune.errors import RunError
+from apq_tune.network.fused import FusedLayer, fused
+from apq_tune.network.graph import WEIGHTED, Node
+from apq_tune.supernet.defaults import plain_torch
+from apq_tune.supernet.elastic import Conv, InputStep, Norms, Statistics
+from apq_tune.supernet.graph_forward import GraphLayers, GraphNetwork, run_layers
+from apq_tune.supernet.graph_quantizers import GraphQuantizers, bits_of, module_key, sources_of
+from apq_tune.supernet.graph_ranks import ChannelRanks, Importance, importance_of
+from apq_tune.supernet.graph_subnet import FoldedWeights, GraphSubnet, NodeTensors
+from apq_tune.supernet.interfaces import AnySupernet
+from apq_tune.supernet.quantize import quantize_weight
+from apq_tune.tracing.functions import compute
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from apq_tune.network.slicing import Indices
+
+    ModelCandidate = Any
+    ModelSpace = Any
+
+
+class PlannedNorm(NamedTuple):
+    """Batch norm of a network.
+
+    Attributes:
+        name: Name of its node.
+        statistics: Names of its mean and variance in the user's state dict.
+    """
+
+    name: str
+    statistics: tuple[str, str]
+
+
+class PlannedNetwork(NamedTuple):
+    """Network of a candidate, and where its parameters are in those of the model.
+
+    Attributes:
+        network: Graph and layers.
+        takes: Indices along the axes of each parameter by name; see ``apq_tune.network.slicing.Sliced``.
+    """
+
+    network: GraphNetwork
+    takes: Mapping[str, tuple[Indices | None, ...]]
+
+    @property
+    def norms(self) -> tuple[PlannedNorm, ...]:
+        """Batch norms in the order of the forward pass."""
+        nodes = (layer.norm or layer.main for layer in self.network.fused)
+        return tuple(
+            PlannedNorm(node.name, (node.parameters["mean"], node.parameters["variance"]))
+            for node in nodes
+            if node.kind == "norm"
+        )
+
+
+class GraphSupernet(AnySupernet):
+    """Weight-shared network of a traced model.
+
+    Attributes:
+        space: Space of the model.
+        tensors: Parameters of the whole model, by ``module_key`` of their names in the user's state dict.
+        stored: Batch norm statistics of the model, likewise.
+        ranks: Ranks of channels; a candidate has the most important ones.
+        quantizers: Quantizers of stored tensors.
+    """
+
+    @plain_torch()
+    def __init__(self, space: ModelSpace) -> None:
+        """Initialise weights with torch's global generator; ``load_model`` replaces them by those of the user."""
+        super().__init__()
+        self.space: ModelSpace = space
+        statistics = {
+            node.parameters[role] for node in space.graph.nodes if node.kind == "norm" for role in ("mean", "variance")
+        }
+        self.tensors = nn.ParameterDict()
+        self.stored = nn.Module()
+        for name, shape in space.graph.shapes.items():
+            value = torch.zeros(shape) if len(shape) < 2 else nn.init.kaiming_normal_(torch.empty(shape))
+            if name in statistics:
+                self.stored.register_buffer(module_key(name), value)
+            else:
+                self.tensors[module_key(name)] = nn.Parameter(value)
+        self.ranks = ChannelRanks(space.coupling)
+        self.quantizers = GraphQuantizers(space.graph, sources_of(space), bits_of(space))
+        for node in space.graph.nodes:
+            if node.kind == "norm":
+                with torch.no_grad():
+                    for role in {"weight", "variance"} & set(node.parameters):
+                        self.tensor(node.parameters[role]).fill_(1)
+
+    def tensor(self, name: str) -> Tensor:
+        """Parameter or statistic of the whole model by its name in the user's state dict."""
+        key = module_key(name)
+        return cast(Tensor, self.tensors[key] if key in self.tensors else self.stored.get_buffer(key))
+
+    @torch.no_grad()
+    def load_model(self, state: Mapping[str, Tensor], importance: Importance = "l1") -> None:
+        """Start from the weights of the user's model, and rank its channels by them.
+
+        Args:
+            state: State dict of the model; entries that the graph does not name are ignored.
+            importance: Importance of channels, ``"l1"`` or ``"norm"``.
+
+        Raises:
+            RunError: If a tensor is missing, of another shape, or not finite.
+        """
+        for name, shape in self.space.graph.shapes.items():
+            if name not in state:
+                raise RunError(f"weights: have no {name!r}, which the model needs; give the state dict of this model")
+            if tuple(state[name].shape) != tuple(shape):
+                raise RunError(
+                    f"weights: {name!r} has the shape {tuple(state[name].shape)}, the model needs {tuple(shape)}; give "
+                    "the state dict of this model"
+                )
+            self.tensor(name).copy_(state[name])
+        self.rank_channels(importance)
+
+    @torch.no_grad()
+    def rank_channels(self, kind: Importance = "l1", gradients: Mapping[str, Tensor] | None = None) -> None:
+        """Rank channels by importance; the largest network stays as it is.
+
+        Args:
+            kind: Importance.
+            gradients: Gradients of a loss by name of the parameter, for ``"taylor"``.
+        """
+        graph, coupling = self.space.graph, self.space.coupling
+        named = {name: self.tensor(name) for name in graph.shapes}
+        self.ranks.set(importance_of(graph, coupling, named, kind, gradients))
+
+    def sort_channels(self) -> None:
+        """Rank channels by the magnitudes of their weights as they are now."""
+        self.rank_channels("l1")
+
+    def forward(
+        self, x: Tensor, candidate: ModelCandidate, *, quantize: bool = False, statistics: Statistics | None = None
+    ) -> Tensor:
+        """Run one candidate; ``statistics`` are those of ``recalibrate``, or ``None`` for those of this batch."""
+        return self.run(x, self.planned(candidate), Norms(statistics, None), quantize=quantize)
+
+    @torch.no_grad()
+    def recalibrate(self, x: Tensor, candidate: ModelCandidate, *, quantize: bool = False) -> Statistics:
+        """Batch norm statistics of one candidate on the images ``x``."""
+        statistics: Statistics = []
+        self.run(x, self.planned(candidate), Norms(None, statistics), quantize=quantize)
+        return statistics
+
+    def stored_statistics(self, candidate: ModelCandidate) -> Statistics:
+        """Batch norm statistics of the user's model, of the channels of a candidate."""
+        return self.stored_of(self.planned(candidate))
+
+    def stored_of(self, planned: PlannedNetwork) -> Statistics:
+        """Batch norm statistics of the user's model, of the channels of a network."""
+        return [
+            (self._taken(planned, mean), self._taken(planned, variance))
+            for mean, variance in (norm.statistics for norm in planned.norms)
+        ]
+
+    def logits_of_model(self, x: Tensor) -> Tensor:
+        """Logits of the user's model, in full precision and with its own batch norm statistics."""
+        return self.run(x, self.model, Norms(self.stored_of(self.model), None), quantize=False)
+
+    @functools.cached_property
+    def model(self) -> PlannedNetwork:
+        """The user's model as a whole, which runs in full precision only."""
+        graph = self.space.graph
+        takes = {name: (None,) * len(shape) for name, shape in graph.shapes.items()}
+        return PlannedNetwork(GraphNetwork(graph, fused(graph), ()), takes)
+
+    def planned(self, candidate: ModelCandidate) -> PlannedNetwork:
+        """Network of a candidate, of the channels that rank highest."""
+        plan = self.space.plan(candidate, self.ranks.by_group)
+        return PlannedNetwork(GraphNetwork.of(plan), plan.takes)
+
+    @staticmethod
+    def cut(planned: PlannedNetwork, name: str, tensor: Tensor) -> Tensor:
+        """Part that a network has of a tensor with the shape of a parameter of the model."""
+        for axis, indices in enumerate(planned.takes[name]):
+            if indices is not None:
+                tensor = tensor.index_select(axis, torch.from_numpy(indices).to(tensor.device))
+        return tensor
+
+    def _taken(self, planned: PlannedNetwork, name: str) -> Tensor:
+        return self.cut(planned, name, self.tensor(name))
+
+    def _parameters_of(self, planned: PlannedNetwork, node: Node) -> dict[str, Tensor]:
+        """Parameters of a node by role."""
+        return {role: self._taken(planned, name) for role, name in node.parameters.items()}
+
+    def run(self, x: Tensor, planned: PlannedNetwork, norms: Norms, *, quantize: bool) -> Tensor:
+        """Run a network.
+
+        Args:
+            x: Images, shape ``(n, channels, h, w)``.
+            planned: Network.
+            norms: Its batch norm.
+            quantize: Whether to quantize weights and activations.
+
+        Returns:
+            Logits, shape ``(n, classes)``.
+        """
+
+        def normalised(node: Node, x: Tensor) -> Tensor:
+            roles = {"weight", "bias"} & set(node.parameters)
+            own = {role: self._taken(planned, node.parameters[role]) for role in roles}
+            return norms(x, own.get("weight"), own.get("bias"), node.settings["eps"])
+
+        def weighted(layer: FusedLayer) -> Conv:
+            def run(x: Tensor, w_bits: int | None, *, input_step: InputStep | None = None) -> Tensor:  # noqa: ARG001
+                own = self._parameters_of(planned, layer.main)
+                own["weight"] = quantize_weight(own["weight"], w_bits)
+                y = compute(layer.main, [x], own)
+                return y if layer.norm is None else normalised(layer.norm, y)
+
+            return run
+
+        def others(layer: FusedLayer, inputs: Sequence[Tensor]) -> Tensor:
+            if layer.main.kind == "norm":
+                return normalised(layer.main, inputs[0])
+            return compute(layer.main, inputs, self._parameters_of(planned, layer.main))
+
+        layers = planned.network.layers if quantize else None
+        return run_layers(x, planned.network, GraphLayers(weighted, others), self.quantizers, layers)
+
+    @torch.no_grad()
+    def extract(self, candidate: ModelCandidate, statistics: Statistics) -> GraphSubnet:
+        """Stand-alone network with folded batch norm, whose output equals that of ``forward``."""
+        planned = self.planned(candidate)
+        with self.ranks.order.device:  # to avoid copies of its tensors between devices
+            subnet = GraphSubnet(self.space, candidate)
+        subnet.ranks.load_state_dict(self.ranks.state_dict())
+        subnet.quantizers.load_state_dict(self.quantizers.state_dict())
+        given = iter(statistics)
+        for layer in planned.network.fused:
+            key, node = module_key(layer.name), layer.main
+            if node.kind in WEIGHTED:
+                norm = None if layer.norm is None else (layer.norm, *next(given))
+                self._fold(planned, node, norm, cast(FoldedWeights, subnet.parts[key]))
+            elif node.parameters:
+                own = self._parameters_of(planned, node)
+                if node.kind == "norm":
+                    own["mean"], own["variance"] = next(given)
+                for role, value in own.items():
+                    cast(NodeTensors, subnet.parts[key]).get(role).copy_(value)
+        return subnet
+
+    def _fold(
+        self, planned: PlannedNetwork, node: Node, norm: tuple[Node, Tensor, Tensor] | None, target: FoldedWeights
+    ) -> None:
+        """Copy the weights of a layer, with its batch norm folded into them."""
+        own = self._parameters_of(planned, node)
+        weight, bias = own["weight"], own.get("bias")
+        if norm is None:
+            target.weight.copy_(weight)
+            target.bias.copy_(torch.zeros_like(target.bias) if bias is None else bias)
+            return
+        node, mean, variance = norm
+        scale = self._parameters_of(planned, node)
+        factor = (variance + node.settings["eps"]).rsqrt() * scale.get("weight", 1.0)
+        target.weight.copy_(weight * factor.reshape(-1, *[1] * (weight.ndim - 1)))
+        centred = -mean if bias is None else bias - mean
+        target.bias.copy_(centred * factor + scale.get("bias", 0.0))
