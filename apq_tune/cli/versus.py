@@ -27,6 +27,7 @@ NAMES = (
     "staged",
     "staged-haq",
     "staged-bits-first",
+    "sensitivity",
     "uniform",
     "uniform-8",
     "uniform-wa",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,18 @@ from apq_tune.space.encoding import Genomes
 PartCost = Callable[[tuple[Layer, ...], int], Any]
 """Function from the layers of a part, whose numbers are broadcastable arrays, and the image size to the cost of the
 part at each combination of its choices."""
+
+
+class OpenTerm(NamedTuple):
+    """Term of a cost in which some genes are still open.
+
+    Attributes:
+        genes: Indices of the open genes; without any the term is a constant.
+        values: Cost at each combination of their values, one axis per gene; infinite where it is not allowed.
+    """
+
+    genes: tuple[int, ...]
+    values: NDArray[np.float64]
 
 
 class CostModel:
@@ -96,6 +108,34 @@ class CostModel:
         """
         (term,) = (term for term in self._terms if term.name == name)
         return float(term.table[tuple(self._network.genes[gene].index(values[gene]) for gene in term.genes)])
+
+    def sums(self, genome: Genomes, open_genes: Sequence[int]) -> list[tuple[float, list[OpenTerm]]]:
+        """Sums whose largest is the cost of the candidates that differ from one only in some genes.
+
+        Args:
+            genome: Candidate, shape ``(n_genes,)``.
+            open_genes: Indices of the genes that differ; they change neither the image size nor which parts are active.
+
+        Returns:
+            Constant part and terms over open genes of each sum; one sum for a cost that adds its terms.
+        """
+        column = {name: number for number, name in enumerate(self._network.genes)}
+        size = 0 if self._size_column is None else int(genome[self._size_column])
+        sums: list[tuple[float, list[OpenTerm]]] = [(float(self._fixed[size]), [])]
+        for term in self._terms:
+            if term.switch is not None:
+                value = self._network.genes[term.switch.gene][genome[column[term.switch.gene]]]
+                if value < term.switch.at_least:
+                    continue
+            own = [column[gene] for gene in term.genes]
+            at = tuple(slice(None) if place in open_genes else int(genome[place]) for place in own)
+            values = np.asarray(np.where(term.allowed, term.table, np.inf)[at])
+            part = OpenTerm(tuple(place for place in own if place in open_genes), values)
+            if self._combine == "sum":
+                sums[0][1].append(part)
+            else:
+                sums.append((0.0, [part]))
+        return sums
 
     def reachable(self) -> tuple[float, float]:
         """Smallest and largest value over the search space, or proven bounds of them; see ``reach``."""

@@ -14,6 +14,7 @@ from apq_tune.methods.paper import paper
 from apq_tune.methods.predicted import predictor
 from apq_tune.methods.projections import Project, most_bits, uniform_bits, uniform_wa_bits
 from apq_tune.methods.rounds import refined
+from apq_tune.methods.sensitive import sensitivity
 from apq_tune.methods.staged import staged, staged_haq
 from apq_tune.methods.subspace import Subspace
 from apq_tune.methods.together import joint, random, uniform, uniform_8, uniform_wa
@@ -44,6 +45,7 @@ METHODS: Mapping[str, Method] = {
     "staged": Method(staged),
     "staged-haq": Method(staged_haq),
     "staged-bits-first": Method(staged_bits_first),
+    "sensitivity": Method(sensitivity),
     "uniform": Method(uniform, part=uniform_bits),
     "uniform-8": Method(uniform_8, part=most_bits),
     "uniform-wa": Method(uniform_wa, part=uniform_wa_bits),

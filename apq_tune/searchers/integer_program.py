@@ -66,12 +66,19 @@ class Budget(NamedTuple):
         return self.fixed + math.fsum(float(part) for part in parts)
 
 
-def exact_choice(losses: Losses, budgets: Sequence[Budget], seconds: float = SECONDS) -> NDArray[np.intp]:
+def exact_choice(
+    losses: Losses,
+    budgets: Sequence[Budget],
+    *,
+    without: Sequence[NDArray[np.intp]] = (),
+    seconds: float = SECONDS,
+) -> NDArray[np.intp]:
     """Choose the value of each variable so that the sum of losses is least and all budgets are kept.
 
     Args:
         losses: Loss of each value of each variable.
         budgets: Budgets.
+        without: Choices that are excluded, so that the next best ones are found.
         seconds: Longest time for the solver.
 
     Returns:
@@ -82,8 +89,10 @@ def exact_choice(losses: Losses, budgets: Sequence[Budget], seconds: float = SEC
             not finish in time.
     """
     program = _Program(losses, budgets)
-    found = program.least(program.loss, budgets, seconds)
+    found = program.least(program.loss, budgets, seconds, without=without)
     if found is None:
+        if len(without):
+            raise ProblemError(f"there are no more than {len(without)} choices within the budgets; ask for fewer")
         raise ProblemError(_impossible(program, budgets, seconds))
     return found
 
@@ -180,7 +189,13 @@ class _Program:
         return row, fixed
 
     def least(
-        self, goal: NDArray[np.float64], budgets: Sequence[Budget], seconds: float, of: Sequence[Budget] = ()
+        self,
+        goal: NDArray[np.float64],
+        budgets: Sequence[Budget],
+        seconds: float,
+        *,
+        of: Sequence[Budget] = (),
+        without: Sequence[NDArray[np.intp]] = (),
     ) -> NDArray[np.intp] | None:
         """Choice with the least value of a goal, or of the largest cost ``of`` some budgets; ``None`` if impossible."""
         from scipy.optimize import Bounds, LinearConstraint, milp
@@ -212,6 +227,15 @@ class _Program:
         bottom = np.zeros(n)
         if of:
             bottom[-1], top[-1] = -np.inf, np.inf
+
+        def exclude(choice: NDArray[np.intp]) -> None:
+            chosen = self.starts[:-1] + choice
+            coefficients.append((chosen, np.ones(len(chosen))))
+            lower.append(-np.inf)
+            upper.append(len(chosen) - 1.0)
+
+        for known in without:
+            exclude(known)
         integral = (np.arange(n) < self.n_binary).astype(np.int64)
         for _ in range(REPAIRS):
             matrix = csr_array(
@@ -242,10 +266,7 @@ class _Program:
             )
             if all(budget.cost(choice) <= budget.bound for budget in budgets):
                 return choice
-            chosen = self.starts[:-1] + choice  # over a budget by less than the tolerance: exclude this one choice
-            coefficients.append((chosen, np.ones(len(chosen))))
-            lower.append(-np.inf)
-            upper.append(len(chosen) - 1.0)
+            exclude(choice)  # it is over a budget by less than the tolerance
         return None
 
 

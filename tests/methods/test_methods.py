@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 
 from apq_tune import Candidate, Constraint, NetworkEncoding, ProblemError, RunError, SearchSpace
 from apq_tune.cost import bit_ops
-from apq_tune.methods import METHODS, Bench, Question, Subspace, paper, predicted, rounds
+from apq_tune.methods import METHODS, Bench, Question, Subspace, paper, predicted, rounds, sensitive
 from apq_tune.methods import staged as stages
 from apq_tune.methods.bench import Counts
+from apq_tune.methods.bit_program import best_bits, one_gene_lower, open_bits, sensitivities
 from apq_tune.methods.explore import best_of, explore
 from apq_tune.methods.projections import everything, fixed, most_bits, tied_bits, uniform_bits, uniform_wa_bits
 from apq_tune.methods.registry import why_impossible
@@ -119,7 +120,7 @@ def test_every_method_spends_the_budget_exactly_and_keeps_both_limits(deep: Netw
     if method == "refined":
         return
     measured = asked.bench.measured("proxy")
-    if method == "staged-bits-first":  # policies of the largest network, which keeps no limit
+    if method in ("staged-bits-first", "sensitivity"):  # networks at policies of which most keep no limit
         measured = measured.rows(np.flatnonzero(Subspace(deep, everything).violations(measured.genomes, limits) <= 0))
     assert set(map(bytes, found)) == set(map(bytes, best_of(fine, ALLOWED.short).genomes))
     assert set(map(bytes, fine.genomes)) == set(map(bytes, best_of(measured, ALLOWED.fine).genomes))
@@ -140,7 +141,7 @@ def test_a_method_gives_bits_as_its_name_says(deep: NetworkEncoding, proposed) -
         assert {bits for blocks in networks for block in blocks for bits in block[2:]} == {8}
     elif method != "uniform":
         assert not all(uniform) or method == "paper"
-    if method in ("staged-haq", "staged-bits-first", "random", "joint"):
+    if method in ("staged-haq", "staged-bits-first", "sensitivity", "random", "joint"):
         assert not all(tied)
         assert not all(of_all)
 
@@ -195,6 +196,30 @@ def test_bits_first_prunes_the_largest_network_at_policies_that_cost_no_more_tha
     bits = {tuple(sorted(set(map(tuple, (block[2:] for block in c.blocks))))) for c in deep.decode(measured[n:])}
     tried = {tuple(sorted(set(map(tuple, (block[2:] for block in c.blocks))))) for c in deep.decode(measured[:n])}
     assert all(any(set(own) <= set(policy) for policy in tried) for own in bits)  # depth may leave blocks out
+
+
+def test_sensitivity_pays_for_its_tables_and_measures_what_the_exact_program_chooses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    encoding = NetworkEncoding(SearchSpace.load("digits"))
+    limits, allowed = Costs.of(encoding).budget("memory-tight"), Counts.of(120, 3)
+    asked = question(encoding, limits, allowed=allowed)
+    tables: list[tuple[np.ndarray, dict[int, np.ndarray]]] = []
+
+    def kept(own: NetworkEncoding, network: np.ndarray, measure: Callable[[np.ndarray], np.ndarray]):
+        tables.append((network, sensitivities(own, network, measure)))
+        return tables[-1][1]
+
+    monkeypatch.setattr(sensitive, "sensitivities", kept)
+    METHODS["sensitivity"].propose(asked)
+    assert asked.bench.count("fp32", "proxy") == allowed.proxy
+    measured = asked.bench.measured("proxy").genomes.tolist()
+    network, table = tables[0]
+    genomes, cells = one_gene_lower(encoding, network)
+    assert len(cells) == 2 * len(open_bits(encoding, network))  # two of three bit-widths each
+    assert all(genome in measured for genome in genomes.tolist())
+    last = max(measured.index(genome) for genome in genomes.tolist())
+    assert measured[last + 1] == best_bits(encoding, network, table, limits)[0].tolist()
 
 
 def test_measurements_are_counted_once_refused_beyond_the_budget_and_replayed(encoding: NetworkEncoding) -> None:
