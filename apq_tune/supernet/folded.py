@@ -14,7 +14,9 @@ LARGEST_BIAS = 2**30
 
 
 @torch.no_grad()
-def integers(weight: Tensor, bias: Tensor, bits: int, input_step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def integers(
+    weight: Tensor, bias: Tensor, bits: int, input_step: Tensor, factor: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Integer weights and bias of a layer, as floating-point numbers.
 
     Args:
@@ -22,6 +24,7 @@ def integers(weight: Tensor, bias: Tensor, bits: int, input_step: Tensor) -> tup
         bias: Bias, shape ``(out,)``.
         bits: Bit-width of the weights.
         input_step: Real value of one level of the input.
+        factor: Factor of the step of each output channel, shape ``(out,)``; ``None`` for one.
 
     Returns:
         Levels of the weights; their step for each output channel, shape ``(out, 1, 1, 1)`` or ``(out, 1)``, which is
@@ -29,13 +32,13 @@ def integers(weight: Tensor, bias: Tensor, bits: int, input_step: Tensor) -> tup
         the bias, shape ``(out,)``, in units of the step times ``input_step``.
     """
     smallest = (bias.abs() / (input_step * LARGEST_BIAS)).reshape(-1, *[1] * (weight.ndim - 1))
-    step, qmax = torch.maximum(weight_step(weight, bits), smallest), 2 ** (bits - 1) - 1
+    step, qmax = torch.maximum(weight_step(weight, bits, factor), smallest), 2 ** (bits - 1) - 1
     levels = (weight / step).round_().clamp_(-qmax, qmax)
     return levels, step, (bias / (step.flatten() * input_step)).round_()
 
 
 def quantized(
-    weight: Tensor, bias: Tensor, bits: int | None, input_step: InputStep | None
+    weight: Tensor, bias: Tensor, bits: int | None, input_step: InputStep | None, factor: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Weights and bias in real units as an integer kernel has them, with straight-through gradients.
 
@@ -44,11 +47,12 @@ def quantized(
         bias: Bias.
         bits: Bit-width of the weights, or ``None`` for full precision.
         input_step: Function that gives the real value of one level of the input; ``None`` leaves the bias as it is.
+        factor: Factor of the step of each output channel, shape ``(out,)``; ``None`` for one.
     """
     if bits is None or input_step is None:
-        return quantize_weight(weight, bits), bias
+        return quantize_weight(weight, bits, factor), bias
     unit = input_step()
-    levels, step, bias_levels = integers(weight, bias, bits, unit)
+    levels, step, bias_levels = integers(weight, bias, bits, unit, factor)
     rounded = bias_levels.mul_(step.flatten() * unit)
     return levels.mul_(step) + (weight - weight.detach()), rounded + (bias - bias.detach())
 

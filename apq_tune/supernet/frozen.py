@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from apq_tune.network.layer import Function
 from apq_tune.supernet.folded import integers
+from apq_tune.supernet.graph_subnet import FoldedWeights
 from apq_tune.supernet.interfaces import AnySubnet
 from apq_tune.supernet.quantize import ActivationQuantizer
 
@@ -76,7 +77,8 @@ class FrozenSubnet:
         module, op = self._subnet.weighted()[name], self._layers[name].op
         assert op is not None and module.bias is not None
         bits = int(op.w_bits)
-        levels, step, bias = integers(module.weight, module.bias, bits, torch.tensor(float(input_scale)))
+        factor = module.factor(bits) if isinstance(module, FoldedWeights) else None
+        levels, step, bias = integers(module.weight, module.bias, bits, torch.tensor(float(input_scale)), factor)
         return FrozenWeights(
             levels.cpu().numpy().astype(np.int8),
             step.flatten().cpu().numpy().astype(np.float32),

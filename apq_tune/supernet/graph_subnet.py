@@ -35,18 +35,28 @@ class FoldedWeights(nn.Module):
     Attributes:
         weight: Weight, shape ``(out, in / groups, h, w)`` or ``(out, in)``.
         bias: Bias, shape ``(out,)``.
+        bits: Bit-widths.
+        factors: Factors of the quantization steps of output channels, shape ``(len(bits), out)``.
     """
 
-    def __init__(self, shape: Sequence[int]) -> None:
+    factors: Tensor
+
+    def __init__(self, shape: Sequence[int], bits: Sequence[int]) -> None:
         super().__init__()
+        self.bits = tuple(bits)
+        self.register_buffer("factors", torch.ones(len(self.bits), shape[0]))
         self.weight = nn.Parameter(torch.zeros(*shape))
         self.bias = nn.Parameter(torch.zeros(shape[0]))
+
+    def factor(self, bits: int | None) -> Tensor | None:
+        """Factors of the steps of output channels at a bit-width, shape ``(out,)``."""
+        return None if bits is None else self.factors[self.bits.index(bits)]
 
     def at(self, node: Node) -> Conv:
         """The layer as a function of its input, with stride, padding and groups of a node."""
 
         def run(x: Tensor, w_bits: int | None, *, input_step: InputStep | None = None) -> Tensor:
-            weight, bias = quantized(self.weight, self.bias, w_bits, input_step)
+            weight, bias = quantized(self.weight, self.bias, w_bits, input_step, self.factor(w_bits))
             assert bias is not None
             return compute(node, [x], {"weight": weight, "bias": bias})
 
@@ -87,7 +97,9 @@ class GraphSubnet(AnySubnet):
         for layer in self.network.fused:
             node = layer.main
             if node.kind in WEIGHTED:
-                self.parts[module_key(node.name)] = FoldedWeights(graph.shapes[node.parameters["weight"]])
+                self.parts[module_key(node.name)] = FoldedWeights(
+                    graph.shapes[node.parameters["weight"]], bits_of(space)
+                )
             elif node.parameters:
                 self.parts[module_key(node.name)] = NodeTensors(node, graph.shapes)
 

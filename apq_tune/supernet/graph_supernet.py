@@ -19,7 +19,7 @@ from apq_tune.supernet.graph_quantizers import GraphQuantizers, bits_of, module_
 from apq_tune.supernet.graph_ranks import ChannelRanks, Importance, importance_of
 from apq_tune.supernet.graph_subnet import FoldedWeights, GraphSubnet, NodeTensors
 from apq_tune.supernet.interfaces import AnySupernet
-from apq_tune.supernet.quantize import quantize_weight
+from apq_tune.supernet.quantize import fitted_factors, quantize_weight
 from apq_tune.tracing.functions import compute
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ class GraphSupernet(AnySupernet):
         space: Space of the model.
         tensors: Parameters of the whole model, by ``module_key`` of their names in the user's state dict.
         stored: Batch norm statistics of the model, likewise.
+        factors: Factors of the quantization steps of weights by ``module_key`` of the layer, shape ``(n_bits, out)``.
         ranks: Ranks of channels; a candidate has the most important ones.
         quantizers: Quantizers of stored tensors.
     """
@@ -92,6 +93,10 @@ class GraphSupernet(AnySupernet):
                 self.stored.register_buffer(module_key(name), value)
             else:
                 self.tensors[module_key(name)] = nn.Parameter(value)
+        self.factors = nn.Module()
+        for node in space.graph.weighted:
+            n_out = space.graph.shapes[node.parameters["weight"]][0]
+            self.factors.register_buffer(module_key(node.name), torch.ones(len(bits_of(space)), n_out))
         self.ranks = ChannelRanks(space.coupling)
         self.quantizers = GraphQuantizers(space.graph, sources_of(space), bits_of(space))
         for node in space.graph.nodes:
@@ -125,7 +130,15 @@ class GraphSupernet(AnySupernet):
                     "the state dict of this model"
                 )
             self.tensor(name).copy_(state[name])
+        self.fit_weight_steps()
         self.rank_channels(importance)
+
+    @torch.no_grad()
+    def fit_weight_steps(self) -> None:
+        """Set the quantization steps of all weights to those that fit them best (PTQ)."""
+        for node in self.space.graph.weighted:
+            own = fitted_factors(self.tensor(node.parameters["weight"]), bits_of(self.space))
+            self.factors.get_buffer(module_key(node.name)).copy_(own)
 
     @torch.no_grad()
     def rank_channels(self, kind: Importance = "l1", gradients: Mapping[str, Tensor] | None = None) -> None:
@@ -198,6 +211,15 @@ class GraphSupernet(AnySupernet):
         """Parameters of a node by role."""
         return {role: self._taken(planned, name) for role, name in node.parameters.items()}
 
+    def _factors(self, planned: PlannedNetwork, node: Node) -> Tensor:
+        """Factors of the steps of the output channels of a layer at all bit-widths, shape ``(n_bits, out)``."""
+        weight = node.parameters["weight"]
+        own = self.factors.get_buffer(module_key(node.name))
+        return self.cut(planned._replace(takes={weight: (None, planned.takes[weight][0])}), weight, own)
+
+    def _factor(self, planned: PlannedNetwork, node: Node, bits: int | None) -> Tensor | None:
+        return None if bits is None else self._factors(planned, node)[bits_of(self.space).index(bits)]
+
     def run(self, x: Tensor, planned: PlannedNetwork, norms: Norms, *, quantize: bool) -> Tensor:
         """Run a network.
 
@@ -219,7 +241,7 @@ class GraphSupernet(AnySupernet):
         def weighted(layer: FusedLayer) -> Conv:
             def run(x: Tensor, w_bits: int | None, *, input_step: InputStep | None = None) -> Tensor:  # noqa: ARG001
                 own = self._parameters_of(planned, layer.main)
-                own["weight"] = quantize_weight(own["weight"], w_bits)
+                own["weight"] = quantize_weight(own["weight"], w_bits, self._factor(planned, layer.main, w_bits))
                 y = compute(layer.main, [x], own)
                 return y if layer.norm is None else normalised(layer.norm, y)
 
@@ -245,6 +267,7 @@ class GraphSupernet(AnySupernet):
         for layer in planned.network.fused:
             key, node = module_key(layer.name), layer.main
             if node.kind in WEIGHTED:
+                cast(FoldedWeights, subnet.parts[key]).factors.copy_(self._factors(planned, node))
                 norm = None if layer.norm is None else (layer.norm, *next(given))
                 self._fold(planned, node, norm, cast(FoldedWeights, subnet.parts[key]))
             elif node.parameters:

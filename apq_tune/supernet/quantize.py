@@ -2,14 +2,15 @@
 
 Weights: symmetric, per output channel, narrow range ``[-qmax, qmax]``. The step is a constant times the channel's root
 mean square, so it scales with the channel and quantization commutes with folding batch norm: quantizing before or
-after gives the same network (Jacob 2018).
+after gives the same network (Jacob 2018). Weights that were trained in full precision have longer tails than those that
+are trained at these steps: for them each channel has a further factor, of which the same holds.
 Activations: per tensor, ``[0, 2^b - 1]`` after ReLU and ReLU6, ``[-2^(b-1), 2^(b-1) - 1]`` elsewhere. The range is
 a learned clip value in real units, its gradient that of LSQ (Esser 2020).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,26 +23,60 @@ from apq_tune.network.layer import Function
 # levels; tests/supernet/test_quantize.py finds them again by minimisation.
 GAUSSIAN_STEP = {2: 1.2240, 3: 0.6508, 4: 0.3534, 5: 0.1932, 6: 0.1055, 7: 0.05726, 8: 0.03087}
 
+SMALLEST_CLIP, STEP_GRID = 0.25, 24
+"""Smallest clip value of a channel's weights that is tried, in units of their largest magnitude, and number of them."""
+
 CLIP_GRID = 40
 """Number of clip values that calibration tries, evenly spaced up to the largest magnitude."""
 
 
-def weight_step(weight: Tensor, bits: int) -> Tensor:
-    """Quantization step of each output channel, shape ``(out, 1, 1, 1)``, of weights of shape ``(out, in, k, k)``."""
+def weight_step(weight: Tensor, bits: int, factor: Tensor | None = None) -> Tensor:
+    """Quantization step of each output channel, shape ``(out, 1, 1, 1)``, of weights of shape ``(out, in, k, k)``.
+
+    Args:
+        weight: Weights.
+        bits: Bit-width from 2 to 8.
+        factor: Factor of the step of each output channel, shape ``(out,)``; ``None`` for one.
+    """
     mean_square = weight.detach().square().mean(dim=tuple(range(1, weight.ndim)), keepdim=True)
-    return GAUSSIAN_STEP[bits] * mean_square.sqrt().clamp_min(1e-12)
+    step = GAUSSIAN_STEP[bits] * mean_square.sqrt().clamp_min(1e-12)
+    return step if factor is None else step * factor.reshape(step.shape)
 
 
-def quantize_weight(weight: Tensor, bits: int | None) -> Tensor:
+@torch.no_grad()
+def fitted_factors(weight: Tensor, bits: Sequence[int]) -> Tensor:
+    """Factors of the steps that minimise the squared error of each output channel, shape ``(len(bits), out)``.
+
+    Args:
+        weight: Weights, shape ``(out, in, k, k)`` or ``(out, in)``.
+        bits: Bit-widths.
+    """
+    flat = weight.flatten(1)
+    top = flat.abs().amax(dim=1, keepdim=True)
+    factors = torch.ones(len(bits), len(flat), device=weight.device)
+    for row, own in enumerate(bits):
+        qmax, usual = 2 ** (own - 1) - 1, weight_step(flat, own)
+        least = torch.full_like(top, torch.inf)
+        for share in torch.linspace(SMALLEST_CLIP, 1, STEP_GRID).tolist():
+            step = (top * (share / qmax)).clamp_min(1e-12)
+            error = (flat / step).round_().clamp_(-qmax, qmax).mul_(step).sub_(flat).square_().sum(dim=1, keepdim=True)
+            better = (error < least) & (top > 0)
+            least = torch.where(better, error, least)
+            factors[row] = torch.where(better, step / usual, factors[row][:, None])[:, 0]
+    return factors
+
+
+def quantize_weight(weight: Tensor, bits: int | None, factor: Tensor | None = None) -> Tensor:
     """Quantize weights, in real units, with straight-through gradient.
 
     Args:
         weight: Weights, shape ``(out, in, k, k)`` or ``(out, in)``.
         bits: Bit-width from 2 to 8, or ``None`` for full precision.
+        factor: Factor of the step of each output channel, shape ``(out,)``; ``None`` for one.
     """
     if bits is None:
         return weight
-    step, qmax = weight_step(weight, bits), 2 ** (bits - 1) - 1
+    step, qmax = weight_step(weight, bits, factor), 2 ** (bits - 1) - 1
     levels = (weight.detach() / step).round_().clamp_(-qmax, qmax)
     return levels * step + (weight - weight.detach())  # the second term is exactly zero and carries the gradient
 

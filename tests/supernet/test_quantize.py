@@ -8,6 +8,7 @@ from apq_tune.supernet.quantize import (
     GAUSSIAN_STEP,
     ActivationQuantizer,
     activation_levels,
+    fitted_factors,
     quantize_weight,
     weight_step,
 )
@@ -46,6 +47,26 @@ def test_weight_quantization_commutes_with_scaling_a_channel_so_batch_norm_can_b
     weight = torch.randn(5, 3, 1, 1, generator=torch.Generator().manual_seed(1))
     factor = torch.tensor([0.1, -2.0, 3.0, 1.0, 40.0])[:, None, None, None]
     assert torch.allclose(quantize_weight(weight * factor, 3), quantize_weight(weight, 3) * factor, rtol=1e-5)
+
+
+def test_fitted_steps_have_the_least_error_of_each_channel_and_dead_channels_stay_finite():
+    generator = torch.Generator().manual_seed(2)
+    weight = torch.randn(6, 40, 3, 3, generator=generator) ** 3  # long tails, as after training in full precision
+    weight[2] = 0
+    bits = (2, 3, 4, 8)
+    factors = fitted_factors(weight, bits)
+    assert factors.shape == (4, 6) and (factors[:, 2] == 1).all()
+    for own, factor in zip(bits, factors, strict=True):
+        error = (quantize_weight(weight, own, factor) - weight).square().sum(dim=(1, 2, 3))
+        for other in torch.linspace(0.2, 6, 30):
+            tried = (quantize_weight(weight, own, torch.full((6,), other)) - weight).square().sum(dim=(1, 2, 3))
+            assert (error <= tried * 1.05).all()
+        assert error[2] == 0
+    usual = (quantize_weight(weight, 8) - weight).square().sum()
+    assert (quantize_weight(weight, 8, factors[-1]) - weight).square().sum() < usual / 10
+    scale = torch.tensor([0.1, -2.0, 3.0, 1.0, 40.0, 5.0])[:, None, None, None]  # of batch norm, folded before or after
+    folded = quantize_weight(weight * scale, 3, factors[1])
+    assert torch.allclose(folded, quantize_weight(weight, 3, factors[1]) * scale, rtol=1e-5)
 
 
 def test_gradient_passes_weights_straight_through():
