@@ -21,10 +21,13 @@ from scipy.sparse.csgraph import connected_components
 from apq_tune.errors import SpaceError
 from apq_tune.network.graph import WEIGHTED, Graph, Node
 from apq_tune.network.layer import IMAGE
-from apq_tune.network.ties import Elements, Ties
+from apq_tune.network.ties import Elements, Ties, at
 
 LOGITS = "they are the outputs of the model"
 """Reason of channels that are the outputs of the model."""
+
+ATTENTION = ("matmul", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention")
+"""Operations of ATen that multiply activations by activations."""
 
 
 class ChannelMap(NamedTuple):
@@ -37,6 +40,22 @@ class ChannelMap(NamedTuple):
 
     group: NDArray[np.int32]
     unit: NDArray[np.int32]
+
+
+class Places(NamedTuple):
+    """Units of the channels along all distinct axes of a model, one after the other.
+
+    Attributes:
+        units: Number of each channel's unit among those of all groups; -1 for channels that always stay.
+        starts: First channel of each axis in ``units``, and their number at the end.
+        outputs: Number of the axis of each node's output.
+        parameters: Number of each axis of parameters and buffers; ``None`` for axes that are not cut.
+    """
+
+    units: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    outputs: Mapping[str, int]
+    parameters: Mapping[str, tuple[int | None, ...]]
 
 
 class ChannelGroup(NamedTuple):
@@ -86,13 +105,24 @@ class Coupling:
         return np.cumsum([0, *(group.n_units for group in self.groups)])
 
     @functools.cached_property
-    def places(self) -> Mapping[int, NDArray[np.int64]]:
-        """Number of each channel's unit among those of all groups, by ``id`` of the ``ChannelMap``; -1 if it stays."""
-        axes = (own for axes in self.parameters.values() for own in axes if own is not None)
-        own = {id(axis): axis for axis in (*self.outputs.values(), *self.inputs.values(), *axes)}
-        return {
-            key: np.where(axis.group < 0, -1, self.first_units[axis.group] + axis.unit) for key, axis in own.items()
+    def places(self) -> Places:
+        """Where the units of all channels are, each distinct axis once, for fast slicing."""
+        numbers: dict[int, int] = {}
+        own: list[ChannelMap] = []
+
+        def number_of(axis: ChannelMap) -> int:
+            if (number := numbers.setdefault(id(axis), len(own))) == len(own):
+                own.append(axis)
+            return number
+
+        outputs = {name: number_of(axis) for name, axis in self.outputs.items()}
+        parameters = {
+            name: tuple(None if axis is None else number_of(axis) for axis in axes)
+            for name, axes in self.parameters.items()
         }
+        units = [np.where(axis.group < 0, -1, self.first_units[axis.group] + axis.unit) for axis in own]
+        starts = np.cumsum([0, *(axis.size for axis in units)])
+        return Places(np.concatenate(units), starts, outputs, parameters)
 
     @property
     def shrinkable(self) -> tuple[int, ...]:
@@ -108,8 +138,9 @@ def couple(graph: Graph, keep: Sequence[str] = ()) -> Coupling:
         keep: Globs over names of nodes, such as ``"layer4.*"``, whose inputs, outputs and weights stay as they are.
 
     Raises:
-        SpaceError: If a glob matches no node.
+        SpaceError: If a glob matches no node, or the model multiplies activations by activations as attention does.
     """
+    _refuse_attention(graph, keep)
     ties = Ties(graph)
     frozen = _frozen(graph, ties, keep)
     ties.lock(ties.outputs[graph.nodes[-1].name].elements, LOGITS)
@@ -117,9 +148,10 @@ def couple(graph: Graph, keep: Sequence[str] = ()) -> Coupling:
     arrays = {id(own): own for own in _axes(ties)}
     group_of, unit_of, groups = _groups(graph, ties, labels, reasons, list(arrays.values()))
     maps: dict[int, ChannelMap] = {}
+    distinct: dict[bytes, ChannelMap] = {}
     for key, elements in arrays.items():
         units = np.where(elements < 0, -1, labels[elements])
-        maps[key] = ChannelMap(group_of[units], unit_of[units])
+        maps[key] = distinct.setdefault(units.tobytes(), ChannelMap(group_of[units], unit_of[units]))
     return Coupling(
         groups,
         {name: maps[id(own.elements)] for name, own in ties.outputs.items()},
@@ -128,6 +160,18 @@ def couple(graph: Graph, keep: Sequence[str] = ()) -> Coupling:
         {name: tuple(None if own is None else maps[id(own)] for own in axes) for name, axes in ties.parameters.items()},
         frozen,
     )
+
+
+def _refuse_attention(graph: Graph, keep: Sequence[str]) -> None:
+    """Refuse models with attention, whose channels are in sums over channels and in heads, unless it is kept."""
+    for node in graph.nodes:
+        operation = str(node.settings.get("target", "")).split(".")[1:2]
+        kept = any(fnmatchcase(node.name, glob) for glob in keep)
+        if node.kind == "opaque" and operation and operation[0] in ATTENTION and len(node.inputs) > 1 and not kept:
+            raise SpaceError(
+                f"{at(node)} multiplies activations by activations ({node.settings['target']}): models with attention "
+                f"cannot be searched, only convolutional networks; keep that part as it is by keep=[{node.name!r}]"
+            )
 
 
 def _frozen(graph: Graph, ties: Ties, keep: Sequence[str]) -> frozenset[str]:
@@ -183,7 +227,7 @@ def _groups(
         first = classes[0]
         own_makers = tuple(name for name, own in makers.items() if (own == first).any())
         own_readers = tuple(name for name, own in readers.items() if (own == first).any())
-        if reason == LOGITS and len(own_makers) == 1:
+        if not own_makers or (reason == LOGITS and len(own_makers) == 1):
             continue
         n_channels = int((makers[own_makers[0]] == first).sum())
         group_of[classes] = len(found)

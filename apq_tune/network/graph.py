@@ -25,7 +25,8 @@ Kinds of nodes, their parameters and their settings (shapes and axes without the
 - ``avg_pool``: settings ``kernel``, ``stride`` ``[h, w]``, ``padding`` as of ``conv``, ``count_padding``: whether
   padding counts.
 - ``flatten``: ``(channels, h, w)`` to ``(channels * h * w,)``, and back from ``(channels,)`` to ``(channels, 1, 1)``.
-- ``pad``: settings ``padding`` as of ``conv``, ``value``.
+- ``pad``: settings ``padding`` as of ``conv``, ``value``; ``channels``, where there are any, the numbers of channels of
+  that value ``[before, after]`` the others.
 - ``upsample``: settings ``factor``, an integer, ``mode`` ``"nearest"`` or ``"bilinear"`` (half-pixel centres).
 - ``permute``: setting ``order`` of the axes.
 - ``opaque``: any other operation; parameters ``"0"``, ``"1"``, ...; settings ``target`` (``"aten.softmax.int"``),

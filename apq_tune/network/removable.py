@@ -38,25 +38,25 @@ def removable_blocks(graph: Graph, coupling: Coupling | None = None) -> tuple[Re
         coupling: Its coupled channels; blocks with a frozen node stay.
     """
     frozen = frozenset() if coupling is None else coupling.frozen
-    found: list[tuple[str, str, frozenset[str]]] = []
-    for node in graph.nodes:
-        if node.kind != "add":
+    found: list[Removable] = []
+    for total in graph.nodes:
+        if total.kind != "add":
             continue
-        for source, end in (node.inputs, node.inputs[::-1]):
-            if branch := _branch(graph, source, end, node):
-                output = _output(graph, source, node)
-                found.append((source, output, branch | {node.name, output}))
+        for source, end in (total.inputs, total.inputs[::-1]):
+            if branch := _branch(graph, source, end, total):
+                output = _output(graph, source, total)
+                own = branch | {total.name, output}
+                nodes = tuple(node.name for node in graph.nodes if node.name in own)
+                found.append(Removable(_path(nodes) or total.name, source, output, nodes))
                 break
-    inner = [own for own in found if not any(other[2] < own[2] for other in found) and not own[2] & frozen]
-    order = {node.name: number for number, node in enumerate(graph.nodes)}
-    blocks = [
-        Removable("", source, output, tuple(sorted(nodes, key=order.__getitem__))) for source, output, nodes in inner
-    ]
-    paths = [_path(block.nodes) for block in blocks]
-    unique = (
-        path if path and paths.count(path) == 1 else block.output for path, block in zip(paths, blocks, strict=True)
+    inner = [own for own in found if not any(set(other.nodes) < set(own.nodes) for other in found)]
+    names = [block.name for block in inner]
+    sums = [next(name for name in block.nodes[::-1] if graph.by_name[name].kind == "add") for block in inner]
+    return tuple(
+        block if names.count(block.name) == 1 else block._replace(name=total)
+        for block, total in zip(inner, sums, strict=True)
+        if frozen.isdisjoint(block.nodes)
     )
-    return tuple(block._replace(name=name) for name, block in zip(unique, blocks, strict=True))
 
 
 def without(graph: Graph, blocks: Iterable[Removable]) -> Graph:

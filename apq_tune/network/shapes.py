@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from apq_tune.errors import SpaceError
@@ -35,6 +36,7 @@ def resized(graph: Graph, size: int | tuple[int, int]) -> Graph:
     for node in graph.nodes:
         inputs = [shapes[name] for name in node.inputs]
         before = [graph.shape_of(name) for name in node.inputs]
+        node = _refitted(node, before, inputs)
         try:
             shape = node.shape if inputs == before else SHAPES[node.kind](graph, node, inputs)
             if min(shape, default=1) < 1:
@@ -46,8 +48,18 @@ def resized(graph: Graph, size: int | tuple[int, int]) -> Graph:
                 f"{at(node)}: the model cannot have images of {height}x{width} pixels, as {error}; leave this size out"
             ) from None
         shapes[node.name] = shape
-        nodes.append(node if shape == node.shape else node._replace(shape=shape))
+        nodes.append(node._replace(shape=shape))
     return Graph(image, tuple(nodes), graph.shapes)
+
+
+def _refitted(node: Node, before: Sequence[Shape], inputs: Sequence[Shape]) -> Node:
+    """Pool over all pixels of a larger or smaller image; other nodes as they are."""
+    if node.kind not in ("max_pool", "avg_pool") or inputs == before or any(node.settings["padding"]):
+        return node
+    if tuple(node.settings["kernel"]) != before[0][1:]:
+        return node
+    whole = list(inputs[0][1:])
+    return node._replace(settings={**node.settings, "kernel": whole, "stride": whole})
 
 
 def _same(_graph: Graph, _node: Node, inputs: Sequence[Shape]) -> Shape:
@@ -122,17 +134,14 @@ def _mean(_graph: Graph, node: Node, inputs: Sequence[Shape]) -> Shape:
     return (inputs[0][0], 1, 1) if node.settings["keep"] else (inputs[0][0],)
 
 
-def _flatten(_graph: Graph, _node: Node, inputs: Sequence[Shape]) -> Shape:
-    size = 1
-    for length in inputs[0]:
-        size *= length
-    return (size,)
+def _flatten(_graph: Graph, node: Node, inputs: Sequence[Shape]) -> Shape:
+    return math.prod(inputs[0]), *node.shape[1:]
 
 
 def _pad(_graph: Graph, node: Node, inputs: Sequence[Shape]) -> Shape:
     top, left, bottom, right = node.settings["padding"]
     channels, height, width = inputs[0]
-    return channels, height + top + bottom, width + left + right
+    return channels + sum(node.settings.get("channels", ())), height + top + bottom, width + left + right
 
 
 def _upsample(_graph: Graph, node: Node, inputs: Sequence[Shape]) -> Shape:

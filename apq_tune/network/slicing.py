@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from apq_tune.errors import CandidateError
-from apq_tune.network.coupling import ChannelMap, Coupling
+from apq_tune.network.coupling import Coupling, Places
 from apq_tune.network.graph import Graph, Node
 from apq_tune.network.ties import moved
 
@@ -40,13 +40,17 @@ def slice_graph(graph: Graph, coupling: Coupling, kept: Mapping[int, NDArray[np.
     Raises:
         CandidateError: If a group would be empty, a locked one would shrink, or a mask is not one value for each unit.
     """
-    cut = _Cut(coupling, _unit_mask(coupling, kept))
+    places = coupling.places
+    cut = _Cut(places, _unit_mask(coupling, kept))
     nodes = tuple(_sliced(node, coupling, cut) for node in graph.nodes)
     takes: dict[str, tuple[Indices | None, ...]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     for name, shape in graph.shapes.items():
-        takes[name] = own = tuple(cut.indices(axis) for axis in coupling.parameters[name])
-        shapes[name] = tuple(size if taken is None else taken.size for size, taken in zip(shape, own, strict=True))
+        axes = places.parameters[name]
+        takes[name] = own = cut.takes(axes)
+        if any(taken is not None for taken in own):
+            shape = tuple(size if taken is None else taken.size for size, taken in zip(shape, own, strict=True))
+        shapes[name] = shape
     return Sliced(Graph(graph.image, nodes, shapes), takes)
 
 
@@ -71,43 +75,52 @@ def _unit_mask(coupling: Coupling, kept: Mapping[int, NDArray[np.bool_]]) -> NDA
 
 
 class _Cut:
-    """Kept entries of each axis, computed once for each distinct one."""
+    """Kept channels along each axis.
 
-    def __init__(self, coupling: Coupling, units: NDArray[np.bool_]) -> None:
-        self._places = coupling.places
-        self._units = units
-        self._masks: dict[int, NDArray[np.bool_]] = {}
-        self._indices: dict[int, Indices | None] = {}
+    Attributes:
+        indices: Kept channels along each axis of ``Places``, ascending; ``None`` if all are.
+    """
 
-    def mask(self, axis: ChannelMap) -> NDArray[np.bool_]:
-        """Whether each entry is kept."""
-        if (own := self._masks.get(id(axis))) is None:
-            own = self._masks[id(axis)] = self._units[self._places[id(axis)]]
+    def __init__(self, places: Places, units: NDArray[np.bool_]) -> None:
+        self._kept = units[places.units]
+        self._starts: list[int] = places.starts.tolist()
+        stays = np.logical_and.reduceat(self._kept, places.starts[:-1]).tolist()
+        self.indices = [None if whole else self.mask(axis).nonzero()[0] for axis, whole in enumerate(stays)]
+        self._takes: dict[tuple[int | None, ...], tuple[Indices | None, ...]] = {}
+
+    def mask(self, axis: int) -> NDArray[np.bool_]:
+        """Whether each channel along an axis is kept."""
+        return self._kept[self._starts[axis] : self._starts[axis + 1]]
+
+    def takes(self, axes: tuple[int | None, ...]) -> tuple[Indices | None, ...]:
+        """Indices along the axes of a parameter."""
+        if (own := self._takes.get(axes)) is None:
+            own = self._takes[axes] = tuple(None if axis is None else self.indices[axis] for axis in axes)
         return own
-
-    def indices(self, axis: ChannelMap | None) -> Indices | None:
-        """Kept entries; ``None`` if all are."""
-        if axis is None:
-            return None
-        if id(axis) not in self._indices:
-            mask = self.mask(axis)
-            self._indices[id(axis)] = None if mask.all() else np.flatnonzero(mask)
-        return self._indices[id(axis)]
 
 
 def _sliced(node: Node, coupling: Coupling, cut: _Cut) -> Node:
     """Node with the kept channels of its inputs and its output."""
-    output = coupling.outputs[node.name]
-    source = coupling.outputs.get(node.inputs[0]) if node.kind in ("slice", "select", "shuffle") else None
-    left = cut.indices(output)
-    if source is not None and cut.indices(source) is not None:
-        node = _moved(node, cut.mask(source))
+    outputs = coupling.places.outputs
+    left = cut.indices[outputs[node.name]]
+    if node.kind in ("slice", "select", "shuffle"):
+        source = outputs.get(node.inputs[0])
+        if source is not None and cut.indices[source] is not None:
+            node = _moved(node, cut.mask(source))
     if left is None:
         return node
     axis, settings = coupling.axes[node.name], node.settings
     if node.kind == "conv" and settings["groups"] > 1:
         settings = {**settings, "groups": settings["groups"] * left.size // node.shape[0]}
+    elif node.kind == "pad" and "channels" in settings:
+        settings = {**settings, "channels": _padded(settings["channels"], cut.mask(outputs[node.name]))}
     return node._replace(shape=(*node.shape[:axis], left.size, *node.shape[axis + 1 :]), settings=settings)
+
+
+def _padded(channels: Sequence[int], mask: NDArray[np.bool_]) -> list[int]:
+    """Kept channels of zeros before and after the others."""
+    before, after = channels
+    return [int(mask[:before].sum()), int(mask[mask.size - after :].sum())]
 
 
 def _moved(node: Node, mask: NDArray[np.bool_]) -> Node:

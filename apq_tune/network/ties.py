@@ -120,13 +120,15 @@ def _lock_inputs(ties: Ties, node: Node, inputs: Sequence[Channels], reason: str
     return _stay(node, at(node))
 
 
-def _along(ties: Ties, node: Node, source: Channels, axis: int) -> Channels | None:
-    """Channels of the first input of a node along an axis; ``None`` if channels that can go are on another one."""
-    if source.axis == axis:
-        return source
-    if (source.elements >= 0).any():
-        return None
-    return Channels(axis, np.full(ties.graph.shape_of(node.inputs[0])[axis], -1), source.fixed)
+def _along(ties: Ties, node: Node, inputs: Sequence[Channels], axis: int) -> list[Channels] | None:
+    """Channels of the inputs of a node along an axis; ``None`` if some that could go are along another one."""
+    found = []
+    for name, source in zip(node.inputs, inputs, strict=True):
+        if source.axis != axis and (source.elements >= 0).any():
+            return None
+        size = ties.graph.shape_of(name)[axis]
+        found.append(source if source.axis == axis else Channels(axis, np.full(size, -1), source.fixed))
+    return found
 
 
 def _passes(_ties: Ties, _node: Node, inputs: Sequence[Channels]) -> Channels:
@@ -136,16 +138,16 @@ def _passes(_ties: Ties, _node: Node, inputs: Sequence[Channels]) -> Channels:
 
 def _passes_images(ties: Ties, node: Node, inputs: Sequence[Channels]) -> Channels:
     """Operations on each channel of an image by itself."""
-    if (source := _along(ties, node, inputs[0], 0)) is None:
+    if (found := _along(ties, node, inputs, 0)) is None:
         return _lock_inputs(ties, node, inputs, f"{at(node)} is a {node.kind} along the channels")
-    return source
+    return found[0]
 
 
 def _norm(ties: Ties, node: Node, inputs: Sequence[Channels]) -> Channels:
-    if (source := _along(ties, node, inputs[0], 0)) is None:
+    if (found := _along(ties, node, inputs, 0)) is None:
         return _lock_inputs(ties, node, inputs, f"{at(node)} is a batch norm along another axis than the channels")
-    ties.has_vectors(node, source.elements)
-    return source
+    ties.has_vectors(node, found[0].elements)
+    return found[0]
 
 
 def _affine(ties: Ties, node: Node, inputs: Sequence[Channels]) -> Channels:
@@ -173,11 +175,10 @@ def _weighted(ties: Ties, node: Node, output: Elements, entering: Elements) -> N
 
 
 def _conv(ties: Ties, node: Node, inputs: Sequence[Channels]) -> Channels:
-    groups = node.settings["groups"]
-    if (source := _along(ties, node, inputs[0], 0)) is None:
+    if (found := _along(ties, node, inputs, 0)) is None:
         ties.inputs[node.name] = np.full(ties.graph.shapes[node.parameters["weight"]][1], -1)
         return _lock_inputs(ties, node, inputs, f"{at(node)} is a convolution along another axis than the channels")
-    output = ties.fresh(node.shape[0])
+    source, output, groups = found[0], ties.fresh(node.shape[0]), node.settings["groups"]
     if groups == 1:
         _weighted(ties, node, output, source.elements)
         return Channels(0, output)
@@ -191,34 +192,44 @@ def _conv(ties: Ties, node: Node, inputs: Sequence[Channels]) -> Channels:
 
 def _linear(ties: Ties, node: Node, inputs: Sequence[Channels]) -> Channels:
     axis = len(node.shape) - 1
-    if (source := _along(ties, node, inputs[0], axis)) is None:
+    if (found := _along(ties, node, inputs, axis)) is None:
         ties.inputs[node.name] = np.full(ties.graph.shapes[node.parameters["weight"]][1], -1)
         return _lock_inputs(ties, node, inputs, f"{at(node)} is a linear layer along another axis than the channels")
     output = ties.fresh(node.shape[axis])
-    _weighted(ties, node, output, source.elements)
+    _weighted(ties, node, output, found[0].elements)
     return Channels(axis, output)
 
 
 def _elementwise(ties: Ties, node: Node, inputs: Sequence[Channels]) -> Channels:
     """Sum or product of two tensors; the second factor of a product may have one pixel."""
-    one, other = inputs
     verb = "adds" if node.kind == "add" else "multiplies"
-    if one.axis != other.axis or one.elements.size != other.elements.size:
+    axis = max(inputs, key=lambda source: bool((source.elements >= 0).any())).axis
+    found = _along(ties, node, inputs, axis)
+    if found is None or found[0].elements.size != found[1].elements.size:
         return _lock_inputs(ties, node, inputs, f"{at(node)} {verb} tensors whose channels are on different axes")
+    one, other = found
     fixed = one.fixed or other.fixed
     ties.tie(one.elements, other.elements, f"{at(node)} {verb} {fixed}")
-    return Channels(one.axis, np.maximum(one.elements, other.elements), fixed)
+    return Channels(axis, np.maximum(one.elements, other.elements), fixed)
 
 
 def _concat(ties: Ties, node: Node, inputs: Sequence[Channels]) -> Channels:
-    if any(source.axis != 0 and (source.elements >= 0).any() for source in inputs):
+    if (found := _along(ties, node, inputs, 0)) is None:
         return _lock_inputs(ties, node, inputs, f"{at(node)} concatenates along another axis than the channels")
-    fixed = next((source.fixed for source in inputs if source.fixed), "")
-    sizes = [ties.graph.shape_of(name)[0] for name in node.inputs]
-    own = [
-        source.elements if source.axis == 0 else np.full(size, -1) for source, size in zip(inputs, sizes, strict=True)
-    ]
-    return Channels(0, np.concatenate(own), fixed)
+    fixed = next((source.fixed for source in found if source.fixed), "")
+    return Channels(0, np.concatenate([source.elements for source in found]), fixed)
+
+
+def _pad(ties: Ties, node: Node, inputs: Sequence[Channels]) -> Channels:
+    """Padding of pixels, and of channels of zeros, which no layer makes: they go with what they are added to."""
+    source = _passes_images(ties, node, inputs)
+    before, after = node.settings.get("channels", (0, 0))
+    if not before and not after:
+        return source
+    if node.settings["value"] != 0:
+        return _lock_inputs(ties, node, inputs, f"{at(node)} pads channels with other values than zero")
+    own = np.concatenate([ties.fresh(before), source.elements, ties.fresh(after)])
+    return source._replace(elements=own)
 
 
 def moved(node: Node, size: int) -> NDArray[np.int64]:
@@ -237,8 +248,9 @@ def moved(node: Node, size: int) -> NDArray[np.int64]:
 
 
 def _moves(ties: Ties, node: Node, inputs: Sequence[Channels]) -> Channels:
-    if (source := _along(ties, node, inputs[0], 0)) is None:
+    if (found := _along(ties, node, inputs, 0)) is None:
         return _lock_inputs(ties, node, inputs, f"{at(node)} is a {node.kind} of another axis than the channels")
+    source = found[0]
     return source._replace(elements=source.elements[moved(node, source.elements.size)])
 
 
@@ -274,7 +286,7 @@ RULES: Mapping[NodeKind, Rule] = {
     "max_pool": _passes_images,
     "avg_pool": _passes_images,
     "flatten": _flatten,
-    "pad": _passes_images,
+    "pad": _pad,
     "upsample": _passes_images,
     "permute": _permute,
     "opaque": _opaque,

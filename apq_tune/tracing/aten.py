@@ -415,10 +415,11 @@ def _pad(call: Call) -> Result:
     if not any(sizes):
         return x
     plain = call.name == "constant_pad_nd" or call["mode"] == "constant"
-    if len(x.shape) != 3 or not plain or len(sizes) not in (2, 4) or min(sizes) < 0:
+    if len(x.shape) != 3 or not plain or len(sizes) not in (2, 4, 6) or min(sizes) < 0:
         return None
-    left, right, top, bottom = (*sizes, 0, 0)[:4]
-    return Draft("pad", [x], {"padding": [top, left, bottom, right], "value": float(value)})
+    left, right, top, bottom, *channels = (*sizes, 0, 0)[: max(len(sizes), 4)]
+    settings: dict[str, Any] = {"padding": [top, left, bottom, right], "value": float(value)}
+    return Draft("pad", [x], settings | ({"channels": channels} if any(channels) else {}))
 
 
 def _upsample(call: Call) -> Result:

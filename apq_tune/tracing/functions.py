@@ -176,7 +176,9 @@ def _avg_pool(x: Tensor, settings: Settings) -> Tensor:
 
 
 def _pad(x: Tensor, settings: Settings) -> Tensor:
-    return padded(x, settings["padding"], settings["value"])
+    value, channels = settings["value"], settings.get("channels", (0, 0))
+    x = padded(x, settings["padding"], value)
+    return functional.pad(x, (0, 0, 0, 0, *channels), value=value) if any(channels) else x
 
 
 def _upsample(x: Tensor, settings: Settings) -> Tensor:

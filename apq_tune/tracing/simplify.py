@@ -147,7 +147,8 @@ def _fold_pad(graph: Graph, node: Node) -> Node | None:
     if node.kind not in ("conv", "max_pool") or (before := _source(graph, node)) is None or before.kind != "pad":
         return None
     value = -math.inf if node.kind == "max_pool" else 0
-    if before.settings["value"] != value or len(graph.readers[before.name]) > 1:
+    alone = len(graph.readers[before.name]) == 1
+    if before.settings["value"] != value or "channels" in before.settings or not alone:
         return None
     both = zip(node.settings["padding"], before.settings["padding"], strict=True)
     return node._replace(
