@@ -91,6 +91,23 @@ def calibrate_quantizers(network: nn.Module, runs: Sequence[Callable[[], object]
         runs: Functions that run the network on images in full precision.
         limit: Maximum number of evenly spaced activations kept for each quantizer.
     """
+    for quantizer, samples in quantizer_inputs(network, runs, limit).items():
+        quantizer.calibrate(samples)
+
+
+def quantizer_inputs(
+    network: nn.Module, runs: Sequence[Callable[[], object]], limit: int
+) -> dict[ActivationQuantizer, Tensor]:
+    """Samples of what the activation quantizers of a network read, before their activation function.
+
+    Args:
+        network: Network.
+        runs: Functions that run the network on images in full precision.
+        limit: Maximum number of evenly spaced activations kept for each quantizer.
+
+    Returns:
+        Activations of each quantizer that a run reaches, flat.
+    """
     seen: dict[ActivationQuantizer, list[Tensor]] = {}
 
     def keep(module: nn.Module, inputs: tuple[Tensor, int | None]) -> None:
@@ -107,8 +124,7 @@ def calibrate_quantizers(network: nn.Module, runs: Sequence[Callable[[], object]
     finally:
         for hook in hooks:
             hook.remove()
-    for quantizer, samples in seen.items():
-        quantizer.calibrate(torch.cat(samples))
+    return {quantizer: torch.cat(samples) for quantizer, samples in seen.items()}
 
 
 def subnet_from(

@@ -65,12 +65,43 @@ class _Kept(NamedTuple):
     bits: int | None
 
 
+class LayerMemory:
+    """Outputs of the layers of a network on the same images, for runs that differ in the bits of some layers.
+
+    The first run is kept. Later ones compute a layer only if its bits, or anything that it depends on, differ.
+    """
+
+    def __init__(self) -> None:
+        self._numbers: dict[tuple[object, ...], int] = {}  # of layers in all that they depend on
+        self._outputs: dict[int, Tensor] = {}
+        self._complete = False
+
+    def number(self, layer: FusedLayer, bits: Layer, inputs: Sequence[int]) -> int:
+        """Number of a layer with its bits and inputs; equal numbers mean equal outputs."""
+        own = (None, None) if bits.op is None else (bits.op.w_bits, bits.op.a_bits)
+        return self._numbers.setdefault((layer.name, *own, bits.output.bits, *inputs), len(self._numbers) + 1)
+
+    def get(self, number: int) -> Tensor | None:
+        """Output that the first run had; ``None`` if it had another one."""
+        return self._outputs.get(number)
+
+    def keep(self, number: int, output: Tensor) -> None:
+        """Keep an output of the first run."""
+        if not self._complete:
+            self._outputs[number] = output
+
+    def close(self) -> None:
+        """Keep nothing from now on."""
+        self._complete = True
+
+
 def run_layers(
     x: Tensor,
     network: GraphNetwork,
     own: GraphLayers,
     quantizers: GraphQuantizers,
     layers: Sequence[Layer] | None,
+    memory: LayerMemory | None = None,
 ) -> Tensor:
     """Run a network.
 
@@ -80,6 +111,7 @@ def run_layers(
         own: Parameters of its layers.
         quantizers: Quantizers of stored tensors.
         layers: Its layers with the bits to run at; ``None`` for full precision.
+        memory: Memory of runs on the same images with the same parameters; only for given bits.
 
     Returns:
         Logits, shape ``(n, classes)``.
@@ -90,11 +122,23 @@ def run_layers(
     run = _LayerRun(own, quantizers, unquantized(network.fused), layers)
     last_reader = {name: layer.name for layer in network.fused for name in layer.inputs}
     tensors = {IMAGE: x}
+    numbers = {IMAGE: 0}
     for layer in network.fused:
-        tensors[layer.name] = run.output(layer, [tensors[name] for name in layer.inputs])
+        known = None
+        if memory is not None:
+            numbers[layer.name] = memory.number(layer, run.bits(layer), [numbers[name] for name in layer.inputs])
+            known = memory.get(numbers[layer.name])
+        if known is None:
+            tensors[layer.name] = run.output(layer, [tensors[name] for name in layer.inputs])
+        else:
+            tensors[layer.name] = run.skipped(layer, known)
+        if memory is not None:
+            memory.keep(numbers[layer.name], tensors[layer.name])
         for name in set(layer.inputs):
             if last_reader[name] == layer.name:
                 del tensors[name]
+    if memory is not None:
+        memory.close()
     return tensors[network.fused[-1].name]
 
 
@@ -113,12 +157,34 @@ class _LayerRun:
         self._kept = {IMAGE: _Kept(quantizers.of(IMAGE), None)}
         self._plain_format = True
 
+    def bits(self, layer: FusedLayer) -> Layer:
+        """Layer with its bits."""
+        assert self._layers is not None
+        return self._layers[layer.name]
+
+    def skipped(self, layer: FusedLayer, output: Tensor) -> Tensor:
+        """Output of a layer that is known already."""
+        self._keep(layer)
+        self._plain_format = self._plain_format and not (layer.main.kind in WEIGHTED and output.ndim == 4)
+        return output
+
+    def _keep(self, layer: FusedLayer) -> _Kept | None:
+        """Note how the output of a layer is stored; returns its quantizer unless it has none of its own."""
+        if layer.main.kind in MOVING:
+            if layer.inputs[0] in self._kept:
+                self._kept[layer.name] = self._kept[layer.inputs[0]]
+            return None
+        if layer.name in self._logits:
+            return None
+        bits = None if self._layers is None else cast(int, self._layers[layer.name].output.bits)
+        self._kept[layer.name] = _Kept(self._quantizers.of(layer.last.name), bits)
+        return self._kept[layer.name]
+
     def output(self, layer: FusedLayer, inputs: Sequence[Tensor]) -> Tensor:
         """Output of a layer as it is stored."""
         bits = None if self._layers is None else self._layers[layer.name]
         if layer.main.kind in MOVING:
-            if layer.inputs[0] in self._kept:
-                self._kept[layer.name] = self._kept[layer.inputs[0]]
+            self._keep(layer)
             return self._own.others(layer, inputs)
         last = layer.last
         late = last.kind == "function" and last.settings["name"] in SATURATING and layer.name not in self._logits
@@ -130,10 +196,9 @@ class _LayerRun:
             x = self._own.others(layer, inputs)
         if layer.function is not None and not late:
             x = compute(layer.function, [x], {})
-        if layer.name in self._logits:
+        kept = self._keep(layer)
+        if kept is None:
             return x
-        kept = _Kept(self._quantizers.of(last.name), None if bits is None else cast(int, bits.output.bits))
-        self._kept[layer.name] = kept
         stored: Tensor = kept.quantizer(x, kept.bits)
         return stored
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -15,7 +15,7 @@ from apq_tune.network.graph import WEIGHTED, Node
 from apq_tune.network.layer import IMAGE, Layer
 from apq_tune.supernet.elastic import Conv, InputStep
 from apq_tune.supernet.folded import quantized
-from apq_tune.supernet.graph_forward import GraphLayers, GraphNetwork, run_layers
+from apq_tune.supernet.graph_forward import GraphLayers, GraphNetwork, LayerMemory, run_layers
 from apq_tune.supernet.graph_quantizers import GraphQuantizers, bits_of, is_stored, module_key, sources_of, unquantized
 from apq_tune.supernet.graph_ranks import ChannelRanks
 from apq_tune.supernet.interfaces import AnySubnet
@@ -113,12 +113,22 @@ class GraphSubnet(AnySubnet):
 
     def forward(self, x: Tensor, *, quantize: bool = True, bits: ModelCandidate | None = None) -> Tensor:
         """Run the network at its bits, those of another candidate, or in full precision."""
+        return self._run(x, quantize=quantize, bits=bits)
+
+    def on(self, x: Tensor) -> Callable[[ModelCandidate], Tensor]:
+        """The network on the same images at different bits; layers that are as in the first run are not repeated."""
+        memory = LayerMemory()
+        return lambda bits: self._run(x, quantize=True, bits=bits, memory=memory)
+
+    def _run(
+        self, x: Tensor, *, quantize: bool, bits: ModelCandidate | None, memory: LayerMemory | None = None
+    ) -> Tensor:
         network = self.network
         layers = None
         if quantize:
             layers = network.layers if bits is None else self.space.plan(bits, self.ranks.by_group).layers
         own = GraphLayers(lambda layer: self._weights(layer.name).at(layer.main), self._others)
-        return run_layers(x, network, own, self.quantizers, layers)
+        return run_layers(x, network, own, self.quantizers, layers, memory)
 
     def _weights(self, name: str) -> FoldedWeights:
         return cast(FoldedWeights, self.parts[module_key(name)])

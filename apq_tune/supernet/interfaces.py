@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -51,6 +51,14 @@ class AnySubnet(nn.Module, abc.ABC):
         Returns:
             Logits, shape ``(n, classes)``.
         """
+
+    def on(self, x: Tensor) -> Callable[[Any], Tensor]:
+        """The network on the same images at different bits, as a function from a candidate to logits.
+
+        Args:
+            x: Images, shape ``(n, channels, size, size)``.
+        """
+        return lambda bits: self(x, bits=bits)
 
     @property
     def layers(self) -> tuple[Layer, ...]:
