@@ -23,7 +23,8 @@ Kinds of nodes, their parameters and their settings (shapes and axes without the
 - ``mean``: over all pixels; setting ``keep``: whether the output is ``(channels, 1, 1)`` rather than ``(channels,)``.
 - ``max_pool``: settings ``kernel``, ``stride``, ``dilation`` ``[h, w]``, ``padding`` as of ``conv``.
 - ``avg_pool``: settings ``kernel``, ``stride`` ``[h, w]``, ``padding`` as of ``conv``, ``count_padding``: whether
-  padding counts.
+  padding counts. Both pools have ``ceil``, where the last of their padding follows from rounding up, and ``adaptive``,
+  where the kernel follows from the size of the output; these two matter only at other image sizes.
 - ``flatten``: ``(channels, h, w)`` to ``(channels * h * w,)``, and back from ``(channels,)`` to ``(channels, 1, 1)``.
 - ``pad``: settings ``padding`` as of ``conv``, ``value``; ``channels``, where there are any, the numbers of channels of
   that value ``[before, after]`` the others.

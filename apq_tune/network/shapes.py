@@ -36,8 +36,8 @@ def resized(graph: Graph, size: int | tuple[int, int]) -> Graph:
     for node in graph.nodes:
         inputs = [shapes[name] for name in node.inputs]
         before = [graph.shape_of(name) for name in node.inputs]
-        node = _refitted(node, before, inputs)
         try:
+            node = _refitted(graph, node, inputs)
             shape = node.shape if inputs == before else SHAPES[node.kind](graph, node, inputs)
             if min(shape, default=1) < 1:
                 raise _ImpossibleError("no pixel is left")
@@ -52,14 +52,42 @@ def resized(graph: Graph, size: int | tuple[int, int]) -> Graph:
     return Graph(image, tuple(nodes), graph.shapes)
 
 
-def _refitted(node: Node, before: Sequence[Shape], inputs: Sequence[Shape]) -> Node:
-    """Pool over all pixels of a larger or smaller image; other nodes as they are."""
-    if node.kind not in ("max_pool", "avg_pool") or inputs == before or any(node.settings["padding"]):
+def _refitted(graph: Graph, node: Node, inputs: Sequence[Shape]) -> Node:
+    """Pool whose kernel or padding follows from the size of its input; other nodes as they are."""
+    if node.kind not in ("max_pool", "avg_pool") or inputs[0] == graph.shape_of(node.inputs[0]):
         return node
-    if tuple(node.settings["kernel"]) != before[0][1:]:
-        return node
-    whole = list(inputs[0][1:])
-    return node._replace(settings={**node.settings, "kernel": whole, "stride": whole})
+    if node.settings.get("adaptive"):
+        if any(size % out for size, out in zip(inputs[0][1:], node.shape[1:], strict=True)):
+            raise _ImpossibleError(f"{inputs[0][1:]} pixels are no multiple of the pool's {node.shape[1:]}")
+        kernel = [size // out for size, out in zip(inputs[0][1:], node.shape[1:], strict=True)]
+        return node._replace(settings={**node.settings, "kernel": kernel, "stride": kernel})
+    if node.settings.get("ceil"):
+        first = list(node.settings["padding"][:2])
+        more = [_missing(node, axis, inputs[0][1 + axis] + 2 * pad, pad) for axis, pad in enumerate(first)]
+        last = [pad + extra for pad, extra in zip(first, more, strict=True)]
+        settings = {**node.settings, "padding": [*first, *last]}
+        if any(more) and settings.get("count_padding"):  # what rounding up adds is never counted
+            if any(first):
+                raise _ImpossibleError("its padding counts, but not that of rounding up")
+            settings["count_padding"] = False
+        return node._replace(settings=settings)
+    return node
+
+
+def _missing(node: Node, axis: int, size: int, pad: int) -> int:
+    """Rows or columns that the last window of a pool lacks, if the number of windows is rounded up.
+
+    Args:
+        node: Pool.
+        axis: 0 for rows, 1 for columns.
+        size: Number of them, with padding on both sides.
+        pad: Padding on each side; a window that begins in the one behind is left out.
+    """
+    stride = int(node.settings["stride"][axis])
+    reach: int = node.settings.get("dilation", (1, 1))[axis] * (node.settings["kernel"][axis] - 1) + 1
+    steps = -(-(size - reach) // stride)
+    steps -= steps * stride >= size - pad
+    return max(steps * stride + reach - size, 0)
 
 
 def _same(_graph: Graph, _node: Node, inputs: Sequence[Shape]) -> Shape:

@@ -333,8 +333,8 @@ def _largest(call: Call) -> Result:
 
 def _whole_max(x: Output) -> Draft:
     """Largest value of all pixels."""
-    own = {"kernel": list(x.shape[1:]), "stride": list(x.shape[1:]), "padding": [0, 0, 0, 0], "dilation": [1, 1]}
-    return Draft("max_pool", [x], own)
+    own: dict[str, Any] = {"kernel": list(x.shape[1:]), "stride": list(x.shape[1:]), "padding": [0, 0, 0, 0]}
+    return Draft("max_pool", [x], {**own, "dilation": [1, 1], "adaptive": True})
 
 
 def _adaptive_pool(call: Call) -> Result:
@@ -350,7 +350,7 @@ def _adaptive_pool(call: Call) -> Result:
     if any(size % out for size, out in zip(inner, outer, strict=True)):
         return None
     kernel = [size // out for size, out in zip(inner, outer, strict=True)]
-    own: dict[str, Any] = {"kernel": kernel, "stride": kernel, "padding": [0, 0, 0, 0]}
+    own: dict[str, Any] = {"kernel": kernel, "stride": kernel, "padding": [0, 0, 0, 0], "adaptive": True}
     own |= {"count_padding": True} if is_mean else {"dilation": [1, 1]}
     return Draft("avg_pool" if is_mean else "max_pool", [x], own)
 
@@ -370,16 +370,17 @@ def _pool(call: Call) -> Result:
         )
     ]
     around = [*padding, padding[0] + extra[0], padding[1] + extra[1]]
+    own: dict[str, Any] = {"kernel": kernel, "stride": stride, "padding": around}
+    own |= {"ceil": True} if call["ceil_mode"] else {}
     if is_max:
-        own = {"kernel": kernel, "stride": stride, "padding": around, "dilation": dilation}
-        return Draft("max_pool", [x], own)
+        return Draft("max_pool", [x], {**own, "dilation": dilation})
     counted = bool(call["count_include_pad"])
     if call["divisor_override"] is not None or (counted and any(padding) and any(extra)):
         return None
     if tuple(kernel) == x.shape[1:] and not any(around):
         return Draft("mean", [x], {"keep": True})
     counted = counted and not any(extra)  # what ceil_mode adds is never counted
-    return Draft("avg_pool", [x], {"kernel": kernel, "stride": stride, "padding": around, "count_padding": counted})
+    return Draft("avg_pool", [x], {**own, "count_padding": counted})
 
 
 def _reshape(call: Call) -> Result:

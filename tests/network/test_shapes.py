@@ -25,12 +25,28 @@ def test_windows_are_those_of_torch(made: Callable[..., Any]) -> None:
         assert graph.image == (3, *size)
 
 
-def test_a_pool_of_all_pixels_stays_one(made: Callable[..., Any]) -> None:
+def test_adaptive_pools_keep_their_outputs(made: Callable[..., Any]) -> None:
     b = made()
-    b.node("pool", "max_pool", IMAGE, (3, 1, 1), kernel=[8, 8], stride=[8, 8], padding=[0] * 4, dilation=[1, 1])
+    settings = {"stride": [4, 8], "padding": [0] * 4, "dilation": [1, 1], "adaptive": True}
+    b.node("pool", "max_pool", IMAGE, (3, 2, 1), kernel=[4, 8], **settings)
     pool = resized(b.classifier("pool"), (20, 5)).by_name["pool"]
-    assert pool.shape == (3, 1, 1)
-    assert pool.settings["kernel"] == pool.settings["stride"] == [20, 5]
+    assert pool.shape == (3, 2, 1)
+    assert pool.settings["kernel"] == pool.settings["stride"] == [10, 5]
+    with pytest.raises(SpaceError, match=r"'pool' .*as \(7, 7\) pixels are no multiple of the pool's \(2, 1\)"):
+        resized(b.graph(), 7)
+
+
+def test_pools_that_round_up_do_so_at_every_size(made: Callable[..., Any]) -> None:
+    torch = pytest.importorskip("torch")
+    for kernel, stride, pad in ((3, 2, 0), (3, 2, 1), (2, 3, 1), (5, 3, 2), (2, 2, 1)):
+        settings = {"kernel": [kernel] * 2, "stride": [stride] * 2, "dilation": [1, 1], "ceil": True}
+        b = made((3, 40, 40))
+        b.node("pool", "max_pool", IMAGE, (3, 1, 1), padding=[pad] * 4, **settings)
+        graph = b.classifier("pool")
+        for size in range(5, 20):
+            pool = resized(graph, (size, size + 1)).by_name["pool"]
+            out = torch.nn.functional.max_pool2d(torch.zeros(1, 3, size, size + 1), kernel, stride, pad, ceil_mode=True)
+            assert pool.shape == tuple(out.shape[1:]), (kernel, stride, pad, size)
 
 
 def test_the_same_size_is_the_same_graph(made: Callable[..., Any]) -> None:
