@@ -450,6 +450,13 @@ def _cast(call: Call) -> Result:
     return _same(call) if call["dtype"] in (None, "float32") else None
 
 
+SAME: Mapping[str, Callable[[Call], Result]] = {
+    **dict.fromkeys(("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"), _dropout),
+    **dict.fromkeys(("contiguous", "clone", "alias", "detach", "lift_fresh_copy", "identity"), _same),
+    **dict.fromkeys(("to", "_to_copy", "type_as"), _cast),
+}
+"""Rules of operations that change no value, whatever the shape of their argument."""
+
 RULES: Mapping[str, Callable[[Call], Result]] = {
     **dict.fromkeys(("conv2d", "convolution"), _conv),
     "linear": _linear,
@@ -483,9 +490,7 @@ RULES: Mapping[str, Callable[[Call], Result]] = {
     **dict.fromkeys(("permute", "transpose", "movedim"), _permute),
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     **dict.fromkeys(("upsample_nearest2d", "upsample_bilinear2d"), _upsample),
-    **dict.fromkeys(("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"), _dropout),
-    **dict.fromkeys(("contiguous", "clone", "alias", "detach", "lift_fresh_copy", "identity"), _same),
-    **dict.fromkeys(("to", "_to_copy", "type_as"), _cast),
+    **SAME,
 }
 """Rule for each name of an operation whose first argument is a tensor; sums, products and ``cat`` are apart."""
 

@@ -16,6 +16,8 @@ from torch.export import Dim, ExportedProgram
 
 from apq_tune.errors import ModelError
 
+BATCH = "the size of a batch is written into its forward; use x.shape[0] or -1"
+
 FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 
 TORCH = str(Path(torch.__file__).parent)
@@ -52,8 +54,8 @@ def checked_example(module: nn.Module, example: Any) -> Tensor:
             float32, or its output is not one tensor of shape ``(batch, classes)``.
     """
     name = type(module).__name__
-    if not isinstance(module, nn.Module):
-        raise ModelError(f"the model is a {name}, not a torch.nn.Module; pass the module itself")
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ModelError(f"the model is a TorchScript program ({name}); pass the Python module that it was made of")
     if isinstance(example, (list, tuple, Mapping)):
         raise ModelError(
             f"{name}: the example input is a {type(example).__name__}; models with one tensor of images as input can "
@@ -76,10 +78,10 @@ def checked_example(module: nn.Module, example: Any) -> Tensor:
     if len(devices) > 1:
         raise ModelError(f"{name}: is on several devices ({', '.join(sorted(map(str, devices)))}); move it to one")
     images: Tensor = example.detach().to(next(iter(devices), torch.device("cpu")))
-    output = _run(module, images, "with the example input")
-    _check_output(name, output, len(images))
+    shape = "pass an example input of the shape and values that the model takes"
+    _check_output(name, _run(module, images, "the example input", shape), len(images))
     two = torch.cat([images, images])[:2]
-    _check_output(name, _run(module, two, "with a batch of 2"), 2)
+    _check_output(name, _run(module, two, "a batch of 2", BATCH), 2)
     return two
 
 
@@ -101,9 +103,7 @@ def export(module: nn.Module, example: Tensor) -> ExportedProgram:
         raise _refused(module, error) from None
     images = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
     if isinstance(images[0].meta["val"].shape[0], int):
-        raise ModelError(
-            f"{type(module).__name__}: its forward has the size of the batch written into it; use x.shape[0] or -1"
-        )
+        raise ModelError(f"{type(module).__name__}: {BATCH}")
     return program
 
 
@@ -121,15 +121,17 @@ def _dtype(value: Tensor) -> str:
     return str(value.dtype).removeprefix("torch.")
 
 
-def _run(module: nn.Module, images: Tensor, how: str) -> Any:
+def _run(module: nn.Module, images: Tensor, what: str, remedy: str) -> Any:
+    """Output of a model, or the reason why it has none."""
     try:
         with torch.no_grad():
-            return module(images)
+            return module(images.clone())  # which it may write to
     except Exception as error:
-        place = _place(error)
+        if isinstance(error, TypeError) and "required positional argument" in str(error):
+            remedy = "wrap it in a module whose forward takes images alone"
         raise ModelError(
-            f"{type(module).__name__}: fails {how} of shape {tuple(images.shape)}{place} ({_line(error)}); "
-            "pass an example input of the shape and values that the model takes"
+            f"{type(module).__name__}: fails with {what} of shape {tuple(images.shape)}{_place(error)} "
+            f"({_line(error)}); {remedy}"
         ) from None
 
 

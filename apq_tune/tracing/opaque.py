@@ -18,6 +18,10 @@ ITEMS = 1 << 16
 """Largest number of values of a constant tensor in a graph."""
 
 
+FACTORIES = ("arange", "eye", "full", "ones", "zeros")
+"""Operations that read no tensor."""
+
+
 class NotPlainError(Exception):
     """An argument that cannot be written into a graph."""
 
@@ -43,15 +47,15 @@ def operation(target: str) -> torch._ops.OpOverload:
 
 
 def is_pure(operator: torch._ops.OpOverload) -> bool:
-    """Whether an operation computes tensors from tensors, the same ones each time, and has no effects."""
+    """Whether an operation computes tensors from tensors, or makes them from numbers, and has no effects."""
     schema = operator._schema
     reads = any("Tensor" in str(argument.type) for argument in schema.arguments)
+    makes = schema.name.removeprefix("aten::") in FACTORIES
     returns = [str(value.type) for value in schema.returns]
     return (
         operator.namespace == "aten"
         and not schema.is_mutable
-        and torch.Tag.nondeterministic_seeded not in operator.tags
-        and reads
+        and (reads or makes)
         and bool(returns)
         and all(kind in ("Tensor", "List[Tensor]") for kind in returns)
     )

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Mapping
 
 from apq_tune.network.graph import Graph, Node
-from apq_tune.network.layer import IMAGE
 
 RESHAPE = "aten.reshape.default"
 """Target of opaque nodes that change the shape of each image and keep the order of its values."""
@@ -59,9 +58,8 @@ def _needed(graph: Graph) -> Graph:
 
 
 def _source(graph: Graph, node: Node, index: int = 0) -> Node | None:
-    """Node that another one reads."""
-    name = node.inputs[index]
-    return None if name == IMAGE else graph.by_name.get(name)
+    """Node that another one reads; ``None`` if it is the image, or there is none."""
+    return graph.by_name.get(node.inputs[index]) if node.inputs else None
 
 
 def _is_reshape(node: Node | None) -> bool:

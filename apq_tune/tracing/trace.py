@@ -14,11 +14,11 @@ from torch.export import ExportedProgram
 from apq_tune.errors import ModelError
 from apq_tune.network.graph import Graph, Node
 from apq_tune.network.layer import IMAGE
-from apq_tune.tracing.aten import Call, Draft, Output, Stored, recognise
-from apq_tune.tracing.exporting import checked_example, evaluated, export, own_places, unwrapped
+from apq_tune.tracing.aten import SAME, Call, Draft, Output, Stored, recognise
+from apq_tune.tracing.exporting import BATCH, checked_example, evaluated, export, own_places, unwrapped
 from apq_tune.tracing.functions import run_graph
 from apq_tune.tracing.opaque import NotPlainError, is_pure, plain
-from apq_tune.tracing.simplify import simplified
+from apq_tune.tracing.simplify import RESHAPE, simplified
 
 TOLERANCE = 1e-6
 """Largest difference between a graph and its module, relative to the largest output."""
@@ -43,6 +43,8 @@ def trace(module: nn.Module, example: Tensor) -> Graph:
     Raises:
         ModelError: If it cannot be traced; the message names the operation, the place in the source and the remedy.
     """
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"the model is of type {type(module).__name__}; pass a torch.nn.Module")
     with evaluated(unwrapped(module)) as own, torch.no_grad():
         example = checked_example(own, example)
         program = export(own, example)
@@ -99,16 +101,19 @@ def _difference(graph: Graph, module: nn.Module, example: Tensor) -> str | None:
     noise = torch.randn((3, *example.shape[1:]), generator=generator).to(example.device)
     for images in (example[:1], noise):
         try:
-            expected = module(images)
+            expected = module(images.clone())  # which it may write to
             found = run_graph(graph, tensors, images)
         except Exception as error:
             return f"does not run with a batch of {len(images)} ({str(error).splitlines()[0]})"
         if found.shape != expected.shape:
             return f"a batch of {len(images)} has the output shape {tuple(expected.shape)}, traced {tuple(found.shape)}"
+        if not bool(expected.isfinite().all()):
+            return "has outputs that are not finite numbers"
         scale = float(expected.abs().max())
         most = float((found - expected).abs().max())
         if not most <= TOLERANCE * scale and not torch.equal(found, expected):
-            return f"differs from its trace by {most / max(scale, 1e-30):.1e} of its largest output"
+            share = most / max(scale, 1e-30)
+            return f"differs from its trace by {share:.1e} of its largest output with a batch of {len(images)}"
     return None
 
 
@@ -126,6 +131,7 @@ class _Walk:
         self.nodes: list[Node] = []
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.names = {IMAGE}
+        self.moving = {IMAGE}  # what depends on the image
         self.reserved = {name.rpartition(".")[0] for name, _ in module.named_parameters()}
         first: dict[int, str] = {}  # names of parameters that have several
         self.first_name = {
@@ -148,12 +154,8 @@ class _Walk:
                 output = self.values[node.args[0][-1]]
         if not isinstance(output, Output) or output.name == IMAGE:
             raise ModelError(f"{type(self.module).__name__}: its output does not depend on the image")
-        if output.batch != 1 or len(output.shape) != 1:
-            shape = tuple(node.args[0][-1].meta["val"].shape)
-            raise ModelError(
-                f"{type(self.module).__name__}: has an output of shape {shape}, not (batch, classes); a model that "
-                "classifies images is needed"
-            )
+        if output.batch != 1:
+            raise ModelError(f"{type(self.module).__name__}: {BATCH}")
         if self.nodes and self.nodes[-1].name != output.name:
             self.nodes = list(_until(self.nodes, output.name))
         assert len(image) == 3
@@ -198,10 +200,10 @@ class _Walk:
         if value is None:  # checks that the program makes of itself
             return
         arguments = self._arguments(node)
-        if not any(isinstance(own, (Output, Stored)) for own in _flat(arguments)):
+        self._check_deterministic(node, arguments)
+        if not any(isinstance(own, (Output, Stored, torch.SymInt)) for own in _flat(arguments)):
             self.values[node] = target(*self._constants(node.args), **self._constants(node.kwargs))
             return
-        self._check_deterministic(node, arguments)
         result = self._recognised(node, arguments)
         if result is None:
             result = self._opaque(node)
@@ -249,19 +251,19 @@ class _Walk:
     def _check_deterministic(self, node: fx.Node, arguments: Mapping[str, Value]) -> None:
         target = node.target
         assert isinstance(target, torch._ops.OpOverload)
-        if arguments.get("training") is True:
+        moves = any(isinstance(own, Output) and own.name in self.moving for own in _flat(arguments))
+        if moves and arguments.get("training") is True:
             raise self._refused(
                 node,
                 "normalises with statistics of the batch, also where the model is evaluated; "
                 "let it store statistics (track_running_stats=True)",
             )
-        if arguments.get("train") is True or (
-            "train" not in arguments and torch.Tag.nondeterministic_seeded in target.tags
-        ):
+        is_random = arguments.get("train", arguments.get("dropout_p", True))
+        if is_random and torch.Tag.nondeterministic_seeded in target.tags:
             raise self._refused(
                 node,
                 f"{target._schema.name.removeprefix('aten::')} draws random numbers, also where the model is "
-                "evaluated; pass training=self.training",
+                "evaluated; draw them only if self.training (F.dropout(x, p, training=self.training))",
             )
 
     def _recognised(self, node: fx.Node, arguments: Mapping[str, Value]) -> Any:
@@ -270,16 +272,15 @@ class _Walk:
         assert isinstance(target, torch._ops.OpOverload)
         values = node.meta["val"]
         first = values[0] if isinstance(values, (list, tuple)) else values
+        name = target._schema.name.removeprefix("aten::")
+        name = name if name.startswith("_") or not name.endswith("_") else name[:-1]
+        call = Call(name, {own: _seen(value) for own, value in arguments.items()}, tuple(first.shape[1:]))
+        if name in SAME:
+            return recognise(call)
         outputs = [own for own in _flat(arguments) if isinstance(own, Output)]
         if not outputs or any(own.batch != 1 for own in outputs) or self._multiple(first) != 1:
             return None
-        shape = tuple(first.shape[1:])
-        if not all(isinstance(size, int) for size in shape):
-            return None
-        plain_arguments = {name: _seen(value) for name, value in arguments.items()}
-        name = target._schema.name.removeprefix("aten::")
-        name = name if name.startswith("_") or not name.endswith("_") else name[:-1]
-        return recognise(Call(name, plain_arguments, shape))
+        return recognise(call) if all(isinstance(size, int) for size in call.shape) else None
 
     def _multiple(self, value: Tensor) -> int:
         """Size of the first axis in units of the batch; 0 if it is no multiple of it."""
@@ -324,7 +325,9 @@ class _Walk:
             return [encoded(item) for item in value] if isinstance(value, (list, tuple)) else plain(value)
 
         try:
-            settings: dict[str, Any] = {"target": str(target), "arguments": [encoded(value) for value in node.args]}
+            # dropped copies may leave a layout that a view cannot have
+            named = RESHAPE if str(target) in ("aten.view.default", "aten._unsafe_view.default") else str(target)
+            settings: dict[str, Any] = {"target": named, "arguments": [encoded(value) for value in node.args]}
             if keywords := {name: encoded(value) for name, value in node.kwargs.items()}:
                 settings["keywords"] = keywords
         except NotPlainError:
@@ -357,14 +360,15 @@ class _Walk:
             owner = self.owners.setdefault(weight.name, name)
             if owner != name:
                 raise ModelError(
-                    f"{name}: shares the parameter {weight.name!r} with {owner!r}"
-                    f"{f' ({place})' if place else ''}; widths and bits of a layer that is used twice cannot be "
-                    "chosen, give each its own (copy.deepcopy)"
+                    f"{owner}: its {weight.name!r} is used twice, again{f' at {place}' if place else ''}; widths and "
+                    "bits of shared weights cannot be chosen, give each layer its own (copy.deepcopy)"
                 )
         for own in stored.values():
             self.shapes[own.name] = own.shape
         inputs = tuple(own.name for own in draft.inputs)
         parameters = {role: own.name for role, own in stored.items()}
+        if not self.moving.isdisjoint(inputs):
+            self.moving.add(name)
         self.nodes.append(Node(name, draft.kind, inputs, shape, dict(draft.settings), parameters, place))
         return Output(name, shape, batch)
 
