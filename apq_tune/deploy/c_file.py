@@ -25,9 +25,12 @@ from apq_tune.deploy.program import (
     LOGITS,
     AddStep,
     ConvStep,
+    FloatStep,
+    FunctionStep,
     IntegerTensor,
     LinearStep,
     MeanStep,
+    MoveStep,
     Program,
     QuantizeStep,
     RequantizeStep,
@@ -43,6 +46,8 @@ METADATA = re.compile(r"^/\* metadata: (\{.*\}) \*/$", re.MULTILINE)
 
 COMPILER = ("gcc", "-std=c99", "-Wall", "-Werror", "-O2")
 
+_KNOWN = (ResizeStep, QuantizeStep, RequantizeStep, AddStep, MeanStep, ConvStep, LinearStep)
+
 PER_LINE = 20
 """Numbers on a line of a table."""
 
@@ -55,17 +60,33 @@ def c_bytes(program: Program, metadata: Mapping[str, Any]) -> bytes:
         metadata: Plain data that are kept in a comment as JSON.
 
     Raises:
-        DeployError: If the network has steps in floating point: squeeze-excite or hard swish.
+        DeployError: If the network has a step that the C format does not have; the message names it.
     """
-    if program.float_steps:
-        raise DeployError(
-            f"layer {program.float_steps[0]}: needs floating point (squeeze-excite or hard swish), which the C format "
-            "does not have; export with --format onnx or torch, or search a space without them"
-        )
+    for step in program.steps:
+        if reason := _refusal(program, step):
+            raise DeployError(
+                f"layer {step.name}: {reason}, which the C format does not have; export with --format onnx or torch"
+            )
     text = "\n".join([*_head(program, metadata), KERNELS, *_tables(program), *_body(program), MAIN])
     body = text.encode("ascii", "backslashreplace")
     digest = hashlib.sha256(body).hexdigest()
     return f"/* apq-tune export; SHA-256 of what follows: {digest} */\n".encode() + body
+
+
+def _refusal(program: Program, step: Step) -> str:
+    """What the C format does not have of a step; empty if it has all."""
+    if isinstance(step, FunctionStep | FloatStep):
+        return f"computes {step.function if isinstance(step, FunctionStep) else step.kind} in floating point"
+    if not isinstance(step, _KNOWN):
+        return f"is a {step.kind if isinstance(step, MoveStep) else type(step).__name__.removesuffix('Step').lower()}"
+    if isinstance(step, ConvStep):
+        square = [program.tensors[name].shape[1:] for name in (*step.inputs, step.output)]
+        square += [step.weights.values.shape[2:], step.stride, (min(step.padding), max(step.padding))]
+        if any(one != other for one, other in square) or step.dilation != (1, 1):
+            return "is a convolution that is not square, or dilated"
+    if isinstance(step, LinearStep) and len(program.tensors[step.output].shape) > 1:
+        return "is a linear layer at every pixel"
+    return ""
 
 
 def flash_bytes(program: Program) -> int:
@@ -177,7 +198,8 @@ def _call(program: Program, offsets: Mapping[str, int], step: Step, number: int)
         out = (output.shape[0], 1)
     else:
         assert isinstance(step, ConvStep)
-        kernel, stride, padding, groups = step.weights.values.shape[2], step.stride, step.padding, step.groups
+        kernel, stride, padding = step.weights.values.shape[2], step.stride[0], step.padding[0]
+        groups = step.groups
         out = (output.shape[0], output.shape[1])
     return (
         f"apq_conv({source}, {shape[0]}, {shape[1]}, {tables}, {out[0]}, {out[1]}, {kernel}, {stride}, {padding}, "

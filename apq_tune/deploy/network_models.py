@@ -9,12 +9,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from apq_tune.deploy.lowering import build
 from apq_tune.deploy.onnx_graph import graph_of
 from apq_tune.deploy.op_models import FUNCTION_NODES, OPSET, ModelGraph, model_bytes, weight_value
-from apq_tune.deploy.profile_ops import FLOAT_FUNCTIONS, PlacedLayer
+from apq_tune.deploy.profile_ops import PlacedLayer
 from apq_tune.deploy.program import LOGITS
 from apq_tune.network.layer import IMAGE, Layer, Tensor
 from apq_tune.supernet.frozen import FrozenQuantizer, FrozenWeights
@@ -35,13 +36,13 @@ class ConstantParameters:
 
     def stored(self, name: str) -> FrozenQuantizer:
         """Quantizer of the output of a layer."""
-        return self._quantizer(name, int(self._layers[name].output.bits), self._layers[name].activation)
+        return self._quantizer(name, int(self._layers[name].output.bits))
 
     def read(self, name: str) -> FrozenQuantizer:
         """Quantizer of the input of a layer with weights."""
         op = self._layers[name].op
         assert op is not None
-        return self._quantizer(self._layers[name].inputs[0], int(op.a_bits), None)
+        return self._quantizer(self._layers[name].inputs[0], int(op.a_bits))
 
     def weights(self, name: str, input_scale: np.float32) -> FrozenWeights:  # noqa: ARG002
         """Weights and bias of a layer."""
@@ -52,10 +53,12 @@ class ConstantParameters:
         values = np.full((n_out, n_in) if linear else (n_out, n_in, k, k), value, np.int8)
         return FrozenWeights(values, np.full(n_out, 0.01, np.float32), np.full(n_out, value, np.int32), int(op.w_bits))
 
-    def _quantizer(self, source: str, bits: int, activation: str | None) -> FrozenQuantizer:
-        function = activation if activation in FLOAT_FUNCTIONS else None
-        signed = not self._is_positive(source)
-        return FrozenQuantizer(np.float32(CLIP / 2**bits), bits, signed, function)  # type: ignore[arg-type]
+    def constants(self, name: str) -> dict[str, NDArray[np.float32]]:  # noqa: ARG002
+        """No layer of a network of blocks has other parameters."""
+        return {}
+
+    def _quantizer(self, source: str, bits: int) -> FrozenQuantizer:
+        return FrozenQuantizer(np.float32(CLIP / 2**bits), bits, not self._is_positive(source))
 
     def _is_positive(self, name: str) -> bool:
         """Whether the output of a layer is not negative."""
@@ -77,7 +80,7 @@ def network_model(layers: tuple[Layer, ...], image: Tensor, precision: str) -> b
     """
     if precision == "fp32":
         return _float_network(layers, image)
-    program = build(layers, ConstantParameters(layers), int(image.channels), image.size)
+    program = build(layers, ConstantParameters(layers), (int(image.channels), image.size, image.size))
     graph, opset = graph_of(program, pack_weights=False)
     fold_constants(graph)
     return model_bytes(graph, max(opset, OPSET))

@@ -2,9 +2,9 @@
 
 A program is a list of steps in the order of execution. Each step reads tensors by name and writes one. Tensors hold
 integers that stand for ``integer * scale``, zero point 0: unsigned ones levels 0 to ``2^bits - 1``, signed ones levels
-``-2^(bits - 1)`` to ``2^(bits - 1) - 1``. Images, logits and the few values between them that stay in floating point
-are float tensors. All scales are float32 constants of the program; whoever runs, writes or compiles it uses them as
-they are, and rounds as ``apq_tune.deploy.reference`` does.
+``-2^(bits - 1)`` to ``2^(bits - 1) - 1``. Images, logits and the values around steps in floating point are float
+tensors. All scales are float32 constants of the program; whoever runs, writes or compiles it uses them as they are,
+and rounds as ``apq_tune.deploy.reference`` does.
 ``apq_tune.deploy.lowering`` makes them of networks.
 """
 
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq_tune.errors import DeployError
-from apq_tune.network.layer import Function
+from apq_tune.network.layer import Function, LayerKind
 from apq_tune.supernet.frozen import FrozenWeights
 
 ZERO = 128
@@ -35,7 +35,7 @@ class FloatTensor(NamedTuple):
 
     Attributes:
         name: Unique name in the program.
-        shape: Shape without the batch, ``(channels, size, size)`` or ``(channels,)``.
+        shape: Shape without the batch, such as ``(channels, height, width)`` or ``(channels,)``.
     """
 
     name: str
@@ -47,7 +47,7 @@ class IntegerTensor(NamedTuple):
 
     Attributes:
         name: Unique name in the program.
-        shape: Shape without the batch, ``(channels, size, size)`` or ``(channels,)``.
+        shape: Shape without the batch, such as ``(channels, height, width)`` or ``(channels,)``.
         bits: Bit-width, 2 to 8.
         signed: Whether levels can be negative.
         scale: Real value of one level.
@@ -129,19 +129,21 @@ class ConvStep(WeightedStep):
     """Convolution.
 
     Attributes:
-        stride: Stride in both directions.
-        padding: Number of zeros on each side.
+        stride: Stride, vertical and horizontal.
+        padding: Rows and columns of zeros above, left, below and right.
+        dilation: Distance of the taps of the kernel, vertical and horizontal.
         groups: Number of groups.
     """
 
-    stride: int
-    padding: int
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    dilation: tuple[int, int]
     groups: int
 
 
 @dataclass(frozen=True)
 class LinearStep(WeightedStep):
-    """Linear layer on a tensor of shape ``(channels,)``."""
+    """Linear layer on the last axis of a tensor, such as ``(channels,)`` or ``(height, width, channels)``."""
 
 
 @dataclass(frozen=True)
@@ -172,19 +174,82 @@ class MeanStep(Step):
 
 
 @dataclass(frozen=True)
+class AveragePoolStep(Step):
+    """Mean over windows: ``clamp(round(((sum of q * input_scale) / count) / output_scale + zero) - zero)`` in float32.
+
+    The values of a window are added row by row. ``zero`` is that of the output.
+
+    Attributes:
+        kernel: Height and width of a window.
+        stride: Stride, vertical and horizontal.
+        padding: Rows and columns of zeros above, left, below and right.
+        count_padding: Whether the count of a window includes its padding.
+    """
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    count_padding: bool
+
+
+@dataclass(frozen=True)
 class MultiplyStep(Step):
-    """Product of a tensor and one factor for each channel, in floating point; squeeze-excite."""
+    """Product of two tensors: ``clamp(round((a * b) * ratio + zero) - zero)`` in float32, ``zero`` that of the output.
+
+    The second tensor has the shape of the first one, or one value for each channel; squeeze-excite.
+
+    Attributes:
+        ratio: Product of the scales of the inputs over the scale of the output, each operation rounded to float32.
+    """
+
+    ratio: np.float32
+
+
+@dataclass(frozen=True)
+class ConcatStep(Step):
+    """Tensors one behind the other along the first axis, each requantized as by ``RequantizeStep`` if need be."""
+
+
+@dataclass(frozen=True)
+class MoveStep(Step):
+    """Values that are moved or selected without arithmetic: the output has scale, bits and sign of the input.
+
+    Attributes:
+        kind: ``"slice"``, ``"select"``, ``"shuffle"``, ``"max_pool"``, ``"flatten"``, ``"pad"``, ``"permute"``, or
+            ``"upsample"`` of mode ``"nearest"``.
+        settings: As in ``apq_tune.network.graph``.
+    """
+
+    kind: LayerKind
+    settings: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class FunctionStep(Step):
-    """Activation function of a float tensor.
+    """Activation function in floating point.
 
     Attributes:
-        function: ``"h_swish"`` or ``"h_sigmoid"``.
+        function: Function.
+        settings: ``slope`` of ``leaky_relu``; ``factor`` and ``offset`` of ``scale``.
     """
 
     function: Function
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class FloatStep(Step):
+    """Operation in floating point on the real values of its inputs, which may be integer tensors.
+
+    Attributes:
+        kind: Operation.
+        settings: As in ``apq_tune.network.graph``.
+        parameters: Parameters by role, as in ``apq_tune.network.graph``.
+    """
+
+    kind: LayerKind
+    settings: Mapping[str, Any]
+    parameters: Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -201,8 +266,8 @@ class Program:
 
     @property
     def float_steps(self) -> tuple[str, ...]:
-        """Names of the steps between image and logits that need floating point: squeeze-excite and hard swish."""
-        return tuple(step.name for step in self.steps if isinstance(step, MultiplyStep | FunctionStep))
+        """Names of the steps that compute in floating point, such as hard swish or layer norm."""
+        return tuple(step.name for step in self.steps if isinstance(step, FunctionStep | FloatStep))
 
     def integer(self, name: str) -> IntegerTensor:
         """Integer tensor by name.
@@ -212,7 +277,7 @@ class Program:
         """
         tensor = self.tensors[name]
         if not isinstance(tensor, IntegerTensor):
-            raise DeployError(f"{name}: is a float tensor; only images, logits and activations around h_swish are")
+            raise DeployError(f"{name}: is a float tensor; only images, logits and what floating-point steps make are")
         return tensor
 
     @functools.cached_property
@@ -233,6 +298,8 @@ def _plain(value: Any) -> Any:
         return value.dtype.str, value.shape, value.tobytes()
     if isinstance(value, np.generic):
         return value.tobytes()
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return [_plain(part) for part in value]
+    if isinstance(value, Mapping):
+        return [(key, _plain(part)) for key, part in sorted(value.items())]
     return value

@@ -27,11 +27,16 @@ from torch.nn import functional
 from apq_tune.deploy.program import (
     LOGITS,
     AddStep,
+    AveragePoolStep,
+    ConcatStep,
     ConvStep,
+    FloatStep,
+    FloatTensor,
     FunctionStep,
     IntegerTensor,
     LinearStep,
     MeanStep,
+    MoveStep,
     MultiplyStep,
     Program,
     QuantizeStep,
@@ -41,7 +46,9 @@ from apq_tune.deploy.program import (
     WeightedStep,
 )
 from apq_tune.errors import DeployError
+from apq_tune.network.graph import Node
 from apq_tune.network.layer import IMAGE
+from apq_tune.tracing.functions import activate, compute
 
 METADATA = "apq_tune.json"
 """Name of the extra file with the metadata."""
@@ -152,29 +159,66 @@ class ProgramModule(nn.Module):
                 self.register_buffer(f"bias_{number}", torch.from_numpy(step.weights.bias))
                 self.register_buffer(f"multipliers_{number}", torch.from_numpy(np.array(step.multipliers)))
                 self._exact[step.name] = _dtype(step, program.integer(step.inputs[0]))
+            elif isinstance(step, FloatStep):
+                for role, values in step.parameters.items():
+                    self.register_buffer(f"{role}_{number}", torch.from_numpy(np.array(values)))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits, shape ``(n, classes)``, of images of shape ``(n, channels, size, size)``."""
+        """Logits, shape ``(n, classes)``, of images of shape ``(n, channels, height, width)``."""
+        return self.tensors(image)[LOGITS]
+
+    def tensors(self, image: Tensor) -> dict[str, Tensor]:
+        """All tensors of the program by name, integers as floating-point numbers."""
         tensors = {IMAGE: image}
         for number, step in enumerate(self._program.steps):
             inputs = [tensors[name] for name in step.inputs]
-            y = self._weighted(step, number, inputs[0]) if isinstance(step, WeightedStep) else self._plain(step, inputs)
+            if isinstance(step, WeightedStep):
+                y = self._weighted(step, number, inputs[0])
+            elif isinstance(step, MoveStep | FunctionStep | FloatStep):
+                y = self._node(step, number, inputs)
+            else:
+                y = self._plain(step, inputs)
             output = self._program.tensors[step.output]
             if isinstance(output, IntegerTensor):
                 y = y.round().clamp(output.low, output.high)
             tensors[step.output] = y
-        return tensors[LOGITS]
+        return tensors
 
     def _weighted(self, step: WeightedStep, number: int, x: Tensor) -> Tensor:
         dtype = self._exact[step.name]
         weights, bias = (getattr(self, f"{name}_{number}").to(dtype) for name in ("weights", "bias"))
         multipliers: Tensor = getattr(self, f"multipliers_{number}")
         if isinstance(step, ConvStep):
-            y: Tensor = functional.conv2d(x.to(dtype), weights, bias, step.stride, step.padding, 1, step.groups)
+            (top, left, bottom, right), inside = step.padding, (0, 0)
+            if (top, left) == (bottom, right):
+                inside = top, left
+            else:
+                x = functional.pad(x, (left, right, top, bottom))
+            y: Tensor = functional.conv2d(x.to(dtype), weights, bias, step.stride, inside, step.dilation, step.groups)
             return y.float() * multipliers[:, None, None]
         assert isinstance(step, LinearStep)
         y = functional.linear(x.to(dtype), weights, bias)
         return y.float() * multipliers
+
+    def _node(self, step: MoveStep | FunctionStep | FloatStep, number: int, inputs: list[Tensor]) -> Tensor:
+        """Output of a step that is a node of a graph, before rounding; integers are moved as they are."""
+        output = self._program.tensors[step.output]
+        if not isinstance(step, MoveStep) or isinstance(output, FloatTensor):
+            inputs = [self._real(name, x) for name, x in zip(step.inputs, inputs, strict=True)]
+        if isinstance(step, FunctionStep):
+            return activate(inputs[0], {"name": step.function, **step.settings})
+        parameters = {}
+        if isinstance(step, FloatStep):
+            parameters = {role: getattr(self, f"{role}_{number}") for role in step.parameters}
+            if step.kind == "multiply" and inputs[1].ndim < inputs[0].ndim:  # one factor for each channel
+                inputs[1] = inputs[1][:, :, None, None]
+        settings = {**step.settings, "keep": len(output.shape) > 1} if step.kind == "pool" else step.settings
+        kind = "mean" if step.kind == "pool" else step.kind
+        return compute(Node(step.name, kind, step.inputs, output.shape, settings), inputs, parameters)
+
+    def _real(self, name: str, x: Tensor) -> Tensor:
+        """Real values of a tensor."""
+        return x * self._scale(name) if isinstance(self._program.tensors[name], IntegerTensor) else x
 
     def _plain(self, step: Step, inputs: list[Tensor]) -> Tensor:
         """Output of a step without weights, before rounding."""
@@ -182,18 +226,32 @@ class ProgramModule(nn.Module):
         if isinstance(step, ResizeStep):
             return functional.interpolate(x, size=self._size(step.output), mode="bilinear", antialias=True)
         if isinstance(step, QuantizeStep):
-            return x / self._scale(step.output)
+            return self._real(step.inputs[0], x) / self._scale(step.output)
         if isinstance(step, RequantizeStep):
             return (x * self._scale(step.inputs[0])) / self._scale(step.output)
         if isinstance(step, AddStep):
             return self._sum(step, inputs)
         if isinstance(step, MeanStep):
-            return x.sum(dim=(2, 3)) * float(step.multiplier)
+            keep = len(self._program.tensors[step.output].shape) > 1
+            return x.sum(dim=(2, 3), keepdim=keep) * float(step.multiplier)
+        if isinstance(step, ConcatStep):
+            real = [self._real(name, one) for name, one in zip(step.inputs, inputs, strict=True)]
+            return torch.cat(real, 1) / self._scale(step.output)
+        zero = self._program.integer(step.output).zero
         if isinstance(step, MultiplyStep):
-            factors = inputs[1] * self._scale(step.inputs[1])
-            return (x * self._scale(step.inputs[0])) * factors[:, :, None, None] / self._scale(step.output)
-        assert isinstance(step, FunctionStep)
-        return functional.hardswish(x) if step.function == "h_swish" else functional.hardsigmoid(x)
+            return (x * inputs[1] * float(step.ratio) + zero).round() - zero
+        assert isinstance(step, AveragePoolStep)
+        return (self._means(step, self._real(step.inputs[0], x)) / self._scale(step.output) + zero).round() - zero
+
+    def _means(self, step: AveragePoolStep, x: Tensor) -> Tensor:
+        """Means over windows, summed row by row as the integer reference does."""
+        top, left, bottom, right = step.padding
+        inside = functional.pad(
+            torch.ones(1, 1, *x.shape[2:]), (left, right, top, bottom), value=float(step.count_padding)
+        )
+        x = functional.pad(x, (left, right, top, bottom))
+        total, count = (functional.avg_pool2d(own, step.kernel, step.stride, divisor_override=1) for own in (x, inside))
+        return total / count
 
     def _sum(self, step: AddStep, inputs: list[Tensor]) -> Tensor:
         """Sum of two tensors by two multiply-adds, each of which is rounded once; see the integer reference."""

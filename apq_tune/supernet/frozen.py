@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from apq_tune.network.layer import Function
 from apq_tune.supernet.folded import integers
-from apq_tune.supernet.graph_subnet import FoldedWeights
+from apq_tune.supernet.graph_subnet import FoldedWeights, GraphSubnet
 from apq_tune.supernet.interfaces import AnySubnet
 from apq_tune.supernet.quantize import ActivationQuantizer
 
@@ -38,13 +37,11 @@ class FrozenQuantizer(NamedTuple):
         scale: Real value of one level.
         bits: Bit-width.
         signed: Whether levels run from ``-2^(bits - 1)`` to ``2^(bits - 1) - 1`` rather than from 0 to ``2^bits - 1``.
-        function: Function that is applied before quantization; ``None`` if saturation does all of it (ReLU, ReLU6).
     """
 
     scale: np.float32
     bits: int
     signed: bool
-    function: Function | None
 
 
 class FrozenSubnet:
@@ -86,8 +83,15 @@ class FrozenSubnet:
             bits,
         )
 
+    @torch.no_grad()
+    def constants(self, name: str) -> dict[str, NDArray[np.float32]]:
+        """Parameters by role of a layer that is computed in floating point; networks of blocks have none."""
+        if not isinstance(self._subnet, GraphSubnet):
+            return {}
+        tensors = self._subnet.constants(name)
+        return {role: np.asarray(own.cpu().numpy(), np.float32) for role, own in tensors.items()}
+
 
 @torch.no_grad()
 def _frozen(quantizer: ActivationQuantizer, bits: int) -> FrozenQuantizer:
-    function = quantizer.activation if quantizer.activation in ("h_swish", "h_sigmoid") else None
-    return FrozenQuantizer(np.float32(quantizer.step(bits).item()), bits, quantizer.signed, function)
+    return FrozenQuantizer(np.float32(quantizer.step(bits).item()), bits, quantizer.signed)
