@@ -30,6 +30,9 @@ from apq_tune.space.choices import ChoiceSpace
 from apq_tune.space.encoding import Encoding
 from apq_tune.space.flat_encoding import FlatEncoding
 from apq_tune.space.gene import Gene
+from apq_tune.space.model_candidate import ModelCandidate
+from apq_tune.space.model_encoding import ModelEncoding
+from apq_tune.space.model_space import ModelSpace
 from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.parameters import Space
 from apq_tune.space.search_space import SearchSpace
@@ -107,7 +110,10 @@ __all__ = [
     "Gene",
     "Metric",
     "ModelBased",
+    "ModelCandidate",
+    "ModelEncoding",
     "ModelSampler",
+    "ModelSpace",
     "NSGA2Sampler",
     "NetworkEncoding",
     "Objective",

@@ -73,6 +73,9 @@ class Network:
         channels: Number of channels of the image.
         bits: Bits at which the image is stored.
         parts: Parts in the order of the forward pass, each of which reads outputs of earlier parts.
+        direct: Whether parts depend on too many genes for tables of their costs, which are then computed candidate by
+            candidate.
+        width: Width of the images in pixels; ``None`` if they are square.
     """
 
     genes: Mapping[str, tuple[int, ...]]
@@ -81,6 +84,8 @@ class Network:
     channels: int
     bits: int
     parts: tuple[Part, ...]
+    direct: bool = False
+    width: int | None = None
 
     @property
     def searched(self) -> tuple[Part, ...]:
@@ -94,7 +99,7 @@ class Network:
 
     def image(self, size: int) -> Tensor:
         """Input tensor."""
-        return Tensor(self.channels, size, self.bits)
+        return Tensor(self.channels, size, self.bits, self.width)
 
     def shape(self, part: Part) -> tuple[int, ...]:
         """Number of values of each of a part's genes."""

@@ -16,6 +16,7 @@ from apq_tune.inputs.documents import load_json
 from apq_tune.space.block_type import BlockType
 from apq_tune.space.block_types import BLOCK_TYPES, DEFAULT, type_of
 from apq_tune.space.gene import BIT_KINDS
+from apq_tune.space.model_candidate import ModelCandidate
 
 _COLUMNS = TypeAdapter(dict[str, list[Annotated[int, Field(strict=True, gt=0)]]])
 
@@ -239,13 +240,15 @@ def read_candidate(data: Any) -> Any:
         data: What ``to_dict`` of a candidate gives.
 
     Returns:
-        A ``Candidate`` or a ``Configuration``, by its keys.
+        A ``Candidate``, ``ModelCandidate`` or ``Configuration``, by its keys.
 
     Raises:
         CandidateError: If it is none of them.
     """
     if isinstance(data, Mapping) and "choices" in data:
         return Configuration.from_dict(data)
+    if isinstance(data, Mapping) and "skipped" in data:
+        return ModelCandidate.from_dict(data)
     return Candidate.from_dict(data)
 
 

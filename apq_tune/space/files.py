@@ -9,6 +9,7 @@ from typing import Any
 from apq_tune.errors import DocumentError, SpaceError
 from apq_tune.inputs.documents import load_json, load_yaml
 from apq_tune.space.choices import ChoiceSpace
+from apq_tune.space.model_space import ModelSpace
 from apq_tune.space.network_space import NetworkSpace
 from apq_tune.space.search_space import SearchSpace
 from apq_tune.space.shipped import RENAMED, known_spaces, shipped_text
@@ -20,7 +21,8 @@ def load_space(name_or_path: str | Path) -> NetworkSpace | ChoiceSpace:
     """Read a shipped space by name (``"digits"``), or any YAML or JSON file by path.
 
     Returns:
-        A ``SearchSpace``; of a file that holds nothing but ``choices`` (and a ``name``), a ``ChoiceSpace``.
+        A ``SearchSpace``; a ``ModelSpace`` of a file with a ``model``; of one that holds nothing but ``choices`` (and
+        a ``name``), a ``ChoiceSpace``.
 
     Raises:
         SpaceError: For an unknown name (lists the known ones) or a faulty file (names file, key and remedy).
@@ -72,6 +74,8 @@ def space_from(data: Any, source: str = "search space") -> NetworkSpace | Choice
     """
     if isinstance(data, dict) and "choices" in data and set(data) <= {"choices", "name"}:
         return _choices_in(data, source)
+    if isinstance(data, dict) and "model" in data:
+        return ModelSpace.from_dict(data, source)
     return SearchSpace.from_dict(data, source)
 
 

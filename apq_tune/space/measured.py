@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from apq_tune.errors import CandidateError, SpaceError
 from apq_tune.space.encoding import Encoding, Genomes, draw
 from apq_tune.space.flat_encoding import FlatEncoding
+from apq_tune.space.gene import Gene
 from apq_tune.space.gene_encoding import GeneEncoding
+from apq_tune.space.model_encoding import ModelEncoding
 from apq_tune.space.network_encoding import NetworkEncoding
 
 Mask = NDArray[np.bool_]
@@ -48,8 +50,11 @@ def within(encoding: GeneEncoding, mask: Mask) -> Any:
     """Restrict an encoding to genomes that lie inside; returns it as it is if nothing is outside."""
     if not outside(encoding, mask):
         return encoding
-    kind = _WithinNetworks if isinstance(encoding, NetworkEncoding) else _WithinFlat
-    return kind(encoding.space, mask)
+    if isinstance(encoding, NetworkEncoding):
+        return _WithinNetworks(encoding.space, mask)
+    if isinstance(encoding, ModelEncoding):
+        return _WithinModel(encoding.space, mask)
+    return _WithinFlat(encoding.space, mask)
 
 
 def outside(encoding: Encoding, mask: Mask) -> list[str]:
@@ -166,6 +171,32 @@ class _WithinNetworks(NetworkEncoding):
 
     def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
         return super().repair(self._places.move_in(genomes), rng)
+
+    def uniform_policies(self) -> Genomes:
+        policies = super().uniform_policies()
+        return policies[self._places.contain(policies, self.active_genes(policies))]
+
+    def encode(self, candidates: Sequence[Any], *, check: bool = True) -> Genomes:
+        genomes = super().encode(candidates, check=check)
+        if check:
+            self._places.check(self, genomes)
+        return genomes
+
+
+class _WithinModel(ModelEncoding):
+    def __init__(self, space: Any, mask: Mask) -> None:
+        super().__init__(space)
+        self._places = _Places(mask)
+        self._column = {name: place for place, name in enumerate(self.names)}
+
+    def _open_values(self, gene: Gene) -> list[int]:
+        return [int(i) for i in np.flatnonzero(self._places.mask[self._column[gene.name]])]
+
+    def _draw(self, n: int, rng: np.random.Generator) -> Genomes:
+        return self._places.draw(n, rng)
+
+    def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:  # noqa: ARG002
+        return self._places.move_in(genomes)
 
     def uniform_policies(self) -> Genomes:
         policies = super().uniform_policies()

@@ -1,0 +1,283 @@
+"""What is open in a traced model: widths, removable blocks and bits, and what users fix, narrow or group in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from apq_tune.errors import SpaceError
+from apq_tune.inputs.ranges import Finite
+from apq_tune.network.coupling import ChannelGroup, Coupling
+from apq_tune.network.graph import WEIGHTED, Graph
+from apq_tune.network.layer import IMAGE
+from apq_tune.network.removable import Removable
+from apq_tune.space.gene import Gene, Kind
+from apq_tune.space.skeleton import BitChoice, Bits, Channels, Model, SizeChoice
+
+TOGETHER, FULL = "together", "full"
+"""Words in ``genes``: one gene for all that a glob names; all channels."""
+
+KEYS: Mapping[str, tuple[Kind, ...]] = {
+    "width": ("width",),
+    "depth": ("depth",),
+    "w_bits": ("w_bits",),
+    "a_bits": ("a_bits",),
+    "bits": ("w_bits", "a_bits"),
+}
+"""Keys of an entry of ``genes``, and the kinds of genes that they are about."""
+
+
+def _entries(genes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Check the form of ``genes``, whose names and values ``Choices`` checks with the model at hand."""
+    for glob, entry in genes.items():
+        if not isinstance(entry, Mapping) or not entry:
+            raise ValueError(f"{glob!r}: {entry!r} is no entry; give a mapping such as {{'w_bits': [8]}}")
+        for key, value in entry.items():
+            if key not in KEYS:
+                raise ValueError(f"{glob!r}: there is no {key!r}; give {', '.join(KEYS)}")
+            words = (TOGETHER, FULL) if key == "width" else (TOGETHER,)
+            for one in _listed(value):
+                if (isinstance(one, bool) or not isinstance(one, int)) and one not in words:
+                    said = " or ".join(f"'{word}'" for word in words)
+                    raise ValueError(f"{glob!r}: {key}: {value!r} is neither a whole number, a list, nor {said}")
+    return {glob: dict(entry) for glob, entry in genes.items()}
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+class ModelOptions(Model):
+    """Options of the space of a traced model.
+
+    Attributes:
+        data: Name of the data set, or folder of images.
+        sizes: Image sizes to choose from; by default that of the example.
+        step: Distance of widths in channels; the width of a group is a multiple of it, or full.
+        least: Least share of a group's channels that stay.
+        w_bits: Bits of weights to choose from.
+        a_bits: Bits of inputs to choose from.
+        ends: Bits of the first and the last layers with weights; ``None`` to choose as in all others.
+        keep: Globs over names of nodes whose channels and blocks stay as they are.
+        genes: What is fixed, narrowed or grouped, by globs over the names of layers and blocks: see ``Choices``.
+    """
+
+    data: str | None = None
+    sizes: SizeChoice | None = None
+    step: Channels = 8
+    least: Annotated[float, Finite(0, 1, above=True)] = 0.25
+    w_bits: BitChoice = (2, 4, 8)
+    a_bits: BitChoice = (2, 4, 8)
+    ends: Bits | None = 8
+    keep: tuple[str, ...] = ()
+    genes: Annotated[dict[str, Any], AfterValidator(_entries)] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Values of one quantity of a model.
+
+    Attributes:
+        values: Values, ascending.
+        gene: Name of the gene that chooses among them; empty if there is one value, or nothing depends on it.
+    """
+
+    values: tuple[int, ...]
+    gene: str = ""
+
+    def among(self, chosen: Mapping[str, int]) -> int:
+        """Value, given those of genes by name."""
+        return chosen[self.gene] if self.gene else self.values[-1]
+
+
+class Choices:
+    """Open quantities of a traced model, each with its values and its gene.
+
+    ``genes`` of the options has, for each glob over the user's names, a mapping with some of the keys
+
+    - ``width``: ``"full"``, or numbers of channels of the first layer that makes the channels of a group. The glob
+      names any of the layers that make them.
+    - ``depth``: 1 to keep the removable blocks that the glob names, 0 to leave them out.
+    - ``w_bits``, ``a_bits``, ``bits`` (both): bits of the layers that the glob names.
+
+    Values are a number or a list of numbers. ``"together"``, alone or first in a list, makes one gene of all that the
+    glob names. Entries are applied in order, so that later ones refine earlier ones.
+
+    Attributes:
+        blocks: Removable blocks.
+        depths: For each removable block by name, whether it is there.
+        widths: For each group that can shrink, by index, its channels in its first maker.
+        w_bits: Bits of the weights of each convolution and linear layer, by name.
+        a_bits: Bits of their inputs.
+        genes: Genes in the order of the genome: depths, the image size, widths, bits of weights, bits of inputs.
+        block_of: Name of the removable block of each node that is in one.
+    """
+
+    def __init__(
+        self, graph: Graph, coupling: Coupling, blocks: Sequence[Removable], options: ModelOptions, sizes: Sequence[int]
+    ) -> None:
+        """Lay out the genes.
+
+        Raises:
+            SpaceError: If an entry of ``genes`` names nothing, or a value that a gene cannot have.
+        """
+        self._coupling = coupling
+        self.blocks = tuple(blocks)
+        self.block_of = {node: block.name for block in blocks for node in block.nodes}
+        self._members: dict[Kind, dict[str, tuple[str, ...]]] = {
+            "depth": {block.name: (block.name,) for block in blocks},
+            "width": {
+                group.name: (group.name, *group.makers) for group in (coupling.groups[i] for i in coupling.shrinkable)
+            },
+            "w_bits": {node.name: (node.name,) for node in graph.weighted},
+            "a_bits": {node.name: (node.name,) for node in graph.weighted},
+        }
+        self._index = {coupling.groups[i].name: i for i in coupling.shrinkable}
+        values: dict[Kind, dict[str, tuple[int, ...]]] = {
+            "depth": dict.fromkeys(self._members["depth"], (0, 1)),
+            "width": {
+                name: stepped(coupling.groups[i], options.step, options.least) for name, i in self._index.items()
+            },
+            "w_bits": dict.fromkeys(self._members["w_bits"], options.w_bits),
+            "a_bits": dict.fromkeys(self._members["a_bits"], options.a_bits),
+        }
+        if options.ends is not None:
+            for name in ends(graph):
+                values["w_bits"][name] = values["a_bits"][name] = (options.ends,)
+        leader: dict[Kind, dict[str, str]] = {kind: {} for kind in values}
+        for glob, entry in options.genes.items():
+            for key, given in entry.items():
+                self._apply(glob, key, _listed(given), values, leader)
+        makers = {name: coupling.groups[i].makers for name, i in self._index.items()}
+        gone = {name for name, own in values["depth"].items() if own == (0,)}
+        self._layers_of = {**{name: (name,) for name in self._members["w_bits"]}, **makers}
+        self._chosen: dict[Kind, dict[str, Choice]] = {}
+        genes: dict[Kind, list[Gene]] = {}
+        for kind, own in values.items():
+            self._chosen[kind], genes[kind] = {}, []
+            for name, several in own.items():
+                inert = kind != "depth" and all(self.block_of.get(node) in gone for node in self._layers_of[name])
+                open_ = len(several) > 1 and not inert
+                label = f"{leader[kind].get(name, name)} {kind}" if open_ else ""
+                self._chosen[kind][name] = Choice(several, label)
+                if open_ and all(gene.name != label for gene in genes[kind]):
+                    block = "" if kind in ("depth", "width") else leader[kind].get(name, name)
+                    genes[kind].append(Gene(label, kind, several, block))
+        size = [Gene("resolution", "resolution", tuple(sizes))] if len(sizes) > 1 else []
+        self.genes = (*genes["depth"], *size, *genes["width"], *genes["w_bits"], *genes["a_bits"])
+        self.depths, self.w_bits, self.a_bits = (self._chosen[kind] for kind in ("depth", "w_bits", "a_bits"))
+        self.widths = {self._index[name]: choice for name, choice in self._chosen["width"].items()}
+
+    def blocks_of(self, gene: Gene) -> frozenset[str] | None:
+        """Removable blocks of which one must be there for a gene to matter; ``None`` if it always matters."""
+        if gene.kind in ("depth", "resolution"):
+            return None
+        own = self._chosen[gene.kind]
+        layers = {layer for name, choice in own.items() if choice.gene == gene.name for layer in self._layers_of[name]}
+        blocks = {self.block_of.get(layer) for layer in layers}
+        always = None in blocks or any(self.depths[str(block)].values == (1,) for block in blocks)
+        open_ = {str(block) for block in blocks if block is not None and self.depths[block].values != (0,)}
+        return None if always else frozenset(open_)
+
+    def _apply(
+        self,
+        glob: str,
+        key: str,
+        given: list[Any],
+        values: dict[Kind, dict[str, tuple[int, ...]]],
+        leader: dict[Kind, dict[str, str]],
+    ) -> None:
+        """Apply one key of an entry of ``genes``."""
+        where = f"genes: {glob!r}: {key}"
+        for kind in KEYS[key]:
+            names = [name for name, own in self._members[kind].items() if any(fnmatchcase(one, glob) for one in own)]
+            if not names:
+                raise SpaceError(f"{where}: {self._nothing(glob, kind)}")
+            numbers = [one for one in given if isinstance(one, int)]
+            for name in names:
+                if FULL in given:
+                    values[kind][name] = values[kind][name][-1:]
+                elif numbers:
+                    values[kind][name] = self._checked(where, kind, name, numbers)
+            if TOGETHER in given:
+                if differing := [name for name in names if values[kind][name] != values[kind][names[0]]]:
+                    one, other = (f"{n!r} {list(values[kind][n])}" for n in (names[0], differing[0]))
+                    raise SpaceError(f"{where}: {one} and {other} have different values, so no gene can be of both")
+                leader[kind] |= dict.fromkeys(names, glob)
+
+    def _checked(self, where: str, kind: Kind, name: str, numbers: Sequence[int]) -> tuple[int, ...]:
+        """Values of one quantity, ascending.
+
+        Raises:
+            SpaceError: If it cannot have one of them.
+        """
+        own = tuple(sorted(set(numbers)))
+        if kind == "depth":
+            if wrong := [one for one in own if one not in (0, 1)]:
+                raise SpaceError(f"{where}: {wrong[0]} is no depth of a block; give 0, 1 or both")
+        elif kind == "width":
+            group = self._coupling.groups[self._index[name]]
+            unit, full = group.unit_channels, group.n_units * group.unit_channels
+            if wrong := [one for one in own if one % unit or not unit <= one <= full]:
+                of = f"multiples of {unit} up to {full}" if unit > 1 else f"1 to {full}"
+                raise SpaceError(f"{where}: {name!r} cannot have {wrong[0]} channels; its widths are {of}")
+        elif wrong := [one for one in own if not 2 <= one <= 8]:
+            raise SpaceError(f"{where}: {wrong[0]} bits are not possible; give 2 to 8")
+        return own
+
+    def _nothing(self, glob: str, kind: Kind) -> str:
+        """Why a glob names nothing of a kind."""
+        layers = list(self._members["w_bits"])
+        if kind == "depth":
+            known = _some(self._members["depth"]) or "none"
+            return f"names no removable block; there are: {known}"
+        if kind == "width":
+            for group in self._coupling.groups:
+                if group.locked and any(fnmatchcase(name, glob) for name in (group.name, *group.makers)):
+                    return f"all channels of {group.name!r} are kept: {group.locked}"
+            if any(fnmatchcase(name, glob) for name in layers):
+                return "names layers whose channels cannot be removed, such as the last one"
+            return f"names no layer with channels that can be removed; there are: {_some(self._members['width'])}"
+        return f"names no convolution or linear layer; there are: {_some(layers)}"
+
+
+def _some(names: Iterable[str], n: int = 4) -> str:
+    listed = list(names)
+    return ", ".join(map(repr, listed[:n])) + (f", ... ({len(listed)} in all)" if len(listed) > n else "")
+
+
+def stepped(group: ChannelGroup, step: int, least: float) -> tuple[int, ...]:
+    """Widths of a group in channels of its first maker: whole units, about ``step`` channels apart, and all of them.
+
+    Args:
+        group: Coupled channels.
+        step: Distance in channels.
+        least: Least share of the channels.
+    """
+    unit, full = group.unit_channels, group.n_units * group.unit_channels
+    distance = max(1, round(step / unit)) * unit
+    return (*(n for n in range(distance, full, distance) if n >= least * full), full)
+
+
+def ends(graph: Graph) -> tuple[str, ...]:
+    """Names of the layers with weights that read the image, and of those that no other one reads."""
+    first: list[str] = []
+    fresh = {IMAGE}  # what has been through no layer with weights
+    for node in graph.nodes:
+        if node.kind in WEIGHTED and not fresh.isdisjoint(node.inputs):
+            first.append(node.name)
+        elif node.kind not in WEIGHTED and fresh.issuperset(node.inputs):
+            fresh.add(node.name)
+    final = {graph.nodes[-1].name}
+    last: list[str] = []
+    for node in reversed(graph.nodes):
+        if node.name in final:
+            if node.kind in WEIGHTED:
+                last.append(node.name)
+            else:
+                final.update(node.inputs)
+    return tuple(dict.fromkeys((*first, *reversed(last))))

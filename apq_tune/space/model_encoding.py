@@ -1,0 +1,120 @@
+"""Encoding of the networks of a traced model: genes of residual blocks that are left out are inert."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apq_tune.errors import CandidateError, SpaceError
+from apq_tune.space.encoding import Genomes
+from apq_tune.space.gene import Gene
+from apq_tune.space.gene_encoding import GeneEncoding
+from apq_tune.space.model_candidate import ModelCandidate
+from apq_tune.space.model_size import count
+from apq_tune.space.model_space import ModelSpace
+
+
+class ModelEncoding(GeneEncoding):
+    """Encoding of the space of a traced model.
+
+    A gene of bits is inert if its layer is in a block that is left out; a width, if all layers that make the channels
+    are. Every combination is allowed.
+    """
+
+    def __init__(self, space: ModelSpace) -> None:
+        super().__init__(space)
+        choices = space.choices
+        column = {name: place for place, name in enumerate(self.names)}
+        self._depth_of = {depth.gene: name for name, depth in choices.depths.items() if depth.gene}
+        self._depths = {block: column[gene] for gene, block in self._depth_of.items()}
+        self._blocks = {gene.name: choices.blocks_of(gene) for gene in self.genes}
+        self._index = [{value: i for i, value in enumerate(values)} for values in self.choices]
+        alone: dict[int, list[int]] = {}
+        self._shared: list[tuple[int, list[int]]] = []
+        for place, gene in enumerate(self.genes):
+            blocks = self._blocks[gene.name]
+            if blocks is None:
+                continue
+            columns = sorted(self._depths[block] for block in blocks)
+            if len(columns) == 1:
+                alone.setdefault(columns[0], []).append(place)
+            else:
+                self._shared.append((place, columns))
+        self._in_one = np.array([place for places in alone.values() for place in places], np.intp)
+        """Genes that depend on one block, and the columns of the depths of these."""
+        self._their_depth = np.array([depth for depth, places in alone.items() for _ in places], np.intp)
+
+    def size(self) -> int:
+        """Number of distinct candidates, or an upper bound where more than 16 blocks share genes."""
+        return count(self.genes, self._depth_of, self._blocks, self._open_values)
+
+    def _open_values(self, gene: Gene) -> Sequence[int]:
+        """Places of the values that ``enumerate`` gives a gene."""
+        return range(len(gene.values))
+
+    def active_genes(self, genomes: Genomes) -> NDArray[np.bool_]:
+        """Whether genes affect the candidate, shape ``(n, n_genes)``."""
+        out = np.ones(genomes.shape, bool)
+        out[:, self._in_one] = genomes.take(self._their_depth, axis=1) > 0
+        for place, columns in self._shared:
+            out[:, place] = (genomes.take(columns, axis=1) > 0).any(axis=1)
+        return out
+
+    def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:  # noqa: ARG002
+        """Nothing is forbidden."""
+        return genomes
+
+    def is_allowed(self, genomes: Genomes) -> NDArray[np.bool_]:
+        """``(n, n_genes) -> (n,)``: nothing is forbidden."""
+        return np.ones(len(genomes), bool)
+
+    def enumerate(self, limit: int = 1_000_000) -> Genomes:
+        """All canonical genomes of a small space, shape ``(size, n_genes)``.
+
+        Raises:
+            SpaceError: If there are more than ``limit``.
+        """
+        if (size := self.size()) > limit:
+            raise SpaceError(f"{self.name}: {Decimal(size):.2g} candidates are too many to enumerate (limit {limit})")
+        depths = [place for place, gene in enumerate(self.genes) if gene.kind == "depth"]
+        found = []
+        for pattern in itertools.product(*(self._open_values(self.genes[place]) for place in depths)):
+            base = np.zeros((1, self.n_genes), np.int16)
+            base[0, depths] = pattern
+            rest = np.flatnonzero(self.active_genes(base)[0])
+            rest = rest[~np.isin(rest, depths)]
+            axes = [np.asarray(self._open_values(self.genes[place]), np.int16) for place in rest]
+            grid = np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=1) if axes else None
+            own = np.repeat(base, 1 if grid is None else len(grid), axis=0)
+            if grid is not None:
+                own[:, rest] = grid
+            found.append(own)
+        return np.concatenate(found)
+
+    def decode(self, genomes: Genomes) -> list[ModelCandidate]:
+        """Candidates of genomes of shape ``(n, n_genes)``."""
+        named = list(zip(self.names, self.choices, strict=True))
+        return [
+            self.space.candidate_of({name: values[i] for (name, values), i in zip(named, genome, strict=True)})
+            for genome in genomes.tolist()
+        ]
+
+    def encode(self, candidates: Sequence[Any], *, check: bool = True) -> Genomes:  # noqa: ARG002
+        """Canonical genomes of candidates, shape ``(n, n_genes)``.
+
+        Raises:
+            CandidateError: If one is not in the space; the message names its position, and the gene and its value.
+        """
+        genomes = np.zeros((len(candidates), self.n_genes), np.int16)
+        for i, candidate in enumerate(candidates):
+            try:
+                values = self.space.values_of(candidate)
+            except CandidateError as error:
+                raise CandidateError(f"candidate {i}: {error}") from None
+            genomes[i] = [index[values[name]] for name, index in zip(self.names, self._index, strict=True)]
+        return self.canonicalise(genomes)
