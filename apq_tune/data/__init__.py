@@ -12,7 +12,7 @@ from apq_tune.data.named import DATA, SHAPES, DataRoot, imagenet
 from apq_tune.data.split import AnySplit, Data, FileSplit, Split, pooled
 from apq_tune.data.taken import taken
 from apq_tune.errors import RunError
-from apq_tune.space.network_space import NetworkSpace
+from apq_tune.space.network_space import NetworkSpace, Normalisation
 
 __all__ = [
     "DATA",
@@ -48,6 +48,7 @@ class WantedImages(NamedTuple):
         size: Side length in pixels.
         classes: Number of classes.
         is_file: Whether the shape is fixed by a file, rather than by a search space that can be changed.
+        normalisation: How the network wants the values of pixels; ``None`` for the default of the package.
     """
 
     owner: str
@@ -55,6 +56,7 @@ class WantedImages(NamedTuple):
     size: int
     classes: int
     is_file: bool = False
+    normalisation: Normalisation | None = None
 
 
 def load_data(space: NetworkSpace, data_root: str | Path | None = None) -> Data:
@@ -70,7 +72,9 @@ def load_data(space: NetworkSpace, data_root: str | Path | None = None) -> Data:
         RunError: If the space names no data set, an unknown one (the message lists the known ones) or one of another
             shape, or if the files are missing and cannot be downloaded.
     """
-    wanted = WantedImages(space.name, space.input.channels, space.resolutions[-1], space.classes)
+    wanted = WantedImages(
+        space.name, space.input.channels, space.resolutions[-1], space.classes, normalisation=space.normalisation
+    )
     return read_images(space.data, wanted, DataRoot.of(data_root))
 
 
@@ -85,7 +89,14 @@ def read_images(data: str | None, wanted: WantedImages, place: DataRoot) -> Data
     Raises:
         RunError: If there is no such data set, it has another shape, or files are missing.
     """
-    owner, channels, size, _, is_file = wanted
+    read = _read(data, wanted, place)
+    if wanted.normalisation is None:
+        return read
+    return Data(*(split._replace(normalisation=wanted.normalisation) for split in read))
+
+
+def _read(data: str | None, wanted: WantedImages, place: DataRoot) -> Data:
+    owner, channels, size, _, is_file, _ = wanted
     if is_folder(data):
         folder = read_folder(str(data))
         _check_classes(wanted, str(data), len(folder.classes))

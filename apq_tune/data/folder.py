@@ -223,7 +223,7 @@ def _loaded(split: FileSplit) -> Split | FileSplit:
     if len(split.files) * int(np.prod(split.shape)) > IN_MEMORY:
         return split
     images = in_threads(lambda file: decode(file, split.channels, split.size, white=split.white), split.files)
-    return Split(np.stack(images), split.labels)
+    return Split(np.stack(images), split.labels, split.normalisation)
 
 
 def repeated(folder: Folder) -> Mapping[str, int]:

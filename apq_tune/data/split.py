@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq_tune.errors import RunError
+from apq_tune.space.network_space import Normalisation
 
 SEARCH_SHARE = 1 / 6
 """Share of the official training images that becomes ``search``: 10,000 of the 60,000 of Fashion-MNIST."""
@@ -22,6 +23,7 @@ class Split(NamedTuple):
 
     images: NDArray[np.float32] | NDArray[np.uint8]  # (n, channels, size, size), from 0 to 1 or from 0 to 255
     labels: NDArray[np.int64]  # (n,)
+    normalisation: Normalisation | None = None  # the default of the package if there is none
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -30,11 +32,11 @@ class Split(NamedTuple):
 
     def take(self, rows: NDArray[np.int64]) -> Split:
         """Select rows in the given order."""
-        return Split(self.images[rows], self.labels[rows])
+        return self._replace(images=self.images[rows], labels=self.labels[rows])
 
     def first(self, n: int) -> Split:
         """First ``n`` images, or all if there are fewer; a view, not a copy."""
-        return Split(self.images[:n], self.labels[:n])
+        return self._replace(images=self.images[:n], labels=self.labels[:n])
 
 
 class FileSplit(NamedTuple):
@@ -45,6 +47,7 @@ class FileSplit(NamedTuple):
     channels: int  # 1 or 3
     size: int
     white: float | None = None  # white level of float and 32-bit integer images
+    normalisation: Normalisation | None = None  # the default of the package if there is none
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -116,4 +119,4 @@ def pooled(split: AnySplit, size: int) -> AnySplit:
     assert isinstance(split, Split)  # files are decoded at the requested size
     factor = own // size
     whole = split.images.reshape(-1, channels, size, factor, size, factor).mean(axis=(3, 5), dtype=np.float32)
-    return Split(whole / np.float32(255) if split.images.dtype == np.uint8 else whole, split.labels)
+    return split._replace(images=whole / np.float32(255) if split.images.dtype == np.uint8 else whole)

@@ -139,7 +139,8 @@ def wilson(right: int, n: int) -> tuple[float, float]:
 
 
 def _wanted(file: OpenFile) -> WantedImages:
-    return WantedImages(str(file.path), file.channels, file.size, file.classes, is_file=True)
+    own = None if file.about is None else file.about.preprocessing.normalisation
+    return WantedImages(str(file.path), file.channels, file.size, file.classes, is_file=True, normalisation=own)
 
 
 def _check_classes(file: OpenFile, source: str) -> None:

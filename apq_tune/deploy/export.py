@@ -173,7 +173,7 @@ def _content(network: FoundNetwork, program: Program, kind: ExportFormat, *, pac
 def _images(network: FoundNetwork, n: int, data_root: str | Path | None) -> tuple[NDArray[np.float32], str]:
     """Images of the search split; random ones if they are not there."""
     space, given = network.space, network.preprocessing
-    wanted = WantedImages(space.name, given.channels, given.size, space.classes)
+    wanted = WantedImages(space.name, given.channels, given.size, space.classes, normalisation=given.normalisation)
     try:
         data: Data = read_images(space.data, wanted, DataRoot.of(data_root)._replace(download=False))
         return images_of(data.search, n), "search images"

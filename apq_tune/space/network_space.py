@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from apq_tune.space.parameters import Space
 
@@ -49,6 +49,18 @@ class Image(Protocol):
         ...
 
 
+class Normalisation(NamedTuple):
+    """How a network wants the values of pixels, which are from 0 to 1: less the mean, over the standard deviation.
+
+    Attributes:
+        mean: Mean of each channel.
+        std: Standard deviation of each channel.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
 class NetworkSpace(Space, abc.ABC):
     """Search space of networks that can be trained on images.
 
@@ -80,6 +92,11 @@ class NetworkSpace(Space, abc.ABC):
         @property
         def network(self) -> Network:
             """The networks, layer by layer, as functions of the genes."""
+
+    @property
+    def normalisation(self) -> Normalisation | None:
+        """How networks want the values of pixels; ``None`` for the default of the package."""
+        return None
 
     @abc.abstractmethod
     def size(self, *, bits: bool = True) -> int:

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from apq_tune.data.image import decode
 from apq_tune.data.split import AnySplit, Split
 from apq_tune.errors import RunError
+from apq_tune.space.network_space import Normalisation
 
 Augment = Literal["none", "crop", "crop_flip"]
 """Augmentation: none, random crops (resized crops of files, shifts by up to an eighth of images in memory), or random
@@ -30,19 +31,24 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MOST_WORKERS = 8
 
 
-def as_inputs(images: Tensor) -> Tensor:
-    """Network inputs of shape ``(n, channels, size, size)``: bytes scaled to [0, 1], colour images normalized."""
+def as_inputs(images: Tensor, normalisation: Normalisation | None = None) -> Tensor:
+    """Network inputs of shape ``(n, channels, size, size)``.
+
+    Args:
+        images: Bytes, which are scaled to [0, 1], or floats in this range.
+        normalisation: Normalisation of the values; by default that of ImageNet for colour images, none for others.
+    """
     floats = images.float().div_(255) if images.dtype == torch.uint8 else images
-    if images.shape[1] != len(MEAN):
+    if normalisation is None and images.shape[1] != len(MEAN):
         return floats
-    mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (MEAN, STD))
+    mean, std = (torch.tensor(own, device=images.device)[:, None, None] for own in normalisation or (MEAN, STD))
     return (floats - mean) / std
 
 
 def first_images(split: AnySplit, n: int) -> Tensor:
     """First ``n`` images of a split as network inputs, for calibration; they are random, as splits are shuffled."""
     first = split.first(n)
-    return as_inputs(_Batches(first, np.arange(len(first.labels)), n, "none", ())[0][0])
+    return as_inputs(_Batches(first, np.arange(len(first.labels)), n, "none", ())[0][0], split.normalisation)
 
 
 def images_of(split: AnySplit, n: int) -> NDArray[np.float32]:
@@ -94,7 +100,8 @@ def batches(
         loaded = map(source.__getitem__, numbers)
     try:
         for images, labels in loaded:
-            yield as_inputs(images.to(device, non_blocking=True)), labels.to(device, non_blocking=True)
+            inputs = as_inputs(images.to(device, non_blocking=True), split.normalisation)
+            yield inputs, labels.to(device, non_blocking=True)
     except RunError as error:  # errors of workers contain their traceback
         raise RunError(str(error).strip().splitlines()[-1].removeprefix("apq_tune.errors.RunError: ")) from None
 

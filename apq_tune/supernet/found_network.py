@@ -14,7 +14,7 @@ from torch import Tensor
 from apq_tune.errors import RunError
 from apq_tune.inputs.checkpoints import read_state
 from apq_tune.network.layer import Layer
-from apq_tune.space.network_space import NetworkSpace
+from apq_tune.space.network_space import NetworkSpace, Normalisation
 from apq_tune.supernet.batches import MEAN, STD, as_inputs
 from apq_tune.supernet.interfaces import AnySubnet, HasWeights
 from apq_tune.supernet.quantize import ActivationQuantizer
@@ -58,9 +58,16 @@ class Preprocessing(NamedTuple):
     def of(cls, space: NetworkSpace, classes: tuple[str, ...]) -> Preprocessing:
         """Preprocessing of the networks of a search space."""
         channels = space.input.channels
-        normalised = channels == len(MEAN)
-        mean, std = (MEAN, STD) if normalised else ((0.0,) * channels, (1.0,) * channels)
+        usual = (
+            Normalisation(MEAN, STD) if channels == len(MEAN) else Normalisation((0.0,) * channels, (1.0,) * channels)
+        )
+        mean, std = space.normalisation or usual
         return cls(channels, space.resolutions[-1], mean, std, classes)
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """How the values of pixels become inputs."""
+        return Normalisation(self.mean, self.std)
 
     def __call__(self, images: NDArray[np.float32] | NDArray[np.uint8]) -> Tensor:
         """Network inputs as floats.
@@ -74,7 +81,7 @@ class Preprocessing(NamedTuple):
         expected = (self.channels, self.size, self.size)
         if images.shape[1:] != expected:
             raise RunError(f"images have the shape {images.shape}; give (n, {', '.join(map(str, expected))})")
-        return as_inputs(torch.tensor(images))
+        return as_inputs(torch.tensor(images), self.normalisation)
 
 
 class FoundNetwork(AnySubnet):
