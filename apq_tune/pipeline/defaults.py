@@ -29,6 +29,9 @@ PHOTOS: dict[str, Any] = {
 }
 """Settings for few colour images; with the epochs of the digits, predictors ranked photos no better than chance."""
 
+TRAINED_SHARE, TRAINED_RATE = 1 / 3, 2e-3
+"""Share of the epochs, and learning rate, of supernets that begin with the weights of a trained model."""
+
 OF_NAMED: dict[str, dict[str, Any]] = {
     "cifar10": {"supernet.epochs": 50, "quantized.epochs": 30, "final.epochs": 20},
     "cifar100": {"supernet.epochs": 50, "quantized.epochs": 30, "final.epochs": 20},
@@ -63,8 +66,13 @@ def check_data(settings: RunSettings, data: Data, given: Collection[str]) -> Non
         )
 
 
-def default_settings(space: NetworkSpace, data: Data) -> RunSettings:
+def default_settings(space: NetworkSpace, data: Data, *, trained: bool | None = None) -> RunSettings:
     """Default settings of a run.
+
+    Args:
+        space: Search space.
+        data: Images of the run.
+        trained: Of the space of a user's model, whether that is trained already; ``None`` for all other spaces.
 
     Small data sets get the settings of the digits, with longer trainings for colour images. For larger ones the number
     of epochs decreases with the number of images, the batch size is 64, short QAT is a fraction of an epoch, and
@@ -88,4 +96,18 @@ def default_settings(space: NetworkSpace, data: Data) -> RunSettings:
         changes |= {"supernet.learning_rate": 3e-3, "quantized.learning_rate": 3e-3, "final.learning_rate": 2e-3}
     if space.input.channels == 3:
         changes |= {f"{name}.augment": "crop_flip" for name in ("supernet", "quantized", "final")}
-    return RunSettings().updated(changes | OF_NAMED.get(str(space.data), {}))
+    changes |= OF_NAMED.get(str(space.data), {})
+    if trained is not None:
+        changes |= _of_model(RunSettings().updated(changes)) if trained else {"distillation": 0.0}
+    return RunSettings().updated(changes)
+
+
+def _of_model(general: RunSettings) -> dict[str, Any]:
+    """Changes for a trained model, whose supernet has most of what it needs to know."""
+    return {
+        "supernet.epochs": max(2, round(general.supernet.epochs * TRAINED_SHARE)),
+        "quantized.epochs": max(2, round(general.quantized.epochs * TRAINED_SHARE)),
+        "supernet.learning_rate": TRAINED_RATE,
+        "quantized.learning_rate": TRAINED_RATE,
+        "final.learning_rate": min(TRAINED_RATE, general.final.learning_rate),
+    }

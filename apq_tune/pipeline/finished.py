@@ -15,6 +15,7 @@ from apq_tune.inputs.ranges import validated
 from apq_tune.pipeline.learning import PREDICTOR
 from apq_tune.pipeline.networks import CHOSEN, KeptNetwork, Networks, chosen_of, classes_of
 from apq_tune.pipeline.outcome import read_items
+from apq_tune.pipeline.own_model import BEGIN_WITH_MODEL, model_basis
 from apq_tune.pipeline.settings import RunSettings
 from apq_tune.pipeline.stage import RunStage, torch_load
 from apq_tune.pipeline.stages import STAGES
@@ -143,7 +144,10 @@ def open_run(path: Path, stages: Iterable[str]) -> OpenRun:
         basis = folders[stage.name].record()["basis"]
         own = settings.model_dump(mode="json", include=set(stage.settings))
         needs = {name: folders[name].fingerprint for name in stage.needs}
-        if (basis["settings"], basis["needs"], basis["space"]) != (own, needs, plain):
+        began = None
+        if "model" in run and stage.name in BEGIN_WITH_MODEL:
+            began = model_basis(run["model"]["weights"], settings)
+        if (basis["settings"], basis["needs"], basis["space"], basis.get("model")) != (own, needs, plain, began):
             raise RunError(f"{path}: its stage {stage.name} was done with other settings; do it again with: {command}")
     return OpenRun(space, settings, folders, run.get("data_root"), classes_of(run, space))
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from torch import Tensor
+
 from apq_tune.data import check_images, data_digest, is_folder, load_data, taken
 from apq_tune.data.classes import class_names
 from apq_tune.errors import RunError
@@ -19,6 +21,14 @@ from apq_tune.pipeline.defaults import check_data, default_settings
 from apq_tune.pipeline.estimate import estimate, fitted, measure_rates
 from apq_tune.pipeline.listener import Listener
 from apq_tune.pipeline.outcome import Outcome, read_outcome
+from apq_tune.pipeline.own_model import (
+    BEGIN_WITH_MODEL,
+    check_of_model,
+    judge,
+    kept_model,
+    model_basis,
+    user_model,
+)
 from apq_tune.pipeline.settings import RunSettings
 from apq_tune.pipeline.stage import Parts, RunStage
 from apq_tune.pipeline.stages import STAGES
@@ -57,6 +67,7 @@ class PipelineRun:
         listener: Listener | None = None,
         wait: float = 0.0,
         notes: Sequence[str] = (),
+        weights: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Check everything that can be checked before work begins.
 
@@ -76,12 +87,14 @@ class PipelineRun:
             listener: Observer of the progress.
             wait: Seconds to wait for another process that owns the directory to end.
             notes: Lines to record with those about the images.
+            weights: State dict of the model that ``space`` is of; ``None`` for that which the run directory keeps.
 
         Raises:
             RunError: If a setting is unknown, the directory cannot be used or is in use, the data does not fit, there
                 is no such device, or nothing listens at the address.
             ProblemError: If a constraint is unknown, unreadable or out of reach.
             TableError: If a table cannot be read or does not cover the space.
+            ModelError: If weights are missing, or do not fit the model of the space.
         """
         if is_folder(space.data):  # one name for a folder, by whatever links and dots it is given
             space = space.with_data(str(Path(str(space.data)).resolve()))
@@ -91,17 +104,21 @@ class PipelineRun:
         settings = (settings or RunSettings()).updated(dict(changes))  # before the data, which may take a while
         self.costs.limits(settings.constraints)
         self.device = device_of(device)
+        self.model = user_model(space, weights, path, self.device)
+        check_of_model(self.model, space.name, changes)
         self._kind = check_executor(executor, address)
         self.data = load_data(space, data_root)
+        judged = None if self.model is None else judge(self.model, self.data)
         if not given:
-            settings = default_settings(space, self.data).updated(dict(changes))
+            trained = None if judged is None else judged.trained
+            settings = default_settings(space, self.data, trained=trained).updated(dict(changes))
         check_data(settings, self.data, changes)
         check_images(space, self.data)
         self._address, self._num_cpus, self._gpus, self._listener = address, num_cpus, gpus, listener
         if settings.minutes is not None:
             settings = self._fitted(settings, changes, path)
         self.settings, self._digest = settings, data_digest(space)
-        self.taken = (*taken(space), *notes)
+        self.taken = (*taken(space), *notes, *(() if judged is None else (judged.line,)))
         self.files = RunDirectory(
             path,
             space,
@@ -113,6 +130,7 @@ class PipelineRun:
             taken=self.taken,
             images={name: len(split.labels) for name, split in self.data._asdict().items()},
             classes=class_names(space),
+            model=None if self.model is None else kept_model(self.model),
         )
         self._tables = self.files.tables
         self._directories: dict[str, StageDirectory] = {}
@@ -223,6 +241,8 @@ class PipelineRun:
         } | ({} if self._digest is None else {"data": self._digest})
         if self._tables and "constraints" in stage.settings:
             basis["tables"] = self._tables
+        if self.model is not None and stage.name in BEGIN_WITH_MODEL:
+            basis["model"] = model_basis(self.model.digest, self.settings)
         number = STAGES.index(stage) + 1
         directory = StageDirectory(self.files.path / f"{number}_{stage.name}", basis)
         self._directories[stage.name] = directory

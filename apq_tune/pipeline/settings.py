@@ -14,6 +14,7 @@ from apq_tune.methods.draws import N_FP32, N_PROXY, PairBits
 from apq_tune.methods.searches import EVALUATIONS
 from apq_tune.predict import Form
 from apq_tune.predict.chosen import FOLDS, FORM
+from apq_tune.supernet.graph_ranks import Importance
 from apq_tune.supernet.strategies import Strategy
 from apq_tune.supernet.train import Training
 
@@ -27,6 +28,10 @@ class RunSettings(BaseModel):
     Attributes:
         seed: Seed of all random numbers.
         strategy: Strategy of supernet training.
+        distillation: Share of the loss of supernet training that compares candidates with the user's model; 0 for the
+            labels alone. Only of models of users.
+        importance: Which channels of the user's model small networks keep: those with the largest weights (``l1``),
+            batch norm scales (``norm``), or influence on the loss (``taylor``). Only of models of users.
         supernet: Supernet training in full precision.
         quantized: Further training of the same weights with random bits; no epochs only with ``--protocol paper``.
         n_fp32: Number of candidates whose full-precision loss is measured.
@@ -58,6 +63,8 @@ class RunSettings(BaseModel):
 
     seed: ranges.Seed = 0
     strategy: Strategy = "single_path"
+    distillation: ranges.Share = 0.5
+    importance: Importance = "l1"
     supernet: Training = Training(epochs=20, batch_size=32, learning_rate=1e-2)
     quantized: Training = Training(epochs=18, batch_size=32, learning_rate=1e-2)
     n_fp32: ranges.Measured = N_FP32

@@ -17,6 +17,7 @@ from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.store.stage import StageDirectory
 from apq_tune.supernet.device import Device
 from apq_tune.supernet.trained import TrainedSupernet
+from apq_tune.supernet.user_model import UserModel
 
 
 class Run(Protocol):
@@ -27,6 +28,7 @@ class Run(Protocol):
     settings: RunSettings
     data: Data
     device: Device  # where networks run
+    model: UserModel | None  # what the supernet starts from, in spaces of models
 
     def directory(self, stage: str) -> StageDirectory:
         """Directory of a stage that is done or running."""

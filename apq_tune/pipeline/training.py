@@ -12,10 +12,12 @@ from apq_tune.supernet import strategies
 from apq_tune.supernet.batches import first_images
 from apq_tune.supernet.evaluate import calibrate_quantizers
 from apq_tune.supernet.finite import check_supernet, check_weights
+from apq_tune.supernet.graph_supernet import GraphSupernet
 from apq_tune.supernet.interfaces import AnySupernet
 from apq_tune.supernet.kinds import supernet_of
 from apq_tune.supernet.seeds import SeedWord
 from apq_tune.supernet.train import Progress, Training, average_for, optimizer_for
+from apq_tune.supernet.user_model import UserModel
 
 N_QUANTIZER_CANDIDATES = 8
 """Number of random candidates, beside the largest, for the calibration of initial clip values."""
@@ -27,8 +29,21 @@ WEIGHTS, CHECKPOINT = "weights.pt", "checkpoint.pt"
 def train_supernet(run: Run) -> None:
     """Train the weight-shared network in full precision."""
     torch.manual_seed(run.settings.seed)
-    supernet = supernet_of(run.encoding.space).to(run.device)
-    _train(run, "supernet", supernet, run.settings.supernet, quantize=False)
+    supernet = supernet_of(run.encoding.space)
+    if run.model is not None:
+        _begin_with(run, run.model, supernet)
+    _train(run, "supernet", supernet.to(run.device), run.settings.supernet, quantize=False)
+
+
+def _begin_with(run: Run, model: UserModel, supernet: AnySupernet) -> None:
+    """Begin with the weights of the user's model, and rank its channels."""
+    assert isinstance(supernet, GraphSupernet)
+    if run.settings.importance != "taylor":
+        supernet.load_model(model.weights, run.settings.importance)
+        return
+    supernet.load_model(model.weights)
+    first = run.data.train.first(run.settings.n_calibration)
+    supernet.rank_by_loss(first_images(first, len(first.labels)), torch.tensor(first.labels))
 
 
 def train_quantized_supernet(run: Run) -> None:
@@ -80,6 +95,8 @@ def _train(run: Run, stage: str, supernet: AnySupernet, training: Training, *, q
         if progress.step % run.settings.checkpoint_steps == 0:
             save(progress)
 
+    share = run.settings.distillation
+    teacher = None if run.model is None or not share else strategies.Teacher(run.model.logits, share)
     run.advance(stage, start.epoch, training.epochs)
     strategies.train_supernet(
         supernet,
@@ -90,6 +107,7 @@ def _train(run: Run, stage: str, supernet: AnySupernet, training: Training, *, q
         run.settings.strategy,
         (run.settings.seed, SeedWord.QUANTIZED_SUPERNET if quantize else SeedWord.SUPERNET),
         quantize=quantize,
+        teacher=teacher,
         start=start,
         average=average,
         after_epoch=after_epoch,

@@ -6,7 +6,7 @@ import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from apq_tune.errors import RunError
 from apq_tune.space.network_space import NetworkSpace
@@ -22,6 +22,24 @@ Format 1 had no digests; networks of format 2 do not quantize what sums and the 
 
 TABLES = "tables"
 """Name of the folder of a run's cost tables."""
+
+
+MODEL = "model.pt"
+"""Name of the file with the weights of the user's model."""
+
+
+class KeptModel(NamedTuple):
+    """Model of a user as a run directory keeps it.
+
+    Attributes:
+        graph: Digest of its graph.
+        weights: Digest of its weights.
+        content: The weights as a file.
+    """
+
+    graph: str
+    weights: str
+    content: bytes
 
 
 class RunDirectory(CommandFolder):
@@ -44,6 +62,7 @@ class RunDirectory(CommandFolder):
         taken: Sequence[str] = (),
         images: Mapping[str, int] | None = None,
         classes: Sequence[str] = (),
+        model: KeptModel | None = None,
     ) -> None:
         """Open or create a run directory.
 
@@ -58,9 +77,11 @@ class RunDirectory(CommandFolder):
             taken: Lines about the images, for the record.
             images: Number of images of each split, for the record.
             classes: Class names in the order of the labels, for the record.
+            model: Model of the user that the space is of, whose weights are kept in the folder.
 
         Raises:
-            RunError: If it cannot be written, is in use, or holds a run of another space or of another version.
+            RunError: If it cannot be written, is in use, or holds a run of another space, of another model, of other
+                weights or of another version.
         """
         super().__init__(path, "run directory", "run.json", FORMAT, (f"1_*/{RECORD}",), wait=wait)
         before = self.read(f"delete it, {AGAIN}") or self._before()
@@ -70,6 +91,7 @@ class RunDirectory(CommandFolder):
             raise RunError(
                 f"{path}: is a run of space {before.get('space')!r}, not {space.name!r}; choose another --out"
             )
+        self._check_model(before, model)
         self.tables = keep_tables(path, tables)
         yaml = space.to_yaml()
         content = {
@@ -81,8 +103,23 @@ class RunDirectory(CommandFolder):
             "digests": {"space.yaml": hashlib.sha256(yaml.encode("utf-8")).hexdigest(), "tables": self.tables},
         } | ({"taken": list(taken)} if taken else {})
         content |= {"images": dict(images)} if images else {}
+        if model is not None:
+            content["model"] = {"graph": model.graph, "weights": model.weights}
+            write_atomically(path / MODEL, model.content)
         write_atomically(path / "space.yaml", yaml)
         self.write(command, content)
+
+    def _check_model(self, before: Mapping[str, Any], model: KeptModel | None) -> None:
+        """Refuse a folder whose run is of another model, or of other weights of the same one."""
+        was = before.get("model")
+        if was is None or model is None:
+            return
+        if was["graph"] != model.graph:
+            raise RunError(f"{self.path}: is a run of another model; give that model, or choose another --out")
+        if was["weights"] != model.weights:
+            raise RunError(
+                f"{self.path}: is a run of this model with other weights; give those weights, or choose another --out"
+            )
 
     def _before(self) -> dict[str, Any]:
         """Space and data as recorded by the first stage, for runs without ``run.json``."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -16,15 +16,11 @@ from torch.nn import functional
 from apq_tune.network.fused import FusedLayer, fused
 from apq_tune.network.graph import MOVING, WEIGHTED, Graph
 from apq_tune.network.layer import IMAGE, Layer
+from apq_tune.space.model_plan import ModelPlan
 from apq_tune.supernet.elastic import Conv
 from apq_tune.supernet.graph_quantizers import SATURATING, GraphQuantizers, unquantized
 from apq_tune.supernet.quantize import ActivationQuantizer
 from apq_tune.tracing.functions import compute
-
-if TYPE_CHECKING:
-    from typing import Any
-
-    ModelPlan = Any
 
 
 class GraphLayers(NamedTuple):

@@ -7,20 +7,14 @@ the tensor has a clip value for each bit-width and serves both. Layers that only
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from torch import nn
 
 from apq_tune.network.fused import FusedLayer
 from apq_tune.network.graph import MOVING, Graph, Node
 from apq_tune.network.layer import IMAGE, Function
-from apq_tune.space.gene import BIT_KINDS
+from apq_tune.space.model_space import ModelSpace
 from apq_tune.supernet.quantize import ActivationQuantizer
-
-if TYPE_CHECKING:
-    from typing import Any
-
-    ModelSpace = Any
 
 POSITIVE: tuple[Function, ...] = ("relu", "relu6", "sigmoid", "h_sigmoid")
 """Functions whose values are never negative."""
@@ -43,9 +37,9 @@ def sources_of(space: ModelSpace) -> dict[str, str]:
 
 
 def bits_of(space: ModelSpace) -> tuple[int, ...]:
-    """All bit-widths at which a tensor of a space may be stored, ascending."""
-    searched = {bits for gene in space.genes if gene.kind in BIT_KINDS for bits in gene.values}
-    return tuple(sorted({space.fixed_bits, *searched}))
+    """All bit-widths of a space, ascending."""
+    chosen = [*space.choices.w_bits.values(), *space.choices.a_bits.values()]
+    return tuple(sorted({space.fixed_bits, *(bits for choice in chosen for bits in choice.values)}))
 
 
 def not_negative(graph: Graph, sources: Mapping[str, str]) -> frozenset[str]:

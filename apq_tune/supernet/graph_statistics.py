@@ -7,19 +7,14 @@ it repairs; shifting them by what slicing and quantization change on the same im
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from apq_tune.space.model_candidate import ModelCandidate
 from apq_tune.supernet.elastic import EPS, Norms, Statistics
 from apq_tune.supernet.graph_supernet import GraphSupernet
-
-if TYPE_CHECKING:
-    from typing import Any
-
-    ModelCandidate = Any
 
 LEAST_VARIANCE = 0.1
 """Least variance in units of the stored one: the shifted variance of a channel that is nearly dead may be negative."""

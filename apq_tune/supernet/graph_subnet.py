@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from apq_tune.network.fused import FusedLayer
 from apq_tune.network.graph import WEIGHTED, Node
 from apq_tune.network.layer import IMAGE, Layer
+from apq_tune.space.model_candidate import ModelCandidate
+from apq_tune.space.model_space import ModelSpace
 from apq_tune.supernet.elastic import Conv, InputStep
 from apq_tune.supernet.folded import quantized
 from apq_tune.supernet.graph_forward import GraphLayers, GraphNetwork, LayerMemory, run_layers
@@ -21,12 +23,6 @@ from apq_tune.supernet.graph_ranks import ChannelRanks
 from apq_tune.supernet.interfaces import AnySubnet
 from apq_tune.supernet.quantize import ActivationQuantizer
 from apq_tune.tracing.functions import compute
-
-if TYPE_CHECKING:
-    from typing import Any
-
-    ModelCandidate = Any
-    ModelSpace = Any
 
 
 class FoldedWeights(nn.Module):

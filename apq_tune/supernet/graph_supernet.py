@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from apq_tune.errors import RunError
 from apq_tune.network.fused import FusedLayer, fused
 from apq_tune.network.graph import WEIGHTED, Node
+from apq_tune.network.slicing import Indices
+from apq_tune.space.model_candidate import ModelCandidate
+from apq_tune.space.model_space import ModelSpace
 from apq_tune.supernet.defaults import plain_torch
 from apq_tune.supernet.elastic import Conv, InputStep, Norms, Statistics
 from apq_tune.supernet.graph_forward import GraphLayers, GraphNetwork, run_layers
@@ -21,14 +24,6 @@ from apq_tune.supernet.graph_subnet import FoldedWeights, GraphSubnet, NodeTenso
 from apq_tune.supernet.interfaces import AnySupernet
 from apq_tune.supernet.quantize import fitted_factors, quantize_weight
 from apq_tune.tracing.functions import compute
-
-if TYPE_CHECKING:
-    from typing import Any
-
-    from apq_tune.network.slicing import Indices
-
-    ModelCandidate = Any
-    ModelSpace = Any
 
 
 class PlannedNorm(NamedTuple):
@@ -115,23 +110,18 @@ class GraphSupernet(AnySupernet):
         """Start from the weights of the user's model, and rank its channels by them.
 
         Args:
-            state: State dict of the model; entries that the graph does not name are ignored.
+            state: Its tensors by name; see ``apq_tune.supernet.user_model.model_weights``.
             importance: Importance of channels, ``"l1"`` or ``"norm"``.
-
-        Raises:
-            RunError: If a tensor is missing, of another shape, or not finite.
         """
-        for name, shape in self.space.graph.shapes.items():
-            if name not in state:
-                raise RunError(f"weights: have no {name!r}, which the model needs; give the state dict of this model")
-            if tuple(state[name].shape) != tuple(shape):
-                raise RunError(
-                    f"weights: {name!r} has the shape {tuple(state[name].shape)}, the model needs {tuple(shape)}; give "
-                    "the state dict of this model"
-                )
-            self.tensor(name).copy_(state[name])
+        self.load_weights(state)
         self.fit_weight_steps()
         self.rank_channels(importance)
+
+    @torch.no_grad()
+    def load_weights(self, state: Mapping[str, Tensor]) -> None:
+        """Copy the tensors of the user's model."""
+        for name in self.space.graph.shapes:
+            self.tensor(name).copy_(state[name])
 
     @torch.no_grad()
     def fit_weight_steps(self) -> None:
@@ -151,6 +141,15 @@ class GraphSupernet(AnySupernet):
         graph, coupling = self.space.graph, self.space.coupling
         named = {name: self.tensor(name) for name in graph.shapes}
         self.ranks.set(importance_of(graph, coupling, named, kind, gradients))
+
+    def rank_by_loss(self, images: Tensor, labels: Tensor) -> None:
+        """Rank channels by how much the loss of the user's model on some images would change without them (Taylor)."""
+        weights = {node.parameters["weight"] for node in self.space.graph.weighted}
+        tensors = {name: self.tensor(name) for name in weights}
+        with torch.enable_grad():
+            loss = functional.cross_entropy(self.logits_of_model(images), labels)
+            gradients = torch.autograd.grad(loss, list(tensors.values()))
+        self.rank_channels("taylor", dict(zip(tensors, gradients, strict=True)))
 
     def sort_channels(self) -> None:
         """Rank channels by the magnitudes of their weights as they are now."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from apq_tune.errors import SpaceError
+from apq_tune.space.model_space import ModelSpace
 from apq_tune.space.search_space import SearchSpace
+from apq_tune.supernet.graph_subnet import GraphSubnet
+from apq_tune.supernet.graph_supernet import GraphSupernet
 from apq_tune.supernet.interfaces import AnySubnet, AnySupernet
 from apq_tune.supernet.network import Supernet
 from apq_tune.supernet.subnet import Subnet
@@ -19,6 +22,8 @@ def supernet_of(space: Any) -> AnySupernet:
     """
     if isinstance(space, SearchSpace):
         return Supernet(space)
+    if isinstance(space, ModelSpace):
+        return GraphSupernet(space)
     raise _untrainable(space)
 
 
@@ -30,8 +35,12 @@ def subnet_of(space: Any, candidate: Any) -> AnySubnet:
     """
     if isinstance(space, SearchSpace):
         return Subnet(space, candidate)
+    if isinstance(space, ModelSpace):
+        return GraphSubnet(space, candidate)
     raise _untrainable(space)
 
 
 def _untrainable(space: Any) -> SpaceError:
-    return SpaceError(f"{getattr(space, 'name', space)!r} has no networks that could be trained; give a SearchSpace")
+    return SpaceError(
+        f"{getattr(space, 'name', space)!r} has no networks that could be trained; give a SearchSpace or a ModelSpace"
+    )
