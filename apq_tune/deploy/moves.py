@@ -68,7 +68,9 @@ def _max_pool(x: NDArray[Any], settings: Settings) -> NDArray[Any]:
 
 
 def _pad(x: NDArray[Any], settings: Settings) -> NDArray[Any]:
-    return padded(x, settings["padding"], settings.get("value", 0))
+    value, channels = settings.get("value", 0), settings.get("channels", (0, 0))
+    x = padded(x, settings["padding"], value)
+    return np.pad(x, ((0, 0), tuple(channels), (0, 0), (0, 0)), constant_values=value)
 
 
 def _upsample(x: NDArray[Any], settings: Settings) -> NDArray[Any]:

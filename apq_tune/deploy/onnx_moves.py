@@ -74,7 +74,8 @@ def _flatten(writer: GraphWriter, step: MoveStep, x: str) -> None:
 def _pad(writer: GraphWriter, step: MoveStep, x: str) -> None:
     tensor = writer.tensors[step.output]
     top, left, bottom, right = step.settings["padding"]
-    pads = writer.constant(np.array([0, 0, top, left, 0, 0, bottom, right], np.int64))
+    before, after = step.settings.get("channels", (0, 0))
+    pads = writer.constant(np.array([0, before, top, left, 0, after, bottom, right], np.int64))
     if isinstance(tensor, IntegerTensor):
         value = writer.constant(np.array(tensor.zero, np.uint8), f"u{tensor.zero}")
     else:

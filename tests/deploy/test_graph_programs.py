@@ -181,7 +181,8 @@ def any_pool(make: GraphMaker, x: str) -> str:
 
 
 def any_pad(make: GraphMaker, x: str) -> str:
-    return make.node("pad", [x], padding=[int(n) for n in make.rng.integers(0, 3, 4)], value=0.0)
+    channels = {"channels": [int(n) for n in make.rng.integers(0, 3, 2)]} if make.rng.random() < 0.3 else {}
+    return make.node("pad", [x], padding=[int(n) for n in make.rng.integers(0, 3, 4)], value=0.0, **channels)
 
 
 def any_upsample(make: GraphMaker, x: str) -> str:
