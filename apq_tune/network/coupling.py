@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -127,7 +128,7 @@ class Coupling:
     @property
     def shrinkable(self) -> tuple[int, ...]:
         """Indices of the groups that can shrink."""
-        return tuple(index for index, group in enumerate(self.groups) if not group.locked and group.n_units > 1)
+        return tuple(index for index, group in enumerate(self.groups) if not group.locked)
 
 
 def couple(graph: Graph, keep: Sequence[str] = ()) -> Coupling:
@@ -168,9 +169,10 @@ def _refuse_attention(graph: Graph, keep: Sequence[str]) -> None:
         operation = str(node.settings.get("target", "")).split(".")[1:2]
         kept = any(fnmatchcase(node.name, glob) for glob in keep)
         if node.kind == "opaque" and operation and operation[0] in ATTENTION and len(node.inputs) > 1 and not kept:
+            glob = re.sub(r"(?<=\.)\d+(?=\.)", "*", node.name)
             raise SpaceError(
                 f"{at(node)} multiplies activations by activations ({node.settings['target']}): models with attention "
-                f"cannot be searched, only convolutional networks; keep that part as it is by keep=[{node.name!r}]"
+                f"cannot be searched, only convolutional networks; keep that part as it is by keep=[{glob!r}]"
             )
 
 
@@ -232,6 +234,9 @@ def _groups(
         n_channels = int((makers[own_makers[0]] == first).sum())
         group_of[classes] = len(found)
         unit_of[classes] = np.arange(len(classes))
+        if len(classes) == 1 and not reason:
+            together = f"its {n_channels} channels can only be kept or removed together"
+            reason = together if n_channels > 1 else "it has a single channel"
         found.append(ChannelGroup(own_makers[0], len(classes), n_channels, own_makers, own_readers, reason))
     return group_of, unit_of, _named(found)
 

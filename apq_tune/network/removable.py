@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from apq_tune.network.coupling import Coupling
-from apq_tune.network.graph import MOVING, Graph, Node
+from apq_tune.network.graph import MOVING, WEIGHTED, Graph, Node
 from apq_tune.network.layer import IMAGE
 
 IDEMPOTENT = ("relu", "relu6")
@@ -89,7 +89,7 @@ def without(graph: Graph, blocks: Iterable[Removable]) -> Graph:
 
 
 def _branch(graph: Graph, source: str, end: str, total: Node) -> frozenset[str]:
-    """Nodes from one input of a sum to the other, if they read nothing else and nothing else reads them."""
+    """Nodes from one input of a sum to the other, with weights, that read nothing else and that nothing else reads."""
     nodes: set[str] = set()
     waiting = [end]
     while waiting:
@@ -102,7 +102,8 @@ def _branch(graph: Graph, source: str, end: str, total: Node) -> frozenset[str]:
         waiting += graph.by_name[name].inputs
     inside = nodes | {total.name}
     closed = all(reader.name in inside for name in nodes for reader in graph.readers[name])
-    return frozenset(nodes) if closed else frozenset()
+    weighted = any(graph.by_name[name].kind in WEIGHTED for name in nodes)
+    return frozenset(nodes) if closed and weighted else frozenset()
 
 
 def _output(graph: Graph, source: str, total: Node) -> str:

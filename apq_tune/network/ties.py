@@ -117,7 +117,8 @@ def _lock_inputs(ties: Ties, node: Node, inputs: Sequence[Channels], reason: str
         ties.lock(source.elements, reason)
     for name in node.parameters.values():
         ties.has(name, [None] * len(ties.graph.shapes[name]))
-    return _stay(node, at(node))
+    operation = f", the operation {node.settings['target']}" if node.kind == "opaque" else ""
+    return _stay(node, f"the output of {at(node)}{operation}")
 
 
 def _along(ties: Ties, node: Node, inputs: Sequence[Channels], axis: int) -> list[Channels] | None:

@@ -60,3 +60,47 @@ def test_keep_locks_what_the_named_nodes_read_and_write(made: Callable[..., Any]
     assert coupling.frozen == {"block.depthwise"}
     with pytest.raises(SpaceError, match=r"keep: 'blok\*' is the name of no layer; names are 'stem', 'block.expand'"):
         couple(residual(made()), keep=["blok*"])
+
+
+def test_a_single_unit_cannot_shrink(made: Callable[..., Any]) -> None:
+    b = made()
+    x = b.conv("stem", IMAGE, 4)
+    shuffled = b.node("shuffle", "shuffle", x, (4, 8, 8), groups=2)
+    rotated = b.node("select", "select", shuffled, (4, 8, 8), indices=[1, 2, 3, 0])
+    graph = b.classifier(b.add("sum", x, b.add("inner", shuffled, rotated)))
+    (only,) = couple(graph).groups
+    assert only.locked == "its 4 channels can only be kept or removed together"
+    assert couple(graph).shrinkable == ()
+
+
+def test_shared_parameters_tie_the_channels_of_their_nodes(made: Callable[..., Any]) -> None:
+    b = made()
+    one, other = b.norm("bn", b.conv("one", IMAGE, 6)), b.norm("again", b.conv("other", IMAGE, 6))
+    b.nodes[-1] = b.nodes[-1]._replace(parameters=b.nodes[1].parameters)
+    graph = b.classifier(b.node("cat", "concat", (one, other), (12, 8, 8)))
+    assert [group[:4] for group in couple(graph).groups] == [("one", 6, 1, ("one", "other"))]
+
+
+def test_operations_that_are_not_understood_lock_what_they_read(made: Callable[..., Any]) -> None:
+    b = made()
+    x = b.node("norm", "opaque", b.conv("stem", IMAGE, 8), (8, 8, 8), target="aten.group_norm.default", arguments=[])
+    x = b.conv("next", b.add("sum", x, b.conv("side", IMAGE, 8)), 6)
+    stem, side, free = couple(b.classifier(x)).groups
+    assert (
+        stem.locked == "'norm' (net.py:2) is the operation aten.group_norm.default, whose channels are not understood"
+    )
+    assert side.locked == "'sum' (net.py:4) adds the output of 'norm' (net.py:2), the operation aten.group_norm.default"
+    assert free.locked == ""
+
+
+def test_models_with_attention_are_refused_unless_it_is_kept(made: Callable[..., Any]) -> None:
+    b = made()
+    q = b.conv("q", IMAGE, 8)
+    target = "aten.scaled_dot_product_attention.default"
+    x = b.node("block.attention", "opaque", (q, b.conv("k", IMAGE, 8)), (8, 8, 8), target=target, arguments=[])
+    graph = b.classifier(b.conv("after", x, 6))
+    with pytest.raises(
+        SpaceError, match=r"^'block.attention' \(net.py:3\) multiplies activations by activations .*only"
+    ):
+        couple(graph)
+    assert [bool(group.locked) for group in couple(graph, ["block.*"]).groups] == [True, True, False]

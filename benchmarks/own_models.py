@@ -1,0 +1,198 @@
+"""What works on 24 models as users have them, and which ones are refused.
+
+Usage: ``python benchmarks/own_models.py [NAME ...] [--limit SECONDS]``. Each model has random weights (nothing is
+downloaded) and random batch norm statistics, and is checked in a process of its own. torchvision's and timm's models
+have images of 224 pixels; timm is in the extra ``dev``, and its models are skipped without it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from apq_tune.errors import ApqError
+from apq_tune.network.graph import Graph
+from apq_tune.tracing.functions import run_graph
+from apq_tune.tracing.trace import trace, weights_of
+
+IMAGENET = (3, 224, 224)
+ROOT = Path(__file__).parents[1]
+
+
+class Model(NamedTuple):
+    """A model: how it is made, and the shape of its images."""
+
+    make: Callable[[], nn.Module]
+    image: tuple[int, int, int] = IMAGENET
+
+
+class Subject(NamedTuple):
+    """A traced model: the module in evaluation mode, its graph and tensors, and two random images."""
+
+    module: nn.Module
+    graph: Graph
+    tensors: Mapping[str, Tensor]
+    images: Tensor
+
+
+def torchvision_model(name: str, **settings: Any) -> Model:
+    """Model of torchvision with random weights."""
+    return Model(lambda: importlib.import_module("torchvision.models").get_model(name, weights=None, **settings))
+
+
+def timm_model(name: str) -> Model:
+    """Model of timm with random weights."""
+    return Model(lambda: importlib.import_module("timm").create_model(name, pretrained=False))
+
+
+def zoo_model(name: str, image: tuple[int, int, int] = (3, 32, 32)) -> Model:
+    """Small model of the tests."""
+    return Model(lambda: importlib.import_module("tests.tracing.zoo").network(name), image)
+
+
+MODELS: dict[str, Model] = {
+    "ResNet-18": torchvision_model("resnet18"),
+    "MobileNetV2": torchvision_model("mobilenet_v2"),
+    "MobileNetV3-small": torchvision_model("mobilenet_v3_small"),
+    "EfficientNet-B0": torchvision_model("efficientnet_b0"),
+    "ShuffleNetV2": torchvision_model("shufflenet_v2_x1_0"),
+    "DenseNet-121": torchvision_model("densenet121"),
+    "VGG-11-BN": torchvision_model("vgg11_bn"),
+    "SqueezeNet": torchvision_model("squeezenet1_0"),
+    "RegNetY-400MF": torchvision_model("regnet_y_400mf"),
+    "ConvNeXt-tiny": torchvision_model("convnext_tiny"),
+    "GoogLeNet": torchvision_model("googlenet", init_weights=False),
+    "MNASNet": torchvision_model("mnasnet1_0"),
+    "EfficientNet-Lite0": timm_model("efficientnet_lite0"),
+    "ResNet-18d": timm_model("resnet18d"),
+    "RepVGG-A0": timm_model("repvgg_a0"),
+    "MobileOne-S0": timm_model("mobileone_s0"),
+    "GhostNet": timm_model("ghostnet_100"),
+    "ResNeXt-50": timm_model("resnext50_32x4d"),
+    "DLA-34": timm_model("dla34"),
+    "FBNet-C": timm_model("fbnetc_100"),
+    "DS-CNN": zoo_model("ds_cnn_speech", (1, 49, 10)),
+    "ResNet8": zoo_model("resnet8"),
+    "plain VGG": zoo_model("plain_vgg"),
+    "U-Net": zoo_model("unet"),
+}
+"""Models that must pass every check."""
+
+OTHERS: dict[str, Model] = {
+    "MixNet-S": timm_model("mixnet_s"),
+    "ViT-tiny": timm_model("vit_tiny_patch16_224"),
+    "branching": zoo_model("branching"),
+}
+"""Models that are partly locked, or refused."""
+
+
+def nodes(subject: Subject) -> str:
+    """Number of nodes, and of those of each kind."""
+    kinds = Counter(node.kind for node in subject.graph.nodes)
+    return f"{len(subject.graph.nodes)}: " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+
+
+def opaque(subject: Subject) -> str:
+    """Operations that no kind of node does."""
+    targets = Counter(node.settings["target"] for node in subject.graph.nodes if node.kind == "opaque")
+    return ", ".join(f"{count} {target.split('.')[1]}" for target, count in targets.most_common()) or "none"
+
+
+def same_output(subject: Subject) -> str:
+    """Largest difference between the graph and the module, relative to the largest output."""
+    expected = subject.module(subject.images)
+    found = run_graph(subject.graph, subject.tensors, subject.images)
+    difference = float((found - expected).abs().max() / expected.abs().max())
+    assert difference <= 1e-6, f"{difference:.1e}"
+    return f"{difference:.1e}"
+
+
+CHECKS: dict[str, Callable[[Subject], str]] = {"nodes": nodes, "opaque": opaque, "output": same_output}
+"""Columns of the table, each from a function that raises if a model does not pass."""
+
+
+def check(name: str) -> dict[str, str]:
+    """Row of a model; the value of a check that failed begins with ``FAILED``.
+
+    Args:
+        name: Name of the model.
+    """
+    model = {**MODELS, **OTHERS}[name]
+    torch.manual_seed(0)
+    try:
+        module = model.make()
+    except ImportError as error:
+        return {"traced": f"skipped: {error}"}
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None:
+            nn.init.normal_(norm.running_mean, std=0.1)
+            nn.init.uniform_(norm.running_var, 0.5, 2.0)
+    images = torch.randn(2, *model.image)
+    begun = time.perf_counter()
+    try:
+        graph = trace(module, images[:1])
+    except ApqError as error:
+        return {"traced": f"refused: {error}"}
+    row = {"traced": f"{time.perf_counter() - begun:.0f} s"}
+    with torch.no_grad():
+        subject = Subject(module.eval(), graph, weights_of(module, graph), images)
+        return row | {column: passed(function, subject) for column, function in CHECKS.items()}
+
+
+def passed(function: Callable[[Subject], str], subject: Subject) -> str:
+    """Result of a check, or what it raises."""
+    try:
+        return function(subject)
+    except Exception as error:
+        return f"FAILED: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def in_process(name: str, limit: float) -> dict[str, str]:
+    """Row of a model from a process of its own, which is ended after ``limit`` seconds."""
+    command = [sys.executable, __file__, "--row", name]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, cwd=ROOT, check=False)
+    except subprocess.TimeoutExpired:
+        return {"traced": f"FAILED: not finished after {limit:.0f} s"}
+    if done.returncode != 0:
+        return {"traced": f"FAILED: {done.stderr.strip().splitlines()[-1:]}"}
+    row: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    return row
+
+
+def main() -> int:
+    """Print the table; the status is 1 if a check fails or one of the 24 models is refused."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only these models")
+    parser.add_argument("--limit", type=float, default=600, help="seconds for each model")
+    parser.add_argument("--row", metavar="NAME", help="print the row of one model as JSON")
+    arguments = parser.parse_args()
+    sys.path.insert(0, str(ROOT))
+    torch.set_num_threads(1)
+    if arguments.row:
+        print(json.dumps(check(arguments.row)))
+        return 0
+    columns = ["traced", *CHECKS]
+    print(f"| model | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}")
+    failed = False
+    for name in arguments.names or [*MODELS, *OTHERS]:
+        row = in_process(name, arguments.limit)
+        print(f"| {name} | {' | '.join(row.get(column, '') for column in columns)} |", flush=True)
+        values = " ".join(row.values())
+        failed |= "FAILED" in values or (name in MODELS and "refused" in values)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
