@@ -606,3 +606,69 @@ def test_padding_with_anything_but_zero_is_refused() -> None:
     net = net_of(make)
     with pytest.raises(DeployError, match=r"^layer pad1: pads with 0\.5, and only zero"):
         assert net.program
+
+
+X, W = {"input": 0}, {"parameter": "0"}
+
+OPAQUE: dict[str, tuple[str, list[Any], tuple[int, ...] | None]] = {
+    "softmax": ("softmax.int", [X, 1], None),
+    "softmax of the last axis": ("softmax.int", [X, -1], None),
+    "logarithm of softmax": ("log_softmax.int", [X, 1], None),
+    "product with a number": ("mul.Scalar", [X, 0.7], None),
+    "product with a constant": ("mul.Tensor", [X, {"constant": [[[2.0]], [[-1.0]]] * 4, "dtype": "float32"}], None),
+    "sum with a parameter": ("add.Tensor", [X, W], (8, 6, 1)),
+    "difference": ("sub.Tensor", [W, X], (8, 6, 1)),
+    "quotient": ("div.Tensor", [X, 3.0], None),
+    "maximum": ("maximum.default", [X, W], (8, 1, 7)),
+    "power": ("pow.Tensor_Scalar", [X, 2], None),
+    "magnitude": ("abs.default", [X], None),
+    "exponential": ("exp.default", [X], None),
+    "softplus": ("softplus.default", [X], None),
+    "mish": ("mish.default", [X], None),
+    "tanh form of gelu": ("gelu.default", [X], None),
+    "prelu": ("prelu.default", [X, W], (8,)),
+    "clamp": ("clamp.default", [X, -0.5, 0.75], None),
+    "clamp from below": ("clamp.default", [X, -0.5], None),
+    "mean of rows": ("mean.dim", [X, [2], True], None),
+    "largest of channels": ("amax.default", [X, [1], True], None),
+    "reshape": ("reshape.default", [X, [{"size": [0, 1]}, 4, 12, 7]], None),
+    "transpose": ("transpose.int", [X, 1, 3], None),
+    "permute": ("permute.default", [X, [0, 2, -1, 1]], None),
+    "select": ("select.int", [X, 1, 3], None),
+    "slice": ("slice.Tensor", [X, 3, 1, 9223372036854775807, 2], None),
+    "adaptive mean": ("adaptive_avg_pool2d.default", [X, [4, 9]], None),
+    "group norm": ("group_norm.default", [X, 2, W, None, 1e-5], (8,)),
+    "layer norm of images": ("layer_norm.default", [X, [8, 6, 7], None, None, 1e-5], None),
+    "bilinear to a size": ("upsample_bilinear2d.vec", [X, [9, 5], False, None], None),
+    "bilinear with corners": ("upsample_bilinear2d.vec", [X, [11, 14], True, None], None),
+    "nearest to a size": ("upsample_nearest2d.vec", [X, [12, 21], None], None),
+    "reflection": ("reflection_pad2d.default", [X, [1, 2, 0, 1]], None),
+    "replication": ("replication_pad2d.default", [X, [1, 2, 0, 1]], None),
+    "pixel shuffle": ("pixel_shuffle.default", [X, 2], None),
+}
+
+
+@pytest.mark.parametrize("name", OPAQUE)
+def test_operations_without_a_kind_of_their_own_are_written_to_onnx(name: str) -> None:
+    target, arguments, shape = OPAQUE[name]
+    make = GraphMaker(2, (3, 6, 7))
+    x = make.function(make.conv(IMAGE, 8), "relu")
+    given = {} if shape is None else {"0": make.normal(*shape)}
+    keywords = {"approximate": "tanh"} if name.startswith("tanh") else {}
+    x = make.node("opaque", [x], given, target=f"aten.{target}", arguments=arguments, keywords=keywords)
+    make.linear(make.node("flatten", [x]), 5)
+    net = net_of(make)
+    program = net.program
+    assert list(faults_of(program, in_onnxruntime(program, net.images))) == []
+    values = ProgramModule(program).eval()(torch.from_numpy(net.images)).detach().numpy()
+    np.testing.assert_allclose(values, reference.run(program, net.images), atol=0.05 * values.std())
+
+
+def test_an_operation_without_an_onnx_form_is_refused() -> None:
+    make = GraphMaker(2, (3, 6, 7))
+    x = make.node("opaque", [make.conv(IMAGE, 8)], target="aten.cumsum.default", arguments=[X, 1])
+    make.linear(make.node("flatten", [x]), 5)
+    with pytest.raises(
+        DeployError, match=r"^layer opaque1: the operation aten\.cumsum\.default has no ONNX form here; "
+    ):
+        graph_of(net_of(make).program)
