@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import traceback
 import warnings
@@ -11,16 +12,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
 from apq_tune.errors import ModelError
 
 BATCH = "the size of a batch is written into its forward; use x.shape[0] or -1"
 
+PROGRAM = "apq_tune_program"
+"""Key in ``GraphModule.meta`` of the program that a module was loaded from."""
+
 FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 
 TORCH = str(Path(torch.__file__).parent)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warnings and the log of torch's exporter, which concern its own code."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
@@ -38,7 +56,8 @@ def unwrapped(module: nn.Module) -> nn.Module:
 def evaluated(module: nn.Module) -> Iterator[nn.Module]:
     """Model in evaluation mode; afterwards every module of it has the mode that it had."""
     modes = {own: own.training for own in module.modules()}
-    module.eval()
+    if not isinstance(module, fx.GraphModule):  # exported programs have one mode
+        module.eval()
     try:
         yield module
     finally:
@@ -78,6 +97,12 @@ def checked_example(module: nn.Module, example: Any) -> Tensor:
     if len(devices) > 1:
         raise ModelError(f"{name}: is on several devices ({', '.join(sorted(map(str, devices)))}); move it to one")
     images: Tensor = example.detach().to(next(iter(devices), torch.device("cpu")))
+    program = _own_program(module)
+    if program is not None and _has_fixed_batch(program):
+        raise ModelError(
+            "the program was exported for one size of the batch; export it with "
+            "dynamic_shapes=({0: torch.export.Dim.DYNAMIC},) and a batch of two"
+        )
     shape = "pass an example input of the shape and values that the model takes"
     _check_output(name, _run(module, images, "the example input", shape), len(images))
     two = torch.cat([images, images])[:2]
@@ -95,16 +120,27 @@ def export(module: nn.Module, example: Tensor) -> ExportedProgram:
     Raises:
         ModelError: If it cannot be exported; the message names the place in the user's source.
     """
+    if (program := _own_program(module)) is not None:
+        return program
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             program = torch.export.export(module, (example,), dynamic_shapes=({0: Dim.AUTO},), strict=False)
     except Exception as error:
         raise _refused(module, error) from None
-    images = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
-    if isinstance(images[0].meta["val"].shape[0], int):
+    if _has_fixed_batch(program):
         raise ModelError(f"{type(module).__name__}: {BATCH}")
     return program
+
+
+def _own_program(module: nn.Module) -> ExportedProgram | None:
+    """Program that a module was loaded from; ``None`` if it is a module of Python."""
+    program = module.meta.get(PROGRAM) if isinstance(module, fx.GraphModule) else None
+    return program if isinstance(program, ExportedProgram) else None
+
+
+def _has_fixed_batch(program: ExportedProgram) -> bool:
+    images = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
+    return isinstance(images[0].meta["val"].shape[0], int)
 
 
 def own_places(trace: str) -> list[str]:
@@ -131,7 +167,7 @@ def _run(module: nn.Module, images: Tensor, what: str, remedy: str) -> Any:
             remedy = "wrap it in a module whose forward takes images alone"
         raise ModelError(
             f"{type(module).__name__}: fails with {what} of shape {tuple(images.shape)}{_place(error)} "
-            f"({_line(error)}); {remedy}"
+            f"({first_line(error)}); {remedy}"
         ) from None
 
 
@@ -158,7 +194,7 @@ def _check_output(name: str, output: Any, batch: int) -> None:
         raise ModelError(f"{name}: returns a tensor of shape {tuple(output.shape)}, not (batch, classes){remedy}")
 
 
-def _line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """First line of a message that says something."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0].rstrip(".:;") if lines else type(error).__name__
@@ -179,4 +215,4 @@ def _refused(module: nn.Module, error: Exception) -> ModelError:
             f"{name}: its forward decides by the values of a tensor{place}; a graph has one path: "
             "compute both and choose with torch.where, or decide by something that is known before"
         )
-    return ModelError(f"{name}: cannot be traced by torch.export{place} ({_line(error)})")
+    return ModelError(f"{name}: cannot be traced by torch.export{place} ({first_line(error)})")

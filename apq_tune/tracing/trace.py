@@ -374,13 +374,14 @@ class _Walk:
 
     def _module_of(self, call: fx.Node) -> tuple[str, bool]:
         """Path of the module that makes a call, and whether it has no modules of its own."""
-        stack = list((call.meta.get("nn_module_stack") or {"": ("", None)}).values())
-        path = re.sub(r"@\d+", "", stack[-1][0])
+        stack = list((call.meta.get("nn_module_stack") or {"": ("", "")}).values())
+        path, kind = re.sub(r"@\d+", "", stack[-1][0]), stack[-1][1]
+        kind = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__name__}"
         try:
-            module = self.module.get_submodule(path)
+            has_own = any(True for _ in self.module.get_submodule(path).children())
         except AttributeError:
-            return path, False
-        return path, bool(path) and type(module).__module__.startswith("torch.nn") and not list(module.children())
+            has_own = False
+        return path, bool(path) and kind.startswith("torch.nn.") and not has_own
 
     def _unique(self, name: str, is_owner: bool) -> str:
         """Name, numbered if it is taken or belongs to a module with parameters."""
