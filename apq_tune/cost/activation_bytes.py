@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from apq_tune.cost.direct import DirectPeak
 from apq_tune.cost.model import CostModel, term_of
 from apq_tune.network.liveness import working_sets
 from apq_tune.network.network import network_of
@@ -21,6 +22,8 @@ def peak_activation_bytes(encoding: Any) -> CostModel:
         encoding: Encoding of a search space that has networks.
     """
     network = network_of(encoding.space)
+    if network.direct:
+        return DirectPeak("peak_activation_bytes", "bytes", network)
     sets = {size: working_sets(network, size) for size in network.sizes}
     genes = {name: memory.genes for name, memory in sets[network.sizes[-1]].items()}
     terms = [

@@ -18,12 +18,14 @@ with the size of the image where the tile changes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from apq_tune.cost.model import CostModel, sum_over_ops
+from apq_tune.cost.model import CostModel
+from apq_tune.cost.sums import sum_over_ops
 from apq_tune.network.layer import Op
 
 # "simulator" is bf_e_conf.ini and the code beside it in github.com/hsharma35/bitfusion, by the authors of Sharma 2018.
@@ -64,11 +66,13 @@ class Work:
         n_groups = np.where(np.asarray(op.groups) > 1, together, 1)
         self._op = op
         self._in, self._out = op.in_channels // op.groups * n_groups, op.out_channels // op.groups * n_groups
-        n_pixels, n_taps = op.out_size**2, op.kernel_size**2
+        self._out_width = op.out_size if op.out_width is None else op.out_width
+        self._kernel_width = op.kernel_size if op.kernel_width is None else op.kernel_width
+        n_pixels, n_taps = op.out_size * self._out_width, op.kernel_size * self._kernel_width
         self.runs = -(-op.groups // n_groups)
         self.compute = n_pixels * n_taps * -(-self._in // (ROWS * pairs(op))) * -(-self._out // COLUMNS)
         self.weights = n_taps * self._in * self._out * op.w_bits
-        self.inputs = self._input_side(op.out_size) ** 2 * self._in * op.a_bits
+        self.inputs = self._input_pixels(op.out_size, self._out_width) * self._in * op.a_bits
         self.outputs = n_pixels * self._out * SUM_BITS
         n_weights = np.maximum(1, np.ceil(self.weights / WEIGHT_BUFFER))
         n_inputs = np.maximum(1, np.ceil(self.inputs / INPUT_BUFFER))
@@ -91,12 +95,15 @@ class Work:
         widest = self.weights // op.w_bits * MAX_BITS  # so that the tile does not depend on weight bits
         best: Any = np.inf
         fastest: Any = np.inf
-        for tile in (*(tile for tile in TILES if tile < op.out_size), op.out_size):
-            n = -(-op.out_size // tile)
-            inputs = self._input_side(tile) ** 2 * self._in * op.a_bits
-            outputs = tile**2 * self._out * SUM_BITS
-            traffic = self.traffic + np.where(several, np.maximum(0, n**2 * inputs - self.inputs), 0)
-            alone = _kept(inputs, n, input_buffer) + 2 * _kept(outputs, n, output_buffer)
+        sides = op.out_size, self._out_width
+        for tile in (*(tile for tile in TILES if tile < max(sides)), max(sides)):
+            rows, columns = (min(tile, side) for side in sides)
+            n_tiles = math.prod(-(-side // own) for side, own in zip(sides, (rows, columns), strict=True))
+            n = max(-(-side // own) for side, own in zip(sides, (rows, columns), strict=True))
+            inputs = self._input_pixels(rows, columns) * self._in * op.a_bits
+            outputs = rows * columns * self._out * SUM_BITS
+            traffic = self.traffic + np.where(several, np.maximum(0, n_tiles * inputs - self.inputs), 0)
+            alone = _kept(inputs, n, n_tiles, input_buffer) + 2 * _kept(outputs, n, n_tiles, output_buffer)
             fits = (inputs <= input_buffer) & (outputs <= output_buffer) | (tile == 1)
             cycles = np.where(fits, np.ceil(self._roofline(widest, traffic - self.weights + widest, alone)), np.inf)
             best = np.where(cycles == fastest, np.minimum(best, traffic), np.where(cycles < fastest, traffic, best))
@@ -107,8 +114,10 @@ class Work:
         alone = np.minimum(weights, WEIGHT_BUFFER) + alone
         return np.maximum(traffic / DRAM_BITS, self.compute + alone / DRAM_BITS)
 
-    def _input_side(self, tile: int) -> Any:
-        return (tile - 1) * self._op.stride + self._op.kernel_size
+    def _input_pixels(self, height: int, width: int) -> Any:
+        """Pixels that are read for a tile of outputs."""
+        rows = (height - 1) * self._op.stride + self._op.kernel_size
+        return rows * ((width - 1) * self._op.stride + self._kernel_width)
 
 
 def pairs(op: Op) -> Any:
@@ -134,12 +143,12 @@ def op_energy_mj(op: Op, nj_per_cycle: float = NJ_PER_CYCLE, nj_per_dram_bit: fl
 
 def bitfusion_latency_ms(encoding: Any) -> CostModel:
     """Latency per image in milliseconds, fixed parts included."""
-    return sum_over_ops("latency_ms", "ms", encoding, op_latency_ms)
+    return sum_over_ops("latency_ms", "ms", encoding, op_latency_ms, monotone=True)
 
 
 def bitfusion_energy_mj(encoding: Any) -> CostModel:
     """Energy per image in millijoules, fixed parts included."""
-    return sum_over_ops("energy_mj", "mJ", encoding, op_energy_mj)
+    return sum_over_ops("energy_mj", "mJ", encoding, op_energy_mj, monotone=True)
 
 
 def _per_unit(bits: Any) -> Any:
@@ -147,9 +156,9 @@ def _per_unit(bits: Any) -> Any:
     return np.where(np.asarray(bits) <= BRICK_BITS, 4, np.where(np.asarray(bits) <= 2 * BRICK_BITS, 2, 1))
 
 
-def _kept(tile: Any, n: int, buffer: Any) -> Any:
-    """Bits loaded at once: largest of tile, row of ``n`` tiles and square of ``n**2`` tiles that fits the buffer."""
-    return np.where(tile * n**2 <= buffer, tile * n**2, np.where(tile * n <= buffer, tile * n, tile))
+def _kept(tile: Any, n: int, n_tiles: int, buffer: Any) -> Any:
+    """Bits loaded at once: largest of tile, row of ``n`` tiles and all ``n_tiles`` tiles that fits the buffer."""
+    return np.where(tile * n_tiles <= buffer, tile * n_tiles, np.where(tile * n <= buffer, tile * n, tile))
 
 
 def _cheapest(op: Op, cost: Callable[[Work], Any]) -> Any:

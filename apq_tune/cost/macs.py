@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from apq_tune.cost.model import CostModel, sum_over_ops
+from apq_tune.cost.model import CostModel
+from apq_tune.cost.sums import sum_over_ops
 from apq_tune.network.layer import Op
 
 
@@ -15,4 +16,4 @@ def op_macs(op: Op) -> Any:
 
 def macs(encoding: Any) -> CostModel:
     """Number of multiply-accumulates in convolutions and classifier per image."""
-    return sum_over_ops("macs", "MACs", encoding, op_macs)
+    return sum_over_ops("macs", "MACs", encoding, op_macs, monotone=True)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from apq_tune.cost.reach import Combine, Reach, reach
 from apq_tune.cost.terms import Term, TermLayout, layout_of, long_table
 from apq_tune.errors import TableError
-from apq_tune.network.layer import Layer, Op
-from apq_tune.network.network import Network, Part, network_of, ops
+from apq_tune.network.layer import Layer
+from apq_tune.network.network import Network, Part
 from apq_tune.space.encoding import Genomes
 
 PartCost = Callable[[tuple[Layer, ...], int], Any]
@@ -169,42 +169,3 @@ def term_of(network: Network, part: Part, cost: Callable[[int], Any], genes: Seq
     if network.size_gene is None:
         return Term(part.name, genes, table[0], allowed[0], part.switch)
     return Term(part.name, (network.size_gene, *genes), table, allowed, part.switch)
-
-
-def sum_over_parts(
-    name: str, unit: str, encoding: Any, part_cost: PartCost, fixed_cost: Callable[[int], float]
-) -> CostModel:
-    """Build a cost that is the sum over the parts of a network.
-
-    Args:
-        name: Name of the metric.
-        unit: Unit of its values.
-        encoding: Encoding of a search space that has networks.
-        part_cost: Cost of a searched part.
-        fixed_cost: Function from the image size to the cost of all fixed parts.
-    """
-    network = network_of(encoding.space)
-    terms = [
-        term_of(network, part, lambda size, part=part: part_cost(network.layers(part, size), size))  # type: ignore[misc]
-        for part in network.searched
-    ]
-    return CostModel(name, unit, network, [fixed_cost(size) for size in network.sizes], terms)
-
-
-def sum_over_ops(name: str, unit: str, encoding: Any, op_cost: Callable[[Op], Any]) -> CostModel:
-    """Build a cost that is the sum over all ops of a network, fixed parts included.
-
-    Args:
-        name: Name of the metric.
-        unit: Unit of its values.
-        encoding: Encoding of a search space that has networks.
-        op_cost: Function from an op, whose numbers may be arrays, to its cost.
-    """
-    network = network_of(encoding.space)
-    return sum_over_parts(
-        name,
-        unit,
-        encoding,
-        lambda layers, _: sum(op_cost(op) for op in ops(layers)),
-        lambda size: float(sum(op_cost(op) for op in ops(network.fixed_layers(size)))),
-    )

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from apq_tune.cost.bits import note_on_bits
-from apq_tune.cost.model import CostModel, sum_over_parts
+from apq_tune.cost.model import CostModel
 from apq_tune.cost.rows import (
     BLOCK,
     CONV,
@@ -31,6 +31,7 @@ from apq_tune.cost.rows import (
     in_words,
     wanted_rows,
 )
+from apq_tune.cost.sums import sum_over_parts
 from apq_tune.errors import TableError
 from apq_tune.inputs.sheets import is_count, no_number, number_in, read_sheet
 from apq_tune.network.layer import Layer

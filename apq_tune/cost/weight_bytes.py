@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from apq_tune.cost.model import CostModel, sum_over_ops
+from apq_tune.cost.model import CostModel
+from apq_tune.cost.sums import sum_over_ops
 from apq_tune.network.layer import Op
 
 BYTES_PER_CHANNEL = 8  # an int32 bias and a 32-bit rescaling factor for each output channel (Jacob 2018)
@@ -17,4 +18,4 @@ def op_weight_bytes(op: Op) -> Any:
 
 def weight_bytes(encoding: Any) -> CostModel:
     """Size of all parameters in bytes, with folded batch norm."""
-    return sum_over_ops("weight_bytes", "bytes", encoding, op_weight_bytes)
+    return sum_over_ops("weight_bytes", "bytes", encoding, op_weight_bytes, monotone=True)

@@ -45,13 +45,21 @@ def live_bits(layers: Sequence[Layer], image: Tensor) -> dict[str, float]:
         image: Input tensor of the network.
     """
     tensors = {IMAGE: float(image.n_bits)} | {layer.name: float(layer.output.n_bits) for layer in layers}
+    return {name: sum(tensors[one] for one in alive) for name, alive in live_tensors(layers).items()}
+
+
+def live_tensors(layers: Sequence[Layer]) -> dict[str, frozenset[str]]:
+    """Names of the tensors in memory while each layer of one candidate runs, by name of the layer.
+
+    Args:
+        layers: Layers in the order of the forward pass.
+    """
     last_read = {name: number for number, layer in enumerate(layers) for name in layer.inputs}
-    alive, found = {IMAGE}, dict[str, float]()
+    alive, found = frozenset({IMAGE}), dict[str, frozenset[str]]()
     for number, layer in enumerate(layers):
         replaced = layer.in_place and last_read[layer.inputs[0]] == number
-        own = alive if replaced else alive | {layer.name}
-        found[layer.name] = sum(tensors[name] for name in own)
-        alive = {name for name in alive | {layer.name} if last_read.get(name, -1) > number}
+        found[layer.name] = alive if replaced else alive | {layer.name}
+        alive = frozenset(name for name in alive | {layer.name} if last_read.get(name, -1) > number)
     return found
 
 

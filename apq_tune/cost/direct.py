@@ -1,0 +1,247 @@
+"""Costs computed from the genes of each candidate, for networks whose layers depend on too many genes for tables."""
+
+from __future__ import annotations
+
+import abc
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apq_tune.cost.model import CostModel, OpenTerm, PartCost
+from apq_tune.cost.reach import Reach
+from apq_tune.network.described import Columns, Described, describe, peak_bits
+from apq_tune.network.layer import IMAGE, Layer
+from apq_tune.network.liveness import live_tensors
+from apq_tune.network.network import Network, Part
+from apq_tune.space.encoding import Genomes
+
+MOST_BITS = 8
+"""Most bits of a stored tensor."""
+
+BATCH = 2048
+"""Candidates whose layers are in memory at once."""
+
+MOST_COMBINATIONS = 1_000_000
+"""Combinations of the genes of a part that are gone through for the range of a cost that need not be monotone."""
+
+
+class DirectCost(CostModel):
+    """Metric computed from the layers of each candidate.
+
+    Attributes:
+        name: Name of the metric.
+        unit: Unit for people.
+        note: Remark for those who limit the metric, empty if there is none.
+        layout: The network, whose layers metrics of the same network share.
+    """
+
+    def __init__(self, name: str, unit: str, network: Network) -> None:
+        self.name, self.unit, self.note = name, unit, ""
+        self._network = network
+        self.layout: Any = network
+        self._values = [np.array(values, np.int64) for values in network.genes.values()]
+
+    def __call__(self, genomes: Genomes) -> NDArray[np.float64]:
+        """Costs of genomes of shape ``(n, n_genes)``, shape ``(n,)``."""
+        parts = [self.at(*self.index(genomes[i : i + BATCH])) for i in range(0, len(genomes), BATCH)]
+        return np.concatenate([np.zeros(0), *parts])
+
+    def columns(self, genomes: Genomes) -> Columns:
+        """Values of all genes by name, each of shape ``(n,)``."""
+        return {
+            name: values[genomes[:, place]]
+            for place, (name, values) in enumerate(zip(self._network.genes, self._values, strict=True))
+        }
+
+    def _at(self, genome: Genomes) -> tuple[dict[str, int], int]:
+        """Values of all genes of one genome, and its image size."""
+        values = {name: int(own[0]) for name, own in self.columns(genome[None]).items()}
+        gene = self._network.size_gene
+        return values, self._network.sizes[-1] if gene is None else values[gene]
+
+    def index(self, genomes: Genomes) -> tuple[Any, ...]:
+        """Layers of the candidates, and their number."""
+        return tuple(describe(self._network, self.columns(genomes), len(genomes))), len(genomes)
+
+    def at(self, *index: Any) -> NDArray[np.float64]:
+        """Costs of what ``index`` returns, shape ``(n,)``."""
+        described, n = index
+        costs = np.zeros(n)
+        for own in described:
+            costs[own.rows] = self._costs(own)
+        return costs
+
+    @abc.abstractmethod
+    def _costs(self, described: Described) -> NDArray[np.float64]:
+        """Costs of candidates of the same image size, shape ``(n,)``."""
+
+    def _ends(self) -> Reach:
+        """Range of a cost that grows with every gene but that of the image size."""
+        genomes = np.zeros((2, len(self._values)), np.int16)
+        genomes[1] = [len(values) - 1 for values in self._values]
+        found = []
+        for size in range(len(self._network.sizes)):
+            if self._network.size_gene is not None:
+                genomes[:, list(self._network.genes).index(self._network.size_gene)] = size
+            found.append(self(genomes))
+        low, high = np.min(found, axis=0)[0], np.max(found, axis=0)[1]
+        return Reach(float(low), float(high), exact=True)
+
+
+class DirectSum(DirectCost):
+    """Sum over the parts of a network."""
+
+    def __init__(
+        self,
+        name: str,
+        unit: str,
+        network: Network,
+        part_cost: PartCost,
+        fixed_cost: Callable[[int], float],
+        *,
+        monotone: bool,
+    ) -> None:
+        """Name the summands.
+
+        Args:
+            name: Name of the metric.
+            unit: Unit of its values.
+            network: Networks of the search space.
+            part_cost: Cost of a searched part.
+            fixed_cost: Function from the image size to the cost of all fixed parts.
+            monotone: Whether the cost of a part grows with every gene but that of the image size.
+        """
+        super().__init__(name, unit, network)
+        self._part_cost, self._monotone = part_cost, monotone
+        self._fixed_costs = {size: fixed_cost(size) for size in network.sizes}
+
+    def _costs(self, described: Described) -> NDArray[np.float64]:
+        total: Any = np.full(described.rows.size, self._fixed_costs[described.size])
+        for own in described.parts:
+            if own.part.searched:
+                cost = self._part_cost(own.layers, described.size)
+                total = total + (cost if own.active is None else np.where(own.active, cost, 0.0))
+        return np.asarray(total, np.float64)
+
+    def fixed(self, size: int) -> float:
+        """Cost of the fixed parts at an image size."""
+        return self._fixed_costs[size]
+
+    def part(self, name: str, values: Mapping[str, int]) -> float:
+        """Cost of one searched part at given values of its genes, at the largest image size by default."""
+        part, size = self._network.by_name[name], self._network.sizes[-1]
+        size = values.get(self._network.size_gene or "", size)
+        return float(self._part_cost(part.describe(size, *(values[gene] for gene in part.genes)), size))
+
+    def sums(self, genome: Genomes, open_genes: Sequence[int]) -> list[tuple[float, list[OpenTerm]]]:
+        """Sums whose largest is the cost of the candidates that differ from one only in some genes."""
+        network, places = self._network, {name: place for place, name in enumerate(self._network.genes)}
+        values, size = self._at(genome)
+        terms = []
+        for part in network.searched:
+            if part.switch is None or values[part.switch.gene] >= part.switch.at_least:
+                layers = _open(part, size, values, {name for name in places if places[name] in open_genes}, network)
+                cost = np.asarray(self._part_cost(layers, size), np.float64)
+                terms.append(_term(cost, [gene for gene in part.genes if places[gene] in open_genes], places))
+        return [(self._fixed_costs[size], terms)]
+
+    @functools.cached_property
+    def reach(self) -> Reach:
+        """Smallest and largest value over the search space, or proven bounds of them."""
+        return self._ends() if self._monotone else self._bounds()
+
+    def _bounds(self) -> Reach:
+        """Sums of the least and of the greatest costs of the parts."""
+        lows, highs = [], []
+        for size in self._network.sizes:
+            low = high = self._fixed_costs[size]
+            for part in self._network.searched:
+                costs = self._all_costs(part, size)
+                low += 0.0 if part.switch is not None or costs is None else float(costs.min())
+                high += math.inf if costs is None else max(float(costs.max()), 0.0)
+            lows.append(low)
+            highs.append(high)
+        return Reach(min(lows), max(highs), exact=False)
+
+    def _all_costs(self, part: Part, size: int) -> NDArray[np.float64] | None:
+        """Costs of a part at all combinations of its genes; ``None`` if there are too many."""
+        if math.prod(self._network.shape(part)) > MOST_COMBINATIONS:
+            return None
+        return np.asarray(self._part_cost(self._network.layers(part, size), size), np.float64)
+
+
+class DirectPeak(DirectCost):
+    """Largest working set of any layer, in bytes."""
+
+    def _costs(self, described: Described) -> NDArray[np.float64]:
+        return peak_bits(self._network, described) / 8
+
+    def fixed(self, size: int) -> float:
+        """The image alone."""
+        return float(self._network.image(size).n_bits) / 8
+
+    @functools.cached_property
+    def reach(self) -> Reach:
+        """Smallest and largest value over the search space, or proven bounds of them."""
+        found = self._ends()
+        if not _read_elsewhere(self._network):
+            return found
+        bits = [value for own in self._network.genes.values() for value in own if value <= MOST_BITS] or [MOST_BITS]
+        ratio = MOST_BITS / max(1, min(bits))
+        return Reach(found.low / ratio, found.high * ratio, exact=False)
+
+    def sums(self, genome: Genomes, open_genes: Sequence[int]) -> list[tuple[float, list[OpenTerm]]]:
+        """Sums whose largest is the cost of the candidates that differ from one only in some genes."""
+        network, places = self._network, {name: place for place, name in enumerate(self._network.genes)}
+        values, size = self._at(genome)
+        open_ = {name for name in places if places[name] in open_genes}
+        terms = {IMAGE: OpenTerm((), np.asarray(float(network.image(size).n_bits) / 8))}
+        for part in network.parts:
+            for layer in _open(part, size, values, open_, network):
+                own = np.asarray(layer.output.n_bits, np.float64) / 8
+                terms[layer.name] = _term(own, [gene for gene in part.genes if gene in open_], places)
+        alive = live_tensors(network.at(values)).values()
+        return [(0.0, [terms[name] for name in names]) for names in dict.fromkeys(alive)]
+
+
+def _read_elsewhere(network: Network) -> bool:
+    """Whether a tensor that replaces the output of a part that can be inactive is read by other parts, too.
+
+    If none is, more parts never need less memory: what a block reads is stored at the most bits as long as the block is
+    there, and has no other reader that could ask for more bits than those of the output of the block.
+    """
+    values = {gene: own[-1] for gene, own in network.genes.items()}
+    size = network.sizes[-1]
+    passed: dict[str, set[str]] = {}
+    for part in network.parts:
+        if part.switch is not None and part.passes is not None:
+            passed.setdefault(part.passes, set()).add(part.switch.gene)
+    for part in network.parts:
+        gene = None if part.switch is None else part.switch.gene
+        layers = part.describe(size, *(values[name] for name in part.genes))
+        names = {layer.name for layer in layers}
+        for name in {name for layer in layers for name in layer.inputs} - names:
+            if passed.get(name, set()) - {gene}:
+                return True
+    return False
+
+
+def _open(
+    part: Part, size: int, values: Mapping[str, int], open_genes: set[str], network: Network
+) -> tuple[Layer, ...]:
+    """Layers of a part at all values of some genes and given ones of the others."""
+    own = [gene for gene in part.genes if gene in open_genes]
+    grid = dict(zip(own, np.ix_(*(network.genes[gene] for gene in own)), strict=True))
+    return part.describe(size, *(grid.get(gene, values[gene]) for gene in part.genes))
+
+
+def _term(numbers: NDArray[np.float64], genes: Sequence[str], places: Mapping[str, int]) -> OpenTerm:
+    """Term of numbers with one axis for each gene, without the genes that they do not depend on."""
+    numbers = numbers.reshape((1,) * (len(genes) - numbers.ndim) + numbers.shape)
+    kept = [axis for axis, size in enumerate(numbers.shape) if size > 1]
+    shape = [numbers.shape[axis] for axis in kept]
+    return OpenTerm(tuple(places[genes[axis]] for axis in kept), numbers.reshape(shape))
