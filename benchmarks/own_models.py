@@ -18,12 +18,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from apq_tune.errors import ApqError
+from apq_tune.errors import ApqError, SpaceError
+from apq_tune.network.coupling import Coupling, couple
 from apq_tune.network.graph import Graph
+from apq_tune.network.removable import removable_blocks, without
+from apq_tune.network.shapes import resized
 from apq_tune.tracing.functions import run_graph
+from apq_tune.tracing.masking import difference, random_kept
 from apq_tune.tracing.trace import trace, weights_of
 
 IMAGENET = (3, 224, 224)
@@ -38,11 +43,12 @@ class Model(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """A traced model: the module in evaluation mode, its graph and tensors, and two random images."""
+    """A traced model: the module in evaluation mode, its graph, tensors and coupled channels, and two random images."""
 
     module: nn.Module
     graph: Graph
     tensors: Mapping[str, Tensor]
+    coupling: Coupling
     images: Tensor
 
 
@@ -118,7 +124,64 @@ def same_output(subject: Subject) -> str:
     return f"{difference:.1e}"
 
 
-CHECKS: dict[str, Callable[[Subject], str]] = {"nodes": nodes, "opaque": opaque, "output": same_output}
+def coupled(subject: Subject) -> str:
+    """Number of groups of coupled channels that can shrink, and of all."""
+    groups = subject.coupling.groups
+    assert subject.coupling.shrinkable, "no group can shrink"
+    return f"{len(subject.coupling.shrinkable)} of {len(groups)} groups"
+
+
+def sliced(subject: Subject) -> str:
+    """Largest difference between sliced networks and the masked whole at random widths, twice without some blocks."""
+    rng, worst = np.random.default_rng(0), 0.0
+    blocks = removable_blocks(subject.graph, subject.coupling)
+    for skips in (False, False, False, True, True):
+        graph = without(subject.graph, [block for block in blocks if skips and rng.random() < 0.5])
+        kept = random_kept(subject.coupling, rng)
+        worst = max(worst, difference(graph, subject.coupling, kept, subject.tensors, subject.images))
+    assert worst <= 1e-5, f"{worst:.1e}"
+    return f"{worst:.1e}"
+
+
+def removable(subject: Subject) -> str:
+    """Number of residual blocks that can be left out."""
+    return str(len(removable_blocks(subject.graph, subject.coupling)))
+
+
+def other_size(subject: Subject) -> str:
+    """Difference from the module at three quarters of the image size, whole, and of a sliced network there."""
+    size = tuple(3 * pixels // 4 for pixels in subject.images.shape[2:])
+    try:
+        graph = resized(subject.graph, (size[0], size[1]))
+    except SpaceError as error:
+        return f"none: {error}"
+    images = torch.randn(2, subject.images.shape[1], *size)
+    expected = subject.module(images)
+    found = run_graph(graph, subject.tensors, images)
+    whole = float((found - expected).abs().max() / expected.abs().max())
+    kept = random_kept(subject.coupling, np.random.default_rng(0))
+    worst = max(whole, difference(graph, subject.coupling, kept, subject.tensors, images))
+    assert worst <= 1e-5, f"{worst:.1e}"
+    return f"{worst:.1e}"
+
+
+def locked(subject: Subject) -> str:
+    """Layers whose output channels cannot shrink, and the first reason."""
+    groups = [group for group in subject.coupling.groups if group.locked]
+    makers = {maker for group in groups for maker in group.makers}
+    return f"{len(makers)} of {len(subject.graph.weighted)} layers: {groups[0].locked}" if groups else "none"
+
+
+CHECKS: dict[str, Callable[[Subject], str]] = {
+    "nodes": nodes,
+    "opaque": opaque,
+    "output": same_output,
+    "coupled": coupled,
+    "sliced": sliced,
+    "removable blocks": removable,
+    "at 3/4 of the size": other_size,
+    "locked": locked,
+}
 """Columns of the table, each from a function that raises if a model does not pass."""
 
 
@@ -138,15 +201,20 @@ def check(name: str) -> dict[str, str]:
         if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None:
             nn.init.normal_(norm.running_mean, std=0.1)
             nn.init.uniform_(norm.running_var, 0.5, 2.0)
+            nn.init.normal_(norm.bias, std=0.1)
+    for path, parameter in module.named_parameters():
+        if path.endswith(("layer_scale", "gamma")):  # new ones hide the branch that they scale
+            nn.init.uniform_(parameter, 0.5, 1.5)
     images = torch.randn(2, *model.image)
     begun = time.perf_counter()
     try:
         graph = trace(module, images[:1])
+        coupling = couple(graph)
     except ApqError as error:
         return {"traced": f"refused: {error}"}
     row = {"traced": f"{time.perf_counter() - begun:.0f} s"}
     with torch.no_grad():
-        subject = Subject(module.eval(), graph, weights_of(module, graph), images)
+        subject = Subject(module.eval(), graph, weights_of(module, graph), coupling, images)
         return row | {column: passed(function, subject) for column, function in CHECKS.items()}
 
 
