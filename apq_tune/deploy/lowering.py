@@ -27,9 +27,12 @@ def program_of(subnet: AnySubnet) -> Program:
         DeployError: If a layer has no integer form.
     """
     size, forms = subnet.space.resolutions[-1], None
+    image: Shape = (subnet.space.input.channels, size, size)
     if isinstance(subnet, GraphSubnet):
-        forms = forms_of_graph(subnet.network.graph)
-    return build(subnet.layers, FrozenSubnet(subnet), (subnet.space.input.channels, size, size), forms)
+        graph = subnet.network.graph
+        forms = forms_of_graph(graph)
+        image = image if graph.image[1] == graph.image[2] else graph.image
+    return build(subnet.layers, FrozenSubnet(subnet), image, forms)
 
 
 def build(

@@ -1,0 +1,132 @@
+"""Networks cut out of models of users: simulation, reference and onnxruntime compute one and the same."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from apq_tune.deploy import reference
+from apq_tune.deploy.lowering import program_of
+from apq_tune.deploy.onnx_session import FLOAT_KERNELS, INTEGER_KERNELS, kernels
+from apq_tune.deploy.program import IntegerTensor, MoveStep, WeightedStep
+from apq_tune.network.graph import MOVING
+from apq_tune.space.encodings import encoding_of
+from apq_tune.space.model_space import ModelSpace
+from apq_tune.supernet.evaluate import calibrate_quantizers
+from apq_tune.supernet.graph_subnet import GraphSubnet
+from apq_tune.supernet.graph_supernet import GraphSupernet
+from apq_tune.supernet.quantize import ActivationQuantizer
+from tests.deploy.test_graph_programs import faults_of, in_onnxruntime, model_of
+from tests.tracing.zoo import ZOO, example_of, network
+
+BITS = tuple(range(2, 9))
+
+
+@functools.lru_cache
+def subnets_of(name: str, n: int = 2) -> tuple[GraphSubnet, ...]:
+    """Random networks of a model with random weights, calibrated on random images."""
+    module = network(name)
+    own = GraphSupernet(ModelSpace.from_module(module, example_of(name), step=1, least=0.3, w_bits=BITS, a_bits=BITS))
+    own.load_model(module.state_dict())
+    encoding, images = encoding_of(own.space), example_of(name, 16)
+    candidates: list[Any] = encoding.decode(encoding.sample(n, np.random.default_rng(1)))
+    calibrate_quantizers(own, [functools.partial(own.recalibrate, images, one) for one in candidates])
+    return tuple(own.extract(one, own.recalibrate(images, one, quantize=True)).eval() for one in candidates)
+
+
+def images_of(name: str) -> Tensor:
+    return example_of(name, 24)
+
+
+@torch.no_grad()
+def simulated(subnet: GraphSubnet, images: Tensor) -> NDArray[np.float32]:
+    return np.asarray(subnet(images).numpy())
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_onnxruntime_computes_every_step_as_the_reference_does(name: str) -> None:
+    for subnet in subnets_of(name):
+        program = program_of(subnet)
+        assert list(faults_of(program, in_onnxruntime(program, images_of(name).numpy()))) == []
+
+
+def stored_in_simulation(subnet: GraphSubnet, images: Tensor) -> dict[str, NDArray[np.float32]]:
+    """Every stored tensor of the simulation by the name of its layer."""
+    named = {quantizer: name for name, quantizer in subnet.stored_quantizers().items()}
+    found: dict[str, NDArray[np.float32]] = {}
+
+    def keep(quantizer: Any, _: Any, output: Tensor) -> None:
+        if (name := named.get(quantizer)) is not None and name not in found:  # the first call is not a requantization
+            found[name] = output.numpy()
+
+    quantizers = [module for module in subnet.modules() if isinstance(module, ActivationQuantizer)]
+    handles = [quantizer.register_forward_hook(keep) for quantizer in quantizers]
+    with torch.no_grad():
+        subnet(images)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_every_level_of_the_simulation_is_that_of_the_program(name: str) -> None:
+    """But for values on the edge of a rounding step, whose sums in floating point fall to either side."""
+    for subnet in subnets_of(name):
+        images, program = images_of(name), program_of(subnet)
+        levels = reference.run_all(program, images.numpy())
+        stored = stored_in_simulation(subnet, images)
+        moving = {layer.name for layer in subnet.layers if layer.kind in MOVING}
+        names = {layer.name for layer in subnet.layers if isinstance(program.tensors.get(layer.name), IntegerTensor)}
+        assert names - moving == set(stored)
+        equal = total = 0
+        for layer, values in stored.items():
+            real = levels[layer] * program.integer(layer).scale
+            total, equal = total + values.size, equal + int(np.isclose(real, values, atol=1e-6).sum())
+        assert equal >= 0.99 * total
+        given, expected = levels["logits"], simulated(subnet, images)
+        assert given.shape == expected.shape
+        assert (given.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.95
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_tensors_and_weights_have_the_bits_that_costs_count(name: str) -> None:
+    for subnet in subnets_of(name):
+        program = program_of(subnet)
+        steps = {step.name: step for step in program.steps}
+        for layer in subnet.layers:
+            tensor = program.tensors.get(layer.name)
+            if isinstance(tensor, IntegerTensor):
+                assert layer.kind in MOVING or tensor.bits == layer.output.bits
+                assert np.prod(tensor.shape) == layer.output._replace(bits=1).n_bits
+            if layer.op is not None:
+                step = steps[layer.name]
+                assert isinstance(step, WeightedStep)
+                assert step.weights.bits == layer.op.w_bits
+                assert program.integer(step.inputs[0]).bits == layer.op.a_bits
+                assert step.weights.values.size == layer.op.n_weights
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_layers_with_weights_run_on_integer_kernels(name: str) -> None:
+    for subnet in subnets_of(name):
+        program = program_of(subnet)
+        weighted = [step for step in program.steps if isinstance(step, WeightedStep)]
+        real = [step for step in weighted[:-1] if not isinstance(program.tensors[step.output], IntegerTensor)]
+        found = kernels(model_of(program, []))
+        assert sum(found[kind] for kind in FLOAT_KERNELS) <= len(real) + (weighted[-1].weights.values.ndim > 2)
+        assert sum(found[kind] for kind in INTEGER_KERNELS) >= len(weighted) - len(real) - 1
+
+
+@pytest.mark.parametrize("name", ["shufflenet", "split", "unet", "densenet"])
+def test_values_are_moved_as_integers(name: str) -> None:
+    for subnet in subnets_of(name):
+        program = program_of(subnet)
+        moved = [step.output for step in program.steps if isinstance(step, MoveStep)]
+        assert moved
+        assert all(isinstance(program.tensors[output], IntegerTensor) for output in moved if output != "logits")
