@@ -185,3 +185,14 @@ def test_channels_in_a_wrong_order_are_seen(
     with pytest.raises((AssertionError, RuntimeError)):
         for _ in range(5):
             assert difference(graph, coupling, random_kept(coupling, rng), tensors, x) < 1e-5
+
+
+@pytest.mark.parametrize("net", [residual, grouped, zero_padded], ids=lambda net: net.__name__)
+def test_ties_that_are_missed_are_seen(net: Any, made: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = net(made())
+    monkeypatch.setattr(ties.Ties, "tie", lambda self, *_: self.pairs.append(np.empty((2, 0), np.int64)))
+    coupling, rng = couple(graph), np.random.default_rng(0)
+    tensors, x = tensors_for(graph), torch.randn(2, *graph.image)
+    with pytest.raises((AssertionError, RuntimeError)):
+        for _ in range(5):
+            assert difference(graph, coupling, random_kept(coupling, rng), tensors, x) < 1e-5
