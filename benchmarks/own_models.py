@@ -14,24 +14,42 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import onnx
 import torch
+from onnx import helper
 from torch import Tensor, nn
 
+from apq_tune.deploy import onnx_session
+from apq_tune.deploy.lowering import program_of
+from apq_tune.deploy.onnx_graph import graph_of
+from apq_tune.deploy.onnx_session import FLOAT_KERNELS, INTEGER_KERNELS
+from apq_tune.deploy.program import Program
 from apq_tune.errors import ApqError, SpaceError
 from apq_tune.network.coupling import Coupling, couple
 from apq_tune.network.graph import Graph
+from apq_tune.network.layer import IMAGE
 from apq_tune.network.removable import removable_blocks, without
 from apq_tune.network.shapes import resized
+from apq_tune.space.encodings import encoding_of
+from apq_tune.space.gene import BIT_KINDS
+from apq_tune.space.model_space import ModelSpace
+from apq_tune.supernet.evaluate import calibrate_quantizers
+from apq_tune.supernet.graph_subnet import GraphSubnet
+from apq_tune.supernet.graph_supernet import GraphSupernet
+from apq_tune.supernet.quantize import ActivationQuantizer
 from apq_tune.tracing.functions import run_graph
 from apq_tune.tracing.masking import difference, random_kept
 from apq_tune.tracing.trace import trace, weights_of
 
 IMAGENET = (3, 224, 224)
+N_IMAGES, DIFFERENT = 16, 1e-3
+"""Images on which an exported network is compared, and largest share of levels that may be rounded differently."""
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -172,6 +190,75 @@ def locked(subject: Subject) -> str:
     return f"{len(makers)} of {len(subject.graph.weighted)} layers: {groups[0].locked}" if groups else "none"
 
 
+def exported(subject: Subject) -> str:
+    """Agreement of onnxruntime with the simulation at random bits, and operators with weights that run in integers."""
+    bits = tuple(range(2, 9))
+    own = GraphSupernet(ModelSpace.of_graph(subject.graph, w_bits=bits, a_bits=bits))
+    own.load_model(subject.module.state_dict())
+    rng, encoding = np.random.default_rng(0), encoding_of(own.space)
+    values = own.space.values_of(encoding.extremes()[1])
+    for gene in own.space.genes:
+        if gene.kind in BIT_KINDS:
+            values[gene.name] = int(rng.choice(gene.values))
+    candidate = own.space.candidate_of(values)
+    coarse = torch.randn(2 * N_IMAGES, subject.images.shape[1], 8, 8)
+    smooth = nn.functional.interpolate(coarse, size=subject.images.shape[2:], mode="bicubic")
+    calibrate_quantizers(own, [lambda: own.recalibrate(smooth[:N_IMAGES], candidate)])
+    network = own.extract(candidate, own.recalibrate(smooth[:N_IMAGES], candidate, quantize=True)).eval()
+    program = program_of(network)
+    model = model_of(program)
+    images = smooth[N_IMAGES:]
+    given, simulated = onnx_session.logits(model, images.numpy(), 8), network(images).numpy()
+    same = float((given.argmax(1) == simulated.argmax(1)).mean())
+    found = onnx_session.kernels(model)
+    integer, real = (sum(found[kind] for kind in kinds) for kinds in (INTEGER_KERNELS, FLOAT_KERNELS))
+    other = 1 - equal_levels(network, program, images[:4])
+    text = f"{integer} of {integer + real} operators in integers, {other:.1e} of levels differ, top-1 {same:.2f}"
+    assert other <= DIFFERENT, text
+    return text
+
+
+def model_of(program: Program, outputs: Sequence[str] = ()) -> onnx.ModelProto:
+    """ONNX model of a program, checked, with some of its integer tensors as outputs."""
+    graph, opset = graph_of(program)
+    for name in outputs:
+        shape: list[str | int | None] = ["n", *program.tensors[name].shape]
+        graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, shape))
+    opsets = [helper.make_opsetid("", opset)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=helper.find_min_ir_version_for(opsets))
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def equal_levels(network: GraphSubnet, program: Program, images: Tensor) -> float:
+    """Share of levels of the simulation that onnxruntime has as well, where both have read the same levels.
+
+    Random networks of few bits are chaotic: a level that is rounded to the other side changes every later one. So each
+    tensor of the simulation is compared, and then replaced by that of onnxruntime.
+    """
+    stored = {name: own for name, own in network.stored_quantizers().items() if name in program.tensors}
+    names = {quantizer: name for name, quantizer in stored.items()}
+    values = onnx_session.session(model_of(program, list(stored))).run(list(stored), {IMAGE: images.numpy()})
+    levels = dict(zip(stored, values, strict=True))
+    counts: list[tuple[int, int]] = []
+
+    def replace(quantizer: ActivationQuantizer, _: Any, output: Tensor) -> Tensor | None:
+        name = names.get(quantizer)
+        if name is None or name not in levels:  # quantized again, for a reader of fewer bits
+            return None
+        tensor = program.integer(name)
+        exact = torch.from_numpy((levels.pop(name).astype(np.float32) - tensor.zero) * tensor.scale)
+        counts.append((int(torch.isclose(exact, output, atol=1e-6).sum()), output.numel()))
+        return exact
+
+    handles = [own.register_forward_hook(replace) for own in stored.values()]
+    network(images)
+    for handle in handles:
+        handle.remove()
+    equal, total = np.sum(counts, axis=0)
+    return float(equal / total)
+
+
 CHECKS: dict[str, Callable[[Subject], str]] = {
     "nodes": nodes,
     "opaque": opaque,
@@ -181,6 +268,7 @@ CHECKS: dict[str, Callable[[Subject], str]] = {
     "removable blocks": removable,
     "at 3/4 of the size": other_size,
     "locked": locked,
+    "ONNX at random bits": exported,
 }
 """Columns of the table, each from a function that raises if a model does not pass."""
 
