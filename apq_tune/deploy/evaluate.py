@@ -95,7 +95,7 @@ def evaluate(
     file = open_file(path)
     found, simulation = _simulation(file, run)
     network, root = (None, None) if found is None else found
-    named = [data, file.about and file.about.space.data, None if network is None else network.space.data]
+    named = [data, file.about and file.about.data, None if network is None else network.space.data]
     source = next(filter(None, named), None)
     if source is None:
         raise DeployError(f"{path}: does not say which images it is for; name them with --data, or its run with --run")
@@ -153,7 +153,7 @@ def _check_classes(file: OpenFile, source: str) -> None:
         return
     known = file.about.preprocessing.classes
     found = read_folder(source).classes if is_folder(source) else NAMES.get(source, numbered(len(known)))
-    unnamed = known == numbered(len(known)) and file.about.space.data not in NAMES
+    unnamed = known == numbered(len(known)) and file.about.data not in NAMES
     other = next((i for i, names in enumerate(zip(known, found, strict=False)) if names[0] != names[1]), None)
     if len(known) == len(found) and other is not None and not unnamed:
         raise DeployError(

@@ -16,7 +16,6 @@ from apq_tune.deploy.program import Program
 from apq_tune.deploy.program_builder import Parameters, ProgramBuilder
 from apq_tune.network.layer import Layer
 from apq_tune.supernet.frozen import FrozenSubnet
-from apq_tune.supernet.graph_subnet import GraphSubnet
 from apq_tune.supernet.interfaces import AnySubnet
 
 
@@ -28,8 +27,7 @@ def program_of(subnet: AnySubnet) -> Program:
     """
     size, forms = subnet.space.resolutions[-1], None
     image: Shape = (subnet.space.input.channels, size, size)
-    if isinstance(subnet, GraphSubnet):
-        graph = subnet.network.graph
+    if (graph := subnet.graph) is not None:
         forms = forms_of_graph(graph)
         image = image if graph.image[1] == graph.image[2] else graph.image
     return build(subnet.layers, FrozenSubnet(subnet), image, forms)

@@ -20,7 +20,6 @@ from apq_tune.deploy.program import Program
 from apq_tune.errors import ApqError, DeployError
 from apq_tune.inputs.documents import load_json
 from apq_tune.space.candidate import read_candidate
-from apq_tune.space.files import network_space_from
 from apq_tune.space.network_space import NetworkCandidate, NetworkSpace
 from apq_tune.store.files import write_atomically
 from apq_tune.supernet.found_network import CostValue, FoundNetwork, Preprocessing
@@ -43,7 +42,7 @@ class FileMetadata(NamedTuple):
 
     Attributes:
         name: Name of the network in the folder that it is from.
-        space: Search space.
+        space: Plain data of the search space; of a traced model its digest alone.
         candidate: Architecture and bits.
         scores: ``loss`` and ``accuracy`` by split, as measured after training.
         costs: Costs that the search promised, by name.
@@ -53,7 +52,7 @@ class FileMetadata(NamedTuple):
     """
 
     name: str
-    space: NetworkSpace
+    space: Mapping[str, Any]
     candidate: NetworkCandidate
     scores: Mapping[str, Mapping[str, float]]
     costs: Mapping[str, CostValue]
@@ -71,7 +70,7 @@ class FileMetadata(NamedTuple):
         """
         return cls(
             network.name,
-            _without_place(network.space),
+            _plain(network.space),
             network.candidate,
             network.scores,
             network.costs,
@@ -80,12 +79,17 @@ class FileMetadata(NamedTuple):
             program.digest,
         )
 
+    @property
+    def data(self) -> str | None:
+        """Name of the data set of the search space."""
+        return self.space.get("data")
+
     def texts(self) -> dict[str, str]:
         """Metadata as text by key, the form in which ONNX keeps it."""
         values = {
             "format": FORMAT,
             "name": self.name,
-            "space": self.space.to_dict(),
+            "space": self.space,
             "candidate": self.candidate.to_dict(),
             "scores": self.scores,
             "costs": {name: [cost.value, cost.unit] for name, cost in self.costs.items()},
@@ -111,7 +115,7 @@ class FileMetadata(NamedTuple):
         given = values["preprocessing"]
         return cls(
             str(values["name"]),
-            network_space_from(values["space"], "its search space"),
+            dict(values["space"]),
             read_candidate(values["candidate"]),
             {split: {kind: float(own[kind]) for kind in own} for split, own in values["scores"].items()},
             {name: CostValue(float(value), str(unit)) for name, (value, unit) in values["costs"].items()},
@@ -130,9 +134,14 @@ class ONNXFile(NamedTuple):
     metadata: FileMetadata
 
 
-def _without_place(space: NetworkSpace) -> NetworkSpace:
-    """Search space without the path of a folder of images, which is nothing to those who get the file."""
-    return space.with_data(None) if is_folder(space.data) else space
+def _plain(space: NetworkSpace) -> dict[str, Any]:
+    """Search space without the path of a folder of images, which is nothing to those who get the file.
+
+    The graph of a traced model, which may have more bytes than the weights of a small network, is left out, too.
+    """
+    plain = (space.with_data(None) if is_folder(space.data) else space).to_dict()
+    plain.pop("model", None)
+    return plain
 
 
 def onnx_model(program: Program, about: FileMetadata, *, pack_weights: bool = True) -> onnx.ModelProto:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from apq_tune.errors import RunError
 from apq_tune.inputs.checkpoints import read_state
+from apq_tune.network.graph import Graph
 from apq_tune.network.layer import Layer
 from apq_tune.space.network_space import NetworkSpace, Normalisation
 from apq_tune.supernet.batches import MEAN, STD, as_inputs
@@ -126,9 +127,9 @@ class FoundNetwork(AnySubnet):
         return self.subnet.layers
 
     @property
-    def shapes(self) -> Mapping[str, tuple[int, ...]] | None:
-        """Shapes of the image and of the outputs of all layers; ``None`` in networks of blocks."""
-        return self.subnet.shapes
+    def graph(self) -> Graph | None:
+        """Graph of the network; ``None`` in networks of blocks."""
+        return self.subnet.graph
 
     def constants(self, name: str) -> Mapping[str, Tensor]:
         """Parameters and statistics of a layer that is computed in floating point."""

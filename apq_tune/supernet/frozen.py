@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from apq_tune.supernet.folded import integers
-from apq_tune.supernet.graph_subnet import FoldedWeights, GraphSubnet
+from apq_tune.supernet.graph_subnet import FoldedWeights
 from apq_tune.supernet.interfaces import AnySubnet
 from apq_tune.supernet.quantize import ActivationQuantizer
 
@@ -86,8 +86,6 @@ class FrozenSubnet:
     @torch.no_grad()
     def constants(self, name: str) -> dict[str, NDArray[np.float32]]:
         """Parameters by role of a layer that is computed in floating point; networks of blocks have none."""
-        if not isinstance(self._subnet, GraphSubnet):
-            return {}
         tensors = self._subnet.constants(name)
         return {role: np.asarray(own.cpu().numpy(), np.float32) for role, own in tensors.items()}
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from apq_tune.network.fused import FusedLayer
-from apq_tune.network.graph import WEIGHTED, Node
+from apq_tune.network.graph import WEIGHTED, Graph, Node
 from apq_tune.network.layer import IMAGE, Layer
 from apq_tune.space.model_candidate import ModelCandidate
 from apq_tune.space.model_space import ModelSpace
@@ -138,10 +138,9 @@ class GraphSubnet(AnySubnet):
         return self.network.layers
 
     @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of the image and of the outputs of all layers."""
-        network = self.network
-        return {IMAGE: network.graph.image, **{layer.name: layer.last.shape for layer in network.fused}}
+    def graph(self) -> Graph:
+        """Graph of the network."""
+        return self.network.graph
 
     def constants(self, name: str) -> dict[str, Tensor]:
         """Parameters and batch norm statistics of a layer by role; of layers with weights their folded ones."""

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from apq_tune.network.graph import Graph
 from apq_tune.network.layer import Layer
 from apq_tune.supernet.elastic import Statistics
 from apq_tune.supernet.quantize import ActivationQuantizer
@@ -66,8 +67,8 @@ class AnySubnet(nn.Module, abc.ABC):
         return self.space.network.at(self.space.values_of(self.candidate))  # type: ignore[no-any-return]
 
     @property
-    def shapes(self) -> Mapping[str, tuple[int, ...]] | None:
-        """Shapes of the image and of the outputs of all layers, without the batch; ``None`` in networks of blocks."""
+    def graph(self) -> Graph | None:
+        """Graph of the network; ``None`` in networks of blocks."""
         return None
 
     def constants(self, name: str) -> Mapping[str, Tensor]:  # noqa: ARG002

@@ -50,7 +50,7 @@ def written(networks: list[FoundNetwork], tmp_path: Path) -> Path:
 
 def test_a_file_says_of_what_it_is(networks: list[FoundNetwork], written: Path) -> None:
     network, about = networks[0], read_onnx(written).metadata
-    assert about.space == network.space
+    assert about.space == network.space.to_dict()
     assert about.candidate == network.candidate
     assert (about.name, about.scores, about.costs) == (network.name, SCORES, network.costs)
     assert about.preprocessing == network.preprocessing
