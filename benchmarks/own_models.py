@@ -44,6 +44,7 @@ from apq_tune.supernet.graph_supernet import GraphSupernet
 from apq_tune.supernet.quantize import ActivationQuantizer
 from apq_tune.tracing.functions import run_graph
 from apq_tune.tracing.masking import difference, random_kept
+from apq_tune.tracing.plain_module import fold_norms, plain_module, source
 from apq_tune.tracing.trace import trace, weights_of
 
 IMAGENET = (3, 224, 224)
@@ -259,6 +260,15 @@ def equal_levels(network: GraphSubnet, program: Program, images: Tensor) -> floa
     return float(equal / total)
 
 
+def plain(subject: Subject) -> str:
+    """Difference of the plain module with batch norm folded, and how many lines its file has."""
+    graph, tensors = fold_norms(subject.graph, subject.tensors)
+    expected = subject.module(subject.images)
+    difference = float((plain_module(graph, tensors)(subject.images) - expected).abs().max() / expected.abs().max())
+    assert difference <= 1e-4, f"{difference:.1e}"
+    return f"{difference:.1e}, {len(source(graph, tensors).splitlines())} lines"
+
+
 CHECKS: dict[str, Callable[[Subject], str]] = {
     "nodes": nodes,
     "opaque": opaque,
@@ -269,6 +279,7 @@ CHECKS: dict[str, Callable[[Subject], str]] = {
     "at 3/4 of the size": other_size,
     "locked": locked,
     "ONNX at random bits": exported,
+    "plain module": plain,
 }
 """Columns of the table, each from a function that raises if a model does not pass."""
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from apq_tune.tracing.functions import run_graph
+from apq_tune.tracing.plain_module import plain_module
 from apq_tune.tracing.trace import trace, weights_of
 
 
@@ -138,7 +139,7 @@ LAYERS: dict[str, tuple[Callable[[], list[nn.Module]], list[str]]] = {
 
 
 def kinds_of(model: nn.Module) -> list[str]:
-    """Kinds of nodes, functions by their own name, after a check of the outputs."""
+    """Kinds of nodes, functions by their own name, after a check of the outputs of the graph and of its source."""
     torch.manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -147,8 +148,10 @@ def kinds_of(model: nn.Module) -> list[str]:
     graph = trace(model, x[:1])
     with torch.no_grad():
         expected = model.eval()(x.clone())
+        plain = plain_module(graph, weights_of(model, graph))(x)
     found = run_graph(graph, weights_of(model, graph), x)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    for own in (found, plain):
+        torch.testing.assert_close(own, expected, rtol=1e-5, atol=1e-6)
     names = [node.settings["name"] if node.kind == "function" else node.kind for node in graph.nodes]
     assert names[0] == "conv"
     return names[1:]
