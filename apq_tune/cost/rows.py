@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from apq_tune.errors import TableError
 from apq_tune.network.layer import Layer, Op
 from apq_tune.network.network import Network
 
@@ -65,6 +66,9 @@ def wanted_rows(layers: tuple[Layer, ...], size: int, *, blocks: bool, plain: bo
 
     Returns:
         Rows to be summed; ``None`` if the table is of inverted bottlenecks and the part is not one.
+
+    Raises:
+        TableError: If a convolution is of a form that rows of tables do not tell from others.
     """
     if blocks:
         key = _inverted_bottleneck(layers, size)
@@ -73,11 +77,32 @@ def wanted_rows(layers: tuple[Layer, ...], size: int, *, blocks: bool, plain: bo
     wanted = []
     for layer in layers:
         if layer.op is not None:
+            check_plain(layer)
             wanted.append(Wanted(layer.role, CONV, _conv(layer.op)))
         elif plain:
             read = sizes.get(layer.inputs[0], layer.output.size)
             wanted.append(Wanted(layer.role, layer.kind, _arrays(layer.output.channels, read)))
     return wanted
+
+
+def check_plain(layer: Layer) -> None:
+    """Refuse convolutions that the columns of a table do not describe.
+
+    Raises:
+        TableError: If the layer is one; the message names it and what is special about it.
+    """
+    op = layer.op
+    if op is None:
+        return
+    said = ""
+    if any(width is not None for width in (op.kernel_width, op.in_width, op.out_width)):
+        said = "is not square"
+    elif op.dilation != 1:
+        said = f"has dilation {op.dilation}"
+    elif op.out_size != -(-op.in_size // op.stride):
+        said = f"makes {op.out_size} of {op.in_size} pixels at stride {op.stride}"
+    if said:
+        raise TableError(f"layer {layer.name!r} {said}, which tables of convolutions do not know; leave the table out")
 
 
 def fixed_shapes(network: Network, size: int) -> dict[Key, str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 from apq_tune.cost.direct import DirectSum
 from apq_tune.cost.model import CostModel, PartCost, term_of
-from apq_tune.network.layer import Op
+from apq_tune.network.layer import Layer, Op
 from apq_tune.network.network import network_of, ops
 
 
@@ -59,7 +60,11 @@ def sum_over_ops(
         name,
         unit,
         encoding,
-        lambda layers, _: sum(op_cost(op) for op in ops(layers)),
+        functools.partial(_of_ops, op_cost),
         lambda size: float(sum(op_cost(op) for op in ops(network.fixed_layers(size)))),
         monotone=monotone,
     )
+
+
+def _of_ops(op_cost: Callable[[Op], Any], layers: tuple[Layer, ...], _size: int) -> Any:
+    return sum(op_cost(op) for op in ops(layers))

@@ -5,6 +5,7 @@ The format is documented in ``docs/reference/cost_tables.md``.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -229,22 +230,23 @@ class CostTable:
     def _model(self, encoding: Any, number: int, only: str | None = None) -> CostModel:
         name = self.metrics[number]
 
-        def part_cost(layers: tuple[Layer, ...], size: int) -> Any:
-            total: Any = 0.0
-            for row in self._wanted(layers, size) or ():
-                if only is None or row.role == only:
-                    total = total + self._gather(row, number)
-            return total
-
         def fixed_cost(size: int) -> float:
             wanted = only in (None, FIXED)
             return self.fixed.get(size, self.fixed.get(0, ()))[number] if wanted else 0.0
 
+        part_cost = functools.partial(self._part_cost, number=number, only=only)
         model = sum_over_parts(name, _unit(name) or "", encoding, part_cost, fixed_cost)
         if any(gene.kind in BIT_KINDS and len(gene.values) > 1 for gene in encoding.genes):
             costs = {key: values[number] for key, values in self.convs.items()}
             model.note = note_on_bits(self.source, name, model.unit, costs, blocks=bool(self.blocks))
         return model
+
+    def _part_cost(self, layers: tuple[Layer, ...], size: int, *, number: int, only: str | None) -> Any:
+        total: Any = 0.0
+        for row in self._wanted(layers, size) or ():
+            if only is None or row.role == only:
+                total = total + self._gather(row, number)
+        return total
 
     def _wanted(self, layers: tuple[Layer, ...], size: int) -> list[Wanted] | None:
         any_size = not any(key[-1] for key in self.blocks)
@@ -253,10 +255,11 @@ class CostTable:
     def _gather(self, row: Wanted, number: int | None) -> NDArray[np.float64]:
         """Values of rows for one metric, by default the first one; NaN where a row is missing."""
         table = {BLOCK: self.blocks, CONV: self.convs, **self.plain}.get(row.op, {})
-        keys = np.broadcast(*row.key)
+        arrays = np.broadcast_arrays(*row.key)
         nothing = (np.nan,) * len(self.metrics)
-        found = [table.get(tuple(map(int, key)), nothing)[number or 0] for key in keys]
-        return np.array(found).reshape(keys.shape)
+        keys, places = np.unique(np.stack([array.ravel() for array in arrays], axis=1), axis=0, return_inverse=True)
+        found = np.array([table.get(tuple(key), nothing)[number or 0] for key in keys.tolist()])
+        return found[places.ravel()].reshape(arrays[0].shape)
 
 
 def _needed(absent: NDArray[np.bool_], own: NDArray[np.bool_]) -> NDArray[np.bool_]:

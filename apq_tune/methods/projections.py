@@ -46,8 +46,15 @@ def _nearest(source: Sequence[int], target: Sequence[int]) -> NDArray[np.int16]:
     return np.asarray(np.abs(np.subtract.outer(np.array(source), np.array(target))).argmin(axis=1), np.int16)
 
 
+def _always_active(encoding: Encoding, kinds: Sequence[Kind]) -> list[int]:
+    """Indices of the genes of some kinds, one that every network has first."""
+    places = places_of(encoding.genes, kinds).tolist()
+    active = encoding.active_genes(np.zeros((1, len(encoding.genes)), np.int16))[0]
+    return sorted(places, key=lambda place: not active[place])
+
+
 def uniform_bits(encoding: Encoding) -> Project:
-    """Projection onto uniform policies: all layers get the bit-width of the first gene of weight bits.
+    """Projection onto uniform policies: all layers get the bit-width of one gene of weight bits.
 
     Raises:
         ProblemError: If the layers have no bit-width in common.
@@ -55,7 +62,7 @@ def uniform_bits(encoding: Encoding) -> Project:
     widths = common_bits(encoding.genes)
     if not widths:
         raise ProblemError(f"{encoding.name}: no bit-width is open to all layers; there is no uniform policy")
-    first = int(places_of(encoding.genes, W_BITS)[0])
+    first = int(_always_active(encoding, W_BITS)[0])
     nearest = _nearest(encoding.genes[first].values, widths)
     bits = {
         int(gene): np.array([encoding.genes[gene].values.index(width) for width in widths], np.int16)
@@ -76,7 +83,7 @@ def uniform_wa_bits(encoding: Encoding) -> Project:
     """Projection onto policies with one bit-width for all weights and one for all activations."""
     followers: dict[int, int] = {}
     for kinds in (W_BITS, A_BITS):
-        first, *others = places_of(encoding.genes, kinds).tolist() or [0]
+        first, *others = _always_active(encoding, kinds) or [0]
         followers |= dict.fromkeys(others, first)
     return _follow(encoding, followers)
 

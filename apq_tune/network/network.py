@@ -6,6 +6,7 @@ A search space has one ``Network``, from which cost models, cost tables and repo
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -15,6 +16,9 @@ from numpy.typing import NDArray
 
 from apq_tune.errors import SpaceError
 from apq_tune.network.layer import Layer, Numbers, Op, Tensor
+
+MOST_COMBINATIONS = 4_000_000
+"""Maximum number of combinations of choices of a part that are gone through at once."""
 
 
 class Describe(Protocol):
@@ -115,7 +119,15 @@ class Network:
         Args:
             part: Part of this network.
             size: Image size, one of ``sizes``.
+
+        Raises:
+            SpaceError: If it has too many choices.
         """
+        if (n := math.prod(self.shape(part))) > MOST_COMBINATIONS:
+            raise SpaceError(
+                f"layer {part.name!r} depends on {n:.2g} combinations of choices, too many to go through; give it "
+                "fewer widths, or leave out what needs them all, such as a table of costs"
+            )
         return part.describe(size, *np.ix_(*(self.genes[gene] for gene in part.genes)))
 
     def fixed_layers(self, size: int) -> tuple[Layer, ...]:

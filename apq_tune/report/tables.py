@@ -12,15 +12,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from apq_tune.cost import CostTable
 from apq_tune.cost.bits import pairs_that_shrink
 from apq_tune.errors import RunError
-from apq_tune.network.network import ops
 from apq_tune.problem.front import Front
 from apq_tune.problem.metric import Bounded, Metric
-from apq_tune.space.gene import BIT_KINDS
 from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.space.network_space import NetworkSpace
 from apq_tune.store.files import write_atomically
@@ -105,23 +104,13 @@ def write_frame(frame: pd.DataFrame, out: Path) -> None:
 
 
 def choices_table(space: NetworkSpace) -> Table:
-    """One row for each stage."""
-    bits = {gene.name.rpartition(" ")[2]: list(gene.values) for gene in space.genes if gene.kind in BIT_KINDS}
-    table = Table(title="Choices", caption=", ".join(f"{name} {values}" for name, values in bits.items()), **STYLE)
-    for column in ("stage", "depth", "kernel size", "middle channels", "channels", "stride"):
+    """What is open in a search space."""
+    overview = space.overview()
+    table = Table(title="Choices", caption=overview.caption, **STYLE)
+    for column in overview.columns:
         table.add_column(column)
-    network = space.network
-    depths = [gene for gene in space.genes if gene.kind == "depth"]
-    for number, depth in enumerate(depths, start=1):
-        parts = [part for part in network.searched if part.switch is not None and part.switch.gene == depth.name]
-        genes = [gene for gene in space.genes for part in parts if gene.name in part.genes]
-        kernels = sorted({k for gene in genes if gene.kind == "kernel" for k in gene.values})
-        spans = sorted({(g.values[0], g.values[-1], len(g.values)) for g in genes if g.kind == "width"})
-        widths = "; ".join(f"{low} to {high} ({n})" for low, high, n in spans)
-        first = network.layers(parts[0], network.sizes[-1])
-        stride = max(op.stride for op in ops(first))
-        row = (number, list(depth.values), kernels, widths, first[-1].output.channels, stride)
-        table.add_row(*map(str, row))
+    for row in overview.rows:
+        table.add_row(*map(escape, row))
     return table
 
 

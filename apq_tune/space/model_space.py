@@ -22,6 +22,7 @@ from apq_tune.space.model_network import ModelNetwork, network_of_graph
 from apq_tune.space.model_plan import ModelPlan, Planner, Ranks
 from apq_tune.space.model_size import n_networks
 from apq_tune.space.network_space import NetworkSpace
+from apq_tune.space.overview import Overview, overview_of_model
 from apq_tune.space.skeleton import first_complaint
 
 FORMAT = 1
@@ -251,6 +252,10 @@ class ModelSpace(NetworkSpace):
                 f"{self.name}: is the space of another model: {_first_difference(self.graph, graph)}; give that model, "
                 "or make a new space of this one"
             )
+
+    def overview(self) -> Overview:
+        """One row for each kind of choice and its values."""
+        return overview_of_model(self)
 
     def fitted(self, data: str | None, channels: int, classes: int) -> ModelSpace:
         """The space for other images, which must have the channels and classes that the model has.

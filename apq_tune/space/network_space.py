@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from apq_tune.network.network import Network
+    from apq_tune.space.overview import Overview
 
 
 class NetworkCandidate(Protocol):
@@ -105,6 +106,10 @@ class NetworkSpace(Space, abc.ABC):
     @abc.abstractmethod
     def log10_size(self, *, bits: bool = True) -> float:
         """``size`` as a power of ten."""
+
+    @abc.abstractmethod
+    def overview(self) -> Overview:
+        """What is open, as a table for people."""
 
     @abc.abstractmethod
     def fitted(self, data: str | None, channels: int, classes: int) -> Self:

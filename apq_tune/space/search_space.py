@@ -19,6 +19,7 @@ from apq_tune.space.choices import ChoiceSpace
 from apq_tune.space.gene import BIT_KINDS, Gene
 from apq_tune.space.layers import layers_of
 from apq_tune.space.network_space import NetworkSpace
+from apq_tune.space.overview import Overview, overview_of_stages
 from apq_tune.space.skeleton import BIT_NAMES, first_complaint
 from apq_tune.space.slot import Slot
 from apq_tune.space.slots import Skeleton
@@ -183,6 +184,10 @@ class SearchSpace(Skeleton, NetworkSpace):
             SpaceError: If a choice has no values, repeats one, or has one that no file can hold.
         """
         return ChoiceSpace(name, choices)  # type: ignore[arg-type]  # checked, and made tuples, in there
+
+    def overview(self) -> Overview:
+        """One row for each stage."""
+        return overview_of_stages(self)
 
     def fitted(self, data: str | None, channels: int, classes: int) -> SearchSpace:
         """The space for other images: its stem and its classifier are made to fit."""
