@@ -19,7 +19,7 @@ from apq_tune.network.layer import IMAGE
 Elements = NDArray[np.int64]
 
 
-class Channels(NamedTuple):
+class ChannelAxis(NamedTuple):
     """Channels of a tensor.
 
     Attributes:
@@ -51,10 +51,10 @@ class Ties:
         self.n_elements = 0
         self.pairs: list[NDArray[np.int64]] = []
         self.locks: list[tuple[Elements, str]] = []
-        self.outputs: dict[str, Channels] = {}
+        self.outputs: dict[str, ChannelAxis] = {}
         self.inputs: dict[str, Elements] = {}
         self.parameters: dict[str, tuple[Elements | None, ...]] = {}
-        image = Channels(0, np.full(graph.image[0], -1), "the image")
+        image = ChannelAxis(0, np.full(graph.image[0], -1), "the image")
         for node in graph.nodes:
             inputs = [image if name == IMAGE else self.outputs[name] for name in node.inputs]
             self.outputs[node.name] = RULES[node.kind](self, node, inputs)
@@ -98,7 +98,7 @@ class Ties:
             self.has(name, axes)
 
 
-Rule = Callable[[Ties, Node, Sequence[Channels]], Channels]
+Rule = Callable[[Ties, Node, Sequence[ChannelAxis]], ChannelAxis]
 
 
 def at(node: Node) -> str:
@@ -106,12 +106,12 @@ def at(node: Node) -> str:
     return f"{node.name!r} ({node.place})" if node.place else repr(node.name)
 
 
-def _stay(node: Node, fixed: str) -> Channels:
+def _stay(node: Node, fixed: str) -> ChannelAxis:
     """Output channels that always stay."""
-    return Channels(0, np.full(node.shape[0] if node.shape else 1, -1), fixed)
+    return ChannelAxis(0, np.full(node.shape[0] if node.shape else 1, -1), fixed)
 
 
-def _lock_inputs(ties: Ties, node: Node, inputs: Sequence[Channels], reason: str) -> Channels:
+def _lock_inputs(ties: Ties, node: Node, inputs: Sequence[ChannelAxis], reason: str) -> ChannelAxis:
     """Lock the inputs of a node and its output."""
     for source in inputs:
         ties.lock(source.elements, reason)
@@ -121,44 +121,44 @@ def _lock_inputs(ties: Ties, node: Node, inputs: Sequence[Channels], reason: str
     return _stay(node, f"the output of {at(node)}{operation}")
 
 
-def _along(ties: Ties, node: Node, inputs: Sequence[Channels], axis: int) -> list[Channels] | None:
+def _along(ties: Ties, node: Node, inputs: Sequence[ChannelAxis], axis: int) -> list[ChannelAxis] | None:
     """Channels of the inputs of a node along an axis; ``None`` if some that could go are along another one."""
     found = []
     for name, source in zip(node.inputs, inputs, strict=True):
         if source.axis != axis and (source.elements >= 0).any():
             return None
         size = ties.graph.shape_of(name)[axis]
-        found.append(source if source.axis == axis else Channels(axis, np.full(size, -1), source.fixed))
+        found.append(source if source.axis == axis else ChannelAxis(axis, np.full(size, -1), source.fixed))
     return found
 
 
-def _passes(_ties: Ties, _node: Node, inputs: Sequence[Channels]) -> Channels:
+def _passes(_ties: Ties, _node: Node, inputs: Sequence[ChannelAxis]) -> ChannelAxis:
     """Operations on each value by itself."""
     return inputs[0]
 
 
-def _passes_images(ties: Ties, node: Node, inputs: Sequence[Channels]) -> Channels:
+def _passes_images(ties: Ties, node: Node, inputs: Sequence[ChannelAxis]) -> ChannelAxis:
     """Operations on each channel of an image by itself."""
     if (found := _along(ties, node, inputs, 0)) is None:
         return _lock_inputs(ties, node, inputs, f"{at(node)} is a {node.kind} along the channels")
     return found[0]
 
 
-def _norm(ties: Ties, node: Node, inputs: Sequence[Channels]) -> Channels:
+def _norm(ties: Ties, node: Node, inputs: Sequence[ChannelAxis]) -> ChannelAxis:
     if (found := _along(ties, node, inputs, 0)) is None:
         return _lock_inputs(ties, node, inputs, f"{at(node)} is a batch norm along another axis than the channels")
     ties.has_vectors(node, found[0].elements)
     return found[0]
 
 
-def _affine(ties: Ties, node: Node, inputs: Sequence[Channels]) -> Channels:
+def _affine(ties: Ties, node: Node, inputs: Sequence[ChannelAxis]) -> ChannelAxis:
     source, axis = inputs[0], node.settings["axis"]
     own = source.elements if source.axis == axis else np.full(node.shape[axis], -1)
     ties.has_vectors(node, own)
     return source
 
 
-def _layer_norm(ties: Ties, node: Node, inputs: Sequence[Channels]) -> Channels:
+def _layer_norm(ties: Ties, node: Node, inputs: Sequence[ChannelAxis]) -> ChannelAxis:
     source = inputs[0]
     if source.axis == len(node.shape) - 1:
         ties.lock(source.elements, f"{at(node)} is a layer norm, whose mean and variance are over all channels")
@@ -175,33 +175,33 @@ def _weighted(ties: Ties, node: Node, output: Elements, entering: Elements) -> N
     ties.inputs[node.name] = entering
 
 
-def _conv(ties: Ties, node: Node, inputs: Sequence[Channels]) -> Channels:
+def _conv(ties: Ties, node: Node, inputs: Sequence[ChannelAxis]) -> ChannelAxis:
     if (found := _along(ties, node, inputs, 0)) is None:
         ties.inputs[node.name] = np.full(ties.graph.shapes[node.parameters["weight"]][1], -1)
         return _lock_inputs(ties, node, inputs, f"{at(node)} is a convolution along another axis than the channels")
     source, output, groups = found[0], ties.fresh(node.shape[0]), node.settings["groups"]
     if groups == 1:
         _weighted(ties, node, output, source.elements)
-        return Channels(0, output)
+        return ChannelAxis(0, output)
     entering, leaving = source.elements.reshape(groups, -1), output.reshape(groups, -1)
     reason = f"{at(node)} is a grouped convolution of {source.fixed}"
     for members in (leaving[:, 1:], entering):
         ties.tie(np.repeat(leaving[:, 0], members.shape[1]), members.ravel(), reason)
     _weighted(ties, node, output, np.full(entering.shape[1], -1))
-    return Channels(0, output)
+    return ChannelAxis(0, output)
 
 
-def _linear(ties: Ties, node: Node, inputs: Sequence[Channels]) -> Channels:
+def _linear(ties: Ties, node: Node, inputs: Sequence[ChannelAxis]) -> ChannelAxis:
     axis = len(node.shape) - 1
     if (found := _along(ties, node, inputs, axis)) is None:
         ties.inputs[node.name] = np.full(ties.graph.shapes[node.parameters["weight"]][1], -1)
         return _lock_inputs(ties, node, inputs, f"{at(node)} is a linear layer along another axis than the channels")
     output = ties.fresh(node.shape[axis])
     _weighted(ties, node, output, found[0].elements)
-    return Channels(axis, output)
+    return ChannelAxis(axis, output)
 
 
-def _elementwise(ties: Ties, node: Node, inputs: Sequence[Channels]) -> Channels:
+def _elementwise(ties: Ties, node: Node, inputs: Sequence[ChannelAxis]) -> ChannelAxis:
     """Sum or product of two tensors; the second factor of a product may have one pixel."""
     verb = "adds" if node.kind == "add" else "multiplies"
     axis = max(inputs, key=lambda source: bool((source.elements >= 0).any())).axis
@@ -211,17 +211,17 @@ def _elementwise(ties: Ties, node: Node, inputs: Sequence[Channels]) -> Channels
     one, other = found
     fixed = one.fixed or other.fixed
     ties.tie(one.elements, other.elements, f"{at(node)} {verb} {fixed}")
-    return Channels(axis, np.maximum(one.elements, other.elements), fixed)
+    return ChannelAxis(axis, np.maximum(one.elements, other.elements), fixed)
 
 
-def _concat(ties: Ties, node: Node, inputs: Sequence[Channels]) -> Channels:
+def _concat(ties: Ties, node: Node, inputs: Sequence[ChannelAxis]) -> ChannelAxis:
     if (found := _along(ties, node, inputs, 0)) is None:
         return _lock_inputs(ties, node, inputs, f"{at(node)} concatenates along another axis than the channels")
     fixed = next((source.fixed for source in found if source.fixed), "")
-    return Channels(0, np.concatenate([source.elements for source in found]), fixed)
+    return ChannelAxis(0, np.concatenate([source.elements for source in found]), fixed)
 
 
-def _pad(ties: Ties, node: Node, inputs: Sequence[Channels]) -> Channels:
+def _pad(ties: Ties, node: Node, inputs: Sequence[ChannelAxis]) -> ChannelAxis:
     """Padding of pixels, and of channels of zeros, which no layer makes: they go with what they are added to."""
     source = _passes_images(ties, node, inputs)
     before, after = node.settings.get("channels", (0, 0))
@@ -248,24 +248,24 @@ def moved(node: Node, size: int) -> NDArray[np.int64]:
     return entries.reshape(int(settings["groups"]), -1).T.ravel()
 
 
-def _moves(ties: Ties, node: Node, inputs: Sequence[Channels]) -> Channels:
+def _moves(ties: Ties, node: Node, inputs: Sequence[ChannelAxis]) -> ChannelAxis:
     if (found := _along(ties, node, inputs, 0)) is None:
         return _lock_inputs(ties, node, inputs, f"{at(node)} is a {node.kind} of another axis than the channels")
     source = found[0]
     return source._replace(elements=source.elements[moved(node, source.elements.size)])
 
 
-def _flatten(ties: Ties, node: Node, inputs: Sequence[Channels]) -> Channels:
+def _flatten(ties: Ties, node: Node, inputs: Sequence[ChannelAxis]) -> ChannelAxis:
     source, shape = inputs[0], ties.graph.shape_of(node.inputs[0])
     along = [source.elements.size if axis == source.axis else 1 for axis in range(len(shape))]
-    return Channels(0, np.broadcast_to(source.elements.reshape(along), shape).ravel(), source.fixed)
+    return ChannelAxis(0, np.broadcast_to(source.elements.reshape(along), shape).ravel(), source.fixed)
 
 
-def _permute(_ties: Ties, node: Node, inputs: Sequence[Channels]) -> Channels:
+def _permute(_ties: Ties, node: Node, inputs: Sequence[ChannelAxis]) -> ChannelAxis:
     return inputs[0]._replace(axis=list(node.settings["order"]).index(inputs[0].axis))
 
 
-def _opaque(ties: Ties, node: Node, inputs: Sequence[Channels]) -> Channels:
+def _opaque(ties: Ties, node: Node, inputs: Sequence[ChannelAxis]) -> ChannelAxis:
     target = node.settings["target"]
     return _lock_inputs(ties, node, inputs, f"{at(node)} is the operation {target}, whose channels are not understood")
 
