@@ -264,6 +264,8 @@ def _named(groups: Sequence[ChannelGroup]) -> tuple[ChannelGroup, ...]:
     renamed = []
     for group in groups:
         seen[group.name] = seen.get(group.name, 0) + 1
-        several = names.count(group.name) > 1
-        renamed.append(group._replace(name=f"{group.name}.part{seen[group.name]}") if several else group)
+        if names.count(group.name) > 1:
+            part = f"{group.name}.part{seen[group.name]}"
+            group = group._replace(name=f"{part}_" if part in names else part)
+        renamed.append(group)
     return tuple(renamed)
