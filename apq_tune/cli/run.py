@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +12,7 @@ from apq_tune.cli.costs import BUDGETS, CONSTRAINTS, TABLES, all_constraints
 from apq_tune.cli.fleet import command_line, device_options, host_options, out_folder
 from apq_tune.cli.method import DEFAULT, METHOD_NAMES, check_possible, search_with
 from apq_tune.cli.options import DATA_ROOT, MINUTES, SEED, SETTINGS, assigned, data_option
+from apq_tune.cli.own_model import ModelChoice, model_options
 
 if TYPE_CHECKING:
     from apq_tune.data.choice import Complaint
@@ -25,7 +27,8 @@ the bits of pairs are drawn independently for each layer, and the predictor has 
 @click.command()
 @click.argument("space", required=False)
 @data_option("the data set of SPACE")
-@out_folder("runs/SPACE, or runs/DIR with --data")
+@model_options
+@out_folder("runs/SPACE, runs/DIR with --data, or runs/FACTORY with --model")
 @SEED
 @CONSTRAINTS
 @BUDGETS
@@ -52,6 +55,11 @@ the bits of pairs are drawn independently for each layer, and the predictor has 
 def run(
     space: str | None,
     data: str | None,
+    source: str | None,
+    weights: Path | None,
+    shape: str | None,
+    keep: tuple[str, ...],
+    choices: Path | None,
     out: Path | None,
     seed: int,
     constraints: tuple[str, ...],
@@ -70,6 +78,9 @@ def run(
 ) -> None:
     """Search for a network in SPACE and train it.
 
+    With --model the search space is a trained network of your own: widths of its layers, its residual blocks, and bits.
+    Its weights are where the training begins.
+
     SPACE is the name of a shipped search space, such as 'digits' (apq-tune spaces lists them), or a YAML file. It may
     be left out if --data is given: then the shipped space is taken whose image size is nearest to that of the images.
 
@@ -83,6 +94,7 @@ def run(
     Interrupt the command at any moment: the same command goes on where it stopped.
     """
     from apq_tune.errors import ReachError
+    from apq_tune.inputs.checkpoints import read_state
     from apq_tune.pipeline.reach import complaints, with_others
     from apq_tune.problem.costs import Costs
     from apq_tune.space.encodings import encoding_of
@@ -90,14 +102,22 @@ def run(
 
     if data is not None and not data.strip():
         raise click.UsageError(f"--data {data!r} is not a folder; give a folder, . for the current one, or a name")
+    own = ModelChoice(source, weights, shape, keep, choices)
+    own.check(space, data)
     if space is None and data is None:
         raise click.UsageError("neither SPACE nor --data; write a search space such as digits, or --data DIR")
     if method != DEFAULT and protocol == "paper":
         raise click.UsageError(f"--protocol paper goes with --method {DEFAULT}; --method paper searches as it does")
     loaded = None if space is None else load_network_space(space)
     notes: tuple[str, ...] = ()
+    state: Mapping[str, Any] | None = None
     complain = complaints(constraints, budgets, tables)
-    if data is not None:
+    if weights is not None and source is None:
+        state = read_state(weights)
+    if source is not None:
+        loaded, state, *lines = own.open(str(data))
+        notes = tuple(lines)
+    elif data is not None:
         loaded, notes = _chosen(data, loaded, complain if constraints or budgets else None)
     assert loaded is not None
     changes: dict[str, object] = {"seed": seed} | ({} if minutes is None else {"minutes": minutes})
@@ -105,9 +125,12 @@ def run(
         try:
             changes["constraints"] = list(all_constraints(Costs.of(encoding_of(loaded), tables), constraints, budgets))
         except ReachError as error:
+            if source is not None:  # no other space has this model
+                raise
             raise with_others(error, loaded, complain) from None
     changes |= (PAPER if protocol == "paper" else {}) | assigned(assignments)
-    out = out or Path("runs") / (loaded.name if data is None else Path(data).absolute().name)
+    named = loaded.name if data is None or source is not None else Path(data).absolute().name
+    out = out or Path("runs") / named
 
     from apq_tune.pipeline.run import PipelineRun
     from apq_tune.report.html import add_page
@@ -130,6 +153,7 @@ def run(
             command=command_line(),
             listener=listener,
             notes=notes,
+            weights=state,
         )
         for line in pipeline.taken:
             listener.console.print(line, markup=False, soft_wrap=True)

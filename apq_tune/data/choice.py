@@ -55,11 +55,7 @@ def choose_space(data: str, space: NetworkSpace | None = None, complain: Complai
         RunError: If the folder cannot be used.
         ReachError: If no shipped space can satisfy the constraints.
     """
-    if data in SHAPES:
-        shape = SHAPES[data]
-    else:
-        folder: Folder = read_folder(data)
-        data, shape = str(folder.path), Shape(folder.channels, folder.size, len(folder.classes))
+    data, shape = data_shape(data)
     if space is not None:
         return SuitedSpace(_fitted(space, data, shape), f"space: {space.name}, as asked for")
     spaces = [
@@ -80,6 +76,18 @@ def choose_space(data: str, space: NetworkSpace | None = None, complain: Complai
                 )
             said = said or f"{one.name}: {complaint}"
     raise ReachError(f"no shipped space keeps all limits; {said}")
+
+
+def data_shape(data: str) -> tuple[str, Shape]:
+    """Name of a data set or absolute path of a folder, and the shape of its images.
+
+    Raises:
+        RunError: If the folder cannot be used.
+    """
+    if data in SHAPES:
+        return data, SHAPES[data]
+    folder: Folder = read_folder(data)
+    return str(folder.path), Shape(folder.channels, folder.size, len(folder.classes))
 
 
 def _reason(space: NetworkSpace, size: int, passed_over: str) -> str:

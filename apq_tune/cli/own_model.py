@@ -1,0 +1,111 @@
+"""Options of commands about a model of the user."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import click
+
+from apq_tune.cli.values import Place
+
+if TYPE_CHECKING:
+    from apq_tune.pipeline.opened_model import OpenedModel
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class ModelChoice(NamedTuple):
+    """What the user said about a model of his own.
+
+    Attributes:
+        source: Where the model comes from.
+        weights: File with its weights.
+        shape: Channels, height and width of its images, as text.
+        keep: Globs over names of layers that stay as they are.
+        choices: File with what can be chosen.
+    """
+
+    source: str | None
+    weights: Path | None
+    shape: str | None
+    keep: tuple[str, ...]
+    choices: Path | None
+
+    def open(self, data: str) -> OpenedModel:
+        """Load and trace the model.
+
+        Raises:
+            click.UsageError: If the shape is not three numbers.
+        """
+        from apq_tune.pipeline.opened_model import open_model, read_options
+
+        assert self.source is not None
+        options = {} if self.choices is None else read_options(self.choices)
+        if self.keep:
+            options["keep"] = [*options.get("keep", ()), *self.keep]
+        return open_model(self.source, data, weights=self.weights, shape=_shape(self.shape), options=options)
+
+    def check(self, space: str | None, data: str | None) -> None:
+        """Refuse options that go without a model, or not together.
+
+        Raises:
+            click.UsageError: If there are such options.
+        """
+        if self.source is None:
+            for name, value in zip(("--input", "--keep", "--choices"), self[2:], strict=True):
+                if value:
+                    raise click.UsageError(f"{name} is for a model of your own; add --model, or leave it out")
+            if self.weights is not None and space is None:
+                raise click.UsageError("--weights is for a model of your own; add --model, or leave it out")
+            return
+        if space is not None:
+            raise click.UsageError(f"SPACE {space!r} and --model; give one of them")
+        if data is None:
+            raise click.UsageError("--model needs images; add --data DIR, or the name of a data set")
+
+
+def model_options(command: Command) -> Command:
+    """``--model`` and the options that go with it."""
+    for option in (
+        click.option(
+            "--choices",
+            type=Place(),
+            metavar="FILE",
+            help="YAML file of what can be chosen in --model: step, least, w_bits, a_bits, ends, sizes, keep, genes.",
+        ),
+        click.option(
+            "--keep",
+            multiple=True,
+            metavar="GLOB",
+            help="Layers of --model that keep their channels, such as 'layer4.*'. Repeatable.",
+        ),
+        click.option(
+            "--input", "shape", metavar="C,H,W", help="Shape of an image of --model.  [default: that of the data]"
+        ),
+        click.option(
+            "--weights",
+            type=Place(),
+            metavar="FILE",
+            help="State dict of --model, as of torch.save.  [default: the weights that it comes with]",
+        ),
+        click.option(
+            "--model",
+            "source",
+            metavar="SOURCE",
+            help="Model of your own instead of SPACE: PACKAGE.MODULE:FACTORY, FILE.py:FACTORY, or FILE.pt2 of "
+            "torch.export.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _shape(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    parts = text.replace("x", ",").split(",")
+    if len(parts) != 3 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise click.UsageError(f"--input {text!r} is not a shape; write CHANNELS,HEIGHT,WIDTH such as 3,32,32")
+    return tuple(int(part) for part in parts)
