@@ -15,16 +15,18 @@ import torch
 from click.testing import CliRunner
 from scipy.stats import ttest_rel, wilcoxon
 
-from apq_tune import ApqError, Candidate, Front, NetworkEncoding, ProblemError, RunError, SearchSpace
+from apq_tune import ApqError, Candidate, Constraint, Front, NetworkEncoding, ProblemError, RunError, SearchSpace
 from apq_tune.cli import cli
 from apq_tune.cli import costs as options
 from apq_tune.cli.run import PAPER
 from apq_tune.cli.versus import NAMES, possible_methods
 from apq_tune.cost import bit_ops, cost_models
 from apq_tune.methods import METHODS, explore, paper
+from apq_tune.methods.bit_program import best_bits
 from apq_tune.pipeline.finished import load_supernets
 from apq_tune.pipeline.measuring import measure_pairs
 from apq_tune.pipeline.run import PipelineRun
+from apq_tune.pipeline.sensitivity_table import measure_table
 from apq_tune.pipeline.settings import RunSettings
 from apq_tune.pipeline.stages import STAGES
 from apq_tune.problem.costs import BUDGETS, Costs
@@ -35,7 +37,9 @@ from apq_tune.studies.compare import holm
 from apq_tune.studies.halving import rungs
 from apq_tune.studies.versus import Spend, VersusShared, VersusTask, run_task
 from apq_tune.supernet import evaluate
+from apq_tune.supernet.batches import first_images
 from apq_tune.supernet.qat import QATTask, train_candidate
+from apq_tune.supernet.sensitivity import divergences
 from apq_tune.supernet.train import Training
 
 SPEND = {"proxy": 60, "short": 6, "short_steps": 2, "final_steps": 9, "repeats": 2, "images": 100}
@@ -63,7 +67,32 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> VersusShared:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["joint", "staged-haq", "paper"])
+def test_bits_by_the_table_of_a_trained_network_change_less_than_uniform_ones_of_the_same_costs(
+    shared: VersusShared,
+) -> None:
+    nets = versus.supernets(shared.runs[7])
+    encoding = NetworkEncoding(nets.space)
+    largest = encoding.extremes()[1]
+    subnet = nets.quantized.subnet(largest).eval()
+    table = measure_table(subnet, first_images(nets.quantized.data.train, 128))
+    genome = encoding.encode([largest])
+    uniform = encoding.at_bits(genome, 4)
+    costs = shared.costs.metrics
+    limits = [Constraint(costs[name], float(costs[name](uniform)[0])) for name in ("weight_bytes", "bit_ops")]
+    chosen = best_bits(encoding, genome[0], table.losses, limits)
+    assert all(limit.metric(chosen)[0] <= limit.bound for limit in limits)
+    images = first_images(nets.quantized.data.search, 300)
+    with torch.no_grad():
+        full = subnet(images, quantize=False)
+        mixed, same = (
+            divergences(full, subnet(images, bits=candidate)).mean()
+            for candidate in encoding.decode(np.concatenate([chosen, uniform]))
+        )
+    assert mixed < same
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["joint", "staged-haq", "sensitivity", "paper"])
 def test_methods_are_charged_the_same_and_resume_to_the_same_result(
     shared: VersusShared, method: str, monkeypatch
 ) -> None:
