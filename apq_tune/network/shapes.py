@@ -181,7 +181,9 @@ def _permute(_graph: Graph, node: Node, inputs: Sequence[Shape]) -> Shape:
     return tuple(inputs[0][axis] for axis in node.settings["order"])
 
 
-def _opaque(_graph: Graph, node: Node, _inputs: Sequence[Shape]) -> Shape:
+def _opaque(_graph: Graph, node: Node, inputs: Sequence[Shape]) -> Shape:
+    if node.settings.get("pointwise") and len(set(inputs)) == 1:
+        return inputs[0]
     raise _ImpossibleError(f"the operation {node.settings['target']} was traced with the sizes of its inputs")
 
 

@@ -202,16 +202,18 @@ def _linear(ties: Ties, node: Node, inputs: Sequence[ChannelAxis]) -> ChannelAxi
 
 
 def _elementwise(ties: Ties, node: Node, inputs: Sequence[ChannelAxis]) -> ChannelAxis:
-    """Sum or product of two tensors; the second factor of a product may have one pixel."""
-    verb = "adds" if node.kind == "add" else "multiplies"
+    """Sums, products and the like of tensors; the second factor of a product may have one pixel."""
+    verb = {"add": "adds", "multiply": "multiplies"}.get(node.kind, "combines")
     axis = max(inputs, key=lambda source: bool((source.elements >= 0).any())).axis
     found = _along(ties, node, inputs, axis)
-    if found is None or found[0].elements.size != found[1].elements.size:
+    if found is None or len({source.elements.size for source in found}) > 1:
         return _lock_inputs(ties, node, inputs, f"{at(node)} {verb} tensors whose channels are on different axes")
-    one, other = found
-    fixed = one.fixed or other.fixed
-    ties.tie(one.elements, other.elements, f"{at(node)} {verb} {fixed}")
-    return ChannelAxis(axis, np.maximum(one.elements, other.elements), fixed)
+    fixed = next((source.fixed for source in found if source.fixed), "")
+    elements = found[0].elements
+    for source in found[1:]:
+        ties.tie(elements, source.elements, f"{at(node)} {verb} {fixed}")
+        elements = np.maximum(elements, source.elements)
+    return ChannelAxis(axis, elements, fixed)
 
 
 def _concat(ties: Ties, node: Node, inputs: Sequence[ChannelAxis]) -> ChannelAxis:
@@ -266,6 +268,8 @@ def _permute(_ties: Ties, node: Node, inputs: Sequence[ChannelAxis]) -> ChannelA
 
 
 def _opaque(ties: Ties, node: Node, inputs: Sequence[ChannelAxis]) -> ChannelAxis:
+    if node.settings.get("pointwise"):
+        return _elementwise(ties, node, inputs)
     target = node.settings["target"]
     return _lock_inputs(ties, node, inputs, f"{at(node)} is the operation {target}, whose channels are not understood")
 

@@ -29,7 +29,7 @@ def masked(graph: Graph, coupling: Coupling, kept: Kept, tensors: Tensors, x: to
         stays = torch.tensor([group not in kept or bool(kept[group][unit]) for group, unit in units])
         if not stays.all():
             shape = [-1 if axis == coupling.axes[node.name] else 1 for axis in range(own.ndim - 1)]
-            own = torch.where(stays.reshape(shape), own, 0.0)
+            own = own.masked_fill(~stays.reshape(shape), 0)
         outputs[node.name] = own
     return outputs[graph.nodes[-1].name]
 

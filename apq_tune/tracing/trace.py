@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -339,8 +339,17 @@ class _Walk:
 
         value = node.meta["val"]
         if isinstance(value, Tensor):
+            if not stored and torch.Tag.pointwise in target.tags and self._is_alike(value, inputs, settings):
+                settings["pointwise"] = True
             return make(node, settings)
         return [lambda source, index=index: make(source, {**settings, "output": index}) for index in range(len(value))]
+
+    def _is_alike(self, value: Tensor, inputs: Sequence[Output], settings: Mapping[str, Any]) -> bool:
+        """Whether all tensors that a call reads have the shape of what it makes, a batch of images."""
+        shape = tuple(value.shape[1:])
+        same = all(own.batch == 1 and own.shape == shape for own in inputs)
+        constants = [own for own in _plain_values(settings) if "constant" in own and isinstance(own["constant"], list)]
+        return bool(inputs) and same and self._multiple(value) == 1 and not constants
 
     def _node(self, call: fx.Node, draft: Draft, source: fx.Node) -> Output:
         """Add a node; its shape is that of ``source``, all else is of ``call``."""
@@ -431,6 +440,14 @@ def _flat(value: Value) -> Iterator[Value]:
             yield from _flat(item)
     else:
         yield value
+
+
+def _plain_values(value: Any) -> Iterator[Mapping[str, Any]]:
+    """All mappings in plain data."""
+    if isinstance(value, Mapping):
+        yield value
+    for item in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
+        yield from _plain_values(item)
 
 
 def _functional(target: torch._ops.OpOverload) -> torch._ops.OpOverload | None:

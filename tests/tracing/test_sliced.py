@@ -129,3 +129,40 @@ def test_channels_of_zeros_go_with_those_that_they_are_added_to() -> None:
     x = torch.randn(2, 3, 32, 32)
     for _ in range(5):
         assert difference(graph, coupling, random_kept(coupling, rng), weights_of(module, graph), x) < 1e-5
+
+
+class OddFunctions(nn.Module):
+    """Functions and combinations of no kind of their own."""
+
+    def __init__(self, mixes: bool = False) -> None:
+        super().__init__()
+        self.one, self.two, self.three = (nn.Conv2d(inner, 8, 3, padding=1) for inner in (3, 8, 8))
+        self.mixed, self.fc, self.mixes = nn.Conv2d(8, 6, 1), nn.Linear(6, 10), mixes
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.mish(self.one(x))
+        x = torch.maximum(self.two(x), x) - nn.functional.softplus(self.three(x)).clamp(0.1, 2)
+        x = torch.where(x > 0.2, x.abs().sqrt(), -x)
+        return self.fc(self.mixed(nn.functional.normalize(x) if self.mixes else x).mean((2, 3)))
+
+
+def test_pointwise_operations_of_no_kind_tie_what_they_combine() -> None:
+    module = OddFunctions().eval()
+    graph = trace(module, torch.zeros(1, 3, 8, 8))
+    assert {node.kind for node in graph.nodes} >= {"opaque"}
+    coupling, tensors, rng = couple(graph), weights_of(module, graph), np.random.default_rng(0)
+    assert [group[:4] for group in coupling.groups] == [
+        ("one", 8, 1, ("one", "two", "three")),
+        ("mixed", 6, 1, ("mixed",)),
+    ]
+    own, x = resized(graph, (6, 9)), torch.randn(2, 3, 6, 9)
+    torch.testing.assert_close(run_graph(own, tensors, x), module(x).detach())
+    for _ in range(5):
+        assert difference(own, coupling, random_kept(coupling, rng), tensors, x) < 1e-5
+
+
+def test_operations_that_mix_channels_lock_them() -> None:
+    stream, last = couple(trace(OddFunctions(mixes=True).eval(), torch.zeros(1, 3, 8, 8))).groups
+    assert "test_sliced.py" in stream.locked
+    assert stream.locked.endswith("whose channels are not understood")
+    assert not last.locked
