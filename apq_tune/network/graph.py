@@ -34,8 +34,8 @@ Kinds of nodes, their parameters and their settings (shapes and axes without the
   ``arguments`` and possibly ``keywords``: plain values, ``{"input": 0}`` for the first input, ``{"parameter": "0"}``,
   ``{"size": [0, 2]}`` for twice the batch of the first input, ``{"constant": ..., "dtype": ...}``, ``{"dtype": ...}``
   and ``{"float": "inf"}``; ``output``: which one is meant, of operations that have several; ``pointwise``, where
-  each value depends on the values at the same place of inputs of its shape alone. It may have no inputs, and its output
-  no batch.
+  each value depends on the values at the same place of inputs of its shape alone, and on a parameter for each channel.
+  It may have no inputs, and its output no batch.
 """
 
 from __future__ import annotations

@@ -269,7 +269,9 @@ def _permute(_ties: Ties, node: Node, inputs: Sequence[ChannelAxis]) -> ChannelA
 
 def _opaque(ties: Ties, node: Node, inputs: Sequence[ChannelAxis]) -> ChannelAxis:
     if node.settings.get("pointwise"):
-        return _elementwise(ties, node, inputs)
+        output = _elementwise(ties, node, inputs)
+        ties.has_vectors(node, output.elements if output.axis == 0 else np.full(node.shape[0], -1))
+        return output
     target = node.settings["target"]
     return _lock_inputs(ties, node, inputs, f"{at(node)} is the operation {target}, whose channels are not understood")
 

@@ -23,6 +23,9 @@ from apq_tune.tracing.simplify import RESHAPE, simplified
 TOLERANCE = 1e-6
 """Largest difference between a graph and its module, relative to the largest output."""
 
+PRELU = "aten.prelu.default"
+"""Operation on each value by itself with a parameter, which has one value or one for each channel."""
+
 OWN_NAMES = ("weight", "running_mean")
 """Names of parameters whose module gives the name of the node."""
 
@@ -339,7 +342,8 @@ class _Walk:
 
         value = node.meta["val"]
         if isinstance(value, Tensor):
-            if not stored and torch.Tag.pointwise in target.tags and self._is_alike(value, inputs, settings):
+            known = named == PRELU if stored else torch.Tag.pointwise in target.tags
+            if known and self._is_alike(value, inputs, settings):
                 settings["pointwise"] = True
             return make(node, settings)
         return [lambda source, index=index: make(source, {**settings, "output": index}) for index in range(len(value))]

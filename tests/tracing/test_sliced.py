@@ -138,11 +138,13 @@ class OddFunctions(nn.Module):
         super().__init__()
         self.one, self.two, self.three = (nn.Conv2d(inner, 8, 3, padding=1) for inner in (3, 8, 8))
         self.mixed, self.fc, self.mixes = nn.Conv2d(8, 6, 1), nn.Linear(6, 10), mixes
+        self.each, self.all = nn.PReLU(8), nn.PReLU()
+        nn.init.uniform_(self.each.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = nn.functional.mish(self.one(x))
         x = torch.maximum(self.two(x), x) - nn.functional.softplus(self.three(x)).clamp(0.1, 2)
-        x = torch.where(x > 0.2, x.abs().sqrt(), -x)
+        x = self.all(torch.where(x > 0.2, x.abs().sqrt(), -self.each(x)))
         return self.fc(self.mixed(nn.functional.normalize(x) if self.mixes else x).mean((2, 3)))
 
 
