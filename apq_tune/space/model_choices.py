@@ -51,11 +51,24 @@ def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
+class Pixels(Model):
+    """How the model wants the values of pixels, which are from 0 to 1: less the mean, over the standard deviation.
+
+    Attributes:
+        mean: Mean of each channel.
+        std: Standard deviation of each channel.
+    """
+
+    mean: tuple[Annotated[float, Finite(-1e3, 1e3)], ...]
+    std: tuple[Annotated[float, Finite(0, 1e3, above=True)], ...]
+
+
 class ModelOptions(Model):
     """Options of the space of a traced model.
 
     Attributes:
         data: Name of the data set, or folder of images.
+        normalisation: Mean and standard deviation of pixels; by default those of the package.
         sizes: Image sizes to choose from; by default that of the example.
         step: Distance of widths in channels; the width of a group is a multiple of it, or full.
         least: Least share of a group's channels that stay.
@@ -67,6 +80,7 @@ class ModelOptions(Model):
     """
 
     data: str | None = None
+    normalisation: Pixels | None = None
     sizes: SizeChoice | None = None
     step: Channels = 8
     least: Annotated[float, Finite(0, 1, above=True)] = 0.25

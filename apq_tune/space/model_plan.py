@@ -88,7 +88,13 @@ class Planner:
         Raises:
             SpaceError: If an image size is impossible, or an entry of ``keep`` or ``genes`` does not fit.
         """
-        _, height, width = self.graph.image
+        channels, height, width = self.graph.image
+        if (pixels := self.options.normalisation) is not None:
+            for name, own in (("mean", pixels.mean), ("std", pixels.std)):
+                if len(own) != channels:
+                    raise SpaceError(
+                        f"normalisation.{name}: has {len(own)} values; give one for each of {channels} channels"
+                    )
         if self.options.sizes and height != width:
             raise SpaceError(f"sizes: images of {height}x{width} pixels are not square; leave sizes out")
         for size in self.sizes:

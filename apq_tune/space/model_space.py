@@ -21,7 +21,7 @@ from apq_tune.space.model_choices import Choice, Choices, ModelOptions
 from apq_tune.space.model_network import ModelNetwork, network_of_graph
 from apq_tune.space.model_plan import ModelPlan, Planner, Ranks
 from apq_tune.space.model_size import n_networks
-from apq_tune.space.network_space import NetworkSpace
+from apq_tune.space.network_space import NetworkSpace, Normalisation
 from apq_tune.space.overview import Overview, overview_of_model
 from apq_tune.space.skeleton import first_complaint
 
@@ -75,8 +75,8 @@ class ModelSpace(NetworkSpace):
             model: ``torch.nn.Module`` that classifies images.
             example_input: Tensor of images that it takes, shape ``(n, channels, h, w)``.
             name: Name of the space; by default that of the model's class.
-            **options: Fields of ``ModelOptions``: ``data``, ``sizes``, ``step``, ``least``, ``w_bits``, ``a_bits``,
-                ``ends``, ``keep``, ``genes``.
+            **options: Fields of ``ModelOptions``: ``data``, ``normalisation``, ``sizes``, ``step``, ``least``,
+                ``w_bits``, ``a_bits``, ``ends``, ``keep``, ``genes``.
 
         Raises:
             ModelError: If the model cannot be traced; the message names the operation, its place and the remedy.
@@ -110,6 +110,12 @@ class ModelSpace(NetworkSpace):
     def input(self) -> ImageShape:
         """Shape of the images."""
         return ImageShape(self.graph.image[0])
+
+    @property
+    def normalisation(self) -> Normalisation | None:
+        """How the model wants the values of pixels; ``None`` for the default of the package."""
+        own = self.options.normalisation
+        return None if own is None else Normalisation(own.mean, own.std)
 
     @property
     def classes(self) -> int:

@@ -16,6 +16,9 @@ from apq_tune.inputs.sheets import number_in, read_sheet
 from apq_tune.space.block_types import BLOCK_TYPES
 from apq_tune.space.candidate import Candidate, Configuration
 from apq_tune.space.mbconv_published import PUBLISHED_KEYS, from_published, is_published
+from apq_tune.space.model_candidate import ModelCandidate
+from apq_tune.space.model_space import ModelSpace
+from apq_tune.space.network_space import NetworkSpace
 from apq_tune.space.parameters import Space
 from apq_tune.space.search_space import SearchSpace
 
@@ -27,13 +30,15 @@ def candidate_from(data: Any, space: Space) -> Any:
     """Read one candidate in either notation.
 
     Args:
-        data: ``Candidate.to_dict`` or ``Configuration.to_dict``, or a mapping with ``ks``, ``e`` and ``d`` (Cai 2020),
+        data: ``to_dict`` of a candidate of any kind, or a mapping with ``ks``, ``e`` and ``d`` (Cai 2020),
             and ``pw_w_bits_setting`` and its like (Wang 2020); without bits, ``fixed_bits`` of the space are meant.
         space: Search space that the candidate should belong to; ``encode`` checks whether it does.
 
     Raises:
         CandidateError: If it is not a valid candidate.
     """
+    if isinstance(space, ModelSpace):
+        return ModelCandidate.from_dict(data)
     if not isinstance(space, SearchSpace):
         return Configuration.from_dict(data)
     if is_published(data):
@@ -83,12 +88,12 @@ def entries_of(frame: pd.DataFrame, path: Path, space: Space | None = None) -> l
         frame: Cells as text, see ``read_sheet``: a column ``candidate_json``, ``candidate`` or ``Sub-network`` of JSON
             (or Python) text, or one column for each key; of named choices, one column for each name.
         path: File that the frame is from, for messages.
-        space: Search space; what is no ``SearchSpace`` has candidates of named choices.
+        space: Search space; what is no space of networks has candidates of named choices.
 
     Raises:
         CandidateError: If a cell cannot be read; the message names the row and the cell.
     """
-    own = {} if space is None or isinstance(space, SearchSpace) else space.parameters
+    own = {} if space is None or isinstance(space, NetworkSpace) else space.parameters
     if space is not None and own and not {"candidate_json", "candidate"} & (set(frame.columns) - set(own)):
         return _choices_of(frame, path, space)
     for column in ("candidate_json", "candidate", "Sub-network"):
