@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from apq_tune.deploy.program import AddStep, IntegerTensor, Program, RequantizeStep
+from apq_tune.deploy.program import AddStep, IntegerTensor, MoveStep, Program, RequantizeStep
 
 
 class Arena(NamedTuple):
@@ -64,7 +64,8 @@ def _spans(program: Program) -> tuple[dict[str, str], dict[str, Span]]:
             continue
         size, end = math.prod(output.shape), last.get(step.output, number)
         done = [name for name in step.inputs if name in owners and spans[owners[name]].last == number]
-        if isinstance(step, AddStep | RequantizeStep) and done:
+        flat = isinstance(step, MoveStep) and step.kind == "flatten"
+        if (isinstance(step, AddStep | RequantizeStep) or flat) and done:
             owner = owners[done[0]]
             owners[step.output], spans[owner] = owner, spans[owner]._replace(last=end)
         else:

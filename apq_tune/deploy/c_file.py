@@ -20,22 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq_tune.deploy.arena import arena_of
+from apq_tune.deploy.c_calls import call, channels_of, check_steps, literal
 from apq_tune.deploy.c_kernels import KERNELS, MAIN
 from apq_tune.deploy.program import (
     LOGITS,
-    AddStep,
     ConvStep,
-    FloatStep,
-    FunctionStep,
-    IntegerTensor,
-    LinearStep,
-    MeanStep,
-    MoveStep,
     Program,
-    QuantizeStep,
-    RequantizeStep,
     ResizeStep,
-    Step,
     WeightedStep,
 )
 from apq_tune.errors import DeployError
@@ -45,8 +36,6 @@ SEAL = re.compile(rb"/\* apq-tune export; SHA-256 of what follows: ([0-9a-f]{64}
 METADATA = re.compile(r"^/\* metadata: (\{.*\}) \*/$", re.MULTILINE)
 
 COMPILER = ("gcc", "-std=c99", "-Wall", "-Werror", "-O2")
-
-_KNOWN = (ResizeStep, QuantizeStep, RequantizeStep, AddStep, MeanStep, ConvStep, LinearStep)
 
 PER_LINE = 20
 """Numbers on a line of a table."""
@@ -62,31 +51,11 @@ def c_bytes(program: Program, metadata: Mapping[str, Any]) -> bytes:
     Raises:
         DeployError: If the network has a step that the C format does not have; the message names it.
     """
-    for step in program.steps:
-        if reason := _refusal(program, step):
-            raise DeployError(
-                f"layer {step.name}: {reason}, which the C format does not have; export with --format onnx or torch"
-            )
+    check_steps(program)
     text = "\n".join([*_head(program, metadata), KERNELS, *_tables(program), *_body(program), MAIN])
     body = text.encode("ascii", "backslashreplace")
     digest = hashlib.sha256(body).hexdigest()
     return f"/* apq-tune export; SHA-256 of what follows: {digest} */\n".encode() + body
-
-
-def _refusal(program: Program, step: Step) -> str:
-    """What the C format does not have of a step; empty if it has all."""
-    if isinstance(step, FunctionStep | FloatStep):
-        return f"computes {step.function if isinstance(step, FunctionStep) else step.kind} in floating point"
-    if not isinstance(step, _KNOWN):
-        return f"is a {step.kind if isinstance(step, MoveStep) else type(step).__name__.removesuffix('Step').lower()}"
-    if isinstance(step, ConvStep):
-        square = [program.tensors[name].shape[1:] for name in (*step.inputs, step.output)]
-        square += [step.weights.values.shape[2:], step.stride, (min(step.padding), max(step.padding))]
-        if any(one != other for one, other in square) or step.dilation != (1, 1):
-            return "is a convolution that is not square, or dilated"
-    if isinstance(step, LinearStep) and len(program.tensors[step.output].shape) > 1:
-        return "is a linear layer at every pixel"
-    return ""
 
 
 def flash_bytes(program: Program) -> int:
@@ -103,13 +72,13 @@ def packed(values: NDArray[np.int8], bits: int) -> NDArray[np.uint8]:
 
 def _head(program: Program, metadata: Mapping[str, Any]) -> Iterator[str]:
     image, logits = program.tensors[_input(program)], program.tensors[LOGITS]
-    channels, size = image.shape[0], image.shape[1]
+    channels, height, width = image.shape
     arena = arena_of(program)
     note = json.dumps(dict(metadata), sort_keys=True).replace("/", "\\/")  # no end of a comment in the comment
     yield f"/* metadata: {note} */"
     yield "/*"
     yield " * void apq_run(const float *image, float *logits)"
-    yield f" *   image: {channels} x {size} x {size} floats by channel, row and column, preprocessed as noted above;"
+    yield f" *   image: {channels} x {height} x {width} floats by channel, row and column, preprocessed as noted above;"
     yield " *   logits: one float for each class."
     yield f" * RAM: {arena.n_bytes} bytes for activations (one byte each) and {4 * _width(program)} for sums,"
     yield " *   beside the image and the logits."
@@ -119,9 +88,10 @@ def _head(program: Program, metadata: Mapping[str, Any]) -> Iterator[str]:
     yield "#include <math.h>"
     yield "#include <stddef.h>"
     yield "#include <stdint.h>"
+    yield "#include <string.h>"
     yield ""
     yield f"#define APQ_INPUTS {math.prod(image.shape)}"
-    yield f"#define APQ_CLASSES {logits.shape[0]}"
+    yield f"#define APQ_CLASSES {math.prod(logits.shape)}"
     yield f"#define APQ_ARENA {arena.n_bytes}"
     yield f"#define APQ_WIDTH {_width(program)}"
     yield ""
@@ -133,11 +103,16 @@ def _tables(program: Program) -> Iterator[str]:
     for number, step in enumerate(program.steps):
         if isinstance(step, WeightedStep):
             values = packed(step.weights.values, step.weights.bits)
-            yield f"/* {step.name}: {'x'.join(map(str, step.weights.values.shape))}, {step.weights.bits} bits */"
+            shape = "x".join(map(str, step.weights.values.shape))
+            yield f"/* {_comment(step.name)}: {shape}, {step.weights.bits} bits */"
             yield _array("uint8_t", f"w{number}", map(str, values.tolist()))
             biases = (str(value) if value > -(2**31) else "INT32_MIN" for value in step.weights.bias.tolist())
             yield _array("int32_t", f"b{number}", biases)
-            yield _array("float", f"m{number}", (_float(value) for value in step.multipliers))
+            yield _array("float", f"m{number}", (literal(value) for value in step.multipliers))
+            yield ""
+        elif indices := channels_of(program, step):
+            yield f"/* {_comment(step.name)} */"
+            yield _array("uint16_t", f"i{number}", map(str, indices))
             yield ""
 
 
@@ -147,9 +122,9 @@ def _array(kind: str, name: str, items: Any) -> str:
     return f"static const {kind} {name}[] = {{\n" + ",\n".join(lines) + "};"
 
 
-def _float(value: np.floating[Any]) -> str:
-    """Exact C99 literal of a float32 number."""
-    return f"{float(value).hex()}f"
+def _comment(name: str) -> str:
+    """Name of a layer in a comment that it cannot end."""
+    return name.replace("/", "\\/").replace("\n", " ")
 
 
 def _body(program: Program) -> Iterator[str]:
@@ -160,51 +135,9 @@ def _body(program: Program) -> Iterator[str]:
     yield "{"
     for number, step in enumerate(program.steps):
         if not isinstance(step, ResizeStep):  # images come in the size that the network reads
-            yield f"    {_call(program, arena.offsets, step, number)} /* {step.name} */"
+            yield f"    {call(program, arena.offsets, step, number)} /* {_comment(step.name)} */"
     yield "}"
     yield ""
-
-
-def _call(program: Program, offsets: Mapping[str, int], step: Step, number: int) -> str:
-    def at(name: str) -> str:
-        return f"apq_arena + {offsets[name]}"
-
-    output = program.tensors[step.output]
-    to = ""
-    if isinstance(output, IntegerTensor):
-        to = f"{at(step.output)}, {output.low}, {output.high}"
-    n = math.prod(output.shape)
-    if isinstance(step, QuantizeStep):
-        return f"apq_quantize(image, {n}, {_float(program.integer(step.output).scale)}, {to});"
-    signed = [int(program.integer(name).signed) for name in step.inputs]
-    if isinstance(step, RequantizeStep):
-        scales = ", ".join(_float(program.integer(name).scale) for name in (step.inputs[0], step.output))
-        return f"apq_requantize({at(step.inputs[0])}, {signed[0]}, {n}, {scales}, {to});"
-    if isinstance(step, AddStep):
-        ratios = [_float(ratio) for ratio in step.ratios]
-        parts = ", ".join(f"{at(name)}, {s}, {r}" for name, s, r in zip(step.inputs, signed, ratios, strict=True))
-        zero = program.integer(step.output).zero
-        return f"apq_add({parts}, {_float(step.offset)}, {n}, {zero}, {to});"
-    source = f"{at(step.inputs[0])}, {signed[0]}"
-    shape = program.tensors[step.inputs[0]].shape
-    if isinstance(step, MeanStep):
-        return f"apq_mean({source}, {n}, {shape[1] * shape[2]}, {_float(step.multiplier)}, {to});"
-    assert isinstance(step, WeightedStep)
-    tables = f"w{number}, {step.weights.bits}, b{number}, m{number}"
-    target = to or "NULL, 0, 0"
-    floats = "NULL" if to else "logits"
-    if isinstance(step, LinearStep):
-        shape, kernel, stride, padding, groups = (shape[0], 1, 1), 1, 1, 0, 1
-        out = (output.shape[0], 1)
-    else:
-        assert isinstance(step, ConvStep)
-        kernel, stride, padding = step.weights.values.shape[2], step.stride[0], step.padding[0]
-        groups = step.groups
-        out = (output.shape[0], output.shape[1])
-    return (
-        f"apq_conv({source}, {shape[0]}, {shape[1]}, {tables}, {out[0]}, {out[1]}, {kernel}, {stride}, {padding}, "
-        f"{groups}, {target}, {floats});"
-    )
 
 
 def _width(program: Program) -> int:

@@ -52,8 +52,8 @@ static inline void apq_add(const uint8_t *a, int a_signed, float a_ratio, const 
     }
 }
 
-static void apq_mean(const uint8_t *x, int is_signed, int channels, int pixels, float multiplier, uint8_t *y, int low,
-                     int high)
+static inline void apq_mean(const uint8_t *x, int is_signed, int channels, int pixels, float multiplier, uint8_t *y,
+                            int low, int high)
 {
     for (int c = 0; c < channels; c++) {
         int32_t sum = 0;
@@ -63,38 +63,121 @@ static void apq_mean(const uint8_t *x, int is_signed, int channels, int pixels, 
     }
 }
 
+/* Products; b has one value for each run of values of a. */
+static inline void apq_multiply(const uint8_t *a, int a_signed, const uint8_t *b, int b_signed, float ratio, int run,
+                                int n, int zero, uint8_t *y, int low, int high)
+{
+    for (int i = 0; i < n; i++) {
+        float product = (float)(apq_at(a, a_signed, i) * apq_at(b, b_signed, i / run));
+        y[i] = apq_clamp(rintf(product * ratio + (float)zero) - (float)zero, low, high);
+    }
+}
+
+/* Images that are read in windows, and images that are made of them. */
+typedef struct {
+    int channels, height, width, out_channels, out_height, out_width;
+    int kernel_height, kernel_width, stride_y, stride_x, top, left, dilation_y, dilation_x, groups;
+} apq_shape;
+
+static inline void apq_max_pool(const uint8_t *x, int is_signed, const apq_shape *s, uint8_t *y)
+{
+    for (int c = 0; c < s->channels; c++)
+        for (int r = 0; r < s->out_height; r++)
+            for (int q = 0; q < s->out_width; q++) {
+                int most = -128;
+                for (int u = 0; u < s->kernel_height; u++)
+                    for (int v = 0; v < s->kernel_width; v++) {
+                        int row = r * s->stride_y - s->top + u * s->dilation_y;
+                        int column = q * s->stride_x - s->left + v * s->dilation_x;
+                        if (row < 0 || row >= s->height || column < 0 || column >= s->width)
+                            continue;
+                        int value = apq_at(x, is_signed, (c * s->height + row) * s->width + column);
+                        most = value > most ? value : most;
+                    }
+                y[(c * s->out_height + r) * s->out_width + q] = (uint8_t)most;
+            }
+}
+
+static inline void apq_average_pool(const uint8_t *x, int is_signed, const apq_shape *s, int count_padding, float from,
+                                    float to, int zero, uint8_t *y, int low, int high)
+{
+    for (int c = 0; c < s->channels; c++)
+        for (int r = 0; r < s->out_height; r++)
+            for (int q = 0; q < s->out_width; q++) {
+                float sum = 0.0f;
+                int count = 0;
+                for (int u = 0; u < s->kernel_height; u++)
+                    for (int v = 0; v < s->kernel_width; v++) {
+                        int row = r * s->stride_y - s->top + u, column = q * s->stride_x - s->left + v;
+                        int inside = row >= 0 && row < s->height && column >= 0 && column < s->width;
+                        if (inside)
+                            sum += (float)apq_at(x, is_signed, (c * s->height + row) * s->width + column) * from;
+                        count += inside || count_padding;
+                    }
+                float level = sum / (float)count / to + (float)zero;
+                y[(c * s->out_height + r) * s->out_width + q] = apq_clamp(rintf(level) - (float)zero, low, high);
+            }
+}
+
+/* Images with zeros around them, and channels of zeros before and after. */
+static inline void apq_pad(const uint8_t *x, const apq_shape *s, int before, uint8_t *y)
+{
+    memset(y, 0, (size_t)(s->out_channels * s->out_height * s->out_width));
+    for (int c = 0; c < s->channels; c++)
+        for (int r = 0; r < s->height; r++)
+            memcpy(y + ((c + before) * s->out_height + r + s->top) * s->out_width + s->left,
+                   x + (c * s->height + r) * s->width, (size_t)s->width);
+}
+
+/* Each pixel as a square of several. */
+static inline void apq_enlarge(const uint8_t *x, const apq_shape *s, int factor, uint8_t *y)
+{
+    for (int c = 0; c < s->channels; c++)
+        for (int r = 0; r < s->out_height; r++)
+            for (int q = 0; q < s->out_width; q++)
+                y[(c * s->out_height + r) * s->out_width + q] =
+                    x[(c * s->height + r / factor) * s->width + q / factor];
+}
+
+static inline void apq_select(const uint8_t *x, const uint16_t *indices, int n, int pixels, uint8_t *y)
+{
+    for (int i = 0; i < n; i++)
+        memcpy(y + i * pixels, x + indices[i] * pixels, (size_t)pixels);
+}
+
 static int32_t apq_sums[APQ_WIDTH]; /* accumulators of one row of outputs */
 
 /* Convolution; a linear layer is one of 1 x 1 pixels. Without y the output is floats. */
-static void apq_conv(const uint8_t *x, int is_signed, int in_channels, int in_size, const uint8_t *w, int bits,
-                     const int32_t *bias, const float *multipliers, int out_channels, int out_size, int kernel,
-                     int stride, int padding, int groups, uint8_t *y, int low, int high, float *floats)
+static void apq_conv(const uint8_t *x, int is_signed, const apq_shape *s, const uint8_t *w, int bits,
+                     const int32_t *bias, const float *multipliers, uint8_t *y, int low, int high, float *floats)
 {
-    int in_group = in_channels / groups, out_group = out_channels / groups;
-    for (int o = 0; o < out_channels; o++)
-        for (int r = 0; r < out_size; r++) {
-            for (int c = 0; c < out_size; c++)
+    int in_group = s->channels / s->groups, out_group = s->out_channels / s->groups;
+    for (int o = 0; o < s->out_channels; o++)
+        for (int r = 0; r < s->out_height; r++) {
+            for (int c = 0; c < s->out_width; c++)
                 apq_sums[c] = bias[o];
             for (int i = 0; i < in_group; i++)
-                for (int u = 0; u < kernel; u++) {
-                    int row = r * stride - padding + u, at = o / out_group * in_group + i;
-                    if (row < 0 || row >= in_size)
+                for (int u = 0; u < s->kernel_height; u++) {
+                    int row = r * s->stride_y - s->top + u * s->dilation_y, at = o / out_group * in_group + i;
+                    if (row < 0 || row >= s->height)
                         continue;
-                    for (int v = 0; v < kernel; v++) {
-                        int weight = apq_weight(w, bits, (size_t)(((o * in_group + i) * kernel + u) * kernel + v));
-                        int shift = v - padding, from = (at * in_size + row) * in_size + shift;
+                    for (int v = 0; v < s->kernel_width; v++) {
+                        size_t tap = (size_t)(((o * in_group + i) * s->kernel_height + u) * s->kernel_width + v);
+                        int weight = apq_weight(w, bits, tap), stride = s->stride_x;
+                        int shift = v * s->dilation_x - s->left, from = (at * s->height + row) * s->width + shift;
                         int first = shift < 0 ? (stride - 1 - shift) / stride : 0;
-                        int end = in_size > shift ? (in_size - 1 - shift) / stride + 1 : 0;
-                        for (int c = first; c < end && c < out_size; c++)
+                        int end = s->width > shift ? (s->width - 1 - shift) / stride + 1 : 0;
+                        for (int c = first; c < end && c < s->out_width; c++)
                             apq_sums[c] += weight * apq_at(x, is_signed, from + c * stride);
                     }
                 }
-            for (int c = 0; c < out_size; c++) {
+            for (int c = 0; c < s->out_width; c++) {
                 float real = (float)apq_sums[c] * multipliers[o];
+                int to = (o * s->out_height + r) * s->out_width + c;
                 if (floats)
-                    floats[o] = real;
+                    floats[to] = real;
                 else
-                    y[(o * out_size + r) * out_size + c] = apq_clamp(real, low, high);
+                    y[to] = apq_clamp(real, low, high);
             }
         }
 }

@@ -193,7 +193,7 @@ class ProgramBuilder:
                 "quantizer; pad with zero, or keep the layer in the convolution that follows"
             )
         own = layer.kind == "upsample" and layer.name not in self._real
-        wanted = self._parameters.stored(layer.name) if own else None
+        wanted = self._quantizer(layer) if own else None
         real = layer.name in self._real or isinstance(source, FloatTensor)
         name = self._name_of(layer) if wanted is None else self._free(f"{layer.name}.moved")
         moved: ProgramTensor = FloatTensor(name, shape) if real else source._replace(name=name, shape=shape)
@@ -222,9 +222,7 @@ class ProgramBuilder:
             saturates: Whether the quantizer must be unsigned for another reason than the layer's activation.
         """
         shape = self._forms[layer.name].shape
-        quantizer = None if layer.name in self._real else self._quantizer(layer)
-        if quantizer is not None and quantizer.signed and (saturates or layer.activation in SATURATING):
-            raise DeployError(f"layer {layer.name}: the quantizer after its ReLU is signed; calibrate it again")
+        quantizer = None if layer.name in self._real else self._quantizer(layer, saturates=saturates)
         function = None if quantizer is not None and layer.activation in SATURATING else layer.activation
         final = self._name_of(layer)
         self._names[layer.name] = final
@@ -257,8 +255,12 @@ class ProgramBuilder:
         self.steps.append(kind(output.name, (source.name,), output.name))
         return output
 
-    def _quantizer(self, layer: Layer) -> FrozenQuantizer:
-        """Quantizer of the output of a layer: its own, or that of the only layer that reads it."""
+    def _quantizer(self, layer: Layer, *, saturates: bool = False) -> FrozenQuantizer:
+        """Quantizer of the output of a layer: its own, or that of the only layer that reads it.
+
+        Raises:
+            DeployError: If there is none, or it is signed though it must saturate, as after a ReLU.
+        """
         quantizer, name = self._parameters.stored(layer.name), layer.name
         while quantizer is None:
             readers = self._readers.get(name, [])
@@ -267,6 +269,8 @@ class ProgramBuilder:
                 raise DeployError(f"layer {layer.name}: is read by {names} and has no quantizer of its own")
             name = readers[0].name
             quantizer = None if readers[0].op is None else self._parameters.read(name)
+        if quantizer.signed and (saturates or layer.activation in SATURATING):
+            raise DeployError(f"layer {layer.name}: the quantizer after its ReLU is signed; calibrate it again")
         return quantizer
 
     def _settings(self, layer: Layer) -> dict[str, Any]:
@@ -274,8 +278,9 @@ class ProgramBuilder:
 
     def _moves(self, layer: Layer) -> bool:
         """Whether a layer moves or selects values without arithmetic."""
-        nearest = layer.kind == "upsample" and self._forms[layer.name].settings["mode"] == "nearest"
-        return layer.kind in MOVING or (nearest and layer.activation is None)
+        if layer.kind == "upsample" and self._forms[layer.name].settings["mode"] == "nearest":
+            return layer.activation is None or (layer.activation in SATURATING and layer.name not in self._real)
+        return layer.kind in MOVING
 
     def _name_of(self, layer: Layer) -> str:
         """Name of the tensor that a layer stores."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +18,7 @@ from onnx import helper
 
 from apq_tune import DeployError
 from apq_tune.deploy import reference
+from apq_tune.deploy.c_file import c_bytes, load_c
 from apq_tune.deploy.forms import forms_of_graph
 from apq_tune.deploy.lowering import build
 from apq_tune.deploy.onnx_graph import graph_of
@@ -46,9 +49,14 @@ SATURATING = ("relu", "relu6")
 
 
 class GraphMaker:
-    """Random graph so far, and random tensors for its parameters."""
+    """Random graph so far, and random tensors for its parameters.
 
-    def __init__(self, seed: int, image: tuple[int, int, int]) -> None:
+    Attributes:
+        saturating: Whether it may have functions that quantization does alone, and no others.
+    """
+
+    def __init__(self, seed: int, image: tuple[int, int, int], *, saturating: bool = False) -> None:
+        self.saturating = saturating
         self.rng = np.random.default_rng(seed)
         self.image, self.nodes = image, list[Node]()
         self.tensors: dict[str, NDArray[np.float32]] = {}
@@ -108,7 +116,11 @@ FUNCTIONS = ("relu", "relu6", "h_swish", "h_sigmoid", "silu", "sigmoid", "gelu",
 
 
 def any_function(make: GraphMaker, x: str) -> str:
-    return make.function(x, str(make.rng.choice(("relu", "relu6", *FUNCTIONS))))
+    return make.function(x, str(make.rng.choice(SATURATING if make.saturating else ("relu", "relu6", *FUNCTIONS))))
+
+
+def any_gate(make: GraphMaker, x: str) -> str:
+    return make.function(x, "relu6" if make.saturating else str(make.rng.choice(["sigmoid", "h_sigmoid"])))
 
 
 def any_conv(make: GraphMaker, x: str) -> str:
@@ -134,20 +146,20 @@ def any_add(make: GraphMaker, x: str) -> str:
 def any_excite(make: GraphMaker, x: str) -> str:
     c = make.shape(x)[0]
     y = make.function(make.conv(make.node("mean", [x], keep=True), 4, (1, 1)), "relu")
-    y = make.function(make.conv(y, c, (1, 1)), str(make.rng.choice(["sigmoid", "h_sigmoid"])))
+    y = any_gate(make, make.conv(y, c, (1, 1)))
     y = make.node("multiply", [x, y])
     return make.function(y, "relu") if make.rng.random() < 0.2 else y
 
 
 def any_multiply(make: GraphMaker, x: str) -> str:
-    return make.node("multiply", [x, make.function(make.conv(x, make.shape(x)[0]), "sigmoid")])
+    return make.node("multiply", [x, any_gate(make, make.conv(x, make.shape(x)[0]))])
 
 
 def any_concat(make: GraphMaker, x: str) -> str:
     rng = make.rng
     parts = [x, make.function(make.conv(x, 3), "relu")] + ([make.conv(x, 2, (1, 1))] if rng.random() < 0.5 else [])
     y = make.node("concat", [parts[i] for i in rng.permutation(len(parts))])
-    if rng.random() < 0.5:
+    if rng.random() < 0.5 and not make.saturating:
         y = make.norm(y)
     return make.function(y, "relu") if rng.random() < 0.7 else y
 
@@ -186,7 +198,8 @@ def any_pad(make: GraphMaker, x: str) -> str:
 
 
 def any_upsample(make: GraphMaker, x: str) -> str:
-    y = make.node("upsample", [x], factor=2, mode=str(make.rng.choice(["nearest", "bilinear"])))
+    mode = "nearest" if make.saturating else str(make.rng.choice(["nearest", "bilinear"]))
+    y = make.node("upsample", [x], factor=2, mode=mode)
     return any_function(make, y) if make.rng.random() < 0.3 else y
 
 
@@ -256,18 +269,25 @@ def any_end(make: GraphMaker, x: str) -> None:
         make.linear(make.function(make.linear(y, 7), "relu"), 5)
 
 
-def random_graph(seed: int, kinds: tuple[Callable[[GraphMaker, str], str], ...] = STEPS, n: int = 4) -> GraphMaker:
-    """Graph of random operations."""
-    rng = np.random.default_rng(seed)
-    make = GraphMaker(seed, (3, int(rng.integers(6, 11)), int(rng.integers(6, 11))))
-    x = IMAGE if rng.random() < 0.3 else make.function(make.conv(IMAGE, 8), "relu")
+INTEGER_STEPS = tuple(step for step in STEPS if step not in (any_affine, any_last_axis, any_alone))
+"""Steps that have an integer form if functions saturate."""
+
+
+def random_graph(seed: int, n: int = 4, *, integer: bool = False) -> GraphMaker:
+    """Graph of random operations, or of those with an integer form."""
+    rng, kinds = np.random.default_rng(seed), INTEGER_STEPS if integer else STEPS
+    make = GraphMaker(seed, (3, int(rng.integers(6, 11)), int(rng.integers(6, 11))), saturating=integer)
+    x = IMAGE if rng.random() < 0.3 and not integer else make.function(make.conv(IMAGE, 8), "relu")
     for _ in range(n):
         x = kinds[int(rng.integers(len(kinds)))](make, x)
         while math.prod(make.shape(x)[1:]) > 400:
             x = make.node("max_pool", [x], kernel=[2, 2], stride=[2, 2], padding=[0] * 4, dilation=[1, 1])
         if min(make.shape(x)[1:]) < 3:
             x = make.node("upsample", [x], factor=3, mode="nearest")
-    any_end(make, x)
+    if integer:
+        make.linear(make.node("flatten", [make.node("mean", [make.conv(x, 4)], keep=True)]), 5)
+    else:
+        any_end(make, x)
     return make
 
 
@@ -672,3 +692,14 @@ def test_an_operation_without_an_onnx_form_is_refused() -> None:
         DeployError, match=r"^layer opaque1: the operation aten\.cumsum\.default has no ONNX form here; "
     ):
         graph_of(net_of(make).program)
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs a compiler")
+@pytest.mark.parametrize("seed", range(12))
+def test_c_computes_the_logits_of_the_reference(seed: int, tmp_path: Path) -> None:
+    net = net_of(random_graph(seed, integer=True))
+    program = net.program
+    file = tmp_path / "net.c"
+    file.write_bytes(c_bytes(program, {}))
+    run, _ = load_c(file)
+    np.testing.assert_array_equal(run(net.images), reference.run(program, net.images))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from apq_tune import DeployError, FoundNetwork
+from apq_tune.cost import cost_models
 from apq_tune.deploy import reference
+from apq_tune.deploy.c_file import c_bytes
+from apq_tune.deploy.export import SUFFIX_OF, export
+from apq_tune.deploy.exported import open_file
+from apq_tune.deploy.formats import ExportFormat
 from apq_tune.deploy.lowering import program_of
 from apq_tune.deploy.onnx_session import FLOAT_KERNELS, INTEGER_KERNELS, kernels
 from apq_tune.deploy.program import IntegerTensor, MoveStep, WeightedStep
@@ -19,6 +26,7 @@ from apq_tune.network.graph import MOVING
 from apq_tune.space.encodings import encoding_of
 from apq_tune.space.model_space import ModelSpace
 from apq_tune.supernet.evaluate import calibrate_quantizers
+from apq_tune.supernet.found_network import CostValue, Preprocessing
 from apq_tune.supernet.graph_subnet import GraphSubnet
 from apq_tune.supernet.graph_supernet import GraphSupernet
 from apq_tune.supernet.quantize import ActivationQuantizer
@@ -130,3 +138,45 @@ def test_values_are_moved_as_integers(name: str) -> None:
         moved = [step.output for step in program.steps if isinstance(step, MoveStep)]
         assert moved
         assert all(isinstance(program.tensors[output], IntegerTensor) for output in moved if output != "logits")
+
+
+def found(name: str) -> FoundNetwork:
+    """Network of a model as a run finds it, of all blocks, in all forms that files have."""
+    subnet = subnets_of(name)[0]
+    encoding = encoding_of(subnet.space)
+    genome = encoding.encode([subnet.candidate])
+    costs = {model.name: CostValue(float(model(genome)[0]), model.unit) for model in cost_models(encoding)}
+    about = Preprocessing.of(subnet.space, tuple(str(i) for i in range(subnet.space.classes)))
+    return FoundNetwork(subnet, name="best", costs=costs, scores={}, preprocessing=about)
+
+
+FILES = [
+    ("resnet8", "onnx"),
+    ("shufflenet", "torch"),
+    ("senet", "torch"),
+    *((name, "c") for name in ("ds_cnn", "resnet14", "split")),
+]
+
+
+@pytest.mark.parametrize(("name", "format"), FILES)
+def test_found_networks_are_written_to_files_and_read_back(name: str, format: ExportFormat, tmp_path: Path) -> None:  # noqa: A002
+    network = found(name)
+    path = tmp_path / f"net{SUFFIX_OF[format]}"
+    result = export(network, path, format)
+    assert result.agreement.share >= 0.99
+    opened = open_file(path)
+    assert opened.about is not None
+    assert opened.about.candidate == network.candidate
+    assert opened.about.program == program_of(network).digest
+    assert opened.about.space["digest"] == network.space.graph.digest
+    assert "model" not in opened.about.space
+    if format == "torch":
+        assert b"tests" not in path.read_bytes()
+
+
+@pytest.mark.parametrize(("name", "kind"), [("senet", "silu|sigmoid|h_swish|h_sigmoid"), ("densenet", "norm")])
+def test_c_refuses_what_it_does_not_have_in_one_line(name: str, kind: str) -> None:
+    reason = rf"^layer \S+: computes ({kind}) in floating point, which the C format does not have; export with"
+    with pytest.raises(DeployError, match=reason) as error:
+        c_bytes(program_of(subnets_of(name)[0]), {})
+    assert "\n" not in str(error.value)
