@@ -173,7 +173,8 @@ def network_of_graph(planner: Planner, fixed_bits: int) -> ModelNetwork:
     gone = frozenset(name for name, depth in choices.depths.items() if depth.values == (0,))
     graphs = {size: planner.graph_of(size, gone) for size in planner.sizes}
     graph = graphs[planner.sizes[-1]]
-    blocks = {block.name: block for block in removable_blocks(graph, coupling) if choices.depths[block.name].gene}
+    open_blocks = {name for name, depth in choices.depths.items() if depth.gene}
+    blocks = {block.name: block for block in removable_blocks(graph, coupling) if block.name in open_blocks}
     layers = fused(graph)
     needed = _needed(layers, choices, blocks, fixed_bits)
     layer_of_node = {node.name: layer.name for layer in layers for node in layer.nodes}
