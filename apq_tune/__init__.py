@@ -9,6 +9,7 @@ from apq_tune.errors import (
     CandidateError,
     DeployError,
     DocumentError,
+    ModelError,
     ProblemError,
     ReachError,
     RunError,
@@ -48,7 +49,9 @@ if TYPE_CHECKING:
     from apq_tune.hosts.optuna_model import ModelSampler
     from apq_tune.hosts.searcher import ApqSearch
     from apq_tune.pipeline.finished import FinishedRun, load_run
+    from apq_tune.pipeline.sensitivity_table import SensitivityTable, measure_sensitivity
     from apq_tune.report.html import write_report
+    from apq_tune.supernet.calibrated import CalibratedModel
     from apq_tune.supernet.found_network import FoundNetwork, Preprocessing
     from apq_tune.supernet.metrics import QATLoss, SupernetLoss
     from apq_tune.supernet.published import load_supernet
@@ -60,6 +63,7 @@ __version__ = "0.1.0"
 
 LAZY = {
     "ApqSearch": "apq_tune.hosts.searcher",
+    "CalibratedModel": "apq_tune.supernet.calibrated",
     "EvolutionSampler": "apq_tune.hosts.optuna",
     "ExportedFile": "apq_tune.deploy.export",
     "FileScores": "apq_tune.deploy.evaluate",
@@ -69,6 +73,7 @@ LAZY = {
     "NSGA2Sampler": "apq_tune.hosts.optuna",
     "Preprocessing": "apq_tune.supernet.found_network",
     "QATLoss": "apq_tune.supernet.metrics",
+    "SensitivityTable": "apq_tune.pipeline.sensitivity_table",
     "Subnet": "apq_tune.supernet.subnet",
     "SupernetLoss": "apq_tune.supernet.metrics",
     "TrainedSupernet": "apq_tune.supernet.trained",
@@ -79,6 +84,7 @@ LAZY = {
     "load_network": "apq_tune.deploy.load",
     "load_run": "apq_tune.pipeline.finished",
     "load_supernet": "apq_tune.supernet.published",
+    "measure_sensitivity": "apq_tune.pipeline.sensitivity_table",
     "profile": "apq_tune.deploy.profiling",
     "write_report": "apq_tune.report.html",
 }
@@ -89,6 +95,7 @@ __all__ = [
     "APQObjective",
     "ApqError",
     "ApqSearch",
+    "CalibratedModel",
     "Candidate",
     "CandidateError",
     "ChoiceSpace",
@@ -112,6 +119,7 @@ __all__ = [
     "ModelBased",
     "ModelCandidate",
     "ModelEncoding",
+    "ModelError",
     "ModelSampler",
     "ModelSpace",
     "NSGA2Sampler",
@@ -127,6 +135,7 @@ __all__ = [
     "ReachError",
     "RunError",
     "SearchSpace",
+    "SensitivityTable",
     "Space",
     "SpaceError",
     "StudyError",
@@ -147,6 +156,7 @@ __all__ = [
     "load_predictor",
     "load_run",
     "load_supernet",
+    "measure_sensitivity",
     "parse_constraint",
     "profile",
     "search",

@@ -37,19 +37,13 @@ from rich.table import Table
 from scipy.stats import binomtest
 from torch import Tensor
 
-from apq_tune import Constraint, ModelSpace
+from apq_tune import CalibratedModel, Constraint, ModelEncoding, ModelSpace, RunError, measure_sensitivity
 from apq_tune.deploy.lowering import program_of
 from apq_tune.deploy.onnx_graph import graph_of
 from apq_tune.deploy.onnx_session import session
-from apq_tune.errors import RunError
 from apq_tune.methods.bit_program import Sensitivities, best_bits
-from apq_tune.pipeline.sensitivity_table import measure_table
 from apq_tune.problem.costs import Costs
-from apq_tune.space.encodings import encoding_of
 from apq_tune.store.files import read_json, write_atomically
-from apq_tune.supernet.evaluate import calibrate_quantizers
-from apq_tune.supernet.graph_statistics import Moments, moments_of_model, shifted_statistics
-from apq_tune.supernet.graph_supernet import GraphSupernet
 from apq_tune.supernet.sensitivity import shuffled, tensor_errors
 
 SIZE, PADDING = 224, 32
@@ -129,17 +123,15 @@ def as_inputs(images: NDArray[np.uint8]) -> Tensor:
 class Bench:
     """Networks of the space, measured on the second half of the images; what is measured is kept in a file."""
 
-    supernet: GraphSupernet
-    calibration: Tensor
+    model: CalibratedModel
     images: NDArray[np.uint8]
     classes: NDArray[np.int64]
     path: Path
     known: dict[str, Any] = field(default_factory=dict)
-    moments: Moments | None = None
 
     def __post_init__(self) -> None:
-        weights = b"".join(tensor.numpy().tobytes() for tensor in self.supernet.state_dict().values())
-        parts = (weights, self.calibration.numpy().tobytes(), self.images.tobytes())
+        weights = b"".join(tensor.numpy().tobytes() for tensor in self.model.supernet.state_dict().values())
+        parts = (weights, self.model.images.numpy().tobytes(), self.images.tobytes())
         self.about = [hashlib.sha256(part).hexdigest() for part in parts]
         if self.path.exists():
             content = read_json(self.path)
@@ -147,18 +139,11 @@ class Bench:
                 raise RunError(f"{self.path}: was measured with other weights or images; delete it or change --out")
             self.known = content["known"]
 
-    def subnet(self, candidate: Any) -> torch.nn.Module:
-        """Network at the bits of a candidate, batch norm corrected."""
-        if self.moments is None:
-            self.moments = moments_of_model(self.supernet, self.calibration)
-        statistics = shifted_statistics(self.supernet, self.calibration, candidate, of_model=self.moments)
-        return self.supernet.extract(candidate, statistics).eval()
-
     def chosen(self, candidate: Any | None) -> NDArray[np.int64]:
         """Class of each image; without a candidate, by the network in full precision."""
         key = "full precision" if candidate is None else candidate.to_json()
         if key not in self.known:
-            run = self.supernet.logits_of_model if candidate is None else self.subnet(candidate)
+            run = self.model.logits if candidate is None else self.model.subnet(candidate)
             self._keep(key, torch.cat([run(as_inputs(part)).argmax(1) for part in self._batches()]).tolist())
         return np.array(self.known[key])
 
@@ -166,7 +151,7 @@ class Bench:
         """Share of images on which the exported network, run by onnxruntime, chooses the class of the simulation."""
         key = f"onnx {candidate.to_json()}"
         if key not in self.known:
-            graph, opset = graph_of(program_of(self.subnet(candidate)))
+            graph, opset = graph_of(program_of(self.model.subnet(candidate)))
             opsets = [helper.make_opsetid("", opset)]
             version = helper.find_min_ir_version_for(opsets)
             model = helper.make_model(graph, opset_imports=opsets, ir_version=version)
@@ -313,28 +298,22 @@ def main() -> None:
     images, classes = read_images(arguments.images)
     half = len(images) // 2
     calibration = as_inputs(images[: min(half, CALIBRATION)])
-    model = network()
+    given = network()
     space = ModelSpace.from_module(
-        model, calibration[:1], name="efficientnet_lite0", w_bits=WIDTHS, a_bits=WIDTHS, ends=None, keep=["*"]
+        given, calibration[:1], name="efficientnet_lite0", w_bits=WIDTHS, a_bits=WIDTHS, ends=None, keep=["*"]
     )
-    encoding = encoding_of(space)
-    supernet = GraphSupernet(space)
-    supernet.load_model(model.state_dict())
-    calibrate_quantizers(
-        supernet, [lambda part=part: supernet.logits_of_model(part) for part in calibration.split(BATCH)]
-    )
-    bench = Bench(supernet, calibration, images[half:], classes[half:], arguments.out / "networks.json")
-    (largest,) = encoding.decode(uniform(encoding, 8, 8, None)[None])
-    subnet = bench.subnet(largest)
+    encoding, model = ModelEncoding(space), CalibratedModel.of(space, given.state_dict(), calibration)
+    subnet = model.subnet(encoding.decode(uniform(encoding, 8, 8, None)[None])[0])
     with Progress(console=console) as progress:
         task = progress.add_task("sensitivities", total=None)
-        table = measure_table(
+        table = measure_sensitivity(
             subnet,
             calibration,
             arguments.out / "sensitivities.json",
-            lambda done, total: progress.update(task, completed=done, total=total),
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     errors = tensor_errors(subnet, calibration[:BATCH])
+    bench = Bench(model, images[half:], classes[half:], arguments.out / "networks.json")
     with console.status("measuring networks"):
         results = compare(bench, encoding, table.losses, errors, not arguments.no_onnx)
     results.to_csv(arguments.out / "results.csv", index=False)

@@ -5,19 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 
 from apq_tune.errors import RunError
-from apq_tune.methods.bit_program import open_bits
+from apq_tune.methods.bit_program import best_bits, open_bits
+from apq_tune.problem.problem import Constraint
+from apq_tune.space.encoding import Genomes
 from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.store.files import read_json, to_json, write_atomically
+from apq_tune.supernet.defaults import plain_torch
 from apq_tune.supernet.interfaces import AnySubnet
 from apq_tune.supernet.sensitivity import encoded, measure_cells
 
@@ -36,33 +40,68 @@ class SensitivityTable:
     """Sensitivities of a network to the bits of its layers.
 
     Attributes:
+        encoding: Encoding of the search space.
+        genome: The network, shape ``(n_genes,)``; its bits do not matter.
         losses: Mean divergence of each bit-width of each gene above that at the most bits, in nats, by gene.
         errors: Standard error of each mean.
         n_images: Number of images.
     """
 
+    encoding: GeneEncoding
+    genome: Genomes
     losses: Mapping[int, NDArray[np.float64]]
     errors: Mapping[int, NDArray[np.float64]]
     n_images: int
 
+    def best(self, constraints: Sequence[Constraint], n: int = 1) -> list[Any]:
+        """Candidates of the same architecture with the least sums of sensitivities, found exactly.
 
-def measure_table(
-    subnet: AnySubnet,
+        Args:
+            constraints: Upper bounds of costs, several at once if need be.
+            n: Number of candidates; fewer are returned if there are no more.
+
+        Returns:
+            Candidates, best first.
+
+        Raises:
+            ProblemError: If no bits keep the constraints; the message has the least reachable cost. Also if a cost is
+                no sum of terms over few genes.
+        """
+        return self.encoding.decode(best_bits(self.encoding, self.genome, self.losses, constraints, n))
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Table with a row for each bit-width of each gene: ``gene``, ``bits``, ``divergence``, ``standard_error``."""
+        rows = [
+            (self.encoding.names[gene], bits, self.losses[gene][i], self.errors[gene][i])
+            for gene in self.losses
+            for i, bits in enumerate(self.encoding.choices[gene])
+        ]
+        return pd.DataFrame(rows, columns=["gene", "bits", "divergence", "standard_error"])
+
+
+@plain_torch()
+def measure_sensitivity(
+    network: AnySubnet,
     images: Tensor,
-    path: Path | None = None,
-    on_done: Callable[[int, int], None] | None = None,
+    path: str | Path | None = None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
 ) -> SensitivityTable:
-    """Measure the table of a network, or read what a file has of it and measure the rest.
+    """Measure how sensitive a network is to the bits of its layers, or read what a file has of it and measure the rest.
+
+    Each bit-width of each gene of bits is tried alone, all others being the most bits: its sensitivity is the
+    Kullback-Leibler divergence from the logits in full precision. No labels are needed.
 
     Args:
-        subnet: Network with calibrated quantizers; its own bits do not matter.
-        images: Images on its device that it was not calibrated for differently, shape ``(n, channels, h, w)``.
+        network: Network with calibrated quantizers, whose own bits do not matter.
+        images: Images on its device, as it reads them, shape ``(n, channels, h, w)``.
         path: JSON file to which each row is written as soon as it is measured; ``None`` keeps nothing.
-        on_done: Callback with the number of measured rows and the number of all rows.
+        progress: Callback with the number of measured rows and the number of all rows.
 
     Raises:
         RunError: If the file is damaged, or was measured with another network, other images or other settings.
     """
+    subnet, path = network, None if path is None else Path(path)
     encoding, genome = encoded(subnet)
     genes = [int(gene) for gene in open_bits(encoding, genome)][::-1]  # the last layers first: they are the fastest
     size = part_size(subnet, images)
@@ -72,8 +111,8 @@ def measure_table(
     total = len(starts) * len(genes)
 
     def tell() -> None:
-        if on_done is not None:
-            on_done(sum(len(rows) for rows in parts.values()), total)
+        if progress is not None:
+            progress(sum(len(rows) for rows in parts.values()), total)
 
     tell()
     for start in starts:
@@ -90,7 +129,7 @@ def measure_table(
             if path is not None:
                 write_atomically(path, json.dumps({"format": FORMAT, "about": about, "parts": parts}) + "\n")
             tell()
-    return _table(encoding, genes, parts, len(images))
+    return SensitivityTable(encoding, genome, *_means(encoding, genes, parts, len(images)), len(images))
 
 
 def part_size(subnet: AnySubnet, images: Tensor) -> int:
@@ -151,9 +190,10 @@ def _checked_rows(
     return rows
 
 
-def _table(
+def _means(
     encoding: GeneEncoding, genes: list[int], parts: Mapping[str, Mapping[str, Mapping[str, list[float]]]], n: int
-) -> SensitivityTable:
+) -> tuple[dict[int, NDArray[np.float64]], dict[int, NDArray[np.float64]]]:
+    """Means over all images and their standard errors, by gene."""
     losses, errors = dict[int, NDArray[np.float64]](), dict[int, NDArray[np.float64]]()
     for gene in sorted(genes):
         sums = np.zeros((len(encoding.choices[gene]), 2))
@@ -162,4 +202,4 @@ def _table(
                 sums[[str(value) for value in encoding.choices[gene]].index(bits)] += own
         losses[gene] = sums[:, 0] / n
         errors[gene] = np.sqrt(np.maximum(sums[:, 1] / n - losses[gene] ** 2, 0) / max(n - 1, 1))
-    return SensitivityTable(losses, errors, n)
+    return losses, errors

@@ -12,7 +12,7 @@ import torch
 from apq_tune import RunError, SearchSpace
 from apq_tune.methods.bit_program import open_bits
 from apq_tune.pipeline import sensitivity_table
-from apq_tune.pipeline.sensitivity_table import measure_table
+from apq_tune.pipeline.sensitivity_table import measure_sensitivity
 from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.supernet.evaluate import calibrate_quantizers
 from apq_tune.supernet.interfaces import AnySubnet
@@ -41,7 +41,7 @@ def test_a_cell_is_the_mean_divergence_from_full_precision_above_that_at_the_mos
     subnet: AnySubnet, images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sensitivity_table, "MOST", 5)  # parts of 5, 5 and 2 images
-    table = measure_table(subnet, images)
+    table = measure_sensitivity(subnet, images)
     encoding, genome = encoded(subnet)
     assert sorted(table.losses) == open_bits(encoding, genome).tolist()
     top = encoding.at_largest(genome[None], ("w_bits", "a_bits"))[0]
@@ -65,22 +65,22 @@ def test_a_cell_is_the_mean_divergence_from_full_precision_above_that_at_the_mos
 def test_an_interrupted_measurement_goes_on_gene_by_gene_and_a_finished_one_measures_nothing(
     subnet: AnySubnet, images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, whole = tmp_path / "table.json", measure_table(subnet, images)
+    path, whole = tmp_path / "table.json", measure_sensitivity(subnet, images)
 
     def stop(done: int, _: int) -> None:
         if done == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        measure_table(subnet, images, path, stop)
+        measure_sensitivity(subnet, images, path, progress=stop)
     seen: list[tuple[int, int]] = []
-    resumed = measure_table(subnet, images, path, lambda *progress: seen.append(progress))
+    resumed = measure_sensitivity(subnet, images, path, progress=lambda *done: seen.append(done))
     n = len(whole.losses)
     assert seen == [(done, n) for done in range(3, n + 1)]
     for gene, row in whole.losses.items():
         np.testing.assert_allclose(resumed.losses[gene], row, atol=1e-12)
     monkeypatch.setattr(sensitivity_table, "measure_cells", None)
-    again = measure_table(subnet, images, path)
+    again = measure_sensitivity(subnet, images, path)
     assert all((again.losses[gene] == row).all() for gene, row in resumed.losses.items())
 
 
@@ -88,24 +88,24 @@ def test_tables_of_other_networks_images_or_formats_and_damaged_ones_are_refused
     subnet: AnySubnet, images: torch.Tensor, tmp_path: Path
 ) -> None:
     path = tmp_path / "table.json"
-    measure_table(subnet, images, path)
+    measure_sensitivity(subnet, images, path)
     good = json.loads(path.read_text())
     with pytest.raises(RunError, match=r"table\.json: was measured with other images than these; delete it"):
-        measure_table(subnet, images + 1e-6, path)
+        measure_sensitivity(subnet, images + 1e-6, path)
     parameter = next(iter(subnet.parameters()))
     with torch.no_grad():
         parameter += 1e-4
         try:
             with pytest.raises(RunError, match="was measured with other weights than these"):
-                measure_table(subnet, images, path)
+                measure_sensitivity(subnet, images, path)
         finally:
             parameter -= 1e-4
     path.write_text(json.dumps(good | {"format": 0}))
     with pytest.raises(RunError, match="has the format 0, this version measures"):
-        measure_table(subnet, images, path)
+        measure_sensitivity(subnet, images, path)
     path.write_text("{")
     with pytest.raises(RunError, match="cannot be read"):
-        measure_table(subnet, images, path)
+        measure_sensitivity(subnet, images, path)
 
 
 @pytest.mark.parametrize(
@@ -115,10 +115,10 @@ def test_rows_that_are_no_measurements_are_refused(
     subnet: AnySubnet, images: torch.Tensor, tmp_path: Path, damage: object
 ) -> None:
     path = tmp_path / "table.json"
-    measure_table(subnet, images, path)
+    measure_sensitivity(subnet, images, path)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"parts": damage}))
     with pytest.raises(RunError, match=r"no measurements|no table"):
-        measure_table(subnet, images, path)
+        measure_sensitivity(subnet, images, path)
 
 
 def test_errors_of_tensors_add_up_over_the_layers_that_share_a_gene(subnet: AnySubnet, images: torch.Tensor) -> None:

@@ -26,7 +26,7 @@ from apq_tune.methods.bit_program import best_bits
 from apq_tune.pipeline.finished import load_supernets
 from apq_tune.pipeline.measuring import measure_pairs
 from apq_tune.pipeline.run import PipelineRun
-from apq_tune.pipeline.sensitivity_table import measure_table
+from apq_tune.pipeline.sensitivity_table import measure_sensitivity
 from apq_tune.pipeline.settings import RunSettings
 from apq_tune.pipeline.stages import STAGES
 from apq_tune.problem.costs import BUDGETS, Costs
@@ -74,7 +74,7 @@ def test_bits_by_the_table_of_a_trained_network_change_less_than_uniform_ones_of
     encoding = NetworkEncoding(nets.space)
     largest = encoding.extremes()[1]
     subnet = nets.quantized.subnet(largest).eval()
-    table = measure_table(subnet, first_images(nets.quantized.data.train, 128))
+    table = measure_sensitivity(subnet, first_images(nets.quantized.data.train, 128))
     genome = encoding.encode([largest])
     uniform = encoding.at_bits(genome, 4)
     costs = shared.costs.metrics

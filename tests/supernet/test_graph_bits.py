@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -10,17 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from apq_tune import Constraint
-from apq_tune.methods.bit_program import best_bits, one_gene_lower, open_bits
-from apq_tune.pipeline.sensitivity_table import measure_table
+from apq_tune import CalibratedModel, Constraint, ModelEncoding, ModelError, ModelSpace, measure_sensitivity
+from apq_tune.methods.bit_program import one_gene_lower, open_bits
 from apq_tune.problem.costs import Costs
-from apq_tune.space.encodings import encoding_of
-from apq_tune.space.model_space import ModelSpace
 from apq_tune.supernet import graph_forward
-from apq_tune.supernet.evaluate import calibrate_quantizers
-from apq_tune.supernet.graph_statistics import shifted_statistics
 from apq_tune.supernet.graph_subnet import GraphSubnet
-from apq_tune.supernet.graph_supernet import GraphSupernet
 from apq_tune.supernet.sensitivity import encoded, tensor_errors
 from tests.tracing.zoo import example_of, network
 
@@ -33,11 +26,8 @@ def quantized(name: str) -> tuple[GraphSubnet, Tensor]:
             if parameter.ndim == 4:
                 parameter.mul_(1 + parameter.abs() / parameter.std())
     space = ModelSpace.from_module(module, example_of(name), step=1, least=0.5)
-    supernet = GraphSupernet(space)
-    supernet.load_model(module.state_dict())
-    whole = encoding_of(space).extremes()[1]
-    calibrate_quantizers(supernet, [functools.partial(supernet.logits_of_model, images)])
-    return supernet.extract(whole, shifted_statistics(supernet, images, whole)).eval(), images
+    model = CalibratedModel.of(space, module.state_dict(), images)
+    return model.subnet(ModelEncoding(space).extremes()[1]), images
 
 
 @pytest.mark.parametrize("name", ["resnet8", "mobilenet_v2", "shufflenet", "densenet", "senet"])
@@ -72,12 +62,12 @@ def test_layers_that_are_not_computed_again_change_nothing(name: str, monkeypatc
 def test_a_table_of_a_model_leads_to_bits_within_the_limits_that_lose_less_than_uniform_ones() -> None:
     subnet, images = quantized("mobilenet_v2")
     encoding, genome = encoded(subnet)
-    table = measure_table(subnet, images)
+    table = measure_sensitivity(subnet, images)
     assert sorted(table.losses) == open_bits(encoding, genome).tolist()
     costs = Costs.of(encoding).metrics
     uniform = encoding.at_bits(genome[None], 4)
     limits = [Constraint(costs[name], float(costs[name](uniform)[0])) for name in ("weight_bytes", "bit_ops")]
-    chosen = best_bits(encoding, genome, table.losses, limits)
+    chosen = encoding.encode(table.best(limits))
     assert all(limit.metric(chosen)[0] <= limit.bound for limit in limits)
 
     def added(one: np.ndarray) -> float:
@@ -100,3 +90,30 @@ def test_errors_of_tensors_are_those_of_the_fitted_steps_and_of_the_stored_input
     squares = ((weight / steps).round().clamp(-qmax, qmax) * steps - weight).square().sum(2).amin(0).sum()
     expected = float(squares / weight.square().sum())
     assert expected <= errors[encoding.names.index(f"{name} w_bits")][0] <= 1.1 * expected
+
+
+def test_a_calibrated_model_is_the_users_in_full_precision_and_close_to_it_at_8_bits() -> None:
+    module, images = network("mobilenet_v2"), example_of("mobilenet_v2", 8)
+    space = ModelSpace.from_module(module, images[:1], w_bits=(4, 8), a_bits=(4, 8))
+    model = CalibratedModel.of(space, module.state_dict(), images)
+    encoding = ModelEncoding(space)
+    largest = encoding.encode([encoding.extremes()[1]])
+    with torch.no_grad():
+        full = module(images)
+        assert torch.allclose(model.logits(images), full, atol=1e-4)
+        errors = []
+        for bits in (8, 4):
+            (candidate,) = encoding.decode(encoding.at_bits(largest, bits))
+            errors.append(float((model.subnet(candidate)(images) - full).norm() / full.norm()))
+    assert errors[0] < 0.01 and errors[0] < errors[1] / 3
+    with pytest.raises(ModelError, match=r"images: have the shape \(1, 3, 32, 32\); give two or more of \(3, 32, 32\)"):
+        CalibratedModel.of(space, module.state_dict(), images[:1])
+
+
+def test_a_table_as_a_data_frame_has_a_row_for_each_bit_width_of_each_gene() -> None:
+    subnet, images = quantized("resnet8")
+    table = measure_sensitivity(subnet, images)
+    frame = table.to_dataframe()
+    assert len(frame) == sum(len(row) for row in table.losses.values())
+    assert (frame.groupby("gene")["bits"].max() == 8).all()
+    assert (frame.loc[frame["bits"] == 8, "divergence"] == 0).all()
