@@ -25,6 +25,8 @@ class ModelChoice(NamedTuple):
         shape: Channels, height and width of its images, as text.
         keep: Globs over names of layers that stay as they are.
         choices: File with what can be chosen.
+        mean: Mean of pixels by channel, as text.
+        std: Their standard deviation.
     """
 
     source: str | None
@@ -32,12 +34,14 @@ class ModelChoice(NamedTuple):
     shape: str | None
     keep: tuple[str, ...]
     choices: Path | None
+    mean: str | None
+    std: str | None
 
     def open(self, data: str) -> OpenedModel:
         """Load and trace the model.
 
         Raises:
-            click.UsageError: If the shape is not three numbers.
+            click.UsageError: If the shape or a normalisation is not numbers.
         """
         from apq_tune.pipeline.opened_model import open_model, read_options
 
@@ -45,6 +49,10 @@ class ModelChoice(NamedTuple):
         options = {} if self.choices is None else read_options(self.choices)
         if self.keep:
             options["keep"] = [*options.get("keep", ()), *self.keep]
+        if (self.mean is None) != (self.std is None):
+            raise click.UsageError("--mean and --std go together; give both, or neither")
+        if self.mean is not None and self.std is not None:
+            options["normalisation"] = {"mean": _numbers("--mean", self.mean), "std": _numbers("--std", self.std)}
         return open_model(self.source, data, weights=self.weights, shape=_shape(self.shape), options=options)
 
     def check(self, space: str | None, data: str | None) -> None:
@@ -54,7 +62,7 @@ class ModelChoice(NamedTuple):
             click.UsageError: If there are such options.
         """
         if self.source is None:
-            for name, value in zip(("--input", "--keep", "--choices"), self[2:], strict=True):
+            for name, value in zip(("--input", "--keep", "--choices", "--mean", "--std"), self[2:], strict=True):
                 if value:
                     raise click.UsageError(f"{name} is for a model of your own; add --model, or leave it out")
             if self.weights is not None and space is None:
@@ -69,6 +77,17 @@ class ModelChoice(NamedTuple):
 def model_options(command: Command) -> Command:
     """``--model`` and the options that go with it."""
     for option in (
+        click.option(
+            "--std",
+            metavar="S,S,S",
+            help="Standard deviation of pixels, from 0 to 1; with --mean.  [default: ImageNet's]",
+        ),
+        click.option(
+            "--mean",
+            metavar="M,M,M",
+            help="Mean of pixels, from 0 to 1, that the training of --model subtracted.  [default: that of ImageNet in "
+            "colour, none in grey]",
+        ),
         click.option(
             "--choices",
             type=Place(),
@@ -100,6 +119,13 @@ def model_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise click.UsageError(f"{option} {text!r} is not numbers; write one for each channel: 0.5,0.5,0.5") from None
 
 
 def _shape(text: str | None) -> tuple[int, ...] | None:

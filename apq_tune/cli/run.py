@@ -60,6 +60,8 @@ def run(
     shape: str | None,
     keep: tuple[str, ...],
     choices: Path | None,
+    mean: str | None,
+    std: str | None,
     out: Path | None,
     seed: int,
     constraints: tuple[str, ...],
@@ -102,7 +104,7 @@ def run(
 
     if data is not None and not data.strip():
         raise click.UsageError(f"--data {data!r} is not a folder; give a folder, . for the current one, or a name")
-    own = ModelChoice(source, weights, shape, keep, choices)
+    own = ModelChoice(source, weights, shape, keep, choices, mean, std)
     own.check(space, data)
     if space is None and data is None:
         raise click.UsageError("neither SPACE nor --data; write a search space such as digits, or --data DIR")
@@ -132,6 +134,8 @@ def run(
     named = loaded.name if data is None or source is not None else Path(data).absolute().name
     out = out or Path("runs") / named
 
+    from apq_tune.deploy.load import load_network
+    from apq_tune.pipeline.plain_files import write_plain
     from apq_tune.pipeline.run import PipelineRun
     from apq_tune.report.html import add_page
     from apq_tune.report.progress import RichListener
@@ -165,6 +169,10 @@ def run(
     if method == DEFAULT:
         write_report(outcome, out, listener.console)
         add_page(out, listener.console)
+        if pipeline.model is not None and outcome.weights is not None:
+            files = write_plain(load_network(out), out)
+            line = f"Plain module: {files.source.name}, weights {files.state.name} (full precision, batch norm folded)"
+            listener.console.print(line, markup=False, soft_wrap=True)
     else:
         search_with(pipeline, method, out, gpus=gpus_per_trial, num_cpus=num_cpus, executor=executor, address=address)
 

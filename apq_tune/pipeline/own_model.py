@@ -88,7 +88,11 @@ def judge(model: UserModel, data: Data) -> JudgedModel:
     line = f"model: {own.accuracy:.1%} of {len(split.labels)} search images are right as it is, in full precision"
     if model.is_trained(own, split):
         return JudgedModel(True, line)
-    return JudgedModel(False, f"{line}: no better than chance, so it is trained from the beginning")
+    return JudgedModel(
+        False,
+        f"{line}: no better than chance, so it is trained from the beginning; if it is trained, its pixels were "
+        "normalised otherwise (--mean, --std), or its classes have another order",
+    )
 
 
 def kept_model(model: UserModel) -> KeptModel:

@@ -24,6 +24,7 @@ from apq_tune.supernet.graph_quantizers import not_negative, sources_of
 from apq_tune.supernet.graph_statistics import shifted_statistics
 from apq_tune.supernet.graph_supernet import GraphSupernet
 from apq_tune.supernet.kinds import subnet_of, supernet_of
+from apq_tune.supernet.plain import PlainNetwork
 from apq_tune.tracing.functions import run_graph
 from tests.tracing.zoo import ZOO, example_of, network
 
@@ -282,3 +283,15 @@ def test_no_code_of_the_user_travels_to_other_processes(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.strip() == "torch.Size([2, 10])"
+
+
+@pytest.mark.parametrize("name", ["resnet8", "densenet", "shufflenet", "senet"])
+def test_a_found_network_is_a_plain_module_that_knows_nothing_of_us(name: str) -> None:
+    _, own = supernet(name)
+    (candidate,) = drawn(own, 1, seed=2)
+    images, subnet = example_of(name, 3), own.extract(candidate, own.stored_statistics(candidate))
+    plain = PlainNetwork.of(subnet)
+    assert "apq_tune" not in plain.source("A network.")
+    with torch.no_grad():
+        assert far(plain.module()(images), subnet(images, quantize=False)) < 1e-6
+    assert not any(node.kind == "norm" for node in plain.graph.nodes) or name == "densenet"
