@@ -18,6 +18,7 @@ import click
 from apq_tune import __version__
 from apq_tune.cli.compare import compare
 from apq_tune.cli.export import evaluate, export
+from apq_tune.cli.model import model
 from apq_tune.cli.predictor import predictor
 from apq_tune.cli.profile import profile
 from apq_tune.cli.refine import refine
@@ -84,6 +85,7 @@ for command in (
     score,
     describe,
     spaces,
+    model,
     cost,
     profile,
     transfer,

@@ -12,7 +12,7 @@ import os
 import sys
 import traceback
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +23,9 @@ from torch import nn
 
 from apq_tune.errors import ModelError
 from apq_tune.inputs.checkpoints import read_state, tensor
+from apq_tune.network.graph import Graph
 from apq_tune.tracing.exporting import PROGRAM, first_line, quiet
+from apq_tune.tracing.trace import trace
 
 FORMS = "give PACKAGE.MODULE:FACTORY, FILE.py:FACTORY or FILE.pt2"
 
@@ -88,6 +90,25 @@ def load_model(source: str) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ModelError(f"{source}: returns a {type(model).__name__}, not a torch.nn.Module; return the model alone")
     return model
+
+
+def trace_source(source: str, shape: Sequence[int], weights: Path | None = None) -> Graph:
+    """Load a model and trace it with random images.
+
+    Args:
+        source: Where the model comes from; see ``load_model``.
+        shape: Shape of a batch of its images, ``(n, channels, h, w)``.
+        weights: State dict that has to fit it.
+
+    Raises:
+        ModelError: If the model cannot be loaded or traced, or the weights do not fit.
+        RunError: If the weights cannot be read.
+    """
+    torch.manual_seed(0)
+    model = load_model(source)
+    if weights is not None:
+        load_weights(model, weights)
+    return trace(model, torch.randn(tuple(shape), generator=torch.Generator().manual_seed(0)))
 
 
 def parsed(source: str) -> Factory:

@@ -1,0 +1,77 @@
+"""``apq-tune model inspect``, which shows what can be chosen in a model of your own."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+
+from apq_tune.cli.values import Place
+
+
+@click.group()
+def model() -> None:
+    """Look at a model of your own before a search."""
+
+
+@model.command()
+@click.argument("source", metavar="MODEL")
+@click.option(
+    "--input",
+    "shape",
+    required=True,
+    metavar="N,C,H,W",
+    help="Shape of its input, such as 1,3,224,224: images, channels, height, width.",
+)
+@click.option("--weights", type=Place(), metavar="FILE", help="State dict, as of torch.save: whether it fits.")
+@click.option(
+    "--keep",
+    multiple=True,
+    metavar="GLOB",
+    help="Layers that keep their channels, such as 'layer4.*'. Repeatable.",
+)
+@click.option("--step", type=click.IntRange(1), default=8, show_default=True, help="Distance of widths in channels.")
+def inspect(source: str, shape: str, weights: Path | None, keep: tuple[str, ...], step: int) -> None:
+    """Show what can be chosen in MODEL, and what cannot and why.
+
+    That is: groups of coupled channels with their widths, residual blocks that can be left out, locked channels,
+    operations that stay as they are, and the range of each cost.
+
+    MODEL is PACKAGE.MODULE:FACTORY, FILE.py:FACTORY or FILE.pt2 of torch.export; a factory may have plain arguments:
+    'net.py:build(classes=10)'.
+    """
+    sizes = _shape(shape)
+
+    from apq_tune.problem.costs import with_built_in
+    from apq_tune.problem.metrics import load_metrics
+    from apq_tune.report.model_tables import blocks_table, groups_table, locked_table, opaque_table, summary
+    from apq_tune.report.screen import Screen
+    from apq_tune.report.tables import ranges_table
+    from apq_tune.space.encodings import encoding_of
+    from apq_tune.space.model_space import ModelSpace
+    from apq_tune.tracing.model_files import trace_source
+
+    graph = trace_source(source, sizes, weights)
+    name = re.sub(r"\W+", "_", source.rpartition(":")[2].partition("(")[0] or source).strip("_")
+    space = ModelSpace.of_graph(graph, name=name or "model", keep=keep, step=step)
+    console = Screen()
+    console.print(summary(space), soft_wrap=True)
+    for table in (groups_table(space), blocks_table(space), locked_table(space), opaque_table(space.graph)):
+        if table.row_count:
+            console.print(table)
+    encoding = encoding_of(space)
+    console.print(ranges_table(with_built_in(load_metrics(encoding, None, ()), encoding)))
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    """Shape of a batch of images.
+
+    Raises:
+        click.UsageError: If the text is not four positive numbers, or three without that of the images.
+    """
+    parts = [part.strip() for part in re.split(r"[,x]", text)]
+    if len(parts) not in (3, 4) or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise click.UsageError(f"--input {text!r} is no shape of images; write N,C,H,W such as 1,3,224,224")
+    sizes = tuple(map(int, parts))
+    return sizes if len(sizes) == 4 else (1, *sizes)
