@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from apq_tune.errors import SpaceError
 from apq_tune.network.graph import Graph, Node, NodeKind
 from apq_tune.network.layer import IMAGE
-from apq_tune.network.ties import at
+from apq_tune.network.ties import GROUP_NORM, INSTANCE_NORM, at
 
 Shape = tuple[int, ...]
 
@@ -182,7 +182,8 @@ def _permute(_graph: Graph, node: Node, inputs: Sequence[Shape]) -> Shape:
 
 
 def _opaque(_graph: Graph, node: Node, inputs: Sequence[Shape]) -> Shape:
-    if node.settings.get("pointwise") and len(set(inputs)) == 1:
+    keeps = node.settings.get("pointwise") or node.settings["target"] in (GROUP_NORM, INSTANCE_NORM)
+    if keeps and len(set(inputs)) == 1:
         return inputs[0]
     raise _ImpossibleError(f"the operation {node.settings['target']} was traced with the sizes of its inputs")
 

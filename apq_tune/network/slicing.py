@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from apq_tune.errors import CandidateError
 from apq_tune.network.coupling import Coupling, Places
 from apq_tune.network.graph import Graph, Node
-from apq_tune.network.ties import moved
+from apq_tune.network.ties import GROUP_NORM, moved
 
 Indices = NDArray[np.int64]
 
@@ -112,6 +112,9 @@ def _sliced(node: Node, coupling: Coupling, cut: _Cut) -> Node:
     axis, settings = coupling.axes[node.name], node.settings
     if node.kind == "conv" and settings["groups"] > 1:
         settings = {**settings, "groups": settings["groups"] * left.size // node.shape[0]}
+    elif node.kind == "opaque" and settings["target"] == GROUP_NORM:
+        source, groups, *others = settings["arguments"]
+        settings = {**settings, "arguments": [source, groups * left.size // node.shape[0], *others]}
     elif node.kind == "pad" and "channels" in settings:
         settings = {**settings, "channels": _padded(settings["channels"], cut.mask(outputs[node.name]))}
     return node._replace(shape=(*node.shape[:axis], left.size, *node.shape[axis + 1 :]), settings=settings)

@@ -18,6 +18,10 @@ from apq_tune.network.layer import IMAGE
 
 Elements = NDArray[np.int64]
 
+GROUP_NORM, INSTANCE_NORM = "aten.group_norm.default", "aten.instance_norm.default"
+"""Operations without a kind of their own whose channels are understood; the first has its number of groups as second
+argument."""
+
 
 class ChannelAxis(NamedTuple):
     """Channels of a tensor.
@@ -267,7 +271,22 @@ def _permute(_ties: Ties, node: Node, inputs: Sequence[ChannelAxis]) -> ChannelA
     return inputs[0]._replace(axis=list(node.settings["order"]).index(inputs[0].axis))
 
 
+def _group_norm(ties: Ties, node: Node, inputs: Sequence[ChannelAxis]) -> ChannelAxis:
+    """Group norm, whose groups stay or go whole, or instance norm, which has one for each channel."""
+    if (found := _along(ties, node, inputs, 0)) is None:
+        return _lock_inputs(ties, node, inputs, f"{at(node)} is a norm along another axis than the channels")
+    source = found[0]
+    if node.settings["target"] == GROUP_NORM:
+        members = source.elements.reshape(int(node.settings["arguments"][1]), -1)
+        first = np.repeat(members[:, 0], members.shape[1])
+        ties.tie(first, members.ravel(), f"{at(node)} is a group norm of {source.fixed} and others")
+    ties.has_vectors(node, source.elements)
+    return source
+
+
 def _opaque(ties: Ties, node: Node, inputs: Sequence[ChannelAxis]) -> ChannelAxis:
+    if node.settings["target"] in (GROUP_NORM, INSTANCE_NORM):
+        return _group_norm(ties, node, inputs)
     if node.settings.get("pointwise"):
         output = _elementwise(ties, node, inputs)
         ties.has_vectors(node, output.elements if output.axis == 0 else np.full(node.shape[0], -1))

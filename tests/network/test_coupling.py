@@ -83,13 +83,11 @@ def test_shared_parameters_tie_the_channels_of_their_nodes(made: Callable[..., A
 
 def test_operations_that_are_not_understood_lock_what_they_read(made: Callable[..., Any]) -> None:
     b = made()
-    x = b.node("norm", "opaque", b.conv("stem", IMAGE, 8), (8, 8, 8), target="aten.group_norm.default", arguments=[])
+    x = b.node("norm", "opaque", b.conv("stem", IMAGE, 8), (8, 8, 8), target="aten.softmax.int", arguments=[])
     x = b.conv("next", b.add("sum", x, b.conv("side", IMAGE, 8)), 6)
     stem, side, free = couple(b.classifier(x)).groups
-    assert (
-        stem.locked == "'norm' (net.py:2) is the operation aten.group_norm.default, whose channels are not understood"
-    )
-    assert side.locked == "'sum' (net.py:4) adds the output of 'norm' (net.py:2), the operation aten.group_norm.default"
+    assert stem.locked == "'norm' (net.py:2) is the operation aten.softmax.int, whose channels are not understood"
+    assert side.locked == "'sum' (net.py:4) adds the output of 'norm' (net.py:2), the operation aten.softmax.int"
     assert free.locked == ""
 
 

@@ -168,3 +168,23 @@ def test_operations_that_mix_channels_lock_them() -> None:
     assert "test_sliced.py" in stream.locked
     assert stream.locked.endswith("whose channels are not understood")
     assert not last.locked
+
+
+def test_groups_of_a_group_norm_stay_or_go_whole() -> None:
+    parts = [
+        nn.Conv2d(3, 12, 3),
+        nn.GroupNorm(4, 12),
+        nn.ReLU(),
+        nn.Conv2d(12, 8, 3),
+        nn.InstanceNorm2d(8, affine=True),
+    ]
+    torch.manual_seed(0)
+    module = nn.Sequential(*parts, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)).eval()
+    for own in (module[1], module[4]):
+        nn.init.normal_(own.weight)
+        nn.init.normal_(own.bias)
+    graph = resized(trace(module, torch.zeros(1, 3, 12, 12)), 15)
+    coupling, rng, x = couple(graph), np.random.default_rng(0), torch.randn(2, 3, 15, 15)
+    assert [group[:4] for group in coupling.groups] == [("0", 4, 3, ("0",)), ("3", 8, 1, ("3",))]
+    for _ in range(5):
+        assert difference(graph, coupling, random_kept(coupling, rng), weights_of(module, graph), x) < 1e-5
