@@ -36,7 +36,7 @@ def inspect(source: str, shape: str, weights: Path | None, keep: tuple[str, ...]
     """Show what can be chosen in MODEL, and what cannot and why.
 
     That is: groups of coupled channels with their widths, residual blocks that can be left out, locked channels,
-    operations that stay as they are, and the range of each cost.
+    operations of no known kind, and the range of each cost.
 
     MODEL is PACKAGE.MODULE:FACTORY, FILE.py:FACTORY or FILE.pt2 of torch.export; a factory may have plain arguments:
     'net.py:build(classes=10)'.

@@ -82,8 +82,8 @@ def locked_table(space: ModelSpace) -> Table:
 
 
 def opaque_table(graph: Graph) -> Table:
-    """Operations that are computed as they are, since nothing is known of their channels."""
-    table = Table(title="Operations that stay as they are", **STYLE)
+    """Operations that are computed as they are, in floating point."""
+    table = Table(title="Operations of no known kind", **STYLE)
     for column in ("operation", "name", "place"):
         table.add_column(column)
     for node in graph.nodes:
