@@ -102,7 +102,23 @@ def affine(b: Any, rng: Rng, x: str, name: str) -> str:
     return str(b.node(name, "affine", x, b.shape(x), {"weight": (1, channels, 1, 1), "bias": (channels, 1, 1)}, axis=0))
 
 
-OPERATIONS = (conv, conv, norm, function, residual, excite, concat, split, select, shuffle, pad, last, affine)
+def combined(b: Any, rng: Rng, x: str, name: str) -> str:
+    both = (x, b.conv(f"{name}.conv", x, b.shape(x)[0]))
+    settings = {"target": "aten.maximum.default", "arguments": [{"input": 0}, {"input": 1}], "pointwise": True}
+    return str(b.node(name, "opaque", both, b.shape(x), **settings))
+
+
+def group_norm(b: Any, rng: Rng, x: str, name: str) -> str:
+    channels = b.shape(x)[0]
+    groups = int(rng.choice([own for own in (1, 2, 3, channels) if channels % own == 0]))
+    arguments = [{"input": 0}, groups, {"parameter": "0"}, {"parameter": "1"}, 1e-5, False]
+    parameters = {"0": (channels,), "1": (channels,)}
+    target = "aten.group_norm.default"
+    return str(b.node(name, "opaque", x, b.shape(x), parameters, target=target, arguments=arguments))
+
+
+ODD = (combined, group_norm)
+OPERATIONS = (conv, conv, norm, function, residual, excite, concat, split, select, shuffle, pad, last, affine, *ODD)
 
 
 def random_graph(b: Any, rng: Rng) -> Graph:
