@@ -37,7 +37,15 @@ from rich.table import Table
 from scipy.stats import binomtest
 from torch import Tensor
 
-from apq_tune import CalibratedModel, Constraint, ModelEncoding, ModelSpace, RunError, measure_sensitivity
+from apq_tune import (
+    CalibratedModel,
+    Constraint,
+    ModelEncoding,
+    ModelSpace,
+    RunError,
+    SensitivityTable,
+    measure_sensitivity,
+)
 from apq_tune.deploy.lowering import program_of
 from apq_tune.deploy.onnx_graph import graph_of
 from apq_tune.deploy.onnx_session import session
@@ -188,17 +196,21 @@ def uniform(encoding: Any, w_bits: int, a_bits: int, ends: int | None) -> NDArra
     return genome
 
 
-def controls(encoding: Any, table: Sensitivities, errors: Sensitivities) -> Iterator[tuple[str, Sensitivities, bool]]:
+def controls(
+    encoding: Any, table: Sensitivities, measured: Sensitivities, errors: Sensitivities
+) -> Iterator[tuple[str, Sensitivities, bool]]:
     """Name, table and whether it is used greedily, of each way to choose bits that the exact one is compared with."""
     yield "greedy", table, True
+    yield "with noise", measured, False
     yield "tensor errors", errors, False
     groups = {gene: encoding.genes[gene].kind for gene in table}
     for seed in range(SHUFFLES):
         yield f"shuffled {seed}", shuffled(table, np.random.default_rng(seed), groups), False
 
 
-def compare(bench: Bench, encoding: Any, table: Sensitivities, errors: Sensitivities, with_onnx: bool) -> pd.DataFrame:
+def compare(bench: Bench, table: SensitivityTable, errors: Sensitivities, with_onnx: bool) -> pd.DataFrame:
     """Measure uniform and mixed networks in all settings, and the controls in some."""
+    encoding, losses = table.encoding, table.smoothed
     costs = Costs.of(encoding).metrics
     rows: list[dict[str, Any]] = []
     full = bench.chosen(None) == bench.classes
@@ -221,10 +233,10 @@ def compare(bench: Bench, encoding: Any, table: Sensitivities, errors: Sensitivi
             limits = [Constraint(costs[name], float(costs[name](genome[None])[0])) for name in limited.split(" and ")]
             if not controlled:
                 against = add(limited, like, "uniform", genome, None)
-                add(limited, like, "mixed", best_bits(encoding, genome, table, limits)[0], against)
+                add(limited, like, "mixed", best_bits(encoding, genome, losses, limits)[0], against)
             elif (limited, like) in CONTROLLED:
                 against = bench.chosen(encoding.decode(genome[None])[0]) == bench.classes
-                for name, own, greedy in controls(encoding, table, errors):
+                for name, own, greedy in controls(encoding, losses, table.losses, errors):
                     add(limited, like, name, best_bits(encoding, genome, own, limits, greedy=greedy)[0], against)
     return pd.DataFrame(rows)
 
@@ -315,7 +327,7 @@ def main() -> None:
     errors = tensor_errors(subnet, calibration[:BATCH])
     bench = Bench(model, images[half:], classes[half:], arguments.out / "networks.json")
     with console.status("measuring networks"):
-        results = compare(bench, encoding, table.losses, errors, not arguments.no_onnx)
+        results = compare(bench, table, errors, not arguments.no_onnx)
     results.to_csv(arguments.out / "results.csv", index=False)
     show(results, console)
     draw(results, arguments.out / "results.png")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from apq_tune.methods.bench import Question
-from apq_tune.methods.bit_program import best_bits, one_gene_lower, sensitivities
+from apq_tune.methods.bit_program import best_bits, one_gene_lower, sensitivities, without_noise
 from apq_tune.methods.explore import best_of, explore, joined
 from apq_tune.methods.projections import fixed
 from apq_tune.methods.staged import prune
@@ -43,7 +43,8 @@ def sensitivity(question: Question) -> Genomes:
         if cells[0].tobytes() in architectures or bench.left.proxy < len(cells) + wanted:
             continue
         architectures.add(cells[0].tobytes())
-        table = sensitivities(encoding, network, bench.proxy)
+        measured = sensitivities(encoding, network, bench.proxy)
+        table = {gene: without_noise(encoding.choices[gene], row) for gene, row in measured.items()}
         found = best_bits(encoding, network, table, limits, min(NEXT, bench.left.proxy))
         pairs = Pairs(found, bench.proxy(found))
         own, seen = joined(own, pairs), joined(seen, joined(Pairs(cells, bench.proxy(cells)), pairs))

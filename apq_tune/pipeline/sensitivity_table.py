@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from apq_tune.errors import RunError
-from apq_tune.methods.bit_program import best_bits, open_bits
+from apq_tune.methods.bit_program import best_bits, open_bits, without_noise
 from apq_tune.problem.problem import Constraint
 from apq_tune.space.encoding import Genomes
 from apq_tune.space.gene_encoding import GeneEncoding
@@ -53,6 +54,11 @@ class SensitivityTable:
     errors: Mapping[int, NDArray[np.float64]]
     n_images: int
 
+    @functools.cached_property
+    def smoothed(self) -> dict[int, NDArray[np.float64]]:
+        """Losses without noise; see ``without_noise``."""
+        return {gene: without_noise(self.encoding.choices[gene], row) for gene, row in self.losses.items()}
+
     def best(self, constraints: Sequence[Constraint], n: int = 1) -> list[Any]:
         """Candidates of the same architecture with the least sums of sensitivities, found exactly.
 
@@ -67,7 +73,7 @@ class SensitivityTable:
             ProblemError: If no bits keep the constraints; the message has the least reachable cost. Also if a cost is
                 no sum of terms over few genes.
         """
-        return self.encoding.decode(best_bits(self.encoding, self.genome, self.losses, constraints, n))
+        return self.encoding.decode(best_bits(self.encoding, self.genome, self.smoothed, constraints, n))
 
     def to_dataframe(self) -> pd.DataFrame:
         """Table with a row for each bit-width of each gene: ``gene``, ``bits``, ``divergence``, ``standard_error``."""

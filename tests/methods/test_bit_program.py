@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from apq_tune import Constraint, FunctionMetric, NetworkEncoding, ProblemError, SearchSpace
-from apq_tune.methods.bit_program import best_bits, budgets_of, one_gene_lower, open_bits
+from apq_tune.methods.bit_program import best_bits, budgets_of, one_gene_lower, open_bits, without_noise
 from apq_tune.problem.costs import Costs
 
 
@@ -89,3 +89,15 @@ def test_the_cells_of_a_table_differ_from_the_network_of_most_bits_in_one_gene(s
     genomes, cells = one_gene_lower(shallow, genome)
     assert len(np.unique(genomes, axis=0)) == len(genomes) == 1 + len(cells) == 1 + 2 * (2 + 2 + 1 + 1)
     assert ((genomes != genomes[0]).sum(axis=1)[1:] == 1).all()
+
+
+def test_losses_without_noise_fall_to_zero_no_faster_than_the_error_of_a_uniform_quantizer() -> None:
+    bits = (3, 4, 5, 6, 7, 8)
+    law = 7.0 * (4.0 ** -np.array(bits) - 4.0**-8)
+    np.testing.assert_allclose(without_noise(bits, law), law, atol=1e-12)
+    slower = np.array([1.0, 0.8, 0.6, 0.5, 0.2, 0.0])
+    np.testing.assert_allclose(without_noise(bits, slower), slower, atol=1e-6)
+    noisy = without_noise(bits, law + np.array([0.0, -0.05, 0.02, -0.01, 0.01, 0.0]))
+    assert (np.diff(noisy) < 0).all() and noisy[-1] == 0
+    np.testing.assert_array_equal(without_noise(bits, np.array([-1.0, -2, -3, -1, -2, 0])), np.zeros(6))
+    assert without_noise((2, 8), np.array([0.5, 0.0])).tolist() == [0.5, 0.0]
