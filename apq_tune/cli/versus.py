@@ -11,13 +11,16 @@ from click.core import ParameterSource
 
 from apq_tune.cli.costs import BUDGET_NAMES, BUDGETS, CONSTRAINTS, TABLES, tell_notes
 from apq_tune.cli.fleet import command_line, device_options, host_options, out_folder, progress_bar
-from apq_tune.cli.options import DATA_ROOT, SEEDS, SETTINGS, assigned, once
+from apq_tune.cli.options import DATA_ROOT, SEEDS, SETTINGS, assigned, data_option, once
+from apq_tune.cli.own_model import ModelChoice, model_options
 from apq_tune.cli.values import number_option
 from apq_tune.inputs import ranges
 
 if TYPE_CHECKING:
     from apq_tune.hosts.executor import Kind
+    from apq_tune.pipeline.opened_model import OpenedModel
     from apq_tune.problem.costs import Costs
+    from apq_tune.space.network_space import NetworkSpace
     from apq_tune.studies.fleet import Fleet
     from apq_tune.studies.versus import Spend, VersusTask
     from apq_tune.supernet.device import Device
@@ -61,7 +64,9 @@ def spend_options(command: Command) -> Command:
 
 
 @click.command("joint-vs-staged")
-@click.argument("target", metavar="SPACE|RUN")
+@click.argument("target", metavar="SPACE|RUN", required=False)
+@data_option("the data set of SPACE")
+@model_options
 @click.option(
     "--method",
     "methods",
@@ -82,7 +87,15 @@ def spend_options(command: Command) -> Command:
 @device_options
 @host_options
 def joint_vs_staged(
-    target: str,
+    target: str | None,
+    data: str | None,
+    source: str | None,
+    weights: Path | None,
+    shape: str | None,
+    keep: tuple[str, ...],
+    choices: Path | None,
+    mean: str | None,
+    std: str | None,
     methods: tuple[str, ...],
     budgets: tuple[str, ...],
     constraints: tuple[str, ...],
@@ -104,7 +117,8 @@ def joint_vs_staged(
     Further methods are searches with uniform bit-widths, random search, and the literal protocol of Wang 2020.
 
     SPACE is the name of a shipped search space or a YAML file: two supernets are trained for every seed. RUN is the
-    directory of a finished run: its supernets are taken, with their one seed.
+    directory of a finished run: its supernets are taken, with their one seed. With --model and --data the space is that
+    of a trained network of your own, whose weights every seed begins with.
 
     Every method searches under every --budget and, if there is any --constraint, under all constraints together.
     Without either, all budgets are taken.
@@ -118,27 +132,31 @@ def joint_vs_staged(
     from apq_tune.problem.costs import Costs
     from apq_tune.report.versus import write_versus
     from apq_tune.space.encodings import encoding_of
-    from apq_tune.space.files import load_network_space
     from apq_tune.store.directory import kept_tables
     from apq_tune.studies import versus
     from apq_tune.supernet.device import device_of
 
+    own_model = ModelChoice(source, weights, shape, keep, choices, mean, std)
+    target = _checked_target(target, own_model, data)
     checked, where = versus.Spend.checked(**spend), device_of(device)
     chosen = list(methods or NAMES)
     named = budgets or (() if constraints else BUDGET_NAMES)
     changes = assigned(assignments)
-    is_run = (Path(target) / "run.json").exists()
+    is_run = target != "" and (Path(target) / "run.json").exists()
     given = [name for name in ("assignments", "seeds", "first_seed", "data_root") if _is_given(name)]
     if is_run and given:
         raise click.UsageError("--set, --seeds, --first-seed and --data-root go with a SPACE; a RUN has its own")
     if "seed" in changes:
         raise click.UsageError("--set seed: the seeds of a comparison are chosen by --first-seed and --seeds")
+    space: NetworkSpace
+    opened: OpenedModel | None = None
     if is_run:
         trained = load_supernets(target)
         space, settings = trained.space, trained.settings
         runs = {settings.seed: Path(target).absolute()}
     else:
-        space, settings = load_network_space(target), RunSettings().updated(changes)
+        space, opened = _space_of(target, own_model, data)
+        settings = RunSettings().updated(changes)
         folder = out.absolute() / "runs"
         runs = {seed: versus.run_path(folder, seed) for seed in seeds_from(first_seed, seeds)}
     all_tables = [*(kept_tables(Path(target)) if is_run else []), *tables]
@@ -148,15 +166,18 @@ def joint_vs_staged(
     own = {OWN: targets.get(OWN, [])}
     basis = basis_of(costs, all_tables, checked, own, settings.model_dump(mode="json", exclude={"seed"}))
     basis |= {"run": str(Path(target).absolute()) if is_run else None}
+    basis |= {} if opened is None else {"weights": opened.digest}
     fleet = fleet_of(out, "joint-vs-staged", basis, executor=executor, address=address, num_cpus=num_cpus)
     if not is_run:
-        for line in taken(space):
+        for line in (*taken(space), *(() if opened is None else (opened.line,))):
             screen().print(line, markup=False, soft_wrap=True)
         items = {f"supernets-{seed:03d}": seed for seed in runs}
         with progress_bar(screen(), "supernets") as on_done:
             fleet.run(
                 versus.train_run,
-                versus.SupernetTrainings(space, changes, folder, data_root, where),
+                versus.SupernetTrainings(
+                    space, changes, folder, data_root, where, None if opened is None else opened.weights
+                ),
                 items,
                 on_done,
                 where,
@@ -165,6 +186,32 @@ def joint_vs_staged(
     tasks = [versus.VersusTask(name, budget, seed) for seed in runs for budget in targets for name in possible[budget]]
     results = search_all(fleet, tasks, runs, targets, checked, costs, where, gpus=gpus_per_trial)
     write_versus(tasks, results, targets, out, screen())
+
+
+def _checked_target(target: str | None, own: ModelChoice, data: str | None) -> str:
+    """The argument, empty with a model of the user.
+
+    Raises:
+        click.UsageError: If there is neither, or an option that goes with the other one.
+    """
+    own.check(target, data)
+    if own.source is None:
+        if target is None:
+            raise click.UsageError("neither SPACE, RUN nor --model; write a search space such as digits")
+        for option, value in (("--data", data), ("--weights", own.weights)):
+            if value is not None:
+                raise click.UsageError(f"{option} goes with --model; add that, or leave it out")
+    return target or ""
+
+
+def _space_of(target: str, own: ModelChoice, data: str | None) -> tuple[NetworkSpace, OpenedModel | None]:
+    """The search space, and the model of the user if there is one."""
+    from apq_tune.space.files import load_network_space
+
+    if own.source is None:
+        return load_network_space(target), None
+    opened = own.open(str(data))
+    return opened.space, opened
 
 
 def possible_methods(methods: Sequence[str], costs: Costs, limits: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:

@@ -16,6 +16,7 @@ from apq_tune.inputs.documents import load_yaml
 from apq_tune.space.model_choices import ModelOptions
 from apq_tune.space.model_space import ModelSpace
 from apq_tune.supernet.defaults import plain_torch
+from apq_tune.supernet.user_model import weights_digest
 from apq_tune.tracing.model_files import load_model, load_weights
 from apq_tune.tracing.trace import weights_of
 
@@ -32,6 +33,11 @@ class OpenedModel(NamedTuple):
     space: ModelSpace
     weights: dict[str, Tensor]
     line: str
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the weights."""
+        return weights_digest(self.weights)
 
 
 @plain_torch()

@@ -159,6 +159,7 @@ class SupernetTrainings(NamedTuple):
     path: Path  # folder of all runs
     data_root: Path | None
     device: Device = "cpu"
+    weights: Mapping[str, torch.Tensor] | None = None  # of the user's model that the space is of
 
 
 def train_run(seed: int, shared: SupernetTrainings) -> Result:
@@ -166,7 +167,15 @@ def train_run(seed: int, shared: SupernetTrainings) -> Result:
     start = time.process_time()
     settings = RunSettings().updated({**shared.assignments, "seed": seed})
     path = run_path(shared.path, seed)
-    run = PipelineRun(shared.space, settings, path, data_root=shared.data_root, device=shared.device, wait=LAST_MOMENTS)
+    run = PipelineRun(
+        shared.space,
+        settings,
+        path,
+        data_root=shared.data_root,
+        device=shared.device,
+        wait=LAST_MOMENTS,
+        weights=shared.weights,
+    )
     run.run_until("quantized_supernet")
     return Result({"seconds": round(time.process_time() - start, 1)})
 

@@ -32,6 +32,7 @@ from apq_tune.pipeline.stages import STAGES
 from apq_tune.problem.costs import BUDGETS, Costs
 from apq_tune.problem.limits import as_texts
 from apq_tune.refine.halving import Rung
+from apq_tune.space.model_space import ModelSpace
 from apq_tune.studies import verdict, versus
 from apq_tune.studies.compare import holm
 from apq_tune.studies.halving import rungs
@@ -41,6 +42,8 @@ from apq_tune.supernet.batches import first_images
 from apq_tune.supernet.qat import QATTask, train_candidate
 from apq_tune.supernet.sensitivity import divergences
 from apq_tune.supernet.train import Training
+from apq_tune.tracing.trace import weights_of
+from tests.tracing.zoo import ResNet
 
 SPEND = {"proxy": 60, "short": 6, "short_steps": 2, "final_steps": 9, "repeats": 2, "images": 100}
 FEW = {"n_fp32": 20, "n_proxy": 40, "n_pairs": 10, "pair.images": 128, "final.epochs": 2, "final.images": 256}
@@ -364,3 +367,34 @@ def test_a_gpu_that_is_not_there_is_refused_before_any_work(command: list[str], 
     assert isinstance(result.exception, RunError)
     assert "torch sees no GPU here" in str(result.exception)
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "neither SPACE, RUN nor --model"),
+        (["digits", "--data", "mnist"], "--data goes with --model"),
+        (["digits", "--model", "net.py:build", "--data", "digits"], "give one of them"),
+        (["--model", "net.py:build"], "--model needs images"),
+        (["digits", "--keep", "layer1.*"], "--keep is for a model of your own"),
+    ],
+)
+def test_a_model_of_the_user_takes_the_place_of_a_space(arguments: list[str], said: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, ["joint-vs-staged", *arguments, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 2 and said in result.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_supernets_of_a_comparison_begin_with_the_weights_of_the_user(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    module = ResNet(1, (4, 4, 8), 1)
+    space = ModelSpace.from_module(module, torch.randn(2, 1, 8, 8), data="digits", step=2)
+    weights = {name: tensor.clone() for name, tensor in weights_of(module, space.graph).items()}
+    changes = {"supernet.epochs": 1, "supernet.images": 64, "quantized.epochs": 1, "quantized.images": 64}
+    versus.train_run(7, versus.SupernetTrainings(space, changes, tmp_path, None, weights=weights))
+    trained = load_supernets(versus.run_path(tmp_path, 7)).fp32.weights
+    start = {name: value for name, value in weights.items() if name.endswith("conv1.weight")}
+    for name, value in start.items():  # two steps away from where they began
+        own = trained[f"tensors./{name.replace('.', '/')}"]
+        assert 0 < float((own - value).abs().mean()) < 0.3 * float(value.abs().mean())
