@@ -121,13 +121,16 @@ class PlacedLayer(NamedTuple):
     def ops(self) -> tuple[ProfileOp, ...]:
         """Operations of the layer: what its input needs first, then its own."""
         layer, source = self.layer, self.source
+        if reason := _refusal(layer):
+            raise TableError(
+                f"layer {layer.name}: {reason}, which profile does not measure; measure a table of your own for --table"
+            )
         channels, size = int(layer.output.channels), layer.output.size
         if layer.op is None:
             if layer.kind == "pool":
                 return (ProfileOp("pool", channels, channels, source.size),)
-            if layer.kind not in ("add", "multiply"):
-                raise TableError(f"layer {layer.name} is a {layer.kind}, which cannot be profiled; leave it out")
-            return (ProfileOp(layer.kind, channels, channels, size),)
+            assert layer.kind in ("add", "multiply")
+            return (ProfileOp("add" if layer.kind == "add" else "multiply", channels, channels, size),)
         op, function = layer.op, layer.activation if layer.activation in FLOAT_FUNCTIONS else ""
         shape = int(op.in_channels), int(op.out_channels), op.in_size, int(op.kernel_size), op.stride, int(op.groups)
         own = ProfileOp("linear" if layer.kind == "linear" else "conv", *shape, function or "")
@@ -135,6 +138,21 @@ class PlacedLayer(NamedTuple):
         if before is None:
             return (own,)
         return ProfileOp(before, own.in_channels, own.in_channels, own.in_size), own
+
+
+def _refusal(layer: Layer) -> str:
+    """What has no operation of a profile in a layer; empty if all of it has."""
+    op, function = layer.op, layer.activation
+    if function not in (None, "relu", "relu6", *FLOAT_FUNCTIONS):
+        return f"has the function {function}"
+    if op is None:
+        return "" if layer.kind in ("pool", "add", "multiply") else f"is a {layer.kind}"
+    half = op.kernel_size // 2
+    padding = (half,) * 4 if op.padding is None or layer.kind == "linear" else op.padding
+    oblong = {op.kernel_width, op.in_width, op.out_width} != {None}
+    if oblong or op.dilation != 1 or layer.settings or np.any(np.asarray(padding) != half):
+        return "is a convolution with another padding than half its kernel, dilated, or not square"
+    return ""
 
 
 def _before(bits: int, stored: int, *, image: bool) -> Kind | None:
@@ -177,7 +195,8 @@ def _of_part(network: Network, part: Part, size: int, outputs: dict[str, Tensor]
 
 def _op_of(op: Op, row: list[int]) -> Op:
     in_channels, out_channels, kernel_size, groups, w_bits, a_bits = row
-    return Op(in_channels, out_channels, kernel_size, groups, op.in_size, op.out_size, w_bits, a_bits, op.stride)
+    op = op._replace(in_channels=in_channels, out_channels=out_channels, kernel_size=kernel_size, groups=groups)
+    return op._replace(w_bits=w_bits, a_bits=a_bits)
 
 
 def _distinct(numbers: list[Any], allowed: NDArray[np.bool_]) -> list[list[int]]:

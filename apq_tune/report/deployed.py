@@ -16,6 +16,9 @@ SATURATION = (
 )
 """Note on processors on which onnxruntime needs the option that it is formatted with."""
 
+NAMED = 3
+"""Number of floating-point steps that are named."""
+
 ADDED = {
     "onnx": "the graph and metadata, and whole bytes for narrower weights if they are unpacked",
     "torch": "the program, metadata and whole bytes for narrower weights",
@@ -81,12 +84,19 @@ def _operators(kernels: Kernels) -> str:
     return f"{kernels.integer} of {total} operators with weights run in integers in onnxruntime on this machine"
 
 
+def _listed(float_steps: tuple[str, ...]) -> str:
+    """Steps that stay in floating point, the first ones by name."""
+    n, named = len(float_steps), ", ".join(float_steps[:NAMED])
+    more = f" and {n - NAMED} more" if n > NAMED else ""
+    return f"{n} step{'s stay' if n > 1 else ' stays'} in floating point ({named}{more})"
+
+
 def _kernels(exported: ExportedFile) -> str:
     if exported.format == "c":
         return "all layers run in integers"
     if exported.format == "torch":
         return "computes integers exactly in floating-point arithmetic, so its logits are those of an integer runtime"
     assert exported.kernels is not None
-    float_steps = f"; {len(exported.float_steps)} steps stay in floating point" if exported.float_steps else ""
+    float_steps = f"; {_listed(exported.float_steps)}" if exported.float_steps else ""
     note = f". {SATURATION.format(EXACT)}" if saturates() else ""
     return f"{_operators(exported.kernels)}{float_steps}{note}"

@@ -21,7 +21,9 @@ from apq_tune.deploy.exported import open_file
 from apq_tune.deploy.formats import ExportFormat
 from apq_tune.deploy.lowering import program_of
 from apq_tune.deploy.onnx_session import FLOAT_KERNELS, INTEGER_KERNELS, kernels
+from apq_tune.deploy.profile_plan import all_ops
 from apq_tune.deploy.program import IntegerTensor, MoveStep, WeightedStep
+from apq_tune.errors import TableError
 from apq_tune.network.graph import MOVING
 from apq_tune.space.encodings import encoding_of
 from apq_tune.space.model_space import ModelSpace
@@ -180,3 +182,12 @@ def test_c_refuses_what_it_does_not_have_in_one_line(name: str, kind: str) -> No
     with pytest.raises(DeployError, match=reason) as error:
         c_bytes(program_of(subnets_of(name)[0]), {})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("unet", "is a max_pool"), ("ds_cnn_speech", "is a convolution with another padding"), ("densenet", "is a ")],
+)
+def test_profile_refuses_what_it_does_not_measure(name: str, reason: str) -> None:
+    with pytest.raises(TableError, match=rf"^layer \S+: {reason}.*, which profile does not measure; measure a table"):
+        all_ops(subnets_of(name)[0].space)
