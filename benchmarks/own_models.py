@@ -23,7 +23,9 @@ import onnx
 import torch
 from onnx import helper
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from apq_tune.cost import cost_models, macs
 from apq_tune.deploy import onnx_session
 from apq_tune.deploy.lowering import program_of
 from apq_tune.deploy.onnx_graph import graph_of
@@ -33,6 +35,8 @@ from apq_tune.errors import ApqError, SpaceError
 from apq_tune.network.coupling import Coupling, couple
 from apq_tune.network.graph import Graph
 from apq_tune.network.layer import IMAGE
+from apq_tune.network.liveness import live_bits
+from apq_tune.network.network import Network
 from apq_tune.network.removable import removable_blocks, without
 from apq_tune.network.shapes import resized
 from apq_tune.space.encodings import encoding_of
@@ -191,6 +195,53 @@ def locked(subject: Subject) -> str:
     return f"{len(makers)} of {len(subject.graph.weighted)} layers: {groups[0].locked}" if groups else "none"
 
 
+def genes(subject: Subject) -> str:
+    """Number of genes by kind, and of networks with their bits."""
+    space = ModelSpace.of_graph(subject.graph)
+    kinds = Counter(gene.kind for gene in space.genes)
+    return f"{len(space.genes)}: {', '.join(f'{n} {kind}' for kind, n in kinds.items())}; 10^{space.log10_size():.0f}"
+
+
+def counted(subject: Subject) -> str:
+    """MACs of the model; those of random networks are compared with torch's counter, and their layers with formulas."""
+    encoding = encoding_of(ModelSpace.of_graph(subject.graph))
+    genomes = np.concatenate([encoding.ends(), encoding.sample(3, np.random.default_rng(0))])
+    network = encoding.space.network
+    costs = macs(encoding)(genomes)
+    for candidate, cost in zip(encoding.decode(genomes), costs, strict=True):
+        plan = encoding.space.plan(candidate)
+        tensors = {name: torch.ones(shape) for name, shape in plan.graph.shapes.items()}
+        with FlopCounterMode(display=False) as counter:
+            run_graph(plan.graph, tensors, torch.zeros(1, *plan.graph.image))
+        assert counter.get_total_flops() == 2 * cost, f"{cost:.0f} MACs, torch counts {counter.get_total_flops()} FLOPs"
+        formulas = Network.at(network, encoding.space.values_of(candidate))
+        for one, other in zip(plan.layers, formulas, strict=True):
+            assert (one.op, one.output, one.inputs) == (other.op, other.output, other.inputs), one.name
+    with FlopCounterMode(display=False) as counter:
+        subject.module(subject.images[:1])
+    assert counter.get_total_flops() == 2 * costs[1], f"torch counts {counter.get_total_flops()} FLOPs of the module"
+    return f"{costs[1] / 1e6:.1f} M"
+
+
+def peak(subject: Subject) -> str:
+    """Range of the peak memory of activations, and seconds for all built-in costs of 500 candidates."""
+    encoding = encoding_of(ModelSpace.of_graph(subject.graph))
+    rng, network = np.random.default_rng(0), encoding.space.network
+    genomes, costs = encoding.sample(500, rng), cost_models(encoding)
+    begun = time.perf_counter()
+    values = {cost.name: cost(genomes) for cost in costs}
+    seconds = time.perf_counter() - begun
+    image = network.image(network.sizes[-1])
+    for candidate, found in zip(encoding.decode(genomes[:3]), values["peak_activation_bytes"], strict=False):
+        bits = max(live_bits(encoding.space.plan(candidate).layers, image).values())
+        assert bits == 8 * found, f"{found} bytes, {bits / 8} by liveness"
+    own = next(cost for cost in costs if cost.name == "peak_activation_bytes")
+    low, high = own.reachable()
+    assert low <= values[own.name].min() and values[own.name].max() <= high
+    kind = "" if own.reach.exact else " (bounds)"
+    return f"{low / 1e3:.0f} to {high / 1e3:.0f} kB{kind}, 500 in {seconds:.2f} s"
+
+
 def exported(subject: Subject) -> str:
     """Agreement of onnxruntime with the simulation at random bits, and operators with weights that run in integers."""
     bits = tuple(range(2, 9))
@@ -278,6 +329,9 @@ CHECKS: dict[str, Callable[[Subject], str]] = {
     "removable blocks": removable,
     "at 3/4 of the size": other_size,
     "locked": locked,
+    "genes": genes,
+    "MACs": counted,
+    "peak": peak,
     "ONNX at random bits": exported,
     "plain module": plain,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,6 @@ from apq_tune.network.layer import IMAGE, Layer
 from apq_tune.network.liveness import live_tensors
 from apq_tune.network.network import Network, Part
 from apq_tune.space.encoding import Genomes
-
-MOST_BITS = 8
-"""Most bits of a stored tensor."""
 
 BATCH = 2048
 """Candidates whose layers are in memory at once."""
@@ -79,17 +76,19 @@ class DirectCost(CostModel):
     def _costs(self, described: Described) -> NDArray[np.float64]:
         """Costs of candidates of the same image size, shape ``(n,)``."""
 
+    def _end_genomes(self) -> tuple[Genomes, Genomes]:
+        """First and last values of all genes, at each image size."""
+        network, last = self._network, [len(values) - 1 for values in self._values]
+        ends = np.zeros((2, len(network.sizes), len(last)), np.int16)
+        ends[1] = last
+        if network.size_gene is not None:
+            ends[:, :, list(network.genes).index(network.size_gene)] = np.arange(len(network.sizes))
+        return ends[0], ends[1]
+
     def _ends(self) -> Reach:
         """Range of a cost that grows with every gene but that of the image size."""
-        genomes = np.zeros((2, len(self._values)), np.int16)
-        genomes[1] = [len(values) - 1 for values in self._values]
-        found = []
-        for size in range(len(self._network.sizes)):
-            if self._network.size_gene is not None:
-                genomes[:, list(self._network.genes).index(self._network.size_gene)] = size
-            found.append(self(genomes))
-        low, high = np.min(found, axis=0)[0], np.max(found, axis=0)[1]
-        return Reach(float(low), float(high), exact=True)
+        smallest, largest = self._end_genomes()
+        return Reach(float(self(smallest).min()), float(self(largest).max()), exact=True)
 
 
 class DirectSum(DirectCost):
@@ -186,13 +185,36 @@ class DirectPeak(DirectCost):
 
     @functools.cached_property
     def reach(self) -> Reach:
-        """Smallest and largest value over the search space, or proven bounds of them."""
-        found = self._ends()
-        if not _read_elsewhere(self._network):
+        """Smallest and largest value over the search space, or proven bounds of them.
+
+        What a block reads is stored at the most bits as long as the block is there. If it has no other reader, a
+        network with the block never needs less memory. Else it could be stored at more bits without the block than the
+        output of the block; then it has the least bits in the smallest value, and all have the most in the largest.
+        """
+        found, shared = self._ends(), _read_elsewhere(self._network)
+        if not shared:
             return found
-        bits = [value for own in self._network.genes.values() for value in own if value <= MOST_BITS] or [MOST_BITS]
-        ratio = MOST_BITS / max(1, min(bits))
-        return Reach(found.low / ratio, found.high * ratio, exact=False)
+        smallest, largest = (list(self.index(genome)[0]) for genome in self._end_genomes())
+        lows, highs = (
+            [self._at_bits(own, best, names) for own in each]
+            for each, best, names in ((smallest, min, shared), (largest, max, None))
+        )
+        low, high = min(lows), max(highs)
+        return Reach(low, high, exact=(low, high) == (found.low, found.high))
+
+    def _at_bits(
+        self, described: Described, best: Callable[[Iterable[int]], int], names: Collection[str] | None
+    ) -> float:
+        """Least or greatest cost if some tensors, or all, have the least or the most bits of all tensors."""
+        layers = [layer for own in described.parts for layer in own.layers]
+        bits = best(int(best(np.ravel(layer.output.bits).tolist())) for layer in layers)
+
+        def at_bits(layer: Layer) -> Layer:
+            changed = names is None or layer.name in names
+            return layer._replace(output=layer.output._replace(bits=bits)) if changed else layer
+
+        parts = tuple(own._replace(layers=tuple(map(at_bits, own.layers))) for own in described.parts)
+        return float(best((peak_bits(self._network, described._replace(parts=parts)) / 8).tolist()))
 
     def sums(self, genome: Genomes, open_genes: Sequence[int]) -> list[tuple[float, list[OpenTerm]]]:
         """Sums whose largest is the cost of the candidates that differ from one only in some genes."""
@@ -208,26 +230,29 @@ class DirectPeak(DirectCost):
         return [(0.0, [terms[name] for name in names]) for names in dict.fromkeys(alive)]
 
 
-def _read_elsewhere(network: Network) -> bool:
-    """Whether a tensor that replaces the output of a part that can be inactive is read by other parts, too.
+def _read_elsewhere(network: Network) -> frozenset[str]:
+    """Names of the layers whose outputs replace that of a part that can be inactive, and are read by others, too.
 
-    If none is, more parts never need less memory: what a block reads is stored at the most bits as long as the block is
-    there, and has no other reader that could ask for more bits than those of the output of the block.
+    With them come those that replace their outputs in turn.
     """
     values = {gene: own[-1] for gene, own in network.genes.items()}
-    size = network.sizes[-1]
+    layers = {
+        part.name: part.describe(network.sizes[-1], *(values[name] for name in part.genes)) for part in network.parts
+    }
     passed: dict[str, set[str]] = {}
     for part in network.parts:
         if part.switch is not None and part.passes is not None:
             passed.setdefault(part.passes, set()).add(part.switch.gene)
+    found: set[str] = set()
     for part in network.parts:
+        own = {layer.name for layer in layers[part.name]}
+        read = {name for layer in layers[part.name] for name in layer.inputs} - own
         gene = None if part.switch is None else part.switch.gene
-        layers = part.describe(size, *(values[name] for name in part.genes))
-        names = {layer.name for layer in layers}
-        for name in {name for layer in layers for name in layer.inputs} - names:
-            if passed.get(name, set()) - {gene}:
-                return True
-    return False
+        found |= {name for name in read if passed.get(name, set()) - {gene}}
+    for part in reversed(network.parts):
+        if part.name in found and part.passes is not None:
+            found.add(part.passes)
+    return frozenset(layers[name][-1].name for name in found if name in layers)
 
 
 def _open(

@@ -113,23 +113,30 @@ class _Skip(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.side, self.block, self.last = conv_bn(3, 8), nn.Conv2d(8, 8, 1), conv_bn(8, 8), conv_bn(8, 8)
-        self.relu, self.fc = nn.ReLU(), nn.Linear(16, 10)
+        self.stem, self.side, self.block, self.last = conv_bn(3, 8), nn.Conv2d(8, 8, 1), conv_bn(8, 8), conv_bn(8, 32)
+        self.relu, self.fc = nn.ReLU(), nn.Linear(40, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.stem(x)
         side = self.side(x)
         x = self.last(self.relu(x + self.block(x)))
-        return self.fc(torch.cat([x, side], 1).mean((2, 3)))
+        return self.fc(torch.cat([x.mean((2, 3)), side.mean((2, 3))], 1))
 
 
-def test_the_range_of_memory_is_a_bound_where_a_block_shares_its_input() -> None:
+@pytest.mark.parametrize(("bits", "exact"), [((2,), False), ((2, 8), True), ((4,), False)])
+def test_the_range_of_memory_is_a_bound_where_a_block_shares_its_input(bits: tuple[int, ...], exact: bool) -> None:
+    """Without the block the tensor is stored at the 8 bits of its other reader, and is read by the last convolution."""
     graph = trace(_Skip().eval(), torch.zeros(1, 3, 16, 16))
-    encoding = encoding_of(ModelSpace.of_graph(graph, step=4, genes={"side": {"a_bits": 8}}))
-    model = peak_activation_bytes(encoding)
-    values = model(encoding.sample(2000, np.random.default_rng(0)))
+    genes = {"*": {"bits": 8}, "block.0": {"bits": [2, 8]}, "last.0": {"a_bits": list(bits)}}
+    encoding = encoding_of(ModelSpace.of_graph(graph, step=4, genes=genes))
+    model, everything = peak_activation_bytes(encoding), encoding.enumerate()
+    values = model(everything)
     low, high = model.reachable()
-    assert not model.reach.exact and low <= values.min() <= values.max() <= high
+    assert low <= values.min() <= values.max() <= high
+    assert model.reach.exact is exact
+    assert encoding.genes[0].kind == "depth"
+    if not exact:  # the largest network is not the one that needs most
+        assert values[everything[:, 0] == 0].max() > values[everything[:, 0] == 1].max()
 
 
 def test_a_cost_that_need_not_be_monotone_has_a_bound() -> None:
