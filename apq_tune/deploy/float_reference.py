@@ -45,7 +45,9 @@ def in_floats(step: FloatStep, inputs: Sequence[Floats], shape: tuple[int, ...])
     """
     if step.kind not in _RULES:
         raise DeployError(f"step {step.name}: a {step.kind} has no rule in the reference yet")
-    return np.asarray(_RULES[step.kind](step, inputs), np.float32).reshape(len(inputs[0]), *shape)
+    output = _RULES[step.kind](step, inputs)
+    kind = output.dtype if output.dtype == np.bool_ else np.float32
+    return np.asarray(output, kind).reshape(len(inputs[0]), *shape)
 
 
 def along(values: Floats, axis: int, dimensions: int) -> Floats:
@@ -121,10 +123,10 @@ def _layer_norm(step: FloatStep, inputs: Sequence[Floats]) -> Floats:
 
 
 def _opaque(step: FloatStep, inputs: Sequence[Floats]) -> Floats:
-    """Output of an operation of ATen, which only torch knows."""
+    """Output of an operation of ATen, which only torch knows; comparisons yield truth values."""
     tensors = {role: torch.from_numpy(np.array(values)) for role, values in step.parameters.items()}
     given = [torch.from_numpy(np.ascontiguousarray(x)) for x in inputs]
-    return np.asarray(run_opaque(step.settings, given, tensors).numpy(), np.float32)
+    return np.asarray(run_opaque(step.settings, given, tensors).numpy())
 
 
 _RULES: Mapping[str, Callable[[FloatStep, Sequence[Floats]], Floats]] = {

@@ -113,6 +113,10 @@ def _both(kind: str) -> Callable[[OpaqueCall], None]:
     return write
 
 
+def _where(call: OpaqueCall) -> None:
+    call.last("Where", [call.tensor(place) for place in range(3)])
+
+
 def _subtract_from(call: OpaqueCall) -> None:
     call.last("Sub", [call.tensor(1), call.tensor(0)])
 
@@ -268,6 +272,12 @@ _PLAIN = (
 )
 """Operations that are one node of the same name."""
 
+_COMPARISONS = {
+    **{"gt": "Greater", "lt": "Less", "ge": "GreaterOrEqual", "le": "LessOrEqual", "eq": "Equal"},
+    **{"logical_and": "And", "logical_or": "Or"},
+}
+"""Operations of truth values by name."""
+
 _RESHAPES = ("reshape", "view", "_unsafe_view", "flatten", "squeeze", "unsqueeze")
 
 _OPAQUE: Mapping[str, Callable[[OpaqueCall], None]] = {
@@ -276,6 +286,9 @@ _OPAQUE: Mapping[str, Callable[[OpaqueCall], None]] = {
     **{name: _both("MatMul") for name in ("matmul", "bmm", "mm")},
     **{name: _both(kind) for name, kind in (("add", "Add"), ("sub", "Sub"), ("mul", "Mul"), ("div", "Div"))},
     **{name: _both(kind) for name, kind in (("maximum", "Max"), ("minimum", "Min"))},
+    **{name: _both(kind) for name, kind in _COMPARISONS.items()},
+    "logical_not": _node("Not"),
+    "where": _where,
     "rsub": _subtract_from,
     "pow": _power,
     **{name: _node(name.capitalize()) for name in _PLAIN},

@@ -31,7 +31,7 @@ LOGITS = "logits"
 
 
 class FloatTensor(NamedTuple):
-    """Tensor of float32 numbers.
+    """Tensor of float32 numbers, or of truth values.
 
     Attributes:
         name: Unique name in the program.

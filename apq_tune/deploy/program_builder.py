@@ -88,9 +88,8 @@ class ProgramBuilder:
         self._real: set[str] = set()  # layers whose output is not quantized
         for layer in reversed(layers):
             readers = self._readers.get(layer.name, [])
-            if layer.name == self._last or all(
-                own.name in self._real and (self._moves(own) or own.kind == "concat") for own in readers
-            ):
+            passed = all(own.name in self._real and (self._moves(own) or own.kind == "concat") for own in readers)
+            if layer.name == self._last or passed or self._is_truth(layer):
                 self._real.add(layer.name)
 
     def image(self, given: Shape) -> None:
@@ -281,6 +280,10 @@ class ProgramBuilder:
         if layer.kind == "upsample" and self._forms[layer.name].settings["mode"] == "nearest":
             return layer.activation is None or (layer.activation in SATURATING and layer.name not in self._real)
         return layer.kind in MOVING
+
+    def _is_truth(self, layer: Layer) -> bool:
+        """Whether a layer yields truth values, which are not quantized."""
+        return layer.kind == "opaque" and self._parameters.stored(layer.name) is None
 
     def _name_of(self, layer: Layer) -> str:
         """Name of the tensor that a layer stores."""

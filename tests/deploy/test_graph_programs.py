@@ -77,6 +77,8 @@ class GraphMaker:
         shape: tuple[int, ...] = (math.prod(self.shape(inputs[0])),) if kind == "flatten" else ()
         node = Node(name, kind, tuple(inputs), shape, settings, names)
         zeros = [torch.zeros(2, *self.shape(own)) for own in inputs]
+        if settings.get("target") == "aten.where.self":
+            zeros[0] = zeros[0].bool()
         if not shape:
             node = node._replace(shape=tuple(compute(node, zeros, given).shape[1:]))
         self.nodes.append(node)
@@ -372,6 +374,8 @@ class RandomParameters:
             if stored[name] == 0 or layer.main.kind in MOVING:
                 continue
             real = values[layer.last.name]
+            if real.dtype == np.bool_:
+                continue
             self._made[name] = self._calibrated(real, stored[name], self._is_unsigned(layer, real))
         for layer in layers:
             if layer.main.kind in WEIGHTED:
@@ -398,7 +402,7 @@ class RandomParameters:
         return FrozenQuantizer(np.float32(scale), bits, not unsigned)
 
     def stored(self, name: str) -> FrozenQuantizer | None:
-        return self._made[name]
+        return self._made.get(name)
 
     def read(self, name: str) -> FrozenQuantizer:
         return self._made[f"{name} reads"]
@@ -429,6 +433,8 @@ def model_of(program: Program, outputs: list[str]) -> onnx.ModelProto:
     for name in outputs:
         tensor = program.tensors[name]
         kind = onnx.TensorProto.UINT8 if isinstance(tensor, IntegerTensor) else onnx.TensorProto.FLOAT
+        if any(node.op_type == "Greater" and name in node.output for node in graph.node):
+            kind = onnx.TensorProto.BOOL
         graph.output.append(helper.make_tensor_value_info(name, kind, ["n", *tensor.shape]))
     opsets = [helper.make_opsetid("", opset)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=helper.find_min_ir_version_for(opsets))
@@ -640,6 +646,7 @@ OPAQUE: dict[str, tuple[str, list[Any], tuple[int, ...] | None]] = {
     "difference": ("sub.Tensor", [W, X], (8, 6, 1)),
     "quotient": ("div.Tensor", [X, 3.0], None),
     "maximum": ("maximum.default", [X, W], (8, 1, 7)),
+    "truth": ("gt.Scalar", [X, 0.2], None),
     "power": ("pow.Tensor_Scalar", [X, 2], None),
     "magnitude": ("abs.default", [X], None),
     "exponential": ("exp.default", [X], None),
@@ -676,6 +683,9 @@ def test_operations_without_a_kind_of_their_own_are_written_to_onnx(name: str) -
     given = {} if shape is None else {"0": make.normal(*shape)}
     keywords = {"approximate": "tanh"} if name.startswith("tanh") else {}
     x = make.node("opaque", [x], given, target=f"aten.{target}", arguments=arguments, keywords=keywords)
+    if name == "truth":
+        branches = [x, make.conv(make.nodes[1].name, 8), make.nodes[1].name]
+        x = make.node("opaque", branches, target="aten.where.self", arguments=[{"input": i} for i in range(3)])
     make.linear(make.node("flatten", [x]), 5)
     net = net_of(make)
     program = net.program
