@@ -32,10 +32,10 @@ Kinds of nodes, their parameters and their settings (shapes and axes without the
 - ``permute``: setting ``order`` of the axes.
 - ``opaque``: any other operation; parameters ``"0"``, ``"1"``, ...; settings ``target`` (``"aten.softmax.int"``),
   ``arguments`` and possibly ``keywords``: plain values, ``{"input": 0}`` for the first input, ``{"parameter": "0"}``,
-  ``{"size": [0, 2]}`` for twice the batch of the first input, ``{"constant": ..., "dtype": ...}``, ``{"dtype": ...}``
-  and ``{"float": "inf"}``; ``output``: which one is meant, of operations that have several; ``pointwise``, where
-  each value depends on the values at the same place of inputs of its shape alone, and on a parameter for each channel.
-  It may have no inputs, and its output no batch.
+  ``{"size": [0, 2]}`` for twice the batch of the first input, ``{"constant": ..., "dtype": ...}``, ``{"dtype": ...}``,
+  ``{"torch": "strided"}``, ``{"device": "image"}``, ``{"float": "inf"}``; ``output``: which one is meant, of operations
+  that have several; ``pointwise``, where each value depends on the values at the same place of inputs of its shape
+  alone, and on a parameter for each channel. It may have no inputs, and its output no batch.
 """
 
 from __future__ import annotations

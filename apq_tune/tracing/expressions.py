@@ -241,8 +241,10 @@ def _opaque(node: Node, inputs: Sequence[Expression], parameters: Mapping[str, s
                 return number(float(text))
             case {"constant": items, "dtype": dtype}:
                 return f"torch.tensor({items!r}, dtype={_dtype(dtype)}{device})"
-            case {"dtype": dtype}:
-                return _dtype(dtype)
+            case {"dtype": name} | {"torch": name}:
+                return _dtype(name)
+            case {"device": _}:
+                return device.removeprefix(", device=") or 'torch.device("cpu")'
         raise ModelError(f"{node.name}: has an argument of an unknown form; trace the model again")
 
     device = f", device={inputs[0].operand}.device" if inputs else ""

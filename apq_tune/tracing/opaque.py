@@ -78,11 +78,15 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, torch.dtype):
         return {"dtype": str(value).removeprefix("torch.")}
-    if isinstance(value, (torch.device, torch.layout, torch.memory_format)):
-        return None
+    if isinstance(value, (torch.layout, torch.memory_format)):
+        return {"torch": str(value).removeprefix("torch.")}
+    if isinstance(value, torch.device):
+        return {"device": "image"}
     if isinstance(value, Tensor) and value.numel() <= ITEMS and not value.is_complex():
         return {"constant": value.tolist(), "dtype": str(value.dtype).removeprefix("torch.")}
-    raise NotPlainError
+    if isinstance(value, Tensor):
+        raise NotPlainError(f"a constant of {value.numel():,} values of {str(value.dtype).removeprefix('torch.')}")
+    raise NotPlainError(f"an argument of type {type(value).__name__}")
 
 
 def run_opaque(settings: Mapping[str, Any], inputs: Sequence[Tensor], parameters: Mapping[str, Tensor]) -> Tensor:
@@ -112,7 +116,9 @@ def run_opaque(settings: Mapping[str, Any], inputs: Sequence[Tensor], parameters
         if "constant" in argument:
             dtype = getattr(torch, argument["dtype"])
             return torch.tensor(argument["constant"], dtype=dtype, device=device)
-        return getattr(torch, argument["dtype"])
+        if "device" in argument:
+            return device or torch.device("cpu")
+        return getattr(torch, argument["torch"] if "torch" in argument else argument["dtype"])
 
     keywords = {name: value_of(value) for name, value in settings.get("keywords", {}).items()}
     output = operation(settings["target"])(*value_of(settings["arguments"]), **keywords)

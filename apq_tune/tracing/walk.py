@@ -15,6 +15,7 @@ from apq_tune.errors import ModelError
 from apq_tune.network.graph import Graph, Node
 from apq_tune.network.layer import IMAGE
 from apq_tune.tracing.aten import recognise
+from apq_tune.tracing.aten_layers import EITHER
 from apq_tune.tracing.aten_shapes import SAME
 from apq_tune.tracing.calls import Call, Draft, Output, Stored
 from apq_tune.tracing.exporting import BATCH, own_places
@@ -24,6 +25,9 @@ from apq_tune.tracing.values import Value, flat, functional, plain_values, seen
 
 PRELU = "aten.prelu.default"
 """Operation on each value by itself with a parameter, which has one value or one for each channel."""
+
+VIEWS = ("view", "reshape", "unsqueeze", "squeeze", "_unsafe_view")
+"""Operations that may only add axes of size 1 to a parameter."""
 
 OWN_NAMES = ("weight", "running_mean")
 """Names of parameters whose module gives the name of the node."""
@@ -71,6 +75,8 @@ class _Walk:
         self.first_name = {
             name: first.setdefault(id(value), name) for name, value in module.named_parameters(remove_duplicate=False)
         }
+        self.stored: dict[str, tuple[int, ...]] = {}  # shapes of all parameters and buffers
+        self.views: dict[Stored, fx.Node] = {}  # parameters with axes of size 1 that they do not have in the state dict
         self.owners: dict[str, str] = {}  # layer that reads each weight
         self.batch: Any = None
 
@@ -80,6 +86,8 @@ class _Walk:
         for node in self.program.graph.nodes:
             if node.op == "placeholder":
                 value = self.values[node] = self._input(node)
+                if isinstance(value, Stored):
+                    self.stored[value.name] = value.shape
                 if isinstance(value, Output):
                     image = value.shape
             elif node.op == "call_function":
@@ -137,6 +145,11 @@ class _Walk:
         self._check_deterministic(node, arguments)
         if not any(isinstance(own, (Output, Stored, torch.SymInt)) for own in flat(arguments)):
             self.values[node] = target(*self._constants(node.args), **self._constants(node.kwargs))
+            return
+        if (view := _view_of(node, arguments)) is not None:
+            if view.shape != self.stored[view.name]:
+                self.views.setdefault(view, node)
+            self.values[node] = view
             return
         result = self._recognised(node, arguments)
         if result is None:
@@ -211,6 +224,8 @@ class _Walk:
         call = Call(name, {own: seen(value) for own, value in arguments.items()}, tuple(first.shape[1:]))
         if name in SAME:
             return recognise(call)
+        if name not in EITHER and any(isinstance(own, Stored) and own in self.views for own in flat(arguments)):
+            return None
         outputs = [own for own in flat(arguments) if isinstance(own, Output)]
         if not outputs or any(own.batch != 1 for own in outputs) or self._multiple(first) != 1:
             return None
@@ -240,6 +255,8 @@ class _Walk:
 
         def encoded(value: Any) -> Any:
             value = self.values[value] if isinstance(value, fx.Node) else value
+            if isinstance(value, Stored) and (view := self.views.get(value)) is not None:
+                value = self._viewed(value, view)
             if isinstance(value, Output):
                 if value not in inputs:
                     inputs.append(value)
@@ -250,7 +267,7 @@ class _Walk:
                 return {"parameter": str(parameters.index(value))}
             if isinstance(value, torch.SymInt):
                 if not (times := self._times(value)):
-                    raise NotPlainError
+                    raise NotPlainError("a size that is no multiple of the batch")
                 batched = next((index for index, own in enumerate(inputs) if own.batch == 1), None)
                 if batched is None:
                     batched = len(inputs)
@@ -264,8 +281,8 @@ class _Walk:
             settings: dict[str, Any] = {"target": named, "arguments": [encoded(value) for value in node.args]}
             if keywords := {name: encoded(value) for name, value in node.kwargs.items()}:
                 settings["keywords"] = keywords
-        except NotPlainError:
-            raise self._refused(node, f"{node.target} has an argument that a graph cannot hold") from None
+        except NotPlainError as error:
+            raise self._refused(node, f"{node.target} has {error}, which a graph cannot hold") from None
         stored = {str(index): own for index, own in enumerate(parameters)}
 
         def make(source: fx.Node, own: Mapping[str, Any]) -> Output:
@@ -278,6 +295,12 @@ class _Walk:
                 settings["pointwise"] = True
             return make(node, settings)
         return [lambda source, index=index: make(source, {**settings, "output": index}) for index in range(len(value))]
+
+    def _viewed(self, parameter: Stored, view: fx.Node) -> Output:
+        """Node of a parameter in another shape, for operations that need it so."""
+        settings = {"target": RESHAPE, "arguments": [{"parameter": "0"}, list(parameter.shape)]}
+        own = Stored(parameter.name, self.stored[parameter.name])
+        return self._node(view, Draft("opaque", (), settings, {"0": own}), view)
 
     def _is_alike(self, value: Tensor, inputs: Sequence[Output], settings: Mapping[str, Any]) -> bool:
         """Whether all tensors that a call reads have the shape of what it makes, a batch of images."""
@@ -308,7 +331,7 @@ class _Walk:
                     "bits of shared weights cannot be chosen, give each layer its own (copy.deepcopy)"
                 )
         for own in stored.values():
-            self.shapes[own.name] = own.shape
+            self.shapes[own.name] = self.stored[own.name]
         inputs = tuple(own.name for own in draft.inputs)
         parameters = {role: own.name for role, own in stored.items()}
         if not self.moving.isdisjoint(inputs):
@@ -340,6 +363,17 @@ class _Walk:
         place = next(iter(own_places(call.meta.get("stack_trace") or "")), "")
         path, _ = self._module_of(call)
         return ModelError(f"{path or type(self.module).__name__}{f' ({place})' if place else ''}: {why}")
+
+
+def _view_of(node: fx.Node, arguments: Mapping[str, Value]) -> Stored | None:
+    """Parameter with other axes of size 1, which a call makes of one; ``None`` if it does anything else."""
+    target, x = node.target, next(iter(arguments.values()), None)
+    assert isinstance(target, torch._ops.OpOverload)
+    if not isinstance(x, Stored) or target._schema.name.removeprefix("aten::") not in VIEWS:
+        return None
+    shape = tuple(node.meta["val"].shape)
+    alike = [size for size in shape if size != 1] == [size for size in x.shape if size != 1]
+    return Stored(x.name, shape) if alike else None
 
 
 def _name(draft: Draft, stored: Mapping[str, Stored], path: str, is_leaf: bool) -> str:

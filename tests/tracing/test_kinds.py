@@ -23,6 +23,7 @@ class Body(nn.Module):
         self.first, self.layers, self.function = nn.Conv2d(3, 8, 1), nn.ModuleList(layers), function
         self.scales = nn.Parameter(torch.rand(8, 1, 1) + 0.5)
         self.register_buffer("offsets", torch.randn(1, 8, 1, 1), persistent=False)
+        self.vector = nn.Parameter(torch.rand(8) + 0.5)
         self.constant = torch.rand(8, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -84,6 +85,9 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor, Body], Tensor], list[str]]] = {
     "copied": (lambda x, _: copied(x), ["relu", "add"]),
     "scales": (lambda x, body: body.scales * x, ["affine"]),
     "offsets": (lambda x, body: x + body.offsets, ["affine"]),
+    "viewed scales": (lambda x, body: x * body.vector.view(1, -1, 1, 1), ["affine"]),
+    "unsqueezed": (lambda x, body: body.vector[:, None, None] + x, ["affine"]),
+    "viewed for more": (lambda x, body: x - body.vector.view(8, 1, 1) ** 2, ["opaque", "opaque", "opaque"]),
     "constant": (lambda x, body: x * body.constant, ["affine"]),
     "gate": (lambda x, _: gate(x) * x, ["mean", "sigmoid", "multiply"]),
     "expanded gate": (lambda x, _: x * gate(x).expand_as(x), ["mean", "sigmoid", "multiply"]),
