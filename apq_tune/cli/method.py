@@ -61,6 +61,7 @@ def search_with(
     Raises:
         RunError: If the folder holds results of other settings or limits, or the search failed.
     """
+    from apq_tune.pipeline.own_model import ONLY_MODELS
     from apq_tune.problem.limits import as_texts
     from apq_tune.report.html import add_page
     from apq_tune.report.searched import write_searched
@@ -72,7 +73,8 @@ def search_with(
     spend = Spend.of_run(settings, pipeline.data)
     task = VersusTask(method, OWN, settings.seed)
     targets = {OWN: as_texts(limits)}
-    basis = basis_of(costs, kept_tables(out), spend, targets, settings.model_dump(mode="json", include=TRAINED))
+    trained = TRAINED if pipeline.model is None else {*TRAINED, *ONLY_MODELS}
+    basis = basis_of(costs, kept_tables(out), spend, targets, settings.model_dump(mode="json", include=trained))
     fleet = fleet_of(folder, f"search with {method}", basis, executor=executor, address=address, num_cpus=num_cpus)
     runs = {task.seed: out.absolute()}
     results = search_all(fleet, [task], runs, targets, spend, costs, pipeline.device, gpus=gpus, keep=True)

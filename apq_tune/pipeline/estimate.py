@@ -24,7 +24,7 @@ from apq_tune.supernet.batches import batches
 from apq_tune.supernet.device import Device
 from apq_tune.supernet.interfaces import AnySubnet, AnySupernet
 from apq_tune.supernet.kinds import supernet_of
-from apq_tune.supernet.strategies import supernet_loss
+from apq_tune.supernet.strategies import Teacher, supernet_loss
 from apq_tune.supernet.train import Training, finetune, optimizer_for, precision
 
 PROBE_SECONDS = 0.5
@@ -78,7 +78,9 @@ class Rates(NamedTuple):
         return self.qat / 3
 
 
-def measure_rates(encoding: GeneEncoding, settings: RunSettings, data: Data, device: Device = "cpu") -> Rates:
+def measure_rates(
+    encoding: GeneEncoding, settings: RunSettings, data: Data, device: Device = "cpu", teacher: Teacher | None = None
+) -> Rates:
     """Time some steps of each kind of training with networks drawn at random.
 
     The state of torch's random generator is restored.
@@ -88,6 +90,7 @@ def measure_rates(encoding: GeneEncoding, settings: RunSettings, data: Data, dev
         settings: Settings of the run.
         data: Images of the run.
         device: Device on which networks are trained.
+        teacher: Model that the supernet learns from.
     """
     threads = torch.get_num_threads()
     with torch.random.fork_rng():
@@ -95,8 +98,10 @@ def measure_rates(encoding: GeneEncoding, settings: RunSettings, data: Data, dev
         torch.set_num_threads(1)
         try:
             supernet = supernet_of(encoding.space).to(device)
-            fp32 = _supernet_rate(supernet, encoding, settings, settings.supernet, data.train, quantize=False)
-            quantized = _supernet_rate(supernet, encoding, settings, settings.quantized, data.train, quantize=True)
+            fp32, quantized = (
+                _supernet_rate(supernet, encoding, settings, training, data.train, teacher, quantize=quantize)
+                for training, quantize in ((settings.supernet, False), (settings.quantized, True))
+            )
             qat = _qat_rate(supernet, encoding, settings.pair, data.train)
         finally:
             torch.set_num_threads(threads)
@@ -109,11 +114,12 @@ def _supernet_rate(
     settings: RunSettings,
     training: Training,
     split: AnySplit,
+    teacher: Teacher | None,
     *,
     quantize: bool,
 ) -> float:
     optimizer, rng = optimizer_for(supernet, training), np.random.default_rng(0)
-    loss = supernet_loss(supernet, encoding, settings.strategy, quantize=quantize)
+    loss = supernet_loss(supernet, encoding, settings.strategy, quantize=quantize, teacher=teacher)
     supernet.train()
     device = next(supernet.parameters()).device
     order = np.arange(min(training.batch_size, len(split.labels)))

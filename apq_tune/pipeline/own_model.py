@@ -17,6 +17,7 @@ from apq_tune.space.model_space import ModelSpace
 from apq_tune.space.network_space import NetworkSpace
 from apq_tune.store.directory import MODEL, KeptModel
 from apq_tune.supernet.device import Device
+from apq_tune.supernet.strategies import Teacher
 from apq_tune.supernet.user_model import UserModel, model_weights
 
 BEGIN_WITH_MODEL = ("supernet", "quantized_supernet")
@@ -93,6 +94,11 @@ def judge(model: UserModel, data: Data) -> JudgedModel:
         f"{line}: no better than chance, so it is trained from the beginning; if it is trained, its pixels were "
         "normalised otherwise (--mean, --std), or its classes have another order",
     )
+
+
+def teacher_of(model: UserModel | None, settings: RunSettings) -> Teacher | None:
+    """Teacher of the supernet; ``None`` if there is no model, or the settings ask for none."""
+    return None if model is None or not settings.distillation else Teacher(model.logits, settings.distillation)
 
 
 def kept_model(model: UserModel) -> KeptModel:

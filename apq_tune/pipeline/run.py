@@ -18,7 +18,7 @@ from apq_tune.errors import RunError
 from apq_tune.hosts import executor as executors
 from apq_tune.hosts.executor import WORK_FILES, Executor, Kind, available_cpus, check_executor, gpu_share
 from apq_tune.pipeline.defaults import check_data, default_settings
-from apq_tune.pipeline.estimate import estimate, fitted, measure_rates
+from apq_tune.pipeline.estimate import Rates, estimate, fitted, measure_rates
 from apq_tune.pipeline.listener import Listener
 from apq_tune.pipeline.outcome import Outcome, read_outcome
 from apq_tune.pipeline.own_model import (
@@ -27,6 +27,7 @@ from apq_tune.pipeline.own_model import (
     judge,
     kept_model,
     model_basis,
+    teacher_of,
     user_model,
 )
 from apq_tune.pipeline.settings import RunSettings
@@ -167,8 +168,12 @@ class PipelineRun:
         if before is not None and before.minutes == settings.minutes:
             return before.updated(dict(changes))
         assert settings.minutes is not None
-        rates = measure_rates(self.encoding, settings, self.data, self.device)
+        rates = self._rates(settings)
         return fitted(settings, self.data, rates, self._at_once(), settings.minutes, changes, self._kind)
+
+    def _rates(self, settings: RunSettings) -> Rates:
+        """Durations of training steps."""
+        return measure_rates(self.encoding, settings, self.data, self.device, teacher_of(self.model, settings))
 
     def _at_once(self) -> int:
         """Number of networks or searches at once, as far as it is known before a cluster is joined."""
@@ -180,8 +185,7 @@ class PipelineRun:
             return
         left = [stage.name for number, stage in enumerate(STAGES, start=1) if not self._seems_done(number, stage)]
         if left:
-            rates = measure_rates(self.encoding, self.settings, self.data, self.device)
-            seconds = estimate(self.settings, self.data, rates, self._at_once(), self._kind)
+            seconds = estimate(self.settings, self.data, self._rates(self.settings), self._at_once(), self._kind)
             self._listener.planned({name: seconds[name] for name in left}, self._at_once())
 
     def _seems_done(self, number: int, stage: RunStage) -> bool:

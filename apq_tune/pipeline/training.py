@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from apq_tune.pipeline.own_model import teacher_of
 from apq_tune.pipeline.stage import Run, torch_bytes, torch_load, weights
 from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.supernet import strategies
@@ -95,8 +96,6 @@ def _train(run: Run, stage: str, supernet: AnySupernet, training: Training, *, q
         if progress.step % run.settings.checkpoint_steps == 0:
             save(progress)
 
-    share = run.settings.distillation
-    teacher = None if run.model is None or not share else strategies.Teacher(run.model.logits, share)
     run.advance(stage, start.epoch, training.epochs)
     strategies.train_supernet(
         supernet,
@@ -107,7 +106,7 @@ def _train(run: Run, stage: str, supernet: AnySupernet, training: Training, *, q
         run.settings.strategy,
         (run.settings.seed, SeedWord.QUANTIZED_SUPERNET if quantize else SeedWord.SUPERNET),
         quantize=quantize,
-        teacher=teacher,
+        teacher=teacher_of(run.model, run.settings),
         start=start,
         average=average,
         after_epoch=after_epoch,

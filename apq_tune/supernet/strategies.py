@@ -25,7 +25,7 @@ WIDTHS_OPEN = {"warm_single_path": 0.2, "progressive": 2 / 3}
 
 
 class Teacher(NamedTuple):
-    """Trained model that a supernet is made of, and does not forget (Hinton 2015).
+    """Trained model that a supernet is made of and goes on learning from (Hinton 2015).
 
     Attributes:
         logits: Function from images to the logits of the model.
