@@ -88,7 +88,7 @@ class ProgramBuilder:
         self._real: set[str] = set()  # layers whose output is not quantized
         for layer in reversed(layers):
             readers = self._readers.get(layer.name, [])
-            passed = all(own.name in self._real and (self._moves(own) or own.kind == "concat") for own in readers)
+            passed = all(own.name in self._real and self._moves(own) for own in readers)
             if layer.name == self._last or passed or self._is_truth(layer):
                 self._real.add(layer.name)
 

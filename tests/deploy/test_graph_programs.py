@@ -333,7 +333,7 @@ def run_in_torch(make: GraphMaker, graph: Graph, images: NDArray[np.float32]) ->
 
 def stored_bits(layers: tuple[FusedLayer, ...], a_bits: Mapping[str, int]) -> dict[str, int]:
     """Most bits that a reader of each tensor needs."""
-    found: dict[str, int] = {IMAGE: 0} | {layer.name: 0 for layer in layers}
+    found: dict[str, int] = {IMAGE: 0} | {layer.name: 0 for layer in layers} | {layers[-1].name: 8}
     for layer in reversed(layers):
         moves = layer.main.kind in (*MOVING, "concat")
         need = a_bits[layer.name] if layer.main.kind in WEIGHTED else found[layer.name] if moves else 8

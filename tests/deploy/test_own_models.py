@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from apq_tune import DeployError, FoundNetwork
 from apq_tune.cost import cost_models
@@ -22,7 +23,7 @@ from apq_tune.deploy.formats import ExportFormat
 from apq_tune.deploy.lowering import program_of
 from apq_tune.deploy.onnx_session import FLOAT_KERNELS, INTEGER_KERNELS, kernels
 from apq_tune.deploy.profile_plan import all_ops
-from apq_tune.deploy.program import IntegerTensor, MoveStep, WeightedStep
+from apq_tune.deploy.program import IntegerTensor, MoveStep, ResizeStep, WeightedStep
 from apq_tune.errors import TableError
 from apq_tune.network.graph import MOVING
 from apq_tune.space.encodings import encoding_of
@@ -191,3 +192,46 @@ def test_c_refuses_what_it_does_not_have_in_one_line(name: str, kind: str) -> No
 def test_profile_refuses_what_it_does_not_measure(name: str, reason: str) -> None:
     with pytest.raises(TableError, match=rf"^layer \S+: {reason}.*, which profile does not measure; measure a table"):
         all_ops(subnets_of(name)[0].space)
+
+
+class TwoHeads(nn.Module):
+    """A network whose logits are joined of two parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.one, self.two = nn.Conv2d(3, 8, 3), nn.Linear(8, 2), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.conv(x)).mean((2, 3))
+        return torch.cat([self.one(x), self.two(x)], 1)
+
+
+def networks_of(module: nn.Module, images: Tensor, **options: Any) -> list[GraphSubnet]:
+    """Random networks of a model, calibrated on images."""
+    own = GraphSupernet(ModelSpace.from_module(module, images[:2], w_bits=BITS, a_bits=BITS, **options))
+    own.load_model(module.state_dict())
+    encoding = encoding_of(own.space)
+    candidates: list[Any] = encoding.decode(encoding.sample(4, np.random.default_rng(0)))
+    calibrate_quantizers(own, [functools.partial(own.recalibrate, images, one) for one in candidates])
+    return [own.extract(one, own.recalibrate(images, one, quantize=True)).eval() for one in candidates]
+
+
+def test_logits_may_be_joined_of_parts() -> None:
+    torch.manual_seed(0)
+    images = torch.randn(8, 3, 10, 10)
+    for subnet in networks_of(TwoHeads().eval(), images):
+        program = program_of(subnet)
+        assert list(faults_of(program, in_onnxruntime(program, images.numpy()))) == []
+        np.testing.assert_allclose(reference.run(program, images.numpy()), simulated(subnet, images), atol=1e-5)
+
+
+def test_images_are_resized_to_what_a_candidate_reads() -> None:
+    images = example_of("resnet8", 8)
+    subnets = networks_of(network("resnet8"), images, sizes=[16, 24, 32])
+    assert len({subnet.candidate.resolution for subnet in subnets}) > 1
+    for subnet in subnets:
+        program = program_of(subnet)
+        resized = [step for step in program.steps if isinstance(step, ResizeStep)]
+        assert len(resized) == (subnet.candidate.resolution != 32)
+        given, expected = in_onnxruntime(program, images.numpy())["logits"], simulated(subnet, images)
+        assert np.median(np.abs(given - expected)) < 0.02 * expected.std()
