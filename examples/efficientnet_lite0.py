@@ -49,6 +49,7 @@ from apq_tune import (
 from apq_tune.deploy.lowering import program_of
 from apq_tune.deploy.onnx_graph import graph_of
 from apq_tune.deploy.onnx_session import session
+from apq_tune.deploy.torch_file import ProgramModule
 from apq_tune.methods.bit_program import Sensitivities, best_bits
 from apq_tune.problem.costs import Costs
 from apq_tune.store.files import read_json, write_atomically
@@ -81,7 +82,11 @@ CONTROLLED = (("weight_bytes", "w4a8"), ("bit_ops", "w4a4"))
 """Settings for which controls are measured, too."""
 
 SIMULATED = (("weight_bytes and bit_ops", "w4a8"), ("weight_bytes and bit_ops", "w4a4"))
-"""Settings whose mixed networks are simulated in floating point, too."""
+"""Settings whose mixed networks are simulated as well, in integers and in floating point.
+
+Integers are equal to the file. Floating point is not quite: a level that is rounded to the other side in an early layer,
+one in a million, changes others after it, and 50 layers later the two have different rounding errors.
+"""
 
 Right = NDArray[np.bool_]
 Run = Callable[[Tensor], Tensor]
@@ -162,9 +167,14 @@ class Bench:
 
         return self._classes(f"onnx {candidate.to_json()}", runner)
 
-    def simulated(self, candidate: Any) -> NDArray[np.int64]:
+    def in_floats(self, candidate: Any) -> NDArray[np.int64]:
         """Class of each image by the simulation in floating point, which is what trainings see."""
         return self._classes(candidate.to_json(), lambda: self.model.subnet(candidate))
+
+    def in_integers(self, candidate: Any) -> NDArray[np.int64]:
+        """Class of each image by the integer program of the network in torch, which is what is exported."""
+        key = f"integers {candidate.to_json()}"
+        return self._classes(key, lambda: ProgramModule(program_of(self.model.subnet(candidate))))
 
     def _classes(self, key: str, runner: Callable[[], Run]) -> NDArray[np.int64]:
         if key not in self.known:
@@ -229,7 +239,9 @@ def compare(bench: Bench, table: SensitivityTable, errors: Sensitivities) -> pd.
         row |= {name: float(costs[name](genome[None])[0]) for name in ("weight_bytes", "bit_ops")}
         row |= {"p": None if against is None else mcnemar(right, against), "p_full": mcnemar(right, full)}
         if method == "mixed" and (limited, like) in SIMULATED:
-            row["simulation_agrees"] = float((bench.simulated(candidate) == bench.chosen(candidate)).mean())
+            file = bench.chosen(candidate)
+            row["integers_agree"] = float((bench.in_integers(candidate) == file).mean())
+            row["floats_agree"] = float((bench.in_floats(candidate) == file).mean())
         rows.append(row | {"n": len(right), "candidate": candidate.to_json()})
         return right
 
@@ -252,7 +264,7 @@ def compare(bench: Bench, table: SensitivityTable, errors: Sensitivities) -> pd.
 def show(results: pd.DataFrame, console: Console) -> None:
     """Print the table."""
     table = Table(title=f"EfficientNet-Lite0, {int(results['n'].iloc[0])} images, no training")
-    for heading in ("equal", "to uniform", "bits", "accuracy", "MB", "GBitOps", "p", "as simulated"):
+    for heading in ("equal", "to uniform", "bits", "accuracy", "MB", "GBitOps", "p", "= integers", "= floats"):
         table.add_column(heading, justify="left" if heading in ("equal", "to uniform", "bits") else "right")
     for row in results.to_dict("records"):
 
@@ -268,7 +280,8 @@ def show(results: pd.DataFrame, console: Console) -> None:
             number("weight_bytes", ".2f", 1e6),
             number("bit_ops", ".2f", 1e9),
             number("p", ".1g"),
-            number("simulation_agrees", ".3f"),
+            number("integers_agree", ".3f"),
+            number("floats_agree", ".3f"),
         )
     console.print(table)
 
