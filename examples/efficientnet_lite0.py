@@ -84,8 +84,8 @@ CONTROLLED = (("weight_bytes", "w4a8"), ("bit_ops", "w4a4"))
 SIMULATED = (("weight_bytes and bit_ops", "w4a8"), ("weight_bytes and bit_ops", "w4a4"))
 """Settings whose mixed networks are simulated as well, in integers and in floating point.
 
-Integers are equal to the file. Floating point is not quite: a level that is rounded to the other side in an early layer,
-one in a million, changes others after it, and 50 layers later the two have different rounding errors.
+Integers are equal to the file. Floating point is not quite: one level in a million is rounded to the other side in the
+first layer, it changes others after it, and 50 layers later the two have different rounding errors.
 """
 
 Right = NDArray[np.bool_]
