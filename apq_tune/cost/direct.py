@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from apq_tune.cost.model import CostModel, OpenTerm, PartCost
 from apq_tune.cost.reach import Reach
 from apq_tune.network.described import Columns, Described, describe, peak_bits
+from apq_tune.network.graph import MOVING
 from apq_tune.network.layer import IMAGE, Layer
 from apq_tune.network.liveness import live_tensors
 from apq_tune.network.network import Network, Part
@@ -249,10 +250,15 @@ def _read_elsewhere(network: Network) -> frozenset[str]:
         read = {name for layer in layers[part.name] for name in layer.inputs} - own
         gene = None if part.switch is None else part.switch.gene
         found |= {name for name in read if passed.get(name, set()) - {gene}}
+    if not found:
+        return frozenset()
     for part in reversed(network.parts):
         if part.name in found and part.passes is not None:
             found.add(part.passes)
-    return frozenset(layers[name][-1].name for name in found if name in layers)
+    moved = (
+        layer.name for own in layers.values() for layer in own if layer.kind in MOVING
+    )  # as wide as what they move
+    return frozenset((*moved, *(layers[name][-1].name for name in found if name in layers)))
 
 
 def _open(

@@ -1,7 +1,8 @@
 """Layers of traced models with their numbers: shapes, bits of multiplications, and bits at which outputs are stored.
 
 Each stored tensor has the most bits that a reader needs: a layer with weights needs its ``a_bits``, ``concat`` and
-layers that only move values need what their own readers need, and all other layers need the fixed bits.
+layers that only move values need what their own readers need, and all other layers need the fixed bits. What is moved
+keeps the bits that it has.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 
 from apq_tune.network.fused import FusedLayer, fused
 from apq_tune.network.graph import MOVING, WEIGHTED, Graph, NodeKind
-from apq_tune.network.layer import Layer, LayerKind, Numbers, Op, Tensor
+from apq_tune.network.layer import IMAGE, Layer, LayerKind, Numbers, Op, Tensor
 
 PASSING: tuple[NodeKind, ...] = (*MOVING, "concat")
 """Kinds whose inputs need the bits that their output needs."""
@@ -79,7 +80,7 @@ def graph_layers(
 
 
 def stored_bits(layers: Sequence[FusedLayer], a_bits: Mapping[str, int], fixed_bits: int) -> dict[str, int]:
-    """Bits at which the output of each layer is stored.
+    """Bits at which the output of each layer is stored, and the image.
 
     Args:
         layers: Layers in the order of the forward pass.
@@ -93,7 +94,11 @@ def stored_bits(layers: Sequence[FusedLayer], a_bits: Mapping[str, int], fixed_b
             own = needs[layer.name]
         for name in layer.inputs:
             needs[name] = max(needs.get(name, 0), own)
-    return {layer.name: needs.get(layer.name, fixed_bits) for layer in layers}
+    stored = {IMAGE: fixed_bits}
+    for layer in layers:
+        moved = layer.main.kind in MOVING
+        stored[layer.name] = stored[layer.inputs[0]] if moved else needs.get(layer.name, fixed_bits)
+    return stored
 
 
 def layer_of(layer: FusedLayer, axis: int, size: LayerSize, bits: LayerBits) -> Layer:

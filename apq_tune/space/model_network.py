@@ -10,7 +10,7 @@ import numpy as np
 
 from apq_tune.network.coupling import ChannelMap, Coupling
 from apq_tune.network.fused import FusedLayer, fused
-from apq_tune.network.graph import WEIGHTED, Graph
+from apq_tune.network.graph import MOVING, WEIGHTED, Graph
 from apq_tune.network.graph_layers import PASSING, LayerBits, LayerSize, at_most, layer_of
 from apq_tune.network.layer import IMAGE, Layer, Numbers
 from apq_tune.network.network import Network, Part, Switch
@@ -173,14 +173,15 @@ def network_of_graph(planner: Planner, fixed_bits: int) -> ModelNetwork:
     gone = frozenset(name for name, depth in choices.depths.items() if depth.values == (0,))
     graphs = {size: planner.graph_of(size, gone) for size in planner.sizes}
     graph = graphs[planner.sizes[-1]]
-    open_blocks = {name for name, depth in choices.depths.items() if depth.gene}
-    blocks = {block.name: block for block in removable_blocks(graph, coupling) if block.name in open_blocks}
+    name_of = {block.output: block.name for block in planner.blocks if choices.depths[block.name].gene}
+    found = (block for block in removable_blocks(graph, coupling) if block.output in name_of)
+    blocks = {name_of[block.output]: block for block in found}
     layers = fused(graph)
-    needed = _needed(layers, choices, blocks, fixed_bits)
+    stored = _stored(layers, choices, blocks, fixed_bits)
     layer_of_node = {node.name: layer.name for layer in layers for node in layer.nodes}
     parts = []
     for layer in layers:
-        formula = _formula(layer, graphs, coupling, choices, needed[layer.name])
+        formula = _formula(layer, graphs, coupling, choices, stored[layer.name])
         part = Part(layer.name, formula.genes, formula)
         if (block := blocks.get(choices.block_of.get(layer.name, ""))) is not None:
             passes = layer_of_node.get(block.source, block.source)
@@ -234,10 +235,10 @@ def _channels(entries: ChannelMap, coupling: Coupling, choices: Choices) -> Chan
     return Channels(fixed, tuple(open_))
 
 
-def _needed(
+def _stored(
     layers: Sequence[FusedLayer], choices: Choices, blocks: Mapping[str, Removable], fixed_bits: int
 ) -> dict[str, Needed]:
-    """Bits at which the output of each layer is stored.
+    """Bits at which the output of each layer is stored, as ``graph_layers.stored_bits`` has them.
 
     Args:
         layers: Layers in the order of the forward pass.
@@ -245,10 +246,38 @@ def _needed(
         blocks: Blocks that can be left out, by name.
         fixed_bits: Bits of the inputs of layers without weights, and of the logits.
     """
-    layer_of_node = {node.name: layer.name for layer in layers for node in layer.nodes}
-    replaced: dict[str, list[Removable]] = {}  # blocks that read the output of a layer
-    for block in blocks.values():
-        replaced.setdefault(layer_of_node.get(block.source, block.source), []).append(block)
+    layer_of_node = {node.name: layer.name for layer in layers for node in layer.nodes} | {IMAGE: IMAGE}
+    needed = _needed(layers, choices, blocks, fixed_bits, layer_of_node)
+    depth_of = {layer_of_node[block.output]: choices.depths[name].gene for name, block in blocks.items()}
+    source_of = {layer_of_node[block.output]: layer_of_node[block.source] for block in blocks.values()}
+    stored = {IMAGE: Needed(fixed_bits)}
+    for layer in layers:
+        stored[layer.name] = needed[layer.name]
+        if layer.main.kind in MOVING:  # the bits of its input, which is another tensor if that is of a block left out
+            name = layer.inputs[0]
+            moved = [name]
+            while name in source_of:
+                name = source_of[name]
+                moved.append(name)
+            own = stored[moved[-1]]
+            for output in reversed(moved[:-1]):
+                there = stored[output]
+                own = there if there == own else Needed(0, (), ((depth_of[output], there, own),))
+            stored[layer.name] = own
+    return stored
+
+
+def _needed(
+    layers: Sequence[FusedLayer],
+    choices: Choices,
+    blocks: Mapping[str, Removable],
+    fixed_bits: int,
+    layer_of_node: Mapping[str, str],
+) -> dict[str, Needed]:
+    """Bits that the readers of the output of each layer need; arguments are those of ``_stored``."""
+    replaced: dict[str, list[tuple[str, Removable]]] = {}  # blocks that read the output of a layer
+    for name, block in blocks.items():
+        replaced.setdefault(layer_of_node[block.source], []).append((choices.depths[name].gene, block))
     readers: dict[str, list[FusedLayer]] = {}
     for layer in layers:
         for name in dict.fromkeys(layer.inputs):
@@ -266,11 +295,10 @@ def _needed(
             found[layer.name] = Needed(fixed_bits)
             continue
         parts: list[Needed] = []
-        for block in replaced.get(layer.name, []):
+        for gene, block in replaced.get(layer.name, []):
             inside = [reader for reader in own if reader.name in block.nodes]
             own = [reader for reader in own if reader not in inside]
             there, gone = Needed.most([needs(reader) for reader in inside]), found[layer_of_node[block.output]]
-            same = there == gone
-            parts.append(there if same else Needed(0, (), ((choices.depths[block.name].gene, there, gone),)))
+            parts.append(there if there == gone else Needed(0, (), ((gene, there, gone),)))
         found[layer.name] = Needed.most([*parts, *(needs(reader) for reader in own)])
     return found

@@ -26,7 +26,7 @@ def table(encoding: NetworkEncoding, path: Path, bits: Callable[[Op], float]) ->
     """Table of a device whose latency depends on bits as given."""
     network = encoding.space.network
     every = encoding.decode(encoding.enumerate()[::3])
-    layers = {layer for one in every for layer in network.at(encoding.space.values_of(one)) if layer.name[0].isdigit()}
+    layers = (layer for one in every for layer in network.at(encoding.space.values_of(one)) if layer.name[0].isdigit())
     ops = {layer.op for layer in layers if layer.op is not None}
     rows = [{"op": "conv", **{k: int(getattr(op, k)) for k in KEYS}, "latency_ms": 1e-3 * bits(op)} for op in ops]
     pd.DataFrame([{"op": "fixed", "latency_ms": 0.01}, *rows]).to_csv(path, index=False)

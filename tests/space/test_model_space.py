@@ -333,6 +333,8 @@ def test_blocks_whose_removal_changes_other_layers_stay(after: nn.Module) -> Non
     graph = trace(_Linear(after).eval(), torch.zeros(1, 3, 16, 16))
     space = ModelSpace.of_graph(graph)
     assert not space.blocks and not [gene for gene in space.genes if gene.kind == "depth"]
+    whole = {gene.name: gene.values[-1] for gene in space.genes}
+    assert Network.at(space.network, whole) == space.network.at(whole)
     assert ModelSpace.of_graph(trace(_Linear(nn.Conv2d(8, 8, 1)).eval(), torch.zeros(1, 3, 16, 16))).blocks
     assert separable(graph, ()) == ()
 
