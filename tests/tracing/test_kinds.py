@@ -98,6 +98,7 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor, Body], Tensor], list[str]]] = {
     "negative": (lambda x, _: x[:, :-2], ["slice"]),
     "every second channel": (lambda x, _: x[:, ::2], ["select"]),
     "every second pixel": (lambda x, _: x[:, :, ::2, ::2], ["max_pool", "max_pool"]),
+    "every third row": (lambda x, _: x[:, :, ::3], ["max_pool"]),
     "narrow": (lambda x, _: x.narrow(1, 1, 3), ["slice"]),
     "shuffle": (lambda x, _: shuffle(x, 4), ["shuffle"]),
     "largest": (lambda x, _: x.amax((2, 3), keepdim=True), ["max_pool"]),
