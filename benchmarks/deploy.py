@@ -193,11 +193,13 @@ def float_model(program: Program) -> onnx.ModelProto:
         positive = isinstance(output, IntegerTensor) and not output.signed
         made = f"{step.output}.sum" if positive else step.output
         if isinstance(step, ConvStep):
-            nodes.append(
-                helper.make_node(
-                    "Conv", inputs, [made], strides=[step.stride] * 2, pads=[step.padding] * 4, group=step.groups
-                )
-            )
+            how: dict[str, Any] = {
+                "strides": step.stride,
+                "pads": step.padding,
+                "dilations": step.dilation,
+                "group": step.groups,
+            }
+            nodes.append(helper.make_node("Conv", inputs, [made], **how))
         elif isinstance(step, LinearStep):
             nodes.append(helper.make_node("Gemm", inputs, [made], transB=1))
         elif isinstance(step, AddStep):
