@@ -113,7 +113,7 @@ def test_tensors_and_weights_have_the_bits_that_costs_count(name: str) -> None:
         for layer in subnet.layers:
             tensor = program.tensors.get(layer.name)
             if isinstance(tensor, IntegerTensor):
-                assert layer.kind in MOVING or tensor.bits == layer.output.bits
+                assert tensor.bits == layer.output.bits
                 assert np.prod(tensor.shape) == layer.output._replace(bits=1).n_bits
             if layer.op is not None:
                 step = steps[layer.name]
