@@ -29,8 +29,12 @@ PHOTOS: dict[str, Any] = {
 }
 """Settings for few colour images; with the epochs of the digits, predictors ranked photos no better than chance."""
 
-TRAINED_SHARE, TRAINED_RATE = 1 / 3, 2e-3
-"""Share of the epochs, and learning rate, of supernets that begin with the weights of a trained model."""
+TRAINED_SHARE, TRAINED_RATE = 1 / 3, 1 / 2
+"""Shares of the epochs and of the learning rate of other supernets, for those that begin with a trained model.
+
+A ResNet-14 on digits, 7 and 6 epochs, at .1, .2, .5 and 1 of the rate: in full precision its whole network has .984,
+.980, .976 and .971, random ones have .86, .92, .96 and .96.
+"""
 
 OF_NAMED: dict[str, dict[str, Any]] = {
     "cifar10": {"supernet.epochs": 50, "quantized.epochs": 30, "final.epochs": 20},
@@ -107,7 +111,6 @@ def _of_model(general: RunSettings) -> dict[str, Any]:
     return {
         "supernet.epochs": max(2, round(general.supernet.epochs * TRAINED_SHARE)),
         "quantized.epochs": max(2, round(general.quantized.epochs * TRAINED_SHARE)),
-        "supernet.learning_rate": TRAINED_RATE,
-        "quantized.learning_rate": TRAINED_RATE,
-        "final.learning_rate": min(TRAINED_RATE, general.final.learning_rate),
+        "supernet.learning_rate": general.supernet.learning_rate * TRAINED_RATE,
+        "quantized.learning_rate": general.quantized.learning_rate * TRAINED_RATE,
     }

@@ -15,6 +15,7 @@ from torch.nn import functional
 from apq_tune import ApqError, load_network, load_run
 from apq_tune.cli import cli
 from apq_tune.data import DataRoot, Split, WantedImages, read_images
+from apq_tune.pipeline.defaults import default_settings
 from apq_tune.pipeline.opened_model import open_model, read_options
 from apq_tune.pipeline.own_model import judge
 from apq_tune.pipeline.run import PipelineRun
@@ -170,6 +171,16 @@ def test_the_supernet_begins_with_the_model_and_does_not_forget_it(mine: Any, tm
     assert (
         again.model.digest == run.model.digest == weights_digest(model_weights(opened.space, mine.module.state_dict()))
     )
+
+
+def test_trained_models_are_trained_on_shortly_and_others_from_the_beginning(mine: Any) -> None:
+    space, data = open_model(mine.source, "digits").space, digits()
+    general, trained, fresh = (default_settings(space, data, trained=own) for own in (None, True, False))
+    assert trained.supernet.epochs < general.supernet.epochs / 2
+    assert trained.supernet.learning_rate < general.supernet.learning_rate
+    assert trained.distillation > 0
+    assert fresh.supernet == general.supernet
+    assert fresh.distillation == 0
 
 
 def test_what_does_not_fit_is_refused_in_one_line(mine: Any, tmp_path: Path) -> None:
