@@ -51,7 +51,7 @@ def published_predictor(path: Path, encoding: NetworkEncoding | FlatEncoding | N
     else:
         raise RunError(f"{path}: {_neither(found)}")
     if not isinstance(encoding, NetworkEncoding):
-        raise RunError(f"{path}: is a predictor of networks that are not those of {encoding.space.name}; fit one of your own")
+        raise RunError(f"{path}: is a predictor of other networks than {encoding.space.name} has; fit one of your own")
     if weights["b0"].ndim != 1 or weights["W0"].ndim != 2:
         raise RunError(f"{path}: its first layer has the shape {weights['W0'].shape}; give a predictor as published")
     if found == _parameters(OFA_NAMES):
