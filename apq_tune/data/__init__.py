@@ -70,8 +70,13 @@ def load_data(space: NetworkSpace, data_root: str | Path | None = None) -> Data:
 
     Raises:
         RunError: If the space names no data set, an unknown one (the message lists the known ones) or one of another
-            shape, or if the files are missing and cannot be downloaded.
+            shape, if its images are not square, or if the files are missing and cannot be downloaded.
     """
+    if (width := space.network.width) is not None:
+        raise RunError(
+            f"{space.name}: its images have {space.resolutions[-1]}x{width} pixels, data sets are read as squares; "
+            "search with metrics of your own, or trace the model with a square image"
+        )
     wanted = WantedImages(
         space.name, space.input.channels, space.resolutions[-1], space.classes, normalisation=space.normalisation
     )

@@ -14,7 +14,7 @@ import torch
 import yaml
 from torch import nn
 
-from apq_tune import CandidateError, ModelCandidate, ModelSpace, SpaceError
+from apq_tune import CandidateError, ModelCandidate, ModelSpace, RunError, SpaceError, load_data
 from apq_tune.network.graph import Graph
 from apq_tune.network.network import Network
 from apq_tune.space.candidate import candidate_in, read_candidate
@@ -337,6 +337,11 @@ def test_blocks_whose_removal_changes_other_layers_stay(after: nn.Module) -> Non
     assert Network.at(space.network, whole) == space.network.at(whole)
     assert ModelSpace.of_graph(trace(_Linear(nn.Conv2d(8, 8, 1)).eval(), torch.zeros(1, 3, 16, 16))).blocks
     assert separable(graph, ()) == ()
+
+
+def test_data_is_not_read_for_oblong_images() -> None:
+    with pytest.raises(RunError, match="its images have 49x10 pixels, data sets are read as squares"):
+        load_data(space_of("ds_cnn_speech", data="digits"))
 
 
 def test_data_must_have_the_channels_and_classes_of_the_model() -> None:
