@@ -1,0 +1,91 @@
+"""Joint search on trained networks of a user, against staged search in both orders and uniform bits, at equal spend.
+
+The networks are those of ``examples/own_model.py``, trained here at 14 x 14 pixels on the training split alone, so that
+no search image was seen. Then ``apq-tune joint-vs-staged --model`` compares the methods: every seed has its own elastic
+supernets, which begin with the user's weights. All settings were fixed before the first run.
+
+    python benchmarks/own_model_methods.py --network resnet14 --seeds 5 --data-root FOLDER
+
+Finished searches are kept in runs/benchmarks/own_model, and the same command resumes from them. Tables and figure are
+copied to benchmarks/results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import shutil
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from apq_tune import ModelSpace, load_data
+from apq_tune.cli import main as apq_tune
+from apq_tune.data import Split
+from apq_tune.supernet.batches import as_inputs
+from apq_tune.supernet.evaluate import score
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "own_model.py"
+RUNS, RESULTS = Path("runs/benchmarks/own_model"), Path(__file__).parent / "results"
+SIZE, EPOCHS = 14, 3
+METHODS = ("joint", "uniform", "uniform-8", "staged", "staged-haq", "staged-bits-first", "sensitivity", "random")
+BUDGETS = ("memory", "memory-tight", "bit_ops")
+SETTINGS = ["supernet.epochs=2", "quantized.epochs=3", "supernet.batch_size=128", "quantized.batch_size=128"]
+SETTINGS += ["supernet.learning_rate=5e-3", "quantized.learning_rate=5e-3"]
+SETTINGS += ["final.batch_size=64", "final.learning_rate=2e-3"]
+SPEND = {"proxy": 120, "images": 2000, "short": 6, "short-steps": 20, "final-steps": 180, "repeats": 2}
+
+
+def trained(name: str, path: Path, data_root: Path | None) -> None:
+    """Train a network of the example as a user does, and save its weights."""
+    spec = importlib.util.spec_from_file_location("own_model", EXAMPLE)
+    assert spec is not None and spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    model: nn.Module = getattr(example, name)()
+    images = torch.zeros(2, 1, SIZE, SIZE)
+    data = load_data(ModelSpace.from_module(model, images, data="fashion_mnist"), data_root)
+    split = data.train
+    assert isinstance(split, Split)
+    example.train(model, as_inputs(torch.tensor(split.images)), torch.tensor(split.labels), EPOCHS)
+    with torch.no_grad():
+        print(f"{name}: test accuracy {score(model.eval(), data.test).accuracy:.4f} in full precision", flush=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(model.state_dict(), path)
+
+
+def main() -> None:
+    """Train the network unless its weights are there, and compare the methods on it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", choices=["resnet14", "ds_cnn"], default="resnet14")
+    parser.add_argument("--data-root", type=Path, help="folder with the files of Fashion-MNIST")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--budget", action="append", default=[])
+    parser.add_argument("--method", action="append", default=[])
+    parser.add_argument("--num-cpus", type=int)
+    arguments = parser.parse_args()
+    name, weights = arguments.network, RUNS / f"{arguments.network}.pt"
+    if not weights.exists():
+        trained(name, weights, arguments.data_root)
+    out = RUNS / name
+    command = ["joint-vs-staged", f"--model={EXAMPLE}:{name}", f"--weights={weights}", "--data=fashion_mnist"]
+    command += [f"--input=1,{SIZE},{SIZE}", f"--out={out}", f"--seeds={arguments.seeds}"]
+    command += [f"--first-seed={arguments.first_seed}"]
+    command += [f"--set={setting}" for setting in SETTINGS] + [f"--{key}={value}" for key, value in SPEND.items()]
+    command += [f"--data-root={arguments.data_root}"] if arguments.data_root else []
+    command += [f"--budget={budget}" for budget in arguments.budget or BUDGETS]
+    command += [f"--method={method}" for method in arguments.method or METHODS]
+    command += [f"--num-cpus={arguments.num_cpus}"] if arguments.num_cpus else []
+    apq_tune(command)
+    RESULTS.mkdir(exist_ok=True)
+    for file in ("results.csv", "means.csv", "tests.csv", "seconds.csv", "differences.png"):
+        if (out / file).exists():
+            shutil.copy(out / file, RESULTS / f"own_model_{name}_{file}")
+
+
+if __name__ == "__main__":
+    main()
