@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from apq_tune.cli.values import Place
+from apq_tune.cli.own_model import INPUT, KEEP, WEIGHTS, image_shape
 
 
 @click.group()
@@ -17,20 +17,9 @@ def model() -> None:
 
 @model.command()
 @click.argument("source", metavar="MODEL")
-@click.option(
-    "--input",
-    "shape",
-    required=True,
-    metavar="N,C,H,W",
-    help="Shape of its input, such as 1,3,224,224: images, channels, height, width.",
-)
-@click.option("--weights", type=Place(), metavar="FILE", help="State dict, as of torch.save: whether it fits.")
-@click.option(
-    "--keep",
-    multiple=True,
-    metavar="GLOB",
-    help="Layers that keep their channels, such as 'layer4.*'. Repeatable.",
-)
+@click.option("--input", "shape", required=True, metavar="C,H,W", help=INPUT)
+@WEIGHTS
+@KEEP
 @click.option("--step", type=click.IntRange(1), default=8, show_default=True, help="Distance of widths in channels.")
 def inspect(source: str, shape: str, weights: Path | None, keep: tuple[str, ...], step: int) -> None:
     """Show what can be chosen in MODEL, and what cannot and why.
@@ -41,7 +30,7 @@ def inspect(source: str, shape: str, weights: Path | None, keep: tuple[str, ...]
     MODEL is PACKAGE.MODULE:FACTORY, FILE.py:FACTORY or FILE.pt2 of torch.export; a factory may have plain arguments:
     'net.py:build(classes=10)'.
     """
-    sizes = _shape(shape)
+    sizes = (1, *image_shape(shape))
 
     from apq_tune.problem.costs import with_built_in
     from apq_tune.problem.metrics import load_metrics
@@ -62,16 +51,3 @@ def inspect(source: str, shape: str, weights: Path | None, keep: tuple[str, ...]
             console.print(table)
     encoding = encoding_of(space)
     console.print(ranges_table(with_built_in(load_metrics(encoding, None, ()), encoding)))
-
-
-def _shape(text: str) -> tuple[int, ...]:
-    """Shape of a batch of images.
-
-    Raises:
-        click.UsageError: If the text is not four positive numbers, or three without that of the images.
-    """
-    parts = [part.strip() for part in re.split(r"[,x]", text)]
-    if len(parts) not in (3, 4) or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise click.UsageError(f"--input {text!r} is no shape of images; write N,C,H,W such as 1,3,224,224")
-    sizes = tuple(map(int, parts))
-    return sizes if len(sizes) == 4 else (1, *sizes)

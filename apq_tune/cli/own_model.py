@@ -53,7 +53,13 @@ class ModelChoice(NamedTuple):
             raise click.UsageError("--mean and --std go together; give both, or neither")
         if self.mean is not None and self.std is not None:
             options["normalisation"] = {"mean": _numbers("--mean", self.mean), "std": _numbers("--std", self.std)}
-        return open_model(self.source, data, weights=self.weights, shape=_shape(self.shape), options=options)
+        return open_model(
+            self.source,
+            data,
+            weights=self.weights,
+            shape=None if self.shape is None else image_shape(self.shape),
+            options=options,
+        )
 
     def check(self, space: str | None, data: str | None) -> None:
         """Refuse options that go without a model, or not together.
@@ -72,6 +78,23 @@ class ModelChoice(NamedTuple):
             raise click.UsageError(f"SPACE {space!r} and --model; give one of them")
         if data is None:
             raise click.UsageError("--model needs images; add --data DIR, or the name of a data set")
+
+
+INPUT = "Shape of an image of the model, such as 3,224,224; a number of images before it is passed over."
+
+KEEP = click.option(
+    "--keep",
+    multiple=True,
+    metavar="GLOB",
+    help="Layers of the model that keep their channels, such as 'layer4.*'. Repeatable.",
+)
+
+WEIGHTS = click.option(
+    "--weights",
+    type=Place(),
+    metavar="FILE",
+    help="State dict of the model, as of torch.save.  [default: the weights that it comes with]",
+)
 
 
 def model_options(command: Command) -> Command:
@@ -94,21 +117,9 @@ def model_options(command: Command) -> Command:
             metavar="FILE",
             help="YAML file of what can be chosen in --model: step, least, w_bits, a_bits, ends, sizes, keep, genes.",
         ),
-        click.option(
-            "--keep",
-            multiple=True,
-            metavar="GLOB",
-            help="Layers of --model that keep their channels, such as 'layer4.*'. Repeatable.",
-        ),
-        click.option(
-            "--input", "shape", metavar="C,H,W", help="Shape of an image of --model.  [default: that of the data]"
-        ),
-        click.option(
-            "--weights",
-            type=Place(),
-            metavar="FILE",
-            help="State dict of --model, as of torch.save.  [default: the weights that it comes with]",
-        ),
+        KEEP,
+        click.option("--input", "shape", metavar="C,H,W", help=f"{INPUT}  [default: that of the data]"),
+        WEIGHTS,
         click.option(
             "--model",
             "source",
@@ -128,10 +139,16 @@ def _numbers(option: str, text: str) -> list[float]:
         raise click.UsageError(f"{option} {text!r} is not numbers; write one for each channel: 0.5,0.5,0.5") from None
 
 
-def _shape(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    parts = text.replace("x", ",").split(",")
-    if len(parts) != 3 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+def image_shape(text: str) -> tuple[int, ...]:
+    """Channels, height and width of an image.
+
+    Args:
+        text: Three positive numbers, or four with the number of images before them, which is left out.
+
+    Raises:
+        click.UsageError: If it is anything else.
+    """
+    parts = [part.strip() for part in text.replace("x", ",").split(",")]
+    if len(parts) not in (3, 4) or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
         raise click.UsageError(f"--input {text!r} is not a shape; write CHANNELS,HEIGHT,WIDTH such as 3,32,32")
-    return tuple(int(part) for part in parts)
+    return tuple(map(int, parts[-3:]))

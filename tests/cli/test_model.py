@@ -63,8 +63,8 @@ def test_weights_are_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         ("ViT", "1,3,32,32", "models with attention cannot be searched"),
         ("BranchingNet", "1,3,32,32", "zoo.py:"),
         ("ResNet(blocks=1)", "1,1,32,32", "to have 3 channels"),
-        ("ResNet(blocks=1)", "1,32", "--input '1,32' is no shape"),
-        ("ResNet(blocks=1)", "1,3,32,-2", "is no shape"),
+        ("ResNet(blocks=1)", "1,32", "--input '1,32' is not a shape"),
+        ("ResNet(blocks=1)", "1,3,32,-2", "is not a shape"),
         ("ResNet", "1,3,32,32", "ResNet(NAME=VALUE)"),
     ],
 )
