@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from apq_tune.cost.rows import check_plain
 from apq_tune.errors import TableError
 from apq_tune.network.layer import IMAGE, Layer, Op, Tensor
 from apq_tune.network.network import Network, Part
@@ -131,6 +132,7 @@ class PlacedLayer(NamedTuple):
                 return (ProfileOp("pool", channels, channels, source.size),)
             assert layer.kind in ("add", "multiply")
             return (ProfileOp("add" if layer.kind == "add" else "multiply", channels, channels, size),)
+        check_plain(layer)
         op, function = layer.op, layer.activation if layer.activation in FLOAT_FUNCTIONS else ""
         shape = int(op.in_channels), int(op.out_channels), op.in_size, int(op.kernel_size), op.stride, int(op.groups)
         own = ProfileOp("linear" if layer.kind == "linear" else "conv", *shape, function or "")
