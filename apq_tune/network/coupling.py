@@ -183,6 +183,8 @@ def _frozen(graph: Graph, ties: Ties, keep: Sequence[str]) -> frozenset[str]:
         found = [node for node in graph.nodes if fnmatchcase(node.name, glob)]
         if not found:
             names_there = ", ".join(repr(node.name) for node in graph.weighted[:3])
+            if any(fnmatchcase(node.name, f"{glob}.*") for node in graph.nodes):
+                raise SpaceError(f"keep: {glob!r} is the name of no layer, but of a module; write '{glob}.*'")
             raise SpaceError(f"keep: {glob!r} is the name of no layer; names are {names_there}, ...")
         for node in found:
             for own in (node.name, *node.inputs):

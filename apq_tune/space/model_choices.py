@@ -40,7 +40,9 @@ def _entries(genes: Mapping[str, Any]) -> Mapping[str, Any]:
             if key not in KEYS:
                 raise ValueError(f"{glob!r}: there is no {key!r}; give {', '.join(KEYS)}")
             words = (TOGETHER, FULL) if key == "width" else (TOGETHER,)
-            for one in _listed(value):
+            if not (listed := _listed(value)):
+                raise ValueError(f"{glob!r}: {key}: has no values; give at least one, or leave {key} out")
+            for one in listed:
                 if (isinstance(one, bool) or not isinstance(one, int)) and one not in words:
                     said = " or ".join(f"'{word}'" for word in words)
                     raise ValueError(f"{glob!r}: {key}: {value!r} is neither a whole number, a list, nor {said}")
@@ -186,16 +188,16 @@ class Choices:
         self.depths, self.w_bits, self.a_bits = (self._chosen[kind] for kind in ("depth", "w_bits", "a_bits"))
         self.widths = {self._index[name]: choice for name, choice in self._chosen["width"].items()}
 
-    def blocks_of(self, gene: Gene) -> frozenset[str] | None:
-        """Removable blocks of which one must be there for a gene to matter; ``None`` if it always matters."""
+    def depths_of(self, gene: Gene) -> frozenset[str] | None:
+        """Names of the genes of depth of which one must be 1 for a gene to matter; ``None`` if it always matters."""
         if gene.kind in ("depth", "resolution"):
             return None
         own = self._chosen[gene.kind]
         layers = {layer for name, choice in own.items() if choice.gene == gene.name for layer in self._layers_of[name]}
         blocks = {self.block_of.get(layer) for layer in layers}
         always = None in blocks or any(self.depths[str(block)].values == (1,) for block in blocks)
-        open_ = {str(block) for block in blocks if block is not None and self.depths[block].values != (0,)}
-        return None if always else frozenset(open_)
+        genes = {self.depths[block].gene for block in blocks if block is not None}
+        return None if always else frozenset(genes - {""})
 
     def _apply(
         self,
@@ -220,7 +222,10 @@ class Choices:
             if TOGETHER in given:
                 if differing := [name for name in names if values[kind][name] != values[kind][names[0]]]:
                     one, other = (f"{n!r} {list(values[kind][n])}" for n in (names[0], differing[0]))
-                    raise SpaceError(f"{where}: {one} and {other} have different values, so no gene can be of both")
+                    raise SpaceError(
+                        f"{where}: {one} and {other} have different values, so no gene can be of both; give the values "
+                        f"as well (['{TOGETHER}', ...]), or a glob of fewer layers"
+                    )
                 leader[kind] |= dict.fromkeys(names, glob)
 
     def _checked(self, where: str, kind: Kind, name: str, numbers: Sequence[int]) -> tuple[int, ...]:

@@ -30,17 +30,15 @@ class ModelEncoding(GeneEncoding):
         super().__init__(space)
         choices = space.choices
         column = {name: place for place, name in enumerate(self.names)}
-        self._depth_of = {depth.gene: name for name, depth in choices.depths.items() if depth.gene}
-        self._depths = {block: column[gene] for gene, block in self._depth_of.items()}
-        self._blocks = {gene.name: choices.blocks_of(gene) for gene in self.genes}
+        self._depths_of = {gene.name: choices.depths_of(gene) for gene in self.genes}
         self._index = [{value: i for i, value in enumerate(values)} for values in self.choices]
         alone: dict[int, list[int]] = {}
         self._shared: list[tuple[int, list[int]]] = []
         for place, gene in enumerate(self.genes):
-            blocks = self._blocks[gene.name]
-            if blocks is None:
+            depths = self._depths_of[gene.name]
+            if depths is None:
                 continue
-            columns = sorted(self._depths[block] for block in blocks)
+            columns = sorted(column[depth] for depth in depths)
             if len(columns) == 1:
                 alone.setdefault(columns[0], []).append(place)
             else:
@@ -50,8 +48,8 @@ class ModelEncoding(GeneEncoding):
         self._their_depth = np.array([depth for depth, places in alone.items() for _ in places], np.intp)
 
     def size(self) -> int:
-        """Number of distinct candidates, or an upper bound where more than 16 blocks share genes."""
-        return count(self.genes, self._depth_of, self._blocks, self._open_values)
+        """Number of distinct candidates, or an upper bound where more than 16 genes of depth share genes."""
+        return count(self.genes, self._depths_of, self._open_values)
 
     def _open_values(self, gene: Gene) -> Sequence[int]:
         """Places of the values that ``enumerate`` gives a gene."""

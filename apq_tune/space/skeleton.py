@@ -129,6 +129,7 @@ def _kind_of_expansion(value: Any) -> str:
     return LISTED if isinstance(value, list | tuple) else RANGE
 
 
+KEY = "[key]"  # pydantic's word
 LISTED, RANGE = "a list of ratios", "a range of ratios"
 Expansion = Annotated[
     Annotated[ExpandRange, Tag(RANGE)] | Annotated[RatioChoice, Tag(LISTED)], Discriminator(_kind_of_expansion)
@@ -190,6 +191,16 @@ class Stage(Model):
     expand_ratio: Expansion | None = None
 
 
+WANTED = {
+    "tuple_type": "give a list",
+    "list_type": "give a list",
+    "dict_type": "give a mapping",
+    "model_type": "give a mapping",
+    "string_type": "give text, in YAML with quotes if it is a number ('0')",
+}
+"""What a file should have had instead, by pydantic's type of an error."""
+
+
 def first_complaint(error: ValidationError) -> str:
     """One line on the first validation error: the key, the value, and the remedy."""
     problems = error.errors()
@@ -198,12 +209,14 @@ def first_complaint(error: ValidationError) -> str:
     for part in first["loc"]:
         if isinstance(part, int):
             key += f"[{part}]"
-        elif part not in (LISTED, RANGE, ONE_SIZE, SIZES):
+        elif part not in (LISTED, RANGE, ONE_SIZE, SIZES, KEY):
             key += f".{part}" if key else part
     if first["type"] == "extra_forbidden":
         said = "unknown key; remove it or correct its spelling"
     elif first["type"] == "missing":
         said = "is missing; add it"
+    elif first["type"] in WANTED:
+        said = f"{WANTED[first['type']]}, got {first['input']!r}"
     else:
         said = first["msg"].removeprefix("Value error, ")
         if not isinstance(first["input"], dict | list | tuple) and first["type"] != "value_error":

@@ -13,6 +13,7 @@ from apq_tune import CandidateError, ModelSpace, SpaceError
 from apq_tune.hosts.narrowed import NarrowedEncoding
 from apq_tune.methods.projections import uniform_bits, uniform_wa_bits
 from apq_tune.network.graph import Graph
+from apq_tune.network.network import Network
 from apq_tune.space.encodings import encoding_of
 from apq_tune.space.gene import BIT_KINDS
 from apq_tune.space.measured import measured_values, within
@@ -73,6 +74,23 @@ def test_the_number_of_networks_is_that_of_the_enumeration_without_bits() -> Non
     assert encoding.space.log10_size() == pytest.approx(np.log10(float(encoding.size())))
     with pytest.raises(SpaceError, match="candidates are too many to enumerate"):
         encoding.enumerate()
+
+
+@pytest.mark.parametrize("genes", [{"*": {"depth": "together"}}, {"layer[12].*": {"depth": "together"}}])
+def test_blocks_that_share_a_gene_of_depth_are_there_or_not_together(genes: dict[str, Any]) -> None:
+    few: dict[str, Any] = {"*": {"bits": 8}, "layer1.*": {"w_bits": [4, 8]}, "layer[23].*": {"width": "full"}}
+    encoding = encoding_for("resnet14", genes=few | genes | {"*": {**few["*"], **genes.get("*", {})}})
+    everything = encoding.enumerate()
+    assert len(everything) == encoding.size() == len({identity(encoding, genome) for genome in everything})
+    depths = [gene.name for gene in encoding.genes if gene.kind == "depth"]
+    assert depths == [f"{glob} depth" for glob in genes] + (["layer3.1 depth"] if "*" not in genes else [])
+    for genome in everything[:: len(everything) // 20]:
+        candidate = encoding.decode(genome[None])[0]
+        assert len(candidate.skipped) in ((0, 4) if "*" in genes else (0, 1, 3, 4))
+        values = encoding.space.values_of(candidate)
+        formulas = Network.at(encoding.space.network, values)
+        for one, other in zip(encoding.space.plan(candidate).layers, formulas, strict=True):
+            assert (one.op, one.output, one.inputs) == (other.op, other.output, other.inputs), one.name
 
 
 class _Blocks(nn.Module):
