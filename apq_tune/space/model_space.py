@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -285,7 +286,8 @@ class ModelSpace(NetworkSpace):
         head = {"format": FORMAT, "name": self.name}
         options = self.options.model_dump(mode="json", exclude_none=True)
         options |= {"ends": self.options.ends}  # None has a meaning
-        return head | options | {"digest": self.graph.digest, "model": self.graph.to_plain()}
+        plain = head | options | {"digest": self.graph.digest, "model": self.graph.to_plain()}
+        return dict(json.loads(json.dumps(plain)))  # with lists for tuples, as records have them
 
     def to_record(self) -> dict[str, Any]:
         """Plain data to which the records of runs are compared."""

@@ -181,6 +181,7 @@ def test_a_file_gives_the_same_space(tmp_path: Path) -> None:
         again = load_space(tmp_path / f"own.{suffix}")
         assert again == space and again.genes == space.genes and again.to_yaml() == space.to_yaml()
     assert again.options.ends is None
+    assert json.loads(json.dumps(space.to_record())) == space.to_record() == again.to_record()
     copied = pickle.loads(pickle.dumps(space))
     assert copied == space and hash(copied) == hash(space) and copied.genes == space.genes
     assert len(pickle.dumps(space)) < 60_000
