@@ -18,7 +18,7 @@ from apq_tune.deploy.program import FloatTensor, IntegerTensor, Program, Step
 SMALLEST_SPLIT = 1024
 """Number of weights of 5 or 6 bits from which two parts, of 4 and 2 bits, are smaller than INT8 and one node less."""
 
-OPSETS = {"plain": 14, "layer_norm": 17, "resize": 18, "gelu": 20, "int4": 21, "int2": 25}
+OPSETS = {"plain": 14, "layer_norm": 17, "resize": 18, "wrap": 19, "gelu": 20, "int4": 21, "int2": 25}
 """First operator set that has what a graph needs."""
 
 

@@ -671,6 +671,11 @@ OPAQUE: dict[str, tuple[str, list[Any], tuple[int, ...] | None]] = {
     "nearest to a size": ("upsample_nearest2d.vec", [X, [12, 21], None], None),
     "reflection": ("reflection_pad2d.default", [X, [1, 2, 0, 1]], None),
     "replication": ("replication_pad2d.default", [X, [1, 2, 0, 1]], None),
+    "padding around": ("pad.default", [X, [1, 2, 0, 1], "circular", None], None),
+    "padding with a value": ("pad.default", [X, [1, 2], "constant", 0.5], None),
+    "instance norm": ("instance_norm.default", [X, W, None, None, None, True, 0.1, 1e-5, True], (8,)),
+    "transposed convolution": ("conv_transpose2d.input", [X, W, None, [2, 2], [1, 0], [1, 1], 2], (8, 3, 3, 2)),
+    "sign": ("sign.default", [X], None),
     "pixel shuffle": ("pixel_shuffle.default", [X, 2], None),
 }
 
