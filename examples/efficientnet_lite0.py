@@ -301,10 +301,9 @@ def draw(results: pd.DataFrame, path: Path) -> None:
         pairs = own.pivot_table(index="like", columns="bits", values="accuracy", sort=False)
         at = own[own["bits"] == "uniform"].set_index("like")[cost] / unit
         for like in pairs.index:
-            axis.plot([at[like]] * 2, pairs.loc[like, ["uniform", "mixed"]], color="0.8", zorder=1)
-            axis.annotate(
-                like, (at[like], pairs.loc[like, "uniform"]), (0, -12), textcoords="offset points", ha="center"
-            )
+            ends = pairs.loc[like, ["uniform", "mixed"]]
+            axis.plot([at[like]] * 2, ends, color="0.8", zorder=1)
+            axis.annotate(like, (at[like], ends.min()), (0, -14), textcoords="offset points", ha="center")
         axis.scatter(at[pairs.index], pairs["uniform"], color="#888888", label="one bit-width everywhere", zorder=2)
         axis.scatter(at[pairs.index], pairs["mixed"], color="#1f6feb", label="bits chosen layer by layer", zorder=3)
         axis.axhline(full, color="0.6", linewidth=0.8, linestyle=":", label="full precision")
@@ -312,7 +311,7 @@ def draw(results: pd.DataFrame, path: Path) -> None:
         axis.margins(0.15)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel(f"accuracy on {int(results['n'].iloc[0])} images")
-    axes[0].legend(frameon=False, loc="lower right")
+    axes[1].legend(frameon=False, loc="lower right")
     figure.savefig(path, dpi=150)
 
 
