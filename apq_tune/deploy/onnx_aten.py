@@ -228,8 +228,10 @@ def resizing(mode: str) -> Callable[[OpaqueCall], None]:
         if mode == "linear":
             corners = bool(call.argument(2, "align_corners", False))
             how = {"mode": "linear", "coordinate_transformation_mode": "align_corners" if corners else "half_pixel"}
-        sizes = call.whole(call.shape[-2:])
-        call.last("Resize", [call.tensor(0), "", "", sizes], axes=[2, 3], **how)
+        # Sizes of all axes, since onnxruntime (1.32) fails to move a transposition through a Resize of two of them.
+        outer = call.first("Shape", [call.tensor(0)], start=0, end=2)
+        sizes = call.first("Concat", [outer, call.whole(call.shape[-2:])], axis=0)
+        call.last("Resize", [call.tensor(0), "", "", sizes], **how)
 
     return write
 

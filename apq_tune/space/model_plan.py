@@ -23,6 +23,12 @@ from apq_tune.space.model_choices import Choices, ModelOptions
 MOST_PLANS = 256
 """Networks that a planner remembers."""
 
+WITH_WEIGHTS = (
+    *(f"conv{kind}{axes}d" for kind in ("", "_transpose") for axes in (1, 2, 3)),
+    *("convolution", "bilinear", "einsum", "linear", "matmul", "mm", "bmm", "addmm", "tensordot"),
+)
+"""Operations of ATen that multiply with weights."""
+
 Ranks = Mapping[int, NDArray[Any]]
 """Units of groups of coupled channels by the index of the group, from the most important one."""
 
@@ -86,8 +92,10 @@ class Planner:
         """Refuse options that do not fit the model.
 
         Raises:
-            SpaceError: If an image size is impossible, or an entry of ``keep`` or ``genes`` does not fit.
+            SpaceError: If an image size is impossible, an entry of ``keep`` or ``genes`` does not fit, or the model has
+                an operation whose costs are not known.
         """
+        check_counted(self.graph)
         channels, height, width = self.graph.image
         if (pixels := self.options.normalisation) is not None:
             for name, own in (("mean", pixels.mean), ("std", pixels.std)):
@@ -154,6 +162,29 @@ class Planner:
         )
         layers = graph_layers(sliced.graph, self.coupling.axes, w_bits, a_bits, self.fixed_bits)
         return ModelPlan(sliced.graph, sliced.takes, layers)
+
+
+def check_counted(graph: Graph) -> None:
+    """Refuse operations whose weights no cost counts and nothing quantizes.
+
+    Raises:
+        SpaceError: If there is one; the message names its place and the remedy.
+    """
+    for node in graph.nodes:
+        target = str(node.settings.get("target", "")).removeprefix("aten.").partition(".")[0]
+        where = f"{node.name!r}{f' ({node.place})' if node.place else ''}"
+        if not node.inputs:
+            raise SpaceError(
+                f"{where} computes a tensor from parameters alone (aten.{target}), which cannot be searched; store the "
+                "result as a parameter: load the weights, then call "
+                "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight'), or remove_weight_norm(layer) or "
+                "remove_spectral_norm(layer) of torch.nn.utils"
+            )
+        if node.kind == "opaque" and node.parameters and target in WITH_WEIGHTS:
+            raise SpaceError(
+                f"{where} is the operation aten.{target}, whose weights can neither be quantized nor counted; write it "
+                "with convolutions and linear layers (a transposed convolution as nn.Upsample and nn.Conv2d)"
+            )
 
 
 def separable(graph: Graph, blocks: Sequence[Removable]) -> tuple[Removable, ...]:

@@ -65,7 +65,7 @@ class NodeTensors(nn.Module):
     def __init__(self, node: Node, shapes: Mapping[str, Sequence[int]]) -> None:
         super().__init__()
         for role, name in node.parameters.items():
-            tensor = torch.zeros(*shapes[name])
+            tensor = torch.zeros(tuple(shapes[name]))
             if role in ("mean", "variance"):
                 self.register_buffer(role, tensor)
             else:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
+from torch.nn.parameter import is_lazy
 
 from apq_tune.errors import ModelError
 
@@ -29,12 +31,12 @@ TORCH = str(Path(torch.__file__).parent)
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the warnings and the log of torch's exporter, which concern its own code."""
+    """Without the warnings, the log and the printed programs of torch's exporter, which concern its own code."""
     logger = logging.getLogger("torch")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -93,6 +95,8 @@ def checked_example(module: nn.Module, example: Any) -> Tensor:
             raise ModelError(f"{name}: {own} is of {_dtype(value)}; convert the model to float32 (model.float())")
         if value.is_meta:
             raise ModelError(f"{name}: {own} has no values (device 'meta'); load its weights first")
+        if value.is_floating_point() and not is_lazy(value) and not bool(value.isfinite().all()):
+            raise ModelError(f"{name}: {own} has values that are not finite numbers; give weights that are")
     devices = {value.device for value in module.parameters()}
     if len(devices) > 1:
         raise ModelError(f"{name}: is on several devices ({', '.join(sorted(map(str, devices)))}); move it to one")

@@ -23,6 +23,10 @@ ROUNDING = 1e-3
 """Largest relative difference that may be that of roundings."""
 
 
+SOFTMAX = ("aten.softmax.int", "aten._softmax.default")
+"""Operations after which outputs are probabilities."""
+
+
 def trace(module: nn.Module, example: Tensor) -> Graph:
     """Trace a model.
 
@@ -44,10 +48,12 @@ def trace(module: nn.Module, example: Tensor) -> Graph:
         program = export(own, example)
         graph = simplified(graph_of(own, program))
         if (wrong := _difference(graph, own, example)) is None:
+            _check_logits(graph, own, example)
             return graph
         if any(is_inplace(node) for node in program.graph.nodes):  # a view that was written to
             graph = simplified(graph_of(own, program.run_decompositions({})))
             if (wrong := _difference(graph, own, example)) is None:
+                _check_logits(graph, own, example)
                 return graph
     raise ModelError(f"{type(module).__name__}: {wrong}; its forward may depend on values, the batch or its own state")
 
@@ -87,8 +93,7 @@ def _difference(graph: Graph, module: nn.Module, example: Tensor) -> str | None:
     gone in double precision.
     """
     tensors = weights_of(module, graph)
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn((3, *example.shape[1:]), generator=generator).to(example.device)
+    noise = _noise(example)
     for images in (example[:1], noise):
         batch = f"with a batch of {len(images)}"
         try:
@@ -101,6 +106,35 @@ def _difference(graph: Graph, module: nn.Module, example: Tensor) -> str | None:
         if not share <= TOLERANCE:
             return f"differs from its trace by {share:.1e} of its largest output {batch}"
     return None
+
+
+def _noise(example: Tensor) -> Tensor:
+    """Three random images."""
+    noise = torch.randn((3, *example.shape[1:]), generator=torch.Generator().manual_seed(0))
+    return noise.to(example.device)
+
+
+def _check_logits(graph: Graph, module: nn.Module, example: Tensor) -> None:
+    """Refuse a model whose outputs are no logits of each image by itself.
+
+    Raises:
+        ModelError: If it ends with a softmax, or mixes the images of a batch.
+    """
+    name, last = type(module).__name__, graph.nodes[-1]
+    if last.kind == "opaque" and last.settings["target"] in SOFTMAX:
+        raise ModelError(
+            f"{name}: ends with a softmax{f' at {last.place}' if last.place else ''}; training needs the logits, so "
+            "let its forward return what goes into the softmax"
+        )
+    images = _noise(example)
+    images += torch.arange(3, device=images.device)[:, None, None, None]
+    together = module(images.clone())
+    alone = torch.cat([module(image[None].clone()) for image in images])
+    if float((together - alone).abs().max()) > ROUNDING * max(float(alone.abs().max()), 1e-30):
+        raise ModelError(
+            f"{name}: its outputs for an image depend on the other images of the batch; compute means and the like "
+            "over the channels and pixels of each image alone"
+        )
 
 
 def _share(graph: Graph, tensors: Mapping[str, Tensor], module: nn.Module, images: Tensor) -> float:

@@ -699,6 +699,17 @@ def test_operations_without_a_kind_of_their_own_are_written_to_onnx(name: str) -
     np.testing.assert_allclose(values, reference.run(program, net.images), atol=0.05 * values.std())
 
 
+def test_resizing_between_convolutions_is_run_by_onnxruntime() -> None:
+    """onnxruntime moves the transpositions of its convolutions through the resizing."""
+    make = GraphMaker(2, (3, 8, 8))
+    x = make.function(make.conv(IMAGE, 8), "relu")
+    x = make.node("opaque", [x], target="aten.upsample_bilinear2d.vec", arguments=[X, [4, 4], False, None])
+    x = make.function(make.conv(x, 8), "relu")
+    make.linear(make.node("flatten", [make.node("mean", [x], keep=False)]), 5)
+    net = net_of(make)
+    assert list(faults_of(net.program, in_onnxruntime(net.program, net.images))) == []
+
+
 def test_an_operation_without_an_onnx_form_is_refused() -> None:
     make = GraphMaker(2, (3, 6, 7))
     x = make.node("opaque", [make.conv(IMAGE, 8)], target="aten.cumsum.default", arguments=[X, 1])

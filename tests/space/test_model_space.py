@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from apq_tune import CandidateError, ModelCandidate, ModelSpace, RunError, SpaceError, load_data
 from apq_tune.network.graph import Graph
@@ -361,3 +362,45 @@ def test_data_must_have_the_channels_and_classes_of_the_model() -> None:
         space.fitted("photos", 3, 7)
     with pytest.raises(SpaceError, match="the model has 3 channels, photos has 1"):
         space.fitted("photos", 1, 10)
+
+
+class _Weighted(nn.Module):
+    """Classifier that computes something of its weights when it runs."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.stem, self.fc = conv_bn(3, 8), nn.Linear(8, 10)
+        self.conv: nn.Module = nn.Conv2d(8, 8, 3, padding=1)
+        if kind == "weight norm":
+            self.conv = nn.utils.parametrizations.weight_norm(self.conv)
+        elif kind == "transposed":
+            self.conv = nn.ConvTranspose2d(8, 8, 2, 2)
+        self.cosine = kind == "cosine"
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(self.stem(x)).mean((2, 3))
+        return functional.linear(x, functional.normalize(self.fc.weight)) if self.cosine else self.fc(x)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (
+            "weight norm",
+            r"^'conv.* computes a tensor from parameters alone \(aten\._weight_norm.*remove_parametrizations",
+        ),
+        ("cosine", r"\(test_model_space\.py:\d+\) computes a tensor from parameters alone"),
+        (
+            "transposed",
+            r"^'conv' .* is the operation aten\.conv_transpose2d, whose weights can neither be quantized nor coun",
+        ),
+    ],
+)
+def test_weights_that_no_cost_counts_are_refused(kind: str, said: str) -> None:
+    with pytest.raises(SpaceError, match=said) as caught:
+        ModelSpace.from_module(_Weighted(kind), torch.randn(1, 3, 8, 8))
+    assert "\n" not in str(caught.value)
+    module = _Weighted(kind)
+    if kind == "weight norm":  # the remedy
+        nn.utils.parametrize.remove_parametrizations(module.conv, "weight")
+        assert len(ModelSpace.from_module(module, torch.randn(1, 3, 8, 8)).graph.weighted) == 3

@@ -295,3 +295,23 @@ def test_a_found_network_is_a_plain_module_that_knows_nothing_of_us(name: str) -
     with torch.no_grad():
         assert far(plain.module()(images), subnet(images, quantize=False)) < 1e-6
     assert not any(node.kind == "norm" for node in plain.graph.nodes) or name == "densenet"
+
+
+class _Scaled(nn.Sequential):
+    """Convolution, a parameter that is a number, linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+        self.scale = nn.Parameter(torch.tensor(1.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.scale
+
+
+def test_parameters_may_be_numbers() -> None:
+    module, images = _Scaled(), torch.randn(3, 3, 8, 8)
+    own = GraphSupernet(ModelSpace.from_module(module, images))
+    own.load_model(module.state_dict())
+    subnet = own.extract(unchanged(own), own.stored_statistics(unchanged(own)))
+    with torch.no_grad():
+        assert far(subnet(images, quantize=False), module(images)) < 1e-6

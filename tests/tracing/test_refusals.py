@@ -82,6 +82,22 @@ class Endless(Base):
         return x / 0
 
 
+class Mixed(Base):
+    def middle(self, x: Tensor) -> Tensor:
+        return x - x.mean((0, 2, 3), keepdim=True)
+
+
+class Probable(Base):
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x).softmax(1)
+
+
+class NotNumbers(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        nn.init.constant_(self.conv.weight, float("nan"))
+
+
 class Many(Base):
     def forward(self, x: Tensor) -> Any:
         return {"logits": super().forward(x), "features": x}
@@ -124,6 +140,9 @@ REFUSED: list[tuple[type[nn.Module], list[str]]] = [
     (Unnormalised, ["norm", FORWARD, "track_running_stats=True"]),
     (Twice, ["'again.weight' is used twice", FORWARD, "copy.deepcopy"]),
     (Endless, ["not finite"]),
+    (Mixed, ["Mixed", "depend on the other images of the batch"]),
+    (Probable, ["ends with a softmax", line_of(Probable.forward), "what goes into the softmax"]),
+    (NotNumbers, ["NotNumbers: conv.weight has values that are not finite"]),
     (Many, ["a dict with 'logits', 'features'", "self.model(x)['logits']"]),
     (Pair, ["a tuple of 2", "self.model(x)[0]"]),
     (Map, ["(1, 8, 16, 16), not (batch, classes)"]),
@@ -142,9 +161,10 @@ def test_models_are_refused_in_one_line(make, parts):
         assert part in message
 
 
-def test_control_flow_names_its_place():
+def test_control_flow_names_its_place(capsys):
     with pytest.raises(ModelError, match=r"decides by the values of a tensor at zoo\.py:\d+; .*torch\.where"):
         trace(network("branching"), example_of("branching"))
+    assert capsys.readouterr() == ("", "")  # torch prints the program so far
 
 
 @pytest.mark.parametrize(
