@@ -31,7 +31,7 @@ from apq_tune.space.encoding import Genomes
 from apq_tune.space.encodings import encoding_of
 from apq_tune.store.directory import kept_tables
 from apq_tune.supernet.evaluate import score
-from apq_tune.supernet.train import finetune
+from apq_tune.supernet.qat import QATTask, train_candidate
 
 DRAWN = 20_000
 """Number of candidates that are sampled to find feasible ones."""
@@ -77,17 +77,17 @@ def taus_of(path: Path, arguments: argparse.Namespace) -> dict[str, float]:
     drawn = np.unique(encoding.sample_policies(DRAWN, rng), axis=0)
     feasible = np.flatnonzero(problem.evaluate(drawn).feasible)
     genomes = drawn[rng.choice(feasible, arguments.candidates, replace=False)]
-    data, losses, accuracies = nets.quantized.data, [], []
+    losses, accuracies = [], []
     for number, candidate in enumerate(encoding.decode(genomes), start=1):
-        subnet = nets.quantized.subnet(candidate)
-        finetune(subnet, data.train, nets.settings.final, (arguments.seed, 8))
-        found = score(subnet.eval(), data.search)
+        task = QATTask(candidate, nets.settings.final, (arguments.seed, 8), steps=arguments.steps)
+        found = train_candidate(nets.quantized, task).scores["search"]
         losses.append(found.loss)
         accuracies.append(found.accuracy)
         print(f"{number}: loss {found.loss:.3f}, accuracy {100 * found.accuracy:.1f}%", flush=True)
     measured = np.array(losses)
     where = f"within {', '.join(map(str, limits))}" if limits else "of the whole space"
-    print(f"{path}: {len(losses)} random networks {where}, after QAT of {nets.settings.final.epochs} epochs: ", end="")
+    length = f"{arguments.steps} steps" if arguments.steps else f"{nets.settings.final.epochs} epochs"
+    print(f"{path}: {len(losses)} random networks {where}, after QAT of {length}: ", end="")
     print(f"accuracy {100 * min(accuracies):.1f} to {100 * max(accuracies):.1f}%")
     taus = {}
     for name, ranking in rankings_of(path, nets, costs, arguments.images).items():
@@ -102,6 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     parser.add_argument("--candidates", type=int, default=16)
+    parser.add_argument("--steps", type=int, help="steps of QAT; by default the epochs of the run's finalists")
     parser.add_argument("--images", type=int, default=2_000, help="search images that proxies see")
     parser.add_argument("--anywhere", action="store_true", help="sample the whole space rather than within the limits")
     parser.add_argument("--seed", type=int, default=1)

@@ -10,16 +10,18 @@ from apq_tune.cost.macs import macs
 from apq_tune.cost.model import CostModel
 from apq_tune.cost.weight_bytes import weight_bytes
 from apq_tune.network.network import network_of
+from apq_tune.space.encodings import encoding_of
 
 
-def cost_models(encoding: Any) -> tuple[CostModel, ...]:
-    """Cost models of a search space that need no file.
+def cost_models(space: Any) -> tuple[CostModel, ...]:
+    """Cost models of a search space that need no file: MACs, BitOps, weight bytes, peak activation bytes.
 
     Args:
-        encoding: Encoding of a search space.
+        space: Search space, or its encoding.
 
     Raises:
         SpaceError: If the space is one of named choices, which has no networks.
     """
-    network_of(getattr(encoding, "space", encoding))
+    network_of(getattr(space, "space", space))
+    encoding = encoding_of(space)
     return macs(encoding), bit_ops(encoding), weight_bytes(encoding), peak_activation_bytes(encoding)

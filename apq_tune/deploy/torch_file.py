@@ -65,6 +65,9 @@ DAMAGED = (
 )
 """Exceptions that reading a damaged archive raises."""
 
+PART = 50
+"""Images that a program runs on at a time."""
+
 EXAMPLES = 2
 """Images that the program is traced with; a batch of one would be taken for a constant."""
 
@@ -130,6 +133,18 @@ def load_torch(path: Path) -> tuple[Callable[[NDArray[np.float32]], NDArray[np.f
         return cast(NDArray[np.float32], module(torch.tensor(images)).numpy())
 
     return run, metadata
+
+
+def runner_of(program: Program) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """Function from images of shape ``(n, channels, h, w)`` to the logits of a program, computed in parts."""
+    module = ProgramModule(program).eval()
+
+    @torch.no_grad()
+    def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        parts = [module(part) for part in torch.split(torch.tensor(images), PART)]
+        return np.asarray(torch.cat(parts).numpy(), np.float32)
+
+    return run
 
 
 @contextlib.contextmanager

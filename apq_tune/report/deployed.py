@@ -36,6 +36,12 @@ def print_exported(network: FoundNetwork, exported: ExportedFile, console: Conso
         f"  chooses the same class as the network for {agreement.share:.2%} of {agreement.n} {agreement.images}",
         soft_wrap=True,
     )
+    if exported.exact is not None:
+        console.print(
+            f"  and as its integer program for {exported.exact.share:.2%}: in a deep network single roundings change "
+            "what follows, and the network as it was trained adds up in floating point",
+            soft_wrap=True,
+        )
     console.print(f"  {_kernels(exported)}", soft_wrap=True)
 
 

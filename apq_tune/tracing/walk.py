@@ -124,6 +124,10 @@ class _Walk:
         target = node.target
         if target is operator.getitem:
             parts = self.values[node.args[0]]  # type: ignore[index]
+            if isinstance(parts, list) and not node.users:
+                return
+            if isinstance(parts, list) and node.args[1] >= len(parts):  # type: ignore[operator]
+                raise self._refused(node, "reads the positions of the largest values of a pool; use its values alone")
             part = parts[node.args[1]]
             if isinstance(part, Draft):
                 part = parts[node.args[1]] = self._node(node.args[0], part, node)  # type: ignore[arg-type]

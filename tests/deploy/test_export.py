@@ -160,6 +160,31 @@ def test_a_file_that_disagrees_is_not_kept_and_one_of_others_not_replaced(
     assert {entry.name for entry in tmp_path.iterdir()} == {"net.onnx", "own.onnx"}
 
 
+@pytest.mark.parametrize(("share", "kept"), [(0.1, True), (0.4, False)])
+def test_roundings_of_deep_networks_are_told_from_wrong_files(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, kept: bool
+) -> None:
+    network = load_network(finished_run, "best")
+    right = network.logits
+
+    def rounded(images: np.ndarray) -> np.ndarray:
+        logits = right(images)
+        logits[: round(share * len(images))] *= -1
+        return logits
+
+    monkeypatch.setattr(network, "logits", rounded)
+    if not kept:
+        with pytest.raises(
+            DeployError, match=r"chooses in floating point for 59.9% of 449 .*give its layers more bits"
+        ):
+            export(network, tmp_path / "own.onnx")
+        assert not list(tmp_path.iterdir())
+        return
+    exported = export(network, tmp_path / "own.onnx")
+    assert exported.agreement.share == pytest.approx(0.9, abs=0.01)
+    assert exported.exact is not None and exported.exact.share == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

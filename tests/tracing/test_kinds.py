@@ -135,6 +135,7 @@ LAYERS: dict[str, tuple[Callable[[], list[nn.Module]], list[str]]] = {
     "ceil": (lambda: [nn.AvgPool2d(2, ceil_mode=True)], ["avg_pool"]),
     "uncounted": (lambda: [nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False)], ["avg_pool"]),
     "counted ceil": (lambda: [nn.AvgPool2d(4, 3, 1, ceil_mode=True)], ["opaque"]),
+    "largest": (lambda: [nn.Conv2d(8, 4, 3), nn.AdaptiveMaxPool2d(1)], ["conv", "max_pool"]),
     "adaptive": (lambda: [nn.AvgPool2d((1, 1), (2, 2)), nn.AdaptiveAvgPool2d((7, 3))], ["avg_pool", "avg_pool"]),
     "uneven": (lambda: [nn.AdaptiveAvgPool2d(5)], ["opaque"]),
     "linear": (lambda: [nn.Flatten(), nn.Linear(8 * 13 * 11, 5), nn.BatchNorm1d(5)], ["flatten", "linear", "norm"]),
