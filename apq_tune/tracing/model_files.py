@@ -12,7 +12,7 @@ import os
 import sys
 import traceback
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -24,7 +24,7 @@ from torch import nn
 from apq_tune.errors import ModelError
 from apq_tune.inputs.checkpoints import read_state, tensor
 from apq_tune.network.graph import Graph
-from apq_tune.tracing.exporting import PROGRAM, first_line, quiet
+from apq_tune.tracing.exporting import PROGRAM, first_line, quiet, unwrapped
 from apq_tune.tracing.trace import trace
 
 FORMS = "give PACKAGE.MODULE:FACTORY, FILE.py:FACTORY or FILE.pt2"
@@ -142,8 +142,10 @@ def load_weights(model: nn.Module, path: Path) -> None:
         ModelError: If they do not fit; the message names the first tensor.
         RunError: If the file cannot be read.
     """
+    model = unwrapped(model)
     state = {name: value for name, value in read_state(path).items() if not name.endswith(COUNTERS)}
     own = {name: value for name, value in model.state_dict().items() if not name.endswith(COUNTERS)}
+    state = _without_prefix(state, own)
     kind = type(model).__name__
     if missing := [name for name in own if name not in state]:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -162,6 +164,16 @@ def load_weights(model: nn.Module, path: Path) -> None:
         name: tensor(path, state, name) if value.is_floating_point() else state[name] for name, value in own.items()
     }
     model.load_state_dict(checked, strict=False)
+
+
+def _without_prefix(state: dict[str, Any], own: Collection[str]) -> dict[str, Any]:
+    """Tensors by the names that a model has, if all have one prefix before these, that of a module around the model."""
+    first = next(iter(own), "")
+    for name in state:
+        prefix = name.removesuffix(first)
+        if first and prefix.endswith(".") and set(state) == {prefix + other for other in own}:
+            return {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
 
 
 def _imported(factory: Factory) -> ModuleType:

@@ -207,7 +207,7 @@ class _Walk:
             raise self._refused(
                 node,
                 "normalises with statistics of the batch, also where the model is evaluated; "
-                "let it store statistics (track_running_stats=True)",
+                "let it store statistics (track_running_stats=True), and call model.eval() before torch.export",
             )
         is_random = arguments.get("train", arguments.get("dropout_p", True))
         if is_random and torch.Tag.nondeterministic_seeded in target.tags:

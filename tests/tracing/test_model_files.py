@@ -186,3 +186,14 @@ def test_old_state_dicts_need_no_counters(tmp_path):
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     torch.save({k: v for k, v in model.state_dict().items() if "num_batches" not in k}, tmp_path / "w.pt")
     load_weights(model, tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("prefix", ["", "net.", "_orig_mod.module.", "module."])
+def test_names_may_have_the_prefix_of_a_module_around_the_model(tmp_path, prefix):
+    model, wrapped = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), nn.Sequential(nn.Conv2d(3, 4, 1))
+    wrapped.append(nn.BatchNorm2d(4))
+    torch.save({"state_dict": {f"{prefix}{name}": value for name, value in model.state_dict().items()}}, tmp_path / "w")
+    for other in (wrapped, nn.DataParallel(wrapped)):
+        nn.init.zeros_(wrapped[0].weight)
+        load_weights(other, tmp_path / "w")
+        assert torch.equal(wrapped[0].weight, model[0].weight)
