@@ -182,7 +182,7 @@ class GeneEncoding(abc.ABC):
         """
         n, width = len(genomes), self.n_arch_features + self.n_bit_features
         out = np.zeros((n, width), np.float32)
-        place = genomes.take(self._hot, axis=1) + (self._columns + np.arange(0, n * width, width)[:, None])
+        place = genomes.take(self._hot, axis=1) + (self._columns + (np.arange(n) * width)[:, None])
         out.reshape(-1)[place[self.active_genes(genomes).take(self._hot, axis=1)]] = 1
         return out
 
@@ -197,5 +197,5 @@ class GeneEncoding(abc.ABC):
         n, n_arch = len(genomes), len(self._arch)
         columns = genomes.take(self._arch, axis=1) + self._columns[:n_arch].astype(np.int32)
         ones = self.active_genes(genomes).take(self._arch, axis=1).astype(np.float32)
-        starts = np.arange(0, n * n_arch + 1, n_arch, dtype=np.int32)
+        starts = np.arange(n + 1, dtype=np.int32) * n_arch
         return csr_array((ones.ravel(), columns.ravel(), starts), shape=(n, self.n_arch_features))

@@ -20,10 +20,12 @@ class PlainNetwork(NamedTuple):
     Attributes:
         graph: Its graph.
         tensors: Its parameters and buffers by name.
+        resize: Whether its image size was chosen, so that the file's module makes images smaller.
     """
 
     graph: Graph
     tensors: dict[str, Tensor]
+    resize: bool = False
 
     @classmethod
     def of(cls, network: AnySubnet) -> PlainNetwork:
@@ -57,10 +59,11 @@ class PlainNetwork(NamedTuple):
             inputs = tuple(instead.get(name, name) for name in node.inputs)
             nodes.append(node._replace(inputs=inputs, parameters=parameters))
         shapes = {name: tuple(value.shape) for name, value in tensors.items()}
-        return cls(Graph(subnet.network.graph.image, tuple(nodes), shapes), tensors)
+        resize = len(subnet.space.resolutions) > 1
+        return cls(Graph(subnet.network.graph.image, tuple(nodes), shapes), tensors, resize)
 
     def module(self) -> nn.Module:
-        """The network as a module."""
+        """The network as a module, for images of the size of its graph."""
         return plain_module(self.graph, self.tensors)
 
     def source(self, title: str) -> str:
@@ -69,4 +72,4 @@ class PlainNetwork(NamedTuple):
         Args:
             title: First line of its docstring.
         """
-        return source(self.graph, self.tensors, title=title)
+        return source(self.graph, self.tensors, title=title, resize=self.resize)

@@ -75,20 +75,27 @@ def plain_module(graph: Graph, tensors: Mapping[str, Tensor]) -> nn.Module:
     return network.eval()
 
 
-def source(graph: Graph, tensors: Mapping[str, Tensor] | None = None, *, title: str = "Network of apq-tune.") -> str:
+def source(
+    graph: Graph,
+    tensors: Mapping[str, Tensor] | None = None,
+    *,
+    title: str = "Network of apq-tune.",
+    resize: bool = False,
+) -> str:
     """Source of a file that defines the network of a graph as the class ``Network`` and needs torch only.
 
     Args:
         graph: Graph of a model.
         tensors: Its parameters and buffers by name, for their types; without them all are of floats.
         title: First line of the file's docstring.
+        resize: Whether images may be larger than those of the graph, and are made smaller as in training.
     """
     floats = [name for name in graph.shapes if tensors is None or tensors[name].is_floating_point()]
     layers = module_layers(graph)
     tree = tree_of(graph, layers, floats)
     head = HEAD.format(
         title=re.sub(r'[\\"\s]+', " ", title),
-        image=", ".join(str(int(size)) for size in graph.image),
+        image=", ".join(str(int(size)) for size in graph.image) + (" or larger" if resize else ""),
         classes=int(graph.nodes[-1].shape[0]),
         parameters=sum(_size(graph, node) for node in graph.nodes),
     )
@@ -96,6 +103,9 @@ def source(graph: Graph, tensors: Mapping[str, Tensor] | None = None, *, title: 
     lines += [f"{INDENT}def __init__(self) -> None:", *(2 * INDENT + line for line in tree.source()), ""]
     lines += [f"{INDENT}def forward(self, x: Tensor) -> Tensor:"]
     lines += [f'{2 * INDENT}"""Compute the outputs of images, without softmax."""']
+    if resize:
+        size = "size=({}, {})".format(*graph.image[1:])
+        lines += [f'{2 * INDENT}x = functional.interpolate(x, {size}, mode="bilinear", antialias=True)']
     lines += [2 * INDENT + part for line in _forward(graph, layers, tree) for part in wrapped(line)]
     return head + (BLOCK if tree.has_blocks else "") + "\n" + "\n".join(lines) + "\n"
 

@@ -315,3 +315,32 @@ def test_parameters_may_be_numbers() -> None:
     subnet = own.extract(unchanged(own), own.stored_statistics(unchanged(own)))
     with torch.no_grad():
         assert far(subnet(images, quantize=False), module(images)) < 1e-6
+
+
+def test_files_of_networks_of_a_chosen_image_size_make_images_smaller() -> None:
+    module, images = _Scaled(), torch.rand(3, 3, 16, 16)
+    own = GraphSupernet(ModelSpace.from_module(module, images, sizes=[8, 16], keep="*", w_bits=8, a_bits=8))
+    own.load_model(module.state_dict())
+    for size in (8, 16):
+        candidate = own.space.candidate_of({"resolution": size})
+        subnet = own.extract(candidate, own.stored_statistics(candidate))
+        plain = PlainNetwork.of(subnet)
+        defined: dict[str, Any] = {"__name__": "small"}
+        exec(plain.source("Small."), defined)
+        loaded = defined["Network"]()
+        loaded.load_state_dict(plain.tensors)
+        with torch.no_grad():
+            expected = subnet(images, quantize=False)
+            assert far(loaded(images), expected) < 1e-5
+            smaller = functional.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+            assert far(loaded(smaller), expected) < 1e-5
+
+
+def test_spaces_of_bits_alone_have_features() -> None:
+    module, images = _Scaled(), torch.rand(3, 3, 8, 8)
+    for bits, width in (([4, 8], 8), (8, 0)):
+        space = ModelSpace.from_module(module, images, keep="*", w_bits=bits, a_bits=bits, ends=None)
+        encoding = encoding_of(space)
+        genomes = encoding.sample(5, np.random.default_rng(0))
+        assert encoding.features(genomes).shape == (5, width)
+        assert encoding.arch_matrix(genomes).shape == (5, 0)
