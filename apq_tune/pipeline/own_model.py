@@ -62,7 +62,10 @@ def user_model(
         return None
     if weights is None:
         if not (path / MODEL).exists():
-            raise ModelError(f"{space.name}: is the space of a model without weights; give weights=model.state_dict()")
+            raise ModelError(
+                f"{space.name}: is the space of a model without weights; give --weights FILE, in "
+                "Python weights=model.state_dict()"
+            )
         return UserModel(space, model_weights(space, read_state(path / MODEL), str(path / MODEL)), device)
     return UserModel(space, model_weights(space, weights), device)
 

@@ -91,8 +91,8 @@ class PipelineRun:
             weights: State dict of the model that ``space`` is of; ``None`` for that which the run directory keeps.
 
         Raises:
-            RunError: If a setting is unknown, the directory cannot be used or is in use, the data does not fit, there
-                is no such device, or nothing listens at the address.
+            RunError: If everything is fixed, a setting is unknown, the directory cannot be used or is in use, the data does
+                not fit, there is no such device, or nothing listens at the address.
             ProblemError: If a constraint is unknown, unreadable or out of reach.
             TableError: If a table cannot be read or does not cover the space.
             ModelError: If weights are missing, or do not fit the model of the space.
@@ -100,6 +100,11 @@ class PipelineRun:
         if is_folder(space.data):  # one name for a folder, by whatever links and dots it is given
             space = space.with_data(str(Path(str(space.data)).resolve()))
         self.encoding = encoding_of(space)
+        if all(len(values) == 1 for values in self.encoding.choices):
+            raise RunError(
+                f"{space.name}: has a single network, so that there is nothing to search; leave open some widths, "
+                "blocks or bits"
+            )
         self.costs = Costs.of(self.encoding, tables)
         given = settings is not None
         settings = (settings or RunSettings()).updated(dict(changes))  # before the data, which may take a while

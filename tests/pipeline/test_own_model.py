@@ -183,6 +183,12 @@ def test_trained_models_are_trained_on_shortly_and_others_from_the_beginning(min
     assert fresh.distillation == 0
 
 
+def fixed(mine: Any, out: Path) -> PipelineRun:
+    """Run in which everything is fixed."""
+    opened = open_model(mine.source, "digits", options={"keep": ["*"], "w_bits": [8], "a_bits": [8]})
+    return PipelineRun(opened.space, None, out, weights=opened.weights)
+
+
 def test_what_does_not_fit_is_refused_in_one_line(mine: Any, tmp_path: Path) -> None:
     state = torch.load(mine.weights, weights_only=True)
     files = {"short": {k: v for k, v in state.items() if k != "fc.bias"}, "wide": state | {"fc.bias": torch.zeros(11)}}
@@ -197,6 +203,8 @@ def test_what_does_not_fit_is_refused_in_one_line(mine: Any, tmp_path: Path) -> 
         (lambda: open_model(mine.source, "digits", shape=(1, 8, 9)), "square"),
         (lambda: open_model(mine.source, "digits", options={"keep": ["layer9.*"]}), "is the name of no layer"),
         (lambda: read_options(tmp_path / "genes.yaml"), "there is no 'stepp'"),
+        (lambda: PipelineRun(open_model(mine.source, "digits").space, None, tmp_path / "run"), "give --weights FILE"),
+        (lambda: fixed(mine, tmp_path / "run"), "has a single network, so that there is nothing to search"),
     ]
     for call, said in cases:
         with pytest.raises(ApqError, match=None) as error:
