@@ -91,8 +91,8 @@ class PipelineRun:
             weights: State dict of the model that ``space`` is of; ``None`` for that which the run directory keeps.
 
         Raises:
-            RunError: If everything is fixed, a setting is unknown, the directory cannot be used or is in use, the data does
-                not fit, there is no such device, or nothing listens at the address.
+            RunError: If everything is fixed, a setting is unknown, the directory cannot be used or is in use, the data
+                does not fit, there is no such device, or nothing listens at the address.
             ProblemError: If a constraint is unknown, unreadable or out of reach.
             TableError: If a table cannot be read or does not cover the space.
             ModelError: If weights are missing, or do not fit the model of the space.

@@ -54,6 +54,8 @@ class CalibratedModel:
                 f"images: have the shape {tuple(images.shape)}; give two or more of {expected}, as {space.name} reads "
                 "them"
             )
+        if not bool(torch.isfinite(images).all()):
+            raise ModelError("images: have values that are not finite numbers; give images as the model reads them")
         supernet = GraphSupernet(space)
         supernet.load_model(model_weights(space, weights))
         parts = torch.split(images.float(), CALIBRATION_BATCH)
