@@ -105,11 +105,19 @@ def measure_sensitivity(
         progress: Callback with the number of measured rows and the number of all rows.
 
     Raises:
-        RunError: If the file is damaged, or was measured with another network, other images or other settings.
+        RunError: If there is nothing to measure, or the file is damaged or was measured with another network, other
+            images or other settings.
     """
+    if not hasattr(network, "candidate"):
+        raise RunError(
+            f"network: a {type(network).__name__} is no network of a candidate; give one, such as "
+            "CalibratedModel.subnet(candidate)"
+        )
     subnet, path = network, None if path is None else Path(path)
     encoding, genome = encoded(subnet)
     genes = [int(gene) for gene in open_bits(encoding, genome)][::-1]  # the last layers first: they are the fastest
+    if not genes:
+        raise RunError(f"{encoding.name}: has no bits to choose in this network; give several w_bits or a_bits")
     size = part_size(subnet, images)
     starts = range(0, len(images), size)
     about = basis_of(subnet, images, size)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from apq_tune import RunError, SearchSpace
+from apq_tune import CalibratedModel, ModelSpace, RunError, SearchSpace
 from apq_tune.methods.bit_program import open_bits
 from apq_tune.pipeline import sensitivity_table
 from apq_tune.pipeline.sensitivity_table import measure_sensitivity
+from apq_tune.space.encodings import encoding_of
 from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.supernet.evaluate import calibrate_quantizers
 from apq_tune.supernet.interfaces import AnySubnet
@@ -143,3 +144,15 @@ def test_a_shuffled_table_has_the_same_rows_within_each_group() -> None:
         genes = [gene for gene in table if groups[gene] == group]
         assert sorted(own[gene][0] for gene in genes) == sorted(table[gene][0] for gene in genes)
     assert list(own) == list(table) and any((own[gene] != table[gene]).any() for gene in table)
+
+
+def test_networks_without_open_bits_and_what_is_no_network_are_refused() -> None:
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.Flatten(), torch.nn.Linear(8 * 16, 3))
+    images = torch.rand(4, 1, 6, 6)
+    space = ModelSpace.from_module(module, images)  # both are ends, which have 8 bits
+    model = CalibratedModel.of(space, module.state_dict(), images)
+    with pytest.raises(RunError, match="has no bits to choose in this network; give several w_bits"):
+        measure_sensitivity(model.subnet(encoding_of(space).extremes()[1]), images)
+    with pytest.raises(RunError, match=r"a CalibratedModel is no network .* CalibratedModel\.subnet"):
+        measure_sensitivity(model, images)  # type: ignore[arg-type]
