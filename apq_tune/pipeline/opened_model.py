@@ -14,7 +14,7 @@ from apq_tune.data.named import Shape
 from apq_tune.errors import DocumentError, ModelError, SpaceError
 from apq_tune.inputs.documents import load_yaml
 from apq_tune.space.model_choices import ModelOptions
-from apq_tune.space.model_space import ModelSpace
+from apq_tune.space.model_space import ModelSpace, options_of
 from apq_tune.supernet.defaults import plain_torch
 from apq_tune.supernet.user_model import weights_digest
 from apq_tune.tracing.model_files import load_model, load_weights
@@ -98,7 +98,7 @@ def read_options(path: Path) -> dict[str, Any]:
     """Options of a model in a YAML file.
 
     Raises:
-        SpaceError: If it cannot be read, or has a key that is none of ``ModelOptions``.
+        SpaceError: If it cannot be read, or has a key that is none of ``ModelOptions`` or an invalid value.
     """
     try:
         found = load_yaml(path.read_text("utf-8"), str(path))
@@ -107,10 +107,13 @@ def read_options(path: Path) -> dict[str, Any]:
     except DocumentError as error:
         raise SpaceError(str(error)) from None
     known = [name for name in ModelOptions.model_fields if name != "data"]
+    if found is None:
+        raise SpaceError(f"{path}: is empty; its keys are {', '.join(known)}")
     if not isinstance(found, dict):
         raise SpaceError(f"{path}: holds {type(found).__name__}, not a mapping; its keys are {', '.join(known)}")
     if unknown := [key for key in found if key not in known]:
         raise SpaceError(f"{path}: there is no {unknown[0]!r}; its keys are {', '.join(known)}")
+    options_of(found, str(path))  # so that a message names the file
     return found
 
 

@@ -95,7 +95,7 @@ class ModelSpace(NetworkSpace):
         Raises:
             SpaceError: If an option does not fit the model.
         """
-        return cls(name, graph, _options(options, name))
+        return cls(name, graph, options_of(options, name))
 
     @property
     def name(self) -> str:
@@ -318,7 +318,7 @@ class ModelSpace(NetworkSpace):
             raise SpaceError(f"{source}: its model is damaged or was changed by hand (another digest); {again}")
         options = {key: value for key, value in data.items() if key not in FILE_KEYS}
         try:
-            return cls(data["name"], graph, _options(options, source))
+            return cls(data["name"], graph, options_of(options, source))
         except SpaceError as error:
             said = str(error)
             raise SpaceError(said if said.startswith(source) else f"{source}: {said}") from None
@@ -343,7 +343,12 @@ class ModelSpace(NetworkSpace):
         return ModelSpace, (self.name, self.graph, self.options)
 
 
-def _options(options: Mapping[str, Any], source: str) -> ModelOptions:
+def options_of(options: Mapping[str, Any], source: str) -> ModelOptions:
+    """Options of a model from plain data.
+
+    Raises:
+        SpaceError: If one is unknown or invalid; the message begins with ``source``.
+    """
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
     for key in ("sizes", "w_bits", "a_bits"):
         if isinstance(plain.get(key), int):

@@ -195,7 +195,11 @@ def test_what_does_not_fit_is_refused_in_one_line(mine: Any, tmp_path: Path) -> 
     for name, own in files.items():
         torch.save(own, tmp_path / f"{name}.pt")
     (tmp_path / "genes.yaml").write_text("stepp: 4\n")
+    (tmp_path / "step.yaml").write_text("step: 0\n")
+    (tmp_path / "empty.yaml").write_text("")
     cases: list[tuple[Any, str]] = [
+        (lambda: read_options(tmp_path / "step.yaml"), "step.yaml: step: give a whole number from 1"),
+        (lambda: read_options(tmp_path / "empty.yaml"), "empty.yaml: is empty; its keys are"),
         (lambda: open_model(mine.source, "digits", weights=tmp_path / "short.pt"), "lacks 'fc.bias'"),
         (lambda: open_model(mine.source, "digits", weights=tmp_path / "wide.pt"), "fc.bias has the shape"),
         (lambda: open_model(mine.source + "(classes=7)", "digits"), "the model has 7 classes, digits has 10"),
