@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from apq_tune.cost.bit_ops import op_bit_ops
 from apq_tune.cost.bitfusion import op_energy_mj, op_latency_ms
 from apq_tune.cost.table import CostTable
-from apq_tune.cost.weight_bytes import op_weight_bytes
+from apq_tune.cost.weight_bytes import layer_weight_bytes
 from apq_tune.network.layer import Op
 from apq_tune.network.liveness import live_bits
 from apq_tune.network.network import Network
@@ -15,11 +15,13 @@ from apq_tune.network.network import Network
 PER_OP: Mapping[str, Callable[[Op], float]] = {
     "macs": lambda op: float(op.macs),
     "bit_ops": lambda op: float(op_bit_ops(op)),
-    "weight_bytes": lambda op: float(op_weight_bytes(op)),
     "latency_ms": lambda op: float(op_latency_ms(op)),
     "energy_mj": lambda op: float(op_energy_mj(op)),
 }
 """Built-in costs that are sums over the ops of a network."""
+
+FLASH = "weight_bytes"
+"""Cost that also counts parameters of layers that are no ops."""
 
 PEAK = "peak_activation_bytes"
 """Cost that is the maximum over layers."""
@@ -50,6 +52,9 @@ def layer_costs(
         return table.of_layers(searched, size, table.metrics.index(metric))
     if metric == PEAK:
         return {name: bits / 8 for name, bits in live_bits(layers, network.image(size)).items()}
+    if metric == FLASH:
+        counted = (layer for layer in layers if layer.op is not None or layer.float_parameters)
+        return {layer.name: float(layer_weight_bytes(layer)) for layer in counted}
     if metric not in PER_OP:
         return None
     cost = PER_OP[metric]

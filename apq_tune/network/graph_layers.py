@@ -124,7 +124,20 @@ def layer_of(layer: FusedLayer, axis: int, size: LayerSize, bits: LayerBits) -> 
         settings = settings if node.kind == "conv" and not _even(layer) else {}
     if layer.function is not None and len(layer.function.settings) > 1:  # such as the slope of a leaky ReLU
         settings = {**settings, **{k: v for k, v in layer.function.settings.items() if k != "name"}}
-    return Layer(node.name, kind, layer.inputs, output, op, activation, node.kind in IN_PLACE, settings)
+    in_place, floats = node.kind in IN_PLACE, _float_parameters(layer, axis, size)
+    return Layer(node.name, kind, layer.inputs, output, op, activation, in_place, settings, floats)
+
+
+def _float_parameters(layer: FusedLayer, axis: int, size: LayerSize) -> Numbers:
+    """Number of parameters that stay in floating point: one for each channel and role, two of a batch norm."""
+    node = layer.main
+    if node.kind in WEIGHTED or not node.parameters or not size.output:
+        return 0
+    if node.kind == "norm":
+        return 2 * size.output[0]  # a factor and an offset for each channel
+    along = {"affine": int(node.settings.get("axis", axis)), "layer_norm": len(size.output) - 1}.get(node.kind, axis)
+    channels: Numbers = size.output[along]
+    return len(node.parameters) * channels
 
 
 def _even(layer: FusedLayer) -> bool:

@@ -123,6 +123,8 @@ class Layer(NamedTuple):
         activation: Activation function, applied before the output is stored.
         in_place: Whether the output is stored in the memory of the first input if no other layer reads that later.
         settings: Settings of operations that are no convolutions, as in ``apq_tune.network.graph``.
+        float_parameters: Number of parameters that stay in floating point, such as those of a batch norm that cannot be
+            folded.
     """
 
     name: str
@@ -133,6 +135,7 @@ class Layer(NamedTuple):
     activation: Function | None = None
     in_place: bool = False
     settings: Mapping[str, Any] = MappingProxyType({})
+    float_parameters: Numbers = 0
 
     @property
     def role(self) -> str:

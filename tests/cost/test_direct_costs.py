@@ -61,6 +61,24 @@ def test_costs_are_sums_over_the_layers_of_each_candidate(name: str) -> None:
         np.testing.assert_allclose(model(genomes), expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["densenet", "resnet14", "unet"])
+def test_flash_counts_batch_norm_that_cannot_be_folded(name: str) -> None:
+    """Against a count over the nodes of each candidate: packed weights, two constants a channel, and two floats."""
+    encoding = encoding_for(name, ends=None)
+    genomes = some(encoding, 4)
+    for candidate, found in zip(encoding.decode(genomes), weight_bytes(encoding)(genomes), strict=True):
+        plan, total = encoding.space.plan(candidate), 0.0
+        bits = {layer.name: layer.op.w_bits for layer in plan.layers if layer.op is not None}
+        for node in plan.graph.nodes:
+            if node.name in bits:
+                total += np.prod(plan.graph.shapes[node.parameters["weight"]]) * bits[node.name] / 8 + 8 * node.shape[0]
+            alone = node.inputs[0] not in bits or len(plan.graph.readers[node.inputs[0]]) > 1
+            if node.kind == "norm" and alone:
+                total += 2 * 4 * node.shape[0]
+        assert found == total
+    assert (name == "densenet") == any(layer.float_parameters for layer in plan.layers)
+
+
 def test_stored_bits_are_the_most_that_a_reader_needs() -> None:
     """By a plain search through the graph of each candidate, from each tensor to those who read its values."""
     for name in ("unet", "shufflenet", "resnet14", "split"):
