@@ -42,14 +42,6 @@ class FlatEncoding(GeneEncoding):
         """No gene is ever inert."""
         return genomes
 
-    def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:  # noqa: ARG002
-        """Nothing is forbidden."""
-        return genomes
-
-    def is_allowed(self, genomes: Genomes) -> NDArray[np.bool_]:
-        """``(n, n_genes) -> (n,)``: nothing is forbidden."""
-        return np.ones(len(genomes), bool)
-
     def enumerate(self, limit: int = 1_000_000) -> Genomes:
         """Every genome, ``(size, n_genes)``.
 
@@ -59,14 +51,6 @@ class FlatEncoding(GeneEncoding):
         if self.size() > limit:
             raise SpaceError(f"{self.name}: {self.size()} candidates are too many to enumerate (limit {limit})")
         return np.indices(self.n_choices.tolist()).reshape(len(self.n_choices), -1).T.astype(np.int16)
-
-    def decode(self, genomes: Genomes) -> list[Any]:
-        """Candidates of genomes of shape ``(n, n_genes)``."""
-        named = list(zip(self.names, self.choices, strict=True))
-        return [
-            self.space.candidate_of({name: values[i] for (name, values), i in zip(named, genome, strict=True)})
-            for genome in genomes.tolist()
-        ]
 
     def encode(self, candidates: Sequence[Any], *, check: bool = True) -> Genomes:  # noqa: ARG002
         """Genomes of candidates, shape ``(n, n_genes)``.

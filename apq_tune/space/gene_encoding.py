@@ -72,13 +72,13 @@ class GeneEncoding(abc.ABC):
     def active_genes(self, genomes: Genomes) -> NDArray[np.bool_]:
         """Whether genes affect the candidate, shape ``(n, n_genes)``."""
 
-    @abc.abstractmethod
-    def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
-        """Replace forbidden combinations by allowed ones."""
+    def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:  # noqa: ARG002
+        """Replace forbidden combinations by allowed ones, shape ``(n, n_genes)``; here none is forbidden."""
+        return genomes
 
-    @abc.abstractmethod
     def is_allowed(self, genomes: Genomes) -> NDArray[np.bool_]:
-        """Whether genomes contain no forbidden combination, shape ``(n,)``."""
+        """Whether genomes contain no forbidden combination, shape ``(n,)``; here none is forbidden."""
+        return np.ones(len(genomes), bool)
 
     @abc.abstractmethod
     def enumerate(self, limit: int = 1_000_000) -> Genomes:
@@ -88,9 +88,13 @@ class GeneEncoding(abc.ABC):
             SpaceError: If there are more than ``limit``.
         """
 
-    @abc.abstractmethod
     def decode(self, genomes: Genomes) -> list[Any]:
         """Candidates of genomes of shape ``(n, n_genes)``."""
+        named = list(zip(self.names, self.choices, strict=True))
+        return [
+            self.space.candidate_of({name: values[i] for (name, values), i in zip(named, genome, strict=True)})
+            for genome in genomes.tolist()
+        ]
 
     @abc.abstractmethod
     def encode(self, candidates: Sequence[Any], *, check: bool = True) -> Genomes:

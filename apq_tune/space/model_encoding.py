@@ -14,7 +14,6 @@ from apq_tune.errors import CandidateError, SpaceError
 from apq_tune.space.encoding import Genomes
 from apq_tune.space.gene import Gene
 from apq_tune.space.gene_encoding import GeneEncoding
-from apq_tune.space.model_candidate import ModelCandidate
 from apq_tune.space.model_size import count
 from apq_tune.space.model_space import ModelSpace
 
@@ -63,14 +62,6 @@ class ModelEncoding(GeneEncoding):
             out[:, place] = (genomes.take(columns, axis=1) > 0).any(axis=1)
         return out
 
-    def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:  # noqa: ARG002
-        """Nothing is forbidden."""
-        return genomes
-
-    def is_allowed(self, genomes: Genomes) -> NDArray[np.bool_]:
-        """``(n, n_genes) -> (n,)``: nothing is forbidden."""
-        return np.ones(len(genomes), bool)
-
     def enumerate(self, limit: int = 1_000_000) -> Genomes:
         """All canonical genomes of a small space, shape ``(size, n_genes)``.
 
@@ -93,14 +84,6 @@ class ModelEncoding(GeneEncoding):
                 own[:, rest] = grid
             found.append(own)
         return np.concatenate(found)
-
-    def decode(self, genomes: Genomes) -> list[ModelCandidate]:
-        """Candidates of genomes of shape ``(n, n_genes)``."""
-        named = list(zip(self.names, self.choices, strict=True))
-        return [
-            self.space.candidate_of({name: values[i] for (name, values), i in zip(named, genome, strict=True)})
-            for genome in genomes.tolist()
-        ]
 
     def encode(self, candidates: Sequence[Any], *, check: bool = True) -> Genomes:  # noqa: ARG002
         """Canonical genomes of candidates, shape ``(n, n_genes)``.

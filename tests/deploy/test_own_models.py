@@ -33,7 +33,7 @@ from apq_tune.supernet.found_network import CostValue, Preprocessing
 from apq_tune.supernet.graph_subnet import GraphSubnet
 from apq_tune.supernet.graph_supernet import GraphSupernet
 from apq_tune.supernet.quantize import ActivationQuantizer
-from tests.deploy.test_graph_programs import faults_of, in_onnxruntime, model_of
+from tests.deploy.random_programs import faults_of, in_onnxruntime, model_of
 from tests.tracing.zoo import ZOO, example_of, network
 
 BITS = tuple(range(2, 9))
