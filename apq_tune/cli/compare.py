@@ -149,8 +149,9 @@ def compare(
     else:
         loaded = load_network_space(str(space))
         encoding = encoding_of(loaded)
-        metrics = with_built_in(load_metrics(encoding, predictor, tables), encoding)
-        problem = problem_of(encoding, metrics, metric_names(front, "--front"), constraints)
+        wanted = metric_names(front, "--front")
+        metrics = with_built_in(load_metrics(encoding, predictor, tables), encoding, [*wanted, *constraints])
+        problem = problem_of(encoding, metrics, wanted, constraints)
         tell_notes(limit.metric for limit in problem.constraints)
     basis = {
         "space": loaded.to_record() if loaded is not None else None,

@@ -77,7 +77,7 @@ def refine(
     texts = None
     if constraints or budgets:
         opened = open_run(run, ("predictors",))
-        costs = Costs.of(encoding_of(opened.space), [*kept_tables(run), *tables])
+        costs = Costs.of(encoding_of(opened.space), [*kept_tables(run), *tables], constraints)
         texts = all_constraints(costs, constraints, budgets)
     settings = RefineSettings.checked(
         seed=seed,

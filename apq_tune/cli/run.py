@@ -125,7 +125,8 @@ def run(
     changes: dict[str, object] = {"seed": seed} | ({} if minutes is None else {"minutes": minutes})
     if constraints or budgets:
         try:
-            changes["constraints"] = list(all_constraints(Costs.of(encoding_of(loaded), tables), constraints, budgets))
+            costs = Costs.of(encoding_of(loaded), tables, constraints)
+            changes["constraints"] = list(all_constraints(costs, constraints, budgets))
         except ReachError as error:
             if source is not None:  # no other space has this model
                 raise

@@ -101,12 +101,12 @@ def search(
         raise click.UsageError("give --objective or --front, not both")
     encoding = encoding_of(load_space(space))
     from_files = load_metrics(encoding, predictor, tables)
-    metrics = all_metrics(encoding, from_files)
+    wanted = metric_names(front, "--front") if front is not None else metric_names(objective, "--objective")
+    metrics = all_metrics(encoding, from_files, [*wanted, *constraints])
     if budgets and not has_network(encoding.space):
         raise click.UsageError(
             f"--budget {budgets[0]}: {encoding.name} has no networks; give --constraint 'METRIC<=NUMBER'"
         )
-    wanted = metric_names(front, "--front") if front is not None else metric_names(objective, "--objective")
     by_rule = [text for name in budgets for text in as_texts(Costs(encoding, metrics).budget(name))]
     inside, message = restrict_to_measured(encoding, predictor, extrapolate=extrapolate)
     problem = problem_of(inside, metrics, wanted, [*constraints, *by_rule])

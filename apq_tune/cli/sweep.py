@@ -89,8 +89,8 @@ def sweep(
 
     paths = plan.read_tables(targets)
     encoding = encoding_of(load_space(space))
-    metrics = plan.device_metrics(encoding, predictor, paths)
     wanted = tuple(metric_names(front, "--front") if front is not None else metric_names(objective, "--objective"))
+    metrics = plan.device_metrics(encoding, predictor, paths, [*wanted, *constraints])
     inside, message = restrict_to_measured(encoding, predictor, extrapolate=extrapolate)
     asked = plan.Sweep(inside, metrics, wanted, evaluations, out.absolute() / "checkpoints")
     known = next(iter(metrics.values()))

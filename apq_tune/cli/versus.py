@@ -160,7 +160,7 @@ def joint_vs_staged(
         folder = out.absolute() / "runs"
         runs = {seed: versus.run_path(folder, seed) for seed in seeds_from(first_seed, seeds)}
     all_tables = [*(kept_tables(Path(target)) if is_run else []), *tables]
-    costs = Costs.of(encoding_of(space), all_tables)
+    costs = Costs.of(encoding_of(space), all_tables, constraints)
     targets = limits_of(costs, named, constraints)
     possible = possible_methods(chosen, costs, targets)
     own = {OWN: targets.get(OWN, [])}

@@ -9,10 +9,12 @@ from apq_tune.cost.formats import load_cost_table
 from apq_tune.cost.macs import macs
 from apq_tune.cost.model import CostModel
 from apq_tune.cost.models import cost_models
+from apq_tune.cost.named_costs import NAMED, named_cost
 from apq_tune.cost.table import CostTable
 from apq_tune.cost.weight_bytes import weight_bytes
 
 __all__ = [
+    "NAMED",
     "CostModel",
     "CostTable",
     "bit_ops",
@@ -21,6 +23,7 @@ __all__ = [
     "cost_models",
     "load_cost_table",
     "macs",
+    "named_cost",
     "peak_activation_bytes",
     "weight_bytes",
 ]

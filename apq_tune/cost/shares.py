@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from apq_tune.cost.bit_ops import op_bit_ops
 from apq_tune.cost.bitfusion import op_energy_mj, op_latency_ms
+from apq_tune.cost.named_costs import op_cost_of
 from apq_tune.cost.table import CostTable
 from apq_tune.cost.weight_bytes import layer_weight_bytes
 from apq_tune.network.layer import Op
@@ -55,7 +56,7 @@ def layer_costs(
     if metric == FLASH:
         counted = (layer for layer in layers if layer.op is not None or layer.float_parameters)
         return {layer.name: float(layer_weight_bytes(layer)) for layer in counted}
-    if metric not in PER_OP:
+    cost = PER_OP.get(metric) or op_cost_of(metric)
+    if cost is None:
         return None
-    cost = PER_OP[metric]
     return {layer.name: cost(layer.op) for layer in layers if layer.op is not None}

@@ -77,7 +77,7 @@ def _networks_of_method(path: Path) -> Networks:
     tables = tuple(kept_tables(run))
     if kept_digests(run) != record["basis"].get("tables", []):
         raise RunError(f"{path}: was searched with other cost tables than {run} now has; {remedy}")
-    costs = Costs.of(encoding_of(space), tables)
+    costs = Costs.of(encoding_of(space), tables, limits)
     kept: dict[str, KeptNetwork] = {}
     for weights in names:
         result = f"{weights.removesuffix('.pt')}.json"
@@ -97,7 +97,8 @@ def _networks_of_method(path: Path) -> Networks:
         if own is not None:
             kept[own] = trained[own]  # the only one whose weights are kept
     chosen = chosen_of(kept, costs, limits)
-    return Networks(path, space, kept, chosen, tables, classes_of(of_run, space), of_run.get("data_root"))
+    classes, root = classes_of(of_run, space), of_run.get("data_root")
+    return Networks(path, space, kept, chosen, tables, classes, root, tuple(limits))
 
 
 def _whole(digests: Digests, name: str) -> Path:

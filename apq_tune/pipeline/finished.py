@@ -216,9 +216,9 @@ def networks_of_run(path: Path) -> Networks:
         )
         for name, record in records.items()
     }
-    costs = Costs.of(encoding_of(run.space), tables)
-    chosen = chosen_of(kept, costs, run.settings.constraints)
-    return Networks(path, run.space, kept, chosen, tuple(tables), run.classes, run.data_root)
+    limits = run.settings.constraints
+    chosen = chosen_of(kept, Costs.of(encoding_of(run.space), tables, limits), limits)
+    return Networks(path, run.space, kept, chosen, tuple(tables), run.classes, run.data_root, limits)
 
 
 def read_finalists(path: Path) -> dict[str, Any]:

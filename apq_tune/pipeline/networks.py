@@ -46,6 +46,7 @@ class Networks(NamedTuple):
         tables: Cost tables of the run.
         classes: Class names in the order of the logits.
         data_root: Folder with the files of data sets that the run was given, if any.
+        limits: Limits of the search as texts, whose costs are told with each network.
     """
 
     path: Path
@@ -55,6 +56,7 @@ class Networks(NamedTuple):
     tables: tuple[Path, ...]
     classes: tuple[str, ...]
     data_root: str | None
+    limits: tuple[str, ...] = ()
 
     @plain_torch()
     def load(self, name: str = CHOSEN) -> FoundNetwork:
@@ -79,7 +81,7 @@ class Networks(NamedTuple):
             genomes = encoding.encode([candidate])
         except CandidateError as error:
             raise RunError(f"{self.path}: its network {own} is not of its search space ({error})") from None
-        metrics = Costs.of(encoding, self.tables).metrics
+        metrics = Costs.of(encoding, self.tables, self.limits).metrics
         subnet = subnet_of(self.space, candidate)
         load_weights(subnet, weights)
         return FoundNetwork(

@@ -44,7 +44,7 @@ def _metrics(encoding: GeneEncoding, texts: Sequence[str], tables: Sequence[Path
     """Metrics that constraints may name; accelerator models, which take seconds to build, only if one is named."""
     quick: dict[str, Metric] = {model.name: model for model in cost_models(encoding)}
     named = {ALIASES.get(name, name) for text in texts for name in re.findall(r"^\s*(\w+)", text)}
-    return Costs.of(encoding, tables).metrics if tables or named - set(quick) else quick
+    return Costs.of(encoding, tables, texts).metrics if tables or named - set(quick) else quick
 
 
 def _tight(limit: Constraint, room: float) -> str | None:

@@ -64,5 +64,5 @@ def read_run(path: Path, last: str = STAGES[-1].name) -> ReadRun:
     """
     opened = open_run(path, (last,))
     encoding = encoding_of(opened.space)
-    costs = Costs.of(encoding, kept_tables(path))
+    costs = Costs.of(encoding, kept_tables(path), opened.settings.constraints)
     return ReadRun(path, encoding, costs, opened.settings, opened.stages, read_json(path / "run.json"))

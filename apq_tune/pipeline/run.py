@@ -105,9 +105,9 @@ class PipelineRun:
                 f"{space.name}: has a single network, so that there is nothing to search; leave open some widths, "
                 "blocks or bits"
             )
-        self.costs = Costs.of(self.encoding, tables)
         given = settings is not None
         settings = (settings or RunSettings()).updated(dict(changes))  # before the data, which may take a while
+        self.costs = Costs.of(self.encoding, tables, settings.constraints)
         self.costs.limits(settings.constraints)
         self.device = device_of(device)
         self.model = user_model(space, weights, path, self.device)

@@ -17,7 +17,7 @@ If a space does not offer 4 bits in all layers, the median of its uniform bit-wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ import numpy as np
 from apq_tune.cost.bitfusion import bitfusion_energy_mj, bitfusion_latency_ms
 from apq_tune.cost.formats import load_cost_table
 from apq_tune.cost.models import cost_models
+from apq_tune.cost.named_costs import named_cost, named_in
 from apq_tune.errors import ProblemError
 from apq_tune.problem.limits import at_largest, read_limits
 from apq_tune.problem.metric import Metric
@@ -66,25 +67,27 @@ class Costs:
 
     Attributes:
         encoding: Encoding of the search space.
-        metrics: Cost metrics by name: those of cost tables, then the built-in models that no table replaces.
+        metrics: Cost metrics by name: those of cost tables, then the built-in models that no table replaces, then the
+            cost models of devices that were asked for.
     """
 
     encoding: GeneEncoding
     metrics: Mapping[str, Metric]
 
     @classmethod
-    def of(cls, encoding: GeneEncoding, tables: Sequence[Path] = ()) -> Costs:
+    def of(cls, encoding: GeneEncoding, tables: Sequence[Path] = (), asked: Iterable[str] = ()) -> Costs:
         """Read cost tables and add the built-in cost models.
 
         Args:
             encoding: Encoding of the search space.
             tables: Files or folders with cost tables; see ``load_cost_table``.
+            asked: Limits, or names of metrics; the cost models of devices that they name are added.
 
         Raises:
-            TableError: If a table cannot be read or does not cover the space.
+            TableError: If a table cannot be read, or a table or a cost model does not cover the space.
             ProblemError: If two tables have a metric of the same name.
         """
-        return cls(encoding, with_built_in(with_tables({}, encoding, tables), encoding))
+        return cls(encoding, with_built_in(with_tables({}, encoding, tables), encoding, asked))
 
     def at_largest(self) -> dict[str, float]:
         """Costs of the largest network at its highest bit-widths, by name; percentages refer to them."""
@@ -137,10 +140,24 @@ def with_tables(metrics: Mapping[str, Metric], encoding: GeneEncoding, tables: S
     return known
 
 
-def with_built_in(metrics: Mapping[str, Metric], encoding: GeneEncoding) -> dict[str, Metric]:
-    """Append the built-in cost models, except those whose name a metric from a file already has."""
+def with_built_in(
+    metrics: Mapping[str, Metric], encoding: GeneEncoding, asked: Iterable[str] = ()
+) -> dict[str, Metric]:
+    """Append the built-in cost models, except those whose name a metric from a file already has.
+
+    Args:
+        metrics: Metrics from files by name.
+        encoding: Encoding of the search space.
+        asked: Limits, or names of metrics; the cost models of devices that they name are appended, too.
+
+    Raises:
+        TableError: If such a cost model does not cover the space.
+    """
     built_in: dict[str, Metric] = {model.name: model for model in cost_models(encoding)}
     for name, make in (("latency_ms", bitfusion_latency_ms), ("energy_mj", bitfusion_energy_mj)):
         if name not in metrics:
             built_in[name] = make(encoding)
+    for name in named_in(asked):
+        if name not in metrics:
+            built_in[name] = named_cost(name, encoding)
     return {**metrics, **{name: model for name, model in built_in.items() if name not in metrics}}

@@ -46,14 +46,20 @@ def load_metrics(encoding: GeneEncoding, predictor: Path | None, tables: Sequenc
     return with_tables(metrics, encoding, tables)
 
 
-def all_metrics(encoding: GeneEncoding, from_files: dict[str, Metric]) -> dict[str, Metric]:
+def all_metrics(encoding: GeneEncoding, from_files: dict[str, Metric], asked: Sequence[str] = ()) -> dict[str, Metric]:
     """Metrics from files and, unless the space is one of named choices, the built-in costs.
+
+    Args:
+        encoding: Encoding of the search space.
+        from_files: Metrics from files by name.
+        asked: Limits, or names of metrics; the cost models of devices that they name are added.
 
     Raises:
         ProblemError: If there is no metric at all.
+        TableError: If such a cost model does not cover the space.
     """
     if has_network(encoding.space):
-        return with_built_in(from_files, encoding)
+        return with_built_in(from_files, encoding, asked)
     if not from_files:
         raise ProblemError(f"{encoding.name}: named choices have no costs of their own; give --predictor or --table")
     return from_files

@@ -34,4 +34,6 @@ def networks_of_refinement(path: Path) -> Networks:
         )
     tables = (*kept_tables(run.path), *kept_tables(path))
     space, chosen = run.encoding.space, str(table.loc[read.refined.best, "name"])
-    return Networks(path, space, kept, chosen, tables, classes_of(run.record, space), run.record.get("data_root"))
+    limits = run.settings.constraints if read.settings.constraints is None else read.settings.constraints
+    classes, root = classes_of(run.record, space), run.record.get("data_root")
+    return Networks(path, space, kept, chosen, tables, classes, root, limits)

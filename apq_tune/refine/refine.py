@@ -92,7 +92,10 @@ class Refinement:
         self.encoding: GeneEncoding = encoding_of(self._finished.space)
         texts = self._finished.settings.constraints if settings.constraints is None else settings.constraints
         all_tables = [*kept_tables(run), *tables]
-        self._costs, self._tables = Costs.of(self.encoding, all_tables), [str(digest(table)) for table in all_tables]
+        self._costs, self._tables = (
+            Costs.of(self.encoding, all_tables, texts),
+            [str(digest(table)) for table in all_tables],
+        )
         self.constraints = self._costs.limits(texts)
         self.cost = front_cost(self.constraints, self._costs.metrics["bit_ops"])
         self._kind = check_executor(executor, address)

@@ -92,9 +92,18 @@ def bounds_of(limits: Sequence[Constraint]) -> tuple[tuple[str, float], ...]:
 
 
 def device_metrics(
-    encoding: GeneEncoding, predictor: Path | None, tables: Mapping[str, Sequence[Path]]
+    encoding: GeneEncoding,
+    predictor: Path | None,
+    tables: Mapping[str, Sequence[Path]],
+    asked: Sequence[str] = (),
 ) -> dict[str, dict[str, Metric]]:
     """Metrics by name for each device: the predictor, the device's tables, and cost models for other metrics.
+
+    Args:
+        encoding: Encoding of the search space.
+        predictor: File of a predictor.
+        tables: Files of cost tables by device.
+        asked: Limits, or names of metrics; the cost models of devices that they name are added.
 
     Raises:
         ApqError: If a file cannot be used.
@@ -102,7 +111,8 @@ def device_metrics(
     learned = load_metrics(encoding, predictor, [])
     devices = {name: list(paths) for name, paths in tables.items()} or {ANALYTIC: []}
     return {
-        name: all_metrics(encoding, learned | load_metrics(encoding, None, paths)) for name, paths in devices.items()
+        name: all_metrics(encoding, learned | load_metrics(encoding, None, paths), asked)
+        for name, paths in devices.items()
     }
 
 

@@ -1,0 +1,54 @@
+"""Cost models of devices by name. Nothing is computed or listed of those that nobody names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from apq_tune.cost.diana import DIANA
+from apq_tune.cost.gap8 import GAP8
+from apq_tune.cost.model import CostModel
+from apq_tune.cost.mpic import MPIC
+from apq_tune.cost.ne16 import NE16
+from apq_tune.cost.op_model import OpModel
+from apq_tune.errors import ProblemError
+from apq_tune.network.layer import Op
+
+OP_MODELS: Mapping[str, OpModel] = {model.name: model for model in (MPIC, NE16, GAP8, DIANA)}
+"""Cost models that are sums over operations."""
+
+_MAKERS: Mapping[str, Callable[[Any], CostModel]] = {
+    **{name: model.of for name, model in OP_MODELS.items()},
+}
+
+NAMED = tuple(_MAKERS)
+"""Names of all cost models of devices."""
+
+
+def named_cost(name: str, encoding: Any) -> CostModel:
+    """Cost model of a device.
+
+    Args:
+        name: One of ``NAMED``.
+        encoding: Encoding of a search space that has networks.
+
+    Raises:
+        ProblemError: If there is no such cost model.
+        TableError: If the space allows a layer that its source does not cover; the message names it.
+    """
+    if name not in _MAKERS:
+        raise ProblemError(f"unknown cost model {name!r}; known: {', '.join(NAMED)}")
+    return _MAKERS[name](encoding)
+
+
+def named_in(texts: Iterable[str]) -> tuple[str, ...]:
+    """Cost models of devices that names or limits such as ``ne16_cycles<=1M`` ask for, each once."""
+    words = (re.match(r"\s*(\w*)", text) for text in texts)
+    return tuple(dict.fromkeys(word[1] for word in words if word is not None and word[1] in _MAKERS))
+
+
+def op_cost_of(name: str) -> Callable[[Op], float] | None:
+    """Cost of one operation in a cost model of a device; ``None`` if that is no sum over operations."""
+    model = OP_MODELS.get(name)
+    return None if model is None else lambda op: float(model.cost(op))

@@ -1,0 +1,153 @@
+"""Cost models of devices: against what the published programs compute, sums over layers, and what they refuse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from apq_tune import ModelSpace, NetworkEncoding, ProblemError, SearchSpace, TableError
+from apq_tune.cost import NAMED, named_cost
+from apq_tune.cost.named_costs import OP_MODELS, named_in
+from apq_tune.cost.shares import layer_costs
+from apq_tune.network.layer import Op
+from apq_tune.problem.costs import Costs
+from apq_tune.space.encodings import encoding_of
+from apq_tune.tracing.trace import trace
+from tests.tracing.zoo import example_of, network
+
+PUBLISHED = [
+    ("mpic_cycles", (134, 134, 1, 134, 33, 33, 4, 8), 32, 61523.47826086957),
+    ("mpic_cycles", (65, 546, 1, 1, 1, 1, 8, 4), None, 16900.0),
+    ("mpic_cycles", (246, 246, 5, 246, 29, 29, 4, 2), 34, 1515975.0),
+    ("ne16_cycles", (127, 342, 1, 1, 1, 1, 8, 8), None, 6224.0),
+    ("diana_cycles", (127, 342, 1, 1, 1, 1, 8, 8), None, 2852.625),
+    ("mpic_cycles", (78, 565, 3, 1, 8, 8, 4, 8), 36, 49664972.0),
+    ("mpic_cycles", (155, 561, 5, 1, 19, 19, 2, 8), 29, 479122080.0),
+    ("mpic_cycles", (84, 119, 3, 1, 38, 38, 2, 4), 22, 19284592.0),
+    ("diana_cycles", (188, 278, 1, 1, 15, 15, 2, 8), 24, 14608.0),
+    ("gap8_cycles", (114, 114, 1, 114, 3, 3, 8, 8), 37, 12876.0),
+    ("ne16_cycles", (16, 24, 1, 1, 1, 1, 4, 8), None, 103.0),
+    ("diana_cycles", (16, 516, 3, 1, 3, 3, 2, 8), 39, 5410.80029296875),
+    ("mpic_cycles", (62, 229, 5, 1, 29, 29, 8, 8), 25, 122542264.0),
+    ("diana_cycles", (62, 229, 5, 1, 29, 29, 8, 8), 25, 1188871.875),
+    ("ne16_cycles", (67, 162, 3, 1, 34, 34, 8, 8), 32, 1072368.0),
+    ("diana_cycles", (67, 162, 3, 1, 34, 34, 8, 8), 32, 667912.0),
+    ("mpic_cycles", (21, 21, 3, 21, 20, 20, 8, 4), 22, 39600.0),
+    ("mpic_cycles", (136, 136, 3, 136, 20, 20, 4, 8), 27, 287373.9130434783),
+    ("ne16_cycles", (64, 64, 3, 64, 34, 34, 2, 8), 13, 31440.0),
+    ("gap8_cycles", (56, 56, 3, 56, 36, 36, 8, 8), 19, 344736.0),
+    ("gap8_cycles", (145, 145, 5, 145, 17, 17, 8, 8), 35, 2201500.0),
+]
+"""Cycles that ``plinio.cost`` (commit 3d6b5e0) computes for an operation; of 7,721 random ones all were equal."""
+
+
+def narrowed(kernels: tuple[int, ...], w_bits: tuple[int, ...], a_bits: tuple[int, ...] = (8,)) -> NetworkEncoding:
+    """The search space of the digits with other kernels and bits."""
+    plain = SearchSpace.load("digits").model_dump(mode="json", exclude_none=True)
+    for stage in plain["stages"]:
+        stage.pop("kernel_size", None)
+    plain["input"]["size"] = 16
+    plain["choices"] |= {"kernel_size": list(kernels)}
+    plain["choices"] |= {
+        f"{kind}_{of}_bits": list(bits) for kind in ("pw", "dw") for of, bits in (("w", w_bits), ("a", a_bits))
+    }
+    return NetworkEncoding(SearchSpace.from_dict(plain))
+
+
+def traced(name: str, **options: Any) -> Any:
+    return encoding_of(ModelSpace.of_graph(trace(network(name), example_of(name)), name=name, step=4, **options))
+
+
+COVERED = {
+    "mpic_cycles": narrowed((3, 5), (2, 4, 8), (2, 4, 8)),
+    "ne16_cycles": narrowed((3,), (2, 3, 6, 8)),
+    "gap8_cycles": narrowed((3, 5), (8,)),
+    "diana_cycles": narrowed((3, 5), (8,)),
+}
+"""Spaces that each cost model covers."""
+
+
+@pytest.mark.parametrize(("name", "op", "width", "cycles"), PUBLISHED)
+def test_operations_cost_what_the_published_program_computes(
+    name: str, op: tuple[int, ...], width: int | None, cycles: float
+) -> None:
+    assert float(OP_MODELS[name].cost(Op(*op, out_width=width))) == pytest.approx(cycles, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", OP_MODELS)
+def test_costs_of_networks_are_sums_over_their_layers(name: str) -> None:
+    encoding = COVERED[name]
+    network_, model = encoding.space.network, named_cost(name, encoding)
+    genomes = encoding.sample(40, np.random.default_rng(0))
+    expected = []
+    for candidate in encoding.decode(genomes):
+        layers = network_.at(encoding.space.values_of(candidate))
+        expected.append(sum(float(OP_MODELS[name].cost(layer.op)) for layer in layers if layer.op is not None))
+    np.testing.assert_allclose(model(genomes), expected, rtol=1e-12)
+    low, high = model.reachable()
+    assert low <= min(expected) < max(expected) <= high
+    assert model.unit == ("ms" if name.endswith("_ms") else "cycles")
+
+
+@pytest.mark.parametrize("name", ["mpic_cycles", "ne16_cycles", "diana_cycles"])
+def test_costs_of_traced_models_are_sums_over_their_layers(name: str) -> None:
+    w_bits = {"mpic_cycles": [2, 4, 8], "ne16_cycles": [2, 4, 8], "diana_cycles": [8]}[name]
+    encoding = traced("resnet8", w_bits=w_bits, a_bits=[8])
+    genomes = np.concatenate([encoding.sample(20, np.random.default_rng(0)), encoding.ends()])
+    model, space = named_cost(name, encoding), encoding.space
+    expected = [
+        sum((layer_costs(name, space.network, space.values_of(candidate)) or {}).values())
+        for candidate in encoding.decode(genomes)
+    ]
+    np.testing.assert_allclose(model(genomes), expected, rtol=1e-12)
+    low, high = model.reachable()
+    assert low <= min(expected) < max(expected) <= high
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding", "said"),
+    [
+        ("mpic_cycles", narrowed((3,), (3, 8)), "layer '1.1.expand' (1x1 convolution, 3-bit weights, 8-bit inputs)"),
+        ("ne16_cycles", narrowed((3, 5), (8,)), "layer '1.1.depthwise' (5x5 depthwise convolution, 8-bit weights"),
+        ("ne16_cycles", narrowed((3,), (8,), (4, 8)), "8-bit weights, 4-bit inputs), its source has"),
+        ("gap8_cycles", narrowed((3,), (4, 8)), "4-bit weights"),
+        ("diana_cycles", narrowed((3,), (2, 8)), "3x3 depthwise convolution, 2-bit weights"),
+    ],
+)
+def test_spaces_with_an_operation_that_the_source_does_not_cover_are_refused(
+    name: str, encoding: NetworkEncoding, said: str
+) -> None:
+    with pytest.raises(TableError) as refused:
+        named_cost(name, encoding)
+    message = str(refused.value)
+    assert said in message and message.startswith(f"{name}: does not know layer ") and "\n" not in message
+
+
+def test_forbidden_combinations_need_not_be_covered() -> None:
+    plain = narrowed((3, 5), (2, 8), (8,)).space.model_dump(mode="json", exclude_none=True)
+    plain["forbidden"] = [{"kernel_size": 5}, {"dw_w_bits": 2}]
+    encoding = NetworkEncoding(SearchSpace.from_dict(plain))
+    for name in ("ne16_cycles", "diana_cycles"):
+        model, genomes = named_cost(name, encoding), encoding.sample(50, np.random.default_rng(1))
+        assert np.isfinite(model(genomes)).all() and np.isfinite(model.reachable()).all()
+
+
+def test_nothing_is_computed_or_listed_that_nobody_asks_for() -> None:
+    encoding = COVERED["ne16_cycles"]
+    assert not set(Costs.of(encoding).metrics) & set(NAMED)
+    costs = Costs.of(encoding, asked=["ne16_cycles <= 50k", "bit_ops<=25%"])
+    assert list(costs.metrics)[-1] == "ne16_cycles" and len(set(costs.metrics) & set(NAMED)) == 1
+    (limit,) = costs.limits(["ne16_cycles <= 50k"])
+    assert limit.bound == 50_000 and limit.metric.unit == "cycles"
+    assert costs.limits(["ne16_cycles<=50%"])[0].bound == costs.at_largest()["ne16_cycles"] / 2
+
+
+def test_names_are_read_from_limits_and_names() -> None:
+    assert named_in(["mpic_cycles<=2M", " ne16_cycles", "mpic_cycles>=1", "bit_ops<=25%", "<=3"]) == (
+        "mpic_cycles",
+        "ne16_cycles",
+    )
+    with pytest.raises(ProblemError, match="unknown cost model 'gap9'; known: mpic_cycles"):
+        named_cost("gap9", COVERED["mpic_cycles"])
