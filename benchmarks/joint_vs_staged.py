@@ -33,6 +33,9 @@ RUNS, RESULTS = Path("runs/benchmarks/joint_vs_staged"), Path(__file__).parent /
 
 FASHION_MNIST = ["supernet.epochs=8", "quantized.epochs=8", "supernet.batch_size=128", "quantized.batch_size=128"]
 FASHION_MNIST += ["final.batch_size=64", "final.learning_rate=2e-3"]
+SPACE = Path(__file__).parent / "spaces/mobilenet_fashion_mnist_14.yaml"
+"""14 x 14 pixels alone, as when the tables of docs/results were measured; the shipped space has further sizes."""
+
 SETTINGS = {"mobilenet_fashion_mnist": FASHION_MNIST, "mobilenet_fashion_mnist_14": FASHION_MNIST}
 TRAININGS = {"short": 6, "short-steps": 20, "final-steps": 180, "repeats": 2}
 SPEND = {"small": {"proxy": 120, "images": 2000} | TRAININGS, "large": {"proxy": 300, "images": 10_000} | TRAININGS}
@@ -40,7 +43,7 @@ SPEND = {"small": {"proxy": 120, "images": 2000} | TRAININGS, "large": {"proxy":
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--space", default="mobilenet_fashion_mnist_14", help="name, or path of a YAML file")
+    parser.add_argument("--space", default=str(SPACE), help="name, or path of a YAML file.  [default: %(default)s]")
     parser.add_argument("--data-root", type=Path, help="folder with the files of data sets")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first-seed", type=int, default=2, help="settings were chosen on seeds 0, 1, 100 and 101")

@@ -90,7 +90,7 @@ def kinds(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--space", default="mobilenet_fashion_mnist")
+    parser.add_argument("--space", default=str(Path(__file__).parent / "spaces/mobilenet_fashion_mnist.yaml"))
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--repetitions", type=int, default=12)
     parser.add_argument(

@@ -4,8 +4,8 @@ For each search space and seed, both supernets are trained, and full-precision l
 and 240 QAT pairs are measured as in a run. In random splits, each form of predictor is fitted to 10 to 200 pairs and
 predicts 40 held-out ones. The score of a seed is the mean over its splits; means, standard deviations and tests are
 over seeds. ``--space digits:4,6,8`` sets other bit-widths: with these quantization has little effect, with ``2,4,8`` it
-dominates. For Fashion-MNIST use ``--space mobilenet_fashion_mnist_14`` and the same with ``:4,6,8``; its supernets are
-trained like those of ``joint_vs_staged.py``.
+dominates. For Fashion-MNIST use ``--space benchmarks/spaces/mobilenet_fashion_mnist_14.yaml`` and the same with
+``:4,6,8``; its supernets are trained like those of ``joint_vs_staged.py``.
 
 An interrupted run is resumed; the scores of a seed are kept in its run directory.
 """

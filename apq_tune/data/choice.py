@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 from apq_tune.data.folder import Folder, read_folder
 from apq_tune.data.named import SHAPES, Shape
-from apq_tune.errors import ReachError
+from apq_tune.errors import ReachError, SpaceError
 from apq_tune.space.network_space import NetworkSpace
 from apq_tune.space.search_space import SearchSpace
 from apq_tune.space.shipped import known_spaces
@@ -67,14 +68,16 @@ def choose_space(data: str, space: NetworkSpace | None = None, complain: Complai
         spaces = [one for one in spaces if data == "imagenet" or shape.size % one.resolutions[-1] == 0]
     spaces.sort(key=lambda one: _distance(one, shape.size))
     said = ""
-    for room in (ROOM, 1.0):
+    for whole, room in ((False, ROOM), (False, 1.0), (True, 1.0)):
         for one in spaces:
-            complaint = complain(one, room) if complain is not None else None
+            judged = one if whole else _at_full_size(one)
+            complaint = complain(judged, room) if complain is not None else None
             if complaint is None:
                 return SuitedSpace(
                     one, f"space: {one.name}, {_reason(one, shape.size, said)}; another one: apq-tune run SPACE"
                 )
-            said = said or f"{one.name}: {complaint}"
+            where = "" if judged is one else f" at {judged.resolutions[-1]} pixels"
+            said = said or f"{one.name}{where}: {complaint}"
     raise ReachError(f"no shipped space keeps all limits; {said}")
 
 
@@ -103,12 +106,25 @@ def _distance(space: NetworkSpace, size: int) -> float:
 
 
 def _not_above(space: SearchSpace, size: float) -> SearchSpace:
-    """Drop the resolutions above ``size``, keeping at least two."""
-    kept = list(space.resolutions[: max(2, sum(one <= size for one in space.resolutions))])
-    if len(kept) == len(space.resolutions):
+    """Drop the resolutions above ``size``, keeping at least two, and those that the largest kernels need."""
+    sizes = list(space.resolutions)
+    for n in range(max(2, sum(one <= size for one in sizes)), len(sizes)):
+        plain = space.to_dict()
+        plain["input"]["size"] = sizes[:n]
+        with contextlib.suppress(SpaceError):  # feature maps that are smaller than a kernel
+            return SearchSpace.from_dict(plain, space.name)
+    return space
+
+
+def _at_full_size(space: NetworkSpace) -> NetworkSpace:
+    """The space at its largest input alone, at which it is judged, since smaller inputs cost accuracy first.
+
+    Spaces that are chosen for limits only are judged as they are.
+    """
+    if space.name not in BY_SIZE or len(space.resolutions) == 1:
         return space
     plain = space.to_dict()
-    plain["input"]["size"] = kept
+    plain["input"]["size"] = space.resolutions[-1]
     return SearchSpace.from_dict(plain, space.name)
 
 

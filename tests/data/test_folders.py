@@ -131,7 +131,7 @@ def test_the_space_is_the_one_of_the_nearest_size(tmp_path: Path, side: int, nam
     assert (chosen.name, chosen.classes, chosen.input.channels) == (name, 3, 3)
     assert chosen.data == str(tmp_path)
     mine = space_for(str(tmp_path), SearchSpace.load("mobilenet_fashion_mnist"))
-    assert (mine.name, mine.input.size, mine.input.channels) == ("mobilenet_fashion_mnist", 28, 3)
+    assert (mine.name, mine.input.size, mine.input.channels) == ("mobilenet_fashion_mnist", (20, 24, 28), 3)
 
 
 def test_a_named_set_can_be_put_into_another_space() -> None:
