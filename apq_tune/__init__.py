@@ -48,8 +48,10 @@ if TYPE_CHECKING:
     from apq_tune.hosts.optuna import EvolutionSampler, NSGA2Sampler
     from apq_tune.hosts.optuna_model import ModelSampler
     from apq_tune.hosts.searcher import ApqSearch
+    from apq_tune.pipeline.answers import Solution, Solutions
     from apq_tune.pipeline.finished import FinishedRun, load_run
     from apq_tune.pipeline.sensitivity_table import SensitivityTable, measure_sensitivity
+    from apq_tune.pipeline.solve import solve
     from apq_tune.report.html import write_report
     from apq_tune.supernet.calibrated import CalibratedModel
     from apq_tune.supernet.found_network import FoundNetwork, Preprocessing
@@ -74,6 +76,8 @@ LAZY = {
     "Preprocessing": "apq_tune.supernet.found_network",
     "QATLoss": "apq_tune.supernet.metrics",
     "SensitivityTable": "apq_tune.pipeline.sensitivity_table",
+    "Solution": "apq_tune.pipeline.answers",
+    "Solutions": "apq_tune.pipeline.answers",
     "Subnet": "apq_tune.supernet.subnet",
     "SupernetLoss": "apq_tune.supernet.metrics",
     "TrainedSupernet": "apq_tune.supernet.trained",
@@ -86,6 +90,7 @@ LAZY = {
     "load_supernet": "apq_tune.supernet.published",
     "measure_sensitivity": "apq_tune.pipeline.sensitivity_table",
     "profile": "apq_tune.deploy.profiling",
+    "solve": "apq_tune.pipeline.solve",
     "write_report": "apq_tune.report.html",
 }
 """Public names whose modules import torch, Ray or Optuna, and those modules."""
@@ -136,6 +141,8 @@ __all__ = [
     "RunError",
     "SearchSpace",
     "SensitivityTable",
+    "Solution",
+    "Solutions",
     "Space",
     "SpaceError",
     "StudyError",
@@ -160,6 +167,7 @@ __all__ = [
     "parse_constraint",
     "profile",
     "search",
+    "solve",
     "write_report",
 ]
 

@@ -26,13 +26,14 @@ from apq_tune.cli.report import report
 from apq_tune.cli.run import run
 from apq_tune.cli.search import score, search
 from apq_tune.cli.settings import settings
+from apq_tune.cli.solve import solve
 from apq_tune.cli.spaces import cost, describe, spaces
 from apq_tune.cli.sweep import sweep
 from apq_tune.cli.transfer import transfer
 from apq_tune.cli.versus import joint_vs_staged
 from apq_tune.errors import ApqError
 
-RESUMABLE = ("run", "refine", "joint-vs-staged", "sweep", "compare", "profile")
+RESUMABLE = ("run", "refine", "solve", "joint-vs-staged", "sweep", "compare", "profile")
 """Commands that keep finished parts; the others write nothing until they end."""
 
 REMEDIES = {
@@ -75,6 +76,7 @@ def cli() -> None:
 for command in (
     run,
     refine,
+    solve,
     export,
     evaluate,
     report,

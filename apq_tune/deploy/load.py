@@ -8,6 +8,8 @@ from pathlib import Path
 from apq_tune.errors import ApqError, RunError
 from apq_tune.pipeline.finished import networks_of_run
 from apq_tune.pipeline.networks import CHOSEN, KeptNetwork, Networks, chosen_of, classes_of
+from apq_tune.pipeline.solved import RECORD as ANSWERS
+from apq_tune.pipeline.solved import networks_of_answers
 from apq_tune.problem.costs import Costs
 from apq_tune.refine.networks import RECORD as REFINEMENT
 from apq_tune.refine.networks import networks_of_refinement
@@ -25,7 +27,7 @@ AGAIN = "the same command does that search again"
 
 
 def load_network(path: str | Path, name: str = CHOSEN) -> FoundNetwork:
-    """Load a trained network from the directory of a run, of a refinement, or of ``run --method``.
+    """Load a trained network from the directory of a run, of a refinement, of ``run --method``, or of ``solve``.
 
     The images need not be there.
 
@@ -50,6 +52,8 @@ def open_networks(path: Path) -> Networks:
     try:
         if (path / REFINEMENT).exists():
             return networks_of_refinement(path)
+        if (path / ANSWERS).exists():
+            return networks_of_answers(path)
         if (path / SEARCH).exists():
             return _networks_of_method(path)
         if (path / "run.json").exists():

@@ -47,6 +47,7 @@ class Networks(NamedTuple):
         classes: Class names in the order of the logits.
         data_root: Folder with the files of data sets that the run was given, if any.
         limits: Limits of the search as texts, whose costs are told with each network.
+        why_none: Reason why none was chosen.
     """
 
     path: Path
@@ -57,6 +58,7 @@ class Networks(NamedTuple):
     classes: tuple[str, ...]
     data_root: str | None
     limits: tuple[str, ...] = ()
+    why_none: str = "no network keeps all limits, so none was chosen"
 
     @plain_torch()
     def load(self, name: str = CHOSEN) -> FoundNetwork:
@@ -69,7 +71,7 @@ class Networks(NamedTuple):
             RunError: If there is no such network, which lists the known ones, or its weights are damaged or missing.
         """
         if name == CHOSEN and self.chosen is None:
-            raise RunError(f"{self.path}: no network keeps all limits, so none was chosen; known: {self._names()}")
+            raise RunError(f"{self.path}: {self.why_none}; known: {self._names()}")
         own = str(self.chosen) if name == CHOSEN else name
         if own not in self.kept:
             raise RunError(f"{self.path}: has no network {name!r}; known: {self._names()}")

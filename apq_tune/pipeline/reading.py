@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from apq_tune.errors import RunError
 from apq_tune.pipeline.finished import open_run
 from apq_tune.pipeline.outcome import Outcome, read_outcome
 from apq_tune.pipeline.settings import RunSettings
@@ -66,3 +68,19 @@ def read_run(path: Path, last: str = STAGES[-1].name) -> ReadRun:
     encoding = encoding_of(opened.space)
     costs = Costs.of(encoding, kept_tables(path), opened.settings.constraints)
     return ReadRun(path, encoding, costs, opened.settings, opened.stages, read_json(path / "run.json"))
+
+
+def run_of(path: Path, record: Mapping[str, Any]) -> Path:
+    """Run that a folder goes on from: around the folder, or at the recorded path.
+
+    Args:
+        path: Folder of a refinement, or of answers to new limits.
+        record: Its record, with the path of the run as ``run``.
+
+    Raises:
+        RunError: If it is in neither place.
+    """
+    for place in (path.parent, path.absolute().parent, Path(record["run"])):
+        if (place / "run.json").exists():
+            return place
+    raise RunError(f"{path}: goes on from the run {record['run']}, which is not there; put it back, or beside it")

@@ -123,14 +123,17 @@ def read_limits(encoding: GeneEncoding, metrics: Mapping[str, Metric], texts: Se
     return tuple(kept.values())
 
 
-def read_combinations(metrics: Mapping[str, Metric], texts: Sequence[str]) -> list[tuple[Constraint, ...]]:
+def read_combinations(
+    metrics: Mapping[str, Metric], texts: Sequence[str], reference: Mapping[str, float] | None = None
+) -> list[tuple[Constraint, ...]]:
     """Parse lists of upper bounds such as ``latency_ms<=6,8,10``, each of another metric, into all their combinations.
 
     Whether bounds are in reach is not checked: metrics of the same names may have other ranges elsewhere.
 
     Args:
         metrics: Metrics that may be limited, by name.
-        texts: Limits as of ``read_limits``, but without ``>=`` and percentages.
+        texts: Limits as of ``read_limits``, but without ``>=``.
+        reference: Values that correspond to 100%, by metric name; without them percentages are refused.
 
     Returns:
         One bound of each metric per combination; without texts, the one combination without limits.
@@ -143,7 +146,7 @@ def read_combinations(metrics: Mapping[str, Metric], texts: Sequence[str]) -> li
         match = re.fullmatch(r"\s*(\w+)\s*<?=\s*(.*)", text)
         if match is None:
             raise ProblemError(f"cannot read limits {text!r}; write METRIC<=NUMBER,NUMBER, such as latency_ms<=6,8,10")
-        limits = [read_limit(metrics, f"{match[1]}<={part}") for part in match[2].split(",")]
+        limits = [read_limit(metrics, f"{match[1]}<={part}", reference) for part in match[2].split(",")]
         name, bounds = limits[0].metric.name, {limit.bound for limit in limits}
         if name in choices or len(bounds) < len(limits):
             raise ProblemError(f"limits {text!r}: a metric or a bound comes twice; give each once")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from apq_tune.errors import RunError
 from apq_tune.inputs.ranges import validated
 from apq_tune.pipeline.outcome import read_items
-from apq_tune.pipeline.reading import ReadRun, read_run
+from apq_tune.pipeline.reading import ReadRun, read_run, run_of
 from apq_tune.problem.costs import Costs
 from apq_tune.refine.outcome import Chosen, Refined, RefinedCandidate, assembled
 from apq_tune.refine.refine import BATCH, FORMAT
@@ -52,7 +52,7 @@ def read_refinement(path: Path) -> ReadRefinement:
     record = read_record(path / "refine.json", f"delete the folder {path} and repeat the command", current=FORMAT)
     command = record["command"] or "the program that began it"
     settings = validated(RefineSettings, record["settings"])
-    run = read_run(_run_of(path, record), "predictors")
+    run = read_run(run_of(path, record), "predictors")
     names = [f"round_{number}" for number in range(1, settings.rounds + 1)]
     names += [f"rung_{epochs}" for epochs in settings.rungs]
     stages = {name: StageFiles(path / name, f"this makes it anew: {command}") for name in names}
@@ -80,15 +80,3 @@ def read_refinement(path: Path) -> ReadRefinement:
     refined = assembled(results, settings, costs, costs.limits(texts), path, run.path, run.settings)
     seconds = {name.replace("_", " "): float(stage.record()["seconds"]) for name, stage in stages.items()}
     return ReadRefinement(path, run, costs, settings, record, seconds, refined)
-
-
-def _run_of(path: Path, record: dict[str, Any]) -> Path:
-    """Run that a refinement goes on from: around the refinement, or at the recorded path.
-
-    Raises:
-        RunError: If it is in neither place.
-    """
-    for place in (path.parent, path.absolute().parent, Path(record["run"])):
-        if (place / "run.json").exists():
-            return place
-    raise RunError(f"{path}: refines the run {record['run']}, which is not there; put it back, or beside it")

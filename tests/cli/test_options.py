@@ -61,7 +61,7 @@ def test_every_option_has_one_spelling_type_default_and_help() -> None:
             assert known == (*meaning, said(option)), (flag, before, name)
 
 
-@pytest.mark.parametrize("gone", ["--limit", "--limits", "--budgets", "--resume", "--samplers", "--methods"])
+@pytest.mark.parametrize("gone", ["--limit", "--limits", "--resume", "--samplers", "--methods"])
 def test_old_spellings_are_gone(gone: str) -> None:
     assert not [name for name, command in ALL.items() for option in command.params if gone in option.opts]
 
