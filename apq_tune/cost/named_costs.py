@@ -12,10 +12,11 @@ from apq_tune.cost.model import CostModel
 from apq_tune.cost.mpic import MPIC
 from apq_tune.cost.ne16 import NE16
 from apq_tune.cost.op_model import OpModel
+from apq_tune.cost.stm32h7 import STM32H7
 from apq_tune.errors import ProblemError
 from apq_tune.network.layer import Op
 
-OP_MODELS: Mapping[str, OpModel] = {model.name: model for model in (MPIC, NE16, GAP8, DIANA)}
+OP_MODELS: Mapping[str, OpModel] = {model.name: model for model in (MPIC, NE16, GAP8, DIANA, STM32H7)}
 """Cost models that are sums over operations."""
 
 _MAKERS: Mapping[str, Callable[[Any], CostModel]] = {

@@ -31,6 +31,7 @@ class OpModel(NamedTuple):
             does not cover the operation.
         covers: What the source covers, for messages.
         monotone: Whether the cost never falls as channels or bits grow; see ``sum_over_parts``.
+        note: Remark for those who limit the metric, if it depends on bits less than they may expect.
     """
 
     name: str
@@ -38,6 +39,7 @@ class OpModel(NamedTuple):
     cost: Callable[[Op], Any]
     covers: str
     monotone: bool = True
+    note: str = ""
 
     def of(self, encoding: Any) -> CostModel:
         """Cost of the networks of a search space.
@@ -49,7 +51,10 @@ class OpModel(NamedTuple):
             TableError: If the space allows a layer that the source does not cover; the message names it.
         """
         check_covered(self, network_of(encoding.space))
-        return sum_over_ops(self.name, self.unit, encoding, self.cost, monotone=self.monotone)
+        model = sum_over_ops(self.name, self.unit, encoding, self.cost, monotone=self.monotone)
+        if any(gene.kind == "w_bits" and len(gene.values) > 1 for gene in encoding.genes):
+            model.note = self.note
+        return model
 
 
 def is_depthwise(op: Op) -> Any:

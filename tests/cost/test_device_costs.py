@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from apq_tune import ModelSpace, NetworkEncoding, ProblemError, SearchSpace, TableError
 from apq_tune.cost import NAMED, named_cost
@@ -64,6 +71,7 @@ COVERED = {
     "mpic_cycles": narrowed((3, 5), (2, 4, 8), (2, 4, 8)),
     "ne16_cycles": narrowed((3,), (2, 3, 6, 8)),
     "gap8_cycles": narrowed((3, 5), (8,)),
+    "stm32h7_ms": narrowed((3, 5), (2, 4, 8)),
     "diana_cycles": narrowed((3, 5), (8,)),
 }
 """Spaces that each cost model covers."""
@@ -74,6 +82,40 @@ def test_operations_cost_what_the_published_program_computes(
     name: str, op: tuple[int, ...], width: int | None, cycles: float
 ) -> None:
     assert float(OP_MODELS[name].cost(Op(*op, out_width=width))) == pytest.approx(cycles, rel=1e-6)
+
+
+@functools.cache
+def benchmark() -> ModuleType:
+    """The benchmark with the published measurements."""
+    path = Path(__file__).parents[2] / "benchmarks/device_costs.py"
+    spec = importlib.util.spec_from_file_location("device_costs", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # named tuples look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_rates_of_the_stm32h7_are_those_of_the_fit_and_their_errors_those_that_are_stated() -> None:
+    script = benchmark()
+    np.testing.assert_allclose(script.fitted(script.ZOO), script.MODULE, rtol=0.005)
+    for own in script.ZOO:
+        ms = sum(float(OP_MODELS["stm32h7_ms"].cost(op)) for op in own.ops)
+        assert ms == pytest.approx(float(script.macs_of(own) @ script.MODULE), rel=1e-9)
+    errors = np.abs(script.errors(script.ZOO, script.MODULE))
+    assert errors.mean() < 0.04 and errors.max() < 0.115
+    assert max(np.abs(own).max() for own in script.held_out().values()) < 0.195
+    n_parameters = {own.family: sum(op.n_weights + op.out_channels for op in own.ops) for own in script.ZOO}
+    assert n_parameters["FD-MobileNet"] == 125_477 and n_parameters["SqueezeNet 1.1"] == 725_061  # as published
+
+
+def test_ne16_and_gap8_are_below_what_whole_networks_were_measured_at() -> None:
+    script = benchmark()
+    for ops, per_second in zip(script.MLPERF.values(), script.GAP9, strict=True):
+        share = script.cycles(ops, OP_MODELS["ne16_cycles"].cost) / (370e6 / per_second)
+        assert 0.55 < share < 0.75  # the rest are transfers, and layers that run on the cores
+    op, published = script.PULP_NN
+    assert op.macs / float(OP_MODELS["gap8_cycles"].cost(op)) == pytest.approx(published, rel=0.13)
 
 
 @pytest.mark.parametrize("name", OP_MODELS)
@@ -91,9 +133,9 @@ def test_costs_of_networks_are_sums_over_their_layers(name: str) -> None:
     assert model.unit == ("ms" if name.endswith("_ms") else "cycles")
 
 
-@pytest.mark.parametrize("name", ["mpic_cycles", "ne16_cycles", "diana_cycles"])
+@pytest.mark.parametrize("name", ["mpic_cycles", "ne16_cycles", "diana_cycles", "stm32h7_ms"])
 def test_costs_of_traced_models_are_sums_over_their_layers(name: str) -> None:
-    w_bits = {"mpic_cycles": [2, 4, 8], "ne16_cycles": [2, 4, 8], "diana_cycles": [8]}[name]
+    w_bits = {"mpic_cycles": [2, 4, 8], "ne16_cycles": [2, 4, 8], "diana_cycles": [8], "stm32h7_ms": [4, 8]}[name]
     encoding = traced("resnet8", w_bits=w_bits, a_bits=[8])
     genomes = np.concatenate([encoding.sample(20, np.random.default_rng(0)), encoding.ends()])
     model, space = named_cost(name, encoding), encoding.space
@@ -151,3 +193,16 @@ def test_names_are_read_from_limits_and_names() -> None:
     )
     with pytest.raises(ProblemError, match="unknown cost model 'gap9'; known: mpic_cycles"):
         named_cost("gap9", COVERED["mpic_cycles"])
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 3]))
+def test_latency_of_the_stm32h7_never_falls_as_channels_grow(inputs: int, outputs: int, kernel: int) -> None:
+    cost = OP_MODELS["stm32h7_ms"].cost
+    before = float(cost(Op(inputs, outputs, kernel, 1, 8, 8, 8, 8)))
+    assert before <= float(cost(Op(inputs + 1, outputs, kernel, 1, 8, 8, 8, 8))) * (1 + 1e-12)
+    assert before < float(cost(Op(inputs, outputs + 1, kernel, 1, 8, 8, 8, 8)))
+
+
+def test_limits_on_times_that_bits_do_not_change_say_so() -> None:
+    assert "save bytes, not time" in named_cost("stm32h7_ms", COVERED["stm32h7_ms"]).note
+    assert not named_cost("stm32h7_ms", COVERED["gap8_cycles"]).note
