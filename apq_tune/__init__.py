@@ -8,6 +8,7 @@ from apq_tune.errors import (
     ApqError,
     CandidateError,
     DeployError,
+    DeviceError,
     DocumentError,
     ModelError,
     ProblemError,
@@ -20,6 +21,7 @@ from apq_tune.errors import (
 from apq_tune.hosts.objective import APQObjective
 from apq_tune.predict import Pairs, Predictor, fit_predictor
 from apq_tune.predict.files import load_predictor
+from apq_tune.problem.device import device_limits
 from apq_tune.problem.front import Front
 from apq_tune.problem.limits import parse_constraint
 from apq_tune.problem.lookup import load_lookup
@@ -28,6 +30,8 @@ from apq_tune.problem.problem import Constraint, Evaluation, Objective, Problem
 from apq_tune.searchers import NSGA2, Evolution, ModelBased, RandomSearch, search
 from apq_tune.space.candidate import Candidate, Configuration
 from apq_tune.space.choices import ChoiceSpace
+from apq_tune.space.device import DevicePreset, known_presets, load_preset
+from apq_tune.space.device_rules import check_network
 from apq_tune.space.encoding import Encoding
 from apq_tune.space.flat_encoding import FlatEncoding
 from apq_tune.space.gene import Gene
@@ -107,6 +111,8 @@ __all__ = [
     "Configuration",
     "Constraint",
     "DeployError",
+    "DeviceError",
+    "DevicePreset",
     "DocumentError",
     "Encoding",
     "Evaluation",
@@ -151,16 +157,20 @@ __all__ = [
     "TableError",
     "TrainedSupernet",
     "Training",
+    "check_network",
     "cost_models",
+    "device_limits",
     "evaluate",
     "export",
     "fit_predictor",
+    "known_presets",
     "known_spaces",
     "load_cost_table",
     "load_data",
     "load_lookup",
     "load_network",
     "load_predictor",
+    "load_preset",
     "load_run",
     "load_supernet",
     "measure_sensitivity",

@@ -13,6 +13,10 @@ class SpaceError(ApqError):
     """A search space whose definition is invalid."""
 
 
+class DeviceError(ApqError):
+    """A device preset that is unknown or invalid, or a network or a search space that the device cannot run."""
+
+
 class ModelError(ApqError):
     """A model of the user that cannot be loaded or traced, or weights that do not fit it."""
 

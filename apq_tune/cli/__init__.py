@@ -17,6 +17,7 @@ import click
 
 from apq_tune import __version__
 from apq_tune.cli.compare import compare
+from apq_tune.cli.devices import devices
 from apq_tune.cli.export import evaluate, export
 from apq_tune.cli.model import model
 from apq_tune.cli.predictor import predictor
@@ -87,6 +88,7 @@ for command in (
     score,
     describe,
     spaces,
+    devices,
     model,
     cost,
     profile,

@@ -15,6 +15,9 @@ from apq_tune.network.coupling import ChannelGroup, Coupling
 from apq_tune.network.graph import WEIGHTED, Graph
 from apq_tune.network.layer import IMAGE
 from apq_tune.network.removable import Removable
+from apq_tune.space.device import PresetOrName
+from apq_tune.space.device_layers import of_device
+from apq_tune.space.device_rules import Ends
 from apq_tune.space.gene import Gene, Kind
 from apq_tune.space.skeleton import BitChoice, Bits, Channels, Model, SizeChoice
 
@@ -79,6 +82,7 @@ class ModelOptions(Model):
         ends: Bits of the first and the last layers with weights; ``None`` to choose as in all others.
         keep: Globs over names of nodes whose channels and blocks stay as they are.
         genes: What is fixed, narrowed or grouped, by globs over the names of layers and blocks: see ``Choices``.
+        device: Preset, or name of one, of a device; what it does not run is left out.
     """
 
     data: str | None = None
@@ -91,6 +95,7 @@ class ModelOptions(Model):
     ends: Bits | None = 8
     keep: tuple[str, ...] = ()
     genes: Annotated[dict[str, Any], AfterValidator(_entries)] = Field(default_factory=dict)
+    device: PresetOrName | None = None
 
 
 @dataclass(frozen=True)
@@ -170,6 +175,10 @@ class Choices:
                 self._apply(glob, key, _listed(given), values, leader)
         makers = {name: coupling.groups[i].makers for name, i in self._index.items()}
         gone = {name for name, own in values["depth"].items() if own == (0,)}
+        self.pairs: dict[tuple[str, str], frozenset[tuple[int, int]]] = {}
+        if options.device is not None:
+            there = [node for node in graph.weighted if self.block_of.get(node.name) not in gone]
+            of_device(options.device, graph, coupling, there, ends_of_graph(graph), values, leader)
         self._layers_of = {**{name: (name,) for name in self._members["w_bits"]}, **makers}
         self._chosen: dict[Kind, dict[str, Choice]] = {}
         genes: dict[Kind, list[Gene]] = {}
@@ -283,7 +292,15 @@ def stepped(group: ChannelGroup, step: int, least: float) -> tuple[int, ...]:
 
 
 def ends(graph: Graph) -> tuple[str, ...]:
-    """Names of the layers with weights that read the image, and of those that no other one reads."""
+    """Names of the layers with weights that read the image, then of those that no other one reads."""
+    found = ends_of_graph(graph)
+    order = [node.name for node in graph.nodes]
+    first, last = (sorted(names, key=order.index) for names in found)
+    return tuple(dict.fromkeys((*first, *last)))
+
+
+def ends_of_graph(graph: Graph) -> Ends:
+    """The layers with weights that read the image, and those that no other one reads."""
     first: list[str] = []
     fresh = {IMAGE}  # what has been through no layer with weights
     for node in graph.nodes:
@@ -299,4 +316,4 @@ def ends(graph: Graph) -> tuple[str, ...]:
                 last.append(node.name)
             else:
                 final.update(node.inputs)
-    return tuple(dict.fromkeys((*first, *reversed(last))))
+    return Ends(frozenset(first), frozenset(last))

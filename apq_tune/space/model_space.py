@@ -16,13 +16,14 @@ from apq_tune.errors import CandidateError, SpaceError
 from apq_tune.network.coupling import Coupling
 from apq_tune.network.graph import Graph, Node
 from apq_tune.network.removable import Removable
+from apq_tune.space.device import DevicePreset
 from apq_tune.space.gene import Gene
 from apq_tune.space.model_candidate import ModelCandidate
 from apq_tune.space.model_choices import Choice, Choices, ModelOptions
 from apq_tune.space.model_network import ModelNetwork, network_of_graph
 from apq_tune.space.model_plan import ModelPlan, Planner, Ranks
 from apq_tune.space.model_size import n_networks
-from apq_tune.space.network_space import NetworkSpace, Normalisation
+from apq_tune.space.network_space import NetworkSpace, Normalisation, check_not_narrowed
 from apq_tune.space.overview import Overview, overview_of_model
 from apq_tune.space.skeleton import first_complaint
 
@@ -127,6 +128,20 @@ class ModelSpace(NetworkSpace):
     def fixed_bits(self) -> int:
         """Bits of the inputs of layers without weights, of the image and of the logits."""
         return FIXED_BITS
+
+    @property
+    def device(self) -> DevicePreset | None:
+        """Device that the space was narrowed for."""
+        return self.options.device
+
+    def narrowed(self, preset: DevicePreset) -> ModelSpace:
+        """The part of the space that a device can run.
+
+        Raises:
+            DeviceError: If nothing is left; the message names the layer, what it offers, and what the device runs.
+        """
+        check_not_narrowed(self, preset)
+        return ModelSpace(self.name, self.graph, self.options.model_copy(update={"device": preset}))
 
     @property
     def stored_bits(self) -> tuple[int, ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import abc
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from apq_tune.errors import DeviceError
+from apq_tune.space.device import DevicePreset
 from apq_tune.space.parameters import Space
 
 if TYPE_CHECKING:
@@ -94,6 +96,10 @@ class NetworkSpace(Space, abc.ABC):
         def network(self) -> Network:
             """The networks, layer by layer, as functions of the genes."""
 
+        @property
+        def device(self) -> DevicePreset | None:
+            """Device that the space was narrowed for."""
+
     @property
     def normalisation(self) -> Normalisation | None:
         """How networks want the values of pixels; ``None`` for the default of the package."""
@@ -128,6 +134,17 @@ class NetworkSpace(Space, abc.ABC):
     def with_data(self, data: str | None) -> Self:
         """The same space for other images of the same shape and number of classes."""
 
+    def narrowed(self, preset: DevicePreset) -> Self:
+        """The part of the space that a device can run, whose file says so.
+
+        Raises:
+            DeviceError: If nothing is left, which names the layer, what it offers, and what the device runs; or if the
+                space is of a kind that cannot be narrowed.
+        """
+        raise DeviceError(
+            f"{self.name}: a {type(self).__name__} cannot be narrowed for {preset.name}; narrow its genes"
+        )
+
     @abc.abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """Content of the file of the space, from which ``files.space_from`` makes it again."""
@@ -139,3 +156,16 @@ class NetworkSpace(Space, abc.ABC):
     @abc.abstractmethod
     def to_yaml(self) -> str:
         """The space as a YAML file."""
+
+
+def check_not_narrowed(space: NetworkSpace, preset: DevicePreset) -> None:
+    """Refuse to narrow a space for a second device.
+
+    Raises:
+        DeviceError: If it was narrowed for another one.
+    """
+    if space.device is not None and space.device != preset:
+        raise DeviceError(
+            f"{space.name}: is narrowed for {space.device.name} already; narrow the space that it was made of for "
+            f"{preset.name}"
+        )

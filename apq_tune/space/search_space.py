@@ -16,9 +16,11 @@ from apq_tune.errors import CandidateError, SpaceError
 from apq_tune.network.network import Network
 from apq_tune.space.candidate import Candidate
 from apq_tune.space.choices import ChoiceSpace
+from apq_tune.space.device import DevicePreset
+from apq_tune.space.device_rules import Ends, check_layers
 from apq_tune.space.gene import BIT_KINDS, Gene
 from apq_tune.space.layers import layers_of
-from apq_tune.space.network_space import NetworkSpace
+from apq_tune.space.network_space import NetworkSpace, check_not_narrowed
 from apq_tune.space.overview import Overview, overview_of_stages
 from apq_tune.space.skeleton import BIT_NAMES, first_complaint
 from apq_tune.space.slot import Slot
@@ -109,6 +111,10 @@ class SearchSpace(Skeleton, NetworkSpace):
         if self.stem.kernel_size > largest:
             raise ValueError(f"stem.kernel_size {self.stem.kernel_size} is larger than the {largest} pixel input")
         self._check_bits()
+        if self.device is not None:
+            fixed, ends = self.network.fixed_layers(largest), Ends(frozenset({"stem"}), frozenset({"classifier"}))
+            remedy = "change it in the space, its bits by fixed_bits, or take another device"
+            check_layers(self.device, fixed, ends, remedy)
         for slot in self.slots:
             where = f"stages[{slot.stage}], block {slot.position + 1}"
             if slot.kernel_sizes[-1] > slot.in_size:
@@ -200,13 +206,22 @@ class SearchSpace(Skeleton, NetworkSpace):
         """The same space for other images of the same shape and number of classes."""
         return self.model_copy(update={"data": data})
 
+    def narrowed(self, preset: DevicePreset) -> SearchSpace:
+        """The part of the space that a device can run.
+
+        Raises:
+            DeviceError: If nothing is left; the message names the layer, what it offers, and what the device runs.
+        """
+        check_not_narrowed(self, preset)
+        return SearchSpace.from_dict(self.to_dict() | {"device": preset.to_dict()}, self.name)
+
     def to_dict(self) -> dict[str, Any]:
         """Content of the file of the space."""
         return self.model_dump(mode="json", exclude_none=True)
 
     def to_record(self) -> dict[str, Any]:
-        """Plain data with every key, those without a value included."""
-        return self.model_dump(mode="json")
+        """Plain data with every key, those without a value included, unless there is no device."""
+        return self.model_dump(mode="json", exclude={"device"} if self.device is None else None)
 
     def to_yaml(self) -> str:
         """The space as YAML; ``from_dict(yaml.safe_load(...))`` gives an equal space."""

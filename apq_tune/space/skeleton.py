@@ -31,7 +31,8 @@ BIT_NAMES = tuple(
 """Names of bit-widths, of all types of blocks."""
 
 
-def _ascending(values: tuple[Number, ...]) -> tuple[Number, ...]:
+def ascending(values: tuple[Number, ...]) -> tuple[Number, ...]:
+    """Refuse lists that are empty or not strictly ascending."""
     if not values:
         raise ValueError("has no values; give at least one")
     if list(values) != sorted(set(values)):
@@ -52,12 +53,12 @@ Size = Annotated[int, Whole(1, 10_000)]
 Stride = Annotated[int, Whole(1, 100)]
 Channels = Annotated[int, Whole(1, 100_000)]
 Classes = Annotated[int, Whole(1, 1_000_000)]
-KernelChoice = Annotated[tuple[Kernel, ...], AfterValidator(_ascending)]
-BitChoice = Annotated[tuple[Bits, ...], AfterValidator(_ascending)]
-DepthChoice = Annotated[tuple[Depth, ...], AfterValidator(_ascending)]
-SizeChoice = Annotated[tuple[Size, ...], AfterValidator(_ascending)]
+KernelChoice = Annotated[tuple[Kernel, ...], AfterValidator(ascending)]
+BitChoice = Annotated[tuple[Bits, ...], AfterValidator(ascending)]
+DepthChoice = Annotated[tuple[Depth, ...], AfterValidator(ascending)]
+SizeChoice = Annotated[tuple[Size, ...], AfterValidator(ascending)]
 Ratio = Annotated[float, Finite(0, 100, above=True)]
-RatioChoice = Annotated[tuple[Ratio, ...], AfterValidator(_ascending)]
+RatioChoice = Annotated[tuple[Ratio, ...], AfterValidator(ascending)]
 
 
 class Model(BaseModel):
@@ -71,6 +72,7 @@ def _kind_of_size(value: Any) -> str:
 
 
 ONE_SIZE, SIZES = "one size", "several sizes"
+RULE, WORD = "a rule", "a word"
 
 
 class Input(Model):
@@ -209,7 +211,7 @@ def first_complaint(error: ValidationError) -> str:
     for part in first["loc"]:
         if isinstance(part, int):
             key += f"[{part}]"
-        elif part not in (LISTED, RANGE, ONE_SIZE, SIZES, KEY):
+        elif part not in (LISTED, RANGE, ONE_SIZE, SIZES, RULE, WORD, KEY):
             key += f".{part}" if key else part
     if first["type"] == "extra_forbidden":
         said = "unknown key; remove it or correct its spelling"

@@ -12,6 +12,8 @@ from pydantic import Field
 from apq_tune.space.block_type import BlockField, BlockType
 from apq_tune.space.block_types import BLOCK_TYPES, DEFAULT
 from apq_tune.space.candidate import Candidate
+from apq_tune.space.device import PresetOrName
+from apq_tune.space.device_slots import RunChoices, choices_run
 from apq_tune.space.geometry import out_size, ratio_channels, stepped_channels
 from apq_tune.space.skeleton import (
     Bits,
@@ -46,6 +48,7 @@ class Skeleton(Model):
     block: BlockName | None = None
     choices: ChoiceLists
     forbidden: tuple[Forbidden, ...] = ()
+    device: PresetOrName | None = None
 
     @property
     def resolutions(self) -> tuple[int, ...]:
@@ -63,7 +66,24 @@ class Skeleton(Model):
 
     @functools.cached_property
     def _slots(self) -> dict[int, tuple[Slot, ...]]:
-        return {resolution: self._slots_for(resolution) for resolution in self.resolutions}
+        found = {resolution: self._slots_for(resolution) for resolution in self.resolutions}
+        if self.device is None:
+            return found
+        return {resolution: tuple(map(self._of_device, slots)) for resolution, slots in found.items()}
+
+    def _of_device(self, slot: Slot) -> Slot:
+        """A block with the shapes that the device runs."""
+        shapes = {field.kind: values for field, values in self._run[slot.name].values.items()}
+        return slot._replace(kernel_sizes=shapes["kernel"], channels=shapes["width"])
+
+    @functools.cached_property
+    def _run(self) -> dict[str, RunChoices]:
+        """What the device runs of the choices of each block by name, which does not depend on the image size."""
+        assert self.device is not None
+        return {
+            slot.name: choices_run(self.device, self.type_of(slot), slot, self._offered(slot), self.fixed_bits)
+            for slot in self._slots_for(self.resolutions[-1])
+        }
 
     def _slots_for(self, resolution: int) -> tuple[Slot, ...]:
         slots = []
@@ -104,6 +124,10 @@ class Skeleton(Model):
 
     def fields(self, slot: Slot) -> dict[BlockField, tuple[int, ...]]:
         """Fields of the block in ``slot``, with the values of each."""
+        return self._offered(slot) if self.device is None else self._run[slot.name].values
+
+    def _offered(self, slot: Slot) -> dict[BlockField, tuple[int, ...]]:
+        """Fields of a block with the values that the file gives them, whatever the device."""
         shapes = {"kernel": slot.kernel_sizes, "width": slot.channels}
         return {
             field: shapes[field.kind] if field.kind in shapes else getattr(self.choices, field.name)
@@ -123,7 +147,7 @@ class Skeleton(Model):
             if set(rule) <= set(axes):
                 broken = np.broadcast_arrays(*(axes[field] == value for field, value in rule.items()))
                 allowed &= ~np.logical_and.reduce(broken)
-        return allowed
+        return allowed if self.device is None else allowed & self._run[slot.name].allowed
 
     def active_slots(self, candidate: Candidate) -> list[Slot]:
         """Slots of the active blocks of a candidate, in order, at its resolution."""

@@ -1,0 +1,45 @@
+"""``apq-tune devices``, and the option that names one of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from apq_tune.space.device import DevicePreset
+
+DEVICE_PRESET = click.option(
+    "--device-preset",
+    metavar="NAME|FILE",
+    help="Device that networks are for: bits, kernels and channels that it does not run are left out, and its flash "
+    "and RAM are limits. A name of apq-tune devices, or a YAML file.",
+)
+
+
+def preset_of(name: str | None) -> DevicePreset | None:
+    """Preset of ``--device-preset``; ``None`` without the option.
+
+    Raises:
+        DeviceError: If it is unknown or invalid.
+    """
+    from apq_tune.space.device import load_preset
+
+    return None if name is None else load_preset(name)
+
+
+@click.command()
+@click.argument("device", required=False, metavar="[NAME|FILE]")
+def devices(device: str | None) -> None:
+    """List the device presets that ship with the package, or show one.
+
+    NAME is one of them; FILE is a YAML file of your own.
+    """
+    from apq_tune.report.devices import print_preset, print_presets
+    from apq_tune.report.screen import Screen
+    from apq_tune.space.device import known_presets, load_preset
+
+    if device is None:
+        print_presets([load_preset(name) for name in known_presets()], Screen())
+    else:
+        print_preset(load_preset(device), Screen())
