@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from apq_tune.cli.costs import CONSTRAINTS, TABLES, tell_notes
+from apq_tune.cli.devices import DEVICE_PRESET, narrowed, preset_of
 from apq_tune.cli.fleet import command_line, host_options, out_folder, progress_bar
 from apq_tune.cli.options import FRONT, PREDICTOR, SEEDS, metric_names, samplers_option
 from apq_tune.cli.values import Number, Place
@@ -35,6 +36,7 @@ SAMPLERS = (
 @PREDICTOR
 @TABLES
 @CONSTRAINTS
+@DEVICE_PRESET
 @FRONT
 @click.option(
     "--lookup",
@@ -85,6 +87,7 @@ def compare(
     predictor: Path | None,
     tables: tuple[Path, ...],
     constraints: tuple[str, ...],
+    device_preset: str | None,
     front: str | None,
     lookup: Path | None,
     maximize: tuple[str, ...],
@@ -114,11 +117,11 @@ def compare(
     if lookup is None and front is None:
         raise click.UsageError("SPACE needs --front, such as --front accuracy,latency_ms")
     of_lookup = (maximize, minimize, choices, ignore, missing)
-    unused = (predictor, tables, front) if lookup is not None else of_lookup
+    unused = (predictor, tables, front, device_preset) if lookup is not None else of_lookup
     if any(value not in (None, ()) for value in unused):
         raise click.UsageError(
-            "--lookup goes with --maximize, --minimize, --choice, --ignore and --missing; --predictor, --table and "
-            "--front with SPACE"
+            "--lookup goes with --maximize, --minimize, --choice, --ignore and --missing; --predictor, --table, "
+            "--front and --device-preset with SPACE"
         )
     if seeds < ranges.COMPARED_SEEDS.low:
         raise click.UsageError(f"--seeds {seeds}: a comparison needs {ranges.COMPARED_SEEDS.low} or more")
@@ -131,6 +134,7 @@ def compare(
     ends = _caps(caps, SAMPLERS)
 
     from apq_tune.problem.costs import with_built_in
+    from apq_tune.problem.device import limit_texts
     from apq_tune.problem.lookup import describe_estimates, load_lookup
     from apq_tune.problem.metrics import load_metrics, problem_of
     from apq_tune.report.compare import write_comparison
@@ -147,11 +151,12 @@ def compare(
             lookup, maximize, minimize, constraints=constraints, choices=list(choices), ignore=ignore, missing=missing
         )
     else:
-        loaded = load_network_space(str(space))
+        preset = preset_of(device_preset)
+        loaded = narrowed(load_network_space(str(space)), preset)
         encoding = encoding_of(loaded)
         wanted = metric_names(front, "--front")
         metrics = with_built_in(load_metrics(encoding, predictor, tables), encoding, [*wanted, *constraints])
-        problem = problem_of(encoding, metrics, wanted, constraints)
+        problem = problem_of(encoding, metrics, wanted, [*constraints, *limit_texts(preset)])
         tell_notes(limit.metric for limit in problem.constraints)
     basis = {
         "space": loaded.to_record() if loaded is not None else None,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
     from apq_tune.space.device import DevicePreset
+    from apq_tune.space.parameters import Space
 
 DEVICE_PRESET = click.option(
     "--device-preset",
@@ -26,6 +27,22 @@ def preset_of(name: str | None) -> DevicePreset | None:
     from apq_tune.space.device import load_preset
 
     return None if name is None else load_preset(name)
+
+
+def narrowed(space: Space, preset: DevicePreset | None) -> Any:
+    """Part of a space that a device runs; all of it without a device.
+
+    Raises:
+        click.UsageError: If the space has no networks.
+        DeviceError: If nothing is left.
+    """
+    from apq_tune.space.network_space import NetworkSpace
+
+    if preset is None:
+        return space
+    if not isinstance(space, NetworkSpace):
+        raise click.UsageError(f"--device-preset {preset.name}: {space.name} has no networks; leave it out")
+    return space.narrowed(preset)
 
 
 @click.command()

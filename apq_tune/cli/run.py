@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from apq_tune.cli.costs import BUDGETS, CONSTRAINTS, TABLES, all_constraints
+from apq_tune.cli.devices import DEVICE_PRESET, preset_of
 from apq_tune.cli.fleet import command_line, device_options, host_options, out_folder
 from apq_tune.cli.method import DEFAULT, METHOD_NAMES, check_possible, search_with
 from apq_tune.cli.options import DATA_ROOT, MINUTES, SEED, SETTINGS, assigned, data_option
@@ -32,6 +33,7 @@ the bits of pairs are drawn independently for each layer, and the predictor has 
 @SEED
 @CONSTRAINTS
 @BUDGETS
+@DEVICE_PRESET
 @TABLES
 @DATA_ROOT
 @click.option(
@@ -66,6 +68,7 @@ def run(
     seed: int,
     constraints: tuple[str, ...],
     budgets: tuple[str, ...],
+    device_preset: str | None,
     tables: tuple[Path, ...],
     data_root: Path | None,
     method: str,
@@ -86,7 +89,8 @@ def run(
     SPACE is the name of a shipped search space, such as 'digits' (apq-tune spaces lists them), or a YAML file. It may
     be left out if --data is given: then the shipped space is taken whose image size is nearest to that of the images.
 
-    Without --constraint and --budget the limit is bit_ops<=25%. Given several of them, the network keeps all.
+    Without --constraint, --budget and a --device-preset that has flash or RAM, the limit is bit_ops<=25%. Given several
+    of them, the network keeps all.
 
     With another --method the same supernets are searched by it, with as many measurements and trainings of the same
     lengths; its networks, its front and the files of the best one are written to a folder of --out that has its name.
@@ -99,6 +103,7 @@ def run(
     from apq_tune.inputs.checkpoints import read_state
     from apq_tune.pipeline.reach import complaints, with_others
     from apq_tune.problem.costs import Costs
+    from apq_tune.problem.device import limit_texts
     from apq_tune.space.encodings import encoding_of
     from apq_tune.space.files import load_network_space
 
@@ -113,15 +118,18 @@ def run(
     loaded = None if space is None else load_network_space(space)
     notes: tuple[str, ...] = ()
     state: Mapping[str, Any] | None = None
-    complain = complaints(constraints, budgets, tables)
+    preset = preset_of(device_preset)
+    constraints = (*constraints, *limit_texts(preset))
+    complain = complaints(constraints, budgets, tables, preset)
     if weights is not None and source is None:
         state = read_state(weights)
     if source is not None:
         loaded, state, *lines = own.open(str(data))
         notes = tuple(lines)
     elif data is not None:
-        loaded, notes = _chosen(data, loaded, complain if constraints or budgets else None)
+        loaded, notes = _chosen(data, loaded, complain if constraints or budgets or preset else None)
     assert loaded is not None
+    loaded = loaded if preset is None else loaded.narrowed(preset)
     changes: dict[str, object] = {"seed": seed} | ({} if minutes is None else {"minutes": minutes})
     if constraints or budgets:
         try:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from apq_tune.cli.costs import BUDGETS, CONSTRAINTS, TABLES, tell_notes
+from apq_tune.cli.devices import DEVICE_PRESET, narrowed, preset_of
 from apq_tune.cli.fleet import out_file, out_folder
 from apq_tune.cli.options import (
     EVALUATIONS,
@@ -29,6 +30,7 @@ from apq_tune.inputs import ranges
 @TABLES
 @CONSTRAINTS
 @BUDGETS
+@DEVICE_PRESET
 @OBJECTIVE
 @FRONT
 @click.option(
@@ -63,6 +65,7 @@ def search(
     tables: tuple[Path, ...],
     constraints: tuple[str, ...],
     budgets: tuple[str, ...],
+    device_preset: str | None,
     objective: str | None,
     front: str | None,
     sampler: str | None,
@@ -86,6 +89,7 @@ def search(
     from apq_tune.errors import ProblemError
     from apq_tune.network.network import has_network
     from apq_tune.problem.costs import Costs
+    from apq_tune.problem.device import limit_texts
     from apq_tune.problem.limits import as_texts
     from apq_tune.problem.metrics import all_metrics, load_metrics, problem_of, restrict_to_measured
     from apq_tune.report.screen import Screen
@@ -94,12 +98,14 @@ def search(
     from apq_tune.searchers import search as run_search
     from apq_tune.space.encodings import encoding_of
     from apq_tune.space.files import load_space
+    from apq_tune.space.narrowing import candidates_run
     from apq_tune.space.notation import candidate_from, read_candidates
     from apq_tune.store.lock import own
 
     if objective is not None and front is not None:
         raise click.UsageError("give --objective or --front, not both")
-    encoding = encoding_of(load_space(space))
+    whole, preset = load_space(space), preset_of(device_preset)
+    encoding = encoding_of(narrowed(whole, preset))
     from_files = load_metrics(encoding, predictor, tables)
     wanted = metric_names(front, "--front") if front is not None else metric_names(objective, "--objective")
     metrics = all_metrics(encoding, from_files, [*wanted, *constraints])
@@ -109,13 +115,13 @@ def search(
         )
     by_rule = [text for name in budgets for text in as_texts(Costs(encoding, metrics).budget(name))]
     inside, message = restrict_to_measured(encoding, predictor, extrapolate=extrapolate)
-    problem = problem_of(inside, metrics, wanted, [*constraints, *by_rule])
+    problem = problem_of(inside, metrics, wanted, [*constraints, *by_rule, *limit_texts(preset)])
     tell_notes(limit.metric for limit in problem.constraints)
     algorithm = ALGORITHMS[sampler]() if sampler else None
     initial = None
     if start is not None:
-        given = read_candidates(start, encoding.space)
-        initial = inside.encode([candidate_from(entry, encoding.space) for entry in given])
+        given = [candidate_from(entry, whole) for entry in read_candidates(start, whole)]
+        initial = inside.encode(given if preset is None else candidates_run(preset, encoding.space, given))
     console = Screen()
     if message:
         console.print(message)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from apq_tune.cli.costs import BUDGETS, CONSTRAINTS, tell_notes
+from apq_tune.cli.devices import DEVICE_PRESET, narrowed, preset_of
 from apq_tune.cli.fleet import command_line, host_options, out_folder, progress_bar
 from apq_tune.cli.options import (
     EVALUATIONS,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 )
 @CONSTRAINTS
 @BUDGETS
+@DEVICE_PRESET
 @OBJECTIVE
 @FRONT
 @samplers_option(SAMPLERS, "evolution and random; with --front nsga2 and random")
@@ -53,6 +55,7 @@ def sweep(
     targets: tuple[str, ...],
     constraints: tuple[str, ...],
     budgets: tuple[str, ...],
+    device_preset: str | None,
     objective: str | None,
     front: str | None,
     samplers: tuple[str, ...],
@@ -71,6 +74,8 @@ def sweep(
     A --constraint may have several bounds, such as 'latency_ms<=6,8,10': each is searched under, and of several
     metrics every combination. Each --budget is searched under by itself, with the numbers of each target.
 
+    A --device-preset holds for all of them, beside their own limits.
+
     Interrupt the command at any moment: the same command goes on where it stopped.
     """
     if objective is not None and front is not None:
@@ -88,17 +93,19 @@ def sweep(
     from apq_tune.studies.fleet import Fleet
 
     paths = plan.read_tables(targets)
-    encoding = encoding_of(load_space(space))
+    preset = preset_of(device_preset)
+    encoding = encoding_of(narrowed(load_space(space), preset))
     wanted = tuple(metric_names(front, "--front") if front is not None else metric_names(objective, "--objective"))
     metrics = plan.device_metrics(encoding, predictor, paths, [*wanted, *constraints])
     inside, message = restrict_to_measured(encoding, predictor, extrapolate=extrapolate)
     asked = plan.Sweep(inside, metrics, wanted, evaluations, out.absolute() / "checkpoints")
     known = next(iter(metrics.values()))
     combined = read_combinations(known, constraints) if constraints or not budgets else []
-    limits = [plan.bounds_of(combination) for combination in combined]
+    memory = {} if preset is None else preset.limits
+    limits = [plan.within(plan.bounds_of(combination), memory) for combination in combined]
     named = {limit.metric.name for combination in combined for limit in combination}
     tell_notes(metric for own in metrics.values() for name, metric in own.items() if name in named)
-    tasks = plan.tasks_of(asked, limits, chosen, seeds, budgets)
+    tasks = plan.tasks_of(asked, limits, chosen, seeds, budgets, memory)
     basis = {
         "space": encoding.space.to_record(),
         "predictor": digest(predictor),

@@ -8,32 +8,39 @@ from pathlib import Path
 
 from apq_tune.cost import cost_models
 from apq_tune.data.choice import Complaint, spaces_that_keep
-from apq_tune.errors import ReachError, TableError
+from apq_tune.errors import DeviceError, ReachError, TableError
 from apq_tune.problem.costs import Costs
 from apq_tune.problem.limits import ALIASES, read_limits
 from apq_tune.problem.metric import Bounded, Metric
 from apq_tune.problem.problem import Constraint
+from apq_tune.space.device import DevicePreset
 from apq_tune.space.encodings import encoding_of
 from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.space.network_space import NetworkSpace
 
 
-def complaints(texts: Sequence[str], budgets: Sequence[str] = (), tables: Sequence[Path] = ()) -> Complaint:
+def complaints(
+    texts: Sequence[str],
+    budgets: Sequence[str] = (),
+    tables: Sequence[Path] = (),
+    preset: DevicePreset | None = None,
+) -> Complaint:
     """Function that names the first constraint that a search space cannot satisfy.
 
     Args:
         texts: Constraints as text, such as ``"bit_ops<=25%"``.
         budgets: Names of budgets, which every space satisfies that defines them.
         tables: Files of cost tables.
+        preset: Device that networks have to run on.
     """
 
     def complain(space: NetworkSpace, room: float) -> str | None:
         try:
-            encoding = encoding_of(space)
+            encoding = encoding_of(space if preset is None else space.narrowed(preset))
             limits = read_limits(encoding, _metrics(encoding, texts, tables), texts)
             for budget in budgets:
                 Costs.of(encoding, tables).budget(budget)
-        except (ReachError, TableError) as error:
+        except (DeviceError, ReachError, TableError) as error:
             return str(error)
         return next((said for limit in limits if (said := _tight(limit, room)) is not None), None)
 

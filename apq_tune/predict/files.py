@@ -74,6 +74,7 @@ def load_predictor(path: str | Path, space: Space | Featured | None = None) -> P
         if encoding is None and isinstance(learned_on, _OwnSpace):
             raise RunError(f"{path}: was fitted on {learned_on.name}, which no file describes; give the space")
         encoding = encoding or encoding_of(learned_on)
+        _check_device(path, learned_on, encoding.space)
         _check_choices(path, learned_on, encoding.space)
         _check_finite(arrays)
         arrays.pop(MEASURED, None)
@@ -91,6 +92,27 @@ def load_predictor(path: str | Path, space: Space | Featured | None = None) -> P
         yaml.YAMLError,
     ) as error:
         raise RunError(f"{path}: is not a readable predictor {named}({error}); make it again") from None
+
+
+def is_of_whole(path: str | Path, space: Any) -> bool:
+    """Whether a predictor was fitted on all of a space that was narrowed for a device, and not on what is left of it.
+
+    Args:
+        path: Predictor file; published checkpoints are of whole spaces.
+        space: Search space, narrowed or not.
+
+    Raises:
+        RunError: If the file is damaged.
+    """
+    if getattr(space, "device", None) is None:
+        return False
+    if not _is_npz(Path(path)):
+        return True
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return getattr(_space_in(str(file["space"]), str(path)), "device", None) is None
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, yaml.YAMLError) as error:
+        raise RunError(f"{path}: is not a readable predictor ({error}); make it again") from None
 
 
 def measured_in(path: str | Path, encoding: Featured) -> Mask | None:
@@ -142,6 +164,20 @@ def _space_in(text: str, source: str) -> Space:
     if isinstance(data, dict) and set(data) == {"name", "genes"}:
         return _OwnSpace(data["name"], data["genes"])
     return space_from(data, source)
+
+
+def _check_device(path: Path, learned_on: Any, space: Any) -> None:
+    """Refuse a predictor of what one device runs of a space for all of it, or for what another device runs of it.
+
+    Raises:
+        RunError: If it is such a predictor.
+    """
+    learned, own = (getattr(one, "device", None) for one in (learned_on, space))
+    if learned is not None and learned != own:
+        raise RunError(
+            f"{path}: was fitted on {learned_on.name} as narrowed for {learned.name}; give --device-preset "
+            f"{learned.name}, or another predictor"
+        )
 
 
 def _check_choices(path: Path, learned_on: Any, space: Any) -> None:

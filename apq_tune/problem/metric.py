@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from apq_tune.space.encoding import Genomes
 from apq_tune.space.encodings import encoding_of
+from apq_tune.space.narrowing import Narrowing
 from apq_tune.space.parameters import Space
 
 Floats = NDArray[np.float64]
@@ -125,6 +126,33 @@ class FunctionMetric:
     def __call__(self, genomes: Genomes) -> Floats:
         """Values of genomes of shape ``(n, n_genes)``, shape ``(n,)``."""
         return self.function(genomes)
+
+
+@dataclass(frozen=True)
+class WidenedMetric:
+    """Metric of a whole space, such as a predictor, on the part of it that a device runs.
+
+    Attributes:
+        metric: The metric.
+        narrowing: The space and its part.
+    """
+
+    metric: Metric
+    narrowing: Narrowing
+
+    @property
+    def name(self) -> str:
+        """Name of the metric."""
+        return self.metric.name
+
+    @property
+    def unit(self) -> str:
+        """Unit of its values."""
+        return self.metric.unit
+
+    def __call__(self, genomes: Genomes) -> Floats:
+        """Values of genomes of the part, shape ``(n,)``."""
+        return self.metric(self.narrowing.widen(genomes))
 
 
 def reported_name(metric: Metric) -> str:

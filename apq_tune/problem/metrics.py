@@ -10,20 +10,21 @@ import numpy as np
 import pandas as pd
 
 from apq_tune.cost.given import check_macs
-from apq_tune.errors import CandidateError, ProblemError, RunError
+from apq_tune.errors import CandidateError, DeviceError, ProblemError, RunError
 from apq_tune.inputs.sheets import numbers_in, read_sheet
 from apq_tune.network.network import has_network
 from apq_tune.predict import MLPPredictor, Pairs
-from apq_tune.predict.files import load_predictor, measured_in
+from apq_tune.predict.files import is_of_whole, load_predictor, measured_in
 from apq_tune.predict.pairs import Floats, n_networks
 from apq_tune.problem.costs import with_built_in, with_tables
 from apq_tune.problem.limits import read_limits
-from apq_tune.problem.metric import Metric
+from apq_tune.problem.metric import Metric, WidenedMetric
 from apq_tune.problem.problem import Objective, Problem
 from apq_tune.space.encoding import Genomes
 from apq_tune.space.encodings import encoding_of
 from apq_tune.space.gene_encoding import GeneEncoding
-from apq_tune.space.measured import outside, within
+from apq_tune.space.measured import Mask, outside, within
+from apq_tune.space.narrowing import Narrowing
 from apq_tune.space.notation import candidate_from, entries_of
 from apq_tune.space.parameters import Space
 
@@ -41,9 +42,21 @@ def load_metrics(encoding: GeneEncoding, predictor: Path | None, tables: Sequenc
     """
     metrics: dict[str, Metric] = {}
     if predictor is not None:
-        learned = load_predictor(predictor, encoding)
+        learned = _learned(predictor, encoding)
         metrics[learned.name] = learned
     return with_tables(metrics, encoding, tables)
+
+
+def _learned(path: Path, encoding: GeneEncoding) -> Metric:
+    """Predictor of a file, on a space that may have been narrowed for a device since.
+
+    Raises:
+        RunError: If the file cannot be used.
+    """
+    if not is_of_whole(path, encoding.space):
+        return load_predictor(path, encoding)
+    narrowing = Narrowing(encoding.space.whole, encoding.space)
+    return WidenedMetric(load_predictor(path, narrowing.whole), narrowing)
 
 
 def all_metrics(encoding: GeneEncoding, from_files: dict[str, Metric], asked: Sequence[str] = ()) -> dict[str, Metric]:
@@ -78,8 +91,9 @@ def restrict_to_measured(encoding: Any, predictor: Path | None, *, extrapolate: 
 
     Raises:
         RunError: If the file is of another search space.
+        DeviceError: If the device that the space was narrowed for runs no measured value of a gene.
     """
-    mask = None if predictor is None else measured_in(predictor, encoding)
+    mask = None if predictor is None else _measured(predictor, encoding)
     left_out = [] if mask is None else outside(encoding, mask)
     if not left_out or mask is None:
         return encoding, ""
@@ -88,6 +102,24 @@ def restrict_to_measured(encoding: Any, predictor: Path | None, *, extrapolate: 
     if extrapolate:
         return encoding, f"{named}; elsewhere the predictor extrapolates"
     return within(encoding, mask), f"{named}; the search keeps to measured ones, --extrapolate searches the whole space"
+
+
+def _measured(predictor: Path, encoding: GeneEncoding) -> Mask | None:
+    """Mask of the values that the pairs of a predictor cover, on a space that may have been narrowed since."""
+    if not is_of_whole(predictor, encoding.space):
+        return measured_in(predictor, encoding)
+    narrowing = Narrowing(encoding.space.whole, encoding.space)
+    mask = measured_in(predictor, narrowing.whole)
+    if mask is None:
+        return None
+    inside = narrowing.mask(mask)
+    if not (some := inside.any(axis=1)).all():
+        name = encoding.names[int(np.argmin(some))]
+        raise DeviceError(
+            f"{encoding.space.device.name} runs no {name} that was measured for {predictor}; give --extrapolate, or "
+            "another predictor"
+        )
+    return inside
 
 
 def problem_of(

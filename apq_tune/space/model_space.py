@@ -134,6 +134,13 @@ class ModelSpace(NetworkSpace):
         """Device that the space was narrowed for."""
         return self.options.device
 
+    @property
+    def whole(self) -> ModelSpace:
+        """The space that this one was narrowed from; itself if it was not narrowed."""
+        if self.device is None:
+            return self
+        return ModelSpace(self.name, self.graph, self.options.model_copy(update={"device": None}))
+
     def narrowed(self, preset: DevicePreset) -> ModelSpace:
         """The part of the space that a device can run.
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from apq_tune.errors import DeviceError
+from apq_tune.space.device import DevicePreset
+from apq_tune.space.device_rules import check_network
 from apq_tune.space.encoding import Genomes
 from apq_tune.space.encodings import encoding_of
 from apq_tune.space.gene_encoding import GeneEncoding
@@ -89,3 +93,29 @@ class Narrowing:
     def is_whole(self) -> bool:
         """Whether the part is the whole space."""
         return bool(self.whole.size() == self.part.size())
+
+
+def candidates_run(preset: DevicePreset, part: NetworkSpace, candidates: Sequence[Any]) -> list[Any]:
+    """Candidates of a whole space as those of the part that a device runs.
+
+    Args:
+        preset: Preset of the device.
+        part: Space that was narrowed for it.
+        candidates: Candidates of ``part.whole``.
+
+    Raises:
+        DeviceError: If the device does not run one; the message names its position, the layer and the rule.
+    """
+    whole = part.whole
+    for place, candidate in enumerate(candidates):
+        layers = whole.network.at(whole.values_of(candidate))
+        try:
+            check_network(preset, layers)
+        except DeviceError as error:
+            raise DeviceError(f"candidate {place}: {error}") from None
+    narrowing = Narrowing(whole, part)
+    genomes, inside = narrowing.narrow(narrowing.whole.encode(candidates))
+    if not inside.all():  # what check_network allows, a space narrowed gene by gene may leave out
+        place = int(np.argmin(inside))
+        raise DeviceError(f"candidate {place}: is not in {part.name} as narrowed for {preset.name}; leave it out")
+    return list(narrowing.part.decode(genomes))

@@ -134,6 +134,11 @@ class NetworkSpace(Space, abc.ABC):
     def with_data(self, data: str | None) -> Self:
         """The same space for other images of the same shape and number of classes."""
 
+    @property
+    def whole(self) -> NetworkSpace:
+        """The space that this one was narrowed from; itself if it was not narrowed."""
+        return self
+
     def narrowed(self, preset: DevicePreset) -> Self:
         """The part of the space that a device can run, whose file says so.
 

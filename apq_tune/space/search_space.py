@@ -206,6 +206,15 @@ class SearchSpace(Skeleton, NetworkSpace):
         """The same space for other images of the same shape and number of classes."""
         return self.model_copy(update={"data": data})
 
+    @property
+    def whole(self) -> SearchSpace:
+        """The space that this one was narrowed from; itself if it was not narrowed."""
+        if self.device is None:
+            return self
+        plain = self.to_dict()
+        del plain["device"]
+        return SearchSpace.from_dict(plain, self.name)
+
     def narrowed(self, preset: DevicePreset) -> SearchSpace:
         """The part of the space that a device can run.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from apq_tune.errors import RunError
+from apq_tune.space.device import DevicePreset
 from apq_tune.space.network_space import NetworkSpace
 from apq_tune.store.files import write_atomically
 from apq_tune.store.folder import CommandFolder, digest
@@ -81,7 +82,7 @@ class RunDirectory(CommandFolder):
 
         Raises:
             RunError: If it cannot be written, is in use, or holds a run of another space, of another model, of other
-                weights or of another version.
+                weights, for another device or of another version.
         """
         super().__init__(path, "run directory", "run.json", FORMAT, (f"1_*/{RECORD}",), wait=wait)
         before = self.read(f"delete it, {AGAIN}") or self._before()
@@ -91,6 +92,7 @@ class RunDirectory(CommandFolder):
             raise RunError(
                 f"{path}: is a run of space {before.get('space')!r}, not {space.name!r}; choose another --out"
             )
+        self._check_device(before, space)
         self._check_model(before, model)
         self.tables = keep_tables(path, tables)
         yaml = space.to_yaml()
@@ -103,11 +105,23 @@ class RunDirectory(CommandFolder):
             "digests": {"space.yaml": hashlib.sha256(yaml.encode("utf-8")).hexdigest(), "tables": self.tables},
         } | ({"taken": list(taken)} if taken else {})
         content |= {"images": dict(images)} if images else {}
+        content |= _of_device(space)
         if model is not None:
             content["model"] = {"graph": model.graph, "weights": model.weights}
             write_atomically(path / MODEL, model.content)
         write_atomically(path / "space.yaml", yaml)
         self.write(command, content)
+
+    def _check_device(self, before: Mapping[str, Any], space: NetworkSpace) -> None:
+        """Refuse a folder whose run is for another device, or for one whose preset has changed."""
+        was, now = before.get("device"), _of_device(space).get("device")
+        if not before or was == now:
+            return
+        mine, yours = (None if one is None else one["name"] for one in (was, now))
+        what = f"is a run for {mine or 'no device'}, not for {yours or 'none'}"
+        if mine == yours:
+            what = f"is a run for {mine} with another preset of that name"
+        raise RunError(f"{self.path}: {what}; give the --device-preset that it was begun with, or choose another --out")
 
     def _check_model(self, before: Mapping[str, Any], model: KeptModel | None) -> None:
         """Refuse a folder whose run is of another model, or of other weights of the same one."""
@@ -125,8 +139,19 @@ class RunDirectory(CommandFolder):
         """Space and data as recorded by the first stage, for runs without ``run.json``."""
         for first in self.path.glob(f"1_*/{RECORD}"):
             space = StageFiles(first.parent, AGAIN).record()["basis"]["space"]
-            return {"space": space["name"], "data": space.get("data")}
+            preset = space.get("device")
+            device = {} if preset is None else _of_preset(DevicePreset.from_dict(preset, str(first)))
+            return {"space": space["name"], "data": space.get("data")} | device
         return {}
+
+
+def _of_device(space: NetworkSpace) -> dict[str, Any]:
+    """Record of the device that a space was narrowed for; empty if there is none."""
+    return {} if space.device is None else _of_preset(space.device)
+
+
+def _of_preset(preset: DevicePreset) -> dict[str, Any]:
+    return {"device": {"name": preset.name, "digest": preset.digest}}
 
 
 def keep_tables(folder: Path, tables: Sequence[Path]) -> list[str]:

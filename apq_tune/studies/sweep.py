@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,6 +93,17 @@ def bounds_of(limits: Sequence[Constraint]) -> tuple[tuple[str, float], ...]:
     return tuple((limit.metric.name, limit.bound) for limit in limits)
 
 
+def within(bounds: Sequence[tuple[str, float]], memory: Mapping[str, int]) -> tuple[tuple[str, float], ...]:
+    """Bounds with those of the memory of a device; of two on a metric the tighter one.
+
+    Args:
+        bounds: Names of metrics and their upper bounds.
+        memory: Bounds of the device by the name of the metric.
+    """
+    own = dict(bounds)
+    return tuple((own | {name: min(own.get(name, math.inf), n_bytes) for name, n_bytes in memory.items()}).items())
+
+
 def device_metrics(
     encoding: GeneEncoding,
     predictor: Path | None,
@@ -122,6 +135,7 @@ def tasks_of(
     samplers: Sequence[str],
     seeds: int,
     budgets: Sequence[str] = (),
+    memory: Mapping[str, int] = MappingProxyType({}),
 ) -> list[SweepTask]:
     """Tasks for all combinations.
 
@@ -131,6 +145,7 @@ def tasks_of(
         samplers: Names of the samplers.
         seeds: Number of seeds.
         budgets: Names of budgets, beside the targets; their limits depend on the device.
+        memory: Limits of the memory of the device that all searches are for, by metric.
 
     Raises:
         ProblemError: If an objective or a limit is unknown, or a limit is out of reach, on any device.
@@ -138,7 +153,7 @@ def tasks_of(
     tasks = []
     for device, metrics in sweep.metrics.items():
         by_rule = [Costs(sweep.encoding, metrics).budget(name) for name in budgets]
-        own = [*targets, *map(bounds_of, by_rule)]
+        own = [*targets, *(within(bounds_of(limits), memory) for limits in by_rule)]
         for limits in own:
             sweep.problem(device, limits)
         tasks += [SweepTask(device, *parts) for parts in itertools.product(own, samplers, range(seeds))]
