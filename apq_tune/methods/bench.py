@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from apq_tune.errors import RunError
+from apq_tune.methods.bit_program import Sensitivities
 from apq_tune.predict import Floats, Pairs
 from apq_tune.problem.problem import Constraint
 from apq_tune.space.encoding import Genomes
@@ -42,6 +43,18 @@ class Counts(NamedTuple):
         return cls(proxy, short, LOOKED_AT * short)
 
 
+class Curvature(NamedTuple):
+    """Sensitivities of a network by the Hessian of its loss, which take the time of several evaluations.
+
+    Attributes:
+        price: Number of evaluations that take as long; each network is charged with them.
+        measure: Function from a network of shape ``(n_genes,)`` to the sensitivities of its genes of bits.
+    """
+
+    price: int
+    measure: Callable[[Genomes], Sensitivities]
+
+
 class Measurement(NamedTuple):
     """One measurement."""
 
@@ -61,6 +74,7 @@ class Bench:
             counts as when it was made.
         replay: Measurements of an interrupted attempt, which are not made again.
         on_measured: Callback with all measurements so far, called regularly.
+        hessian: Sensitivities by Hessians; an interrupted attempt computes them again, with the same result.
     """
 
     encoding: GeneEncoding
@@ -68,7 +82,9 @@ class Bench:
     allowed: Counts
     replay: Mapping[tuple[Kind, bytes], float] = field(default_factory=dict)
     on_measured: Callable[[list[Measurement]], None] | None = None
+    hessian: Curvature | None = None
     _known: dict[tuple[Kind, bytes], float] = field(default_factory=dict)
+    _tables: dict[bytes, Sensitivities] = field(default_factory=dict)
 
     def count(self, *kinds: Kind) -> int:
         """Number of distinct measurements of the given kinds so far."""
@@ -78,7 +94,38 @@ class Bench:
     def left(self) -> Counts:
         """Remaining budget."""
         proxy, short, fine = self.allowed
-        return Counts(proxy - self.count("fp32", "proxy"), short - self.count("short"), fine - self.count("fine"))
+        return Counts(
+            proxy - self.count("fp32", "proxy") - self.charged, short - self.count("short"), fine - self.count("fine")
+        )
+
+    @property
+    def charged(self) -> int:
+        """Number of evaluations that sensitivities by Hessians were charged with so far."""
+        return self.curvature_price * len(self._tables) if self._tables else 0
+
+    @property
+    def curvature_price(self) -> int:
+        """Number of evaluations that ``curvature`` costs for each network.
+
+        Raises:
+            RunError: If this bench cannot compute it.
+        """
+        if self.hessian is None:
+            raise RunError("this bench has no sensitivities by Hessians; give it some, or choose another method")
+        return self.hessian.price
+
+    def curvature(self, network: Genomes) -> Sensitivities:
+        """Sensitivities by the Hessian of a network of shape ``(n_genes,)``, whose bits do not matter."""
+        genome = self.encoding.at_largest(network[None], BIT_KINDS)[0].astype(np.int16)
+        if (key := genome.tobytes()) not in self._tables:
+            if self.curvature_price > self.left.proxy:
+                raise RunError(
+                    f"sensitivities by a Hessian cost {self.curvature_price} evaluations, {self.left.proxy} are left; "
+                    "ask for fewer"
+                )
+            assert self.hessian is not None
+            self._tables[key] = self.hessian.measure(genome)
+        return self._tables[key]
 
     def fp32(self, genomes: Genomes) -> Floats:
         """Loss in the full-precision supernet; networks that differ only in bits are measured once."""

@@ -13,7 +13,7 @@ import numpy as np
 from apq_tune.errors import ProblemError
 from apq_tune.methods.bench import Question
 from apq_tune.methods.explore import best_of, explore, joined
-from apq_tune.methods.projections import at_bits, both, fixed, largest
+from apq_tune.methods.projections import at_bits, both, fixed, largest, levels
 from apq_tune.methods.subspace import Subspace
 from apq_tune.methods.together import shortlist
 from apq_tune.predict import Pairs
@@ -34,7 +34,7 @@ def staged_bits_first(question: Question) -> Genomes:
     """
     encoding, bench, limits = question.encoding, question.bench, question.limits
     whole = Subspace(encoding, largest(encoding, (*ARCHITECTURE_KINDS, "width")))
-    widths = encoding.uniform_bits()[::-1]  # those at which pruning can fail come first, and leave the rest their share
+    widths = levels(encoding)[::-1]  # those at which pruning can fail come first, and leave the rest their share
     policies: dict[bytes, Genomes] = {}
     for number, bits in enumerate(widths, start=1):
         n = round(bench.allowed.proxy * BITS * number / len(widths)) - bench.count("proxy")

@@ -81,7 +81,7 @@ def explore(
 
     if start is not None and len(start):
         start = _unique(subspace.canonicalise(start))
-        add(_without(start[subspace.violations(start, limits) <= 0], before.genomes))
+        add(without(start[subspace.violations(start, limits) <= 0], before.genomes))
     wanted = max(FEWEST, round(FIRST * n)) - len(own.target) - len(before.target)
     if wanted > 0 or not len(before.target) + len(own.target):
         add(subspace.sample_band(limits, max(1, wanted), rng, joined(before, own).genomes))
@@ -126,7 +126,7 @@ def propose(
         genomes = _evolved(subspace, limits, predictor, pairs, rng)
     else:
         genomes = small[subspace.violations(small, limits) <= 0]
-    genomes = _without(genomes, pairs.genomes)
+    genomes = without(genomes, pairs.genomes)
     mean, std = predictor.moments(genomes)
     top = np.argsort(mean - std, kind="stable")[:POOL]
     top = np.union1d(top, np.argsort(mean, kind="stable")[:POOL])
@@ -192,5 +192,6 @@ def _new_rows(genomes: Genomes, known: Genomes) -> list[int]:
     return rows
 
 
-def _without(genomes: Genomes, known: Genomes) -> Genomes:
+def without(genomes: Genomes, known: Genomes) -> Genomes:
+    """Distinct genomes that are not among known ones, in order."""
     return np.asarray(genomes[_new_rows(genomes, known)])

@@ -96,10 +96,28 @@ def tied_bits(encoding: Encoding) -> Project:
     return _follow(encoding, {place: weights[layers[place]] for place in inputs if layers[place] in weights})
 
 
+def nearest_value(values: Sequence[int], bits: int) -> int:
+    """Index of a bit-width among ascending ones, or of the next larger one; else of the largest."""
+    return min(int(np.searchsorted(values, bits)), len(values) - 1)
+
+
+def levels(encoding: Encoding) -> list[int]:
+    """Bit-widths whose policies ``at_bits`` differ, ascending: those that all layers have in common, and all others.
+
+    Where some tensors have fewer choices, such as activations of 8 bits only, these are all policies that users would
+    call uniform.
+    """
+    own = [encoding.genes[gene].values for gene in places_of(encoding.genes, BIT_KINDS)]
+    policies: dict[tuple[int, ...], int] = {}
+    for bits in sorted({bits for values in own for bits in values}):
+        policies.setdefault(tuple(nearest_value(values, bits) for values in own), bits)
+    return list(policies.values())
+
+
 def at_bits(encoding: Encoding, bits: int) -> Project:
-    """Projection onto the uniform policy of a bit-width that every layer has."""
+    """Projection onto the uniform policy of a bit-width; layers without it get the next larger one that they have."""
     genes = places_of(encoding.genes, BIT_KINDS)
-    places = np.array([encoding.genes[gene].values.index(bits) for gene in genes], np.int16)
+    places = np.array([nearest_value(encoding.genes[gene].values, bits) for gene in genes], np.int16)
 
     def project(genomes: Genomes) -> Genomes:
         genomes = genomes.copy()
@@ -117,6 +135,17 @@ def most_bits(encoding: Encoding) -> Project:
     """
     uniform_bits(encoding)  # refuses such a space
     return at_bits(encoding, common_bits(encoding.genes)[-1])
+
+
+def four_bits(encoding: Encoding) -> Project:
+    """Projection onto 4 bits everywhere; tensors without this choice get the next larger one that they have.
+
+    Raises:
+        ProblemError: If no tensor can have 4 bits.
+    """
+    if not any(4 in encoding.genes[gene].values for gene in places_of(encoding.genes, BIT_KINDS)):
+        raise ProblemError(f"{encoding.name}: 4 bits are open to no layer; there is no uniform policy of 4 bits")
+    return at_bits(encoding, 4)
 
 
 def largest(encoding: Encoding, kinds: Sequence[Kind]) -> Project:

@@ -17,7 +17,7 @@ import numpy as np
 from apq_tune.errors import ProblemError
 from apq_tune.methods.bench import Question
 from apq_tune.methods.explore import best_of, explore, joined
-from apq_tune.methods.projections import Project, at_bits, both, everything, fixed, largest, tied_bits
+from apq_tune.methods.projections import Project, at_bits, both, everything, fixed, largest, levels, tied_bits
 from apq_tune.methods.subspace import DRAWS, Subspace
 from apq_tune.methods.together import shortlist
 from apq_tune.predict import Pairs
@@ -76,12 +76,12 @@ def prune(question: Question) -> list[PrunedNetworks]:
         ProblemError: If no network is feasible at any uniform bit-width.
     """
     encoding, bench, limits = question.encoding, question.bench, question.limits
-    widths = [bits for bits in encoding.uniform_bits() if _fits(question, bits)]
+    widths = [bits for bits in levels(encoding) if _fits(question, bits)]
     if not widths:
         words = " and ".join(map(str, limits))
         raise ProblemError(f"no network with {words} at any uniform bit-width; staged search cannot begin, relax one")
     total, result = bench.left.proxy - TRIED * len(widths), []
-    narrower = dict(zip(encoding.uniform_bits()[1:], encoding.uniform_bits(), strict=False))
+    narrower = dict(zip(levels(encoding)[1:], levels(encoding), strict=False))
     for place, bits in enumerate(widths):
         spent = bench.allowed.proxy - bench.left.proxy
         share = (place + 1) / len(widths)

@@ -6,7 +6,7 @@ import numpy as np
 
 from apq_tune.methods.bench import Question
 from apq_tune.methods.explore import best_of, explore, joined
-from apq_tune.methods.projections import Project, everything, most_bits, uniform_bits, uniform_wa_bits
+from apq_tune.methods.projections import Project, everything, four_bits, most_bits, uniform_bits, uniform_wa_bits
 from apq_tune.methods.subspace import Subspace
 from apq_tune.predict import Pairs
 from apq_tune.space.encoding import Genomes
@@ -34,6 +34,11 @@ def uniform(question: Question) -> Genomes:
 def uniform_8(question: Question) -> Genomes:
     """Best architecture and channels with all layers at the largest bit-width that they have in common, as a rule 8."""
     return _within(question, most_bits(question.encoding))
+
+
+def uniform_4(question: Question) -> Genomes:
+    """Best architecture and channels at 4 bits, where tensors that cannot have them get the next larger width."""
+    return _within(question, four_bits(question.encoding))
 
 
 def uniform_wa(question: Question) -> Genomes:

@@ -34,6 +34,7 @@ from apq_tune.problem.costs import Costs
 from apq_tune.space.encodings import encoding_of
 from apq_tune.space.network_space import NetworkSpace
 from apq_tune.store.files import write_atomically
+from apq_tune.studies.curvature import curvature_of
 from apq_tune.studies.finalists import decided, finalists
 from apq_tune.studies.fleet import CHECKPOINT_SECONDS
 from apq_tune.studies.halving import Halving, outcome, rungs
@@ -44,6 +45,9 @@ LAST_MOMENTS = 60.0
 """Seconds to wait for a worker of a killed command to end before another one trains in its folder."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
+
+HESSIAN = "hessian"
+"""Name of the evaluations that traces of Hessians are charged with, and of their processor time."""
 
 
 class Spend(BaseModel):
@@ -206,7 +210,7 @@ def run_task(task: VersusTask, shared: VersusShared) -> Result:
         task.seed,
         shared.keep,
     )
-    seconds = dict.fromkeys((*KINDS, "final", "all"), 0.0)
+    seconds = dict.fromkeys((*KINDS, HESSIAN, "final", "all"), 0.0)
 
     def short(genomes: Any) -> Any:
         trained = [halving.train(candidate, spend.short_steps) for candidate in encoding.decode(genomes)]
@@ -219,12 +223,14 @@ def run_task(task: VersusTask, shared: VersusShared) -> Result:
         "short": short,
     }
     checkpoint = shared.checkpoints / f"{task.key}.npz"
+    curvature = curvature_of(nets.quantized, spend.images, task.seed)
     bench = Bench(
         encoding,
         {kind: _timed(measure, seconds, kind) for kind, measure in measures.items()},
         spend.counts,
         read_known(checkpoint),
         _saver(checkpoint),
+        curvature._replace(measure=_timed(curvature.measure, seconds, HESSIAN)),
     )
     costs = shared.costs.metrics
     with _clock(seconds, "all"):
@@ -243,7 +249,7 @@ def run_task(task: VersusTask, shared: VersusShared) -> Result:
         {
             **best,
             "costs": {name: priced[name][row] for name in names},
-            "counts": {kind: bench.count(kind) for kind in KINDS} | _lengths(trained),
+            "counts": {kind: bench.count(kind) for kind in KINDS} | {HESSIAN: bench.charged} | _lengths(trained),
             "finalists": [
                 {"candidate": t.candidate.to_dict(), "steps": t.steps, "repeat": t.repeat, "scores": t.scores}
                 | {name: priced[name][i] for name in names}

@@ -11,13 +11,14 @@ from apq_tune import Candidate, Constraint, NetworkEncoding, ProblemError, RunEr
 from apq_tune.cost import bit_ops
 from apq_tune.methods import METHODS, Bench, Question, Subspace, paper, predicted, rounds, sensitive
 from apq_tune.methods import staged as stages
-from apq_tune.methods.bench import Counts
+from apq_tune.methods.bench import Counts, Curvature
 from apq_tune.methods.bit_program import best_bits, one_gene_lower, open_bits, sensitivities, without_noise
 from apq_tune.methods.explore import best_of, explore
 from apq_tune.methods.projections import everything, fixed, most_bits, tied_bits, uniform_bits, uniform_wa_bits
 from apq_tune.methods.registry import why_impossible
 from apq_tune.problem.costs import BUDGETS, Costs
 from apq_tune.problem.limits import as_texts
+from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.space.geometry import out_size
 
 ALLOWED = Counts.of(72, 9)
@@ -53,7 +54,17 @@ def made_up(encoding: NetworkEncoding, kind: str, seen: list[Candidate] | None =
 
 def question(encoding: NetworkEncoding, limits: Sequence[Constraint], seen=None, allowed: Counts = ALLOWED) -> Question:
     measures = {kind: made_up(encoding, kind, seen) for kind in ("fp32", "proxy", "fine", "short")}
-    return Question(encoding, tuple(limits), Bench(encoding, measures, allowed), 3)
+    return Question(encoding, tuple(limits), Bench(encoding, measures, allowed, hessian=curvature(encoding)), 3)
+
+
+def curvature(encoding: GeneEncoding, price: int = 5) -> Curvature:
+    """Sensitivities that fall by four with each bit, of each gene by a factor of its own."""
+
+    def measure(genome: np.ndarray) -> dict[int, np.ndarray]:
+        factors = np.random.default_rng(8).uniform(0.1, 1, encoding.n_genes)
+        return {int(g): factors[g] * 4.0 ** -np.array(encoding.choices[g]) for g in open_bits(encoding, genome)}
+
+    return Curvature(price, measure)
 
 
 def flash(space: SearchSpace, candidate: Candidate) -> float:
@@ -100,7 +111,8 @@ def proposed(request: pytest.FixtureRequest, deep: NetworkEncoding) -> tuple[str
 def test_every_method_spends_the_budget_exactly_and_keeps_both_limits(deep: NetworkEncoding, proposed) -> None:
     method, asked, found = proposed
     limits = asked.limits
-    assert asked.bench.count("fp32", "proxy") == ALLOWED.proxy
+    assert asked.bench.count("fp32", "proxy") + asked.bench.charged == ALLOWED.proxy
+    assert asked.bench.charged == (5 * len(asked.bench._tables) if method == "hawq" else 0)
     assert asked.bench.count("short") == ALLOWED.short
     assert len(found) == ALLOWED.short == len(np.unique(found, axis=0))
     for candidate in deep.decode(found):
@@ -139,9 +151,11 @@ def test_a_method_gives_bits_as_its_name_says(deep: NetworkEncoding, proposed) -
         assert all(expected[method])
     if method == "uniform-8":
         assert {bits for blocks in networks for block in blocks for bits in block[2:]} == {8}
+    elif method == "uniform-4":
+        assert {bits for blocks in networks for block in blocks for bits in block[2:]} == {4}
     elif method != "uniform":
         assert not all(uniform) or method == "paper"
-    if method in ("staged-haq", "staged-bits-first", "sensitivity", "random", "joint"):
+    if method in ("staged-haq", "staged-bits-first", "sensitivity", "hawq", "size-rank", "random", "joint"):
         assert not all(tied)
         assert not all(of_all)
 

@@ -15,6 +15,7 @@ from apq_tune.problem.costs import Costs
 from apq_tune.space.encodings import encoding_of
 from apq_tune.space.model_encoding import ModelEncoding
 from apq_tune.tracing.trace import trace
+from tests.methods.test_methods import curvature
 from tests.tracing.zoo import example_of, network
 
 ALLOWED = Counts.of(48, 6)
@@ -39,7 +40,7 @@ def made_up(encoding: ModelEncoding, kind: str) -> Any:
     return measure
 
 
-QUICK = ("uniform", "sensitivity", "random")
+QUICK = ("uniform", "hawq", "size-rank", "random")
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,7 @@ def test_every_method_spends_its_budget_and_keeps_the_limits(
         monkeypatch.setattr(module, "EVALUATIONS", 500)
     limits = Costs.of(encoding).budget("memory" if method == "uniform-8" else "memory-tight")
     measures = {kind: made_up(encoding, kind) for kind in ("fp32", "proxy", "fine", "short")}
-    asked = Question(encoding, limits, Bench(encoding, measures, ALLOWED), 3)
+    asked = Question(encoding, limits, Bench(encoding, measures, ALLOWED, hessian=curvature(encoding)), 3)
     found = METHODS[method].propose(asked)
     assert len(found) == len(np.unique(found, axis=0)) == ALLOWED.short == asked.bench.count("short")
     image = encoding.space.network.image(32)
@@ -63,5 +64,5 @@ def test_every_method_spends_its_budget_and_keeps_the_limits(
         )
         assert flash <= limits[0].bound
         assert max(live_bits(layers, image).values()) / 8 <= limits[1].bound
-        if method in ("uniform", "uniform-8"):
+        if method in ("uniform", "uniform-8", "uniform-4"):
             assert len({bits for _, bits in (*candidate.w_bits, *candidate.a_bits)}) == 1
