@@ -1,10 +1,12 @@
 """Joint search on trained networks of a user, against staged search in both orders and uniform bits, at equal spend.
 
-The networks are those of ``examples/own_model.py``, trained here at 14 x 14 pixels on the training split alone, so that
-no search image was seen. Then ``apq-tune joint-vs-staged --model`` compares the methods: every seed has its own elastic
-supernets, which begin with the user's weights. All settings were fixed before the first run.
+The networks are those of ``examples/own_model.py``, trained here on the training split alone, so that no search image
+was seen: two on Fashion-MNIST at 14 x 14 pixels, one on a folder of colour photos at 32 x 32. Then ``apq-tune
+joint-vs-staged --model`` compares the methods: every seed has its own elastic supernets, which begin with the user's
+weights. All settings were fixed before the first run.
 
     python benchmarks/own_model_methods.py --network resnet14 --seeds 5 --data-root FOLDER
+    python benchmarks/own_model_methods.py --network resnet14_color --seeds 5 --folder PHOTOS
 
 Finished searches are kept in runs/benchmarks/own_model, and the same command resumes from them. Tables and figure are
 copied to benchmarks/results.
@@ -16,6 +18,7 @@ import argparse
 import importlib.util
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -28,8 +31,21 @@ from apq_tune.supernet.evaluate import score
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "own_model.py"
 RUNS, RESULTS = Path("runs/benchmarks/own_model"), Path(__file__).parent / "results"
-SIZE, EPOCHS = 14, 3
+
+
+class Setting(NamedTuple):
+    """What a network is trained on."""
+
+    data: str
+    shape: tuple[int, int, int]  # channels, height, width
+    epochs: int
+    flip: bool = False  # whether images may be mirrored, here and in the trainings of the search
+
+
+GREY = Setting("fashion_mnist", (1, 14, 14), epochs=3)
+NETWORKS = {"resnet14": GREY, "ds_cnn": GREY, "resnet14_color": Setting("folder", (3, 32, 32), 12, flip=True)}
 METHODS = ("joint", "uniform", "uniform-8", "staged", "staged-haq", "staged-bits-first", "sensitivity", "random")
+TRAININGS = ("supernet", "quantized", "final")
 BUDGETS = ("memory", "memory-tight", "bit_ops")
 SETTINGS = ["supernet.epochs=2", "quantized.epochs=3", "supernet.batch_size=128", "quantized.batch_size=128"]
 SETTINGS += ["supernet.learning_rate=5e-3", "quantized.learning_rate=5e-3"]
@@ -37,7 +53,7 @@ SETTINGS += ["final.batch_size=64", "final.learning_rate=2e-3"]
 SPEND = {"proxy": 120, "images": 2000, "short": 6, "short-steps": 20, "final-steps": 180, "repeats": 2}
 
 
-def trained(name: str, path: Path, data_root: Path | None) -> None:
+def trained(name: str, data_name: str, path: Path, data_root: Path | None) -> None:
     """Train a network of the example as a user does, and save its weights."""
     spec = importlib.util.spec_from_file_location("own_model", EXAMPLE)
     assert spec is not None and spec.loader is not None
@@ -45,12 +61,13 @@ def trained(name: str, path: Path, data_root: Path | None) -> None:
     spec.loader.exec_module(example)
     torch.manual_seed(0)
     torch.set_num_threads(1)
+    setting = NETWORKS[name]
     model: nn.Module = getattr(example, name)()
-    images = torch.zeros(2, 1, SIZE, SIZE)
-    data = load_data(ModelSpace.from_module(model, images, data="fashion_mnist"), data_root)
+    data = load_data(ModelSpace.from_module(model, torch.zeros(2, *setting.shape), data=data_name), data_root)
     split = data.train
     assert isinstance(split, Split)
-    example.train(model, as_inputs(torch.tensor(split.images)), torch.tensor(split.labels), EPOCHS)
+    images = as_inputs(torch.tensor(split.images))
+    example.train(model, images, torch.tensor(split.labels), setting.epochs, flip=setting.flip)
     with torch.no_grad():
         print(f"{name}: test accuracy {score(model.eval(), data.test).accuracy:.4f} in full precision", flush=True)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,8 +77,9 @@ def trained(name: str, path: Path, data_root: Path | None) -> None:
 def main() -> None:
     """Train the network unless its weights are there, and compare the methods on it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", choices=["resnet14", "ds_cnn"], default="resnet14")
+    parser.add_argument("--network", choices=list(NETWORKS), default="resnet14")
     parser.add_argument("--data-root", type=Path, help="folder with the files of Fashion-MNIST")
+    parser.add_argument("--folder", type=Path, help="folder of photos of ten classes")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--budget", action="append", default=[])
@@ -69,13 +87,20 @@ def main() -> None:
     parser.add_argument("--num-cpus", type=int)
     arguments = parser.parse_args()
     name, weights = arguments.network, RUNS / f"{arguments.network}.pt"
+    setting = NETWORKS[name]
+    if setting.data == "folder" and arguments.folder is None:
+        parser.error(f"--network {name} needs photos; add --folder DIR")
+    if setting.data != "folder" and arguments.folder is not None:
+        parser.error(f"--network {name} is trained on {setting.data}; omit --folder")
+    data = str(arguments.folder.resolve()) if arguments.folder else setting.data
     if not weights.exists():
-        trained(name, weights, arguments.data_root)
+        trained(name, data, weights, arguments.data_root)
     out = RUNS / name
-    command = ["joint-vs-staged", f"--model={EXAMPLE}:{name}", f"--weights={weights}", "--data=fashion_mnist"]
-    command += [f"--input=1,{SIZE},{SIZE}", f"--out={out}", f"--seeds={arguments.seeds}"]
+    command = ["joint-vs-staged", f"--model={EXAMPLE}:{name}", f"--weights={weights}", f"--data={data}"]
+    command += [f"--input={','.join(map(str, setting.shape))}", f"--out={out}", f"--seeds={arguments.seeds}"]
     command += [f"--first-seed={arguments.first_seed}"]
-    command += [f"--set={setting}" for setting in SETTINGS] + [f"--{key}={value}" for key, value in SPEND.items()]
+    changes = SETTINGS + [f"{part}.augment=crop_flip" for part in TRAININGS if setting.flip]
+    command += [f"--set={change}" for change in changes] + [f"--{key}={value}" for key, value in SPEND.items()]
     command += [f"--data-root={arguments.data_root}"] if arguments.data_root else []
     command += [f"--budget={budget}" for budget in arguments.budget or BUDGETS]
     command += [f"--method={method}" for method in arguments.method or METHODS]

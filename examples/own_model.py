@@ -1,10 +1,15 @@
-"""Two networks that are trained on Fashion-MNIST in plain PyTorch, as users bring them.
+"""Networks that are trained in plain PyTorch, as users bring them: two on Fashion-MNIST, or one on a folder of photos.
 
     python examples/own_model.py --data-root DIR --out runs/own
     apq-tune run --model examples/own_model.py:resnet14 --weights runs/own/resnet14.pt --data fashion_mnist \
         --constraint 'weight_bytes<=40000' --out runs/own/resnet14
 
-``--data-root`` is a folder with torchvision's FashionMNIST. Takes about three minutes for each network on one core.
+    python examples/own_model.py --folder PHOTOS --out runs/own
+    apq-tune run --model examples/own_model.py:resnet14_color --weights runs/own/resnet14_color.pt --data PHOTOS \
+        --input 3,32,32 --constraint 'weight_bytes<=40000' --out runs/own/resnet14_color
+
+``--data-root`` is a folder with torchvision's FashionMNIST; ``--folder`` has ``train/CLASS/`` and ``test/CLASS/`` with
+photos of ten classes. Takes about three minutes for each network on one core.
 """
 
 from __future__ import annotations
@@ -15,7 +20,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.datasets import FashionMNIST
+from torchvision import transforms
+from torchvision.datasets import FashionMNIST, ImageFolder
 
 
 def conv_bn(inner: int, outer: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
@@ -41,12 +47,19 @@ class BasicBlock(nn.Module):
         return functional.relu(self.bn2(self.conv2(self.conv1(x))) + self.shortcut(x))
 
 
-def resnet14() -> nn.Module:
-    """ResNet with 14 layers for small greyscale images."""
+def resnet14(channels: int = 1, stride: int = 1) -> nn.Module:
+    """ResNet with 14 layers for small images, with a number of input channels and a stride of its first layer."""
     stages = [
         BasicBlock(*shape) for shape in ((16, 16, 1), (16, 16, 1), (16, 32, 2), (32, 32, 1), (32, 64, 2), (64, 64, 1))
     ]
-    return nn.Sequential(conv_bn(1, 16, 3), *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+    return nn.Sequential(
+        conv_bn(channels, 16, 3, stride), *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)
+    )
+
+
+def resnet14_color() -> nn.Module:
+    """ResNet with 14 layers for colour images of 32 x 32 pixels."""
+    return resnet14(channels=3, stride=2)
 
 
 def ds_cnn() -> nn.Module:
@@ -64,36 +77,52 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     return float((found == labels).float().mean())
 
 
-def train(model: nn.Module, images: Tensor, labels: Tensor, epochs: int) -> None:
-    """Train a model with Adam and a one-cycle schedule."""
+def train(model: nn.Module, images: Tensor, labels: Tensor, epochs: int, flip: bool = False) -> None:
+    """Train a model with Adam and a one-cycle schedule, every other batch mirrored if ``flip`` is set."""
     steps = epochs * (len(images) // 128)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=steps)
     model.train()
     for _ in range(epochs):
-        for rows in torch.randperm(len(images)).split(128)[: len(images) // 128]:
+        for number, rows in enumerate(torch.randperm(len(images)).split(128)[: len(images) // 128]):
+            batch = images[rows].flip(3) if flip and number % 2 else images[rows]
             optimizer.zero_grad()
-            functional.cross_entropy(model(images[rows]), labels[rows]).backward()
+            functional.cross_entropy(model(batch), labels[rows]).backward()
             optimizer.step()
             schedule.step()
 
 
+def photos(folder: Path) -> list[tuple[Tensor, Tensor]]:
+    """Images of 32 x 32 pixels between 0 and 1, and labels, of the splits ``train`` and ``test`` of a folder."""
+    to_tensor = transforms.Compose([transforms.Resize((32, 32)), transforms.ToTensor()])
+    splits = [list(ImageFolder(folder / split, to_tensor)) for split in ("train", "test")]
+    return [(torch.stack([image for image, _ in one]), torch.tensor([label for _, label in one])) for one in splits]
+
+
+def fashion_mnist(root: Path) -> list[tuple[Tensor, Tensor]]:
+    """Images between 0 and 1, and labels, of the training and of the test split."""
+    splits = [FashionMNIST(root, train=train) for train in (True, False)]
+    return [(split.data[:, None].float() / 255, split.targets) for split in splits]
+
+
 def main() -> None:
-    """Train both networks and save their weights."""
+    """Train the networks and save their weights."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--data-root", type=Path, required=True)
+    data = parser.add_mutually_exclusive_group(required=True)
+    data.add_argument("--data-root", type=Path)
+    data.add_argument("--folder", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/own"))
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, help="3 on Fashion-MNIST, 12 on photos")
     given = parser.parse_args()
     torch.manual_seed(0)
-    splits = [FashionMNIST(given.data_root, train=train) for train in (True, False)]
-    (images, labels), test = [(split.data[:, None].float() / 255, split.targets) for split in splits]
+    color = given.folder is not None
+    (images, labels), test = photos(given.folder) if color else fashion_mnist(given.data_root)
     given.out.mkdir(parents=True, exist_ok=True)
-    for build in (resnet14, ds_cnn):
+    for build in (resnet14_color,) if color else (resnet14, ds_cnn):
         model = build()
-        train(model, images, labels, given.epochs)
+        train(model, images, labels, given.epochs or (12 if color else 3), flip=color)
         torch.save(model.state_dict(), given.out / f"{build.__name__}.pt")
-        print(f"{build.__name__}: test accuracy {accuracy(model, *test):.4f}")
+        print(f"{build.__name__}: test accuracy {accuracy(model, *test):.4f}", flush=True)
 
 
 if __name__ == "__main__":
