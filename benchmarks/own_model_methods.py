@@ -44,13 +44,13 @@ class Setting(NamedTuple):
 
 GREY = Setting("fashion_mnist", (1, 14, 14), epochs=3)
 NETWORKS = {"resnet14": GREY, "ds_cnn": GREY, "resnet14_color": Setting("folder", (3, 32, 32), 12, flip=True)}
-METHODS = ("joint", "uniform", "uniform-8", "staged", "staged-haq", "staged-bits-first", "sensitivity", "random")
+METHODS = ("joint-levels", "joint", "uniform", "staged", "staged-bits-first")
 TRAININGS = ("supernet", "quantized", "final")
 BUDGETS = ("memory", "memory-tight", "bit_ops")
 SETTINGS = ["supernet.epochs=2", "quantized.epochs=3", "supernet.batch_size=128", "quantized.batch_size=128"]
 SETTINGS += ["supernet.learning_rate=5e-3", "quantized.learning_rate=5e-3"]
-SETTINGS += ["final.batch_size=64", "final.learning_rate=2e-3"]
-SPEND = {"proxy": 120, "images": 2000, "short": 6, "short-steps": 20, "final-steps": 180, "repeats": 2}
+SETTINGS += ["final.batch_size=64", "final.learning_rate=2e-3", "n_search=5000"]
+SPEND = {"proxy": 120, "images": 2000, "short": 6, "short-steps": 20, "final-steps": 180, "repeats": 1}
 
 
 def trained(name: str, data_name: str, path: Path, data_root: Path | None) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 NAMES = (
     "joint",
+    "joint-levels",
     "staged",
     "staged-haq",
     "staged-bits-first",

@@ -10,6 +10,7 @@ import numpy as np
 from apq_tune.errors import ProblemError
 from apq_tune.methods.bench import Question
 from apq_tune.methods.bits_first import staged_bits_first
+from apq_tune.methods.levels import joint_levels
 from apq_tune.methods.paper import paper
 from apq_tune.methods.predicted import predictor
 from apq_tune.methods.projections import Project, four_bits, most_bits, uniform_bits, uniform_wa_bits
@@ -43,6 +44,7 @@ class Method(NamedTuple):
 
 METHODS: Mapping[str, Method] = {
     "joint": Method(joint),
+    "joint-levels": Method(joint_levels),
     "staged": Method(staged),
     "staged-haq": Method(staged_haq),
     "staged-bits-first": Method(staged_bits_first),
