@@ -5,6 +5,8 @@ A table of convolutions may also price the layers without weights.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +19,9 @@ from apq_tune.network.network import Network
 FIXED, CONV, BLOCK = "fixed", "conv", "block"
 PLAIN = ("add", "multiply", "pool")
 """Layers without weights, whose rows hold for any bits."""
+
+FREE = ("flatten",)
+"""Layers that move no value in memory, take no time and have no rows."""
 
 KINDS = (FIXED, CONV, BLOCK, *PLAIN)
 
@@ -55,7 +60,14 @@ class Wanted(NamedTuple):
     key: list[NDArray[np.int64]]
 
 
-def wanted_rows(layers: tuple[Layer, ...], size: int, *, blocks: bool, plain: bool = False) -> list[Wanted] | None:
+def wanted_rows(
+    layers: tuple[Layer, ...],
+    size: int,
+    *,
+    blocks: bool,
+    plain: bool = False,
+    outside: Mapping[str, int] = MappingProxyType({}),
+) -> list[Wanted] | None:
     """Rows of a table that a part needs.
 
     Args:
@@ -63,6 +75,7 @@ def wanted_rows(layers: tuple[Layer, ...], size: int, *, blocks: bool, plain: bo
         size: Side length of the image, or 0 if rows are valid for any.
         blocks: Whether the table has rows of whole blocks.
         plain: Whether the table has rows of layers without weights.
+        outside: Side lengths of the outputs of layers of other parts, by name.
 
     Returns:
         Rows to be summed; ``None`` if the table is of inverted bottlenecks and the part is not one.
@@ -79,10 +92,20 @@ def wanted_rows(layers: tuple[Layer, ...], size: int, *, blocks: bool, plain: bo
         if layer.op is not None:
             check_plain(layer)
             wanted.append(Wanted(layer.role, CONV, _conv(layer.op)))
-        elif plain:
-            read = sizes.get(layer.inputs[0], layer.output.size)
+        elif has_row(layer, plain=plain):
+            read = sizes.get(layer.inputs[0], outside.get(layer.inputs[0], layer.output.size))
             wanted.append(Wanted(layer.role, layer.kind, _arrays(layer.output.channels, read)))
     return wanted
+
+
+def has_row(layer: Layer, *, plain: bool) -> bool:
+    """Whether a layer has a row of its own in a table of convolutions.
+
+    Args:
+        layer: Layer.
+        plain: Whether the table has rows of layers without weights.
+    """
+    return layer.op is not None or (plain and layer.kind not in FREE)
 
 
 def check_plain(layer: Layer) -> None:
@@ -103,6 +126,18 @@ def check_plain(layer: Layer) -> None:
         said = f"makes {op.out_size} of {op.in_size} pixels at stride {op.stride}"
     if said:
         raise TableError(f"layer {layer.name!r} {said}, which tables of convolutions do not know; leave the table out")
+
+
+def output_sizes(network: Network, size: int) -> dict[str, int]:
+    """Side lengths of the outputs of all layers of a traced model by name; empty for other networks.
+
+    Args:
+        network: Network of a search space.
+        size: Side length of the image.
+    """
+    if not network.direct:  # a part of blocks has all that its layers without weights read
+        return {}
+    return {layer.name: layer.output.size for part in network.parts for layer in network.layers(part, size)}
 
 
 def fixed_shapes(network: Network, size: int) -> dict[Key, str]:

@@ -6,9 +6,10 @@ The format is documented in ``docs/reference/cost_tables.md``.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,9 @@ from apq_tune.cost.rows import (
     Key,
     Wanted,
     fixed_shapes,
+    has_row,
     in_words,
+    output_sizes,
     wanted_rows,
 )
 from apq_tune.cost.sums import sum_over_parts
@@ -186,7 +189,7 @@ class CostTable:
                 absent[f"fixed resolution={size}"] = None
             for part in network.searched:
                 allowed = network.allowed(part)
-                rows = self._wanted(network.layers(part, size), size)
+                rows = self._wanted(network.layers(part, size), size, output_sizes(network, size))
                 if rows is None:
                     absent[f"block {part.name}, which is not an inverted bottleneck"] = None
                 for row in rows or ():
@@ -205,7 +208,7 @@ class CostTable:
         """
         network: Network = encoding.space.network
         described = [network.layers(part, network.sizes[-1]) for part in network.searched]
-        counted = [layer.role for layers in described for layer in layers if layer.op or self.plain]
+        counted = [layer.role for layers in described for layer in layers if has_row(layer, plain=bool(self.plain))]
         roles = ["blocks"] if self.blocks else counted
         kinds = [*dict.fromkeys(roles), FIXED]
         return {kind: self._model(encoding, number, only=kind) for kind in kinds}
@@ -223,7 +226,7 @@ class CostTable:
         """
         if self.blocks:
             return None
-        names = [layer.name for layer in layers if layer.op is not None or self.plain]
+        names = [layer.name for layer in layers if has_row(layer, plain=bool(self.plain))]
         rows = self._wanted(tuple(layers), size) or []
         return {name: float(self._gather(row, number)) for name, row in zip(names, rows, strict=True)}
 
@@ -234,23 +237,36 @@ class CostTable:
             wanted = only in (None, FIXED)
             return self.fixed.get(size, self.fixed.get(0, ()))[number] if wanted else 0.0
 
-        part_cost = functools.partial(self._part_cost, number=number, only=only)
+        network: Network = encoding.space.network
+        outside = {size: output_sizes(network, size) for size in network.sizes}
+        part_cost = functools.partial(self._part_cost, number=number, only=only, outside=outside)
         model = sum_over_parts(name, _unit(name) or "", encoding, part_cost, fixed_cost)
         if any(gene.kind in BIT_KINDS and len(gene.values) > 1 for gene in encoding.genes):
             costs = {key: values[number] for key, values in self.convs.items()}
             model.note = note_on_bits(self.source, name, model.unit, costs, blocks=bool(self.blocks))
         return model
 
-    def _part_cost(self, layers: tuple[Layer, ...], size: int, *, number: int, only: str | None) -> Any:
+    def _part_cost(
+        self,
+        layers: tuple[Layer, ...],
+        size: int,
+        *,
+        number: int,
+        only: str | None,
+        outside: Mapping[int, Mapping[str, int]],
+    ) -> Any:
         total: Any = 0.0
-        for row in self._wanted(layers, size) or ():
+        for row in self._wanted(layers, size, outside[size]) or ():
             if only is None or row.role == only:
                 total = total + self._gather(row, number)
         return total
 
-    def _wanted(self, layers: tuple[Layer, ...], size: int) -> list[Wanted] | None:
+    def _wanted(
+        self, layers: tuple[Layer, ...], size: int, outside: Mapping[str, int] = MappingProxyType({})
+    ) -> list[Wanted] | None:
         any_size = not any(key[-1] for key in self.blocks)
-        return wanted_rows(layers, 0 if any_size else size, blocks=bool(self.blocks), plain=bool(self.plain))
+        given = 0 if any_size else size
+        return wanted_rows(layers, given, blocks=bool(self.blocks), plain=bool(self.plain), outside=outside)
 
     def _gather(self, row: Wanted, number: int | None) -> NDArray[np.float64]:
         """Values of rows for one metric, by default the first one; NaN where a row is missing."""

@@ -5,13 +5,15 @@ Integer networks are written as exported ones are, with weights of one value eac
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from apq_tune.cost.rows import FREE
+from apq_tune.deploy.forms import LayerForm
 from apq_tune.deploy.lowering import build
 from apq_tune.deploy.onnx_graph import graph_of
 from apq_tune.deploy.op_models import FUNCTION_NODES, OPSET, ModelGraph, model_bytes, weight_value
@@ -54,7 +56,7 @@ class ConstantParameters:
         return FrozenWeights(values, np.full(n_out, 0.01, np.float32), np.full(n_out, value, np.int32), int(op.w_bits))
 
     def constants(self, name: str) -> dict[str, NDArray[np.float32]]:  # noqa: ARG002
-        """No layer of a network of blocks has other parameters."""
+        """No layer that is measured has other parameters."""
         return {}
 
     def _quantizer(self, source: str, bits: int) -> FrozenQuantizer:
@@ -65,22 +67,25 @@ class ConstantParameters:
         if name == IMAGE:
             return False
         layer = self._layers[name]
-        if layer.kind in ("pool", "multiply"):
+        if layer.kind in ("pool", "multiply", *FREE):
             return self._is_positive(layer.inputs[0])
         return layer.activation in ("relu", "relu6", "h_sigmoid")
 
 
-def network_model(layers: tuple[Layer, ...], image: Tensor, precision: str) -> bytes:
+def network_model(
+    layers: tuple[Layer, ...], image: Tensor, precision: str, forms: Mapping[str, LayerForm] | None = None
+) -> bytes:
     """ONNX file of a network.
 
     Args:
         layers: Layers with integer numbers, in the order of the forward pass.
         image: Input tensor.
         precision: ``"int8"``, quantized as exported networks are, or ``"fp32"``.
+        forms: Forms of the layers of a traced model; by default those of a network of blocks.
     """
     if precision == "fp32":
         return _float_network(layers, image)
-    program = build(layers, ConstantParameters(layers), (int(image.channels), image.size, image.size))
+    program = build(layers, ConstantParameters(layers), (int(image.channels), image.size, image.size), forms)
     graph, opset = graph_of(program, pack_weights=False)
     fold_constants(graph)
     return model_bytes(graph, max(opset, OPSET))
@@ -119,8 +124,12 @@ def _float_network(layers: tuple[Layer, ...], image: Tensor) -> bytes:
 
 def _float_layer(graph: ModelGraph, placed: PlacedLayer, number: int) -> None:
     """Append a layer between float tensors, each of which has the name of its layer."""
-    layer, own, name = placed.layer, placed.ops[-1], placed.layer.name
+    layer, name = placed.layer, placed.layer.name
     source, *others = layer.inputs
+    if layer.kind in FREE:  # a linear layer flattens its input itself
+        graph.node("Identity", [source], name)
+        return
+    own = placed.ops[-1]
     if own.kind == "linear":
         source = graph.node("Flatten", [source], f"{name}.flat")
     if own.has_weights:

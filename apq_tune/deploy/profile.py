@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from apq_tune.cost.rows import CONV, CONV_KEY, FIXED, PLAIN_KEY
+from apq_tune.cost.rows import CONV, CONV_KEY, FIXED, FREE, PLAIN_KEY
 from apq_tune.deploy.calibration import Correction, calibrate
 from apq_tune.deploy.op_models import PRECISIONS, has_model
 from apq_tune.deploy.op_regression import RegressionError, fill_in
@@ -122,6 +122,8 @@ def table_rows(space: NetworkSpace, found: Mapping[str, ProfiledPrecision]) -> l
     }
     for placed in placed_layers(space.network):
         layer = placed.layer
+        if layer.kind in FREE:
+            continue
         bits = FULL_BITS if layer.op is None else min(int(layer.op.w_bits), int(layer.op.a_bits))
         row = _row(found, placed.ops, bits) | _place(placed)
         key = tuple(row.get(name, "") for name in COLUMNS[: COLUMNS.index("resolution") + 1])

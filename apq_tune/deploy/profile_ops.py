@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from apq_tune.cost.rows import check_plain
+from apq_tune.cost.rows import FREE, check_plain
 from apq_tune.errors import TableError
 from apq_tune.network.layer import IMAGE, Layer, Op, Tensor
 from apq_tune.network.network import Network, Part
@@ -128,6 +128,8 @@ class PlacedLayer(NamedTuple):
             )
         channels, size = int(layer.output.channels), layer.output.size
         if layer.op is None:
+            if layer.kind in FREE:
+                return ()
             if layer.kind == "pool":
                 return (ProfileOp("pool", channels, channels, source.size),)
             assert layer.kind in ("add", "multiply")
@@ -148,7 +150,7 @@ def _refusal(layer: Layer) -> str:
     if function not in (None, "relu", "relu6", *FLOAT_FUNCTIONS):
         return f"has the function {function}"
     if op is None:
-        return "" if layer.kind in ("pool", "add", "multiply") else f"is a {layer.kind}"
+        return "" if layer.kind in ("pool", "add", "multiply", *FREE) else f"is a {layer.kind}"
     half = op.kernel_size // 2
     padding = (half,) * 4 if op.padding is None or layer.kind == "linear" else op.padding
     oblong = {op.kernel_width, op.in_width, op.out_width} != {None}
@@ -181,18 +183,27 @@ def _of_part(network: Network, part: Part, size: int, outputs: dict[str, Tensor]
     for layer in layers:
         name = layer.inputs[0]
         source = inside[name] if name in inside else outputs[name]
-        bits = source.bits if name in inside else int(np.max(source.bits))
-        numbers: list[Any] = [layer.output.channels, layer.output.bits, bits]
-        if layer.op is not None:
-            op = layer.op
-            numbers += [op.in_channels, op.out_channels, op.kernel_size, op.groups, op.w_bits, op.a_bits]
-        for row in _distinct(numbers, allowed):
-            channels, own_bits, stored, *rest = row
-            fixed = layer._replace(output=Tensor(channels, layer.output.size, own_bits))
+        for bits in [source.bits] if name in inside else _stored(network, layer, source):
+            numbers: list[Any] = [layer.output.channels, layer.output.bits, bits]
             if layer.op is not None:
-                fixed = fixed._replace(op=_op_of(layer.op, rest))
-            yield PlacedLayer(fixed, Tensor(source.channels, source.size, stored), size, not part.searched)
+                op = layer.op
+                numbers += [op.in_channels, op.out_channels, op.kernel_size, op.groups, op.w_bits, op.a_bits]
+            for row in _distinct(numbers, allowed):
+                channels, own_bits, stored, *rest = row
+                fixed = layer._replace(output=Tensor(channels, layer.output.size, own_bits))
+                if layer.op is not None:
+                    fixed = fixed._replace(op=_op_of(layer.op, rest))
+                    if stored < int(rest[-1]):  # a tensor is stored at the most bits that its readers need
+                        continue
+                yield PlacedLayer(fixed, Tensor(source.channels, source.size, stored), size, not part.searched)
     outputs[part.name] = layers[-1].output
+
+
+def _stored(network: Network, layer: Layer, source: Tensor) -> list[int]:
+    """Bits at which a tensor of another part may be stored: in a traced model they depend on what else reads it."""
+    if network.direct and layer.op is not None:
+        return [int(bits) for bits in np.unique(source.bits)]
+    return [int(np.max(source.bits))]
 
 
 def _op_of(op: Op, row: list[int]) -> Op:

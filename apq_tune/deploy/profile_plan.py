@@ -9,12 +9,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from apq_tune.deploy.forms import LayerForm, forms_of_graph
 from apq_tune.deploy.network_models import network_model
 from apq_tune.deploy.op_models import PRECISIONS, has_model, op_model
 from apq_tune.deploy.op_regression import shape_features
 from apq_tune.deploy.profile_ops import RUN, ProfileOp, network_ops, placed_layers
 from apq_tune.network.layer import Layer, Tensor
 from apq_tune.space.encodings import encoding_of
+from apq_tune.space.model_space import ModelSpace
 from apq_tune.space.network_space import NetworkSpace
 
 N_SHARES = 200
@@ -37,11 +39,13 @@ class ProfiledNetwork(NamedTuple):
         name: Name of the network.
         layers: Layers with integer numbers.
         image: Input tensor.
+        forms: Forms of its layers if it is one of a traced model.
     """
 
     name: str
     layers: tuple[Layer, ...]
     image: Tensor
+    forms: Mapping[str, LayerForm] | None = None
 
     @property
     def ops(self) -> list[ProfileOp]:
@@ -77,7 +81,7 @@ class ProfileItem(NamedTuple):
         """The ONNX file."""
         if isinstance(self.target, ProfileOp):
             return op_model(self.target, self.precision)
-        return network_model(self.target.layers, self.target.image, self.precision)
+        return network_model(self.target.layers, self.target.image, self.precision, self.target.forms)
 
 
 def random_networks(space: NetworkSpace, n: int, seed: int) -> list[ProfiledNetwork]:
@@ -87,7 +91,8 @@ def random_networks(space: NetworkSpace, n: int, seed: int) -> list[ProfiledNetw
     for number, candidate in enumerate(encoding.decode(encoding.sample(n, np.random.default_rng(seed)))):
         values = space.values_of(candidate)
         size = network.sizes[-1] if network.size_gene is None else values[network.size_gene]
-        found.append(ProfiledNetwork(f"network-{number:03d}", network.at(values), network.image(size)))
+        forms = forms_of_graph(space.plan(candidate).graph) if isinstance(space, ModelSpace) else None
+        found.append(ProfiledNetwork(f"network-{number:03d}", network.at(values), network.image(size), forms))
     return found
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import pandas as pd
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -20,12 +22,18 @@ from apq_tune.deploy.c_file import c_bytes
 from apq_tune.deploy.export import SUFFIX_OF, export
 from apq_tune.deploy.exported import open_file
 from apq_tune.deploy.formats import ExportFormat
+from apq_tune.deploy.forms import forms_of_graph
 from apq_tune.deploy.lowering import program_of
+from apq_tune.deploy.network_models import network_model
+from apq_tune.deploy.onnx_graph import graph_of
 from apq_tune.deploy.onnx_session import FLOAT_KERNELS, INTEGER_KERNELS, kernels
+from apq_tune.deploy.profile import ProfiledPrecision, table_rows
+from apq_tune.deploy.profile_ops import network_ops
 from apq_tune.deploy.profile_plan import all_ops
 from apq_tune.deploy.program import IntegerTensor, MoveStep, ResizeStep, WeightedStep
 from apq_tune.errors import TableError
 from apq_tune.network.graph import MOVING
+from apq_tune.problem.costs import Costs
 from apq_tune.space.encodings import encoding_of
 from apq_tune.space.model_space import ModelSpace
 from apq_tune.supernet.evaluate import calibrate_quantizers
@@ -234,3 +242,39 @@ def test_images_are_resized_to_what_a_candidate_reads() -> None:
         assert len(resized) == (subnet.candidate.resolution != 32)
         given, expected = in_onnxruntime(program, images.numpy())["logits"], simulated(subnet, images)
         assert np.median(np.abs(given - expected)) < 0.02 * expected.std()
+
+
+def test_profiled_networks_of_a_users_model_are_those_that_are_exported() -> None:
+    """The runtime executes the same operators, and the table prices every candidate of the space."""
+    for subnet in subnets_of("resnet8"):
+        space = subnet.space
+        graph, opset = graph_of(program_of(subnet), pack_weights=False)
+        exported = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=10)
+        candidate = subnet.candidate
+        layers, forms = space.network.at(space.values_of(candidate)), forms_of_graph(space.plan(candidate).graph)
+        image = space.network.image(space.resolutions[-1])
+        profiled = onnx.load_from_string(network_model(layers, image, "int8", forms))
+        onnx.checker.check_model(profiled, full_check=True)
+        assert kernels(profiled) == kernels(exported)
+        floating = onnx.load_from_string(network_model(layers, image, "fp32", forms))
+        assert kernels(floating)["Conv"] == sum(layer.kind == "conv" for layer in layers)
+
+
+@pytest.mark.parametrize("options", [{}, {"sizes": [16, 24, 32]}], ids=["one size", "three sizes"])
+def test_the_sum_of_a_table_of_a_users_model_is_that_of_its_ops(options: dict[str, Any], tmp_path: Path) -> None:
+    space = ModelSpace.from_module(network("resnet8"), example_of("resnet8"), step=4, least=0.5, **options)
+    latency = {op: 1e-6 * (1 + number + 1000 * (op.kind == "requantize")) for number, op in enumerate(all_ops(space))}
+    own = ProfiledPrecision(latency, frozenset(latency), None, None)
+    path = tmp_path / "t.csv"
+    pd.DataFrame(table_rows(space, {"int8": own, "fp32": own})).to_csv(path, index=False)
+    encoding = encoding_of(space)
+    metric = Costs.of(encoding, [path]).metrics["latency_ms"]
+    genomes = encoding.sample(30, np.random.default_rng(1))
+    for candidate, cost in zip(encoding.decode(genomes), metric(genomes), strict=True):
+        values = space.values_of(candidate)
+        image = space.network.image(values.get("resolution", space.resolutions[-1]))
+        ops = network_ops(space.network.at(values), image)
+        # a row does not tell whether a layer's input is stored at more bits than it needs: the slower case counts
+        slowest = [op._replace(kind="requantize") if op.kind == "clip" else op for op in ops]
+        assert cost == pytest.approx(1e3 * sum(latency[op] for op in slowest), rel=1e-4)
+        assert cost >= 1e3 * sum(latency[op] for op in ops) * (1 - 1e-4)
