@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from apq_tune.cli.costs import BUDGETS, CONSTRAINTS, TABLES, all_constraints
+from apq_tune.cli.devices import DEVICE_PRESET
 from apq_tune.cli.fleet import command_line, device_options, host_options, out_folder
 from apq_tune.cli.options import EVALUATIONS, SEED
 from apq_tune.cli.values import Place
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     help="Limits to answer one by one, such as 'flash=100kB,150kB,200kB'; given for several costs, every combination. "
     "Repeatable.",
 )
+@DEVICE_PRESET
 @TABLES
 @EVALUATIONS
 @SEED
@@ -40,6 +42,7 @@ def solve(
     constraints: tuple[str, ...],
     budgets: tuple[str, ...],
     sweeps: tuple[str, ...],
+    device_preset: str | None,
     tables: tuple[Path, ...],
     evaluations: int,
     seed: int,
@@ -57,8 +60,8 @@ def solve(
     within the limits, and it is marked where they are asked outside of what they learned. With --finetune the networks
     are trained and measured.
 
-    The limits are those of the run, unless --constraint, --budget or --budgets is given. A --table is read in addition
-    to those of the run. A limit that no network can keep is named, and the others are answered.
+    The limits are those of the run, unless others are given, by --device-preset, too. A --table is read in addition to
+    those of the run. A limit that no network can keep is named, and the others are answered.
 
     The directory gets answers.csv and answers.png and, with --finetune, the trained networks, which apq-tune export
     takes. Interrupt the command at any moment: trained networks are kept.
@@ -85,6 +88,7 @@ def solve(
             texts,
             budgets=sweeps,
             tables=tables,
+            device_preset=device_preset,
             n_evaluations=evaluations,
             seed=seed,
             progress=lambda done, total: progress.update(task, completed=done, total=total),

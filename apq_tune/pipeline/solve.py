@@ -18,12 +18,16 @@ from apq_tune.pipeline.reading import ReadRun, read_run
 from apq_tune.predict.files import load_predictor
 from apq_tune.predict.nearness import Nearness
 from apq_tune.problem.costs import Costs
+from apq_tune.problem.device import limit_texts
 from apq_tune.problem.front import Front
 from apq_tune.problem.limits import as_texts, read_combinations
-from apq_tune.problem.metric import Metric
+from apq_tune.problem.metric import FunctionMetric, Metric
 from apq_tune.problem.problem import Constraint, Objective, Problem
 from apq_tune.searchers import search
+from apq_tune.space.candidate import read_candidate
+from apq_tune.space.device import DevicePreset, load_preset
 from apq_tune.space.encoding import Genomes
+from apq_tune.space.narrowing import Narrowing
 from apq_tune.store.directory import kept_tables
 from apq_tune.store.files import read_json
 
@@ -37,6 +41,7 @@ def solve(
     *,
     budgets: Sequence[str] = (),
     tables: Sequence[Path] = (),
+    device_preset: DevicePreset | str | Path | None = None,
     n_evaluations: int = EVALUATIONS,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
@@ -52,6 +57,8 @@ def solve(
             ``budgets``, those of the run.
         budgets: Limits to sweep, such as ``"flash=100kB,150kB,200kB"``; of several costs, every combination.
         tables: Further cost tables beside those of the run.
+        device_preset: Device, the name of a preset, or its file: only networks that it runs are answers, and its memory
+            is a limit.
         n_evaluations: Number of distinct candidates that each search scores.
         seed: Random seed.
         progress: Callback with the number of candidates that are scored, and of all.
@@ -60,14 +67,19 @@ def solve(
         RunError: If it is not a run, its predictors are not fitted, or a file is damaged.
         ProblemError: If a limit cannot be read, or no set of limits can be kept; the message has the least reachable
             cost. If some can be kept, the others are answered with ``why``.
+        DeviceError: If the device is unknown, or runs no network of the space.
     """
     read = read_run(Path(run), "predictors")
-    texts = constraints if constraints or budgets else read.settings.constraints
-    costs = Costs.of(read.encoding, [*kept_tables(read.path), *tables], [*texts, *budgets])
+    preset = load_preset(device_preset) if isinstance(device_preset, str | Path) else device_preset
+    given = (*constraints, *limit_texts(preset))
+    texts = given if given or budgets else read.settings.constraints
+    narrowing = None if preset is None else Narrowing(read.encoding.space, read.encoding.space.narrowed(preset))
+    encoding = read.encoding if narrowing is None else narrowing.part
+    costs = Costs.of(encoding, [*kept_tables(read.path), *tables], [*texts, *budgets])
     common = costs.limits(texts)
     reference = costs.at_largest() if any("%" in text for text in budgets) else {}
     combinations = read_combinations(costs.metrics, budgets, reference)
-    asker = _Asker.of(read, costs, n_evaluations, seed)
+    asker = _Asker.of(read, costs, narrowing, n_evaluations, seed)
     sets: list[tuple[Constraint, ...]] = [(*common, *own) for own in combinations]
     found, why = list[Genomes](), dict[int, str]()
     bounds = [tuple(limit.bound for limit in own) for own in combinations]
@@ -85,22 +97,38 @@ def solve(
         tell(n_evaluations)
     if len(why) == len(sets):
         raise ProblemError(why[0] if len(why) == 1 else f"no network keeps any of the {len(why)} budgets: {why[0]}")
-    pool, finalists = asker.starts(found), read_finalists(read.path)
+    whole = (
+        costs if narrowing is None else Costs.of(read.encoding, [*kept_tables(read.path), *tables], [*texts, *budgets])
+    )
+    pool, finalists = asker.starts(found), asker.inside(read_finalists(read.path))
     answers = tuple(
-        asker.answer(f"answer_{number + 1}", limits, pool, finalists, why.get(number, ""))
+        asker.answer(f"answer_{number + 1}", limits, pool, whole, finalists, why.get(number, ""))
         for number, limits in enumerate(sets)
     )
-    swept = tuple(limit.metric for limit in combinations[0])
+    swept = tuple(whole.metrics[limit.metric.name] for limit in combinations[0])
     return Solutions(
-        read.path, read.encoding, costs, swept, answers, asker.report, len(asker.pairs), n_evaluations, seed
+        read.path, read.encoding, whole, swept, answers, asker.report, len(asker.pairs), n_evaluations, seed
     )
 
 
 @dataclass(frozen=True)
 class _Asker:
-    """Predictor of a run, with what it learned from, and the candidates from which searches begin."""
+    """Predictor of a run, with what it learned from, and the candidates from which searches begin.
+
+    Attributes:
+        costs: Costs of the space that is searched: that of the run, or the part of it that a device runs.
+        narrowing: Both spaces; ``None`` if they are the same.
+        loss: Predictor of the loss, of genomes of the space that is searched.
+        report: Report on the predictors.
+        pairs: Genomes of the pairs that it learned from, those of the space of the run.
+        nearness: Distances from the pairs.
+        known: Candidates from which searches begin.
+        n_evaluations: Number of candidates that each search scores.
+        seed: Random seed.
+    """
 
     costs: Costs
+    narrowing: Narrowing | None
     loss: Metric
     report: Mapping[str, Any]
     pairs: Genomes
@@ -110,21 +138,35 @@ class _Asker:
     seed: int
 
     @classmethod
-    def of(cls, run: ReadRun, costs: Costs, n_evaluations: int, seed: int) -> _Asker:
+    def of(cls, run: ReadRun, costs: Costs, narrowing: Narrowing | None, n_evaluations: int, seed: int) -> _Asker:
         """Read the predictor of a run.
 
         Raises:
             RunError: If a file is missing or damaged.
         """
-        stage, encoding = run.directory("predictors"), run.encoding
-        loss = load_predictor(stage.checked(BOUND if run.settings.kappa else PREDICTOR), encoding)
-        pairs, _ = read_losses(run.directory("qat_pairs"), encoding)
+        stage, encoding = run.directory("predictors"), costs.encoding
+        loss: Metric = load_predictor(stage.checked(BOUND if run.settings.kappa else PREDICTOR), run.encoding)
+        pairs, _ = read_losses(run.directory("qat_pairs"), run.encoding)
+        found = _of_searches(run)
+        if narrowing is not None:
+            wide, own = loss, narrowing
+            loss = FunctionMetric(wide.name, wide.unit, lambda genomes: np.asarray(wide(own.widen(genomes))))
+            found = _inside(own, found)
         smallest = np.zeros((1, encoding.n_genes), np.int16)
-        parts = [encoding.uniform_policies(), smallest[encoding.is_allowed(smallest)], _of_searches(run)]
+        parts = [encoding.uniform_policies(), smallest[encoding.is_allowed(smallest)], found]
         known = encoding.canonicalise(np.concatenate(parts).astype(np.int16))
-        nearness = Nearness.of(encoding, pairs.genomes)
+        nearness = Nearness.of(run.encoding, pairs.genomes)
         report = read_json(stage.checked(REPORT))
-        return cls(costs, loss, report, pairs.genomes, nearness, known, n_evaluations, seed)
+        return cls(costs, narrowing, loss, report, pairs.genomes, nearness, known, n_evaluations, seed)
+
+    def inside(self, records: Mapping[str, Any]) -> dict[str, Any]:
+        """Records of those networks of the run that are in the space that is searched."""
+        own = self.narrowing
+        return {
+            name: record
+            for name, record in records.items()
+            if own is None or len(_inside(own, own.whole.encode([read_candidate(record["candidate"])], check=False)))
+        }
 
     def starts(self, found: Sequence[Genomes]) -> Genomes:
         """Distinct candidates from which a search begins: those of the run, then those that were found before."""
@@ -177,30 +219,53 @@ class _Asker:
         return best
 
     def answer(
-        self, name: str, limits: tuple[Constraint, ...], pool: Genomes, finalists: Mapping[str, Any], why: str
+        self,
+        name: str,
+        limits: tuple[Constraint, ...],
+        pool: Genomes,
+        whole: Costs,
+        finalists: Mapping[str, Any],
+        why: str,
     ) -> Solution:
-        """The best candidate of a pool under limits, with what tells how far to trust its prediction."""
+        """The best candidate of a pool under limits, with what tells how far to trust its prediction.
+
+        Args:
+            name: Name of the answer.
+            limits: Limits on the costs of the space that is searched.
+            pool: Candidates of that space.
+            whole: Costs of the space of the run.
+            finalists: Records of trained networks.
+            why: Reason why there is no answer; empty if there is one.
+        """
+        of_run = tuple(Constraint(whole.metrics[c.metric.name], c.bound, c.sense) for c in limits)
         if why:
-            return Solution(name, limits, why=why)
+            return Solution(name, of_run, why=why)
         evaluation = self.problem(limits).evaluate(pool)
         row = int(np.lexsort((evaluation.G.sum(axis=1), evaluation.F[:, 0]))[0])
         genome, loss = pool[row : row + 1], float(evaluation.F[row, 0])
+        genome = genome if self.narrowing is None else self.narrowing.widen(genome)
         slope, intercept = self.report["error_law"]
         keeps = np.ones(len(self.pairs), bool)
-        for limit in limits:
+        for limit in of_run:
             keeps &= limit.violation(np.asarray(limit.metric(self.pairs), np.float64)) <= 0
         return Solution(
             name,
-            limits,
-            self.costs.encoding.decode(genome)[0],
+            of_run,
+            whole.encoding.decode(genome)[0],
             loss,
             float(np.clip(1 - np.exp(intercept) * loss**slope, 0, 1)),
-            {cost: float(metric(genome)[0]) for cost, metric in self.costs.metrics.items()},
+            {cost: float(metric(genome)[0]) for cost, metric in whole.metrics.items()},
             float(self.nearness(genome)[0]),
             int(keeps.sum()),
             bool(self.nearness.outside(genome)[0]) or not keeps.any(),
-            *best_trained(finalists, self.costs, limits),
+            *best_trained(finalists, whole, of_run),
         )
+
+
+def _inside(narrowing: Narrowing, genomes: Genomes) -> Genomes:
+    """Those of some genomes of the whole space that are in the part, as genomes of the part."""
+    narrow, inside = narrowing.narrow(genomes)
+    return np.asarray(narrow[inside])
 
 
 def _of_searches(run: ReadRun) -> Genomes:

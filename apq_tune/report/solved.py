@@ -91,6 +91,7 @@ def solved_table(solutions: Solutions, without: frozenset[str] = frozenset()) ->
         without: Columns of ``OPTIONAL`` to leave out.
     """
     limits, measured = limit_names(solutions), any(one.scores for one in solutions.answers)
+    without = without if any(one.trained for one in solutions.answers) else without | {"trained"}
     table = Table(title=f"Answers of {solutions.path} to new limits", **STYLE)
     table.caption = "\n".join(_legend(solutions, without))
     table.caption_justify = "left"
@@ -107,7 +108,7 @@ def solved_table(solutions: Solutions, without: frozenset[str] = frozenset()) ->
         for split in ("search", "test"):
             table.add_column(f"{split}\nacc. %", justify="right", no_wrap=True)
     if "trained" not in without:
-        table.add_column("best trained\nnetwork within", no_wrap=True)
+        table.add_column("best trained\nwithin", no_wrap=True)
     for one in solutions.answers:
         bounds = [f"{amount(c.bound, c.metric.unit)}\n{_used(c, one)}" for c in _as_of(limits, one)]
         cells = [one.name, *bounds, f"{one.predicted_loss:.4f}" if one.candidate else "impossible"]
@@ -143,7 +144,7 @@ def _legend(solutions: Solutions, without: frozenset[str]) -> list[str]:
     if "pairs" not in without:
         lines.append(f"pairs within: how many of its {solutions.n_pairs} pairs keep the limits")
     if "trained" not in without and any(one.trained for one in solutions.answers):
-        lines.append("best trained network within: measured after full QAT")
+        lines.append("best trained within: a network of the run or of these, measured after full QAT")
     return lines
 
 
