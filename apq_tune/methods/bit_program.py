@@ -160,7 +160,7 @@ def budgets_of(encoding: GeneEncoding, genome: Genomes, limits: Sequence[Constra
         for fixed, terms in _sums(encoding, genome, genes, limit.metric):
             tables = tuple(Table(tuple(variable[g] for g in own), values) for own, values in terms)
             budgets.append(Budget(limit.metric.name, limit.bound, tables, fixed))
-    if getattr(encoding.space, "forbidden", ()):  # each term knows which combinations its part allows
+    if encoding.forbids:  # each term knows which combinations its part allows
         ((_, terms),) = bit_ops(encoding).sums(genome, genes)
         tables = tuple(Table(tuple(variable[g] for g in own), values) for own, values in terms)
         budgets.append(Budget("forbidden", math.inf, tables))

@@ -67,6 +67,11 @@ class Subspace:
         """Whether genes affect the candidate, shape ``(n, n_genes)``."""
         return self.encoding.active_genes(genomes)
 
+    @property
+    def forbids(self) -> bool:
+        """Whether combinations of values are forbidden."""
+        return self.encoding.forbids
+
     def is_allowed(self, genomes: Genomes) -> NDArray[np.bool_]:
         """Whether genomes contain no forbidden combination, shape ``(n,)``."""
         return self.encoding.is_allowed(genomes)
@@ -114,7 +119,7 @@ class Subspace:
     @property
     def allowed(self) -> tuple[Constraint, ...]:
         """Forbidden combinations of the space as a constraint; empty if nothing is forbidden."""
-        if not getattr(self.encoding.space, "forbidden", ()):
+        if not self.encoding.forbids:
             return ()
 
         def forbidden(genomes: Genomes) -> Floats:

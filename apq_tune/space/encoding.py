@@ -60,6 +60,11 @@ class Encoding(Genes, Protocol):
         """Whether genes affect the candidate, shape ``(n, n_genes)``."""
         ...
 
+    @property
+    def forbids(self) -> bool:
+        """Whether combinations of values are forbidden."""
+        ...
+
     def is_allowed(self, genomes: Genomes) -> NDArray[np.bool_]:
         """Whether genomes contain no forbidden combination, shape ``(n,)``."""
         ...

@@ -76,6 +76,11 @@ class GeneEncoding(abc.ABC):
         """Replace forbidden combinations by allowed ones, shape ``(n, n_genes)``; here none is forbidden."""
         return genomes
 
+    @property
+    def forbids(self) -> bool:
+        """Whether combinations of values are forbidden; here none is."""
+        return False
+
     def is_allowed(self, genomes: Genomes) -> NDArray[np.bool_]:
         """Whether genomes contain no forbidden combination, shape ``(n,)``; here none is forbidden."""
         return np.ones(len(genomes), bool)

@@ -120,6 +120,11 @@ class NetworkEncoding(GeneEncoding):
         """Whether active blocks have a forbidden combination, shape ``(n, n_slots)``."""
         return ~self._allowed.take(self._block_index(genomes))
 
+    @property
+    def forbids(self) -> bool:
+        """Whether combinations of values are forbidden."""
+        return not self._allowed.all()
+
     def is_allowed(self, genomes: Genomes) -> NDArray[np.bool_]:
         """Whether genomes contain no forbidden combination, shape ``(n,)``."""
         return np.asarray(~self._offences(genomes).any(axis=1))
@@ -130,7 +135,7 @@ class NetworkEncoding(GeneEncoding):
         Raises:
             SpaceError: If this fails, because nearly all combinations are forbidden.
         """
-        if self._allowed.all():
+        if not self.forbids:
             return genomes
         redrawn = np.array([self.genes[place].kind != "width" for place in self._in_blocks])
         genomes, rows = genomes.copy(), np.arange(len(genomes))
