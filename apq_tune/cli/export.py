@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from apq_tune.cli.devices import DEVICE_PRESET, preset_of
 from apq_tune.cli.fleet import out_file
 from apq_tune.cli.options import DATA_ROOT, data_option
 from apq_tune.cli.values import Place
@@ -34,13 +35,18 @@ from apq_tune.deploy.formats import FORMATS, SUFFIXES, ExportFormat
     is_flag=True,
     help="Store each ONNX weight in a byte, for programs that do not read packed ones.",
 )
+@DEVICE_PRESET
 @out_file(*SUFFIXES)
-def export(run: Path, candidate: str, kind: ExportFormat | None, unpacked: bool, out: Path) -> None:
+def export(
+    run: Path, candidate: str, kind: ExportFormat | None, unpacked: bool, device_preset: str | None, out: Path
+) -> None:
     """Export a trained network of RUN to ONNX, torch or C.
 
     RUN is the directory of a run, of a refinement, or of a method (run --method). Before the file is kept, it is run on
-    search images and must predict the same classes as the network.
+    search images and must predict the same classes as the network. With --device-preset, a network that the device does
+    not run or has no memory for is refused.
     """
+    from apq_tune.deploy.device import check_found
     from apq_tune.deploy.export import check_target
     from apq_tune.deploy.export import export as write
     from apq_tune.deploy.load import open_networks
@@ -50,7 +56,13 @@ def export(run: Path, candidate: str, kind: ExportFormat | None, unpacked: bool,
     kind = kind or SUFFIXES[out.suffix]
     check_target(out, kind)
     networks = open_networks(run)
-    network = networks.load(candidate)
+    preset, network = preset_of(device_preset), networks.load(candidate)
+    if preset is not None:
+        check_found(preset, network)
+        if kind not in preset.files:
+            click.echo(
+                f"{preset.name}: its tools read {' or '.join(preset.files) or 'other files'}, not {kind}; convert it"
+            )
     exported = write(network, out, kind, packed=not unpacked, data_root=networks.data_root)
     print_exported(network, exported, Screen())
 

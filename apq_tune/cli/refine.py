@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from apq_tune.cli.costs import BUDGETS, CONSTRAINTS, TABLES, all_constraints
+from apq_tune.cli.devices import DEVICE_PRESET, preset_of
 from apq_tune.cli.fleet import command_line, device_options, host_options, out_folder
 from apq_tune.cli.options import SEED
 from apq_tune.cli.values import Place, number_option
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 @SEED
 @CONSTRAINTS
 @BUDGETS
+@DEVICE_PRESET
 @TABLES
 @out_folder("RUN/refine")
 @device_options
@@ -45,6 +47,7 @@ def refine(
     seed: int,
     constraints: tuple[str, ...],
     budgets: tuple[str, ...],
+    device_preset: str | None,
     tables: tuple[Path, ...],
     out: Path | None,
     device: str,
@@ -59,13 +62,14 @@ def refine(
     predictor with the losses. The best half is then trained for longer, until few are left; the longest training alone
     decides.
 
-    The limits are those of the run, unless --constraint or --budget is given. A --table is read in addition to those
-    of the run.
+    The limits are those of the run, unless --constraint or --budget is given, and those of a --device-preset. A --table
+    is read in addition to those of the run.
 
     Interrupt the command at any moment: the same command goes on where it stopped.
     """
     from apq_tune.pipeline.finished import open_run
     from apq_tune.problem.costs import Costs
+    from apq_tune.problem.device import limit_texts
     from apq_tune.refine.refine import Refinement
     from apq_tune.refine.settings import RefineSettings
     from apq_tune.report.html import add_page
@@ -74,11 +78,13 @@ def refine(
     from apq_tune.space.encodings import encoding_of
     from apq_tune.store.directory import kept_tables
 
-    texts = None
-    if constraints or budgets:
+    texts, preset = None, preset_of(device_preset)
+    if constraints or budgets or preset is not None:
         opened = open_run(run, ("predictors",))
         costs = Costs.of(encoding_of(opened.space), [*kept_tables(run), *tables], constraints)
-        texts = all_constraints(costs, constraints, budgets)
+        given = constraints or budgets
+        own = all_constraints(costs, constraints, budgets) if given else opened.settings.constraints
+        texts = (*own, *limit_texts(preset))
     settings = RefineSettings.checked(
         seed=seed,
         rounds=rounds,
@@ -87,6 +93,7 @@ def refine(
         final_epochs=final_epochs,
         survivors=survivors,
         constraints=texts,
+        device=preset,
     )
     out = out or run / "refine"
     with RichListener() as listener:

@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from apq_tune.cli.costs import BUDGET_NAMES, BUDGETS, CONSTRAINTS, TABLES, tell_notes
+from apq_tune.cli.devices import DEVICE_PRESET, narrowed, preset_of
 from apq_tune.cli.fleet import command_line, device_options, host_options, out_folder, progress_bar
 from apq_tune.cli.options import DATA_ROOT, SEEDS, SETTINGS, assigned, data_option, once
 from apq_tune.cli.own_model import ModelChoice, model_options
@@ -81,6 +82,7 @@ def spend_options(command: Command) -> Command:
 )
 @BUDGETS
 @CONSTRAINTS
+@DEVICE_PRESET
 @TABLES
 @SEEDS
 @number_option("--first-seed", ranges.SEED, 0, "First of the seeds; the others follow it.")
@@ -103,6 +105,7 @@ def joint_vs_staged(
     methods: tuple[str, ...],
     budgets: tuple[str, ...],
     constraints: tuple[str, ...],
+    device_preset: str | None,
     tables: tuple[Path, ...],
     seeds: int,
     first_seed: int,
@@ -125,7 +128,8 @@ def joint_vs_staged(
     of a trained network of your own, whose weights every seed begins with.
 
     Every method searches under every --budget and, if there is any --constraint, under all constraints together.
-    Without either, all budgets are taken.
+    Without either, all budgets are taken. Flash and RAM of a --device-preset are limits beside all of them, and alone
+    if there are no others.
 
     Interrupt the command at any moment: the same command goes on where it stopped. Seeds, methods and budgets may be
     added to it.
@@ -134,6 +138,7 @@ def joint_vs_staged(
     from apq_tune.pipeline.finished import load_supernets
     from apq_tune.pipeline.settings import RunSettings
     from apq_tune.problem.costs import Costs
+    from apq_tune.problem.device import limit_texts
     from apq_tune.report.versus import write_versus
     from apq_tune.space.encodings import encoding_of
     from apq_tune.store.directory import kept_tables
@@ -144,7 +149,9 @@ def joint_vs_staged(
     target = _checked_target(target, own_model, data)
     checked, where = versus.Spend.checked(**spend), device_of(device)
     chosen = list(methods or NAMES)
-    named = budgets or (() if constraints else BUDGET_NAMES)
+    preset = preset_of(device_preset)
+    memory = limit_texts(preset)
+    named = budgets or (() if constraints or memory else BUDGET_NAMES)
     changes = assigned(assignments)
     is_run = target != "" and (Path(target) / "run.json").exists()
     given = [name for name in ("assignments", "seeds", "first_seed", "data_root") if _is_given(name)]
@@ -160,12 +167,13 @@ def joint_vs_staged(
         runs = {settings.seed: Path(target).absolute()}
     else:
         space, opened = _space_of(target, own_model, data)
+        space = narrowed(space, preset)
         settings = RunSettings().updated(changes)
         folder = out.absolute() / "runs"
         runs = {seed: versus.run_path(folder, seed) for seed in seeds_from(first_seed, seeds)}
     all_tables = [*(kept_tables(Path(target)) if is_run else []), *tables]
-    costs = Costs.of(encoding_of(space), all_tables, constraints)
-    targets = limits_of(costs, named, constraints)
+    costs = Costs.of(encoding_of(narrowed(space, preset)), all_tables, constraints)
+    targets = limits_of(costs, named, constraints, memory)
     possible = possible_methods(chosen, costs, targets)
     own = {OWN: targets.get(OWN, [])}
     basis = basis_of(costs, all_tables, checked, own, settings.model_dump(mode="json", exclude={"seed"}))
@@ -256,14 +264,23 @@ def _is_given(name: str) -> bool:
     return click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT
 
 
-def limits_of(costs: Costs, budgets: Sequence[str], constraints: Sequence[str]) -> dict[str, list[str]]:
-    """Limits of budgets as text, by name, the user's own constraints last; remarks on them are printed."""
+def limits_of(
+    costs: Costs, budgets: Sequence[str], constraints: Sequence[str], memory: Sequence[str] = ()
+) -> dict[str, list[str]]:
+    """Limits of budgets as text, by name, the user's own constraints last; remarks on them are printed.
+
+    Args:
+        costs: Costs of the search space.
+        budgets: Names of budgets.
+        constraints: Constraints of the user.
+        memory: Limits of the memory of a device, which hold beside all others.
+    """
     from apq_tune.problem.limits import as_texts
 
     limits = {name: costs.budget(name) for name in budgets}
-    limits |= {OWN: costs.limits(constraints)} if constraints else {}
+    limits |= {OWN: costs.limits(constraints)} if constraints or (memory and not budgets) else {}
     tell_notes(limit.metric for own in limits.values() for limit in own)
-    return {name: as_texts(own) for name, own in limits.items()}
+    return {name: as_texts(costs.limits([*as_texts(own), *memory]) if memory else own) for name, own in limits.items()}
 
 
 def basis_of(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from apq_tune.space.encoding import Genomes
 from apq_tune.space.encodings import encoding_of
+from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.space.narrowing import Narrowing
 from apq_tune.space.parameters import Space
 
@@ -149,6 +150,11 @@ class WidenedMetric:
     def unit(self) -> str:
         """Unit of its values."""
         return self.metric.unit
+
+    @property
+    def encoding(self) -> GeneEncoding:
+        """Encoding of the part."""
+        return self.narrowing.part
 
     def __call__(self, genomes: Genomes) -> Floats:
         """Values of genomes of the part, shape ``(n,)``."""

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,8 @@ from apq_tune.predict.ensemble import fit_ensemble
 from apq_tune.predict.files import load_predictor
 from apq_tune.problem.costs import Costs
 from apq_tune.problem.limits import as_texts
+from apq_tune.problem.metric import Metric, WidenedMetric
+from apq_tune.problem.problem import Constraint
 from apq_tune.refine.batch import is_uniform
 from apq_tune.refine.halving import half, successive_halving
 from apq_tune.refine.outcome import Chosen, Refined, RefinedCandidate, assembled
@@ -33,6 +35,7 @@ from apq_tune.space.candidate import read_candidate
 from apq_tune.space.encoding import Genomes
 from apq_tune.space.encodings import encoding_of
 from apq_tune.space.gene_encoding import GeneEncoding
+from apq_tune.space.narrowing import Narrowing
 from apq_tune.store.directory import keep_tables, kept_tables
 from apq_tune.store.disk import check_space, run_bytes
 from apq_tune.store.files import read_json, to_json
@@ -46,6 +49,34 @@ FORMAT = 2
 
 BATCH = "batch.json"
 """Name of the file with the candidates that a round trains."""
+
+
+class ProposedPart(NamedTuple):
+    """Part of the space of a run in which candidates for a device are proposed.
+
+    Attributes:
+        narrowing: The space and its part.
+        constraints: Constraints on candidates of the part.
+        cost: Cost of them that is traded off against the loss.
+    """
+
+    narrowing: Narrowing
+    constraints: tuple[Constraint, ...]
+    cost: Metric
+
+    def of(self, searches: Proposals) -> Proposals:
+        """The same searches in the part, by the same predictors."""
+        known, inside = self.narrowing.narrow(searches.known)
+        members = tuple(WidenedMetric(member, self.narrowing) for member in searches.ensemble.members)
+        return dataclasses.replace(
+            searches,
+            encoding=self.narrowing.part,
+            ensemble=dataclasses.replace(searches.ensemble, members=members),
+            fp32=WidenedMetric(searches.fp32, self.narrowing),
+            constraints=self.constraints,
+            cost=self.cost,
+            known=known[inside],
+        )
 
 
 class Refinement:
@@ -98,6 +129,7 @@ class Refinement:
         )
         self.constraints = self._costs.limits(texts)
         self.cost = front_cost(self.constraints, self._costs.metrics["bit_ops"])
+        self._part = self._narrowed(all_tables)
         self._kind = check_executor(executor, address)
         self._folder = CommandFolder(out, "refinement", "refine.json", FORMAT, ("round_1/stage.json",))
         self._folder.read(f"delete it, {AGAIN}")
@@ -109,6 +141,21 @@ class Refinement:
         self._executor: Executor | None = None
         self._n_stages = settings.rounds + len(settings.rungs)
         self._number = 0
+
+    def _narrowed(self, tables: Sequence[Path]) -> ProposedPart | None:
+        """The part of the space in which candidates are proposed; ``None`` for all of it.
+
+        Raises:
+            DeviceError: If the device runs no network of the space.
+            ProblemError: If none that it runs keeps the constraints.
+        """
+        space, device = self._finished.space, self.settings.device
+        if device is None or space.device == device:
+            return None
+        narrowing, texts = Narrowing(space, space.narrowed(device)), as_texts(self.constraints)
+        costs = Costs.of(narrowing.part, tables, texts)
+        limits = costs.limits(texts)
+        return ProposedPart(narrowing, limits, front_cost(limits, costs.metrics["bit_ops"]))
 
     def run(self) -> Refined:
         """Do all rounds and rungs that are not done yet."""
@@ -157,6 +204,7 @@ class Refinement:
         if "constraints" in values:
             values |= {"constraints": as_texts(self.constraints), "n_evaluations": of_run.n_evaluations}
             values |= {"tables": self._tables} if self._tables else {}
+            values |= {} if self._part is None else {"device": self._part.narrowing.part.space.device.digest}
         values["training"] = dataclasses.asdict(training_of(epochs, of_run))
         basis = {"settings": values, "needs": needs, "space": self._finished.space.name}
         return StageDirectory(self.path / name, basis)
@@ -195,7 +243,9 @@ class Refinement:
                 self._known(results),
                 *searches_of_round(self._finished.settings.n_evaluations, self.settings.seed, number),
             )
-            genomes, names = searches.batch(self.settings.batch, first=number == 1)
+            part = self._part
+            found = (searches if part is None else part.of(searches)).batch(self.settings.batch, first=number == 1)
+            genomes, names = found[0] if part is None else part.narrowing.widen(found[0]), found[1]
             content = {
                 "error": ensemble.error,
                 "n_pairs": [len(pairs.target) for pairs in rungs],

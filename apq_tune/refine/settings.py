@@ -12,6 +12,7 @@ from apq_tune.inputs import ranges
 from apq_tune.inputs.ranges import validated
 from apq_tune.pipeline.settings import RunSettings
 from apq_tune.refine.halving import half, lengths
+from apq_tune.space.device import DevicePreset
 from apq_tune.space.network_space import NetworkCandidate
 from apq_tune.supernet.qat import QATTask
 from apq_tune.supernet.seeds import SeedWord
@@ -30,6 +31,7 @@ class RefineSettings(BaseModel):
         survivors: Number of candidates that enter the first rung after the rounds; ``None`` for half of them. Each
             later rung has half as many.
         constraints: Constraints as in a run; ``None`` for those of the run.
+        device: Device that candidates have to run on; ``None`` for that of the run, if it has one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,6 +43,7 @@ class RefineSettings(BaseModel):
     final_epochs: ranges.Epochs = 6
     survivors: ranges.Count | None = None
     constraints: tuple[str, ...] | None = None
+    device: DevicePreset | None = None
 
     @classmethod
     def checked(cls, **values: Any) -> RefineSettings:

@@ -31,7 +31,9 @@ from apq_tune.pipeline.finished import Supernets, load_supernets
 from apq_tune.pipeline.run import PipelineRun
 from apq_tune.pipeline.settings import RunSettings
 from apq_tune.problem.costs import Costs
-from apq_tune.space.encodings import encoding_of
+from apq_tune.space.encoding import Genomes
+from apq_tune.space.gene_encoding import GeneEncoding
+from apq_tune.space.narrowing import Narrowing
 from apq_tune.space.network_space import NetworkSpace
 from apq_tune.store.files import write_atomically
 from apq_tune.studies.curvature import curvature_of
@@ -200,7 +202,8 @@ def run_task(task: VersusTask, shared: VersusShared) -> Result:
     torch.set_num_threads(1)
     spend = shared.spend
     nets = supernets(shared.runs[task.seed], shared.device)
-    method, encoding = METHODS[task.method], encoding_of(nets.space)
+    method, encoding = METHODS[task.method], shared.costs.encoding
+    part = None if nets.space.device == encoding.space.device else Narrowing(nets.space, encoding.space)
     limits = shared.costs.limits(shared.limits[task.budget])
     halving = Halving(
         nets.quantized if method.quantized else nets.calibrated,
@@ -213,7 +216,7 @@ def run_task(task: VersusTask, shared: VersusShared) -> Result:
     seconds = dict.fromkeys((*KINDS, HESSIAN, "final", "all"), 0.0)
 
     def short(genomes: Any) -> Any:
-        trained = [halving.train(candidate, spend.short_steps) for candidate in encoding.decode(genomes)]
+        trained = [halving.train(candidate, spend.short_steps) for candidate in _candidates(encoding, part, genomes)]
         return np.array([t.scores["search"]["loss"] for t in trained])
 
     measures: dict[Kind, Measure] = {
@@ -226,7 +229,10 @@ def run_task(task: VersusTask, shared: VersusShared) -> Result:
     curvature = curvature_of(nets.quantized, spend.images, task.seed)
     bench = Bench(
         encoding,
-        {kind: _timed(measure, seconds, kind) for kind, measure in measures.items()},
+        {
+            kind: _timed(measure if kind == "short" else _on_whole(measure, part), seconds, kind)
+            for kind, measure in measures.items()
+        },
         spend.counts,
         read_known(checkpoint),
         _saver(checkpoint),
@@ -236,13 +242,15 @@ def run_task(task: VersusTask, shared: VersusShared) -> Result:
     with _clock(seconds, "all"):
         ranked = method.propose(Question(encoding, limits, bench, task.seed))
         with _clock(seconds, "final"):
-            trained = halving.run(encoding.decode(ranked), spend.short)
+            trained = halving.run(_candidates(encoding, part, ranked), spend.short)
             networks = finalists(task.method, trained, halving, encoding) if shared.keep else {}
     records = {name: {"candidate": t.candidate.to_dict(), **t.scores} for name, t in networks.items()}
     weights = networks[decided(records, shared.costs, limits)].weights if shared.keep else b""
     best = outcome(trained)
     names = list(costs)
-    genomes = encoding.encode([t.candidate for t in trained], check=False)
+    whole = encoding if part is None else part.whole
+    genomes = whole.encode([t.candidate for t in trained], check=False)
+    genomes = genomes if part is None else part.narrow(genomes)[0]
     priced = {name: costs[name](genomes).tolist() for name in names}
     row = [t.candidate.to_dict() for t in trained].index(best["candidate"])
     return Result(
@@ -260,6 +268,22 @@ def run_task(task: VersusTask, shared: VersusShared) -> Result:
         },
         {"weights.pt": weights} if shared.keep else {},
     )
+
+
+def _candidates(encoding: GeneEncoding, part: Narrowing | None, genomes: Genomes) -> list[Any]:
+    """Candidates of genomes, as those of the space that the supernets are of.
+
+    Args:
+        encoding: Encoding of the genomes.
+        part: The space of the supernets and the part of it that a device runs; ``None`` if all of it is searched.
+        genomes: Genomes, shape ``(n, n_genes)``.
+    """
+    return encoding.decode(genomes) if part is None else part.whole.decode(part.widen(genomes))
+
+
+def _on_whole(measure: Measure, part: Narrowing | None) -> Measure:
+    """Measurement of genomes of the part that a device runs by a supernet of the whole space."""
+    return measure if part is None else lambda genomes: measure(part.widen(genomes))
 
 
 def _lengths(trained: list[Any]) -> dict[str, int]:
