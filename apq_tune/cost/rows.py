@@ -17,7 +17,7 @@ from apq_tune.network.layer import Layer, Op
 from apq_tune.network.network import Network
 
 FIXED, CONV, BLOCK = "fixed", "conv", "block"
-PLAIN = ("add", "multiply", "pool")
+PLAIN = ("add", "multiply", "pool", "max_pool", "concat")
 """Layers without weights, whose rows hold for any bits."""
 
 FREE = ("flatten",)
@@ -40,7 +40,12 @@ BLOCK_KEY = (
 )
 FIXED_KEY = ("resolution",)
 PLAIN_KEY = ("in_channels", "in_size")
-KEYS = {CONV: CONV_KEY, BLOCK: BLOCK_KEY, FIXED: FIXED_KEY, **dict.fromkeys(PLAIN, PLAIN_KEY)}
+MAX_POOL_KEY = (*PLAIN_KEY, "kernel_size", "stride")
+KEYS = {
+    **{CONV: CONV_KEY, BLOCK: BLOCK_KEY, FIXED: FIXED_KEY},
+    **dict.fromkeys(PLAIN, PLAIN_KEY),
+    "max_pool": MAX_POOL_KEY,
+}
 SHAPE_COLUMNS = tuple(dict.fromkeys((*CONV_KEY, *BLOCK_KEY)))
 
 Key = tuple[int, ...]
@@ -94,7 +99,9 @@ def wanted_rows(
             wanted.append(Wanted(layer.role, CONV, _conv(layer.op)))
         elif has_row(layer, plain=plain):
             read = sizes.get(layer.inputs[0], outside.get(layer.inputs[0], layer.output.size))
-            wanted.append(Wanted(layer.role, layer.kind, _arrays(layer.output.channels, read)))
+            window = [layer.settings[name][0] for name in ("kernel", "stride")] if layer.kind == "max_pool" else []
+            read = layer.output.size if layer.kind == "concat" else read
+            wanted.append(Wanted(layer.role, layer.kind, _arrays(layer.output.channels, read, *window)))
     return wanted
 
 

@@ -67,8 +67,10 @@ class ConstantParameters:
         if name == IMAGE:
             return False
         layer = self._layers[name]
-        if layer.kind in ("pool", "multiply", *FREE):
+        if layer.kind in ("pool", "max_pool", "multiply", *FREE):
             return self._is_positive(layer.inputs[0])
+        if layer.kind == "concat":
+            return all(self._is_positive(source) for source in layer.inputs)
         return layer.activation in ("relu", "relu6", "h_sigmoid")
 
 
@@ -136,6 +138,10 @@ def _float_layer(graph: ModelGraph, placed: PlacedLayer, number: int) -> None:
         made = graph.weighted(own, source, f"{name}.sum", number, None)
     elif own.kind == "pool":
         made = graph.node("GlobalAveragePool", [source], f"{name}.mean")
+    elif own.kind == "max_pool":
+        made = graph.max_pool(own, source, f"{name}.largest")
+    elif own.kind == "concat":
+        made = graph.node("Concat", layer.inputs, f"{name}.both", axis=1)
     else:
         made = graph.node("Add" if own.kind == "add" else "Mul", [source, *others], f"{name}.both")
     if own.function:

@@ -118,6 +118,13 @@ class ModelGraph:
             "Conv", [source, weight, bias], output, kernel_shape=kernel, pads=pads, strides=strides, group=op.groups
         )
 
+    def max_pool(self, op: ProfileOp, source: str, output: str) -> str:
+        """Maximum over padded windows."""
+        lengths = {"kernel_shape": [op.kernel_size] * 2, "strides": [op.stride] * 2}
+        before = op.kernel_size // 2
+        after = max(0, (op.out_size - 1) * op.stride + op.kernel_size - op.in_size - before)
+        return self.node("MaxPool", [source], output, pads=[before, before, after, after], **lengths)
+
     def model(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> bytes:
         """The model as a file."""
         graph = helper.make_graph(self.nodes, "measured", list(inputs), list(outputs), list(self.constants.values()))
@@ -186,10 +193,12 @@ def _integer_op(graph: ModelGraph, op: ProfileOp, source: str, number: int) -> t
     elif op.kind == "requantize":
         read = graph.dequantize(x, f"read{number}")
         made = graph.clip(graph.quantize(read, f"narrow{number}", 2 * SCALE), f"clipped{number}", FULL_BITS // 2)
+    elif op.kind == "max_pool":  # of integers
+        made = graph.max_pool(op, x, f"largest{number}")
     else:
         read = graph.dequantize(x, f"read{number}")
         made = graph.quantize(_float_result(graph, op, read, number, integer=True), f"quantized{number}")
-    return graph.node("Transpose", [made], f"y{number}", perm=TO_LAST), [1, size, size, c], kind
+    return graph.node("Transpose", [made], f"y{number}", perm=TO_LAST), [1, size, size, _given(op)], kind
 
 
 def _float_op(graph: ModelGraph, op: ProfileOp, source: str, number: int) -> tuple[str, list[int], int]:
@@ -204,7 +213,12 @@ def _float_op(graph: ModelGraph, op: ProfileOp, source: str, number: int) -> tup
         made = made if op.function else graph.node("Relu", [made], f"positive{number}")
         # One pixel of the result: the runtime would otherwise reorder all of it at the end of the model.
         made = graph.node("MaxPool", [made], f"pixel{number}", kernel_shape=[1, 1], strides=[op.out_size] * 2)
-    return made, [1, c, size, size], kind
+    return made, [1, _given(op), size, size], kind
+
+
+def _given(op: ProfileOp) -> int:
+    """Channels of the input of a model: of a concatenation the first half, the other one is constant."""
+    return (op.in_channels + 1) // 2 if op.kind == "concat" else op.in_channels
 
 
 def _float_result(graph: ModelGraph, op: ProfileOp, x: str, number: int, *, integer: bool) -> str:
@@ -213,13 +227,19 @@ def _float_result(graph: ModelGraph, op: ProfileOp, x: str, number: int, *, inte
         return _after(graph, op, graph.weighted(op, x, f"sum{number}", number, SCALE if integer else None))
     if op.kind == "pool":
         return graph.node("GlobalAveragePool", [x], f"mean{number}")
+    if op.kind == "max_pool":
+        return graph.max_pool(op, x, f"largest{number}")
     shape = [1, op.in_channels, op.in_size, op.in_size]
     if op.kind == "multiply":
         shape[2:] = [1, 1]
+    if op.kind == "concat":
+        shape[1] -= _given(op)
     if integer:
         other = graph.dequantize(graph.filled(f"other{number}", shape, np.uint8(number + 1)), f"other{number}.read")
     else:
         other = graph.filled(f"other{number}", shape, np.float32(number + 1))
+    if op.kind == "concat":
+        return graph.node("Concat", [x, other], f"result{number}", axis=1)
     return graph.node("Add" if op.kind == "add" else "Mul", [x, other], f"result{number}")
 
 

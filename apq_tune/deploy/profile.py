@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from apq_tune.cost.rows import CONV, CONV_KEY, FIXED, FREE, PLAIN_KEY
+from apq_tune.cost.rows import CONV, CONV_KEY, FIXED, FREE, KEYS
 from apq_tune.deploy.calibration import Correction, calibrate
 from apq_tune.deploy.op_models import PRECISIONS, has_model
 from apq_tune.deploy.op_regression import RegressionError, fill_in
@@ -140,7 +140,7 @@ def _place(placed: PlacedLayer) -> dict[str, Any]:
         return {"op": FIXED, "name": layer.name, **shape, "resolution": placed.resolution}
     if layer.op is None:
         (op,) = placed.ops
-        return {"op": layer.kind, **dict(zip(PLAIN_KEY, (op.in_channels, op.in_size), strict=True))}
+        return {"op": layer.kind, **{column: getattr(op, column) for column in KEYS[layer.kind]}}
     return {"op": CONV, **shape}
 
 

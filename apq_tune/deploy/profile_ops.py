@@ -9,12 +9,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from apq_tune.cost.rows import FREE, check_plain
+from apq_tune.cost.rows import FREE, PLAIN, check_plain
 from apq_tune.errors import TableError
 from apq_tune.network.layer import IMAGE, Layer, Op, Tensor
 from apq_tune.network.network import Network, Part
 
-Kind = Literal["conv", "linear", "pool", "add", "multiply", "requantize", "clip", "image", "run"]
+Kind = Literal["conv", "linear", "pool", "max_pool", "add", "multiply", "concat", "requantize", "clip", "image", "run"]
 
 FULL_BITS = 8
 """Bits of integer kernels. Weights of fewer bits are unpacked when a file is loaded and cost the same time."""
@@ -30,8 +30,9 @@ class ProfileOp(NamedTuple):
     """Operation whose latency is measured.
 
     Attributes:
-        kind: ``"requantize"`` changes the scale of a tensor, ``"clip"`` limits one to fewer levels, ``"image"``
-            quantizes the image, and ``"run"`` is the overhead of running any network.
+        kind: ``"pool"`` is the mean over all pixels, ``"concat"`` of two parts, ``"requantize"`` changes the scale of
+            a tensor, ``"clip"`` limits one to fewer levels, ``"image"`` quantizes the image, and ``"run"`` is the
+            overhead of running any network.
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         in_size: Side length of the input.
@@ -95,8 +96,10 @@ class ProfileOp(NamedTuple):
     def key(self) -> str:
         """Unique name, which is also good as the name of a file."""
         parts = [self.kind, f"{self.in_channels}x{self.out_channels}", f"size{self.in_size}"]
+        if self.kind in ("conv", "max_pool"):
+            parts += [f"kernel{self.kernel_size}", f"stride{self.stride}"]
         if self.kind == "conv":
-            parts += [f"kernel{self.kernel_size}", f"stride{self.stride}", f"groups{self.groups}"]
+            parts.append(f"groups{self.groups}")
         return "-".join([*parts, *([self.function] if self.function else [])])
 
 
@@ -122,18 +125,18 @@ class PlacedLayer(NamedTuple):
     def ops(self) -> tuple[ProfileOp, ...]:
         """Operations of the layer: what its input needs first, then its own."""
         layer, source = self.layer, self.source
-        if reason := _refusal(layer):
-            raise TableError(
-                f"layer {layer.name}: {reason}, which profile does not measure; measure a table of your own for --table"
-            )
+        _check_layer(layer, source)
         channels, size = int(layer.output.channels), layer.output.size
         if layer.op is None:
             if layer.kind in FREE:
                 return ()
             if layer.kind == "pool":
                 return (ProfileOp("pool", channels, channels, source.size),)
-            assert layer.kind in ("add", "multiply")
-            return (ProfileOp("add" if layer.kind == "add" else "multiply", channels, channels, size),)
+            if layer.kind == "max_pool":
+                window = layer.settings["kernel"][0], layer.settings["stride"][0]
+                return (ProfileOp("max_pool", channels, channels, source.size, *window),)
+            assert layer.kind in ("add", "multiply", "concat")
+            return (ProfileOp(layer.kind, channels, channels, size),)
         check_plain(layer)
         op, function = layer.op, layer.activation if layer.activation in FLOAT_FUNCTIONS else ""
         shape = int(op.in_channels), int(op.out_channels), op.in_size, int(op.kernel_size), op.stride, int(op.groups)
@@ -144,13 +147,35 @@ class PlacedLayer(NamedTuple):
         return ProfileOp(before, own.in_channels, own.in_channels, own.in_size), own
 
 
-def _refusal(layer: Layer) -> str:
+def _check_layers(network: Network) -> None:
+    size = network.sizes[-1]
+    outputs = {IMAGE: network.image(size)}
+    for part in network.parts:
+        for layer in network.layers(part, size):
+            outputs[layer.name] = layer.output
+            _check_layer(layer, outputs.get(layer.inputs[0], layer.output))
+        outputs[part.name] = outputs[layer.name]
+
+
+def _check_layer(layer: Layer, source: Tensor) -> None:
+    if reason := _refusal(layer, source):
+        raise TableError(
+            f"layer {layer.name}: {reason}, which profile does not measure; measure a table of your own for --table"
+        )
+
+
+def _refusal(layer: Layer, source: Tensor) -> str:
     """What has no operation of a profile in a layer; empty if all of it has."""
     op, function = layer.op, layer.activation
     if function not in (None, "relu", "relu6", *FLOAT_FUNCTIONS):
         return f"has the function {function}"
     if op is None:
-        return "" if layer.kind in ("pool", "add", "multiply", *FREE) else f"is a {layer.kind}"
+        if layer.kind == "max_pool":
+            kernel, stride = ({int(length) for length in layer.settings[name]} for name in ("kernel", "stride"))
+            dilated = {int(length) for length in layer.settings["dilation"]} != {1}
+            if len(kernel) > 1 or len(stride) > 1 or dilated or layer.output.size != -(-source.size // max(stride)):
+                return "is a maximum of dilated or oblong windows, or not of padded ones"
+        return "" if layer.kind in (*PLAIN, *FREE) else f"is a {layer.kind}"
     half = op.kernel_size // 2
     padding = (half,) * 4 if op.padding is None or layer.kind == "linear" else op.padding
     oblong = {op.kernel_width, op.in_width, op.out_width} != {None}
@@ -169,7 +194,12 @@ def _before(bits: int, stored: int, *, image: bool) -> Kind | None:
 
 
 def placed_layers(network: Network) -> Iterator[PlacedLayer]:
-    """Distinct layers of all networks of a search space."""
+    """Distinct layers of all networks of a search space.
+
+    Raises:
+        TableError: If there is a layer that is not measured; it is named before any others are listed.
+    """
+    _check_layers(network)
     for size in network.sizes:
         outputs = {IMAGE: network.image(size)}
         for part in network.parts:

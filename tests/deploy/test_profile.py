@@ -414,6 +414,9 @@ FUSED = {
     ProfileOp("conv", 32, 32, 8, 3, 2, 32): {"QLinearConv"},
     ProfileOp("linear", 64, 10): {"QGemm"},
     ProfileOp("add", 32, 32, 8): {"QLinearAdd"},
+    ProfileOp("max_pool", 32, 32, 8, 3, 2): {"NhwcMaxPool"},
+    ProfileOp("max_pool", 32, 32, 7, 2, 2): {"NhwcMaxPool"},
+    ProfileOp("concat", 32, 32, 8): {"QLinearConcat"},
 }
 
 
