@@ -122,7 +122,9 @@ def _agree(preset: DevicePreset, kind: Kind, values: dict[str, tuple[int, ...]],
         members = [name for name, own in leaders.items() if own == glob and name in values]
         common = tuple(value for value in values[members[0]] if all(value in values[name] for name in members))
         if not common:
-            one, other = (f"{name!r} {list(values[name])}" for name in (members[0], members[-1]))
+            first = members[0]
+            apart = next((name for name in members if not set(values[name]) & set(values[first])), members[-1])
+            one, other = (f"{name!r} {list(values[name])}" for name in (first, apart))
             raise DeviceError(
                 f"genes: {glob!r}: {kind}: {one} and {other} are what {preset.name} runs, so no gene can be of both; "
                 "give a glob of fewer layers"
