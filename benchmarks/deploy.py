@@ -31,7 +31,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from apq_tune import FoundNetwork, NetworkEncoding, SearchSpace, Subnet, export, load_data
 from apq_tune.deploy import reference
-from apq_tune.deploy.exported import open_file
+from apq_tune.deploy.exported import on_resized, open_file
 from apq_tune.deploy.load import open_networks
 from apq_tune.deploy.lowering import program_of
 from apq_tune.deploy.onnx_file import FileMetadata, onnx_model
@@ -147,7 +147,7 @@ def compared(
     export(network, path, data_root=data_root)
     file, simulated = open_file(path), network.logits(images)
     given, first = file.run(images), images[:n_rows]
-    exact = reference.run(program, first)
+    exact = on_resized(functools.partial(reference.run, program), file.reads)(first)
     in_c = math.nan
     if shutil.which("gcc") is not None:
         own = open_file(export(network, out / f"{network.name}.c", "c", data_root=data_root).path).run(first)
@@ -233,10 +233,15 @@ def measured(networks: Mapping[str, FoundNetwork], largest: FoundNetwork, rounds
         integers = onnx_model(program, FileMetadata.of(network, program))
         for kind, model in (("int8", integers), ("fp32", float_model(program))):
             sessions[network.name, kind] = session(model)
-    shape = (networks[next(iter(networks))].preprocessing.channels, *[largest.preprocessing.size] * 2)
+    shapes = {key: one.get_inputs()[0].shape[1:] for key, one in sessions.items()}  # sizes may differ
     for batch in BATCHES:
-        images = np.random.default_rng(0).random((batch, *shape), np.float32)
-        calls = {key: functools.partial(one.run, None, {IMAGE: images}) for key, one in sessions.items()}
+        rng = np.random.default_rng(0)
+        images = {
+            shape: rng.random((batch, *shape), np.float32) for shape in dict.fromkeys(map(tuple, shapes.values()))
+        }
+        calls = {
+            key: functools.partial(one.run, None, {IMAGE: images[tuple(shapes[key])]}) for key, one in sessions.items()
+        }
         times = _in_turns(calls, rounds)
         for name in networks:
             int8, fp32, large = times[name, "int8"], times[name, "fp32"], times[largest.name, "int8"]

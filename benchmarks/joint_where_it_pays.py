@@ -47,6 +47,7 @@ import argparse
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -163,7 +164,7 @@ class Study(NamedTuple):
 
     out: Path
     spend: versus.Spend
-    changes: Mapping[str, Mapping[str, Any]]
+    changes: Mapping[str, dict[str, Any]]
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
     num_cpus: int | None
@@ -226,12 +227,11 @@ def limits_of(study: Study, images: Images, name: str) -> dict[str, list[str]]:
     largest, costs = reference(study, images, setting.reference), costs_of(space, name)
     genome = costs.encoding.encode([largest], check=False)
     needed = {cost: float(costs.metrics[cost](genome)[0]) for cost in setting.limited}
-    shares = {share: float(np.divide(*map(float, (*share.split("/"), "1")[:2]))) for share in setting.shares}
     print(f"{images.name}, {name}: the best 8-bit network without limits is {largest}; it needs {needed}", flush=True)
     # Names of sizes are part of the names of files.
     return {
-        size.replace("/", "_"): [f"{cost}<={share * value:.15g}" for cost, value in needed.items()]
-        for size, share in shares.items()
+        size.replace("/", "_"): [f"{cost}<={float(Fraction(size)) * value:.15g}" for cost, value in needed.items()]
+        for size in setting.shares
     }
 
 

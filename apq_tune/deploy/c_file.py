@@ -26,7 +26,6 @@ from apq_tune.deploy.program import (
     LOGITS,
     ConvStep,
     Program,
-    ResizeStep,
     WeightedStep,
 )
 from apq_tune.errors import DeployError
@@ -71,7 +70,7 @@ def packed(values: NDArray[np.int8], bits: int) -> NDArray[np.uint8]:
 
 
 def _head(program: Program, metadata: Mapping[str, Any]) -> Iterator[str]:
-    image, logits = program.tensors[_input(program)], program.tensors[LOGITS]
+    image, logits = program.tensors[IMAGE], program.tensors[LOGITS]
     channels, height, width = image.shape
     arena = arena_of(program)
     note = json.dumps(dict(metadata), sort_keys=True).replace("/", "\\/")  # no end of a comment in the comment
@@ -134,8 +133,7 @@ def _body(program: Program) -> Iterator[str]:
     yield "void apq_run(const float *image, float *logits)"
     yield "{"
     for number, step in enumerate(program.steps):
-        if not isinstance(step, ResizeStep):  # images come in the size that the network reads
-            yield f"    {call(program, arena.offsets, step, number)} /* {_comment(step.name)} */"
+        yield f"    {call(program, arena.offsets, step, number)} /* {_comment(step.name)} */"
     yield "}"
     yield ""
 
@@ -143,12 +141,6 @@ def _body(program: Program) -> Iterator[str]:
 def _width(program: Program) -> int:
     """Largest width of the output of a convolution in pixels."""
     return max(program.tensors[step.output].shape[-1] if isinstance(step, ConvStep) else 1 for step in program.steps)
-
-
-def _input(program: Program) -> str:
-    """Name of the image in the size that the network reads."""
-    resized = [step.output for step in program.steps if isinstance(step, ResizeStep)]
-    return resized[0] if resized else IMAGE
 
 
 def read_c(path: Path) -> dict[str, Any]:
@@ -172,8 +164,6 @@ def read_c(path: Path) -> dict[str, Any]:
 
 def load_c(path: Path) -> tuple[Callable[[NDArray[np.float32]], NDArray[np.float32]], dict[str, Any]]:
     """Function that compiles a file of ``c_bytes`` and runs it, and its metadata.
-
-    The images are those that the network reads, after a resize if there is one.
 
     Raises:
         DeployError: If it is another file, has been changed, or there is no gcc.

@@ -51,6 +51,8 @@ class FileScores(NamedTuple):
         costs: Costs that the search promised; empty for files of other programs.
         measured: Accuracy on test images after training, as the file says; ``None`` for files of other programs.
         kernels: Operators with weights that onnxruntime runs; ``None`` for other formats.
+        reads: Channels and side length of the images that the file reads, and the side length of those it was given
+            before they were resized.
     """
 
     path: Path
@@ -68,6 +70,7 @@ class FileScores(NamedTuple):
     costs: dict[str, CostValue]
     measured: float | None
     kernels: Kernels | None
+    reads: tuple[int, int, int]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -123,6 +126,7 @@ def evaluate(
         {} if file.about is None else dict(file.about.costs),
         None if file.about is None else file.about.scores.get("test", {}).get("accuracy"),
         file.kernels,
+        (file.channels, file.reads, file.size),
     )
 
 

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from apq_tune.data import Data, DataRoot, WantedImages, read_images
 from apq_tune.deploy.c_file import SEAL, c_bytes
-from apq_tune.deploy.exported import Kernels, open_file
+from apq_tune.deploy.exported import Kernels, on_resized, open_file
 from apq_tune.deploy.formats import FORMATS, SUFFIXES, ExportFormat
 from apq_tune.deploy.lowering import program_of
 from apq_tune.deploy.onnx_file import DIGEST, FileMetadata, onnx_model, parse_onnx, texts_of
 from apq_tune.deploy.program import Program
 from apq_tune.deploy.torch_file import read_torch, runner_of, torch_bytes
 from apq_tune.errors import DeployError, RunError
+from apq_tune.network.layer import IMAGE
 from apq_tune.store.files import cannot_write
 from apq_tune.supernet.batches import images_of
 from apq_tune.supernet.found_network import FoundNetwork
@@ -64,6 +65,7 @@ class ExportedFile(NamedTuple):
         promised: ``weight_bytes`` of the network, which the search promised.
         agreement: Agreement of the file with the simulation.
         exact: Agreement of the file with the integer program, which is measured if that with the simulation is low.
+        reads: Shape of the images that the file reads, ``(channels, height, width)``.
         kernels: Operators with weights that onnxruntime runs in integers and in floating point; ``None`` for other
             formats.
         float_steps: Names of the steps of the network that need floating point.
@@ -77,6 +79,7 @@ class ExportedFile(NamedTuple):
     kernels: Kernels | None
     float_steps: tuple[str, ...]
     exact: FileAgreement | None = None
+    reads: tuple[int, ...] = ()
 
 
 def export(
@@ -126,14 +129,15 @@ def export(
             agreement = agreement_of(opened.run, network.logits, images, origin)
             exact = None
             if agreement.share < ENOUGH:
-                exact = agreement_of(opened.run, runner_of(program), images, origin)
+                exact = agreement_of(opened.run, on_resized(runner_of(program), opened.reads), images, origin)
                 if exact.share < ENOUGH or agreement.share < LEAST:
                     raise DeployError(f"{path}: {_disagreement(agreement, exact)}")
             new.replace(path)
     except OSError as error:
         raise cannot_write(path, error) from None
     promised = network.costs["weight_bytes"].value
-    return ExportedFile(path, format, len(content), promised, agreement, opened.kernels, program.float_steps, exact)
+    about = (promised, agreement, opened.kernels, program.float_steps, exact, program.tensors[IMAGE].shape)
+    return ExportedFile(path, format, len(content), *about)
 
 
 def _disagreement(agreement: FileAgreement, exact: FileAgreement) -> str:

@@ -13,9 +13,9 @@ from apq_tune.deploy.c_file import load_c
 from apq_tune.deploy.formats import SUFFIXES, ExportFormat
 from apq_tune.deploy.onnx_file import DIGEST, FileMetadata, metadata_of, parse_onnx, read_onnx, texts_of
 from apq_tune.deploy.onnx_session import FLOAT_KERNELS, INTEGER_KERNELS, kernels, session
-from apq_tune.deploy.reference import resized
 from apq_tune.deploy.torch_file import load_torch
 from apq_tune.errors import DeployError
+from apq_tune.supernet.batches import numpy_resized
 
 Floats = NDArray[np.float32]
 
@@ -38,7 +38,8 @@ class OpenFile(NamedTuple):
         format: ``"onnx"``, ``"torch"`` or ``"c"``.
         about: Metadata of the file; ``None`` if another program wrote it.
         channels: Number of channels of the images.
-        size: Side length of the images in pixels.
+        size: Side length of preprocessed images in pixels.
+        reads: Side length of the images that the file reads, to which preprocessed ones are resized.
         classes: Number of classes.
         run: Function from preprocessed images to logits.
         kernels: Operators that onnxruntime runs; ``None`` for other formats.
@@ -49,6 +50,7 @@ class OpenFile(NamedTuple):
     about: FileMetadata | None
     channels: int
     size: int
+    reads: int
     classes: int
     run: Callable[[Floats], Floats]
     kernels: Kernels | None
@@ -72,12 +74,9 @@ def open_file(path: Path) -> OpenFile:
         return _onnx(path)
     run, texts = (load_torch if path.suffix == ".pt2" else load_c)(path)
     about = metadata_of(path, texts)
-    given = about.preprocessing
-    if path.suffix == ".c":
-        run = _on_resized(run, about.candidate.resolution or given.size)
-    return OpenFile(
-        path, SUFFIXES[path.suffix], about, given.channels, given.size, len(given.classes), _in_batches(run), None
-    )
+    given, run = about.preprocessing, on_resized(_in_batches(run), about.reads)
+    kind = SUFFIXES[path.suffix]
+    return OpenFile(path, kind, about, given.channels, given.size, about.reads, len(given.classes), run, None)
 
 
 def _onnx(path: Path) -> OpenFile:
@@ -107,7 +106,9 @@ def _onnx(path: Path) -> OpenFile:
 
     found = kernels(model)
     counts = Kernels(*(sum(found[kind] for kind in kinds) for kinds in (INTEGER_KERNELS, FLOAT_KERNELS)))
-    return OpenFile(path, "onnx", about, channels, height, classes, _in_batches(run, batch), counts)
+    size = height if about is None else about.preprocessing.size
+    whole = on_resized(_in_batches(run, batch), height) if size != height else _in_batches(run, batch)
+    return OpenFile(path, "onnx", about, channels, size, height, classes, whole, counts)
 
 
 def _fixed(path: Path, end: Any, dimensions: int) -> list[int]:
@@ -141,5 +142,11 @@ def _in_batches(run: Callable[[Floats], Floats], batch: int | None = None) -> Ca
     return all_of
 
 
-def _on_resized(run: Callable[[Floats], Floats], size: int) -> Callable[[Floats], Floats]:
-    return lambda images: run(resized(images, size))
+def on_resized(run: Callable[[Floats], Floats], size: int) -> Callable[[Floats], Floats]:
+    """Function of preprocessed images, which are resized as in the simulation.
+
+    Args:
+        run: Function of images of the right size.
+        size: Their side length.
+    """
+    return lambda images: run(images if images.shape[-1] == size else numpy_resized(images, size, size))

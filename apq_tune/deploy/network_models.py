@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from apq_tune.cost.rows import FREE
-from apq_tune.deploy.forms import LayerForm
+from apq_tune.deploy.forms import LayerForm, forms_of_layers
 from apq_tune.deploy.lowering import build
 from apq_tune.deploy.onnx_graph import graph_of
 from apq_tune.deploy.op_models import FUNCTION_NODES, OPSET, ModelGraph, model_bytes, weight_value
@@ -87,7 +87,7 @@ def network_model(
     """
     if precision == "fp32":
         return _float_network(layers, image)
-    program = build(layers, ConstantParameters(layers), (int(image.channels), image.size, image.size), forms)
+    program = build(layers, ConstantParameters(layers), forms or forms_of_layers(layers, int(image.channels)))
     graph, opset = graph_of(program, pack_weights=False)
     fold_constants(graph)
     return model_bytes(graph, max(opset, OPSET))

@@ -46,7 +46,7 @@ class FileMetadata(NamedTuple):
         candidate: Architecture and bits.
         scores: ``loss`` and ``accuracy`` by split, as measured after training.
         costs: Costs that the search promised, by name.
-        preprocessing: How images become inputs of the file.
+        preprocessing: How images become inputs of the network, which are then resized to what the file reads.
         versions: Versions of the libraries that wrote the file, by name.
         program: Digest of the integer program.
     """
@@ -80,6 +80,11 @@ class FileMetadata(NamedTuple):
         )
 
     @property
+    def reads(self) -> int:
+        """Side length of the images that the file reads: that of the candidate, or that of preprocessed ones."""
+        return self.candidate.resolution or self.preprocessing.size
+
+    @property
     def data(self) -> str | None:
         """Name of the data set of the search space."""
         return self.space.get("data")
@@ -93,7 +98,7 @@ class FileMetadata(NamedTuple):
             "candidate": self.candidate.to_dict(),
             "scores": self.scores,
             "costs": {name: [cost.value, cost.unit] for name, cost in self.costs.items()},
-            "preprocessing": self.preprocessing._asdict(),
+            "preprocessing": self.preprocessing._asdict() | {"resolution": self.reads},
             "versions": self.versions,
             "program": self.program,
         }
@@ -145,7 +150,7 @@ def _plain(space: NetworkSpace) -> dict[str, Any]:
 
 
 def onnx_model(program: Program, about: FileMetadata, *, pack_weights: bool = True) -> onnx.ModelProto:
-    """ONNX model of a program: images as ``Preprocessing`` gives them in, logits out, any batch size.
+    """ONNX model of a program: images as ``Preprocessing`` gives them, resized, in, logits out, any batch size.
 
     Args:
         program: Integer program.

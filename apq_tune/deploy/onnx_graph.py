@@ -54,7 +54,6 @@ from apq_tune.deploy.program import (
     ProgramTensor,
     QuantizeStep,
     RequantizeStep,
-    ResizeStep,
     Step,
     WeightedStep,
 )
@@ -91,13 +90,6 @@ def graph_of(program: Program, *, pack_weights: bool = True) -> tuple[onnx.Graph
 
 def _value(tensor: ProgramTensor) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, [BATCH, *tensor.shape])
-
-
-def _resize(writer: GraphWriter, step: ResizeStep) -> None:
-    writer.need("resize")
-    size = writer.constant(np.array(writer.tensors[step.output].shape[1:], np.int64))
-    how = {"mode": "linear", "antialias": 1, "exclude_outside": 1, "axes": [2, 3]}
-    writer.node("Resize", [step.inputs[0], "", "", size], step.output, step.name, **how)
 
 
 def _quantize(writer: GraphWriter, step: QuantizeStep) -> None:
@@ -226,7 +218,6 @@ def _average(writer: GraphWriter, step: AveragePoolStep) -> None:
 _WRITERS = cast(
     "Mapping[type[Step], Callable[[GraphWriter, Step], None]]",
     {
-        ResizeStep: _resize,
         QuantizeStep: _quantize,
         RequantizeStep: _requantize,
         ConvStep: _conv,

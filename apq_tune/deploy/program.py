@@ -94,11 +94,6 @@ class Step:
 
 
 @dataclass(frozen=True)
-class ResizeStep(Step):
-    """Bilinear resize of a float image with antialiasing, to the shape of the output."""
-
-
-@dataclass(frozen=True)
 class QuantizeStep(Step):
     """Quantization of a float tensor: ``clamp(round(x / scale))``."""
 

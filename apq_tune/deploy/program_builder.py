@@ -40,7 +40,6 @@ from apq_tune.deploy.program import (
     ProgramTensor,
     QuantizeStep,
     RequantizeStep,
-    ResizeStep,
     Step,
 )
 from apq_tune.errors import DeployError
@@ -92,14 +91,9 @@ class ProgramBuilder:
             if layer.name == self._last or passed or self._is_truth(layer):
                 self._real.add(layer.name)
 
-    def image(self, given: Shape) -> None:
-        """Image, resized to what the network reads; layers with weights quantize it."""
-        self._names[IMAGE] = self._keep(FloatTensor(IMAGE, given))
-        wanted = self._forms[IMAGE].shape
-        if wanted != given:
-            resized = self._keep(FloatTensor(self._free(f"{IMAGE}.resized"), wanted))
-            self.steps.append(ResizeStep(resized, (IMAGE,), resized))
-            self._names[IMAGE] = resized
+    def image(self) -> None:
+        """Image as the network reads it; layers with weights quantize it."""
+        self._names[IMAGE] = self._keep(FloatTensor(IMAGE, self._forms[IMAGE].shape))
 
     def add(self, layer: Layer) -> None:
         """Append the steps of one layer."""

@@ -41,7 +41,6 @@ from apq_tune.deploy.program import (
     Program,
     QuantizeStep,
     RequantizeStep,
-    ResizeStep,
     Step,
     WeightedStep,
 )
@@ -60,7 +59,7 @@ def run(program: Program, images: NDArray[np.float32]) -> NDArray[np.float32]:
 
     Args:
         program: Program.
-        images: Images as the data loader yields them, shape ``(n, channels, size, size)``, or resized already.
+        images: Images of the size that the program reads, shape ``(n, channels, height, width)``.
 
     Raises:
         DeployError: If an accumulator exceeds 32 bits, or there is no rule for an operation; the message names it.
@@ -93,38 +92,6 @@ def run_step(program: Program, step: Step, values: Values) -> NDArray[Any]:
 def clamp(x: NDArray[np.floating[Any]], tensor: IntegerTensor) -> NDArray[np.int32]:
     """Round half to even and clamp to the levels of a tensor."""
     return np.asarray(np.clip(np.rint(x), tensor.low, tensor.high), np.int32)
-
-
-def _resize(program: Program, step: ResizeStep, values: Values) -> NDArray[Any]:
-    return resized(values[step.inputs[0]], *program.tensors[step.output].shape[1:])
-
-
-def resized(images: NDArray[np.float32], height: int, width: int | None = None) -> NDArray[np.float32]:
-    """Images of another size by antialiased linear interpolation, shape ``(n, channels, height, width)``.
-
-    Args:
-        images: Images.
-        height: New height in pixels.
-        width: New width; ``None`` for the height.
-    """
-    wanted = height, height if width is None else width
-    if images.shape[2:] == wanted:
-        return images
-    rows, columns = (resize_matrix(*sizes) for sizes in zip(images.shape[2:], wanted, strict=True))
-    return np.asarray(rows @ images @ columns.T, np.float32)
-
-
-def resize_matrix(before: int, after: int) -> NDArray[np.float32]:
-    """Weights of antialiased linear interpolation along one side, shape ``(after, before)``.
-
-    A triangle filter, as wide as a pixel of the larger of the two grids, at the centres of the new pixels.
-    """
-    ratio = before / after
-    width = max(ratio, 1.0)
-    centres = (np.arange(after) + 0.5) * ratio
-    distance = np.abs(np.arange(before) + 0.5 - centres[:, None]) / width
-    weights = np.maximum(0, 1 - distance)
-    return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
 
 
 def _quantize(program: Program, step: QuantizeStep, values: Values) -> NDArray[Any]:
@@ -244,7 +211,6 @@ def real_values(program: Program, name: str, values: Values) -> NDArray[np.float
 _RUN = cast(
     "Mapping[type[Step], Callable[[Program, Step, Values], NDArray[Any]]]",
     {
-        ResizeStep: _resize,
         QuantizeStep: _quantize,
         RequantizeStep: _requantize,
         ConvStep: _conv,

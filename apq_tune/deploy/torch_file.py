@@ -41,7 +41,6 @@ from apq_tune.deploy.program import (
     Program,
     QuantizeStep,
     RequantizeStep,
-    ResizeStep,
     Step,
     WeightedStep,
 )
@@ -238,8 +237,6 @@ class ProgramModule(nn.Module):
     def _plain(self, step: Step, inputs: list[Tensor]) -> Tensor:
         """Output of a step without weights, before rounding."""
         x = inputs[0]
-        if isinstance(step, ResizeStep):
-            return functional.interpolate(x, size=self._size(step.output), mode="bilinear", antialias=True)
         if isinstance(step, QuantizeStep):
             return self._real(step.inputs[0], x) / self._scale(step.output)
         if isinstance(step, RequantizeStep):
@@ -279,10 +276,6 @@ class ProgramModule(nn.Module):
 
     def _scale(self, name: str) -> float:
         return float(self._program.integer(name).scale)
-
-    def _size(self, name: str) -> tuple[int, int]:
-        _, height, width = self._program.tensors[name].shape
-        return height, width
 
 
 def _dtype(step: WeightedStep, source: IntegerTensor) -> torch.dtype:

@@ -32,6 +32,7 @@ def print_exported(network: FoundNetwork, exported: ExportedFile, console: Conso
     agreement = exported.agreement
     console.print(f"{exported.path}: {network.name}, {network.candidate}", soft_wrap=True)
     console.print(f"  {_size(exported.format, exported.n_bytes, exported.promised)}", soft_wrap=True)
+    console.print(f"  {_input(exported.reads[0], exported.reads[1], network.preprocessing.size)}", soft_wrap=True)
     console.print(
         f"  chooses the same class as the network for {agreement.share:.2%} of {agreement.n} {agreement.images}",
         soft_wrap=True,
@@ -49,6 +50,7 @@ def print_evaluation(found: FileScores, console: Console) -> None:
     """Print the accuracy of a file, its agreement with the simulation, its size and its operators."""
     low, high = (100 * end for end in found.interval)
     console.print(f"{found.path} on {found.n} test images of {found.data}", soft_wrap=True)
+    console.print(f"  {_input(*found.reads)}", soft_wrap=True)
     five = "" if found.top_5 is None else f", top-5 {100 * found.top_5:.2f}%"
     console.print(
         f"  accuracy {100 * found.accuracy:.2f}% (95% interval {low:.2f} to {high:.2f}%){five}, loss {found.loss:.4f}",
@@ -76,6 +78,12 @@ def print_evaluation(found: FileScores, console: Console) -> None:
         )
     if found.kernels is not None:
         console.print(f"  {_operators(found.kernels)}", soft_wrap=True)
+
+
+def _input(channels: int, reads: int, size: int) -> str:
+    """Images that a file reads, and how they are made of preprocessed ones."""
+    made = "" if reads == size else f", of preprocessed ones of {size} x {size} by antialiased bilinear interpolation"
+    return f"reads images of {channels} x {reads} x {reads}{made}"
 
 
 def _size(kind: str, n_bytes: float, promised: float) -> str:

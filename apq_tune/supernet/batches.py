@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from apq_tune.data.image import decode
@@ -43,6 +44,26 @@ def as_inputs(images: Tensor, normalisation: Normalisation | None = None) -> Ten
         return floats
     mean, std = (torch.tensor(own, device=images.device)[:, None, None] for own in normalisation or (MEAN, STD))
     return (floats - mean) / std
+
+
+def resized(images: Tensor, height: int, width: int) -> Tensor:
+    """Network inputs of another size, by antialiased bilinear interpolation.
+
+    All that makes images of the size of a candidate's input does it here: training, simulation and exported files.
+
+    Args:
+        images: Network inputs, shape ``(n, channels, h, w)``.
+        height: New height in pixels.
+        width: New width.
+    """
+    if tuple(images.shape[2:]) == (height, width):
+        return images
+    return functional.interpolate(images, size=(height, width), mode="bilinear", antialias=True)
+
+
+def numpy_resized(images: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """``resized`` of arrays."""
+    return np.asarray(resized(torch.tensor(images), height, width).numpy(), np.float32)
 
 
 def first_images(split: AnySplit, n: int) -> Tensor:

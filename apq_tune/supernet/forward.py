@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from apq_tune.space.search_space import SearchSpace
+from apq_tune.supernet.batches import resized
 from apq_tune.supernet.elastic import Conv
 from apq_tune.supernet.quantize import ActivationQuantizer, again
 
@@ -86,8 +86,8 @@ def forward_pass(
     Returns:
         Logits, shape ``(n, classes)``.
     """
-    if resolution is not None and x.shape[-1] != resolution:
-        x = functional.interpolate(x, size=(resolution, resolution), mode="bilinear", antialias=True)
+    if resolution is not None:
+        x = resized(x, resolution, resolution)
     x = fixed.run(x, convs.stem, fixed.stem, fixed_bits)
     # After the stem, since a one-channel input has no memory format. Training is 1.3 times faster on CPUs.
     x = x.contiguous(memory_format=torch.channels_last)

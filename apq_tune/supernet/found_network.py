@@ -39,7 +39,8 @@ class Preprocessing(NamedTuple):
     """How images become inputs of a network.
 
     Images are resized to ``size`` on their shorter side and cropped to the central square (images of a named data set
-    are average-pooled instead), scaled from 0..255 to 0..1, and normalised by ``mean`` and ``std``.
+    are average-pooled instead), scaled from 0..255 to 0..1, and normalised by ``mean`` and ``std``. A network that
+    reads smaller images resizes these itself, by antialiased bilinear interpolation; exported files take them resized.
 
     Attributes:
         channels: Number of channels: 1 for greyscale, 3 for RGB.

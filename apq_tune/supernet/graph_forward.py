@@ -11,12 +11,12 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from apq_tune.network.fused import FusedLayer, fused
 from apq_tune.network.graph import MOVING, WEIGHTED, Graph
 from apq_tune.network.layer import IMAGE, Layer
 from apq_tune.space.model_plan import ModelPlan
+from apq_tune.supernet.batches import resized
 from apq_tune.supernet.elastic import Conv
 from apq_tune.supernet.graph_quantizers import SATURATING, GraphQuantizers, unquantized
 from apq_tune.supernet.quantize import ActivationQuantizer
@@ -112,9 +112,7 @@ def run_layers(
     Returns:
         Logits, shape ``(n, classes)``.
     """
-    size = network.graph.image[1:]
-    if tuple(x.shape[2:]) != size:
-        x = functional.interpolate(x, size=size, mode="bilinear", antialias=True)
+    x = resized(x, *network.graph.image[1:])
     run = _LayerRun(own, quantizers, unquantized(network.fused), layers)
     last_reader = {name: layer.name for layer in network.fused for name in layer.inputs}
     tensors = {IMAGE: x}

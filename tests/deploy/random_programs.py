@@ -291,7 +291,7 @@ class Net(NamedTuple):
 
     @property
     def program(self) -> Program:
-        return build(self.layers, self.parameters, self.graph.image, forms_of_graph(self.graph))
+        return build(self.layers, self.parameters, forms_of_graph(self.graph))
 
 
 def net_of(make: GraphMaker, n: int = 6, bits: int | None = None) -> Net:

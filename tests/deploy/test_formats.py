@@ -22,6 +22,8 @@ from apq_tune.deploy.c_file import COMPILER, c_bytes, flash_bytes, load_c, packe
 from apq_tune.deploy.lowering import program_of
 from apq_tune.deploy.program import AddStep, IntegerTensor, Program, RequantizeStep, WeightedStep
 from apq_tune.deploy.torch_file import ProgramModule, load_torch, torch_bytes
+from apq_tune.network.layer import IMAGE
+from apq_tune.supernet.batches import resized
 from apq_tune.supernet.evaluate import calibrate_quantizers
 from apq_tune.supernet.network import Supernet
 from apq_tune.supernet.subnet import Subnet
@@ -93,10 +95,10 @@ def test_torch_and_c_give_the_logits_of_the_integer_reference(name: str, tmp_pat
     subnets, images = networks_of(SPACES[name])
     for subnet in subnets:
         program = program_of(subnet)
-        right = reference.run(program, images)
-        np.testing.assert_array_equal(ProgramModule(program)(torch.tensor(images)).numpy(), right)
+        read = resized(torch.tensor(images), *program.tensors[IMAGE].shape[1:]).numpy()
+        right = reference.run(program, read)
+        np.testing.assert_array_equal(ProgramModule(program)(torch.tensor(read)).numpy(), right)
         if shutil.which("gcc") is not None:
-            read = reference.resized(images, subnet.candidate.resolution or images.shape[-1])
             (tmp_path / "net.c").write_bytes(c_bytes(program, {"name": "*/ \\ ?"}))
             run, metadata = load_c(tmp_path / "net.c")
             assert metadata == {"name": "*/ \\ ?"}
@@ -106,6 +108,7 @@ def test_torch_and_c_give_the_logits_of_the_integer_reference(name: str, tmp_pat
 def test_a_torch_file_takes_any_number_of_images(tmp_path: Path) -> None:
     (subnet,), images = networks_of(SPACES["resized"], 1)
     program = program_of(subnet)
+    images = resized(torch.tensor(images), *program.tensors[IMAGE].shape[1:]).numpy()
     (tmp_path / "net.pt2").write_bytes(torch_bytes(program, {"name": "of it"}))
     run, metadata = load_torch(tmp_path / "net.pt2")
     assert metadata == {"name": "of it"}

@@ -30,12 +30,14 @@ from apq_tune.deploy.onnx_session import FLOAT_KERNELS, INTEGER_KERNELS, kernels
 from apq_tune.deploy.profile import ProfiledPrecision, table_rows
 from apq_tune.deploy.profile_ops import network_ops
 from apq_tune.deploy.profile_plan import all_ops
-from apq_tune.deploy.program import IntegerTensor, MoveStep, ResizeStep, WeightedStep
+from apq_tune.deploy.program import IntegerTensor, MoveStep, WeightedStep
 from apq_tune.errors import TableError
 from apq_tune.network.graph import MOVING
+from apq_tune.network.layer import IMAGE
 from apq_tune.problem.costs import Costs
 from apq_tune.space.encodings import encoding_of
 from apq_tune.space.model_space import ModelSpace
+from apq_tune.supernet.batches import resized
 from apq_tune.supernet.evaluate import calibrate_quantizers
 from apq_tune.supernet.found_network import CostValue, Preprocessing
 from apq_tune.supernet.graph_subnet import GraphSubnet
@@ -241,9 +243,10 @@ def test_images_are_resized_to_what_a_candidate_reads() -> None:
     assert len({subnet.candidate.resolution for subnet in subnets}) > 1
     for subnet in subnets:
         program = program_of(subnet)
-        resized = [step for step in program.steps if isinstance(step, ResizeStep)]
-        assert len(resized) == (subnet.candidate.resolution != 32)
-        given, expected = in_onnxruntime(program, images.numpy())["logits"], simulated(subnet, images)
+        size = subnet.candidate.resolution
+        assert program.tensors[IMAGE].shape == (3, size, size)
+        read = resized(images, size, size)
+        given, expected = in_onnxruntime(program, read.numpy())["logits"], simulated(subnet, images)
         assert np.median(np.abs(given - expected)) < 0.02 * expected.std()
 
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
-from torch import Tensor, nn
+from torch import Tensor
 
 from apq_tune import NetworkEncoding, SearchSpace
 from apq_tune.cost import weight_bytes
@@ -32,7 +32,9 @@ from apq_tune.deploy.program import (
     RequantizeStep,
     WeightedStep,
 )
+from apq_tune.network.layer import IMAGE
 from apq_tune.supernet import folded
+from apq_tune.supernet.batches import resized
 from apq_tune.supernet.evaluate import calibrate_quantizers
 from apq_tune.supernet.frozen import FrozenWeights
 from apq_tune.supernet.network import Supernet
@@ -390,23 +392,24 @@ def test_the_resolution_of_a_candidate_is_part_of_its_program() -> None:
     space = space_of(input={"channels": 3, "size": [12, 16, 24]})
     for subnet in subnets_of(space, 4):
         program, images = program_of(subnet), images_of(space, 12)
-        expected, given = run_in_onnxruntime(program, images), reference.run_all(program, images.numpy())
-        levels = [values["stem.input"] for values in (expected, given)]
-        assert np.abs(levels[0] - levels[1]).max() <= 1  # resized in floating point
-        assert (levels[0] == levels[1]).mean() > 0.999
-        same = (levels[0] == levels[1]).all(axis=(1, 2, 3))
-        assert same.any()
-        np.testing.assert_array_equal(given["logits"][same], expected["logits"][same])
-        np.testing.assert_allclose(simulated(subnet, images)[same], given["logits"][same], atol=1e-4)
+        size = subnet.candidate.resolution
+        assert program.tensors[IMAGE].shape == (3, size, size)
+        read = resized(images, size, size)
+        expected, given = run_in_onnxruntime(program, read), reference.run_all(program, read.numpy())
+        for name in ("stem.input", "logits"):
+            np.testing.assert_array_equal(given[name], expected[name])
+        np.testing.assert_allclose(simulated(subnet, images), given["logits"], atol=1e-4)
     assert any(subnet.candidate.resolution != 24 for subnet in subnets_of(space, 4))
 
 
 @pytest.mark.parametrize(("before", "after"), [(24, 12), (17, 12), (12, 17), (9, 9)])
-def test_images_are_resized_as_torch_does(before: int, after: int) -> None:
+def test_images_are_resized_by_a_triangle_filter_as_wide_as_a_new_pixel(before: int, after: int) -> None:
     images = torch.rand(2, 1, before, before, generator=torch.Generator().manual_seed(0))
-    expected = nn.functional.interpolate(images, size=(after, after), mode="bilinear", antialias=True).numpy()
-    matrix = reference.resize_matrix(before, after)
-    np.testing.assert_allclose(matrix @ images.numpy() @ matrix.T, expected, atol=1e-5)
+    ratio = before / after
+    distance = np.abs(np.arange(before) + 0.5 - ((np.arange(after) + 0.5) * ratio)[:, None]) / max(ratio, 1.0)
+    weights = np.maximum(0, 1 - distance)
+    matrix = weights / weights.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(resized(images, after, after), matrix @ images.numpy() @ matrix.T, atol=1e-5)
 
 
 def test_hard_swish_and_squeeze_excite_are_exported_in_floating_point() -> None:
