@@ -27,7 +27,8 @@ CONSTRAINTS = click.option(
     multiple=True,
     metavar="METRIC<=NUMBER",
     help="Limit on a cost, such as 'flash<=200kB', 'bit_ops<=25%' (of the largest network at its most bits) or "
-    f"latency_ms=8.4 (short for <=). METRIC is one of {METRICS}, or a column of a cost table. Repeatable.",
+    f"latency_ms=8.4 (short for <=). METRIC is one of {METRICS}, the"
+    " cost of a device such as ne16_cycles, or a column of a cost table. Repeatable.",
 )
 
 BUDGETS = click.option(
@@ -47,6 +48,30 @@ TABLES = click.option(
     type=Place(),
     help="Cost table: a CSV file, BitFusion JSON, or a folder of once-for-all YAML files. Repeatable.",
 )
+
+
+DEVICE_COSTS = click.option(
+    "--cost",
+    "device_costs",
+    multiple=True,
+    metavar="NAME",
+    help="Cost of a device to show beside the others, such as ne16_cycles; docs/reference/metrics.md lists them. "
+    "Repeatable.",
+)
+
+
+def checked_costs(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The costs of devices that a user names.
+
+    Raises:
+        click.UsageError: If there is none of that name; the message lists them.
+    """
+    from apq_tune.cost.named_costs import NAMED
+
+    for name in names:
+        if name not in NAMED:
+            raise click.UsageError(f"--cost {name}: is no cost of a device; known: {', '.join(NAMED)}")
+    return names
 
 
 def tell_notes(metrics: Iterable[Metric]) -> None:

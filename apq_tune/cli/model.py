@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from apq_tune.cli.costs import DEVICE_COSTS, checked_costs
 from apq_tune.cli.own_model import INPUT, KEEP, WEIGHTS, image_shape
 
 
@@ -21,7 +22,10 @@ def model() -> None:
 @WEIGHTS
 @KEEP
 @click.option("--step", type=click.IntRange(1), default=8, show_default=True, help="Distance of widths in channels.")
-def inspect(source: str, shape: str, weights: Path | None, keep: tuple[str, ...], step: int) -> None:
+@DEVICE_COSTS
+def inspect(
+    source: str, shape: str, weights: Path | None, keep: tuple[str, ...], step: int, device_costs: tuple[str, ...]
+) -> None:
     """Show what can be chosen in MODEL, and what cannot and why.
 
     That is: groups of coupled channels with their widths, residual blocks that can be left out, locked channels,
@@ -30,7 +34,7 @@ def inspect(source: str, shape: str, weights: Path | None, keep: tuple[str, ...]
     MODEL is PACKAGE.MODULE:FACTORY, FILE.py:FACTORY or FILE.pt2 of torch.export; a factory may have plain arguments:
     'net.py:build(classes=10)'.
     """
-    sizes = (1, *image_shape(shape))
+    sizes, asked = (1, *image_shape(shape)), checked_costs(device_costs)
 
     from apq_tune.problem.costs import with_built_in
     from apq_tune.problem.metrics import load_metrics
@@ -50,4 +54,4 @@ def inspect(source: str, shape: str, weights: Path | None, keep: tuple[str, ...]
         if table.row_count:
             console.print(table)
     encoding = encoding_of(space)
-    console.print(ranges_table(with_built_in(load_metrics(encoding, None, ()), encoding)))
+    console.print(ranges_table(with_built_in(load_metrics(encoding, None, ()), encoding, asked)))

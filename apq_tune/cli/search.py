@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from apq_tune.cli.costs import BUDGETS, CONSTRAINTS, TABLES, tell_notes
+from apq_tune.cli.costs import BUDGETS, CONSTRAINTS, DEVICE_COSTS, TABLES, checked_costs, tell_notes
 from apq_tune.cli.devices import DEVICE_PRESET, narrowed, preset_of
 from apq_tune.cli.fleet import out_file, out_folder
 from apq_tune.cli.options import (
@@ -162,6 +162,7 @@ def search(
 @SPACE
 @PREDICTOR
 @TABLES
+@DEVICE_COSTS
 @click.option("--candidates", type=Place(), required=True, help="Candidates to score (.json, .jsonl or .csv).")
 @click.option("--skip-invalid", is_flag=True, help="Skip candidates that are not in SPACE, and say why.")
 @out_file(".csv", ".json")
@@ -169,6 +170,7 @@ def score(
     space: str,
     predictor: Path | None,
     tables: tuple[Path, ...],
+    device_costs: tuple[str, ...],
     candidates: Path,
     skip_invalid: bool,
     out: Path,
@@ -184,8 +186,9 @@ def score(
     from apq_tune.space.files import load_space
     from apq_tune.space.notation import read_candidates
 
+    asked = checked_costs(device_costs)
     encoding = encoding_of(load_space(space))
-    metrics = all_metrics(encoding, load_metrics(encoding, predictor, tables))
+    metrics = all_metrics(encoding, load_metrics(encoding, predictor, tables), asked)
     entries = read_candidates(candidates, encoding.space)
     frame, refused = score_candidates(encoding, metrics, entries, skip_invalid=skip_invalid)
     for line in refused:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from apq_tune.cli.costs import TABLES
+from apq_tune.cli.costs import DEVICE_COSTS, TABLES, checked_costs
 from apq_tune.cli.options import SPACE
 
 
@@ -25,7 +25,8 @@ def spaces() -> None:
 @click.command("space")
 @SPACE
 @TABLES
-def describe(space: str, tables: tuple[Path, ...]) -> None:
+@DEVICE_COSTS
+def describe(space: str, tables: tuple[Path, ...], device_costs: tuple[str, ...]) -> None:
     """Describe SPACE: its size, choices and ranges of costs.
 
     SPACE is the name of a shipped search space or a YAML file.
@@ -37,6 +38,7 @@ def describe(space: str, tables: tuple[Path, ...]) -> None:
     from apq_tune.space.encodings import encoding_of
     from apq_tune.space.files import load_network_space
 
+    asked = checked_costs(device_costs)
     encoding = encoding_of(load_network_space(space))
     console, loaded = Screen(), encoding.space
     console.print(
@@ -45,7 +47,7 @@ def describe(space: str, tables: tuple[Path, ...]) -> None:
         f"input {loaded.input.channels} x {' / '.join(map(str, loaded.resolutions))} pixels, {loaded.classes} classes"
     )
     console.print(choices_table(loaded))
-    console.print(ranges_table(with_built_in(load_metrics(encoding, None, tables), encoding)))
+    console.print(ranges_table(with_built_in(load_metrics(encoding, None, tables), encoding, asked)))
 
 
 @click.group()

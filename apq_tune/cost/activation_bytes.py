@@ -11,7 +11,7 @@ from typing import Any
 
 from apq_tune.cost.direct import DirectPeak
 from apq_tune.cost.model import CostModel, term_of
-from apq_tune.network.liveness import working_sets
+from apq_tune.network.liveness import PACKED, BufferModel, working_sets
 from apq_tune.network.network import network_of
 
 
@@ -21,17 +21,28 @@ def peak_activation_bytes(encoding: Any) -> CostModel:
     Args:
         encoding: Encoding of a search space that has networks.
     """
+    return peak_of("peak_activation_bytes", encoding, PACKED)
+
+
+def peak_of(name: str, encoding: Any, buffers: BufferModel) -> CostModel:
+    """Largest working set of any layer in a buffer model, in bytes.
+
+    Args:
+        name: Name of the cost.
+        encoding: Encoding of a search space that has networks.
+        buffers: What takes memory.
+    """
     network = network_of(encoding.space)
     if network.direct:
-        return DirectPeak("peak_activation_bytes", "bytes", network)
-    sets = {size: working_sets(network, size) for size in network.sizes}
-    genes = {name: memory.genes for name, memory in sets[network.sizes[-1]].items()}
+        return DirectPeak(name, "bytes", network, buffers)
+    sets = {size: working_sets(network, size, buffers) for size in network.sizes}
+    genes = {part: memory.genes for part, memory in sets[network.sizes[-1]].items()}
     terms = [
-        term_of(network, part, lambda size, name=part.name: sets[size][name].bits / 8, genes[part.name])  # type: ignore[misc]
+        term_of(network, part, lambda size, own=part.name: sets[size][own].bits / 8, genes[part.name])  # type: ignore[misc]
         for part in network.parts
         if part.searched or genes[part.name]
     ]
     alone = [part.name for part in network.fixed if not genes[part.name]]
-    fixed = [max((float(sets[size][name].bits) for name in alone), default=0.0) / 8 for size in network.sizes]
+    fixed = [max((float(sets[size][own].bits) for own in alone), default=0.0) / 8 for size in network.sizes]
     exact = all(memory.exact for own in sets.values() for memory in own.values())
-    return CostModel("peak_activation_bytes", "bytes", network, fixed, terms, "max", exact=exact)
+    return CostModel(name, "bytes", network, fixed, terms, "max", exact=exact)

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from apq_tune.cost.model import CostModel, OpenTerm, PartCost
 from apq_tune.cost.reach import Reach
-from apq_tune.network.described import Columns, Described, describe, peak_bits
+from apq_tune.network.described import Columns, Described, choices_of, describe, peak_bits
 from apq_tune.network.graph import MOVING
 from apq_tune.network.layer import IMAGE, Layer
-from apq_tune.network.liveness import live_tensors
+from apq_tune.network.liveness import PACKED, BufferModel, live_tensors, no_scratch
 from apq_tune.network.network import Network, Part
 from apq_tune.space.encoding import Genomes
 
@@ -177,12 +177,16 @@ class DirectSum(DirectCost):
 class DirectPeak(DirectCost):
     """Largest working set of any layer, in bytes."""
 
+    def __init__(self, name: str, unit: str, network: Network, buffers: BufferModel = PACKED) -> None:
+        super().__init__(name, unit, network)
+        self._buffers = buffers
+
     def _costs(self, described: Described) -> NDArray[np.float64]:
-        return peak_bits(self._network, described) / 8
+        return peak_bits(self._network, described, self._buffers) / 8
 
     def fixed(self, size: int) -> float:
         """The image alone."""
-        return float(self._network.image(size).n_bits) / 8
+        return float(self._buffers.size(self._network.image(size))) / 8
 
     @functools.cached_property
     def reach(self) -> Reach:
@@ -191,22 +195,45 @@ class DirectPeak(DirectCost):
         What a block reads is stored at the most bits as long as the block is there. If it has no other reader, a
         network with the block never needs less memory. Else it could be stored at more bits without the block than the
         output of the block; then it has the least bits in the smallest value, and all have the most in the largest.
+        Scratch that falls with a gene has its least and its greatest size there.
         """
-        found, shared = self._ends(), _read_elsewhere(self._network)
-        if not shared:
+        found, shared, scratch = self._ends(), _read_elsewhere(self._network), self._scratch_range()
+        if not shared and not scratch:
             return found
         smallest, largest = (list(self.index(genome)[0]) for genome in self._end_genomes())
-        lows, highs = (
-            [self._at_bits(own, best, names) for own in each]
-            for each, best, names in ((smallest, min, shared), (largest, max, None))
-        )
+        lows = [self._at_end(own, min, shared, scratch) for own in smallest]
+        highs = [self._at_end(own, max, None if shared else (), scratch) for own in largest]
         low, high = min(lows), max(highs)
         return Reach(low, high, exact=(low, high) == (found.low, found.high))
 
-    def _at_bits(
-        self, described: Described, best: Callable[[Iterable[int]], int], names: Collection[str] | None
+    def _scratch_range(self) -> dict[tuple[int, str], tuple[float, float]]:
+        """Least and greatest scratch of each layer by image size and name; empty if no layer needs any."""
+        found: dict[tuple[int, str], tuple[float, float]] = {}
+        if self._buffers.scratch is no_scratch:
+            return found
+        for size in self._network.sizes:
+            for part in self._network.parts:
+                layers, allowed = choices_of(self._network, part, size)
+                for layer in layers:
+                    scratch = np.broadcast_to(self._buffers.scratch(layer), allowed.shape)[allowed]
+                    found[size, layer.name] = float(scratch.min()), float(scratch.max())
+        return found if any(most for _, most in found.values()) else {}
+
+    def _at_end(
+        self,
+        described: Described,
+        best: Callable[[Iterable[Any]], Any],
+        names: Collection[str] | None,
+        scratch: Mapping[tuple[int, str], tuple[float, float]],
     ) -> float:
-        """Least or greatest cost if some tensors, or all, have the least or the most bits of all tensors."""
+        """Least or greatest cost if some tensors, or all, have the least or the most bits of all, and so has scratch.
+
+        Args:
+            described: Smallest or largest networks.
+            best: ``min`` or ``max``.
+            names: Layers whose outputs have other bits; ``None`` for all.
+            scratch: Range of each layer's scratch.
+        """
         layers = [layer for own in described.parts for layer in own.layers]
         bits = best(int(best(np.ravel(layer.output.bits).tolist())) for layer in layers)
 
@@ -215,20 +242,29 @@ class DirectPeak(DirectCost):
             return layer._replace(output=layer.output._replace(bits=bits)) if changed else layer
 
         parts = tuple(own._replace(layers=tuple(map(at_bits, own.layers))) for own in described.parts)
-        return float(best((peak_bits(self._network, described._replace(parts=parts)) / 8).tolist()))
+        buffers, size = self._buffers, described.size
+        if scratch:
+            buffers = buffers._replace(scratch=lambda layer: best(scratch[size, layer.name]))
+        return float(best((peak_bits(self._network, described._replace(parts=parts), buffers) / 8).tolist()))
 
     def sums(self, genome: Genomes, open_genes: Sequence[int]) -> list[tuple[float, list[OpenTerm]]]:
         """Sums whose largest is the cost of the candidates that differ from one only in some genes."""
         network, places = self._network, {name: place for place, name in enumerate(self._network.genes)}
         values, size = self._at(genome)
         open_ = {name for name in places if places[name] in open_genes}
-        terms = {IMAGE: OpenTerm((), np.asarray(float(network.image(size).n_bits) / 8))}
+        terms = {IMAGE: OpenTerm((), np.asarray(self.fixed(size)))}
+        scratch: dict[str, list[OpenTerm]] = {}
         for part in network.parts:
             for layer in _open(part, size, values, open_, network):
-                own = np.asarray(layer.output.n_bits, np.float64) / 8
-                terms[layer.name] = _term(own, [gene for gene in part.genes if gene in open_], places)
-        alive = live_tensors(network.at(values)).values()
-        return [(0.0, [terms[name] for name in names]) for names in dict.fromkeys(alive)]
+                genes = [gene for gene in part.genes if gene in open_]
+                terms[layer.name] = _term(np.asarray(self._buffers.size(layer.output), np.float64) / 8, genes, places)
+                own = np.asarray(self._buffers.scratch(layer), np.float64) / 8
+                scratch[layer.name] = [_term(own, genes, places)] if own.any() else []
+        sets = {
+            (alive, name if scratch[name] else ""): [*(terms[one] for one in alive), *scratch[name]]
+            for name, alive in live_tensors(network.at(values), self._buffers).items()
+        }
+        return [(0.0, own) for own in sets.values()]
 
 
 def _read_elsewhere(network: Network) -> frozenset[str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from apq_tune.cost.device_ram import BUFFERS, device_ram_bytes
 from apq_tune.cost.diana import DIANA
 from apq_tune.cost.gap8 import GAP8
 from apq_tune.cost.model import CostModel
@@ -21,6 +23,7 @@ OP_MODELS: Mapping[str, OpModel] = {model.name: model for model in (MPIC, NE16, 
 
 _MAKERS: Mapping[str, Callable[[Any], CostModel]] = {
     **{name: model.of for name, model in OP_MODELS.items()},
+    **{name: functools.partial(device_ram_bytes, name) for name in BUFFERS},
 }
 
 NAMED = tuple(_MAKERS)

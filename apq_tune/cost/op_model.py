@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,11 +11,9 @@ from numpy.typing import NDArray
 from apq_tune.cost.model import CostModel
 from apq_tune.cost.sums import sum_over_ops
 from apq_tune.errors import TableError
+from apq_tune.network.described import choices_of
 from apq_tune.network.layer import Layer, Op
-from apq_tune.network.network import Network, Part, network_of
-
-MOST_CHOICES = 200_000
-"""Combinations of the genes of a part that are checked; of more, genes with many values keep their ends."""
+from apq_tune.network.network import Network, network_of
 
 
 class OpModel(NamedTuple):
@@ -79,28 +76,13 @@ def check_covered(model: OpModel, network: Network) -> None:
         TableError: The message names the layer, what it is, and what is covered.
     """
     for part, size in ((part, size) for size in network.sizes for part in network.parts):
-        for layers, allowed in _choices(network, part, size):
-            for layer in layers:
-                if (said := _uncovered(model, layer, allowed)) is not None:
-                    raise TableError(
-                        f"{model.name}: does not know layer {layer.name!r} ({said}), its source has {model.covers}; "
-                        f"narrow the search space to that, or leave {model.name} out"
-                    )
-
-
-def _choices(network: Network, part: Part, size: int) -> Iterator[tuple[tuple[Layer, ...], NDArray[np.bool_]]]:
-    """Layers of a part at its choices, and which of these are allowed."""
-    values = [np.array(network.genes[gene]) for gene in part.genes]
-    if math.prod(map(len, values)) <= MOST_CHOICES:
-        yield part.describe(size, *np.ix_(*values)), network.allowed(part)
-        return
-    while math.prod(map(len, values)) > MOST_CHOICES:
-        longest = max(range(len(values)), key=lambda place: len(values[place]))
-        if len(values[longest]) == 2:
-            values[longest] = values[longest][-1:]
-        else:
-            values[longest] = values[longest][[0, -1]]
-    yield part.describe(size, *np.ix_(*values)), np.ones(tuple(map(len, values)), bool)
+        layers, allowed = choices_of(network, part, size)
+        for layer in layers:
+            if (said := _uncovered(model, layer, allowed)) is not None:
+                raise TableError(
+                    f"{model.name}: does not know layer {layer.name!r} ({said}), its source has {model.covers}; "
+                    f"narrow the search space to that, or leave {model.name} out"
+                )
 
 
 def _uncovered(model: OpModel, layer: Layer, allowed: NDArray[np.bool_]) -> str | None:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from apq_tune.cost.bit_ops import op_bit_ops
 from apq_tune.cost.bitfusion import op_energy_mj, op_latency_ms
+from apq_tune.cost.device_ram import BUFFERS
 from apq_tune.cost.named_costs import op_cost_of
 from apq_tune.cost.table import CostTable
 from apq_tune.cost.weight_bytes import layer_weight_bytes
 from apq_tune.network.layer import Op
-from apq_tune.network.liveness import live_bits
+from apq_tune.network.liveness import PACKED, live_bits
 from apq_tune.network.network import Network
 
 PER_OP: Mapping[str, Callable[[Op], float]] = {
@@ -24,8 +25,8 @@ PER_OP: Mapping[str, Callable[[Op], float]] = {
 FLASH = "weight_bytes"
 """Cost that also counts parameters of layers that are no ops."""
 
-PEAK = "peak_activation_bytes"
-"""Cost that is the maximum over layers."""
+PEAKS = ("peak_activation_bytes", *BUFFERS)
+"""Costs that are the maximum over layers."""
 
 
 def layer_costs(
@@ -40,7 +41,7 @@ def layer_costs(
         tables: Cost tables, whose metrics replace built-in ones of the same name.
 
     Returns:
-        Contributions in the unit of the cost: summands, or for ``peak_activation_bytes`` the bytes that are alive while
+        Contributions in the unit of the cost: summands, or of memory the bytes that are alive while
         the layer runs, of which the cost is the maximum. A table that has one value for all fixed parts leaves their
         layers out. ``None`` if nothing is known of single layers, as in tables of whole blocks.
     """
@@ -51,8 +52,9 @@ def layer_costs(
         fixed = {layer.name for layer in network.fixed_layers(size)}
         searched = [layer for layer in layers if layer.name not in fixed]
         return table.of_layers(searched, size, table.metrics.index(metric))
-    if metric == PEAK:
-        return {name: bits / 8 for name, bits in live_bits(layers, network.image(size)).items()}
+    if metric in PEAKS:
+        alive = live_bits(layers, network.image(size), BUFFERS.get(metric, PACKED))
+        return {name: bits / 8 for name, bits in alive.items()}
     if metric == FLASH:
         counted = (layer for layer in layers if layer.op is not None or layer.float_parameters)
         return {layer.name: float(layer_weight_bytes(layer)) for layer in counted}

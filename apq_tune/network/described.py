@@ -5,19 +5,24 @@ For networks whose layers depend on too many genes for tables of all their combi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from apq_tune.network.layer import IMAGE, Layer
+from apq_tune.network.layer import IMAGE, Layer, Numbers
+from apq_tune.network.liveness import PACKED, BufferModel
 from apq_tune.network.network import Network, Part, Switch
 
 Columns = Mapping[str, NDArray[np.int64]]
 """Values of genes by name, one for each candidate."""
 
 NEVER = -1
+
+MOST_CHOICES = 100_000
+"""Combinations of the genes of a part that ``choices_of`` goes through."""
 
 
 class DescribedPart(NamedTuple):
@@ -69,24 +74,59 @@ def _described(part: Part, size: int, columns: Columns) -> DescribedPart:
     return DescribedPart(part, layers, is_active(part.switch, columns))
 
 
+def choices_of(network: Network, part: Part, size: int) -> tuple[tuple[Layer, ...], NDArray[np.bool_]]:
+    """Layers of a part at its choices, and which of these are allowed.
+
+    If there are more than ``MOST_CHOICES``, genes that change neither bits nor kernels keep their ends, or the last
+    value, those with the most values first.
+
+    Args:
+        network: Networks of a search space.
+        part: One of its parts.
+        size: Image size.
+    """
+    values = [np.array(network.genes[gene]) for gene in part.genes]
+    if math.prod(map(len, values)) <= MOST_CHOICES:
+        return part.describe(size, *np.ix_(*values)), network.allowed(part)
+    kept = _genes_of_bits(part, size, values)
+    order = sorted(range(len(values)), key=lambda place: (place in kept, -len(values[place])))
+    for place in order:
+        for ends in ([0, -1], [-1]):
+            if math.prod(map(len, values)) > MOST_CHOICES and len(values[place]) > len(ends):
+                values[place] = values[place][ends]
+    return part.describe(size, *np.ix_(*values)), np.ones(tuple(map(len, values)), bool)
+
+
+def _genes_of_bits(part: Part, size: int, values: Sequence[NDArray[np.int64]]) -> frozenset[int]:
+    """Places of the genes of a part that change bits or kernels of its operations."""
+    found = set()
+    for place, own in enumerate(values):
+        alone = [own if other == place else last[-1:] for other, last in enumerate(values)]
+        ops = [layer.op for layer in part.describe(size, *alone) if layer.op is not None]
+        if any(np.size(number) > 1 for op in ops for number in (op.w_bits, op.a_bits, op.kernel_size)):
+            found.add(place)
+    return frozenset(found)
+
+
 def is_active(switch: Switch | None, columns: Columns) -> NDArray[np.bool_] | None:
     """Whether parts with a switch are active, shape ``(n,)``; ``None`` if they always are."""
     return None if switch is None else np.asarray(columns[switch.gene] >= switch.at_least)
 
 
-def peak_bits(network: Network, described: Described) -> NDArray[np.float64]:
+def peak_bits(network: Network, described: Described, buffers: BufferModel = PACKED) -> NDArray[np.float64]:
     """Largest number of bits in memory while a layer runs, shape ``(n,)``; see ``liveness.live_bits``.
 
     Args:
         network: Networks of the search space.
         described: Layers of n candidates.
+        buffers: What takes memory.
     """
     n = described.rows.size
-    lives = _lives(described, n)
+    lives = _lives(described, n, buffers)
     steps = len(lives) + 1
     changes = np.zeros((n, steps + 1))
     rows = np.arange(n)
-    image = float(network.image(described.size).n_bits)
+    image = float(buffers.size(network.image(described.size)))
     changes[:, 0] += image
     changes[rows, lives[IMAGE].last + 1] -= image
     for name, life in lives.items():
@@ -98,6 +138,10 @@ def peak_bits(network: Network, described: Described) -> NDArray[np.float64]:
         end = np.maximum(life.last, life.first)
         changes[rows, np.where(life.replaces, life.first + 1, life.first)] += bits
         changes[rows, end + 1] -= bits
+        if np.any(life.scratch):
+            scratch = np.asarray(life.scratch, np.float64) * (1.0 if life.active is None else life.active)
+            changes[:, life.first] += scratch
+            changes[:, life.first + 1] -= scratch
     return np.asarray(changes.cumsum(axis=1).max(axis=1))
 
 
@@ -110,6 +154,7 @@ class _Life(NamedTuple):
         last: Number of the last layer that reads it, shape ``(n,)``; -1 if none does.
         replaces: Whether it takes the place of the first input of its layer, shape ``(n,)``.
         active: Whether there is such a tensor; ``None`` if there always is.
+        scratch: What its layer needs beside its tensors.
     """
 
     bits: object
@@ -117,9 +162,10 @@ class _Life(NamedTuple):
     last: NDArray[np.intp]
     replaces: NDArray[np.bool_]
     active: NDArray[np.bool_] | None
+    scratch: Numbers = 0
 
 
-def _lives(described: Described, n: int) -> dict[str, _Life]:
+def _lives(described: Described, n: int, buffers: BufferModel) -> dict[str, _Life]:
     """Lives of all tensors, by the name of the layer that makes them."""
     output = {IMAGE: IMAGE} | {own.part.name: own.layers[-1].name for own in described.parts}
     passed = {
@@ -148,7 +194,9 @@ def _lives(described: Described, n: int) -> dict[str, _Life]:
             active, source = passed[name]
             assert active is not None
             ends[name] = np.where(active, last[name], ends[source])
-        source = output.get(layer.inputs[0], layer.inputs[0])
-        replaces = ends[source] == number if layer.in_place else np.zeros(n, bool)
-        lives[name] = _Life(layer.output.n_bits, number, last[name], replaces, own.active)
+        replaces = np.zeros(n, bool)
+        for one in layer.inputs[: buffers.overwrites(layer)]:
+            replaces = replaces | (ends[output.get(one, one)] == number)
+        size, scratch = buffers.size(layer.output), buffers.scratch(layer)
+        lives[name] = _Life(size, number, last[name], replaces, own.active, scratch)
     return lives

@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 
+from apq_tune.cost.named_costs import NAMED
 from apq_tune.errors import ProblemError
 from apq_tune.inputs.quantities import read_quantity
 from apq_tune.network.network import has_network
@@ -53,7 +54,8 @@ def parse_constraint(
     if metric is None:
         also = {name: alias for alias, name in aliases.items()}
         known = ", ".join(f"{name} (or {also[name]})" if name in also else name for name in by_name)
-        raise ProblemError(f"unknown metric {given!r} in {text!r}; known: {known}")
+        devices = f"; of devices: {', '.join(NAMED)}" if "bit_ops" in by_name else ""
+        raise ProblemError(f"unknown metric {given!r} in {text!r}; known: {known}{devices}")
     try:
         if number.endswith("%") and metric.unit != "fraction":
             if metric.name not in (reference or {}):

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from apq_tune.cost.given import check_macs
+from apq_tune.cost.named_costs import NAMED, named_in
 from apq_tune.errors import CandidateError, DeviceError, ProblemError, RunError
 from apq_tune.inputs.sheets import numbers_in, read_sheet
 from apq_tune.network.network import has_network
@@ -68,11 +69,13 @@ def all_metrics(encoding: GeneEncoding, from_files: dict[str, Metric], asked: Se
         asked: Limits, or names of metrics; the cost models of devices that they name are added.
 
     Raises:
-        ProblemError: If there is no metric at all.
+        ProblemError: If there is no metric at all, or a space of named choices is asked for a device's.
         TableError: If such a cost model does not cover the space.
     """
     if has_network(encoding.space):
         return with_built_in(from_files, encoding, asked)
+    if unknown := [name for name in named_in(asked) if name not in from_files]:
+        raise ProblemError(f"{encoding.name}: named choices have no costs of their own; leave {unknown[0]} out")
     if not from_files:
         raise ProblemError(f"{encoding.name}: named choices have no costs of their own; give --predictor or --table")
     return from_files
@@ -139,7 +142,8 @@ def problem_of(
     names = [name.strip() for name in objectives] or [next(iter(metrics))]
     for name in names:
         if name not in metrics:
-            raise ProblemError(f"unknown metric {name!r}; known: {', '.join(metrics)}")
+            devices = f"; of devices: {', '.join(NAMED)}" if "bit_ops" in metrics else ""
+            raise ProblemError(f"unknown metric {name!r}; known: {', '.join(metrics)}{devices}")
     wanted = [Objective(metrics[name], "maximize" if name in MAXIMISED else "minimize") for name in names]
     constraints = read_limits(encoding, metrics, limits)
     return Problem(encoding, wanted, constraints, also=list(metrics.values()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.util
 import sys
@@ -11,14 +12,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
+from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
 from apq_tune import ModelSpace, NetworkEncoding, ProblemError, SearchSpace, TableError
+from apq_tune.cli import cli
 from apq_tune.cost import NAMED, named_cost
 from apq_tune.cost.named_costs import OP_MODELS, named_in
+from apq_tune.cost.op_model import check_covered
 from apq_tune.cost.shares import layer_costs
-from apq_tune.network.layer import Op
+from apq_tune.network import described
+from apq_tune.network.described import choices_of
+from apq_tune.network.layer import IMAGE, Layer, Op, Tensor
+from apq_tune.network.network import Part
 from apq_tune.problem.costs import Costs
 from apq_tune.space.encodings import encoding_of
 from apq_tune.tracing.trace import trace
@@ -206,3 +214,55 @@ def test_latency_of_the_stm32h7_never_falls_as_channels_grow(inputs: int, output
 def test_limits_on_times_that_bits_do_not_change_say_so() -> None:
     assert "save bytes, not time" in named_cost("stm32h7_ms", COVERED["stm32h7_ms"]).note
     assert not named_cost("stm32h7_ms", COVERED["gap8_cycles"]).note
+
+
+def test_bits_of_layers_with_many_channel_genes_are_checked_one_by_one() -> None:
+    """Layers behind concatenations depend on dozens of genes, of which only ends are gone through, but all bits."""
+    encoding = traced("densenet", w_bits=[2, 3, 8], a_bits=[8])
+    network_ = encoding.space.network
+    part = max(network_.parts, key=lambda own: len(own.genes))
+    layers, _ = choices_of(network_, part, network_.sizes[-1])
+    assert {int(bits) for layer in layers if layer.op is not None for bits in np.ravel(layer.op.w_bits)} <= {2, 3, 8}
+    with pytest.raises(TableError, match=r"mpic_cycles: does not know layer .*3-bit weights"):
+        named_cost("mpic_cycles", encoding)
+
+
+def test_choices_of_a_part_keep_all_bits_where_channels_have_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    network_ = COVERED["ne16_cycles"].space.network
+    part = next(part for part in network_.parts if part.genes)
+    monkeypatch.setattr(described, "MOST_CHOICES", 200)
+    layers, allowed = choices_of(network_, part, network_.sizes[-1])
+    expand = layers[0].op
+    assert expand is not None and allowed.size <= 200
+    assert {int(bits) for bits in np.ravel(expand.w_bits)} == {2, 3, 6, 8}
+
+
+def test_layers_without_a_cost_are_refused_and_named() -> None:
+    encoding = traced("resnet8", w_bits=[8], a_bits=[8])
+    network_ = encoding.space.network
+    softmax = Layer("attention", "opaque", (IMAGE,), Tensor(3, 32, 8), settings={"target": "aten.softmax.int"})
+    refused = dataclasses.replace(network_, parts=(*network_.parts, Part("attention", (), lambda _: (softmax,))))
+    with pytest.raises(TableError, match=r"gap8_cycles: does not know layer 'attention' \(aten\.softmax\.int\)"):
+        check_covered(OP_MODELS["gap8_cycles"], refused)
+    pointwise = softmax._replace(settings={"target": "aten.erf.default", "pointwise": True})
+    fine = dataclasses.replace(network_, parts=(*network_.parts, Part("attention", (), lambda _: (pointwise,))))
+    check_covered(OP_MODELS["gap8_cycles"], fine)
+
+
+def test_commands_know_the_costs_of_devices_by_name(tmp_path: Path) -> None:
+    space = tmp_path / "narrow.yaml"
+    space.write_text(yaml.safe_dump(COVERED["ne16_cycles"].space.model_dump(mode="json", exclude_none=True)))
+
+    def call(*arguments: object) -> Result:
+        return CliRunner().invoke(cli, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+
+    found = call(
+        "search", space, "--front", "macs,ne16_cycles", "--constraint", "ne16_cycles<=60%", "--evaluations", 300
+    )
+    assert found.exit_code == 0 and "ne16_cycles" in found.output, found.output
+    shown = call("space", space, "--cost", "cmsis_nn_ram_bytes")
+    assert shown.exit_code == 0 and "cmsis_nn_ram_bytes" in shown.output and "ne16_cycles" not in shown.output
+    refused = call("space", space, "--cost", "ram")
+    assert refused.exit_code == 2 and "known: mpic_cycles" in refused.output
+    unknown = call("search", space, "--objective", "ne16", "--evaluations", 300)
+    assert unknown.exit_code != 0 and "of devices: mpic_cycles" in str(unknown.exception)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from apq_tune.cost.shares import PEAK, layer_costs
+from apq_tune.cost.shares import PEAKS, layer_costs
 from apq_tune.network.layer import Layer
 from apq_tune.report.limits import amount
 from apq_tune.report.page.facts import ReportFacts
@@ -75,7 +75,7 @@ def strip_of(facts: ReportFacts) -> Strip | None:
     metric, unit = facts.cost.name, facts.cost.unit
     costs = layer_costs(metric, network, values, list(facts.tables.values()))
     note = f"heights are shares of {metric}"
-    if metric == PEAK:
+    if metric in PEAKS:
         note = f"heights are the bytes that are alive while a layer runs; {metric} is the largest of them"
     if costs is None:
         costs, note = layer_costs("bit_ops", network, values) or {}, (
@@ -84,7 +84,7 @@ def strip_of(facts: ReportFacts) -> Strip | None:
         metric, unit = "bit_ops", "BitOps"
     elif any(metric in table.metrics for table in facts.tables.values()):
         note += "; the table has one value for all fixed layers, whose heights say nothing"
-    whole = max(costs.values(), default=0.0) if metric == PEAK else sum(costs.values())
+    whole = max(costs.values(), default=0.0) if metric in PEAKS else sum(costs.values())
     shown = [layer for layer in layers if layer.op is not None]
     most = max(layer.output.channels for layer in shown)
     drawn = sum(costs.get(layer.name, 0.0) for layer in shown) or 1.0
