@@ -93,6 +93,9 @@ TRAININGS: dict[str, dict[str, Any]] = {
 TINY_TRAININGS = {"supernet.epochs": 1, "quantized.epochs": 1, "supernet.images": 1280, "quantized.images": 1280}
 
 
+TABLES = ("results", "means", "tests")
+
+
 class Setting(NamedTuple):
     """Search space and limits.
 
@@ -218,7 +221,7 @@ def searched(
 def reference(study: Study, images: Images, name: str) -> Any:
     """The best searched 8-bit network of a setting without limits."""
     (task,), results = searched(study, images, name, f"{name}_reference", ["uniform-8"], {"none": []}, [REFERENCE_SEED])
-    return read_candidate(results[task.key]["candidate"])
+    return read_candidate(results[task.key]["candidate"])  # found at once if it was searched before
 
 
 def limits_of(study: Study, images: Images, name: str) -> dict[str, list[str]]:
@@ -365,19 +368,29 @@ def main() -> None:
         arguments.num_cpus,
         device_of(arguments.device),
     )
-    parts: list[tuple[pd.DataFrame, ...]] = []
     for images in (given[name] for name in arguments.data or given):
         for name in arguments.setting or SETTINGS:
-            parts.append(compared(study, images, name))
-            written(parts, out if arguments.tiny or arguments.method else RESULTS)
+            keep(compared(study, images, name), out / "tables" / f"{images.name}_{name}")
+            written(out / "tables", out if arguments.tiny or arguments.method else RESULTS)
 
 
-def written(parts: Sequence[tuple[pd.DataFrame, ...]], folder: Path) -> None:
-    """Write the tables so far, and print whether the target is met."""
-    results, means, tests = (pd.concat(own, ignore_index=True) for own in zip(*parts, strict=True))
-    for name, content in {"results": results, "means": means, "tests": tests}.items():
-        content.to_csv(folder / f"joint_where_it_pays_{name}.csv", index=False)
-    lines = verdicts(means, tests)
+def keep(tables: Sequence[pd.DataFrame], path: Path) -> None:
+    """Write the tables of one setting."""
+    path.mkdir(parents=True, exist_ok=True)
+    for name, content in zip(TABLES, tables, strict=True):
+        content.to_csv(path / f"{name}.csv", index=False)
+
+
+def written(parts: Path, folder: Path) -> None:
+    """Write the tables of all settings that are finished, and print whether the target is met."""
+    done = [parts / f"{data}_{name}" for data in TRAININGS for name in SETTINGS]
+    tables = {}
+    for name in TABLES:
+        files = [path / f"{name}.csv" for path in done]
+        read = [pd.read_csv(file) for file in files if file.exists() and file.stat().st_size > 1]
+        tables[name] = pd.concat(read, ignore_index=True) if read else pd.DataFrame()
+        tables[name].to_csv(folder / f"joint_where_it_pays_{name}.csv", index=False)
+    lines = verdicts(tables["means"], tables["tests"])
     (folder / "joint_where_it_pays_target.json").write_text(json.dumps(lines, indent=1) + "\n")
     print("\n".join(lines), flush=True)
 
