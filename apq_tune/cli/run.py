@@ -104,6 +104,7 @@ def run(
     from apq_tune.pipeline.reach import complaints, with_others
     from apq_tune.problem.costs import Costs
     from apq_tune.problem.device import limit_texts
+    from apq_tune.report.devices import device_line
     from apq_tune.space.encodings import encoding_of
     from apq_tune.space.files import load_network_space
 
@@ -129,7 +130,9 @@ def run(
     elif data is not None:
         loaded, notes = _chosen(data, loaded, complain if constraints or budgets or preset else None)
     assert loaded is not None
-    loaded = loaded if preset is None else loaded.narrowed(preset)
+    if preset is not None:
+        whole, loaded = loaded, loaded.narrowed(preset)
+        notes = (*notes, device_line(whole, loaded))
     changes: dict[str, object] = {"seed": seed} | ({} if minutes is None else {"minutes": minutes})
     if constraints or budgets:
         try:

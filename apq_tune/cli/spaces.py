@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from apq_tune.cli.costs import DEVICE_COSTS, TABLES, checked_costs
+from apq_tune.cli.devices import DEVICE_PRESET, narrowed, preset_of
 from apq_tune.cli.options import SPACE
 
 
@@ -24,12 +25,13 @@ def spaces() -> None:
 
 @click.command("space")
 @SPACE
+@DEVICE_PRESET
 @TABLES
 @DEVICE_COSTS
-def describe(space: str, tables: tuple[Path, ...], device_costs: tuple[str, ...]) -> None:
+def describe(space: str, device_preset: str | None, tables: tuple[Path, ...], device_costs: tuple[str, ...]) -> None:
     """Describe SPACE: its size, choices and ranges of costs.
 
-    SPACE is the name of a shipped search space or a YAML file.
+    SPACE is the name of a shipped search space or a YAML file. With --device-preset, what the device runs of it.
     """
     from apq_tune.problem.costs import with_built_in
     from apq_tune.problem.metrics import load_metrics
@@ -39,7 +41,7 @@ def describe(space: str, tables: tuple[Path, ...], device_costs: tuple[str, ...]
     from apq_tune.space.files import load_network_space
 
     asked = checked_costs(device_costs)
-    encoding = encoding_of(load_network_space(space))
+    encoding = encoding_of(narrowed(load_network_space(space), preset_of(device_preset)))
     console, loaded = Screen(), encoding.space
     console.print(
         f"{loaded.name}: 10^{loaded.log10_size(bits=False):.2f} networks, 10^{loaded.log10_size():.2f} with bits; "

@@ -9,6 +9,22 @@ from rich.table import Table
 
 from apq_tune.space.device import DevicePreset, OpKind, OpRule
 from apq_tune.space.device_rules import NAMES
+from apq_tune.space.network_space import NetworkSpace
+
+
+def device_line(whole: NetworkSpace, part: NetworkSpace) -> str:
+    """Line on what a device leaves of a space.
+
+    Args:
+        whole: Search space.
+        part: The space as narrowed for a device.
+    """
+    preset = part.device
+    assert preset is not None
+    memory = [f"{what} {_size(own.bytes)}" for what, own in (("flash", preset.flash), ("RAM", preset.ram)) if own]
+    limits = f"; {' and '.join(memory)} are limits" if memory else ""
+    sizes = f"10^{part.log10_size():.1f} of 10^{whole.log10_size():.1f} networks with bits"
+    return f"device: {preset.name} ({preset.title}) runs {sizes}{limits}"
 
 
 def print_presets(presets: Sequence[DevicePreset], console: Console) -> None:

@@ -33,6 +33,7 @@ from apq_tune import (
     search,
 )
 from apq_tune.network.layer import Layer
+from apq_tune.problem.costs import Costs
 from apq_tune.space.device import SEARCHED
 from apq_tune.space.encodings import encoding_of
 from apq_tune.space.narrowing import Narrowing, candidates_run
@@ -138,6 +139,15 @@ def test_presets_are_named_as_their_files_and_each_number_has_a_source(name: str
     sources += [rule.get("source", data["source"]) for rule in rules]
     assert sources
     assert all(re.search(r"https://|[A-Z][a-z]+ \d{4}", source) for source in sources)
+
+
+@pytest.mark.parametrize("name", [name for name in known_presets() if load_preset(name).cost_model is not None])
+def test_the_cost_model_of_a_device_knows_what_it_runs(name: str) -> None:
+    own, kind = load_preset(name), "model" if name == "cortex_m_2mb" else "digits"
+    assert own.cost_model is not None
+    encoding = encoding_of(SPACES[kind].narrowed(own))
+    metric = Costs.of(encoding, (), [own.cost_model.name]).metrics[own.cost_model.name]
+    assert (metric(encoding.sample(5, np.random.default_rng(0))) > 0).all()
 
 
 def test_presets_of_the_issue_say_what_it_says() -> None:
