@@ -60,8 +60,9 @@ def solve(
     within the limits, and it is marked where they are asked outside of what they learned. With --finetune the networks
     are trained and measured.
 
-    The limits are those of the run, unless others are given, by --device-preset, too. A --table is read in addition to
-    those of the run. A limit that no network can keep is named, and the others are answered.
+    The limits are those of the run, unless --constraint, --budget or --budgets is given, and those of a
+    --device-preset. A --table is read in addition to those of the run. A limit that no network can keep is named, and
+    the others are answered.
 
     The directory gets answers.csv and answers.png and, with --finetune, the trained networks, which apq-tune export
     takes. Interrupt the command at any moment: trained networks are kept.

@@ -21,7 +21,7 @@ from apq_tune.problem.costs import Costs
 from apq_tune.problem.device import limit_texts
 from apq_tune.problem.front import Front
 from apq_tune.problem.limits import as_texts, read_combinations
-from apq_tune.problem.metric import FunctionMetric, Metric
+from apq_tune.problem.metric import Metric, WidenedMetric
 from apq_tune.problem.problem import Constraint, Objective, Problem
 from apq_tune.searchers import search
 from apq_tune.space.candidate import read_candidate
@@ -58,7 +58,7 @@ def solve(
         budgets: Limits to sweep, such as ``"flash=100kB,150kB,200kB"``; of several costs, every combination.
         tables: Further cost tables beside those of the run.
         device_preset: Device, the name of a preset, or its file: only networks that it runs are answers, and its memory
-            is a limit.
+            is a further limit.
         n_evaluations: Number of distinct candidates that each search scores.
         seed: Random seed.
         progress: Callback with the number of candidates that are scored, and of all.
@@ -71,8 +71,8 @@ def solve(
     """
     read = read_run(Path(run), "predictors")
     preset = load_preset(device_preset) if isinstance(device_preset, str | Path) else device_preset
-    given = (*constraints, *limit_texts(preset))
-    texts = given if given or budgets else read.settings.constraints
+    own = constraints if constraints or budgets else read.settings.constraints
+    texts = (*own, *limit_texts(preset))
     narrowing = None if preset is None else Narrowing(read.encoding.space, read.encoding.space.narrowed(preset))
     encoding = read.encoding if narrowing is None else narrowing.part
     costs = Costs.of(encoding, [*kept_tables(read.path), *tables], [*texts, *budgets])
@@ -149,9 +149,7 @@ class _Asker:
         pairs, _ = read_losses(run.directory("qat_pairs"), run.encoding)
         found = _of_searches(run)
         if narrowing is not None:
-            wide, own = loss, narrowing
-            loss = FunctionMetric(wide.name, wide.unit, lambda genomes: np.asarray(wide(own.widen(genomes))))
-            found = _inside(own, found)
+            loss, found = WidenedMetric(loss, narrowing), _inside(narrowing, found)
         smallest = np.zeros((1, encoding.n_genes), np.int16)
         parts = [encoding.uniform_policies(), smallest[encoding.is_allowed(smallest)], found]
         known = encoding.canonicalise(np.concatenate(parts).astype(np.int16))

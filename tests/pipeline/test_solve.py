@@ -16,14 +16,18 @@ from click.testing import CliRunner
 
 from apq_tune import ApqError, ProblemError, RunError, load_network, load_run, solve
 from apq_tune.cli import cli
+from apq_tune.pipeline.finished import load_supernets
 from apq_tune.pipeline.learning import read_losses
 from apq_tune.pipeline.reading import read_run
 from apq_tune.pipeline.run import PipelineRun
 from apq_tune.pipeline.settings import RunSettings
+from apq_tune.pipeline.solve import CHECK
 from apq_tune.pipeline.solved import SolvedFolder
+from apq_tune.pipeline.work import final_task
 from apq_tune.space.device import load_preset
 from apq_tune.space.device_rules import check_network
 from apq_tune.space.search_space import SearchSpace
+from apq_tune.supernet.qat import train_candidate
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("serial")]
 
@@ -70,22 +74,32 @@ def known(run: Path) -> Any:
 
 def test_an_exhaustive_search_finds_what_enumeration_finds_under_every_combination(run: Path, known: Any) -> None:
     encoding, genomes, losses, costs = known
-    sizes, peaks = (np.quantile(costs[name], [0.02, 0.2, 0.6]) for name in ("weight_bytes", "peak_activation_bytes"))
-    texts = [",".join(map(repr, values.tolist())) for values in (sizes, peaks)]
+    sizes, peaks = (ends_and_middle(costs[name]) for name in ("weight_bytes", "peak_activation_bytes"))
+    texts = [",".join(map(repr, values)) for values in (sizes, peaks)]
     found = solve(run, budgets=[f"flash={texts[0]}", f"ram={texts[1]}"], n_evaluations=ALL)
-    assert len(found.answers) == 9
+    assert len(found.answers) == len(sizes) * len(peaks) >= 4
     for one, (size, peak) in zip(found.answers, itertools.product(sizes, peaks), strict=True):
         inside = (costs["weight_bytes"] <= size) & (costs["peak_activation_bytes"] <= peak)
-        assert one.predicted_loss == losses[inside].min()
+        if not inside.any():
+            assert one.candidate is None
+            assert one.why
+            continue
+        assert one.predicted_loss == pytest.approx(losses[inside].min(), rel=1e-9)
         (row,) = np.flatnonzero((genomes == encoding.encode([one.candidate])[0]).all(axis=1))
         assert inside[row]
-        assert losses[row] == one.predicted_loss
-        assert {name: values[row] for name, values in costs.items()} == one.costs
+        assert losses[row] == pytest.approx(one.predicted_loss, rel=1e-9)
+        assert {name: values[row] for name, values in costs.items()} == pytest.approx(one.costs, rel=1e-12)
+
+
+def ends_and_middle(values: Any) -> list[float]:
+    """Least, middle and largest of the different values, as far as they differ."""
+    different = np.unique(values)
+    return np.unique(different[[0, len(different) // 2, -1]]).tolist()
 
 
 def test_short_searches_are_monotone_and_repeatable(run: Path, known: Any) -> None:
     costs = known[3]["weight_bytes"]
-    bounds = np.linspace(costs.min(), costs.max(), 8).round().tolist()
+    bounds = np.ceil(np.linspace(costs.min(), costs.max(), 8)).tolist()
     text = "flash=" + ",".join(map(repr, reversed(bounds)))  # the loosest first
     found = solve(run, budgets=[text], n_evaluations=40, seed=5)
     losses = [one.predicted_loss for one in found.answers]
@@ -98,9 +112,9 @@ def test_short_searches_are_monotone_and_repeatable(run: Path, known: Any) -> No
 def test_limits_are_those_of_the_run_unless_others_are_given(run: Path, known: Any) -> None:
     losses, sizes = known[2], known[3]["weight_bytes"]
     (own,) = solve(run, n_evaluations=ALL).answers
-    assert own.predicted_loss == losses[sizes <= 0.6 * sizes.max()].min()
+    assert own.predicted_loss == pytest.approx(losses[sizes <= 0.6 * sizes.max()].min(), rel=1e-9)
     (free,) = solve(run, ["bit_ops<=100%"], n_evaluations=ALL).answers
-    assert free.predicted_loss == losses.min()
+    assert free.predicted_loss == pytest.approx(losses.min(), rel=1e-9)
     (both,) = solve(run, ["bit_ops<=100%"], budgets=["weight_bytes=60%"], n_evaluations=ALL).answers
     assert both.predicted_loss == own.predicted_loss
 
@@ -130,8 +144,8 @@ def test_limits_that_are_possible_one_by_one_but_not_together_are_refused_with_w
     with pytest.raises(
         ProblemError, match=rf"no candidate found that keeps weight_bytes <= \S+ and macs >= .*{least:g}"
     ):
-        solve(run, [f"macs>={most}", f"weight_bytes<={least - 1}"], n_evaluations=2000)
-    (one,) = solve(run, [f"macs>={most}", f"weight_bytes<={least}"], n_evaluations=2000).answers
+        solve(run, [f"macs>={most}", f"weight_bytes<={least - 1}"], n_evaluations=CHECK * ALL)
+    (one,) = solve(run, [f"macs>={most}", f"weight_bytes<={least}"], n_evaluations=ALL).answers
     assert one.costs["weight_bytes"] == least
 
 
@@ -139,17 +153,15 @@ def test_it_is_told_where_the_predictor_is_asked_outside_of_what_it_learned(run:
     encoding, _, _, costs = known
     pairs, _ = read_losses(read_run(run).directory("qat_pairs"), encoding)
     sizes = read_run(run).costs.metrics["weight_bytes"](pairs.genomes)
-    bounds = [costs["weight_bytes"].min(), float(np.median(sizes)), sizes.max()]
+    bounds = [float(costs["weight_bytes"].min()), float(np.median(sizes)), float(sizes.max())]
     found = solve(run, budgets=["flash=" + ",".join(map(repr, bounds))], n_evaluations=ALL)
     assert [one.pairs_kept for one in found.answers] == [int((sizes <= bound).sum()) for bound in bounds]
     assert found.n_pairs == len(sizes)
-    assert found.answers[0].outside == (sizes.min() > bounds[0]) or found.answers[0].outside
     measured = encoding.decode(pairs.genomes)
     for one in found.answers:
-        if one.candidate in measured:
-            assert one.distance == 0
-        else:
-            assert one.distance > 0
+        assert (one.distance < 1e-6) == (one.candidate in measured)
+        if not one.pairs_kept:
+            assert one.outside
     assert found.predictors["held_out"]
 
 
@@ -158,7 +170,7 @@ def test_answers_for_a_device_are_networks_that_it_runs(run: Path, known: Any) -
     (one,) = solve(run, ["bit_ops<=100%"], device_preset=preset, n_evaluations=ALL).answers
     space = known[0].space
     check_network(preset, space.network.at(space.values_of(one.candidate)))
-    encoding, genomes, losses, _ = known
+    encoding, genomes, losses = known[0], known[1][::20], known[2][::20]
 
     def runs(candidate: Any) -> bool:
         with contextlib.suppress(ApqError):
@@ -168,20 +180,20 @@ def test_answers_for_a_device_are_networks_that_it_runs(run: Path, known: Any) -
 
     allowed = np.flatnonzero(list(map(runs, encoding.decode(genomes))))
     assert 0 < len(allowed) < len(genomes)
-    assert one.predicted_loss == pytest.approx(losses[allowed].min(), rel=1e-12)
+    assert one.predicted_loss <= losses[allowed].min() * (1 + 1e-9)
 
 
 def test_finetuned_answers_are_the_finalists_that_the_run_would_have_trained(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trained = json.loads((run / "9_finalists" / "items" / "best.json").read_text())
     found = solve(run, n_evaluations=500)
     assert found.answers[0].trained
+    supernet, settings = load_supernets(run).quantized, read_run(run).settings
     sweep = solve(run, budgets=["flash=60%,100%"], n_evaluations=500)
     scored = SolvedFolder(tmp_path / "sweep", sweep).finetune(executor="serial", device="cpu")
     for one in scored.answers:
-        if one.candidate.to_dict() == trained["candidate"]:
-            assert one.scores["search"] == trained["search"]
+        again = train_candidate(supernet, final_task(one.candidate, settings)).scores
+        assert one.scores == {split: own._asdict() for split, own in again.items()}
         least = min(own.scores["search"]["loss"] for own in scored.answers if _keeps(one, own))
         assert one.trained_scores["loss"] <= least
         network = load_network(tmp_path / "sweep", one.name)
@@ -196,9 +208,8 @@ def test_finetuned_answers_are_the_finalists_that_the_run_would_have_trained(
         raise AssertionError("trained again")
 
     monkeypatch.setattr("apq_tune.pipeline.solved.train_network", never)
-    del scored
-    again = SolvedFolder(tmp_path / "sweep", sweep).finetune(executor="serial", device="cpu")
-    assert all(one.scores for one in again.answers)
+    known = SolvedFolder(tmp_path / "sweep", sweep).finetune(executor="serial", device="cpu")
+    assert [one.scores for one in known.answers] == [one.scores for one in scored.answers]
 
 
 def _keeps(one: Any, other: Any) -> bool:
@@ -211,7 +222,7 @@ def command(*arguments: object) -> Any:
 
 def test_the_command_leaves_a_table_a_picture_and_the_trained_network(run: Path, known: Any, tmp_path: Path) -> None:
     least = known[3]["weight_bytes"].min()
-    result = command(run, "--budgets", f"flash={least - 1},{least},40%", "--evaluations", 300, "--out", tmp_path / "a")
+    result = command(run, "--budgets", f"flash={least - 1},{least},80%", "--evaluations", 300, "--out", tmp_path / "a")
     assert result.exit_code == 0, result.output
     assert "predictions" in result.output
     assert f"answer_1: no candidate reaches weight_bytes <= {least - 1:g}" in result.output
@@ -222,7 +233,7 @@ def test_the_command_leaves_a_table_a_picture_and_the_trained_network(run: Path,
     assert (tmp_path / "a" / "answers.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(RunError, match="its answers are not trained; train them with"):
         load_network(tmp_path / "a")
-    arguments = (run, "--constraint", "flash<=40%", "--finetune", "--device", "cpu", "--evaluations", 300)
+    arguments = (run, "--constraint", "flash<=80%", "--finetune", "--device", "cpu", "--evaluations", 300)
     result = command(*arguments, "--out", tmp_path / "b")
     assert result.exit_code == 0, result.output
     record = json.loads((tmp_path / "b" / "best.json").read_text())
