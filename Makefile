@@ -23,7 +23,7 @@ quick: ## the tests that neither start Ray nor train a network
 docs: ## build the documentation into site/; mkdocs serve shows it while you write
 	mkdocs build --quiet
 
-NEED_FILES := $(addprefix benchmarks/,bitfusion_fit.py compare_samplers.py deploy.py fuzz_inputs.py joint_vs_staged.py ofa_search.py predictors_imagenet.py \
+NEED_FILES := $(addprefix benchmarks/,bitfusion_fit.py compare_samplers.py deploy.py fuzz_inputs.py joint_vs_staged.py joint_where_it_pays.py ofa_search.py predictors_imagenet.py \
 	profile_latency.py rank_agreement.py refined.py)
 
 bench: ## every benchmark that needs no published files; each prints its figures and says what it answers
