@@ -163,6 +163,11 @@ def budgets_of(encoding: GeneEncoding, genome: Genomes, limits: Sequence[Constra
     if encoding.forbids:  # each term knows which combinations its part allows
         ((_, terms),) = bit_ops(encoding).sums(genome, genes)
         tables = tuple(Table(tuple(variable[g] for g in own), values) for own, values in terms)
+        tables += tuple(
+            Table((variable[w], variable[a]), np.where(allowed, 0.0, math.inf))
+            for w, a, allowed in encoding.pairs
+            if w in variable and a in variable
+        )
         budgets.append(Budget("forbidden", math.inf, tables))
     return budgets
 

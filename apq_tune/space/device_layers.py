@@ -16,6 +16,9 @@ from apq_tune.space.gene import Kind
 Values = dict[Kind, dict[str, tuple[int, ...]]]
 Leaders = Mapping[Kind, Mapping[str, str]]
 
+STRUCK: tuple[Kind, ...] = ("w_bits", "a_bits", "width")
+"""Quantities of which a device may not run all values."""
+
 
 def of_device(
     preset: DevicePreset,
@@ -25,7 +28,7 @@ def of_device(
     ends: Ends,
     values: Values,
     leaders: Leaders,
-) -> None:
+) -> dict[str, frozenset[tuple[int, int]]]:
     """Strike values that a device does not run.
 
     Args:
@@ -37,36 +40,52 @@ def of_device(
         values: Values of each quantity by kind and name, which are changed.
         leaders: Globs of the quantities that are one gene, by kind and name.
 
+    Returns:
+        Pairs of the bits of weights and of inputs that are run, by the name of the layer, where these are not all pairs
+        of the values that are left.
+
     Raises:
         DeviceError: If nothing is left of a quantity, or a layer is not run; the message names the layer, what it
             offers, what the device runs, and the remedy.
     """
-    shared: Kind
-    quantity: Kind
-    for node in layers:
-        kind, end = _kind(graph, node), ends.of(node.name)
-        where = f"{node.name}{f' ({node.place})' if node.place else ''}"
-        rule = rule_of(preset, where, kind, end, "leave its block out (genes, depth 0), or take another device")
-        subject = who(kind, end, rule, preset)
-        _check_kernel(preset, graph, node, where, rule, subject)
-        if not rule.is_product:
-            raise DeviceError(
-                f"{where}: {preset.name} runs {subject} with {rule}, where not all bits of weights go with all bits "
-                "of inputs, and the space of a model cannot forbid combinations; make a preset of w_bits and a_bits"
-            )
-        for quantity, allowed in (("w_bits", rule.weights), ("a_bits", rule.inputs)):
-            own = values[quantity][node.name]
-            kept = tuple(bits for bits in own if bits in allowed)
-            if not kept:
-                raise DeviceError(
-                    f"{where}: offers {quantity} {list(own)}, but {preset.name} runs {subject} with {rule}; offer "
-                    "one of these in the model's choices (w_bits, a_bits, ends, genes), or take another device"
-                )
-            values[quantity][node.name] = kept
-        if rule.channels is not None and end != "last":
-            _strike_widths(preset, coupling, node.name, where, rule.channels, values["width"])
-    for shared in ("w_bits", "a_bits", "width"):
-        _agree(preset, shared, values[shared], leaders[shared])
+    rules: dict[str, OpRule] = {}
+    before: list[dict[str, tuple[int, ...]]] = []
+    # What is struck from one gene may leave less of others.
+    while before != (now := [dict(values[kind]) for kind in STRUCK]):
+        before = now
+        for node in layers:
+            rules[node.name] = _strike(preset, graph, coupling, node, ends, values)
+        for kind in STRUCK:
+            _agree(preset, kind, values[kind], leaders[kind])
+    found = {}
+    for name, rule in rules.items():
+        pairs = frozenset((w, a) for w in values["w_bits"][name] for a in values["a_bits"][name])
+        if not pairs <= rule.bits:
+            found[name] = pairs & rule.bits
+    return found
+
+
+def _strike(preset: DevicePreset, graph: Graph, coupling: Coupling, node: Node, ends: Ends, values: Values) -> OpRule:
+    """Strike values of a layer that its rule does not have, and return the rule; arguments as of ``of_device``."""
+    kind, end = _kind(graph, node), ends.of(node.name)
+    where = f"{node.name}{f' ({node.place})' if node.place else ''}"
+    rule = rule_of(preset, where, kind, end, "leave its block out (genes, depth 0), or take another device")
+    subject = who(kind, end, rule, preset)
+    _check_kernel(preset, graph, node, where, rule, subject)
+    weights, inputs = values["w_bits"][node.name], values["a_bits"][node.name]
+    run = [(w, a) for w in weights for a in inputs if (w, a) in rule.bits]
+    if not run:
+        wrong = not set(weights) & set(rule.weights)
+        quantity, own = ("w_bits", weights) if wrong else ("a_bits", inputs)
+        raise DeviceError(
+            f"{where}: offers {quantity} {list(own)}, but {preset.name} runs {subject} with {rule}; offer "
+            "one of these in the model's choices (w_bits, a_bits, ends, genes), or take another device"
+        )
+    values["w_bits"][node.name] = tuple(sorted({w for w, _ in run}))
+    values["a_bits"][node.name] = tuple(sorted({a for _, a in run}))
+    if rule.channels is not None and end != "last":
+        _strike_widths(preset, coupling, node.name, where, rule.channels, values["width"])
+    return rule
 
 
 def _kind(graph: Graph, node: Node) -> OpKind:

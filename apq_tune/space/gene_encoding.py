@@ -72,6 +72,11 @@ class GeneEncoding(abc.ABC):
     def active_genes(self, genomes: Genomes) -> NDArray[np.bool_]:
         """Whether genes affect the candidate, shape ``(n, n_genes)``."""
 
+    @property
+    def pairs(self) -> Sequence[tuple[int, int, NDArray[np.bool_]]]:
+        """Pairs of genes whose combinations are not all allowed, with a table of those that are; here none."""
+        return ()
+
     def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:  # noqa: ARG002
         """Replace forbidden combinations by allowed ones, shape ``(n, n_genes)``; here none is forbidden."""
         return genomes

@@ -195,8 +195,8 @@ class _WithinModel(ModelEncoding):
     def _draw(self, n: int, rng: np.random.Generator) -> Genomes:
         return self._places.draw(n, rng)
 
-    def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:  # noqa: ARG002
-        return self._places.move_in(genomes)
+    def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
+        return super().repair(self._places.move_in(genomes), rng)
 
     def uniform_policies(self) -> Genomes:
         policies = super().uniform_policies()

@@ -136,6 +136,8 @@ class Choices:
         a_bits: Bits of their inputs.
         genes: Genes in the order of the genome: depths, the image size, widths, bits of weights, bits of inputs.
         block_of: Name of the removable block of each node that is in one.
+        pairs: For pairs of a gene of the bits of weights and one of the bits of inputs, their allowed values, where not
+            all are.
     """
 
     def __init__(
@@ -175,10 +177,10 @@ class Choices:
                 self._apply(glob, key, _listed(given), values, leader)
         makers = {name: coupling.groups[i].makers for name, i in self._index.items()}
         gone = {name for name, own in values["depth"].items() if own == (0,)}
-        self.pairs: dict[tuple[str, str], frozenset[tuple[int, int]]] = {}
+        pairs: dict[str, frozenset[tuple[int, int]]] = {}
         if options.device is not None:
             there = [node for node in graph.weighted if self.block_of.get(node.name) not in gone]
-            of_device(options.device, graph, coupling, there, ends_of_graph(graph), values, leader)
+            pairs = of_device(options.device, graph, coupling, there, ends_of_graph(graph), values, leader)
         self._layers_of = {**{name: (name,) for name in self._members["w_bits"]}, **makers}
         self._chosen: dict[Kind, dict[str, Choice]] = {}
         genes: dict[Kind, list[Gene]] = {}
@@ -195,6 +197,10 @@ class Choices:
         size = [Gene("resolution", "resolution", tuple(sizes))] if len(sizes) > 1 else []
         self.genes = (*genes["depth"], *size, *genes["width"], *genes["w_bits"], *genes["a_bits"])
         self.depths, self.w_bits, self.a_bits = (self._chosen[kind] for kind in ("depth", "w_bits", "a_bits"))
+        self.pairs: dict[tuple[str, str], frozenset[tuple[int, int]]] = {}
+        for name, run in pairs.items():
+            key = self.w_bits[name].gene, self.a_bits[name].gene
+            self.pairs[key] = self.pairs.get(key, run) & run
         self.widths = {self._index[name]: choice for name, choice in self._chosen["width"].items()}
 
     def depths_of(self, gene: Gene) -> frozenset[str] | None:

@@ -17,12 +17,15 @@ from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.space.model_size import count
 from apq_tune.space.model_space import ModelSpace
 
+MAX_REPAIRS = 100
+"""Maximum number of rounds of redrawing forbidden combinations."""
+
 
 class ModelEncoding(GeneEncoding):
     """Encoding of the space of a traced model.
 
     A gene of bits is inert if its layer is in a block that is left out; a width, if all layers that make the channels
-    are. Every combination is allowed.
+    are. Every combination is allowed, unless the space was narrowed for a device that does not run all pairs of bits.
     """
 
     def __init__(self, space: ModelSpace) -> None:
@@ -46,8 +49,61 @@ class ModelEncoding(GeneEncoding):
         """Genes that depend on one block, and the columns of the depths of these."""
         self._their_depth = np.array([depth for depth, places in alone.items() for _ in places], np.intp)
 
+        self._pairs = [
+            (
+                column[w],
+                column[a],
+                np.array([[(i, j) in allowed for j in self.choices[column[a]]] for i in self.choices[column[w]]]),
+            )
+            for (w, a), allowed in choices.pairs.items()
+        ]
+
+    @property
+    def pairs(self) -> Sequence[tuple[int, int, NDArray[np.bool_]]]:
+        """Genes of the bits of weights and of inputs whose combinations are not all allowed, with those that are."""
+        return self._pairs
+
+    @property
+    def forbids(self) -> bool:
+        """Whether combinations of values are forbidden."""
+        return bool(self._pairs)
+
+    def _offences(self, genomes: Genomes) -> NDArray[np.bool_]:
+        """Whether genes are in a forbidden combination, shape ``(n, n_genes)``."""
+        active, wrong = self.active_genes(genomes), np.zeros(genomes.shape, bool)
+        for w, a, allowed in self._pairs:
+            own = ~allowed[genomes[:, w], genomes[:, a]] & active[:, w] & active[:, a]
+            wrong[:, w] |= own
+            wrong[:, a] |= own
+        return wrong
+
+    def is_allowed(self, genomes: Genomes) -> NDArray[np.bool_]:
+        """Whether genomes contain no forbidden combination, shape ``(n,)``."""
+        return np.asarray(~self._offences(genomes).any(axis=1))
+
+    def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
+        """Redraw the bits of layers with a forbidden combination until there is none.
+
+        Raises:
+            SpaceError: If this fails, because nearly all combinations are forbidden.
+        """
+        if not self.forbids:
+            return genomes
+        genomes, rows = genomes.copy(), np.arange(len(genomes))
+        for _ in range(MAX_REPAIRS):
+            wrong = self._offences(genomes[rows])
+            bad = wrong.any(axis=1)
+            if not bad.any():
+                return genomes
+            rows, wrong = rows[bad], wrong[bad]
+            genomes[rows] = np.where(wrong, self._draw(len(rows), rng), genomes[rows])
+        raise SpaceError(f"{self.name}: forbidden combinations remain after {MAX_REPAIRS} redraws; take another device")
+
     def size(self) -> int:
-        """Number of distinct candidates, or an upper bound where more than 16 genes of depth share genes."""
+        """Number of distinct candidates.
+
+        It is an upper bound where more than 16 genes of depth share genes, or pairs of bits are forbidden.
+        """
         return count(self.genes, self._depths_of, self._open_values)
 
     def _open_values(self, gene: Gene) -> Sequence[int]:
@@ -83,10 +139,15 @@ class ModelEncoding(GeneEncoding):
             if grid is not None:
                 own[:, rest] = grid
             found.append(own)
-        return np.concatenate(found)
+        every = np.concatenate(found)
+        return every[self.is_allowed(every)] if self.forbids else every
 
-    def encode(self, candidates: Sequence[Any], *, check: bool = True) -> Genomes:  # noqa: ARG002
+    def encode(self, candidates: Sequence[Any], *, check: bool = True) -> Genomes:
         """Canonical genomes of candidates, shape ``(n, n_genes)``.
+
+        Args:
+            candidates: Points of this space.
+            check: Whether to refuse candidates with forbidden pairs of bits, too.
 
         Raises:
             CandidateError: If one is not in the space; the message names its position, and the gene and its value.
@@ -98,4 +159,8 @@ class ModelEncoding(GeneEncoding):
             except CandidateError as error:
                 raise CandidateError(f"candidate {i}: {error}") from None
             genomes[i] = [index[values[name]] for name, index in zip(self.names, self._index, strict=True)]
-        return self.canonicalise(genomes)
+        genomes = self.canonicalise(genomes)
+        if check and self.forbids and not (allowed := self.is_allowed(genomes)).all():
+            first = int(np.argmin(allowed))
+            raise CandidateError(f"candidate {first}: {candidates[first]} has a combination that the space forbids")
+        return genomes

@@ -200,8 +200,11 @@ class ModelSpace(NetworkSpace):
         return self._planner.plan(self.values_of(candidate), ranks)
 
     def candidate_of(self, values: Mapping[str, int]) -> ModelCandidate:
-        """The candidate with these values, one for each gene; those of layers that are left out are passed over."""
-        choices = self.choices
+        """The candidate with these values, one for each gene; those of layers that are left out are passed over.
+
+        Pairs of bits that the device of the space does not run are replaced by the nearest ones that it runs.
+        """
+        choices, values = self.choices, self._run(values)
         gone = {name for name, depth in choices.depths.items() if not depth.among(values)}
         here = {name: choices.block_of.get(name) not in gone for name in choices.w_bits}
 
@@ -218,6 +221,20 @@ class ModelSpace(NetworkSpace):
         return ModelCandidate(
             skipped, tuple(widths), active(choices.w_bits), active(choices.a_bits), None if size is None else int(size)
         )
+
+    def _run(self, values: Mapping[str, int]) -> Mapping[str, int]:
+        """Values of genes with the nearest pairs of bits that are allowed, by the number of steps."""
+        for genes, allowed in self.choices.pairs.items():
+            given = [values[gene] for gene in genes]
+            if tuple(given) not in allowed:
+                nearest = min(sorted(allowed), key=functools.partial(self._steps, genes, given))
+                values = {**values, **dict(zip(genes, nearest, strict=True))}
+        return values
+
+    def _steps(self, genes: Sequence[str], one: Sequence[int], other: Sequence[int]) -> int:
+        """Number of steps between two values of each of some genes."""
+        own = [self.parameters[gene] for gene in genes]
+        return sum(abs(of.index(a) - of.index(b)) for of, a, b in zip(own, one, other, strict=True))
 
     def values_of(self, candidate: ModelCandidate) -> dict[str, int]:
         """Values of a candidate by gene name; inert genes have their first value.

@@ -16,6 +16,7 @@ from torch import nn
 
 import apq_tune
 from apq_tune import (
+    CandidateError,
     Constraint,
     DeviceError,
     DevicePreset,
@@ -242,6 +243,28 @@ def test_a_narrowed_space_of_a_model_has_all_networks_that_the_device_runs() -> 
     narrowing, encoding = Narrowing(space, part), encoding_of(part)
     assert {narrowing.candidate(candidate) for candidate in encoding.decode(encoding.enumerate())} == run
     assert part.size() == len(run) == 52
+
+
+def test_pairs_of_bits_of_a_model_that_are_no_product_are_forbidden() -> None:
+    space = model_space(w_bits=[4, 8], a_bits=[4, 8], step=4, genes={"stem.0": {"width": [4, 6, 8]}})
+    rules = {name: {key: value for key, value in rule.items() if key != "channels"} for name, rule in ODD.items()}
+    part, whole = space.narrowed(preset(**rules)), encoding_of(space)
+    run = {candidate for candidate in whole.decode(whole.enumerate()) if is_run(rules, layers_of(space, candidate))}
+    narrowing, encoding = Narrowing(space, part), encoding_of(part)
+    assert encoding.forbids
+    assert len(run) == 3 * 3 * (1 + 3 * 9)
+    assert {narrowing.candidate(candidate) for candidate in encoding.decode(encoding.enumerate())} == run
+    rng = np.random.default_rng(0)
+    for genomes in (encoding.sample(100, rng), encoding.sample_policies(100, rng)):
+        assert encoding.is_allowed(genomes).all()
+        assert all(is_run(rules, layers_of(part, candidate)) for candidate in encoding.decode(genomes))
+    for genome in whole.enumerate():  # what a sampler of others proposes becomes the nearest network that is run
+        values = {name: own[i] for name, own, i in zip(whole.names, whole.choices, genome, strict=True)}
+        candidate = part.candidate_of({name: values[name] for name in encoding.names})
+        assert is_run(rules, layers_of(part, candidate))
+        assert (part.to_config(candidate) == values) == is_run(rules, layers_of(space, space.candidate_of(values)))
+    with pytest.raises(CandidateError):
+        encoding.encode([whole.decode(whole.at_bits(whole.ends()[1:], 4))[0]])
 
 
 @pytest.mark.parametrize("kind", ["digits", "model"])
