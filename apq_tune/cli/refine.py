@@ -81,7 +81,8 @@ def refine(
     texts, preset = None, preset_of(device_preset)
     if constraints or budgets or preset is not None:
         opened = open_run(run, ("predictors",))
-        costs = Costs.of(encoding_of(opened.space), [*kept_tables(run), *tables], constraints)
+        encoding, strict = encoding_of(opened.space), preset is None  # of the whole space the device runs a part
+        costs = Costs.of(encoding, [*kept_tables(run), *tables], constraints, strict=strict)
         given = constraints or budgets
         own = all_constraints(costs, constraints, budgets) if given else opened.settings.constraints
         texts = (*own, *limit_texts(preset))

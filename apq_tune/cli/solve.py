@@ -80,7 +80,8 @@ def solve(
     read = read_run(run, "predictors")
     console, out, texts = Screen(), out or run / "solve", constraints
     if constraints or budgets:
-        costs = Costs.of(read.encoding, [*kept_tables(run), *tables], constraints)
+        strict = device_preset is None  # of the whole space the device runs a part
+        costs = Costs.of(read.encoding, [*kept_tables(run), *tables], constraints, strict=strict)
         texts = all_constraints(costs, constraints, budgets)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("search", total=None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -21,35 +20,32 @@ from apq_tune.network.layer import Op
 OP_MODELS: Mapping[str, OpModel] = {model.name: model for model in (MPIC, NE16, GAP8, DIANA, STM32H7)}
 """Cost models that are sums over operations."""
 
-_MAKERS: Mapping[str, Callable[[Any], CostModel]] = {
-    **{name: model.of for name, model in OP_MODELS.items()},
-    **{name: functools.partial(device_ram_bytes, name) for name in BUFFERS},
-}
-
-NAMED = tuple(_MAKERS)
+NAMED = (*OP_MODELS, *BUFFERS)
 """Names of all cost models of devices."""
 
 
-def named_cost(name: str, encoding: Any) -> CostModel:
+def named_cost(name: str, encoding: Any, *, strict: bool = True) -> CostModel:
     """Cost model of a device.
 
     Args:
         name: One of ``NAMED``.
         encoding: Encoding of a search space that has networks.
+        strict: Whether to refuse spaces with a layer that its source does not cover; else networks with such a layer
+            have an infinite cost, so that they keep no limit.
 
     Raises:
         ProblemError: If there is no such cost model.
         TableError: If the space allows a layer that its source does not cover; the message names it.
     """
-    if name not in _MAKERS:
+    if name not in NAMED:
         raise ProblemError(f"unknown cost model {name!r}; known: {', '.join(NAMED)}")
-    return _MAKERS[name](encoding)
+    return device_ram_bytes(name, encoding) if name in BUFFERS else OP_MODELS[name].of(encoding, strict=strict)
 
 
 def named_in(texts: Iterable[str]) -> tuple[str, ...]:
     """Cost models of devices that names or limits such as ``ne16_cycles<=1M`` ask for, each once."""
     words = (re.match(r"\s*(\w*)", text) for text in texts)
-    return tuple(dict.fromkeys(word[1] for word in words if word is not None and word[1] in _MAKERS))
+    return tuple(dict.fromkeys(word[1] for word in words if word is not None and word[1] in NAMED))
 
 
 def op_cost_of(name: str) -> Callable[[Op], float] | None:

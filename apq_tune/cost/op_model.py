@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from apq_tune.cost.direct import DirectSum
 from apq_tune.cost.model import CostModel
 from apq_tune.cost.sums import sum_over_ops
 from apq_tune.errors import TableError
 from apq_tune.network.described import choices_of
 from apq_tune.network.layer import Layer, Op
-from apq_tune.network.network import Network, network_of
+from apq_tune.network.network import Network, network_of, ops
 
 
 class OpModel(NamedTuple):
@@ -38,20 +40,48 @@ class OpModel(NamedTuple):
     monotone: bool = True
     note: str = ""
 
-    def of(self, encoding: Any) -> CostModel:
+    def of(self, encoding: Any, *, strict: bool = True) -> CostModel:
         """Cost of the networks of a search space.
 
         Args:
             encoding: Encoding of a search space that has networks.
+            strict: Whether to refuse spaces with a layer that the source does not cover; else networks with such a
+                layer have an infinite cost, so that they keep no limit.
 
         Raises:
             TableError: If the space allows a layer that the source does not cover; the message names it.
         """
-        check_covered(self, network_of(encoding.space))
-        model = sum_over_ops(self.name, self.unit, encoding, self.cost, monotone=self.monotone)
+        network = network_of(encoding.space)
+        try:
+            check_covered(self, network)
+            model = sum_over_ops(self.name, self.unit, encoding, self.cost, monotone=self.monotone)
+        except TableError:
+            if strict:
+                raise
+            model = DirectSum(
+                self.name,
+                self.unit,
+                network,
+                functools.partial(_or_infinite, self.cost),
+                lambda size: float(_or_infinite(self.cost, network.fixed_layers(size))),
+                monotone=False,
+            )
         if any(gene.kind == "w_bits" and len(gene.values) > 1 for gene in encoding.genes):
             model.note = self.note
         return model
+
+
+def _or_infinite(cost: Callable[[Op], Any], layers: tuple[Layer, ...], _size: int = 0) -> Any:
+    """Sum over the operations of layers, infinite if one is not covered."""
+    if any(_is_unknown(layer) for layer in layers):
+        return np.inf
+    total = sum(np.asarray(cost(op), np.float64) for op in ops(layers))
+    return np.where(np.isnan(total), np.inf, total)
+
+
+def _is_unknown(layer: Layer) -> bool:
+    """Whether a layer is an operation of no known kind that depends on more than the values at the same place."""
+    return layer.kind == "opaque" and not layer.settings.get("pointwise")
 
 
 def is_depthwise(op: Op) -> Any:
@@ -87,7 +117,7 @@ def check_covered(model: OpModel, network: Network) -> None:
 
 def _uncovered(model: OpModel, layer: Layer, allowed: NDArray[np.bool_]) -> str | None:
     """Description of the first allowed operation of a layer that is not covered; ``None`` if there is none."""
-    if layer.kind == "opaque" and not layer.settings.get("pointwise"):
+    if _is_unknown(layer):
         return str(layer.settings.get("target", layer.kind))
     if layer.op is None:
         return None

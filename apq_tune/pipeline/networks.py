@@ -83,7 +83,7 @@ class Networks(NamedTuple):
             genomes = encoding.encode([candidate])
         except CandidateError as error:
             raise RunError(f"{self.path}: its network {own} is not of its search space ({error})") from None
-        metrics = Costs.of(encoding, self.tables, self.limits).metrics
+        metrics = Costs.of(encoding, self.tables, self.limits, strict=False).metrics
         subnet = subnet_of(self.space, candidate)
         load_weights(subnet, weights)
         return FoundNetwork(

@@ -98,7 +98,9 @@ def solve(
     if len(why) == len(sets):
         raise ProblemError(why[0] if len(why) == 1 else f"no network keeps any of the {len(why)} budgets: {why[0]}")
     whole = (
-        costs if narrowing is None else Costs.of(read.encoding, [*kept_tables(read.path), *tables], [*texts, *budgets])
+        costs
+        if narrowing is None
+        else Costs.of(read.encoding, [*kept_tables(read.path), *tables], [*texts, *budgets], strict=False)
     )
     pool, finalists = asker.starts(found), asker.inside(read_finalists(read.path))
     answers = tuple(

@@ -75,19 +75,23 @@ class Costs:
     metrics: Mapping[str, Metric]
 
     @classmethod
-    def of(cls, encoding: GeneEncoding, tables: Sequence[Path] = (), asked: Iterable[str] = ()) -> Costs:
+    def of(
+        cls, encoding: GeneEncoding, tables: Sequence[Path] = (), asked: Iterable[str] = (), *, strict: bool = True
+    ) -> Costs:
         """Read cost tables and add the built-in cost models.
 
         Args:
             encoding: Encoding of the search space.
             tables: Files or folders with cost tables; see ``load_cost_table``.
             asked: Limits, or names of metrics; the cost models of devices that they name are added.
+            strict: Whether such a model must cover the space; else networks that it does not cover have infinite
+                costs. This is for a space of which a device runs a part that is searched.
 
         Raises:
             TableError: If a table cannot be read, or a table or a cost model does not cover the space.
             ProblemError: If two tables have a metric of the same name.
         """
-        return cls(encoding, with_built_in(with_tables({}, encoding, tables), encoding, asked))
+        return cls(encoding, with_built_in(with_tables({}, encoding, tables), encoding, asked, strict=strict))
 
     def at_largest(self) -> dict[str, float]:
         """Costs of the largest network at its highest bit-widths, by name; percentages refer to them."""
@@ -141,7 +145,7 @@ def with_tables(metrics: Mapping[str, Metric], encoding: GeneEncoding, tables: S
 
 
 def with_built_in(
-    metrics: Mapping[str, Metric], encoding: GeneEncoding, asked: Iterable[str] = ()
+    metrics: Mapping[str, Metric], encoding: GeneEncoding, asked: Iterable[str] = (), *, strict: bool = True
 ) -> dict[str, Metric]:
     """Append the built-in cost models, except those whose name a metric from a file already has.
 
@@ -149,6 +153,7 @@ def with_built_in(
         metrics: Metrics from files by name.
         encoding: Encoding of the search space.
         asked: Limits, or names of metrics; the cost models of devices that they name are appended, too.
+        strict: Whether these must cover the space; see ``Costs.of``.
 
     Raises:
         TableError: If such a cost model does not cover the space.
@@ -159,5 +164,5 @@ def with_built_in(
             built_in[name] = make(encoding)
     for name in named_in(asked):
         if name not in metrics:
-            built_in[name] = named_cost(name, encoding)
+            built_in[name] = named_cost(name, encoding, strict=strict)
     return {**metrics, **{name: model for name, model in built_in.items() if name not in metrics}}

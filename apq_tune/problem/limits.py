@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 
@@ -69,7 +70,7 @@ def parse_constraint(
 
 
 def at_largest(encoding: GeneEncoding, metrics: Mapping[str, Metric]) -> dict[str, float]:
-    """Costs of the largest network at its highest bit-widths, by name.
+    """Costs of the largest network at its highest bit-widths, by name, without those that are infinite.
 
     Raises:
         ProblemError: If the space is one of named choices, which has no largest network.
@@ -77,7 +78,8 @@ def at_largest(encoding: GeneEncoding, metrics: Mapping[str, Metric]) -> dict[st
     if not has_network(encoding.space):
         raise ProblemError(f"{encoding.name}: has no largest network to take a share of; give a number")
     largest = encoding.ends()[1:]
-    return {name: float(metric(largest)[0]) for name, metric in metrics.items()}
+    costs = {name: float(metric(largest)[0]) for name, metric in metrics.items()}
+    return {name: cost for name, cost in costs.items() if math.isfinite(cost)}
 
 
 def read_limit(metrics: Mapping[str, Metric], text: str, reference: Mapping[str, float] | None = None) -> Constraint:

@@ -76,7 +76,7 @@ def read_refinement(path: Path) -> ReadRefinement:
         for key, scores in read_items(stage).items():
             results.append(RefinedCandidate(chosen[key], f"{kind} {number}", epochs, scores))
     texts = run.settings.constraints if settings.constraints is None else settings.constraints
-    costs = Costs.of(run.encoding, [*kept_tables(run.path), *kept_tables(path)], texts)
+    costs = Costs.of(run.encoding, [*kept_tables(run.path), *kept_tables(path)], texts, strict=False)
     refined = assembled(results, settings, costs, costs.limits(texts), path, run.path, run.settings)
     seconds = {name.replace("_", " "): float(stage.record()["seconds"]) for name, stage in stages.items()}
     return ReadRefinement(path, run, costs, settings, record, seconds, refined)

@@ -124,7 +124,7 @@ class Refinement:
         texts = self._finished.settings.constraints if settings.constraints is None else settings.constraints
         all_tables = [*kept_tables(run), *tables]
         self._costs, self._tables = (
-            Costs.of(self.encoding, all_tables, texts),
+            Costs.of(self.encoding, all_tables, texts, strict=settings.device is None),
             [str(digest(table)) for table in all_tables],
         )
         self.constraints = self._costs.limits(texts)

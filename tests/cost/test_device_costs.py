@@ -266,3 +266,16 @@ def test_commands_know_the_costs_of_devices_by_name(tmp_path: Path) -> None:
     assert refused.exit_code == 2 and "known: mpic_cycles" in refused.output
     unknown = call("search", space, "--objective", "ne16", "--evaluations", 300)
     assert unknown.exit_code != 0 and "of devices: mpic_cycles" in str(unknown.exception)
+
+
+@pytest.mark.parametrize("encoding", [narrowed((3, 5), (4, 8)), "resnet8"])
+def test_of_a_space_of_which_a_part_is_searched_networks_outside_the_source_cost_infinitely_much(encoding: Any) -> None:
+    if encoding == "resnet8":
+        encoding = traced("resnet8", w_bits=[8], a_bits=[4, 8])
+    space, genomes = encoding.space, encoding.sample(200, np.random.default_rng(3))
+    found = Costs.of(encoding, asked=["ne16_cycles"], strict=False).metrics["ne16_cycles"](genomes)
+    cost = OP_MODELS["ne16_cycles"].cost
+    layers = [space.network.at(space.values_of(candidate)) for candidate in encoding.decode(genomes)]
+    expected = [sum(float(cost(layer.op)) for layer in own if layer.op is not None) for own in layers]
+    np.testing.assert_allclose(found, np.where(np.isnan(expected), np.inf, expected), rtol=1e-12)
+    assert np.isinf(found).any()
