@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from apq_tune.hosts.optuna import EvolutionSampler, NSGA2Sampler
     from apq_tune.hosts.optuna_model import ModelSampler
     from apq_tune.hosts.searcher import ApqSearch
+    from apq_tune.methods.raised import raise_bits
     from apq_tune.pipeline.answers import Solution, Solutions
     from apq_tune.pipeline.finished import FinishedRun, load_run
     from apq_tune.pipeline.sensitivity_table import SensitivityTable, measure_sensitivity
@@ -94,6 +95,7 @@ LAZY = {
     "load_supernet": "apq_tune.supernet.published",
     "measure_sensitivity": "apq_tune.pipeline.sensitivity_table",
     "profile": "apq_tune.deploy.profiling",
+    "raise_bits": "apq_tune.methods.raised",
     "solve": "apq_tune.pipeline.solve",
     "write_report": "apq_tune.report.html",
 }
@@ -176,6 +178,7 @@ __all__ = [
     "measure_sensitivity",
     "parse_constraint",
     "profile",
+    "raise_bits",
     "search",
     "solve",
     "write_report",

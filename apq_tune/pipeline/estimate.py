@@ -195,6 +195,7 @@ def estimate(
         "predictors": (settings.folds + 1) * 12 * FIT_SECONDS,
         "search": each + search / min(concurrency, 4),
         "finalists": each + math.ceil(n_final / concurrency) * of_final,
+        "raised": 0.0,  # limits that the search has used up leave nothing to raise
     }
 
 

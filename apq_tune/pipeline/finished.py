@@ -14,12 +14,13 @@ from apq_tune.errors import RunError
 from apq_tune.inputs.ranges import validated
 from apq_tune.pipeline.learning import PREDICTOR
 from apq_tune.pipeline.networks import CHOSEN, KeptNetwork, Networks, chosen_of, classes_of
-from apq_tune.pipeline.outcome import read_items
+from apq_tune.pipeline.outcome import read_trained
 from apq_tune.pipeline.own_model import BEGIN_WITH_MODEL, model_basis
 from apq_tune.pipeline.settings import RunSettings
 from apq_tune.pipeline.stage import RunStage, torch_load
 from apq_tune.pipeline.stages import STAGES
 from apq_tune.pipeline.training import WEIGHTS, calibrate
+from apq_tune.pipeline.upgrade import RAISED
 from apq_tune.predict import Predictor
 from apq_tune.predict.files import load_predictor
 from apq_tune.problem.costs import Costs
@@ -206,13 +207,13 @@ def networks_of_run(path: Path) -> Networks:
         RunError: If it is not a run, its networks are not trained, or a file is damaged.
     """
     run = open_run(path, ("finalists",))
-    finalists, tables = run.stages["finalists"], kept_tables(path)
-    records = read_items(finalists)
+    finalists, raised, tables = run.stages["finalists"], run.stages[RAISED], kept_tables(path)
+    records = read_trained(finalists, raised)
     kept = {
         name: KeptNetwork(
             record["candidate"],
             {split: record[split] for split in ("search", "test")},
-            functools.partial(finalists.checked, f"{name}.pt"),
+            functools.partial((raised if name == RAISED else finalists).checked, f"{name}.pt"),
         )
         for name, record in records.items()
     }
@@ -229,6 +230,7 @@ def read_finalists(path: Path) -> dict[str, Any]:
         a comparison.
     """
     try:
-        return read_items(open_run(path, ("finalists",)).stages["finalists"])
+        stages = open_run(path, ("finalists",)).stages
+        return read_trained(stages["finalists"], stages[RAISED])
     except RunError:
         return {}

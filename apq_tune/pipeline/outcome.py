@@ -14,6 +14,7 @@ from apq_tune.methods.searches import front_cost
 from apq_tune.pipeline.choice import kept, with_choice
 from apq_tune.pipeline.learning import PREDICTOR, REPORT, read_losses
 from apq_tune.pipeline.settings import RunSettings
+from apq_tune.pipeline.upgrade import FILE, RAISED, Upgrade, read_upgrade
 from apq_tune.predict.files import load_predictor
 from apq_tune.problem.costs import Costs
 from apq_tune.problem.front import Front
@@ -61,6 +62,7 @@ class Outcome(NamedTuple):
         settings: Settings of the run.
         weights: File with the weights of the chosen network.
         seconds: Wall time of each stage in seconds.
+        upgrade: Bits of a finalist that could be raised at no cost; ``None`` if none could.
     """
 
     table: pd.DataFrame
@@ -71,6 +73,7 @@ class Outcome(NamedTuple):
     settings: RunSettings
     weights: Path | None
     seconds: dict[str, float]
+    upgrade: Upgrade | None = None
 
     @property
     def chosen(self) -> pd.Series | None:
@@ -105,14 +108,17 @@ def read_outcome(run: Products, seconds: Mapping[str, float]) -> Outcome:
         report,
         int(kept(pd.DataFrame(limited, index=range(len(pairs.target))), constraints).sum()),
         run.settings,
-        None if chosen is None else run.directory("finalists").checked(f"{chosen}.pt"),
+        None if chosen is None else run.directory(RAISED if chosen == RAISED else "finalists").checked(f"{chosen}.pt"),
         dict(seconds),
+        read_upgrade(run.directory(RAISED).checked(FILE))
+        if is_of(run.directory(RAISED), run.directory("finalists"))
+        else None,
     )
 
 
 def _table(run: Products, error_law: Sequence[float], constraints: Sequence[Constraint]) -> pd.DataFrame:
     """Table of the finalists, the most expensive first."""
-    items = read_items(run.directory("finalists"))
+    items = read_trained(run.directory("finalists"), run.directory(RAISED))
     candidates = [read_candidate(item["candidate"]) for item in items.values()]
     genomes = run.encoding.encode(candidates, check=False)
     loss = load_predictor(run.directory("predictors").checked(PREDICTOR), run.encoding)(genomes)
@@ -156,6 +162,26 @@ def read_items(stage: StageFiles) -> dict[str, Any]:
     """
     names = [name for name in stage.record()["products"] if name.startswith(f"{FOLDER}/") and name.endswith(".json")]
     return {Path(name).stem: read_json(stage.checked(name)) for name in sorted(names)}
+
+
+def read_trained(finalists: StageFiles, raised: StageFiles) -> dict[str, Any]:
+    """Records of all networks that a run has trained in full, by name; of equal losses the first is chosen.
+
+    Args:
+        finalists: Stage of the finalists.
+        raised: Stage that raises the bits of one of them; it counts if it was done for these finalists.
+
+    Raises:
+        RunError: If a result is missing or damaged.
+    """
+    return (read_items(raised) if is_of(raised, finalists) else {}) | read_items(finalists)
+
+
+def is_of(raised: StageFiles, finalists: StageFiles) -> bool:
+    """Whether the stage that raises bits is done, and was done for these finalists."""
+    if not raised.begun or not raised.done:
+        return False
+    return bool(raised.record()["basis"]["needs"].get("finalists") == finalists.fingerprint)
 
 
 def score_columns(items: Collection[Mapping[str, Any]]) -> dict[str, list[float]]:

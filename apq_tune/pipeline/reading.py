@@ -11,7 +11,7 @@ from apq_tune.errors import RunError
 from apq_tune.pipeline.finished import open_run
 from apq_tune.pipeline.outcome import Outcome, read_outcome
 from apq_tune.pipeline.settings import RunSettings
-from apq_tune.pipeline.stages import STAGES
+from apq_tune.pipeline.stages import TRAINED
 from apq_tune.problem.costs import Costs
 from apq_tune.space.encodings import encoding_of
 from apq_tune.space.gene_encoding import GeneEncoding
@@ -58,7 +58,7 @@ class ReadRun:
         return read_outcome(self, self.seconds)
 
 
-def read_run(path: Path, last: str = STAGES[-1].name) -> ReadRun:
+def read_run(path: Path, last: str = TRAINED) -> ReadRun:
     """Open the directory of a run that has done its stages up to ``last``.
 
     Raises:

@@ -10,8 +10,10 @@ from apq_tune.pipeline.measuring import (
     measure_proxy_losses,
     measure_searches,
 )
+from apq_tune.pipeline.raising import measure_raised
 from apq_tune.pipeline.stage import RunStage
 from apq_tune.pipeline.training import train_quantized_supernet, train_supernet
+from apq_tune.pipeline.upgrade import RAISED
 
 STAGES: tuple[RunStage, ...] = (
     RunStage("supernet", (), ("seed", "strategy", "supernet"), run=train_supernet),
@@ -53,4 +55,8 @@ STAGES: tuple[RunStage, ...] = (
         ("seed", "n_front", "final", "n_calibration"),
         measure=measure_finalists,
     ),
+    RunStage(RAISED, ("finalists", "quantized_supernet"), ("constraints", "final"), measure=measure_raised),
 )
+
+TRAINED = "finalists"
+"""Last stage whose products a run needs to be read; ``raised`` adds a network where it found one."""

@@ -14,6 +14,7 @@ from apq_tune.pipeline.choice import kept, with_choice
 from apq_tune.pipeline.finished import read_finalists
 from apq_tune.pipeline.outcome import score_columns
 from apq_tune.pipeline.settings import RunSettings
+from apq_tune.pipeline.upgrade import Upgrade
 from apq_tune.problem.costs import Costs
 from apq_tune.problem.front import Axis, Front
 from apq_tune.problem.metric import Metric
@@ -29,9 +30,9 @@ from apq_tune.space.network_space import NetworkCandidate
 class Chosen(NamedTuple):
     """Candidate proposed by a round."""
 
-    name: str  # round and number, such as "2-05"
+    name: str  # round and number, such as "2-05", or "2-05-raised"
     candidate: NetworkCandidate
-    found: str  # search that found it: uniform, staged or joint
+    found: str  # search that found it: uniform, staged or joint; or raised
     predicted_loss: float  # after the QAT of the rounds, as predicted when it was proposed, nats
 
 
@@ -39,7 +40,7 @@ class RefinedCandidate(NamedTuple):
     """Result of training a candidate."""
 
     chosen: Chosen
-    stage: str  # "round 2" or "rung 4"
+    stage: str  # "round 2", "rung 4" or "raised"
     epochs: int
     scores: dict[str, dict[str, float]]  # by split; on the test split at full length only
 
@@ -60,6 +61,7 @@ class Refined(NamedTuple):
         uniform: Row with the lowest search loss among uniform policies; ``None`` if none is feasible.
         of_run: Network that the run chooses under these constraints; ``None`` if it trained no feasible one.
         weights: File with the weights of the best network.
+        upgrade: Bits that could be raised at no cost; ``None`` if none could.
     """
 
     table: pd.DataFrame
@@ -69,6 +71,7 @@ class Refined(NamedTuple):
     uniform: int | None
     of_run: pd.Series | None
     weights: Path
+    upgrade: Upgrade | None = None
 
 
 def assembled(
@@ -79,6 +82,7 @@ def assembled(
     path: Path,
     run: Path,
     of_run: RunSettings,
+    upgrade: Upgrade | None = None,
 ) -> Refined:
     """Results of a refinement from those of its trainings.
 
@@ -90,6 +94,7 @@ def assembled(
         path: Directory of the refinement.
         run: Directory of the run that it refines.
         of_run: Settings of that run.
+        upgrade: Bits that could be raised at no cost.
     """
     encoding, fidelity = costs.encoding, f"QAT, {settings.final_epochs} epochs"
     assert isinstance(encoding, GeneEncoding)
@@ -99,7 +104,7 @@ def assembled(
     best = int(final["search_loss"].idxmin())
     table.insert(1, "feasible", kept(table, constraints))
     table.insert(2, "chosen", table.index == best)
-    folder = f"rung_{settings.final_epochs}" if settings.rungs else f"round_{final.loc[best, 'round']}"
+    folder = str(final.loc[best, "stage"]).replace(" ", "_")
     about = {
         "space": encoding.name,
         "constraints": [str(c) for c in constraints],
@@ -114,6 +119,7 @@ def assembled(
         int(uniform["search_loss"].idxmin()) if len(uniform) else None,
         best_finalist(read_finalists(run), encoding, costs.metrics, constraints, f"QAT, {of_run.final.epochs} epochs"),
         path / folder / f"{table.loc[best, 'name']}.pt",
+        upgrade,
     )
 
 

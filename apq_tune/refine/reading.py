@@ -9,6 +9,7 @@ from apq_tune.errors import RunError
 from apq_tune.inputs.ranges import validated
 from apq_tune.pipeline.outcome import read_items
 from apq_tune.pipeline.reading import ReadRun, read_run, run_of
+from apq_tune.pipeline.upgrade import FILE, RAISED, read_upgrade
 from apq_tune.problem.costs import Costs
 from apq_tune.refine.outcome import Chosen, Refined, RefinedCandidate, assembled
 from apq_tune.refine.refine import BATCH, FORMAT
@@ -75,8 +76,17 @@ def read_refinement(path: Path) -> ReadRefinement:
         epochs = settings.epochs if kind == "round" else int(number)
         for key, scores in read_items(stage).items():
             results.append(RefinedCandidate(chosen[key], f"{kind} {number}", epochs, scores))
+    raised = StageFiles(path / RAISED, f"this makes it anew: {command}")
+    upgrade = None
+    if raised.begun and raised.done and list(raised.record()["basis"]["needs"].values()) == [before]:
+        upgrade = read_upgrade(raised.checked(FILE))
+        for key, scores in read_items(raised).items():
+            assert upgrade is not None
+            one = Chosen(key, upgrade.candidate, RAISED, float("nan"))
+            results.append(RefinedCandidate(one, RAISED, settings.final_epochs, scores))
+        stages[RAISED] = raised
     texts = run.settings.constraints if settings.constraints is None else settings.constraints
     costs = Costs.of(run.encoding, [*kept_tables(run.path), *kept_tables(path)], texts, strict=False)
-    refined = assembled(results, settings, costs, costs.limits(texts), path, run.path, run.settings)
+    refined = assembled(results, settings, costs, costs.limits(texts), path, run.path, run.settings, upgrade)
     seconds = {name.replace("_", " "): float(stage.record()["seconds"]) for name, stage in stages.items()}
     return ReadRefinement(path, run, costs, settings, record, seconds, refined)

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -19,17 +19,18 @@ from apq_tune.methods.searches import front_cost
 from apq_tune.pipeline.finished import load_run, open_run
 from apq_tune.pipeline.learning import PREDICTOR, read_losses
 from apq_tune.pipeline.listener import Listener
+from apq_tune.pipeline.raising import upgrade_of
+from apq_tune.pipeline.upgrade import FILE, RAISED, Upgrade, read_upgrade
 from apq_tune.pipeline.work import train_network
 from apq_tune.predict import Pairs, Predictor, fit_proxy
 from apq_tune.predict.ensemble import fit_ensemble
 from apq_tune.predict.files import load_predictor
 from apq_tune.problem.costs import Costs
 from apq_tune.problem.limits import as_texts
-from apq_tune.problem.metric import Metric, WidenedMetric
-from apq_tune.problem.problem import Constraint
 from apq_tune.refine.batch import is_uniform
 from apq_tune.refine.halving import half, successive_halving
 from apq_tune.refine.outcome import Chosen, Refined, RefinedCandidate, assembled
+from apq_tune.refine.part import ProposedPart
 from apq_tune.refine.settings import RefineSettings, training_of
 from apq_tune.space.candidate import read_candidate
 from apq_tune.space.encoding import Genomes
@@ -49,34 +50,6 @@ FORMAT = 2
 
 BATCH = "batch.json"
 """Name of the file with the candidates that a round trains."""
-
-
-class ProposedPart(NamedTuple):
-    """Part of the space of a run in which candidates for a device are proposed.
-
-    Attributes:
-        narrowing: The space and its part.
-        constraints: Constraints on candidates of the part.
-        cost: Cost of them that is traded off against the loss.
-    """
-
-    narrowing: Narrowing
-    constraints: tuple[Constraint, ...]
-    cost: Metric
-
-    def of(self, searches: Proposals) -> Proposals:
-        """The same searches in the part, by the same predictors."""
-        known, inside = self.narrowing.narrow(searches.known)
-        members = tuple(WidenedMetric(member, self.narrowing) for member in searches.ensemble.members)
-        return dataclasses.replace(
-            searches,
-            encoding=self.narrowing.part,
-            ensemble=dataclasses.replace(searches.ensemble, members=members),
-            fp32=WidenedMetric(searches.fp32, self.narrowing),
-            constraints=self.constraints,
-            cost=self.cost,
-            known=known[inside],
-        )
 
 
 class Refinement:
@@ -139,7 +112,7 @@ class Refinement:
         self._device = "cuda" if device == "auto" and gpus else device_of(device)
         self._stack = contextlib.ExitStack()
         self._executor: Executor | None = None
-        self._n_stages = settings.rounds + len(settings.rungs)
+        self._n_stages = settings.rounds + len(settings.rungs) + 1
         self._number = 0
 
     def _narrowed(self, tables: Sequence[Path]) -> ProposedPart | None:
@@ -155,13 +128,13 @@ class Refinement:
         narrowing, texts = Narrowing(space, space.narrowed(device)), as_texts(self.constraints)
         costs = Costs.of(narrowing.part, tables, texts)
         limits = costs.limits(texts)
-        return ProposedPart(narrowing, limits, front_cost(limits, costs.metrics["bit_ops"]))
+        return ProposedPart(narrowing, limits, front_cost(limits, costs.metrics["bit_ops"]), costs)
 
     def run(self) -> Refined:
         """Do all rounds and rungs that are not done yet."""
         settings, results = self.settings, list[RefinedCandidate]()
         needs = {"run": self._stages["predictors"].fingerprint}
-        check_space(self.path, run_bytes(self.encoding.space, (), settings.n_weights), ray=self._kind == "ray")
+        check_space(self.path, run_bytes(self.encoding.space, (), settings.n_weights + 1), ray=self._kind == "ray")
         with self._stack:
             if self._device == "cuda":
                 self._started()  # refuse GPUs that are not there before any work
@@ -192,9 +165,34 @@ class Refinement:
                     np.array([chosen.found == "staged" for chosen in batch]),
                 ),
             )
+            upgrade, raised = self._raised(results, needs)
+        of_run = self._finished.settings
         return assembled(
-            results, settings, self._costs, self.constraints, self.path, self.run_path, self._finished.settings
+            results + raised, settings, self._costs, self.constraints, self.path, self.run_path, of_run, upgrade
         )
+
+    def _raised(
+        self, results: Sequence[RefinedCandidate], needs: dict[str, str]
+    ) -> tuple[Upgrade | None, list[RefinedCandidate]]:
+        """Train the best network with more bits where they cost nothing, if the supernet does not speak against it."""
+        length = self.settings.final_epochs
+        directory = self._open(RAISED, {"seed"}, needs, length)
+        with self._timed(directory, "bits that cost nothing"):
+            if not directory.has(FILE):
+                best = min((r for r in results if r.epochs == length), key=lambda r: r.loss)
+                found = self._upgrade_of(best.chosen)
+                directory.write(FILE, to_json(found and found.to_dict()))
+            upgrade = read_upgrade(directory.path / FILE)
+            if upgrade is None or not upgrade.promising:
+                return upgrade, []
+            raised = Chosen(f"{upgrade.of}-{RAISED}", upgrade.candidate, RAISED, np.nan)
+            return upgrade, self._train(directory, RAISED, [raised], length)
+
+    def _upgrade_of(self, best: Chosen) -> Upgrade | None:
+        supernet, part = dataclasses.replace(self._supernet, device=self._device), self._part
+        if part is None:
+            return upgrade_of(best.name, best.candidate, self._costs, self.constraints, supernet)
+        return upgrade_of(best.name, best.candidate, part.costs, part.constraints, supernet, part.narrowing)
 
     def _open(self, name: str, settings: set[str], needs: dict[str, str], epochs: int) -> StageDirectory:
         """Directory of a round or a rung, which is repeated if a setting, the run or an earlier round has changed."""

@@ -20,6 +20,7 @@ TITLES = {
     "predictors": "fit and compare the quantized predictors",
     "search": "search with the predictor",
     "finalists": "finetune finalists and baselines (QAT)",
+    "raised": "raise bits that cost nothing",
 }
 
 

@@ -12,11 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from apq_tune.pipeline.choice import RECORD, WEIGHTS, described, keep
+from apq_tune.pipeline.upgrade import RAISED
 from apq_tune.problem.problem import Constraint
 from apq_tune.refine.outcome import Refined
 from apq_tune.report.answer import print_chosen, scores_in_words
 from apq_tune.report.limits import amount, draw_limit, engineering, heading, print_fitting, share
 from apq_tune.report.pictures import grid, panels, png
+from apq_tune.report.raised import raised_lines, raised_record
 from apq_tune.report.tables import STYLE
 from apq_tune.store.files import write_atomically
 
@@ -30,7 +32,10 @@ def write_refined(refined: Refined, path: Path, console: Console) -> None:
     write_atomically(path / "results.csv", table.to_csv(index=False))
     write_atomically(path / "front.json", refined.front.to_json())
     write_atomically(path / "front.png", refined_picture(refined))
-    keep(path, described(best, constraints, best["fidelity"]), refined.weights.read_bytes())
+    record = described(best, constraints, best["fidelity"])
+    if refined.upgrade is not None and best["found"] == RAISED:
+        record["raised"] = raised_record(refined.upgrade)
+    keep(path, record, refined.weights.read_bytes())
     console.print()
     print_fitting(
         console, lambda without: refined_table(refined, without), OPTIONAL, lambda: refined_records(table, constraints)
@@ -50,6 +55,9 @@ def write_refined(refined: Refined, path: Path, console: Console) -> None:
     final = table[table["epochs"] == best["epochs"]]
     console.print()
     print_chosen(best, constraints, int(final["feasible"].sum()), len(final), console)
+    if (upgrade := refined.upgrade) is not None:
+        for line in raised_lines(upgrade, final, f"{upgrade.of}-{RAISED}"):
+            console.print(f"  {line}", soft_wrap=True, markup=False)
     if refined.of_run is not None:
         console.print(f"  {against_run(best, refined.of_run)}", soft_wrap=True, markup=False)
     console.print(
@@ -92,7 +100,7 @@ def refined_table(refined: Refined, without: frozenset[str] = frozenset()) -> Ta
             "stage": row["stage"],
             "name": _named(row),
             "epochs": str(row["epochs"]),
-            "predicted": f"{row['predicted_loss']:.4f}",
+            "predicted": "" if pd.isna(row["predicted_loss"]) else f"{row['predicted_loss']:.4f}",
             "loss": f"{row['search_loss']:.4f}",
             "acc. %": f"{100 * row['search_accuracy']:.1f}",
             "test\nacc. %": "" if pd.isna(row["test_accuracy"]) else f"{100 * row['test_accuracy']:.1f}",

@@ -13,11 +13,13 @@ from rich.table import Table
 from apq_tune.methods.rivals import RIVALS
 from apq_tune.pipeline.choice import RECORD, WEIGHTS, described, keep
 from apq_tune.pipeline.outcome import Outcome
+from apq_tune.pipeline.upgrade import RAISED
 from apq_tune.problem.front import Front
 from apq_tune.problem.problem import Constraint
 from apq_tune.report.answer import level_line, print_chosen
 from apq_tune.report.limits import amount, cell, engineering, heading, print_fitting, share
 from apq_tune.report.pictures import run_picture
+from apq_tune.report.raised import raised_lines, raised_record
 from apq_tune.report.tables import STYLE
 from apq_tune.report.trust import OF_PREDICTORS, agreement_line, predictor_table, trust_lines
 from apq_tune.store.files import to_json, write_atomically
@@ -31,11 +33,15 @@ TITLE = "Trained networks: those that joint search found, and baselines"
 LARGEST = {"largest": "largest_Nbit: largest network with N bits"}
 """Description of the baselines."""
 
+RAISED_MEANING = {RAISED: f"{RAISED}: the best of the others, with more bits where they cost nothing"}
+"""Description of the network whose bits were raised."""
+
 MEANINGS = {
     "best": "best: least predicted loss, found by joint search",
     "front": "front_N: from the front of predicted loss and cost",
     "uniform": "uniform: best network with one bit-width",
     "staged": "staged: best architecture, then best bit-widths for it",
+    **RAISED_MEANING,
     **LARGEST,
 }
 """Descriptions of networks by the first part of their names."""
@@ -63,6 +69,8 @@ def write_report(outcome: Outcome, path: Path, console: Console) -> None:
     row = outcome.chosen
     fidelity = f"QAT, {outcome.settings.final.epochs} epochs"
     record = None if row is None else described(row, constraints, fidelity)
+    if record is not None and record["name"] == RAISED and outcome.upgrade is not None:
+        record["raised"] = raised_record(outcome.upgrade)
     write_atomically(path / "results.csv", table.to_csv(index=False))
     write_atomically(path / "front.png", run_picture(outcome))
     for name in ("front", "random"):
@@ -97,6 +105,9 @@ def write_report(outcome: Outcome, path: Path, console: Console) -> None:
         console.print(line, soft_wrap=True, markup=False, style="bold")
     console.print()
     print_chosen(row, constraints, int(table["feasible"].sum()), len(table), console)
+    if outcome.upgrade is not None:
+        for line in raised_lines(outcome.upgrade, table):
+            console.print(line, soft_wrap=True, markup=False)
     if (level := level_line(table)) is not None:
         console.print(level, soft_wrap=True, markup=False)
     files = ["results.csv", "front.png", "front.json", "summary.json", "9_finalists/*.pt"]

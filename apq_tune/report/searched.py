@@ -11,12 +11,14 @@ from rich.console import Console
 from apq_tune.methods.searches import front_cost
 from apq_tune.pipeline.choice import RECORD, WEIGHTS, described, keep
 from apq_tune.pipeline.outcome import networks_table
+from apq_tune.pipeline.upgrade import RAISED, Upgrade
 from apq_tune.problem.costs import Costs
 from apq_tune.problem.problem import Constraint
 from apq_tune.refine.outcome import front_of_trainings
 from apq_tune.report.answer import level_line, print_chosen
 from apq_tune.report.pictures import networks_picture
-from apq_tune.report.results import LARGEST, networks_summary, print_networks, print_training
+from apq_tune.report.raised import raised_lines, raised_record
+from apq_tune.report.results import LARGEST, RAISED_MEANING, networks_summary, print_networks, print_training
 from apq_tune.store.files import to_json, write_atomically
 from apq_tune.studies.versus import Spend, VersusTask
 
@@ -58,6 +60,9 @@ def write_searched(
     front = front_of_trainings(own, cost, costs.metrics, about | {"method": method, "seed": task.seed})
     row = next(iter(table[table["chosen"]].to_dict(orient="records")), None)
     record = None if row is None else described(row, constraints, fidelity)
+    upgrade = Upgrade.from_dict(result["upgrade"]) if result.get("upgrade") else None
+    if record is not None and record["name"] == RAISED and upgrade is not None:
+        record["raised"] = raised_record(upgrade)
     write_atomically(path / "results.csv", table.to_csv(index=False))
     write_atomically(path / "front.json", front.to_json())
     picture = networks_picture(front, method, {}, "trained", table, constraints, method)
@@ -69,10 +74,13 @@ def write_searched(
     console.print()
     meanings = {method: f"{method}_N: networks that the method {method} found, best first"}
     title = f"Trained networks: those that the method {method} found, and baselines"
-    print_networks(table, constraints, console, title, meanings | LARGEST)
+    print_networks(table, constraints, console, title, meanings | RAISED_MEANING | LARGEST)
     print_training(fidelity, console)
     console.print()
     print_chosen(row, constraints, int(table["feasible"].sum()), len(table), console)
+    if upgrade is not None:
+        for line in raised_lines(upgrade, table):
+            console.print(line, soft_wrap=True, markup=False)
     if (level := level_line(table)) is not None:
         console.print(level, soft_wrap=True, markup=False)
     files = ["results.csv", "front.png", "front.json", "summary.json"]

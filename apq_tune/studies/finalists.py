@@ -7,6 +7,8 @@ from typing import Any
 
 from apq_tune.pipeline.measuring import baselines
 from apq_tune.pipeline.outcome import networks_table
+from apq_tune.pipeline.raising import upgrade_of
+from apq_tune.pipeline.upgrade import RAISED, Upgrade
 from apq_tune.problem.costs import Costs
 from apq_tune.problem.problem import Constraint
 from apq_tune.space.gene_encoding import GeneEncoding
@@ -28,6 +30,28 @@ def finalists(
     own = sorted((t for t in trained if t.steps == length and t.repeat == 0), key=lambda t: t.loss)
     found = {f"{method}_{number}": t for number, t in enumerate(own, start=1)}
     return found | {name: halving.train(candidate, length) for name, candidate in baselines(encoding).items()}
+
+
+def with_raised(
+    trained: Mapping[str, TrainingResult], halving: Halving, costs: Costs, limits: Sequence[Constraint]
+) -> tuple[dict[str, TrainingResult], Upgrade | None]:
+    """Trainings at full length, with that of the best network with more bits where they cost nothing.
+
+    Args:
+        trained: Trainings at full length by name.
+        halving: Halving that trained them.
+        costs: Costs of the search space.
+        limits: Constraints on candidates.
+
+    Returns:
+        The trainings, and what was raised; ``None`` if nothing could be.
+    """
+    records = {name: {"candidate": one.candidate.to_dict(), **one.scores} for name, one in trained.items()}
+    best = decided(records, costs, limits)
+    upgrade = upgrade_of(best, trained[best].candidate, costs, limits, halving.supernet)
+    if upgrade is None or not upgrade.promising:
+        return dict(trained), upgrade
+    return {RAISED: halving.train(upgrade.candidate, halving.steps[1]), **trained}, upgrade
 
 
 def decided(records: Mapping[str, Mapping[str, Any]], costs: Costs, limits: Sequence[Constraint]) -> str:

@@ -37,9 +37,9 @@ from apq_tune.space.narrowing import Narrowing
 from apq_tune.space.network_space import NetworkSpace
 from apq_tune.store.files import write_atomically
 from apq_tune.studies.curvature import curvature_of
-from apq_tune.studies.finalists import decided, finalists
+from apq_tune.studies.finalists import decided, finalists, with_raised
 from apq_tune.studies.fleet import CHECKPOINT_SECONDS
-from apq_tune.studies.halving import Halving, outcome, rungs
+from apq_tune.studies.halving import Halving, TrainingResult, outcome, rungs
 from apq_tune.supernet.device import Device
 from apq_tune.supernet.metrics import SupernetLoss
 
@@ -243,7 +243,10 @@ def run_task(task: VersusTask, shared: VersusShared) -> Result:
         ranked = method.propose(Question(encoding, limits, bench, task.seed))
         with _clock(seconds, "final"):
             trained = halving.run(_candidates(encoding, part, ranked), spend.short)
-            networks = finalists(task.method, trained, halving, encoding) if shared.keep else {}
+            networks, upgrade = dict[str, TrainingResult](), None
+            if shared.keep:
+                networks = finalists(task.method, trained, halving, encoding)
+                networks, upgrade = with_raised(networks, halving, shared.costs, limits)
     records = {name: {"candidate": t.candidate.to_dict(), **t.scores} for name, t in networks.items()}
     weights = networks[decided(records, shared.costs, limits)].weights if shared.keep else b""
     best = outcome(trained)
@@ -265,7 +268,8 @@ def run_task(task: VersusTask, shared: VersusShared) -> Result:
             ],
             "seconds": {name: round(value, 2) for name, value in seconds.items()},
             "networks": records,
-        },
+        }
+        | ({"upgrade": upgrade and upgrade.to_dict()} if shared.keep else {}),
         {"weights.pt": weights} if shared.keep else {},
     )
 

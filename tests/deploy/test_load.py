@@ -61,7 +61,9 @@ def test_a_network_scores_what_was_measured_and_costs_what_was_promised(finished
 
 def test_the_chosen_one_has_the_least_search_loss_within_the_limits(finished_run: Path) -> None:
     run = load_run(finished_run)
-    names = [path.stem for path in (finished_run / "9_finalists" / "items").glob("*.json")]
+    names = [
+        path.stem for folder in ("9_finalists", "10_raised") for path in finished_run.glob(f"{folder}/items/*.json")
+    ]
     limit = 0.25 * run.network("largest_8bit").costs["bit_ops"].value
     networks = [run.network(name) for name in names]
     kept = [network for network in networks if network.costs["bit_ops"].value <= limit]

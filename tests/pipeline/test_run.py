@@ -50,6 +50,7 @@ STAGES = [
     "7_predictors",
     "8_search",
     "9_finalists",
+    "10_raised",
 ]
 
 
@@ -212,8 +213,9 @@ def test_a_changed_setting_redoes_what_depends_on_it_and_says_so(undisturbed, tm
     result = run_here(out, n_front=1)
     assert result.exit_code == 0, result.output
     lines = {line.split("]")[0][1:]: line for line in result.stdout.splitlines() if line.startswith("[")}
-    assert all("already done" in lines[f"{number}/9"] for number in range(1, 9))
-    assert "done again: n_front 2 -> 1" in lines["9/9"]
+    assert all("already done" in lines[f"{number}/10"] for number in range(1, 9))
+    assert "done again: n_front 2 -> 1" in lines["9/10"]
+    assert "done again: stage finalists changed" in lines["10/10"]
 
 
 def test_a_damaged_checkpoint_is_one_line_and_loses_nothing(undisturbed, tmp_path):

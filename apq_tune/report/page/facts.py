@@ -15,8 +15,9 @@ from apq_tune.problem.metric import Metric
 from apq_tune.problem.problem import Constraint
 from apq_tune.space.network_space import NetworkSpace
 
-Role = Literal["joint", "uniform", "staged", "largest", "other"]
-"""How a network was found: by joint search, by one of its baselines, as the largest network, or in another way."""
+Role = Literal["joint", "uniform", "staged", "largest", "raised", "other"]
+"""How a network was found: by joint search, by one of its baselines, as the largest network, by raising the bits of
+another one, or in another way."""
 
 FORMULAS = {
     "macs": "counted from the layers",
@@ -113,6 +114,7 @@ class ReportFacts:
         budget: Measurements that every method may make, by kind; supernets are ``proxy`` together.
         training: Settings of the training of ``networks``.
         lines: Lines about the images, as the run recorded them.
+        upgrades: Lines about bits that were raised at no cost, or could have been.
         remark: How the result compares with that of the run that it refines; empty for other kinds.
         limits_of_run: Whether the constraints are those of the run.
     """
@@ -143,6 +145,7 @@ class ReportFacts:
     budget: Mapping[str, int] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     lines: tuple[str, ...] = ()
+    upgrades: tuple[str, ...] = ()
     table_sources: Mapping[str, str] = field(default_factory=dict)
     remark: str = ""
     limits_of_run: bool = True

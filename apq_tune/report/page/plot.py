@@ -22,6 +22,7 @@ SHAPES = {
     "uniform": "M0-7L6.5 5H-6.5Z",
     "staged": "M0-7.5L7.5 0L0 7.5L-7.5 0Z",
     "largest": "M-5.5-5.5H5.5V5.5H-5.5Z",
+    "raised": "M0-8L2.4-2.6L8 0L2.4 2.6L0 8L-2.4 2.6L-8 0L-2.4-2.6Z",
     "other": "M-6 0A6 6 0 1 0 6 0A6 6 0 1 0-6 0Z",
     "beside": "M-2-6.5H2V-2H6.5V2H2V6.5H-2V2H-6.5V-2H-2Z",
 }
@@ -32,6 +33,7 @@ LEGEND = {
     "uniform": "uniform bits",
     "staged": "staged search",
     "largest": "largest network",
+    "raised": "more bits at no cost",
     "other": "the method",
     "beside": "chosen by another command",
 }

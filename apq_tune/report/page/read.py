@@ -16,6 +16,7 @@ from apq_tune.pipeline.choice import kept
 from apq_tune.pipeline.learning import read_losses
 from apq_tune.pipeline.outcome import networks_table
 from apq_tune.pipeline.reading import read_run
+from apq_tune.pipeline.upgrade import RAISED, Upgrade
 from apq_tune.problem.costs import Costs
 from apq_tune.problem.limits import as_texts
 from apq_tune.problem.metric import Metric
@@ -23,6 +24,7 @@ from apq_tune.problem.problem import Constraint
 from apq_tune.refine.reading import read_refinement
 from apq_tune.report.page.facts import Beside, ReportFacts, Role
 from apq_tune.report.page.neighbours import beside, other_seeds
+from apq_tune.report.raised import raised_lines
 from apq_tune.report.refined import against_run
 from apq_tune.space.candidate import candidate_in, read_candidate
 from apq_tune.space.gene_encoding import GeneEncoding
@@ -97,7 +99,7 @@ def _role(name: str) -> Role:
     for role in ("uniform", "staged", "largest"):
         if name.startswith(role):
             return role
-    return "joint"
+    return "raised" if name == RAISED else "joint"  # it was trained once more than any search was allowed
 
 
 def _of_run(path: Path) -> ReportFacts:
@@ -147,6 +149,7 @@ def _of_run(path: Path) -> ReportFacts:
         other_seeds=other_seeds(path, run.record),
         training=outcome.settings.final.__dict__,
         lines=tuple(run.record.get("taken", ())),
+        upgrades=() if outcome.upgrade is None else tuple(raised_lines(outcome.upgrade, outcome.table)),
     )
 
 
@@ -154,7 +157,7 @@ def _of_refinement(path: Path) -> ReportFacts:
     read = read_refinement(path)
     run, refined = read.run, read.refined
     table = refined.table.assign(
-        role=["uniform" if u else "staged" if f == "staged" else "joint"
+        role=["raised" if f == RAISED else "uniform" if u else "staged" if f == "staged" else "joint"
               for u, f in zip(refined.table["uniform"], refined.table["found"], strict=True)],
         predicted_accuracy=np.nan,
     )  # fmt: skip
@@ -252,6 +255,7 @@ def _of_method(path: Path) -> ReportFacts:
         budget=spend.counts._asdict(),
         training={"steps": final},
         lines=tuple(run.record.get("taken", ())),
+        upgrades=tuple(raised_lines(Upgrade.from_dict(found["upgrade"]), networks)) if found.get("upgrade") else (),
     )
 
 

@@ -18,6 +18,7 @@ WHAT = {
     "staged": "architecture first, then its bits",
     "largest": "largest network, one bit-width",
     "joint": "found by joint search",
+    "raised": "the best of the others, with more bits",
     "other": "found by the method",
 }
 """Descriptions of networks by their role, those to compare with first."""
