@@ -8,8 +8,8 @@ weights. All settings were fixed before the first run.
     python benchmarks/own_model_methods.py --network resnet14 --seeds 5 --data-root FOLDER
     python benchmarks/own_model_methods.py --network resnet14_color --seeds 5 --folder PHOTOS
 
-Finished searches are kept in runs/benchmarks/own_model, and the same command resumes from them. Tables and figure are
-copied to benchmarks/results.
+Finished searches are kept in runs/benchmarks/own_model, and the same command resumes from them. Tables are copied
+to benchmarks/results, with paired tests of the first method against the others.
 """
 
 from __future__ import annotations
@@ -18,14 +18,17 @@ import argparse
 import importlib.util
 import shutil
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
+import pandas as pd
 import torch
 from torch import nn
 
 from apq_tune import ModelSpace, load_data
 from apq_tune.cli import main as apq_tune
 from apq_tune.data import Split
+from apq_tune.studies.verdict import tests_frame
 from apq_tune.supernet.batches import as_inputs
 from apq_tune.supernet.evaluate import score
 
@@ -49,25 +52,31 @@ TRAININGS = ("supernet", "quantized", "final")
 BUDGETS = ("memory", "memory-tight", "bit_ops")
 SETTINGS = ["supernet.epochs=2", "quantized.epochs=3", "supernet.batch_size=128", "quantized.batch_size=128"]
 SETTINGS += ["supernet.learning_rate=5e-3", "quantized.learning_rate=5e-3"]
-SETTINGS += ["final.batch_size=64", "final.learning_rate=2e-3", "n_search=5000"]
+SETTINGS += ["final.batch_size=64", "final.learning_rate=2e-3", "n_search=5000", "importance=l1"]
 SPEND = {"proxy": 120, "images": 2000, "short": 6, "short-steps": 20, "final-steps": 180, "repeats": 1}
+
+
+def example() -> ModuleType:
+    """The module ``examples/own_model.py``."""
+    spec = importlib.util.spec_from_file_location("own_model", EXAMPLE)
+    assert spec is not None and spec.loader is not None
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
 
 
 def trained(name: str, data_name: str, path: Path, data_root: Path | None) -> None:
     """Train a network of the example as a user does, and save its weights."""
-    spec = importlib.util.spec_from_file_location("own_model", EXAMPLE)
-    assert spec is not None and spec.loader is not None
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
     torch.manual_seed(0)
     torch.set_num_threads(1)
     setting = NETWORKS[name]
-    model: nn.Module = getattr(example, name)()
+    own = example()
+    model: nn.Module = getattr(own, name)()
     data = load_data(ModelSpace.from_module(model, torch.zeros(2, *setting.shape), data=data_name), data_root)
     split = data.train
     assert isinstance(split, Split)
     images = as_inputs(torch.tensor(split.images))
-    example.train(model, images, torch.tensor(split.labels), setting.epochs, flip=setting.flip)
+    own.train(model, images, torch.tensor(split.labels), setting.epochs, flip=setting.flip)
     with torch.no_grad():
         print(f"{name}: test accuracy {score(model.eval(), data.test).accuracy:.4f} in full precision", flush=True)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,9 +116,10 @@ def main() -> None:
     command += [f"--num-cpus={arguments.num_cpus}"] if arguments.num_cpus else []
     apq_tune(command)
     RESULTS.mkdir(exist_ok=True)
-    for file in ("results.csv", "means.csv", "tests.csv", "seconds.csv", "differences.png"):
-        if (out / file).exists():
-            shutil.copy(out / file, RESULTS / f"own_model_{name}_{file}")
+    for file in ("results.csv", "means.csv", "seconds.csv"):
+        shutil.copy(out / file, RESULTS / f"own_model_{name}_{file}")
+    tests = tests_frame(pd.read_csv(out / "results.csv"), METHODS[0])
+    tests.to_csv(RESULTS / f"own_model_{name}_tests.csv", index=False)
 
 
 if __name__ == "__main__":
