@@ -18,7 +18,7 @@ from rich.table import Table
 from apq_tune.problem.problem import Objective
 from apq_tune.report.tables import STYLE
 from apq_tune.store.files import write_atomically
-from apq_tune.studies.sweep import Sweep, SweepTask, number, results_frame, target_columns
+from apq_tune.studies.sweep import Sweep, SweepTask, number, results_frame, target_columns, unlimited_as_infinite
 
 Floats = NDArray[np.float64]
 
@@ -57,6 +57,7 @@ def summary(frame: pd.DataFrame, objectives: Sequence[Objective]) -> pd.DataFram
     by = [*target_columns(frame), "sampler"]
     if what not in frame:
         frame = frame.assign(**{what: np.nan})
+    frame = unlimited_as_infinite(frame)
     runs = frame.groupby([*by, "seed"], sort=False).agg(value=(what, "first"), found=("candidate", "count"))
     groups = runs.groupby(by, sort=False)
     quartiles = groups["value"].quantile(list(QUARTILES)).unstack().set_axis(["q25", "q50", "q75"], axis=1)
@@ -76,7 +77,7 @@ def summary_table(frame: pd.DataFrame, objectives: Sequence[Objective]) -> Table
     table.add_column(what.replace(" of ", "\nof "), justify="right")
     table.add_column("quartiles", justify="right", no_wrap=True)
     for row in rows.to_dict("records"):
-        words = [number(row[column]) if column.startswith("limit ") else row[column] for column in known]
+        words = [_cell(column, row[column]) for column in known]
         if np.isfinite(row["q50"]) and row["found"]:
             values = [f"{row['q50']:.6g}", f"{row['q25']:.6g}-{row['q75']:.6g}"]
         else:
@@ -85,6 +86,13 @@ def summary_table(frame: pd.DataFrame, objectives: Sequence[Objective]) -> Table
             values[1] += f" ({round(row['found'] * seeds)} of {seeds} seeds)"
         table.add_row(*words, *values)
     return table
+
+
+def _cell(column: str, value: Any) -> str:
+    """Text of a device, a sampler, or a limit, which is empty where the metric has none."""
+    if not column.startswith("limit "):
+        return str(value)
+    return number(value) if np.isfinite(value) else ""
 
 
 def picture(frame: pd.DataFrame, objectives: Sequence[Objective]) -> bytes:
@@ -101,7 +109,7 @@ def picture(frame: pd.DataFrame, objectives: Sequence[Objective]) -> bytes:
     if len(objectives) == 1 and len(columns) > 1:
         axis = max(columns[1:], key=lambda column: frame[column].nunique())
     by = [column for column in columns if column != axis]
-    panels = list(frame.groupby(by, sort=False))
+    panels = list(unlimited_as_infinite(frame).groupby(by, sort=False))
     wide = min(COLUMNS, len(panels))
     high = -(-len(panels) // wide)
     figure = Figure(figsize=(1 + 4 * wide, 0.5 + 3.2 * high), layout="constrained")
@@ -111,6 +119,7 @@ def picture(frame: pd.DataFrame, objectives: Sequence[Objective]) -> bytes:
         words = [
             str(name) if column == "device" else f"{column.removeprefix('limit ')} <= {number(name)}"
             for column, name in zip(by, names, strict=True)
+            if column == "device" or np.isfinite(name)
         ]
         ax.set_title(", ".join(words), fontsize=9)
         if len(objectives) == 1:

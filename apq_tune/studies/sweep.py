@@ -206,6 +206,11 @@ def target_columns(frame: pd.DataFrame) -> list[str]:
     return ["device", *(column for column in frame.columns if column.startswith("limit "))]
 
 
+def unlimited_as_infinite(frame: pd.DataFrame) -> pd.DataFrame:
+    """Table with an infinite limit on each metric that only other targets limit, as groups leave missing values out."""
+    return frame.fillna(dict.fromkeys(target_columns(frame)[1:], np.inf))
+
+
 def shares(frame: pd.DataFrame, signs: Mapping[str, float]) -> pd.Series:
     """Hypervolume of each search relative to that of all searches with the same device and limits.
 
@@ -220,7 +225,7 @@ def shares(frame: pd.DataFrame, signs: Mapping[str, float]) -> pd.Series:
     missing = [name for name in signs if name not in frame]
     if missing:  # no search found anything
         return share
-    for _, target in frame.groupby(target_columns(frame), sort=False):
+    for _, target in unlimited_as_infinite(frame).groupby(target_columns(frame), sort=False):
         F = target[list(signs)].to_numpy(np.float64) * np.array(list(signs.values()))
         found = np.isfinite(F).all(axis=1)
         if not found.any():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import signal
 import subprocess
@@ -15,12 +16,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from apq_tune import ApqError, FunctionMetric, Metric, NetworkEncoding, ProblemError, SearchSpace
 from apq_tune.cli import cli
 from apq_tune.cost import bit_ops, macs, weight_bytes
 from apq_tune.problem.limits import read_combinations
-from apq_tune.report.sweep import attained, picture, summary
+from apq_tune.report.sweep import attained, picture, summary, summary_table
 from apq_tune.studies.sweep import (
     Sweep,
     SweepTask,
@@ -92,6 +94,25 @@ def test_a_front_and_its_share_of_the_hypervolume(tmp_path: Path, encoding: Netw
     assert frame.groupby(["sampler", "seed"])["hypervolume"].nunique().eq(1).all()
     assert frame["hypervolume"].between(0, 1 + 1e-9).all()
     assert picture(frame, sweep.problem("analytic", ()).objectives).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("objectives", [["macs"], ["weight_bytes", "macs"]], ids=["one objective", "a front"])
+def test_limits_on_different_metrics_are_targets_of_one_sweep(
+    objectives: list[str], encoding: NetworkEncoding, tmp_path: Path
+) -> None:
+    """Each target has no limit on the metric of the other one, and none is lost for it."""
+    sweep = sweep_of(encoding, tmp_path, *objectives, n=200)
+    limits = [(("bit_ops", 1e9),), (("peak_activation_bytes", 1e6),)]
+    tasks = [SweepTask("analytic", own, "random", seed) for own in limits for seed in (0, 1)]
+    frame = done(sweep, tasks)
+    rows = summary(frame, sweep.problem("analytic", ()).objectives)
+    assert len(rows) == 2
+    assert rows["found"].tolist() == [1, 1]
+    assert (rows["q50"] > 0).all()
+    assert picture(frame, sweep.problem("analytic", ()).objectives).startswith(b"\x89PNG")
+    console = Console(record=True, width=200, file=io.StringIO())
+    console.print(summary_table(frame, sweep.problem("analytic", ()).objectives))
+    assert "nan" not in console.export_text()
 
 
 def test_shares_of_the_hypervolume_by_hand() -> None:
