@@ -76,7 +76,7 @@ REFERENCE_SEED = 100
 POINT, SIGNIFICANT = 0.01, 0.05
 
 SPEND = {"proxy": 120, "images": 2000, "short": 6, "short_steps": 20, "final_steps": 180, "repeats": 2}
-TINY = {"proxy": 40, "images": 200, "short": 2, "short_steps": 2, "final_steps": 4, "repeats": 1}
+TINY = {"proxy": 60, "images": 200, "short": 3, "short_steps": 2, "final_steps": 4, "repeats": 1}
 
 COMMON = {"supernet.batch_size": 128, "quantized.batch_size": 128, "final.batch_size": 64, "final.learning_rate": 2e-3}
 TRAININGS: dict[str, dict[str, Any]] = {
