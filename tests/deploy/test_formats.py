@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from apq_tune import DeployError, NetworkEncoding, SearchSpace
+from apq_tune.cost import named_cost
 from apq_tune.deploy import reference
 from apq_tune.deploy.arena import arena_of
 from apq_tune.deploy.c_file import COMPILER, c_bytes, flash_bytes, load_c, packed, read_c
@@ -163,6 +164,18 @@ def test_no_tensor_of_the_arena_is_overwritten_while_it_is_needed(name: str) -> 
                     assert not meets or (own == theirs and isinstance(step, AddStep | RequantizeStep))
                 held |= dict.fromkeys(own, step.output)
         assert peak <= arena.n_bytes <= 2 * peak
+
+
+@pytest.mark.parametrize("block", BITS)
+def test_the_arena_of_networks_at_8_bits_is_the_ram_that_the_cost_counts(block: str) -> None:
+    """Nothing is requantized there, and chains with residual blocks leave no gaps."""
+    plain = space_of(block).model_dump(mode="json", exclude_none=True)
+    space = SearchSpace.from_dict(plain | {"choices": plain["choices"] | {key: [8] for key in BITS[block]}})
+    encoding = NetworkEncoding(space)
+    genomes = encoding.sample(6, np.random.default_rng(3))  # those of the networks
+    counted = named_cost("device_ram_bytes", encoding)(genomes)
+    assert [arena_of(program_of(subnet)).n_bytes for subnet in networks_of(space, 6)[0]] == counted.tolist()
+    assert len(set(counted)) > 1
 
 
 def size_of(program: Program, name: str) -> int:
