@@ -34,7 +34,7 @@ class Ends(NamedTuple):
         return "last" if name in self.last else None
 
 
-class Verdict(NamedTuple):
+class OpVerdict(NamedTuple):
     """What a device says of one quantity of a layer.
 
     Attributes:
@@ -99,7 +99,7 @@ def rule_of(preset: DevicePreset, layer: str, kind: OpKind, end: End | None, rem
     return rule
 
 
-def verdicts(rule: OpRule, layer: Layer, end: End | None) -> list[Verdict]:
+def verdicts(rule: OpRule, layer: Layer, end: End | None) -> list[OpVerdict]:
     """What a rule says of each quantity of a layer.
 
     Args:
@@ -112,21 +112,21 @@ def verdicts(rule: OpRule, layer: Layer, end: End | None) -> list[Verdict]:
     w, a = np.asarray(op.w_bits), np.asarray(op.a_bits)
     found = []
     if rule.is_product:
-        found.append(Verdict("w_bits", (w,), np.isin(w, rule.weights), f"weights of {either(rule.weights)} bits"))
-        found.append(Verdict("a_bits", (a,), np.isin(a, rule.inputs), f"inputs of {either(rule.inputs)} bits"))
+        found.append(OpVerdict("w_bits", (w,), np.isin(w, rule.weights), f"weights of {either(rule.weights)} bits"))
+        found.append(OpVerdict("a_bits", (a,), np.isin(a, rule.inputs), f"inputs of {either(rule.inputs)} bits"))
     else:
         pairs = sorted(rule.bits)
         ok = np.logical_or.reduce([(w == own) & (a == other) for own, other in pairs])
         said = ", ".join(f"{own}/{other}" for own, other in pairs)
-        found.append(Verdict("w_bits/a_bits", (w, a), np.asarray(ok), f"weights/inputs of {said} bits"))
+        found.append(OpVerdict("w_bits/a_bits", (w, a), np.asarray(ok), f"weights/inputs of {said} bits"))
     if rule.kernels is not None and layer.kind != "linear":
         sides = [op.kernel_size] if op.kernel_width is None else [op.kernel_size, op.kernel_width]
         allowed = f"kernels of {either(rule.kernels)}"
-        found += [Verdict("kernel_size", (np.asarray(side),), np.isin(side, rule.kernels), allowed) for side in sides]
+        found += [OpVerdict("kernel_size", (np.asarray(side),), np.isin(side, rule.kernels), allowed) for side in sides]
     if rule.channels is not None and end != "last":
         outputs = np.asarray(op.out_channels)
         allowed = f"multiples of {rule.channels} channels"
-        found.append(Verdict("channels", (outputs,), np.asarray(outputs % rule.channels == 0), allowed))
+        found.append(OpVerdict("channels", (outputs,), np.asarray(outputs % rule.channels == 0), allowed))
     return found
 
 

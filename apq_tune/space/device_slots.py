@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from apq_tune.errors import DeviceError
 from apq_tune.space.block_type import BlockField, BlockType
 from apq_tune.space.device import DevicePreset
-from apq_tune.space.device_rules import Verdict, kind_of, rule_of, verdicts, who
+from apq_tune.space.device_rules import OpVerdict, kind_of, rule_of, verdicts, who
 from apq_tune.space.slot import Slot
 
 Fields = Mapping[BlockField, tuple[int, ...]]
@@ -102,7 +102,7 @@ def _without_partners(
     return allowed
 
 
-def _nothing(preset: DevicePreset, layer: str, verdict: Verdict, said: str, fixed_bits: int) -> str:
+def _nothing(preset: DevicePreset, layer: str, verdict: OpVerdict, said: str, fixed_bits: int) -> str:
     """Message about a layer of which nothing is left."""
     offers = " and ".join(str(sorted(set(np.ravel(own).tolist()))) for own in verdict.values)
     remedy = "offer one of these in the space"
