@@ -48,7 +48,7 @@ def narrowed(space: Space, preset: DevicePreset | None) -> Any:
 @click.command()
 @click.argument("device", required=False, metavar="[NAME|FILE]")
 def devices(device: str | None) -> None:
-    """List the device presets that ship with the package, or show one.
+    """List the device presets of the package, or show one.
 
     NAME is one of them; FILE is a YAML file of your own.
     """

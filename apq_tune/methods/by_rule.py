@@ -26,7 +26,7 @@ NEXT = 12
 """Number of choices of a rule that are measured for each network, if the evaluations suffice."""
 
 
-class Chosen(NamedTuple):
+class ChosenBits(NamedTuple):
     """What a rule has found for a network.
 
     Attributes:
@@ -47,7 +47,7 @@ class BitRule(NamedTuple):
     """
 
     price: Callable[[Genomes], int]
-    choose: Callable[[Genomes, Callable[[], int]], Chosen]
+    choose: Callable[[Genomes, Callable[[], int]], ChosenBits]
 
 
 def staged_by_rule(question: Question, rule: BitRule) -> Genomes:

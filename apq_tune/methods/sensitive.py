@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from apq_tune.methods.bench import Question
 from apq_tune.methods.bit_program import best_bits, one_gene_lower, sensitivities, without_noise
-from apq_tune.methods.by_rule import BitRule, Chosen, staged_by_rule
+from apq_tune.methods.by_rule import BitRule, ChosenBits, staged_by_rule
 from apq_tune.space.encoding import Genomes
 
 
@@ -21,11 +21,11 @@ def sensitivity(question: Question) -> Genomes:
     """Bits by the exact program from measured losses, for the networks of the first two stages."""
     bench, encoding = question.bench, question.encoding
 
-    def choose(network: Genomes, most: Callable[[], int]) -> Chosen:
+    def choose(network: Genomes, most: Callable[[], int]) -> ChosenBits:
         measured = sensitivities(encoding, network, bench.proxy)
         table = {gene: without_noise(encoding.choices[gene], row) for gene, row in measured.items()}
         cells, _ = one_gene_lower(encoding, network)
-        return Chosen(best_bits(encoding, network, table, question.limits, most()), cells)
+        return ChosenBits(best_bits(encoding, network, table, question.limits, most()), cells)
 
     return staged_by_rule(question, BitRule(lambda network: len(one_gene_lower(encoding, network)[0]), choose))
 
@@ -34,8 +34,8 @@ def hawq(question: Question) -> Genomes:
     """Bits by the exact program from traces of Hessians, for the networks of the first two stages."""
     bench, encoding = question.bench, question.encoding
 
-    def choose(network: Genomes, most: Callable[[], int]) -> Chosen:
+    def choose(network: Genomes, most: Callable[[], int]) -> ChosenBits:
         table = bench.curvature(network)
-        return Chosen(best_bits(encoding, network, table, question.limits, most()), network[None][:0])
+        return ChosenBits(best_bits(encoding, network, table, question.limits, most()), network[None][:0])
 
     return staged_by_rule(question, BitRule(lambda _: bench.curvature_price, choose))

@@ -15,7 +15,7 @@ import numpy as np
 
 from apq_tune.methods.bench import Question
 from apq_tune.methods.bit_program import one_gene_lower, open_bits
-from apq_tune.methods.by_rule import BitRule, Chosen, staged_by_rule
+from apq_tune.methods.by_rule import BitRule, ChosenBits, staged_by_rule
 from apq_tune.methods.projections import everything, nearest_value
 from apq_tune.methods.subspace import Subspace
 from apq_tune.space.encoding import Genomes
@@ -27,12 +27,12 @@ def size_rank(question: Question) -> Genomes:
     encoding, limits = question.encoding, question.limits
     whole = Subspace(encoding, everything)
 
-    def choose(network: Genomes, most: Callable[[], int]) -> Chosen:
+    def choose(network: Genomes, most: Callable[[], int]) -> ChosenBits:
         found = []
         for policies in size_policies(encoding, network):
             kept = np.flatnonzero(whole.violations(policies, limits) <= 0)
             found += [policies[kept[0]]] if len(kept) else []
-        return Chosen(np.array(found, np.int16).reshape(-1, encoding.n_genes)[: most()], network[None][:0])
+        return ChosenBits(np.array(found, np.int16).reshape(-1, encoding.n_genes)[: most()], network[None][:0])
 
     return staged_by_rule(question, BitRule(lambda _: 0, choose))
 

@@ -336,7 +336,7 @@ def test_the_commands_know_the_methods_and_refuse_in_one_line(tmp_path: Path) ->
     assert (tuple(METHODS), BUDGETS) == (NAMES, options.BUDGET_NAMES)
     out = f"--out={tmp_path / 'out'}"
     for arguments, said in (
-        (["joint-vs-staged", "digits", "--method=both"], "'both' is not one of 'joint', 'staged'"),
+        (["joint-vs-staged", "digits", "--method=both"], "'both' is not one of 'joint', 'joint-levels', 'staged'"),
         (["joint-vs-staged", "digits", "--method=joint", "--method=joint"], "'joint' comes twice; give it once"),
         (["joint-vs-staged", "digits", "--budget=flash"], "'flash' is not one of 'memory', 'memory-tight'"),
         (["run", "digits", "--method=joint", "--protocol=paper"], "--protocol paper goes with --method predictor"),
