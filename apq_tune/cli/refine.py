@@ -94,7 +94,7 @@ def refine(
         final_epochs=final_epochs,
         survivors=survivors,
         constraints=texts,
-        device=preset,
+        device_preset=preset,
     )
     out = out or run / "refine"
     with RichListener() as listener:

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from apq_tune.inputs.ranges import EPOCHS, Range
 from apq_tune.pipeline.settings import ALWAYS_TRAINED, RunSettings
 from apq_tune.refine.settings import RefineSettings
+from apq_tune.space.device import DevicePreset
 from apq_tune.studies.versus import Spend
 
 _ATTRIBUTE = re.compile(r"^    (\w+): ((?:.|\n {8,})*)", re.MULTILINE)
@@ -86,7 +87,7 @@ def allowed(hint: Any) -> str:
     if get_origin(hint) is Literal:
         *others, last = map(str, get_args(hint))
         return f"{', '.join(others)} or {last}"
-    return {bool: "true or false", tuple[str, ...]: "a list of text"}[hint]
+    return {bool: "true or false", tuple[str, ...]: "a list of text", DevicePreset: "a device preset"}[hint]
 
 
 def _meanings(model: type[Any]) -> dict[str, str]:

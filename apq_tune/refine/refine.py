@@ -97,7 +97,7 @@ class Refinement:
         texts = self._finished.settings.constraints if settings.constraints is None else settings.constraints
         all_tables = [*kept_tables(run), *tables]
         self._costs, self._tables = (
-            Costs.of(self.encoding, all_tables, texts, strict=settings.device is None),
+            Costs.of(self.encoding, all_tables, texts, strict=settings.device_preset is None),
             [str(digest(table)) for table in all_tables],
         )
         self.constraints = self._costs.limits(texts)
@@ -122,7 +122,7 @@ class Refinement:
             DeviceError: If the device runs no network of the space.
             ProblemError: If none that it runs keeps the constraints.
         """
-        space, device = self._finished.space, self.settings.device
+        space, device = self._finished.space, self.settings.device_preset
         if device is None or space.device == device:
             return None
         narrowing, texts = Narrowing(space, space.narrowed(device)), as_texts(self.constraints)

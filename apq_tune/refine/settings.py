@@ -31,7 +31,7 @@ class RefineSettings(BaseModel):
         survivors: Number of candidates that enter the first rung after the rounds; ``None`` for half of them. Each
             later rung has half as many.
         constraints: Constraints as in a run; ``None`` for those of the run.
-        device: Device that candidates have to run on; ``None`` for that of the run, if it has one.
+        device_preset: Device that candidates have to run on; ``None`` for that of the run, if it has one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,7 +43,7 @@ class RefineSettings(BaseModel):
     final_epochs: ranges.Epochs = 6
     survivors: ranges.Count | None = None
     constraints: tuple[str, ...] | None = None
-    device: DevicePreset | None = None
+    device_preset: DevicePreset | None = None
 
     @classmethod
     def checked(cls, **values: Any) -> RefineSettings:

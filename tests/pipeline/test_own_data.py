@@ -37,7 +37,7 @@ def draw(path: Path, rng: np.random.Generator) -> None:
     for name in ("cross", "square"):
         (path / name).mkdir(parents=True)
         for k in range(25):
-            side = int(rng.integers(8, 12))
+            side = int(rng.integers(8, 10))
             image = Image.fromarray(rng.integers(0, 80, (side, side, 3), dtype=np.uint8))
             pen, (x, y) = ImageDraw.Draw(image), map(int, rng.integers(0, 3, 2))
             if name == "square":

@@ -45,7 +45,7 @@ def made_up_run(encoding: NetworkEncoding, path: Path, n_pairs: int) -> Path:
         basis = {
             "settings": settings.model_dump(mode="json", include=set(stage.settings)),
             "needs": {name: fingerprints[name] for name in stage.needs},
-            "space": encoding.space.model_dump(mode="json"),
+            "space": encoding.space.to_record(),
         }
         directory = StageDirectory(path / f"{number}_{stage.name}", basis)
         n = n_pairs if stage.name == "qat_pairs" else 60
