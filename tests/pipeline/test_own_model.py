@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
@@ -19,6 +21,7 @@ from apq_tune.pipeline.defaults import default_settings
 from apq_tune.pipeline.opened_model import open_model, read_options
 from apq_tune.pipeline.own_model import judge
 from apq_tune.pipeline.run import PipelineRun
+from apq_tune.space.candidate import read_candidate
 from apq_tune.supernet.graph_supernet import GraphSupernet
 from apq_tune.supernet.user_model import UserModel, model_weights, weights_digest
 
@@ -146,6 +149,15 @@ def test_a_run_begins_with_the_weights_and_ends_with_networks_that_work_everywhe
         exported = CliRunner().invoke(cli, ["export", str(out), "--format", kind, "--out", str(file)])
         assert exported.exit_code == 0, exported.output
         assert "for 100.00% of" in exported.output
+    limits = ["--budgets", "flash=6kB,8kB,20kB", "--device-preset", "cortex_m_1mb"]
+    answers = CliRunner().invoke(cli, ["solve", str(out), *limits, "--out", str(tmp_path / "answers")])
+    assert answers.exit_code == 0, answers.output
+    table = pd.read_csv(tmp_path / "answers" / "answers.csv")
+    assert (table["weight_bytes"] <= table["limit weight_bytes"]).all()
+    assert table["predicted_loss"].is_monotonic_decreasing
+    found = [read_candidate(json.loads(text)) for text in table["candidate_json"]]
+    assert {bits for one in found for _, bits in one.w_bits} <= {4, 8}
+    assert {bits for one in found for _, bits in one.a_bits} == {8}
     again = CliRunner().invoke(cli, arguments, catch_exceptions=False)
     assert again.exit_code == 0
     assert "already done" in again.output
