@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Hashable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
@@ -35,6 +36,22 @@ _ENDLESS = re.compile(r"[0-9]{4300}")
 _TEXT_TAGS = ("!", "tag:yaml.org,2002:str")
 
 _JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"(\s*:)?|[\[{]|[\]}]', re.DOTALL)
+
+
+def read_text(path: str | Path, kinds: str) -> str:
+    """Text of a document in a file.
+
+    Args:
+        path: Path of the file.
+        kinds: Kinds of documents that it may be, for the message, such as ``"YAML or JSON"``.
+
+    Raises:
+        DocumentError: If the file cannot be read; the message names it and the remedy.
+    """
+    try:
+        return Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DocumentError(f"{path}: cannot be read ({error}); give a readable {kinds} file") from None
 
 
 def load_yaml(text: str, source: str) -> Any:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
 
 from apq_tune.errors import DeviceError, DocumentError, ProblemError
-from apq_tune.inputs.documents import load_yaml
+from apq_tune.inputs.documents import load_yaml, read_text
 from apq_tune.inputs.quantities import read_quantity
 from apq_tune.inputs.ranges import Whole
 from apq_tune.space.skeleton import RULE, WORD, Model, ascending, first_complaint
@@ -289,19 +289,15 @@ def load_preset(path: str | Path) -> DevicePreset:
     Raises:
         DeviceError: For an unknown name (lists the known ones) or a faulty file (names file, key and remedy).
     """
-    text = str(path)
-    if text in known_presets():
-        source, content = f"{text}.yaml", _shipped().joinpath(f"{text}.yaml").read_text("utf-8")
-    elif Path(text).suffix.lower() in (".yaml", ".yml"):
-        source = text
-        try:
-            content = Path(text).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DeviceError(f"{text}: cannot be read ({error}); give a readable YAML file") from None
-    else:
-        known = ", ".join(known_presets())
-        raise DeviceError(f"unknown device preset {text!r}; known: {known}; or give the path of a .yaml file")
+    source = str(path)
     try:
+        if source in known_presets():
+            content, source = _shipped().joinpath(f"{source}.yaml").read_text("utf-8"), f"{source}.yaml"
+        elif Path(source).suffix.lower() in (".yaml", ".yml"):
+            content = read_text(source, "YAML")
+        else:
+            known = ", ".join(known_presets())
+            raise DeviceError(f"unknown device preset {source!r}; known: {known}; or give the path of a .yaml file")
         data = load_yaml(content, source)
     except DocumentError as error:
         raise DeviceError(str(error)) from None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from apq_tune.errors import DocumentError, SpaceError
-from apq_tune.inputs.documents import load_json, load_yaml
+from apq_tune.inputs.documents import load_json, load_yaml, read_text
 from apq_tune.space.choices import ChoiceSpace
 from apq_tune.space.model_space import ModelSpace
 from apq_tune.space.network_space import NetworkSpace
@@ -27,21 +27,17 @@ def load_space(name_or_path: str | Path) -> NetworkSpace | ChoiceSpace:
     Raises:
         SpaceError: For an unknown name (lists the known ones) or a faulty file (names file, key and remedy).
     """
-    text = str(name_or_path)
-    if text in RENAMED:
-        raise SpaceError(f"search space {text!r}: {RENAMED[text]}")
-    if text in known_spaces():
-        source, content = f"{text}.yaml", shipped_text(text)
-    elif Path(text).suffix.lower() in SUFFIXES:
-        source = text
-        try:
-            content = Path(text).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SpaceError(f"{text}: cannot be read ({error}); give a readable YAML or JSON file") from None
-    else:
-        known = ", ".join(known_spaces())
-        raise SpaceError(f"unknown search space {text!r}; known: {known}; or give the path of a .yaml file")
+    source = str(name_or_path)
+    if source in RENAMED:
+        raise SpaceError(f"search space {source!r}: {RENAMED[source]}")
     try:
+        if source in known_spaces():
+            content, source = shipped_text(source), f"{source}.yaml"
+        elif Path(source).suffix.lower() in SUFFIXES:
+            content = read_text(source, "YAML or JSON")
+        else:
+            known = ", ".join(known_spaces())
+            raise SpaceError(f"unknown search space {source!r}; known: {known}; or give the path of a .yaml file")
         data = (load_json if source.lower().endswith(".json") else load_yaml)(content, source)
     except DocumentError as error:
         raise SpaceError(str(error)) from None

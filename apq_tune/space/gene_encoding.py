@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from apq_tune.errors import SpaceError
 from apq_tune.space.encoding import Genomes, draw
 from apq_tune.space.gene import BIT_KINDS, Gene, Kind, common_bits, places_of
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
+
+MAX_REPAIRS = 100
+"""Maximum number of times that ``repair`` draws genes again."""
 
 CONCENTRATION = 0.5
 """Concentration of the Dirichlet distribution of ``sample_policies``: at 1 all mixtures of bit-widths are equally
@@ -32,6 +36,9 @@ class GeneEncoding(abc.ABC):
         n_arch_features: Number of the columns of ``features`` that describe the network, or the named choices.
         n_bit_features: Number of the following columns, which describe its bits.
     """
+
+    too_strict = "relax the rules"
+    """Remedy where nearly all combinations are forbidden, for messages."""
 
     def __init__(self, space: Any) -> None:
         self.space = space
@@ -77,9 +84,25 @@ class GeneEncoding(abc.ABC):
         """Pairs of genes whose combinations are not all allowed, with a table of those that are; here none."""
         return ()
 
-    def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:  # noqa: ARG002
-        """Replace forbidden combinations by allowed ones, shape ``(n, n_genes)``; here none is forbidden."""
-        return genomes
+    def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
+        """Redraw genes in forbidden combinations until there is none, shape ``(n, n_genes)``.
+
+        Raises:
+            SpaceError: If this fails, because nearly all combinations are forbidden.
+        """
+        if not self.forbids:
+            return genomes
+        genomes, rows = genomes.copy(), np.arange(len(genomes))
+        for _ in range(MAX_REPAIRS):
+            rows = rows[~self.is_allowed(genomes[rows])]
+            if not len(rows):
+                return genomes
+            genomes[rows] = np.where(self._redrawn(genomes[rows]), self._draw(len(rows), rng), genomes[rows])
+        raise SpaceError(f"{self.name}: forbidden combinations remain after {MAX_REPAIRS} redraws; {self.too_strict}")
+
+    def _redrawn(self, genomes: Genomes) -> NDArray[np.bool_]:
+        """Genes that ``repair`` draws again, shape ``(n, n_genes)``; here none, as nothing is forbidden."""
+        return np.zeros(genomes.shape, bool)
 
     @property
     def forbids(self) -> bool:

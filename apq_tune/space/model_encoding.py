@@ -17,9 +17,6 @@ from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.space.model_size import count
 from apq_tune.space.model_space import ModelSpace
 
-MAX_REPAIRS = 100
-"""Maximum number of rounds of redrawing forbidden combinations."""
-
 
 class ModelEncoding(GeneEncoding):
     """Encoding of the space of a traced model.
@@ -27,6 +24,8 @@ class ModelEncoding(GeneEncoding):
     A gene of bits is inert if its layer is in a block that is left out; a width, if all layers that make the channels
     are. Every combination is allowed, unless the space was narrowed for a device that does not run all pairs of bits.
     """
+
+    too_strict = "take another device"
 
     def __init__(self, space: ModelSpace) -> None:
         super().__init__(space)
@@ -68,7 +67,7 @@ class ModelEncoding(GeneEncoding):
         """Whether combinations of values are forbidden."""
         return bool(self._pairs)
 
-    def _offences(self, genomes: Genomes) -> NDArray[np.bool_]:
+    def _redrawn(self, genomes: Genomes) -> NDArray[np.bool_]:
         """Whether genes are in a forbidden combination, shape ``(n, n_genes)``."""
         active, wrong = self.active_genes(genomes), np.zeros(genomes.shape, bool)
         for w, a, allowed in self._pairs:
@@ -79,25 +78,7 @@ class ModelEncoding(GeneEncoding):
 
     def is_allowed(self, genomes: Genomes) -> NDArray[np.bool_]:
         """Whether genomes contain no forbidden combination, shape ``(n,)``."""
-        return np.asarray(~self._offences(genomes).any(axis=1))
-
-    def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
-        """Redraw the bits of layers with a forbidden combination until there is none.
-
-        Raises:
-            SpaceError: If this fails, because nearly all combinations are forbidden.
-        """
-        if not self.forbids:
-            return genomes
-        genomes, rows = genomes.copy(), np.arange(len(genomes))
-        for _ in range(MAX_REPAIRS):
-            wrong = self._offences(genomes[rows])
-            bad = wrong.any(axis=1)
-            if not bad.any():
-                return genomes
-            rows, wrong = rows[bad], wrong[bad]
-            genomes[rows] = np.where(wrong, self._draw(len(rows), rng), genomes[rows])
-        raise SpaceError(f"{self.name}: forbidden combinations remain after {MAX_REPAIRS} redraws; take another device")
+        return np.asarray(~self._redrawn(genomes).any(axis=1))
 
     def size(self) -> int:
         """Number of distinct candidates.

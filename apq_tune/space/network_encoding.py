@@ -24,9 +24,6 @@ from apq_tune.space.encoding import Genomes
 from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.space.search_space import SearchSpace
 
-MAX_REPAIRS = 100
-"""Maximum number of rounds of redrawing forbidden combinations."""
-
 
 class NetworkEncoding(GeneEncoding):
     """Encoding of a search space of networks with blocks in stages of variable depth.
@@ -129,28 +126,12 @@ class NetworkEncoding(GeneEncoding):
         """Whether genomes contain no forbidden combination, shape ``(n,)``."""
         return np.asarray(~self._offences(genomes).any(axis=1))
 
-    def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
-        """Redraw the choices, except widths, of blocks with a forbidden combination until there is none.
-
-        Raises:
-            SpaceError: If this fails, because nearly all combinations are forbidden.
-        """
-        if not self.forbids:
-            return genomes
-        redrawn = np.array([self.genes[place].kind != "width" for place in self._in_blocks])
-        genomes, rows = genomes.copy(), np.arange(len(genomes))
-        for _ in range(MAX_REPAIRS):
-            offences = self._offences(genomes[rows])
-            wrong = offences.any(axis=1)
-            if not wrong.any():
-                return genomes
-            rows, offences = rows[wrong], offences[wrong]
-            bad = np.zeros((len(rows), self.n_genes), bool)
-            bad[:, self._in_blocks] = offences.take(self._block_of, axis=1) & redrawn
-            genomes[rows] = np.where(bad, self._draw(len(rows), rng), genomes[rows])
-        raise SpaceError(
-            f"{self.space.name}: forbidden combinations remain after {MAX_REPAIRS} redraws; relax the rules"
-        )
+    def _redrawn(self, genomes: Genomes) -> NDArray[np.bool_]:
+        """All genes of blocks with a forbidden combination, except widths, shape ``(n, n_genes)``."""
+        drawn = np.array([self.genes[place].kind != "width" for place in self._in_blocks])
+        bad = np.zeros(genomes.shape, bool)
+        bad[:, self._in_blocks] = self._offences(genomes).take(self._block_of, axis=1) & drawn
+        return bad
 
     def enumerate(self, limit: int = 1_000_000) -> Genomes:
         """All canonical, allowed genomes of a small space, shape ``(size, n_genes)``.

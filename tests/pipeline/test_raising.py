@@ -29,25 +29,9 @@ from apq_tune.space.gene import BIT_KINDS
 from apq_tune.space.search_space import SearchSpace
 from apq_tune.supernet.evaluate import Score
 from apq_tune.supernet.qat import train_candidate
+from tests.pipeline.quick import QUICK
 
-QUICK: dict[str, Any] = {
-    "supernet.epochs": 1,
-    "supernet.images": 256,
-    "quantized.epochs": 1,
-    "quantized.images": 256,
-    "n_fp32": 12,
-    "n_proxy": 16,
-    "n_pairs": 12,
-    "pair.images": 64,
-    "folds": 2,
-    "final.epochs": 1,
-    "final.images": 128,
-    "n_evaluations": 500,
-    "n_front": 1,
-    "n_calibration": 64,
-    "n_search": 100,
-    "constraints": ["macs<=80%"],
-}
+SETTINGS = QUICK | {"constraints": ["macs<=80%"]}
 """Of bits nothing is asked, so that all can be raised where latency may grow."""
 
 
@@ -122,7 +106,7 @@ def run(tiny_digits: SearchSpace, tmp_path_factory: pytest.TempPathFactory) -> P
         patch.setattr("apq_tune.pipeline.measuring.finalists", at_fewest_bits)
         patch.setattr("apq_tune.pipeline.estimate.PROBE_SECONDS", 0.0)
         patch.setattr("apq_tune.pipeline.raising.latencies_of", lambda *_: ())
-        outcome = PipelineRun(tiny_digits, RunSettings().updated(QUICK), path, executor="serial").run()
+        outcome = PipelineRun(tiny_digits, RunSettings().updated(SETTINGS), path, executor="serial").run()
     write_report(outcome, path, Screen())
     return path
 
@@ -168,6 +152,6 @@ def test_runs_without_the_stage_are_read_and_the_stage_alone_is_done_again(
     assert old.upgrade is None
     assert "raised" not in set(old.table["name"])
     monkeypatch.setattr("apq_tune.pipeline.raising.latencies_of", lambda *_: ())
-    again = PipelineRun(tiny_digits, RunSettings().updated(QUICK), copy, executor="serial").run()
+    again = PipelineRun(tiny_digits, RunSettings().updated(SETTINGS), copy, executor="serial").run()
     pd.testing.assert_frame_equal(again.table, read_run(run).outcome().table)
     assert again.upgrade == read_run(run).outcome().upgrade

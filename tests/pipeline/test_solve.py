@@ -28,27 +28,11 @@ from apq_tune.space.device import load_preset
 from apq_tune.space.device_rules import check_network
 from apq_tune.space.search_space import SearchSpace
 from apq_tune.supernet.qat import train_candidate
+from tests.pipeline.quick import QUICK
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("serial")]
 
-QUICK: dict[str, Any] = {
-    "supernet.epochs": 1,
-    "supernet.images": 256,
-    "quantized.epochs": 1,
-    "quantized.images": 256,
-    "n_fp32": 12,
-    "n_proxy": 16,
-    "n_pairs": 12,
-    "pair.images": 64,
-    "folds": 2,
-    "final.epochs": 1,
-    "final.images": 128,
-    "n_evaluations": 500,
-    "n_front": 1,
-    "n_calibration": 64,
-    "n_search": 100,
-    "constraints": ["weight_bytes<=60%"],
-}
+SETTINGS = QUICK | {"constraints": ["weight_bytes<=60%"]}
 
 ALL = 20_000
 """More candidates than the space has, so that a search is exhaustive."""
@@ -59,7 +43,7 @@ def run(tiny_digits: SearchSpace, tmp_path_factory: pytest.TempPathFactory) -> P
     path = tmp_path_factory.mktemp("runs") / "tiny"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("apq_tune.pipeline.estimate.PROBE_SECONDS", 0.0)
-        PipelineRun(tiny_digits, RunSettings().updated(QUICK), path, executor="serial").run()
+        PipelineRun(tiny_digits, RunSettings().updated(SETTINGS), path, executor="serial").run()
     return path
 
 
