@@ -7,22 +7,24 @@ or a zip file of one, such as a part of CIFAR-10). Both with the skeleton of the
 ``mobilenet_fashion_mnist`` and several input sizes (20, 24, 28, and 32 for colour images), as input size is what memory
 depends on most.
 
-**Settings**, each a search space with supernets of its own:
+**Settings**, each a part of one of two search spaces: ``mobile``, the shipped one with weights and activations of 2, 4
+or 8 bits, and ``residual``, with residual blocks of dense 3 x 3 convolutions instead. All settings of a space, and all
+methods, search with the same supernets of the whole space, so that a setting needs no training of its own:
 
 - ``a8``, ``a48``: weights of 2, 4 or 8 bits, activations of 8 (``a8``) or of 4 or 8 bits (``a48``); flash and RAM
   limited together, at three sizes;
-- ``b``: MAX78000: residual blocks of dense 3 x 3 convolutions, weights of 2, 4 or 8 bits; bytes of weights limited;
+- ``b``: MAX78000, of ``residual``: weights of 2, 4 or 8 bits; bytes of weights limited;
 - ``c``: CMSIS-NN: weights of 4 or 8 bits, activations of 8 bits; flash limited;
-- ``ne16``: kernels of 3, weights of 2 to 8 bits, activations of 8 bits; cycles on NE16 limited;
+- ``ne16``: kernels of 3, weights of 2, 4 or 8 bits, activations of 8 bits; cycles on NE16 limited;
 - ``mpic``: weights and activations of 2, 4 or 8 bits; cycles on MPIC limited;
 - ``e``: LiteRT: weights of 4 or 8 bits, of depthwise convolutions 8, activations of 8 bits; flash and RAM limited.
 
 ``b``, ``c``, ``ne16``, ``mpic`` and ``e`` are narrowed by the device presets of the package, which have the rules.
 
-**Limits**: 1, 1/2 and 1/4 of what the best searched 8-bit network of the space without limits needs under ``a8`` and
-``a48``, 1/2 of it elsewhere. That network is found by method ``uniform-8`` without limits, with the spend of all
-methods and seed 100, whose supernets serve nothing else. ``a48``, ``c``, ``mpic`` and ``e`` take that of ``a8``, since
-their 8-bit networks are the same. It fixes the limits of all seeds.
+**Limits**: 1, 1/2 and 1/4 of what the best searched 8-bit network without limits needs under ``a8`` and ``a48``, 1/2 of
+it elsewhere. That network is found by method ``uniform-8`` without limits, with the spend of all methods and the
+supernets of seed 0, in ``a8`` for all settings of ``mobile`` but ``ne16``, which has its own for its kernels, and in
+``b`` for itself. It fixes the limits of all seeds.
 
 **Methods**, each with the same supernets of its seed and the same spend: ``joint``; ``uniform-8``, the best searched
 8-bit network that fits, at its best input size; ``uniform-4``; and four staged searches, ``staged-haq`` (prune, then
@@ -60,7 +62,7 @@ from apq_tune.errors import RunError
 from apq_tune.pipeline.settings import RunSettings
 from apq_tune.problem.costs import Costs
 from apq_tune.space.candidate import read_candidate
-from apq_tune.space.device import load_preset
+from apq_tune.space.device import DevicePreset, load_preset
 from apq_tune.space.encodings import encoding_of
 from apq_tune.space.search_space import SearchSpace
 from apq_tune.studies import versus
@@ -72,7 +74,7 @@ RUNS, RESULTS = Path("runs/benchmarks/joint_where_it_pays"), Path(__file__).pare
 
 METHODS = ("joint", "uniform-8", "uniform-4", "staged-haq", "staged-bits-first", "hawq", "size-rank")
 STAGED = METHODS[3:]
-REFERENCE_SEED = 100
+REFERENCE_SEED = 0
 POINT, SIGNIFICANT = 0.01, 0.05
 
 SPEND = {"proxy": 120, "images": 2000, "short": 6, "short_steps": 20, "final_steps": 180, "repeats": 2}
@@ -80,10 +82,10 @@ TINY = {"proxy": 60, "images": 200, "short": 3, "short_steps": 2, "final_steps":
 
 COMMON = {"supernet.batch_size": 128, "quantized.batch_size": 128, "final.batch_size": 64, "final.learning_rate": 2e-3}
 TRAININGS: dict[str, dict[str, Any]] = {
-    "fashion": {"supernet.epochs": 8, "quantized.epochs": 8},
+    "fashion": {"supernet.epochs": 4, "quantized.epochs": 4},
     "colour": {
-        "supernet.epochs": 24,
-        "quantized.epochs": 24,
+        "supernet.epochs": 12,
+        "quantized.epochs": 12,
         "supernet.augment": "crop_flip",
         "quantized.augment": "crop_flip",
     },
@@ -97,42 +99,32 @@ TABLES = ("results", "means", "tests")
 
 
 class Setting(NamedTuple):
-    """Search space and limits.
+    """Part of a search space, and limits.
 
     Attributes:
-        choices: Choices of the space, in place of those of its skeleton.
+        preset: Name of the device preset that the space is narrowed for, or bits of weights and of activations.
         limited: Names of the limited costs.
         shares: Limits, in shares of what the reference needs.
-        preset: Device that the space is narrowed for.
-        blocks: Type of the blocks, where it is not that of the skeleton.
+        space: ``mobile`` or ``residual``.
         reference: Setting whose search of an 8-bit network without limits the limits refer to.
     """
 
-    choices: Mapping[str, Sequence[int]]
+    preset: str | tuple[Sequence[int], Sequence[int]]
     limited: tuple[str, ...]
     shares: tuple[str, ...]
-    preset: str | None = None
-    blocks: str | None = None
+    space: str = "mobile"
     reference: str = "a8"
-
-
-def _bits(
-    w_bits: Sequence[int], a_bits: Sequence[int], layers: Sequence[str] = ("pw", "dw")
-) -> dict[str, Sequence[int]]:
-    return {f"{layer}_w_bits": w_bits for layer in layers} | {f"{layer}_a_bits": a_bits for layer in layers}
 
 
 MEMORY = ("weight_bytes", "peak_activation_bytes")
 SETTINGS = {
-    "a8": Setting(_bits([2, 4, 8], [8]), MEMORY, ("1", "1/2", "1/4")),
-    "a48": Setting(_bits([2, 4, 8], [4, 8]), MEMORY, ("1", "1/2", "1/4")),
-    "b": Setting(
-        _bits([2, 4, 8], [8], ("conv1", "conv2")), ("weight_bytes",), ("1/2",), "max78000", "residual", reference="b"
-    ),
-    "c": Setting(_bits([2, 4, 8], [8]), ("weight_bytes",), ("1/2",), "cortex_m_1mb"),
-    "ne16": Setting(_bits([2, 3, 4, 5, 6, 7, 8], [8]), ("ne16_cycles",), ("1/2",), "ne16", reference="ne16"),
-    "mpic": Setting(_bits([2, 4, 8], [2, 4, 8]), ("mpic_cycles",), ("1/2",), "mpic"),
-    "e": Setting(_bits([2, 4, 8], [8]), MEMORY, ("1/2",), "litert"),
+    "a8": Setting(([2, 4, 8], [8]), MEMORY, ("1", "1/2", "1/4")),
+    "a48": Setting(([2, 4, 8], [4, 8]), MEMORY, ("1", "1/2", "1/4")),
+    "b": Setting("max78000", ("weight_bytes",), ("1/2",), "residual", "b"),
+    "c": Setting("cortex_m_1mb", ("weight_bytes",), ("1/2",)),
+    "ne16": Setting("ne16", ("ne16_cycles",), ("1/2",), reference="ne16"),
+    "mpic": Setting("mpic", ("mpic_cycles",), ("1/2",)),
+    "e": Setting("litert", MEMORY, ("1/2",)),
 }
 
 
@@ -174,23 +166,45 @@ class Study(NamedTuple):
     device: Device
 
 
-def space_of(images: Images, name: str) -> SearchSpace:
-    """Search space of a setting."""
-    setting = SETTINGS[name]
+def whole_space(images: Images, name: str) -> SearchSpace:
+    """Search space that supernets are trained for: ``mobile`` or ``residual``."""
     plain = SearchSpace.load("mobilenet_fashion_mnist").to_dict()
-    plain |= {"name": f"{images.name}_{name}", "input": plain["input"] | {"size": list(images.sizes)}}
-    kept = {key: value for key, value in plain["choices"].items() if not key.endswith("_bits")}
-    plain["choices"] = kept | {key: list(bits) for key, bits in setting.choices.items()}
-    if setting.blocks is not None:
-        plain["block"] = setting.blocks
+    plain |= {"name": f"{name}_{images.name}", "input": plain["input"] | {"size": list(images.sizes)}}
+    if name == "residual":
+        kept = {key: value for key, value in plain["choices"].items() if not key.endswith("_bits")}
+        bits = {f"{layer}_{kind}_bits": [2, 4, 8] for layer in ("conv1", "conv2") for kind in "wa"}
+        plain |= {"block": "residual", "choices": kept | bits}
     space = choose_space(images.data, SearchSpace.from_dict(plain)).space
     assert isinstance(space, SearchSpace)
-    return space if setting.preset is None else space.narrowed(load_preset(setting.preset))
+    return space
+
+
+def space_of(images: Images, name: str) -> SearchSpace:
+    """Part of a search space that a setting searches."""
+    setting = SETTINGS[name]
+    if isinstance(setting.preset, str):
+        preset = load_preset(setting.preset)
+    else:
+        conv = dict(zip(("w_bits", "a_bits"), setting.preset, strict=True))
+        preset = DevicePreset.from_dict({"format": 1, "name": name, "title": name, "ops": {"conv": conv}})
+    return whole_space(images, setting.space).narrowed(preset)
 
 
 def costs_of(space: SearchSpace, name: str) -> Costs:
     """Costs of the space of a setting, those of its device included."""
     return Costs.of(encoding_of(space), (), SETTINGS[name].limited)
+
+
+def trained_runs(study: Study, images: Images, name: str, seeds: Sequence[int]) -> dict[int, Path]:
+    """Runs with trained supernets of a whole space, by seed; those that are not there are trained."""
+    space, changes = whole_space(images, name), study.changes[images.name]
+    settings = RunSettings().updated(changes).model_dump(mode="json", exclude={"seed"})
+    basis = {"space": space.to_record(), "settings": settings}
+    fleet = fleet_of(study.out / images.name / name, "joint-where-it-pays", basis, num_cpus=study.num_cpus)
+    folder = fleet.path / "runs"
+    trainings = versus.SupernetTrainings(space, changes, folder, images.data_root, study.device)
+    fleet.run(versus.train_run, trainings, {f"supernets-{seed:03d}": seed for seed in seeds}, device=study.device)
+    return {seed: versus.run_path(folder, seed) for seed in seeds}
 
 
 def searched(
@@ -202,17 +216,12 @@ def searched(
     limits: Mapping[str, list[str]],
     seeds: Sequence[int],
 ) -> tuple[list[versus.VersusTask], dict[str, Any]]:
-    """Train the supernets of all seeds, and run all methods under all limits; returns tasks and results by key."""
-    space = space_of(images, name)
-    costs = costs_of(space, name)
+    """Run all methods under all limits with the supernets of all seeds; returns tasks and results by key."""
+    costs = costs_of(space_of(images, name), name)
     settings = RunSettings().updated(study.changes[images.name])
     basis = basis_of(costs, [], study.spend, limits, settings.model_dump(mode="json", exclude={"seed"}))
     fleet = fleet_of(study.out / images.name / folder, "joint-where-it-pays", basis, num_cpus=study.num_cpus)
-    runs = {seed: versus.run_path(fleet.path / "runs", seed) for seed in seeds}
-    trainings = versus.SupernetTrainings(
-        space, study.changes[images.name], fleet.path / "runs", images.data_root, study.device
-    )
-    fleet.run(versus.train_run, trainings, {f"supernets-{seed:03d}": seed for seed in seeds}, device=study.device)
+    runs = trained_runs(study, images, SETTINGS[name].space, seeds)
     possible = possible_methods(methods, costs, limits)
     tasks = [versus.VersusTask(own, size, seed) for seed in seeds for size in limits for own in possible[size]]
     return tasks, search_all(fleet, tasks, runs, limits, study.spend, costs, study.device)
