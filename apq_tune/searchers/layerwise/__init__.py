@@ -1,0 +1,1 @@
+"""Reinforcement learning that decides genes layer by layer: AMC (He 2018) for channels, HAQ (Wang 2019) for bits."""
