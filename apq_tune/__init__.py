@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from apq_tune.cost import cost_models, load_cost_table
+from apq_tune.cost import AdditiveMetric, GeneTable, LayerTable, cost_models, load_additive_tables, load_cost_table
 from apq_tune.errors import (
     ApqError,
     CandidateError,
@@ -19,6 +19,7 @@ from apq_tune.errors import (
     TableError,
 )
 from apq_tune.hosts.objective import APQObjective
+from apq_tune.methods.one_at_a_time import measure_one_at_a_time
 from apq_tune.predict import Pairs, Predictor, fit_predictor
 from apq_tune.predict.files import load_predictor
 from apq_tune.problem.device import device_limits
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from apq_tune.report.html import write_report
     from apq_tune.supernet.calibrated import CalibratedModel
     from apq_tune.supernet.found_network import FoundNetwork, Preprocessing
+    from apq_tune.supernet.hessian import layer_omegas
     from apq_tune.supernet.metrics import QATLoss, SupernetLoss
     from apq_tune.supernet.published import load_supernet
     from apq_tune.supernet.subnet import Subnet
@@ -89,6 +91,7 @@ LAZY = {
     "Training": "apq_tune.supernet.train",
     "evaluate": "apq_tune.deploy.evaluate",
     "export": "apq_tune.deploy.export",
+    "layer_omegas": "apq_tune.supernet.hessian",
     "load_data": "apq_tune.data",
     "load_network": "apq_tune.deploy.load",
     "load_run": "apq_tune.pipeline.finished",
@@ -104,6 +107,7 @@ LAZY = {
 __all__ = [
     "NSGA2",
     "APQObjective",
+    "AdditiveMetric",
     "ApqError",
     "ApqSearch",
     "CalibratedModel",
@@ -128,6 +132,8 @@ __all__ = [
     "Front",
     "FunctionMetric",
     "Gene",
+    "GeneTable",
+    "LayerTable",
     "Metric",
     "ModelBased",
     "ModelCandidate",
@@ -167,6 +173,8 @@ __all__ = [
     "fit_predictor",
     "known_presets",
     "known_spaces",
+    "layer_omegas",
+    "load_additive_tables",
     "load_cost_table",
     "load_data",
     "load_lookup",
@@ -175,6 +183,7 @@ __all__ = [
     "load_preset",
     "load_run",
     "load_supernet",
+    "measure_one_at_a_time",
     "measure_sensitivity",
     "parse_constraint",
     "profile",

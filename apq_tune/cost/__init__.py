@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from apq_tune.cost.activation_bytes import peak_activation_bytes
+from apq_tune.cost.additive import AdditiveMetric
+from apq_tune.cost.additive_file import load_additive_tables
 from apq_tune.cost.bit_ops import bit_ops
 from apq_tune.cost.bitfusion import bitfusion_energy_mj, bitfusion_latency_ms
 from apq_tune.cost.formats import load_cost_table
+from apq_tune.cost.gene_table import GeneTable
+from apq_tune.cost.layer_table import LayerTable
 from apq_tune.cost.macs import macs
 from apq_tune.cost.model import CostModel
 from apq_tune.cost.models import cost_models
@@ -15,12 +19,16 @@ from apq_tune.cost.weight_bytes import weight_bytes
 
 __all__ = [
     "NAMED",
+    "AdditiveMetric",
     "CostModel",
     "CostTable",
+    "GeneTable",
+    "LayerTable",
     "bit_ops",
     "bitfusion_energy_mj",
     "bitfusion_latency_ms",
     "cost_models",
+    "load_additive_tables",
     "load_cost_table",
     "macs",
     "named_cost",

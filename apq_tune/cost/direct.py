@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apq_tune.cost.model import CostModel, OpenTerm, PartCost
+from apq_tune.cost.additive import OpenTerm, Sum
+from apq_tune.cost.model import CostModel, PartCost, switched
 from apq_tune.cost.reach import Reach
 from apq_tune.network.described import Columns, Described, choices_of, describe, peak_bits
 from apq_tune.network.graph import MOVING
@@ -25,6 +26,9 @@ BATCH = 2048
 
 MOST_COMBINATIONS = 1_000_000
 """Combinations of the genes of a part that are gone through for the range of a cost that need not be monotone."""
+
+MOST_CELLS = 200_000
+"""Combinations of the genes of a part up to which its cost is a term over few genes."""
 
 
 class DirectCost(CostModel):
@@ -149,6 +153,24 @@ class DirectSum(DirectCost):
                 terms.append(_term(cost, [gene for gene in part.genes if places[gene] in open_genes], places))
         return [(self._fixed_costs[size], terms)]
 
+    def additive(self) -> tuple[Sum, ...] | None:
+        """The sum over all genes; ``None`` if a part depends on too many combinations of them."""
+        network, places = self._network, {name: place for place, name in enumerate(self._network.genes)}
+        names = () if network.size_gene is None else (network.size_gene,)
+        fixed = np.array([self._fixed_costs[size] for size in network.sizes])
+        terms = [_term(fixed, names, places)]
+        for part in network.searched:
+            shape = network.shape(part)
+            if math.prod(shape) * len(network.sizes) > MOST_CELLS:
+                return None
+            costs = [self._part_cost(network.layers(part, size), size) for size in network.sizes]
+            values = np.stack([np.broadcast_to(np.asarray(own, np.float64), shape) for own in costs])
+            genes, values = (*names, *part.genes), values if names else values[0]
+            if part.switch is not None:
+                genes, values = switched(network, part.switch, genes, values)
+            terms.append(_term(values, genes, places))
+        return (Sum(0.0, tuple(terms)),)
+
     @functools.cached_property
     def reach(self) -> Reach:
         """Smallest and largest value over the search space, or proven bounds of them."""
@@ -246,6 +268,19 @@ class DirectPeak(DirectCost):
         if scratch:
             buffers = buffers._replace(scratch=lambda layer: best(scratch[size, layer.name]))
         return float(best((peak_bits(self._network, described._replace(parts=parts), buffers) / 8).tolist()))
+
+    def additive(self) -> tuple[Sum, ...] | None:
+        """Sums over all genes whose largest is the cost; ``None`` where blocks or image sizes are open.
+
+        Which tensors are in memory together depends on these.
+        """
+        network = self._network
+        if network.size_gene is not None or any(part.switch is not None for part in network.parts):
+            return None
+        if any(math.prod(network.shape(part)) > MOST_CELLS for part in network.parts):
+            return None
+        genome = np.zeros(len(network.genes), np.int16)
+        return tuple(Sum(fixed, tuple(terms)) for fixed, terms in self.sums(genome, range(len(genome))))
 
     def sums(self, genome: Genomes, open_genes: Sequence[int]) -> list[tuple[float, list[OpenTerm]]]:
         """Sums whose largest is the cost of the candidates that differ from one only in some genes."""

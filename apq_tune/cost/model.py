@@ -4,33 +4,22 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from apq_tune.cost.additive import OpenTerm, Sum
 from apq_tune.cost.reach import Combine, Reach, reach
 from apq_tune.cost.terms import Term, TermLayout, layout_of, long_table
 from apq_tune.errors import TableError
 from apq_tune.network.layer import Layer
-from apq_tune.network.network import Network, Part
+from apq_tune.network.network import Network, Part, Switch
 from apq_tune.space.encoding import Genomes
 
 PartCost = Callable[[tuple[Layer, ...], int], Any]
 """Function from the layers of a part, whose numbers are broadcastable arrays, and the image size to the cost of the
 part at each combination of its choices."""
-
-
-class OpenTerm(NamedTuple):
-    """Term of a cost in which some genes are still open.
-
-    Attributes:
-        genes: Indices of the open genes; without any the term is a constant.
-        values: Cost at each combination of their values, one axis per gene; infinite where it is not allowed.
-    """
-
-    genes: tuple[int, ...]
-    values: NDArray[np.float64]
 
 
 class CostModel:
@@ -137,6 +126,22 @@ class CostModel:
                 sums.append((0.0, [part]))
         return sums
 
+    def additive(self) -> tuple[Sum, ...] | None:
+        """Sums over all genes whose largest is the cost; combinations that are not allowed may have any value."""
+        column = {name: number for number, name in enumerate(self._network.genes)}
+        fixed = OpenTerm((), np.asarray(self._fixed[0]))
+        if self._size_column is not None:
+            fixed = OpenTerm((self._size_column,), self._fixed)
+        terms = [fixed]
+        for term in self._terms:
+            genes, values = term.genes, term.table
+            if term.switch is not None:
+                genes, values = switched(self._network, term.switch, genes, values)
+            terms.append(OpenTerm(tuple(column[gene] for gene in genes), values))
+        if self._combine == "sum":
+            return (Sum(0.0, tuple(terms)),)
+        return tuple(Sum(0.0, (term,)) for term in terms)
+
     def reachable(self) -> tuple[float, float]:
         """Smallest and largest value over the search space, or proven bounds of them; see ``reach``."""
         return self.reach.low, self.reach.high
@@ -149,6 +154,24 @@ class CostModel:
         base = Term("fixed", size_genes, np.asarray(fixed), np.ones_like(fixed, bool))
         found = reach([base, *self._terms], self._network.genes, self._combine)
         return found._replace(exact=found.exact and self._exact)
+
+
+def switched(
+    network: Network, switch: Switch, genes: tuple[str, ...], values: NDArray[np.float64]
+) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+    """Values of a part that are zero where it is inactive, with an axis for the gene that decides about it.
+
+    Args:
+        network: Networks of a search space.
+        switch: Condition under which the part is active.
+        genes: Names of the genes of the values, one for each axis.
+        values: Values of the active part.
+    """
+    if switch.gene not in genes:
+        genes, values = (switch.gene, *genes), values[None]
+    axis = genes.index(switch.gene)
+    on = np.array(network.genes[switch.gene]) >= switch.at_least
+    return genes, np.where(on.reshape([-1 if i == axis else 1 for i in range(len(genes))]), values, 0.0)
 
 
 def term_of(network: Network, part: Part, cost: Callable[[int], Any], genes: Sequence[str] = ()) -> Term:

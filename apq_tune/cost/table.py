@@ -240,7 +240,7 @@ class CostTable:
         network: Network = encoding.space.network
         outside = {size: output_sizes(network, size) for size in network.sizes}
         part_cost = functools.partial(self._part_cost, number=number, only=only, outside=outside)
-        model = sum_over_parts(name, _unit(name) or "", encoding, part_cost, fixed_cost)
+        model = sum_over_parts(name, unit_of(name) or "", encoding, part_cost, fixed_cost)
         if any(gene.kind in BIT_KINDS and len(gene.values) > 1 for gene in encoding.genes):
             costs = {key: values[number] for key, values in self.convs.items()}
             model.note = note_on_bits(self.source, name, model.unit, costs, blocks=bool(self.blocks))
@@ -341,14 +341,14 @@ def _text(given: Any) -> str:
     return given if isinstance(given, str) else repr(given) if isinstance(given, bool | list | dict) else str(given)
 
 
-def _unit(name: str) -> str | None:
+def unit_of(name: str) -> str | None:
     """Unit of a value column for display; ``None`` if the last word of its name is not a known unit."""
     return UNITS.get(name.replace("-", "_").rsplit("_", 1)[-1].lower())
 
 
 def _check_metric(frame: pd.DataFrame, name: str, source: str) -> None:
     """Refuse a column whose name does not end with a known unit."""
-    if _unit(name) is not None:
+    if unit_of(name) is not None:
         return
     if len(frame) > 1 and is_count([_text(value) for value in frame[name]]):
         raise TableError(f"{source}: column {name!r} only numbers the rows and is not a metric; remove it")

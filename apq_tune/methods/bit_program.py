@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq_tune.cost import bit_ops
-from apq_tune.cost.model import CostModel, OpenTerm
+from apq_tune.cost.additive import OpenTerm
+from apq_tune.cost.model import CostModel
 from apq_tune.errors import ProblemError
 from apq_tune.predict import Floats
 from apq_tune.problem.metric import Metric

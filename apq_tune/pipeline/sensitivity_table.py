@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 
+from apq_tune.cost.additive import AdditiveMetric
 from apq_tune.errors import RunError
 from apq_tune.methods.bit_program import best_bits, open_bits, without_noise
 from apq_tune.problem.problem import Constraint
@@ -58,6 +59,18 @@ class SensitivityTable:
     def smoothed(self) -> dict[int, NDArray[np.float64]]:
         """Losses without noise; see ``without_noise``."""
         return {gene: without_noise(self.encoding.choices[gene], row) for gene, row in self.losses.items()}
+
+    def metric(self, name: str = "sensitivity", *, smoothed: bool = True) -> AdditiveMetric:
+        """The table as a metric of candidates, a sum over their genes of bits in nats.
+
+        It compares bits. A layer that a candidate leaves out adds nothing, one that it resizes what the whole layer
+        adds, so among architectures it prefers those with fewer layers.
+
+        Args:
+            name: Name of the metric.
+            smoothed: Whether to take the losses without noise.
+        """
+        return AdditiveMetric.of_genes(name, "nats", self.encoding, self.smoothed if smoothed else self.losses)
 
     def best(self, constraints: Sequence[Constraint], n: int = 1) -> list[Any]:
         """Candidates of the same architecture with the least sums of sensitivities, found exactly.

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from apq_tune.cost.additive_file import is_additive_table, load_additive_tables
 from apq_tune.cost.bitfusion import bitfusion_energy_mj, bitfusion_latency_ms
 from apq_tune.cost.formats import load_cost_table
 from apq_tune.cost.models import cost_models
@@ -129,7 +130,7 @@ class Costs:
 
 
 def with_tables(metrics: Mapping[str, Metric], encoding: GeneEncoding, tables: Sequence[Path]) -> dict[str, Metric]:
-    """Append the metrics of cost tables.
+    """Append the metrics of cost tables, and of tables of layers or genes (``load_additive_tables``).
 
     Raises:
         TableError: If a table cannot be read or does not cover the space.
@@ -137,7 +138,9 @@ def with_tables(metrics: Mapping[str, Metric], encoding: GeneEncoding, tables: S
     """
     known = dict(metrics)
     for path in tables:
-        for model in load_cost_table(path).models(encoding):
+        additive = load_additive_tables(path) if is_additive_table(path) else ()
+        models: list[Metric] = [table.metric(encoding) for table in additive]
+        for model in models or load_cost_table(path).models(encoding):
             if model.name in known:
                 raise ProblemError(f"{path}: {model.name} is in another table already; rename the column in one")
             known[model.name] = model

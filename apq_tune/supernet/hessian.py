@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from apq_tune.cost.layer_table import Bits, LayerTable
 from apq_tune.methods.bit_program import one_gene_lower, open_bits
 from apq_tune.space.gene import BIT_KINDS, Kind
 from apq_tune.supernet.defaults import plain_torch
@@ -161,17 +162,12 @@ def hessian_table(
     """
     encoding, genome = encoded(subnet)
     genes = open_bits(encoding, genome)
-    kinds = open_kinds(encoding.genes[int(gene)].kind for gene in genes)
-    means = traces(subnet, images, labels, kinds, probes=probes, seed=seed)
-    curvature = {"w_bits": _positive(means.weights), "a_bits": _positive(means.inputs)}
+    omega = _Omega.of(subnet, images, labels, probes=probes, seed=seed)
     genomes, cells = one_gene_lower(encoding, genome)
     top, *lower = (
         {layer.name: layer.op for layer in subnet.space.network.at(subnet.space.values_of(candidate)) if layer.op}
         for candidate in encoding.decode(genomes)
     )
-    modules, quantizers = subnet.weighted(), subnet.input_quantizers()
-    with torch.no_grad(), _readable(set(quantizers.values())) as read:
-        subnet(images[:AT_ONCE], quantize=False)
     table = {int(gene): np.zeros(int(encoding.n_choices[gene])) for gene in genes}
     for (gene, value), ops in zip(cells, lower, strict=True):
         for name, op in ops.items():
@@ -180,12 +176,79 @@ def hessian_table(
                 (cast(int, op.a_bits), cast(int, top[name].a_bits)),
             )
             if w[0] != w[1]:
-                errors = [_weight_error(modules[name], bits) for bits in w]
-                table[gene][value] += curvature["w_bits"][name] * (errors[0] - errors[1])
+                table[gene][value] += omega.of_weights(name, w[0]) - omega.of_weights(name, w[1])
             if a[0] != a[1]:
-                errors = [_input_error(quantizers[name], read[quantizers[name]], bits) for bits in a]
-                table[gene][value] += curvature["a_bits"][name] * (errors[0] - errors[1])
+                table[gene][value] += omega.of_inputs(name, a[0]) - omega.of_inputs(name, a[1])
     return table
+
+
+@plain_torch()
+def layer_omegas(
+    subnet: AnySubnet, images: Tensor, labels: Tensor, *, probes: int = PROBES, seed: int = 0
+) -> LayerTable:
+    """Omega of each layer by the bits of its weights and of its input (HAWQ-V2, Dong 2020), as a table.
+
+    As a metric (``LayerTable.metric``) it is the sum over the layers of a candidate, of which those that the network
+    does not have must be given by hand.
+
+    Args:
+        subnet: Network with calibrated or learned quantizers, in evaluation mode; its bits do not matter.
+        images: Images on its device, shape ``(n, channels, h, w)``.
+        labels: Their labels, shape ``(n,)``.
+        probes: Number of probes.
+        seed: Seed of the random signs.
+    """
+    encoding, genome = encoded(subnet)
+    omega = _Omega.of(subnet, images, labels, probes=probes, seed=seed)
+    genomes, _ = one_gene_lower(encoding, genome)
+    rows: dict[str, dict[Bits, float]] = {}
+    for candidate in encoding.decode(genomes):
+        for layer in subnet.space.network.at(subnet.space.values_of(candidate)):
+            if layer.op is None:
+                continue
+            own, w, a = rows.setdefault(layer.name, {}), int(layer.op.w_bits), int(layer.op.a_bits)
+            if layer.name in omega.weights and (w, None) not in own:
+                own[w, None] = omega.of_weights(layer.name, w)
+            if layer.name in omega.inputs and (None, a) not in own:
+                own[None, a] = omega.of_inputs(layer.name, a)
+    return LayerTable("omega", rows)
+
+
+class _Omega(NamedTuple):
+    """Mean eigenvalues of Hessians, and what is quantized.
+
+    Attributes:
+        weights: Mean eigenvalues of the weights of each layer; none if no bits of weights are open.
+        inputs: Those of the inputs.
+        modules: Layers with weights.
+        quantizers: Quantizers of their inputs.
+        read: What these quantize, for the first images.
+    """
+
+    weights: Mapping[str, float]
+    inputs: Mapping[str, float]
+    modules: Mapping[str, HasWeights]
+    quantizers: Mapping[str, ActivationQuantizer]
+    read: Mapping[ActivationQuantizer, Tensor]
+
+    @classmethod
+    def of(cls, subnet: AnySubnet, images: Tensor, labels: Tensor, *, probes: int, seed: int) -> _Omega:
+        encoding, genome = encoded(subnet)
+        kinds = open_kinds(encoding.genes[int(gene)].kind for gene in open_bits(encoding, genome))
+        means = traces(subnet, images, labels, kinds, probes=probes, seed=seed)
+        modules, quantizers = subnet.weighted(), subnet.input_quantizers()
+        with torch.no_grad(), _readable(set(quantizers.values())) as read:
+            subnet(images[:AT_ONCE], quantize=False)
+        return cls(_positive(means.weights), _positive(means.inputs), modules, quantizers, read)
+
+    def of_weights(self, name: str, bits: int) -> float:
+        """Mean eigenvalue times the squared error of the weights of a layer."""
+        return self.weights[name] * _weight_error(self.modules[name], bits)
+
+    def of_inputs(self, name: str, bits: int) -> float:
+        """Mean eigenvalue times the squared error of the input of a layer."""
+        quantizer = self.quantizers[name]
+        return self.inputs[name] * _input_error(quantizer, self.read[quantizer], bits)
 
 
 def open_kinds(kinds: Any) -> tuple[Kind, ...]:

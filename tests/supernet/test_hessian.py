@@ -11,7 +11,7 @@ from apq_tune import ModelSpace, NetworkEncoding, SearchSpace
 from apq_tune.methods.bit_program import open_bits
 from apq_tune.space.encodings import encoding_of
 from apq_tune.supernet.evaluate import subnet_from
-from apq_tune.supernet.hessian import forward_passes, hessian_table, traces
+from apq_tune.supernet.hessian import forward_passes, hessian_table, layer_omegas, traces
 from apq_tune.supernet.interfaces import AnySubnet
 from apq_tune.supernet.kinds import supernet_of
 from apq_tune.supernet.quantize import quantize_weight
@@ -122,3 +122,17 @@ def test_the_price_grows_with_images_probes_and_kinds() -> None:
     assert forward_passes(10, ("w_bits",), probes=2) == 10 * (3 + 2 * 4)
     assert forward_passes(10, ("w_bits", "a_bits"), probes=2) == 2 * forward_passes(10, ("w_bits",), probes=2)
     assert forward_passes(10, ()) == 0
+
+
+def test_omegas_of_layers_add_up_to_those_of_the_genes_that_they_share(subnet: AnySubnet, batch) -> None:
+    images, labels = batch
+    encoding = encoding_of(subnet.space)
+    by_gene = hessian_table(subnet, images, labels, probes=2)
+    metric = layer_omegas(subnet, images, labels, probes=2).metric(encoding)
+    top = encoding.at_largest(encoding.encode([subnet.candidate], check=False), ("w_bits", "a_bits"))
+    genomes = np.repeat(top, 5, axis=0)
+    rng = np.random.default_rng(0)
+    for gene in by_gene:
+        genomes[:, gene] = rng.integers(encoding.n_choices[gene], size=5)
+    expected = sum(values[genomes[:, gene]] for gene, values in by_gene.items())
+    np.testing.assert_allclose(metric(genomes) - metric(top), expected, rtol=1e-9, atol=1e-12)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from apq_tune.cost import CostTable, load_cost_table
+from apq_tune.cost.additive_file import is_additive_table
 from apq_tune.errors import RunError, TableError
 from apq_tune.inputs.sheets import read_sheet
 from apq_tune.pipeline.choice import kept
@@ -72,8 +73,9 @@ def read_facts(path: Path) -> ReportFacts:
 
 
 def _tables(*folders: Path) -> dict[str, CostTable]:
-    """Cost tables by the names that they had before they were copied."""
-    return {name: load_cost_table(path) for name, path in _table_files(*folders).items()}
+    """Cost tables of operations by the names that they had before they were copied."""
+    files = _table_files(*folders).items()
+    return {name: load_cost_table(path) for name, path in files if not is_additive_table(path)}
 
 
 def _table_files(*folders: Path) -> dict[str, Path]:
