@@ -144,13 +144,15 @@ def compared(
 ) -> dict[str, Any]:
     """Simulation, integer reference, onnxruntime and C on test images."""
     program, path = program_of(network), out / f"{network.name}.onnx"
-    export(network, path, data_root=data_root)
+    export(network, path, over_limits=True, data_root=data_root)
     file, simulated = open_file(path), network.logits(images)
     given, first = file.run(images), images[:n_rows]
     exact = on_resized(functools.partial(reference.run, program), file.reads)(first)
     in_c = math.nan
     if shutil.which("gcc") is not None:
-        own = open_file(export(network, out / f"{network.name}.c", "c", data_root=data_root).path).run(first)
+        own = open_file(
+            export(network, out / f"{network.name}.c", "c", over_limits=True, data_root=data_root).path
+        ).run(first)
         in_c = float((own == exact).all(axis=1).mean())
     assert file.kernels is not None
     accuracies = [float((logits.argmax(axis=1) == labels).mean()) for logits in (simulated, given)]

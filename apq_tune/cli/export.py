@@ -36,17 +36,27 @@ from apq_tune.deploy.formats import FORMATS, SUFFIXES, ExportFormat
     help="Store each ONNX weight in a byte, for programs that do not read packed ones.",
 )
 @DEVICE_PRESET
+@click.option(
+    "--over-limits",
+    is_flag=True,
+    help="Keep the file although it takes more flash or RAM than its limits, such as the reference of a port.",
+)
 @out_file(*SUFFIXES)
 def export(
-    run: Path, candidate: str, kind: ExportFormat | None, unpacked: bool, device_preset: str | None, out: Path
+    run: Path,
+    candidate: str,
+    kind: ExportFormat | None,
+    unpacked: bool,
+    device_preset: str | None,
+    over_limits: bool,
+    out: Path,
 ) -> None:
     """Export a trained network of RUN to ONNX, torch or C.
 
     RUN is the directory of a run, of a refinement, or of a method (run --method). Before the file is kept, it is run on
-    search images and must predict the same classes as the network. With --device-preset, a network that the device does
-    not run or has no memory for is refused.
+    search images and must predict the same classes as the network. What it takes of flash and RAM must keep the limits
+    of the search. With --device-preset, a network that the device does not run or has no memory for is refused.
     """
-    from apq_tune.deploy.device import check_found
     from apq_tune.deploy.export import check_target
     from apq_tune.deploy.export import export as write
     from apq_tune.deploy.load import open_networks
@@ -57,13 +67,19 @@ def export(
     check_target(out, kind)
     networks = open_networks(run)
     preset, network = preset_of(device_preset), networks.load(candidate)
-    if preset is not None:
-        check_found(preset, network)
-        if kind not in preset.files:
-            click.echo(
-                f"{preset.name}: its tools read {' or '.join(preset.files) or 'other files'}, not {kind}; convert it"
-            )
-    exported = write(network, out, kind, packed=not unpacked, data_root=networks.data_root)
+    exported = write(
+        network,
+        out,
+        kind,
+        packed=not unpacked,
+        device=preset,
+        over_limits=over_limits,
+        data_root=networks.data_root,
+    )
+    if preset is not None and kind not in preset.files:
+        click.echo(
+            f"{preset.name}: its tools read {' or '.join(preset.files) or 'other files'}, not {kind}; convert it"
+        )
     print_exported(network, exported, Screen())
 
 

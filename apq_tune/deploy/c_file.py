@@ -58,9 +58,10 @@ def c_bytes(program: Program, metadata: Mapping[str, Any]) -> bytes:
 
 
 def flash_bytes(program: Program) -> int:
-    """Bytes of the constant tables: packed weights, int32 biases and float32 multipliers."""
+    """Bytes of the constant tables: packed weights, int32 biases, float32 multipliers, and uint16 channel numbers."""
     own = [step for step in program.steps if isinstance(step, WeightedStep)]
-    return sum(len(packed(step.weights.values, step.weights.bits)) + 8 * len(step.weights.bias) for step in own)
+    weights = sum(len(packed(step.weights.values, step.weights.bits)) + 8 * len(step.weights.bias) for step in own)
+    return weights + sum(2 * len(channels_of(program, step)) for step in program.steps)
 
 
 def packed(values: NDArray[np.int8], bits: int) -> NDArray[np.uint8]:

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from apq_tune.data import Data, DataRoot, WantedImages, read_images
 from apq_tune.deploy.c_file import SEAL, c_bytes
+from apq_tune.deploy.device import check_found
 from apq_tune.deploy.exported import Kernels, on_resized, open_file
+from apq_tune.deploy.file_memory import FileMemory, MemoryLimit, check_memory, memory_limits, memory_of_file
 from apq_tune.deploy.formats import FORMATS, SUFFIXES, ExportFormat
 from apq_tune.deploy.lowering import program_of
 from apq_tune.deploy.onnx_file import DIGEST, FileMetadata, onnx_model, parse_onnx, texts_of
@@ -20,6 +22,7 @@ from apq_tune.deploy.program import Program
 from apq_tune.deploy.torch_file import read_torch, runner_of, torch_bytes
 from apq_tune.errors import DeployError, RunError
 from apq_tune.network.layer import IMAGE
+from apq_tune.space.device import DevicePreset, load_preset
 from apq_tune.store.files import cannot_write
 from apq_tune.supernet.batches import images_of
 from apq_tune.supernet.found_network import FoundNetwork
@@ -69,6 +72,8 @@ class ExportedFile(NamedTuple):
         kernels: Operators with weights that onnxruntime runs in integers and in floating point; ``None`` for other
             formats.
         float_steps: Names of the steps of the network that need floating point.
+        memory: Memory that the file takes on a device.
+        limits: Limits on it, of the device or of the search.
     """
 
     path: Path
@@ -78,6 +83,8 @@ class ExportedFile(NamedTuple):
     agreement: FileAgreement
     kernels: Kernels | None
     float_steps: tuple[str, ...]
+    memory: FileMemory
+    limits: tuple[MemoryLimit, ...] = ()
     exact: FileAgreement | None = None
     reads: tuple[int, ...] = ()
 
@@ -88,6 +95,8 @@ def export(
     format: ExportFormat = "onnx",  # noqa: A002, it is the name of the option
     *,
     packed: bool = True,
+    device: DevicePreset | str | Path | None = None,
+    over_limits: bool = False,
     data_root: str | Path | None = None,
 ) -> ExportedFile:
     """Write a network to a file, run the file, and keep it if it agrees with the network.
@@ -98,12 +107,16 @@ def export(
         format: ``"onnx"``: quantized ONNX for integer runtimes; ``"torch"``: a program of ``torch.export``; ``"c"``:
             one C99 file with plain kernels.
         packed: Whether ONNX weights of 2 to 6 bits are packed, which needs a recent runtime; otherwise each is a byte.
+        device: Preset of the device that the file is for, its name or its file. Without it, the limits on flash and
+            RAM of the network's own search hold.
+        over_limits: Whether a file that takes more memory than these allow is kept.
         data_root: Folder with the files of named data sets, whose search images the file is run on. Nothing is
             downloaded; random images are taken where there are none.
 
     Raises:
-        DeployError: If the format cannot hold the network, the path holds a file of another origin, or the file and
-            the network disagree by more than roundings explain.
+        DeployError: If the format cannot hold the network, the path holds a file of another origin, the file takes more
+            memory than there is, or the file and the network disagree by more than roundings explain.
+        DeviceError: If the device does not run a layer of the network, or has no memory for it.
         RunError: If the file cannot be written.
     """
     path = Path(path)
@@ -116,8 +129,14 @@ def export(
         raise DeployError(
             f"{path}: the network has weights that are not finite; train it again at a lower learning rate"
         )
+    preset = load_preset(device) if isinstance(device, str | Path) else device
+    if preset is not None:
+        check_found(preset, network)
     program = program_of(network)
     content = _content(network, program, format, packed=packed)
+    memory, limits = memory_of_file(content, format), memory_limits(network, preset)
+    if not over_limits:
+        check_memory(path, network, program, memory, limits, format, packed=packed)
     n = IMAGES if format != "c" else int(max(FEWEST, min(IMAGES, C_MACS / network.costs["macs"].value)))
     images, origin = _images(network, n, data_root)
     try:
@@ -136,8 +155,8 @@ def export(
     except OSError as error:
         raise cannot_write(path, error) from None
     promised = network.costs["weight_bytes"].value
-    about = (promised, agreement, opened.kernels, program.float_steps, exact, program.tensors[IMAGE].shape)
-    return ExportedFile(path, format, len(content), *about)
+    about = (promised, agreement, opened.kernels, program.float_steps, memory, limits, exact)
+    return ExportedFile(path, format, len(content), *about, program.tensors[IMAGE].shape)
 
 
 def _disagreement(agreement: FileAgreement, exact: FileAgreement) -> str:

@@ -28,11 +28,13 @@ class KeptNetwork(NamedTuple):
         candidate: Architecture and bits as plain data.
         scores: Loss and accuracy by split.
         weights: Function that returns the file of its weights, after a check of its digest.
+        limits: Limits of its own search as texts; ``None`` for those of the folder.
     """
 
     candidate: Mapping[str, Any]
     scores: Mapping[str, Mapping[str, float]]
     weights: Callable[[], Path]
+    limits: tuple[str, ...] | None = None
 
 
 class Networks(NamedTuple):
@@ -83,16 +85,18 @@ class Networks(NamedTuple):
             genomes = encoding.encode([candidate])
         except CandidateError as error:
             raise RunError(f"{self.path}: its network {own} is not of its search space ({error})") from None
-        metrics = Costs.of(encoding, self.tables, self.limits, strict=False).metrics
+        known = Costs.of(encoding, self.tables, self.limits, strict=False)
+        limits = known.limits(self.limits if record.limits is None else record.limits)
         subnet = subnet_of(self.space, candidate)
         load_weights(subnet, weights)
         return FoundNetwork(
             subnet,
             name=own,
-            costs={cost: CostValue(float(metric(genomes)[0]), metric.unit) for cost, metric in metrics.items()},
+            costs={cost: CostValue(float(metric(genomes)[0]), metric.unit) for cost, metric in known.metrics.items()},
             scores=record.scores,
             preprocessing=Preprocessing.of(self.space, self.classes),
             path=self.path,
+            limits={limit.metric.name: limit.bound for limit in limits if limit.sense == "<="},
         )
 
     def _names(self) -> str:

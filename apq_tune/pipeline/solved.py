@@ -157,9 +157,7 @@ def networks_of_answers(path: Path) -> Networks:
     record = read_record(path / RECORD, f"delete the folder {path} and repeat the command", current=FORMAT)
     run, digests = read_run(run_of(path, record), "predictors"), Digests(path)
     kept = {
-        one["name"]: network
-        for one in record["answers"]
-        if one["key"] and (network := _kept(digests, one["key"], one["candidate"])) is not None
+        one["name"]: network for one in record["answers"] if one["key"] and (network := _kept(digests, one)) is not None
     }
     if not kept:
         command = record["command"] or "the program that asked for them"
@@ -168,14 +166,14 @@ def networks_of_answers(path: Path) -> Networks:
     return _networks(path, run, kept, limits, alone=len(record["answers"]) == 1)
 
 
-def _kept(digests: Digests, key: str, candidate: Mapping[str, Any]) -> KeptNetwork | None:
+def _kept(digests: Digests, answer: Mapping[str, Any]) -> KeptNetwork | None:
     """Record of a trained answer; ``None`` if it is not trained."""
-    result, weights = f"items/{key}.json", f"items/{key}.pt"
+    result, weights = (f"items/{answer['key']}{suffix}" for suffix in (".json", ".pt"))
     if not digests.whole(result, AGAIN) or weights not in set(digests):
         return None
     scores = read_json(digests.folder / result)
     own = {split: scores[split] for split in ("search", "test")}
-    return KeptNetwork(candidate, own, functools.partial(_whole, digests, weights))
+    return KeptNetwork(answer["candidate"], own, functools.partial(_whole, digests, weights), tuple(answer["limits"]))
 
 
 def _whole(digests: Digests, name: str) -> Path:

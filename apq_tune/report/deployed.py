@@ -7,6 +7,7 @@ from rich.console import Console
 from apq_tune.deploy.evaluate import FileScores
 from apq_tune.deploy.export import ExportedFile
 from apq_tune.deploy.exported import Kernels
+from apq_tune.deploy.file_memory import MemoryLimit
 from apq_tune.deploy.onnx_session import EXACT, saturates
 from apq_tune.report.limits import amount
 from apq_tune.supernet.found_network import FoundNetwork
@@ -32,6 +33,8 @@ def print_exported(network: FoundNetwork, exported: ExportedFile, console: Conso
     agreement = exported.agreement
     console.print(f"{exported.path}: {network.name}, {network.candidate}", soft_wrap=True)
     console.print(f"  {_size(exported.format, exported.n_bytes, exported.promised)}", soft_wrap=True)
+    for line in memory_lines(network, exported):
+        console.print(f"  {line}", soft_wrap=True)
     console.print(f"  {_input(exported.reads[0], exported.reads[1], network.preprocessing.size)}", soft_wrap=True)
     console.print(
         f"  chooses the same class as the network for {agreement.share:.2%} of {agreement.n} {agreement.images}",
@@ -44,6 +47,30 @@ def print_exported(network: FoundNetwork, exported: ExportedFile, console: Conso
             soft_wrap=True,
         )
     console.print(f"  {_kernels(exported)}", soft_wrap=True)
+
+
+def memory_lines(network: FoundNetwork, exported: ExportedFile) -> list[str]:
+    """Memory that a file takes on a device, beside its limits."""
+    limits, (flash, arena) = {limit.memory: limit for limit in exported.limits}, exported.memory
+    lines = [f"flash: {amount(flash, 'bytes')} of constants{_share(flash, limits.get('flash'))}; code comes on top"]
+    ram = limits.get("ram")
+    if arena is not None:
+        top = "the kernels' sums, image, logits and stack come on top"
+        lines.append(f"RAM: an arena of {amount(arena, 'bytes')}{_share(arena, ram)}; {top}")
+    elif ram is not None:
+        counted = network.costs[ram.cost].value
+        said = f"{ram.cost} of {amount(counted, 'bytes')}{_share(counted, ram)}"
+        lines.append(f"RAM: the search promised {said}; what runs the file lays it out")
+    return lines
+
+
+def _share(taken: float, limit: MemoryLimit | None) -> str:
+    """What is taken of a limit, as ``, 58% of the 80 kB of cortex_m_1mb``."""
+    if limit is None:
+        return ""
+    over = " OVER" if taken > limit.n_bytes else ""
+    whose = f"of {limit.device}" if limit.device is not None else "that the search was limited to"
+    return f", {100 * taken / limit.n_bytes:.0f}%{over} of the {amount(limit.n_bytes, 'bytes')} {whose}"
 
 
 def print_evaluation(found: FileScores, console: Console) -> None:

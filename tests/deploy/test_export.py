@@ -21,6 +21,7 @@ from apq_tune.cli import cli
 from apq_tune.data import named
 from apq_tune.deploy import evaluate as evaluate_module
 from apq_tune.deploy import export as export_module
+from apq_tune.deploy import load as load_module
 from apq_tune.deploy.evaluate import wilson
 from apq_tune.deploy.export import ExportFormat
 from apq_tune.deploy.exported import open_file
@@ -360,3 +361,46 @@ def test_intervals_are_those_of_wilson() -> None:
     assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)  # Newcombe 1998, by hand
     assert wilson(0, 10) == pytest.approx((0, 0.2775), abs=1e-4)
     assert wilson(450, 450)[1] == 1
+
+
+def test_the_command_reports_memory_and_refuses_a_file_that_takes_too_much(finished_run: Path, tmp_path: Path) -> None:
+    network = load_network(finished_run, "largest_8bit")
+    flash = network.costs["weight_bytes"].value
+    (tmp_path / "mine.yaml").write_text(
+        "format: 1\nname: mine\ntitle: My board\nops: {conv: {w_bits: 8, a_bits: 8}}\nram: {bytes: 1MB}\n"
+        f"files: [onnx]\nflash: {{bytes: {flash:.0f}}}\n",
+        "utf-8",
+    )
+    arguments = ("export", finished_run, "--candidate", "largest_8bit", "--device-preset", tmp_path / "mine.yaml")
+    result = call(*arguments, "--out", tmp_path / "net.onnx")
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.output.split())
+    assert "of constants, 100% of the " in said
+    assert "of mine; code comes on top RAM: the search promised peak_activation_bytes of " in said
+    assert "of the 1 MB of mine; what runs the file lays it out" in said
+    assert "its tools read" not in said
+    text = (tmp_path / "mine.yaml").read_text().replace(f"{flash:.0f}", f"{flash - 1:.0f}")
+    (tmp_path / "mine.yaml").write_text(text)
+    result = call(*arguments, "--out", tmp_path / "own.onnx")
+    assert f"weight_bytes is {flash:.0f}, but mine has {flash - 1:.0f} bytes; take" in str(result.exception)
+    assert not (tmp_path / "own.onnx").exists()
+
+
+@needs_gcc
+def test_files_keep_the_limits_of_their_search_unless_they_are_wanted_all_the_same(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = ("bit_ops<=25%", "ram<=3kB", "flash<=1MB")
+    limited = load_module.open_networks(finished_run)._replace(limits=limits)
+    monkeypatch.setattr(load_module, "open_networks", lambda _: limited)
+    network = load_network(finished_run, "largest_8bit")
+    assert network.limits == {"bit_ops": pytest.approx(network.costs["bit_ops"].value / 4)} | {
+        "peak_activation_bytes": 3000,
+        "weight_bytes": 1_000_000,
+    }
+    arguments = ("export", finished_run, "--candidate", network.name, "--out", tmp_path / "net.c")
+    said = one_line(call(*arguments).exception)
+    assert "bytes of RAM, but the limit of its search is peak_activation_bytes <= 3000; take a network that" in said
+    result = call(*arguments, "--over-limits")
+    assert result.exit_code == 0, result.output
+    assert "% OVER of the 3 kB that the search was limited to; the kernels' sums" in result.output

@@ -127,7 +127,7 @@ def test_the_c_file_compiles_alone_without_warnings_and_keeps_what_it_says(tmp_p
     sizes = subprocess.run(["nm", "-S", "net.o"], cwd=tmp_path, capture_output=True, text=True, check=False).stdout
     of = {line.split()[3]: int(line.split()[1], 16) for line in sizes.splitlines() if len(line.split()) == 4}
     if of:  # binutils are there
-        tables = sum(size for symbol, size in of.items() if re.fullmatch(r"[wbm]\d+", symbol))
+        tables = sum(size for symbol, size in of.items() if re.fullmatch(r"[wbmi]\d+", symbol))
         assert (of["apq_arena"], tables) == (arena_of(program).n_bytes, flash_bytes(program))
         assert of["apq_run"] > 0
     assert f"RAM: {arena_of(program).n_bytes} bytes" in text
