@@ -1,0 +1,1 @@
+"""Differentiable search: a distribution over the values of each gene, and gates through which its gradient flows."""
