@@ -40,6 +40,7 @@ NAMES = (
     "uniform-4",
     "uniform-wa",
     "random",
+    "magnitude",
     "paper",
     "predictor",
     "refined",
@@ -197,7 +198,7 @@ def joint_vs_staged(
             )
     tasks = [versus.VersusTask(name, budget, seed) for seed in runs for budget in targets for name in possible[budget]]
     results = search_all(fleet, tasks, runs, targets, checked, costs, where, gpus=gpus_per_trial)
-    write_versus(tasks, results, targets, out, screen())
+    write_versus(tasks, results, targets, costs, out, screen())
 
 
 def _checked_target(target: str | None, own: ModelChoice, data: str | None) -> str:

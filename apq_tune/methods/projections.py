@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from apq_tune.errors import ProblemError
 from apq_tune.space.encoding import Encoding, Genomes
-from apq_tune.space.gene import BIT_KINDS, Kind, common_bits, places_of
+from apq_tune.space.gene import ARCHITECTURE_KINDS, BIT_KINDS, Kind, common_bits, places_of
 
 Project = Callable[[Genomes], Genomes]
 """Projection of genomes onto a subspace; genomes of the subspace are not changed."""
@@ -158,6 +158,29 @@ def largest(encoding: Encoding, kinds: Sequence[Kind]) -> Project:
         return genomes
 
     return project
+
+
+def same_share(encoding: Encoding) -> Project:
+    """Projection onto the largest architecture with one share of channels in all layers, and one bit-width.
+
+    Widths are at the same place, rounded, between the first and the last choice of each layer.
+
+    Raises:
+        ProblemError: If the layers have no bit-width in common, or no width is open.
+    """
+    widths = _always_active(encoding, ("width",))
+    if not widths:
+        raise ProblemError(f"{encoding.name}: no width is open; there is nothing to prune")
+    last = encoding.n_choices[widths] - 1
+    leading = int(np.argmax(last))  # of the most choices, so that every share that a layer has can be tried
+
+    def prune(genomes: Genomes) -> Genomes:
+        genomes = genomes.copy()
+        share = genomes[:, widths[leading]] / last[leading]
+        genomes[:, widths] = np.rint(share[:, None] * last).astype(np.int16)
+        return genomes
+
+    return both(largest(encoding, ARCHITECTURE_KINDS), prune, uniform_bits(encoding))
 
 
 def fixed(encoding: Encoding, template: Genomes, kinds: Sequence[Kind]) -> Project:

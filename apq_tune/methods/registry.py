@@ -13,13 +13,13 @@ from apq_tune.methods.bits_first import staged_bits_first
 from apq_tune.methods.levels import joint_levels
 from apq_tune.methods.paper import paper
 from apq_tune.methods.predicted import predictor
-from apq_tune.methods.projections import Project, four_bits, most_bits, uniform_bits, uniform_wa_bits
+from apq_tune.methods.projections import Project, four_bits, most_bits, same_share, uniform_bits, uniform_wa_bits
 from apq_tune.methods.rounds import refined
 from apq_tune.methods.sensitive import hawq, sensitivity
 from apq_tune.methods.size_ranked import size_rank
 from apq_tune.methods.staged import staged, staged_haq
 from apq_tune.methods.subspace import Subspace
-from apq_tune.methods.together import joint, random, uniform, uniform_4, uniform_8, uniform_wa
+from apq_tune.methods.together import joint, magnitude, random, uniform, uniform_4, uniform_8, uniform_wa
 from apq_tune.problem.problem import Constraint
 from apq_tune.space.encoding import Genomes
 from apq_tune.space.gene_encoding import GeneEncoding
@@ -56,6 +56,7 @@ METHODS: Mapping[str, Method] = {
     "uniform-4": Method(uniform_4, part=four_bits),
     "uniform-wa": Method(uniform_wa, part=uniform_wa_bits),
     "random": Method(random),
+    "magnitude": Method(magnitude, part=same_share),
     "paper": Method(paper, quantized=False),
     "predictor": Method(predictor),
     "refined": Method(refined),

@@ -6,7 +6,15 @@ import numpy as np
 
 from apq_tune.methods.bench import Question
 from apq_tune.methods.explore import best_of, explore, joined
-from apq_tune.methods.projections import Project, everything, four_bits, most_bits, uniform_bits, uniform_wa_bits
+from apq_tune.methods.projections import (
+    Project,
+    everything,
+    four_bits,
+    most_bits,
+    same_share,
+    uniform_bits,
+    uniform_wa_bits,
+)
 from apq_tune.methods.subspace import Subspace
 from apq_tune.predict import Pairs
 from apq_tune.space.encoding import Genomes
@@ -58,6 +66,15 @@ def random(question: Question) -> Genomes:
     bench, subspace = question.bench, Subspace(question.encoding, everything)
     genomes = subspace.sample_band(question.limits, bench.left.proxy, question.rng(1))
     return shortlist(question, Pairs(genomes, bench.proxy(genomes)))
+
+
+def magnitude(question: Question) -> Genomes:
+    """The largest architecture with the same share of channels everywhere, at one bit-width; every share is tried.
+
+    Of the channels of a layer those with the largest weights are kept, as in all networks of a supernet: it is
+    magnitude pruning with one density for all layers, a control of comparisons (Blalock 2020).
+    """
+    return _within(question, same_share(question.encoding))
 
 
 def joint(question: Question) -> Genomes:

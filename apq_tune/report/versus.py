@@ -15,8 +15,10 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import t as student
 
+from apq_tune.problem.costs import Costs
 from apq_tune.report.tables import STYLE
 from apq_tune.store.files import write_atomically
+from apq_tune.studies.rules import add_ratios, check_comparison
 from apq_tune.studies.verdict import finalists_frame, means_frame, results_frame, seconds_frame, tests_frame
 from apq_tune.studies.versus import VersusTask
 
@@ -30,11 +32,13 @@ def write_versus(
     tasks: Sequence[VersusTask],
     results: Mapping[str, Mapping[str, Any]],
     limits: Mapping[str, Sequence[str]],
+    costs: Costs,
     path: Path,
     console: Console,
 ) -> None:
-    """Write the files and print the tables."""
-    frame = results_frame(tasks, results)
+    """Write the files and print the tables, and the rules of fair comparisons that the results do not meet."""
+    frame = add_ratios(results_frame(tasks, results), costs.at_largest())
+    rules = check_comparison(frame, costs.encoding.space.classes)
     means, tests, seconds = means_frame(frame), tests_frame(frame), seconds_frame(tasks, results)
     files = {"results": frame, "finalists": finalists_frame(tasks, results), "means": means, "tests": tests}
     for name, content in (files | {"seconds": seconds}).items():
@@ -45,6 +49,9 @@ def write_versus(
         console.print(budget_table(budget, limits[budget], means[means["budget"] == budget], own))
     if len(tests):
         write_atomically(path / "differences.png", picture(frame))
+        write_atomically(path / "rules.csv", pd.DataFrame(rules).to_csv(index=False))
+        for rule in (rule for rule in rules if not rule.met):
+            console.print(f"Not met: {rule}", soft_wrap=True, markup=False)
     console.print(
         f"{len(tasks)} searches took {seconds['all'].sum():.0f} processor seconds. Search images decide which networks "
         f"are chosen; test images decide nothing. Files in {path}",
@@ -60,13 +67,17 @@ def budget_table(budget: str, limits: Sequence[str], means: pd.DataFrame, tests:
     table.caption = f"{words}; joint minus method: points of accuracy; w-t-l: wins, ties and losses of joint search; "
     table.caption += "p t, p W: paired t-test and Wilcoxon test"
     table.caption += f"; * p < {SIGNIFICANT} after Holm's correction" if seeds > 1 else ""
+    table.caption += (
+        "; bytes ÷, MACs ÷: compression and theoretical speed-up against the largest network at its most bits"
+    )
     table.add_column("method")
-    for name in ("test acc. %", "test loss", "joint minus", "w-t-l", "p t", "p W"):
+    for name in ("test acc. %", "test loss", "bytes ÷", "MACs ÷", "joint minus", "w-t-l", "p t", "p W"):
         table.add_column(name, justify="right")
     accuracy = tests[tests["score"] == "test_accuracy"].set_index("rival") if len(tests) else tests
     for row in means.sort_values("test_accuracy_mean", ascending=False, kind="stable").itertuples():
         cells = [row.method, _mean(100 * row.test_accuracy_mean, 100 * row.test_accuracy_std, 2)]
         cells.append(_mean(row.test_loss_mean, row.test_loss_std, 4))
+        cells += [f"{getattr(row, f'{name}_mean'):.2f}" for name in ("compression", "speed_up")]
         if row.method in accuracy.index:
             own = accuracy.loc[row.method]
             cells += [f"{100 * own['difference']:+.2f}", f"{own['wins']}-{own['ties']}-{own['losses']}"]

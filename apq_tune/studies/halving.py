@@ -126,5 +126,6 @@ def outcome(trained: Sequence[TrainingResult]) -> dict[str, Any]:
     best = winner(trained)
     again = [t for t in trained if t.steps == best.steps and t.candidate == best.candidate]
     scores = {f"search_{kind}": best.scores["search"][kind] for kind in ("loss", "accuracy")}
-    scores |= {f"test_{kind}": float(np.mean([t.scores["test"][kind] for t in again])) for kind in ("loss", "accuracy")}
+    kinds = ("loss", "accuracy", "top5")
+    scores |= {f"test_{kind}": float(np.mean([t.scores["test"][kind] for t in again])) for kind in kinds}
     return {"candidate": best.candidate.to_dict(), **scores}

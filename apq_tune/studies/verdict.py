@@ -14,6 +14,8 @@ from apq_tune.studies.compare import holm
 from apq_tune.studies.versus import VersusTask
 
 SCORES = ("test_accuracy", "test_loss")
+SIZES = ("test_top5", "weight_bytes", "macs", "bit_ops", "compression", "speed_up")
+"""Further columns of which means are given, where a table has them."""
 
 
 def results_frame(tasks: Sequence[VersusTask], results: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
@@ -23,6 +25,7 @@ def results_frame(tasks: Sequence[VersusTask], results: Mapping[str, Mapping[str
         found = results[task.key]
         row: dict[str, Any] = task._asdict()
         row |= {name: found[name] for name in ("test_accuracy", "test_loss", "search_accuracy", "search_loss")}
+        row |= {"test_top5": found.get("test_top5", np.nan)}  # searches of older versions have none
         row |= found["costs"] | {f"n {name}": count for name, count in found["counts"].items()}
         candidate = read_candidate(found["candidate"])
         rows.append(row | {"candidate": str(candidate), "candidate_json": candidate.to_json()})
@@ -49,8 +52,8 @@ def seconds_frame(tasks: Sequence[VersusTask], results: Mapping[str, Mapping[str
 
 
 def means_frame(frame: pd.DataFrame) -> pd.DataFrame:
-    """Mean and standard deviation over seeds of both test scores, by budget and method."""
-    grouped = frame.groupby(["budget", "method"], sort=False)[list(SCORES)]
+    """Mean and standard deviation over seeds of the test scores and sizes, by budget and method."""
+    grouped = frame.groupby(["budget", "method"], sort=False)[[*SCORES, *(name for name in SIZES if name in frame)]]
     table = grouped.agg(["mean", "std"])
     table.columns = [f"{score}_{kind}" for score, kind in table.columns]
     return table.assign(seeds=grouped.size()).reset_index()

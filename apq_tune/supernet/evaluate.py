@@ -28,12 +28,14 @@ class Score(NamedTuple):
         loss_even: Mean cross-entropy of the images with even index, for the split-half agreement.
         loss_odd: Mean cross-entropy of the images with odd index.
         accuracy: Accuracy as a fraction.
+        top5: Share of the images whose class is among the five likeliest ones.
     """
 
     loss: float
     loss_even: float
     loss_odd: float
     accuracy: float
+    top5: float
 
 
 class RunsCandidates(Protocol):
@@ -62,7 +64,12 @@ def score(network: Callable[[Tensor], Tensor], split: AnySplit, device: torch.de
     labels = torch.tensor(split.labels, device=device)  # a copy: arrays that workers share are read-only
     losses = functional.cross_entropy(logits, labels, reduction="none").double()
     right = (logits.argmax(dim=1) == labels).double()
-    return Score(losses.mean().item(), losses[::2].mean().item(), losses[1::2].mean().item(), right.mean().item())
+    own = logits.gather(1, labels.unsqueeze(1))
+    # A class is ahead by a larger logit; among equal ones the first is, as argmax has it.
+    ahead = (logits > own) | ((logits == own) & (torch.arange(logits.shape[1], device=device) < labels.unsqueeze(1)))
+    among = (ahead.sum(dim=1) < 5).double()
+    halves = losses[::2].mean().item(), losses[1::2].mean().item()
+    return Score(losses.mean().item(), *halves, right.mean().item(), among.mean().item())
 
 
 def score_candidate(

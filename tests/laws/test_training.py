@@ -145,6 +145,18 @@ def test_a_score_is_the_plain_mean_of_cross_entropies_and_of_right_answers() -> 
     assert found.loss == pytest.approx(np.mean(losses), rel=1e-6)
     assert (found.loss_even, found.loss_odd) == pytest.approx((np.mean(losses[::2]), np.mean(losses[1::2])), rel=1e-6)
     assert found.accuracy == pytest.approx(np.mean(logits.argmax(dim=1).numpy() == NUMBERED.labels))
+    assert found.top5 == 1  # of three classes
+
+
+def test_the_five_likeliest_classes_are_those_of_a_stable_sort() -> None:
+    """With ties, as of logits that a quantizer has rounded, the class of the lower number is the likelier one."""
+    logits = torch.randint(0, 4, (N, 12), generator=torch.Generator().manual_seed(0)).float()
+    split = Split(NUMBERED.images, np.arange(N) % 12)
+    found = score(lambda x: logits[x[:, 0, 0, 0].long()], split)
+    order = np.argsort(-logits.numpy(), axis=1, kind="stable")
+    assert found.top5 == pytest.approx(np.mean([split.labels[i] in order[i, :5] for i in range(N)]))
+    assert found.accuracy == pytest.approx(np.mean(order[:, 0] == split.labels))
+    assert 0.2 < found.top5 < 0.6
 
 
 def trained(number: int, steps: int, search: float, test: float, repeat: int = 0) -> TrainingResult:

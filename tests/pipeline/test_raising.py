@@ -44,7 +44,7 @@ class Scores:
     def score(self, candidate: Any, *, quantize: bool) -> Score:
         assert quantize
         self.seen.append(candidate)
-        return Score(*[self.losses.pop(0)] * 3, 0.5)
+        return Score(*[self.losses.pop(0)] * 3, 0.5, 0.9)
 
 
 @pytest.mark.parametrize(("before", "after", "promising"), [(0.5, 0.4, True), (0.5, 0.5, True), (0.5, 0.6, False)])

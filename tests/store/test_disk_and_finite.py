@@ -56,8 +56,8 @@ def test_losses_that_are_not_finite_name_network_and_setting() -> None:
     candidate = NetworkEncoding(SearchSpace.load("digits")).extremes()[0]
     for loss in (math.nan, math.inf):
         with pytest.raises(RunError, match=r"the loss of .* is (nan|inf): .*; lower pair\.learning_rate, which is 0.5"):
-            finite(Score(loss, 1.0, 1.0, 0.5), candidate, "pair", 0.5)
-    fine = Score(1.0, 1.0, 1.0, 0.5)
+            finite(Score(loss, 1.0, 1.0, 0.5, 0.9), candidate, "pair", 0.5)
+    fine = Score(1.0, 1.0, 1.0, 0.5, 0.9)
     assert finite(fine, candidate, "pair", 0.5) is fine
 
 
