@@ -164,13 +164,19 @@ def test_the_commands_compare_and_resume_to_the_same_bytes(shared: VersusShared,
     said = run(*command)
     assert "constraints: bit_ops <= 1.466e+07" in said
     first = {path.name: path.read_bytes() for path in out.glob("*.csv") if path.name != "seconds.csv"}
-    assert set(first) == {"results.csv", "finalists.csv", "means.csv", "tests.csv"}
+    assert set(first) == {"results.csv", "finalists.csv", "means.csv", "tests.csv", "rules.csv"}
+    assert "Not met: The control magnitude is compared, too: is not under constraints; add --method magnitude" in said
+    assert "spent the same" not in said
     (out / "items" / "007-constraints-uniform.json").unlink()
     run(*command)
     assert {name: (out / name).read_bytes() for name in first} == first
     table = pd.read_csv(out / "results.csv")
     assert table["method"].tolist() == ["joint", "uniform"]
     assert table["n proxy"].tolist() == [60, 60]
+    largest = Costs.of(NetworkEncoding(SearchSpace.load("digits"))).at_largest()
+    np.testing.assert_allclose(table["compression"] * table["weight_bytes"], largest["weight_bytes"])
+    np.testing.assert_allclose(table["speed_up"] * table["macs"], largest["macs"])
+    assert (table["test_accuracy"] <= table["test_top5"]).all()
     assert (out / "differences.png").read_bytes().startswith(b"\x89PNG")
 
 
