@@ -51,11 +51,12 @@ def test_every_method_spends_its_budget_and_keeps_the_limits(
 ) -> None:
     for module in (paper, predicted, rounds):
         monkeypatch.setattr(module, "EVALUATIONS", 500)
-    limits = Costs.of(encoding).budget("memory" if method == "uniform-8" else "memory-tight")
+    limits = Costs.of(encoding).budget("memory" if method in ("uniform-8", "magnitude") else "memory-tight")
     measures = {kind: made_up(encoding, kind) for kind in ("fp32", "proxy", "fine", "short")}
     asked = Question(encoding, limits, Bench(encoding, measures, ALLOWED, hessian=curvature(encoding)), 3)
     found = METHODS[method].propose(asked)
-    assert len(found) == len(np.unique(found, axis=0)) == ALLOWED.short == asked.bench.count("short")
+    assert len(found) == len(np.unique(found, axis=0)) == asked.bench.count("short")
+    assert len(found) == ALLOWED.short or (method == "magnitude" and len(found))  # which may have tried all of its own
     image = encoding.space.network.image(32)
     for candidate in encoding.decode(found):
         layers = encoding.space.plan(candidate).layers
@@ -64,5 +65,5 @@ def test_every_method_spends_its_budget_and_keeps_the_limits(
         )
         assert flash <= limits[0].bound
         assert max(live_bits(layers, image).values()) / 8 <= limits[1].bound
-        if method in ("uniform", "uniform-8", "uniform-4"):
+        if method in ("uniform", "uniform-8", "uniform-4", "magnitude"):
             assert len({bits for _, bits in (*candidate.w_bits, *candidate.a_bits)}) == 1
