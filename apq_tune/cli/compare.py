@@ -23,6 +23,7 @@ SAMPLERS = (
     "nsga2",
     "evolution",
     "random",
+    "ddpg",
     "optuna-nsga2",
     "optuna-tpe",
     "optuna-gp",
@@ -77,7 +78,7 @@ SAMPLERS = (
     multiple=True,
     metavar="SAMPLER=NUMBER",
     help="Number of candidates after which a sampler stops; its curve ends there. Repeatable.  [default: "
-    "optuna-gp=100]",
+    "optuna-gp=100, ddpg=400]",
 )
 @SEEDS
 @out_folder()

@@ -12,7 +12,7 @@ from apq_tune.inputs import ranges
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-SAMPLERS = ("evolution", "nsga2", "random")
+SAMPLERS = ("evolution", "nsga2", "random", "ddpg")
 """Samplers that score thousands of candidates in a second."""
 
 SPACE = click.argument("space", metavar="SPACE")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from apq_tune.errors import ProblemError
 from apq_tune.problem.metric import Floats
-from apq_tune.problem.problem import Evaluation
+from apq_tune.problem.problem import Evaluation, Problem
 from apq_tune.searchers.select import duel, select
 from apq_tune.searchers.vary import spread, vary
 from apq_tune.space.encoding import Encoding, Genes, Genomes
@@ -52,6 +52,20 @@ class Algorithm(Protocol):
 
     def tell(self, state: State | None, genomes: Genomes, evaluation: Evaluation) -> State:
         """State after the evaluation of proposed genomes."""
+        ...
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """Algorithm that has to know more of a search than what it is asked and told."""
+
+    def prepared(self, problem: Problem, seed: int) -> Algorithm:
+        """Copy for one search.
+
+        Args:
+            problem: Problem to solve, of which it may use the costs.
+            seed: Seed of the search.
+        """
         ...
 
 

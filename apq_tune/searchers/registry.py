@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from apq_tune.searchers.algorithms import NSGA2, Algorithm, Evolution, RandomSearch
+from apq_tune.searchers.layerwise.algorithm import LayerwiseDDPG
 from apq_tune.searchers.model_based import ModelBased
 
 ALGORITHMS: Mapping[str, Callable[[], Algorithm]] = {
@@ -12,5 +13,6 @@ ALGORITHMS: Mapping[str, Callable[[], Algorithm]] = {
     "nsga2": NSGA2,
     "random": RandomSearch,
     "model": ModelBased,
+    "ddpg": LayerwiseDDPG,
 }
 """Algorithms with default settings, by name."""

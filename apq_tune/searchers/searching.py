@@ -17,7 +17,7 @@ from apq_tune.errors import ProblemError, RunError
 from apq_tune.inputs.ranges import EVALUATIONS, SEED, Whole, shown
 from apq_tune.problem.front import Front
 from apq_tune.problem.problem import Evaluation, Problem
-from apq_tune.searchers.algorithms import NSGA2, Algorithm, Evolution, State
+from apq_tune.searchers.algorithms import NSGA2, Algorithm, Evolution, Preparing, State
 from apq_tune.searchers.archive import Archive, Seen
 from apq_tune.searchers.registry import ALGORITHMS
 from apq_tune.space.encoding import Encoding, Genomes
@@ -67,6 +67,8 @@ class Searching:
         seed = _number("seed", seed, SEED)
         patience = None if patience is None else _number("patience", patience, EVALUATIONS)
         algorithm = _algorithm(algorithm, len(problem.objectives))
+        if isinstance(algorithm, Preparing):
+            algorithm = algorithm.prepared(problem, seed)
         if islands is None:
             islands = max(1, n_evaluations // EVALUATIONS_PER_ISLAND)
         islands = _number("islands", islands, Whole(1, max(1, n_evaluations // algorithm.batch)))

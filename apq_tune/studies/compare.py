@@ -43,8 +43,9 @@ class CompareTask(NamedTuple):
         return f"{self.sampler}-{self.seed}"
 
 
-CAPS: Mapping[str, int] = {"optuna-gp": 100}
-"""Maximum number of distinct candidates for samplers that take seconds for each."""
+CAPS: Mapping[str, int] = {"optuna-gp": 100, "ddpg": 400}
+"""Maximum number of distinct candidates for samplers that take a large part of a second for each or more; 400 is the
+number of AMC's episodes (He 2018)."""
 
 
 class Contest(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from apq_tune import (
 )
 from apq_tune.cost import bit_ops, macs, weight_bytes
 from apq_tune.searchers import Searching
+from apq_tune.searchers.layerwise.algorithm import LayerwiseDDPG
+from apq_tune.searchers.layerwise.settings import AMC, HAQ, AgentSettings
 
 
 def wavy(encoding: NetworkEncoding) -> FunctionMetric:
@@ -42,6 +45,10 @@ def trade_off(encoding: NetworkEncoding) -> Problem:
     return Problem(encoding, [Objective(wavy(encoding)), Objective(bit_ops(encoding))], also=[macs(encoding)])
 
 
+QUICK_DDPG = LayerwiseDDPG(
+    *(replace(own, warm_up=10, agent=AgentSettings(hidden=8, batch=8)) for own in (AMC, HAQ)),
+)
+
 CASES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "evolution": (one_limit, Evolution(max_age=3), {"n_evaluations": 900}),
     "islands": (one_limit, Evolution(population=30), {"n_evaluations": 1000, "islands": 3}),
@@ -50,6 +57,7 @@ CASES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "patience": (one_limit, Evolution(), {"n_evaluations": 5000, "patience": 600}),
     "patience with a front": (trade_off, NSGA2(population=50), {"n_evaluations": 3000, "patience": 200}),
     "random": (trade_off, RandomSearch(), {"n_evaluations": 1000}),
+    "ddpg": (trade_off, QUICK_DDPG, {"n_evaluations": 14}),
 }
 
 
@@ -92,6 +100,8 @@ from pathlib import Path
 from apq_tune import NSGA2, NetworkEncoding, Objective, Problem, SearchSpace
 from apq_tune.cost import bit_ops, macs
 from apq_tune.searchers import Searching
+from apq_tune.searchers.layerwise.algorithm import LayerwiseDDPG
+from apq_tune.searchers.layerwise.settings import AMC, HAQ, AgentSettings
 encoding = NetworkEncoding(SearchSpace.load("digits"))
 searching = Searching(Problem(encoding, [Objective(macs(encoding), "maximize"), Objective(bit_ops(encoding))]))
 state = Path(sys.argv[1])

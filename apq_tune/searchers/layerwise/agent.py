@@ -9,45 +9,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
 from torch import Tensor, nn
+
+from apq_tune.searchers.layerwise.settings import AgentSettings
 
 Floats = NDArray[np.float64]
 
 LAST_LAYER = 3e-3
 """Largest absolute initial weight of the last layers (Lillicrap 2016)."""
-
-
-@dataclass(frozen=True)
-class AgentSettings:
-    """Settings of an agent.
-
-    Attributes:
-        hidden: Width of the two hidden layers of the actor and of the critic.
-        actor_rate: Learning rate of the actor (Adam).
-        critic_rate: Learning rate of the critic (Adam).
-        discount: Factor of the value of the next state.
-        follow: Share by which the target networks move to the trained ones in each update.
-        batch: Number of transitions of an update.
-        replay: Number of transitions that are remembered; the oldest ones are forgotten.
-        baseline: Share by which the moving average of rewards moves to the mean of each batch; it is subtracted from
-            rewards.
-    """
-
-    hidden: int = 300
-    actor_rate: float = 1e-4
-    critic_rate: float = 1e-3
-    discount: float = 1.0
-    follow: float = 0.01
-    batch: int = 64
-    replay: int = 2000
-    baseline: float = 0.5
 
 
 class Transition(NamedTuple):
@@ -58,25 +32,6 @@ class Transition(NamedTuple):
     reward: float
     following: Floats  # (n_state,), the next state; not used if this is the last one
     last: bool
-
-
-def explored(mean: float, deviation: float, rng: np.random.Generator) -> float:
-    """Draw an action from a normal distribution that is cut off at 0 and 1.
-
-    Args:
-        mean: Action of the actor.
-        deviation: Standard deviation before the ends are cut off; 0 for the action itself.
-        rng: Random number generator.
-    """
-    if deviation <= 0:
-        return mean
-    low, high = ndtr((0 - mean) / deviation), ndtr((1 - mean) / deviation)
-    return float(np.clip(mean + deviation * ndtri(rng.uniform(low, high)), 0, 1))
-
-
-def deviation_at(episode: int, warm_up: int, *, first: float = 0.5, decay: float) -> float:
-    """Standard deviation of the exploration of an episode, which falls after the warm-up."""
-    return float(first * decay ** max(0, episode - warm_up))
 
 
 class Agent:
@@ -103,8 +58,12 @@ class Agent:
         self.actor = nn.Sequential(*_layers(n_state, settings.hidden, generator), nn.Sigmoid())
         self.critic = nn.Sequential(*_layers(n_state + 1, settings.hidden, generator))
         self.following_actor, self.following_critic = copy.deepcopy(self.actor), copy.deepcopy(self.critic)
-        self._steps_actor = torch.optim.Adam(self.actor.parameters(), settings.actor_rate)
-        self._steps_critic = torch.optim.Adam(self.critic.parameters(), settings.critic_rate)
+        self._steps_actor = torch.optim.Adam(self.actor.parameters(), settings.actor_rate, fused=True)
+        self._steps_critic = torch.optim.Adam(self.critic.parameters(), settings.critic_rate, fused=True)
+        pairs = ((self.following_actor, self.actor), (self.following_critic, self.critic))
+        self._targets = [
+            ([own.data for own in one.parameters()], [own.data for own in to.parameters()]) for one, to in pairs
+        ]
         self._states = np.zeros((settings.replay, 2, n_state), np.float32)  # a state and the next one
         self._numbers = np.zeros((settings.replay, 3), np.float32)  # action, reward, whether a state follows
         self._known = 0
@@ -137,16 +96,18 @@ class Agent:
         with torch.no_grad():
             value = self.following_critic(torch.cat([following, self.following_actor(following)], dim=1))
             goal = reward - self.baseline + self.settings.discount * goes_on * value
-        self._steps_critic.zero_grad()
-        nn.functional.mse_loss(self.critic(torch.cat([state, action], dim=1)), goal).backward()  # type: ignore[no-untyped-call]
-        self._steps_critic.step()
-        self._steps_actor.zero_grad()
-        self.critic.requires_grad_(requires_grad=False)
-        (-self.critic(torch.cat([state, self.actor(state)], dim=1)).mean()).backward()
-        self.critic.requires_grad_(requires_grad=True)
-        self._steps_actor.step()
-        _move(self.following_actor, self.actor, self.settings.follow)
-        _move(self.following_critic, self.critic, self.settings.follow)
+        _step(self._steps_critic, nn.functional.mse_loss(self.critic(torch.cat([state, action], dim=1)), goal))
+        _step(self._steps_actor, -self.critic(torch.cat([state, self.actor(state)], dim=1)).mean())
+        for target, trained in self._targets:
+            torch._foreach_lerp_(target, trained, self.settings.follow)
+
+
+def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """Move the weights of an optimizer, and no others, against the gradient of a loss."""
+    weights = optimizer.param_groups[0]["params"]
+    for own, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+        own.grad = gradient
+    optimizer.step()
 
 
 def _layers(n: int, hidden: int, generator: torch.Generator) -> list[nn.Module]:
@@ -159,9 +120,3 @@ def _layers(n: int, hidden: int, generator: torch.Generator) -> list[nn.Module]:
             nn.init.uniform_(weights, -most, most, generator=generator)
         layers += [layer, nn.ReLU()]
     return layers[:-1]
-
-
-def _move(module: nn.Module, to: nn.Module, share: float) -> None:
-    with torch.no_grad():
-        own: list[Tensor] = list(module.parameters())
-        torch._foreach_lerp_(own, list(to.parameters()), share)

@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy.stats import kstest, truncnorm
 
-from apq_tune.searchers.layerwise.agent import Agent, AgentSettings, Transition, deviation_at, explored
+from apq_tune.searchers.layerwise.agent import Agent, Transition
+from apq_tune.searchers.layerwise.settings import AMC, AgentSettings, PassSettings, explored
 
 SMALL = AgentSettings(hidden=5, batch=8, replay=16, discount=0.9, follow=0.25)
 
@@ -55,7 +56,7 @@ def spread_out(agent: Agent, rng: np.random.Generator) -> None:
     """Weights of the last layers large enough for gradients that do not vanish in rounding."""
     for module in (agent.actor, agent.critic, agent.following_actor, agent.following_critic):
         for own in module.parameters():
-            own.data = torch.from_numpy(rng.normal(0, 0.7, own.shape).astype(np.float32))
+            own.data.copy_(torch.from_numpy(rng.normal(0, 0.7, own.shape).astype(np.float32)))
 
 
 def test_one_update_is_that_of_the_equations(rng: np.random.Generator) -> None:
@@ -121,18 +122,19 @@ def test_exploration_is_a_truncated_normal(mean: float, deviation: float, rng: n
 
 
 def test_exploration_decays_after_the_warm_up() -> None:
-    assert [deviation_at(episode, 100, decay=0.95) for episode in (0, 100, 101)] == [0.5, 0.5, 0.5 * 0.95]
-    assert deviation_at(400, 100, decay=0.95) < 1e-6
+    assert [AMC.deviation_at(episode) for episode in (0, 100, 101)] == [0.5, 0.5, 0.5 * 0.95]
+    assert AMC.deviation_at(400) < 1e-6
 
 
 def test_it_learns_a_control_problem_whose_optimum_is_known() -> None:
     """Three decisions, all rewarded by the final result: each is best at .8, .2 and .5, where the reward is 0."""
     best, states = np.array([0.8, 0.2, 0.5]), np.eye(3)
+    noise = PassSettings(warm_up=40, decay=0.98, remembered=200)
     settings = AgentSettings(hidden=64, actor_rate=3e-4, critic_rate=5e-3, replay=600, follow=0.1)
     agent, rng = Agent(3, settings, seed=0), np.random.default_rng(0)
     rewards = []
     for episode in range(200):
-        sigma = deviation_at(episode, 40, decay=0.98)
+        sigma = noise.deviation_at(episode)
         acts = [float(rng.random()) if episode < 40 else explored(agent.act(s), sigma, rng) for s in states]
         rewards.append(-float(np.square(acts - best).sum()))
         agent.remember(
