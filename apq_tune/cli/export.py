@@ -28,12 +28,12 @@ from apq_tune.deploy.formats import FORMATS, SUFFIXES, ExportFormat
     "kind",
     type=click.Choice(FORMATS),
     help="onnx: quantized ONNX for integer runtimes; torch: a program of torch.export; c: one C99 file with plain "
-    "kernels.  [default: by the suffix of --out]",
+    "kernels; tflite: TensorFlow Lite in int8, needs the extra [tflite].  [default: by the suffix of --out]",
 )
 @click.option(
     "--unpacked",
     is_flag=True,
-    help="Store each ONNX weight in a byte, for programs that do not read packed ones.",
+    help="Store each weight of ONNX and TensorFlow Lite in a byte, for programs that do not read packed ones.",
 )
 @DEVICE_PRESET
 @click.option(
@@ -51,7 +51,7 @@ def export(
     over_limits: bool,
     out: Path,
 ) -> None:
-    """Export a trained network of RUN to ONNX, torch or C.
+    """Export a trained network of RUN to ONNX, torch, C or TFLite.
 
     RUN is the directory of a run, of a refinement, or of a method (run --method). Before the file is kept, it is run on
     search images and must predict the same classes as the network. What it takes of flash and RAM must keep the limits
@@ -104,9 +104,10 @@ def export(
 def evaluate(file: Path, data: str | None, data_root: Path | None, run: Path | None, json_file: Path | None) -> None:
     """Run an exported FILE on test images.
 
-    FILE is an .onnx, .pt2 or .c file of apq-tune export, or an ONNX file of another program that maps images to the
-    logits of their classes. Prints its accuracy, its agreement with the network that it was exported from, and its
-    size. Files ending in .pt2 and .c contain code that is executed: evaluate only those that you trust.
+    FILE is an .onnx, .pt2, .c or .tflite file of apq-tune export, or an ONNX or TensorFlow Lite file of another program
+    that maps images to the logits of their classes. Prints its accuracy, its agreement with the network that it was
+    exported from, and its size. Files ending in .pt2 and .c contain code that is executed: evaluate only those that you
+    trust.
     """
     from apq_tune.deploy.evaluate import evaluate as run_file
     from apq_tune.report.deployed import print_evaluation

@@ -84,7 +84,7 @@ def evaluate(
     """Run an exported file on test images.
 
     Args:
-        path: File of ``export``, or an ONNX file of another program that maps images to logits.
+        path: File of ``export``, or an ONNX or TensorFlow Lite file of another program that maps images to logits.
         data: Folder of images or name of a data set; by default the data set that the file or its run names.
         data_root: Folder with the files of named data sets; by default that of the run.
         run: Directory of the run or refinement that the file is from; by default the folder around the file, if it is

@@ -19,6 +19,10 @@ from apq_tune.deploy.formats import FORMATS, SUFFIXES, ExportFormat
 from apq_tune.deploy.lowering import program_of
 from apq_tune.deploy.onnx_file import DIGEST, FileMetadata, onnx_model, parse_onnx, texts_of
 from apq_tune.deploy.program import Program
+from apq_tune.deploy.tflite_builder import logits_scaling
+from apq_tune.deploy.tflite_check import check_steps
+from apq_tune.deploy.tflite_file import read_tflite, tflite_bytes
+from apq_tune.deploy.tflite_graph import TFLiteGraph, tflite_graph
 from apq_tune.deploy.torch_file import read_torch, runner_of, torch_bytes
 from apq_tune.errors import DeployError, RunError
 from apq_tune.network.layer import IMAGE
@@ -39,6 +43,12 @@ follows. EfficientNet-Lite0 with 4 bits everywhere has .868, though each of its 
 
 IMAGES = 500
 """Number of images that a file is run on after it is written."""
+
+STEP_IMAGES = 4
+"""Number of images on which each operation of a TensorFlow Lite file is compared with the integer program."""
+
+FOUND = "search images"
+"""Description of the images of the search."""
 
 FEWEST, C_MACS = 32, 3e10
 """Smallest number of images that a C file is run on, and largest number of MACs for more images than that."""
@@ -74,6 +84,8 @@ class ExportedFile(NamedTuple):
         float_steps: Names of the steps of the network that need floating point.
         memory: Memory that the file takes on a device.
         limits: Limits on it, of the device or of the search.
+        narrow: Number of layers whose weights a TensorFlow Lite file stores as int4, and of those with fewer than 8
+            bits that it stores as bytes.
     """
 
     path: Path
@@ -87,6 +99,7 @@ class ExportedFile(NamedTuple):
     limits: tuple[MemoryLimit, ...] = ()
     exact: FileAgreement | None = None
     reads: tuple[int, ...] = ()
+    narrow: tuple[int, int] = (0, 0)
 
 
 def export(
@@ -103,10 +116,12 @@ def export(
 
     Args:
         network: Network, as ``load_network`` returns it.
-        path: Path of the file, whose name ends in ``.onnx``, ``.pt2`` or ``.c``. An earlier export is replaced.
+        path: Path of the file, whose name ends in ``.onnx``, ``.pt2``, ``.c`` or ``.tflite``. An earlier export is
+            replaced.
         format: ``"onnx"``: quantized ONNX for integer runtimes; ``"torch"``: a program of ``torch.export``; ``"c"``:
-            one C99 file with plain kernels.
-        packed: Whether ONNX weights of 2 to 6 bits are packed, which needs a recent runtime; otherwise each is a byte.
+            one C99 file with plain kernels; ``"tflite"``: TensorFlow Lite in int8, which needs the extra ``[tflite]``.
+        packed: Whether weights of ONNX of 2 to 6 bits, and of TensorFlow Lite of 2 to 4, are packed, which needs a
+            recent runtime; otherwise each is a byte.
         device: Preset of the device that the file is for, its name or its file. Without it, the limits on flash and
             RAM of the network's own search hold.
         over_limits: Whether a file that takes more memory than these allow is kept.
@@ -121,9 +136,10 @@ def export(
     """
     path = Path(path)
     check_target(path, format)
-    if not packed and format != "onnx":
+    if not packed and format not in ("onnx", "tflite"):
         raise DeployError(
-            f"{path}: only weights in the onnx format can be unpacked; export it as onnx, or leave that out"
+            f"{path}: only weights in the onnx and tflite formats can be unpacked; export it as one of these, or leave "
+            "that out"
         )
     if not is_finite(network):
         raise DeployError(
@@ -133,38 +149,48 @@ def export(
     if preset is not None:
         check_found(preset, network)
     program = program_of(network)
-    content = _content(network, program, format, packed=packed)
+    n = IMAGES if format != "c" else int(max(FEWEST, min(IMAGES, C_MACS / network.costs["macs"].value)))
+    images, origin = _images(network, n, data_root)
+    graph = None
+    if format == "tflite":
+        if origin != FOUND:
+            raise DeployError(
+                f"{path}: logits of the tflite format are int8, and their range is measured on search images, which "
+                "are not here; put them where the run read them (data_root), or export with --format onnx"
+            )
+        graph = tflite_graph(program, logits_scaling(network.logits(images)), pack_weights=packed)
+    content = _content(network, program, format, graph, packed=packed)
     memory, limits = memory_of_file(content, format), memory_limits(network, preset)
     if not over_limits:
         check_memory(path, network, program, memory, limits, format, packed=packed)
-    n = IMAGES if format != "c" else int(max(FEWEST, min(IMAGES, C_MACS / network.costs["macs"].value)))
-    images, origin = _images(network, n, data_root)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
             new = Path(folder) / path.name
             new.write_bytes(content)
             opened = open_file(new)
+            if graph is not None:
+                read = on_resized(lambda own: own, opened.reads)(images[:STEP_IMAGES])
+                check_steps(program, graph, content, read, path)
             agreement = agreement_of(opened.run, network.logits, images, origin)
             exact = None
             if agreement.share < ENOUGH:
                 exact = agreement_of(opened.run, on_resized(runner_of(program), opened.reads), images, origin)
-                if exact.share < ENOUGH or agreement.share < LEAST:
-                    raise DeployError(f"{path}: {_disagreement(agreement, exact)}")
+                enough = ENOUGH if graph is None else LEAST  # of tflite, each operation has been compared
+                if exact.share < enough or agreement.share < LEAST:
+                    raise DeployError(f"{path}: {_disagreement(agreement, exact, enough)}")
             new.replace(path)
     except OSError as error:
         raise cannot_write(path, error) from None
     promised = network.costs["weight_bytes"].value
-    about = (promised, agreement, opened.kernels, program.float_steps, memory, limits, exact)
-    return ExportedFile(path, format, len(content), *about, program.tensors[IMAGE].shape)
 
 
-def _disagreement(agreement: FileAgreement, exact: FileAgreement) -> str:
+def _disagreement(agreement: FileAgreement, exact: FileAgreement, enough: float) -> str:
     """Why a file is not kept."""
-    if exact.share < ENOUGH:
+    if exact.share < enough:
         return (
             f"the file and the network choose the same class for {agreement.share:.1%} of {agreement.n} "
-            f"{agreement.images}, fewer than {ENOUGH:.0%}; nothing was written: try another --format"
+            f"{agreement.images}, fewer than {enough:.0%}; nothing was written: try another --format"
         )
     return (
         f"in integers the network chooses the class that it chooses in floating point for {agreement.share:.1%} of "
@@ -200,13 +226,19 @@ def _is_ours(path: Path) -> bool:
             return DIGEST in texts_of(parse_onnx(path))
         if path.suffix == ".pt2":
             return bool(read_torch(path))
+        if path.suffix == ".tflite":
+            return read_tflite(path).texts is not None
         return SEAL.match(path.read_bytes()) is not None
     except (DeployError, OSError):
         return False
 
 
-def _content(network: FoundNetwork, program: Program, kind: ExportFormat, *, packed: bool) -> bytes:
+def _content(
+    network: FoundNetwork, program: Program, kind: ExportFormat, graph: TFLiteGraph | None, *, packed: bool
+) -> bytes:
     about = FileMetadata.of(network, program)
+    if graph is not None:
+        return tflite_bytes(graph, about.texts())
     if kind == "onnx":
         return bytes(onnx_model(program, about, pack_weights=packed).SerializeToString())
     return (torch_bytes if kind == "torch" else c_bytes)(program, about.texts())
@@ -218,7 +250,7 @@ def _images(network: FoundNetwork, n: int, data_root: str | Path | None) -> tupl
     wanted = WantedImages(space.name, given.channels, given.size, space.classes, normalisation=given.normalisation)
     try:
         data: Data = read_images(space.data, wanted, DataRoot.of(data_root)._replace(download=False))
-        return images_of(data.search, n), "search images"
+        return images_of(data.search, n), FOUND
     except RunError:
         rng = np.random.default_rng(0)
         levels = rng.integers(0, 256, (n, given.channels, given.size, given.size), np.uint8)

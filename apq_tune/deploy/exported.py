@@ -1,4 +1,4 @@
-"""Exported files of any format, and foreign ONNX files, opened to be run."""
+"""Exported files of any format, and foreign ONNX and TensorFlow Lite files, opened to be run."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from apq_tune.deploy.c_file import load_c
 from apq_tune.deploy.formats import SUFFIXES, ExportFormat
 from apq_tune.deploy.onnx_file import DIGEST, FileMetadata, metadata_of, parse_onnx, read_onnx, texts_of
 from apq_tune.deploy.onnx_session import FLOAT_KERNELS, INTEGER_KERNELS, kernels, session
+from apq_tune.deploy.tflite_file import ends_of, interpreter, read_tflite, runner_of_tflite
 from apq_tune.deploy.torch_file import load_torch
 from apq_tune.errors import DeployError
 from apq_tune.supernet.batches import numpy_resized
@@ -35,7 +36,7 @@ class OpenFile(NamedTuple):
 
     Attributes:
         path: Path of the file.
-        format: ``"onnx"``, ``"torch"`` or ``"c"``.
+        format: ``"onnx"``, ``"torch"``, ``"c"`` or ``"tflite"``.
         about: Metadata of the file; ``None`` if another program wrote it.
         channels: Number of channels of the images.
         size: Side length of preprocessed images in pixels.
@@ -57,7 +58,7 @@ class OpenFile(NamedTuple):
 
 
 def open_file(path: Path) -> OpenFile:
-    """Open an exported file, or an ONNX file of another program that maps images to logits.
+    """Open an exported file, or an ONNX or TensorFlow Lite file of another program that maps images to logits.
 
     Raises:
         DeployError: If it cannot be read, is damaged, of an unknown format, or does not map images to logits.
@@ -72,6 +73,8 @@ def open_file(path: Path) -> OpenFile:
         raise DeployError(f"{path}: cannot be read ({error.strerror}); give an exported file") from None
     if path.suffix == ".onnx":
         return _onnx(path)
+    if path.suffix == ".tflite":
+        return _tflite(path)
     run, texts = (load_torch if path.suffix == ".pt2" else load_c)(path)
     about = metadata_of(path, texts)
     given, run = about.preprocessing, on_resized(_in_batches(run), about.reads)
@@ -109,6 +112,18 @@ def _onnx(path: Path) -> OpenFile:
     size = height if about is None else about.preprocessing.size
     whole = on_resized(_in_batches(run, batch), height) if size != height else _in_batches(run, batch)
     return OpenFile(path, "onnx", about, channels, size, height, classes, whole, counts)
+
+
+def _tflite(path: Path) -> OpenFile:
+    content, texts = read_tflite(path)
+    about = None if texts is None else metadata_of(path, texts)
+    ends = ends_of(path, interpreter(path, content))
+    (height, width, channels), classes = (int(n) for n in ends[0]["shape"][1:]), int(ends[1]["shape"][1])
+    if height != width:
+        raise DeployError(f"{path}: reads images of {height} x {width} pixels; only square ones can be evaluated")
+    size = height if about is None else about.preprocessing.size
+    run = on_resized(runner_of_tflite(path, content), height)
+    return OpenFile(path, "tflite", about, channels, size, height, classes, run, None)
 
 
 def _fixed(path: Path, end: Any, dimensions: int) -> list[int]:

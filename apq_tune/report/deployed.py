@@ -23,6 +23,7 @@ NAMED = 3
 ADDED = {
     "onnx": "the graph and metadata, and whole bytes for narrower weights if they are unpacked",
     "torch": "the program, metadata and whole bytes for narrower weights",
+    "tflite": "the graph, scales, metadata, and whole bytes for narrower weights that are not int4",
     "c": "C source code; the comment at its head states the flash that it needs",
 }
 """What files of each format hold beside the parameters of their network."""
@@ -132,9 +133,18 @@ def _listed(float_steps: tuple[str, ...]) -> str:
     return f"{n} step{'s stay' if n > 1 else ' stays'} in floating point ({named}{more})"
 
 
+def _narrow(packed: int, whole: int) -> str:
+    """How weights of fewer than 8 bits are stored."""
+    parts = [f"of {packed} layers are int4"] if packed else []
+    parts += [f"of {whole} layers with fewer than 8 bits are stored in bytes"] if whole else []
+    return f"; weights {' and '.join(parts)}" if parts else ""
+
+
 def _kernels(exported: ExportedFile) -> str:
     if exported.format == "c":
         return "all layers run in integers"
+    if exported.format == "tflite":
+        return f"all layers run in integers, each within one level of the integer program{_narrow(*exported.narrow)}"
     if exported.format == "torch":
         return "computes integers exactly in floating-point arithmetic, so its logits are those of an integer runtime"
     assert exported.kernels is not None

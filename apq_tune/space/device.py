@@ -207,7 +207,7 @@ class DevicePreset(Model):
     flash: DeviceMemory | None = None
     ram: DeviceMemory | None = None
     cost_model: DeviceCosts | None = None
-    files: tuple[Literal["onnx", "torch", "c"], ...] = ()
+    files: tuple[Literal["onnx", "torch", "c", "tflite"], ...] = ()
     notes: tuple[Text, ...] = ()
 
     @model_validator(mode="after")

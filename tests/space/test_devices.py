@@ -428,7 +428,7 @@ def test_limits_of_a_device_are_constraints_and_out_of_reach_if_nothing_fits() -
         ({"flash": {"bytes": True}}, "mine.yaml: flash.bytes: give a whole number from 1 to .*, got True"),
         ({"format": 2}, "mine.yaml: format: Input should be 1, got 2"),
         ({"name": "My device"}, "mine.yaml: name: "),
-        ({"files": ["tflite"]}, r"mine.yaml: files\[0\]: "),
+        ({"files": ["engine"]}, r"mine.yaml: files\[0\]: "),
         ({"speed": 3}, "mine.yaml: speed: unknown key; remove it or correct its spelling"),
     ],
 )
