@@ -51,11 +51,12 @@ def export(
     over_limits: bool,
     out: Path,
 ) -> None:
-    """Export a trained network of RUN to ONNX, torch, C or TFLite.
+    """Export a trained network of RUN as one file.
 
-    RUN is the directory of a run, of a refinement, or of a method (run --method). Before the file is kept, it is run on
-    search images and must predict the same classes as the network. What it takes of flash and RAM must keep the limits
-    of the search. With --device-preset, a network that the device does not run or has no memory for is refused.
+    The file is ONNX, torch, C or TensorFlow Lite. RUN is the directory of a run, of a refinement, or of a method (run
+    --method). Before the file is kept, it is run on search images and must predict the same classes as the network.
+    What it takes of flash and RAM must keep the limits of the search. With --device-preset, a network that the device
+    does not run or has no memory for is refused.
     """
     from apq_tune.deploy.export import check_target
     from apq_tune.deploy.export import export as write

@@ -23,6 +23,7 @@ from apq_tune.deploy.tflite_builder import logits_scaling
 from apq_tune.deploy.tflite_check import check_steps
 from apq_tune.deploy.tflite_file import read_tflite, tflite_bytes
 from apq_tune.deploy.tflite_graph import TFLiteGraph, tflite_graph
+from apq_tune.deploy.tflite_writer import schema
 from apq_tune.deploy.torch_file import read_torch, runner_of, torch_bytes
 from apq_tune.errors import DeployError, RunError
 from apq_tune.network.layer import IMAGE
@@ -148,6 +149,8 @@ def export(
     preset = load_preset(device) if isinstance(device, str | Path) else device
     if preset is not None:
         check_found(preset, network)
+    if format == "tflite":
+        schema()  # refuse before any work if the extra is not there
     program = program_of(network)
     n = IMAGES if format != "c" else int(max(FEWEST, min(IMAGES, C_MACS / network.costs["macs"].value)))
     images, origin = _images(network, n, data_root)
@@ -183,6 +186,9 @@ def export(
     except OSError as error:
         raise cannot_write(path, error) from None
     promised = network.costs["weight_bytes"].value
+    about = (promised, agreement, opened.kernels, program.float_steps, memory, limits, exact)
+    narrow = (0, 0) if graph is None else graph.narrow
+    return ExportedFile(path, format, len(content), *about, program.tensors[IMAGE].shape, narrow)
 
 
 def _disagreement(agreement: FileAgreement, exact: FileAgreement, enough: float) -> str:

@@ -20,6 +20,7 @@ import onnx
 from apq_tune.deploy.c_file import flash_bytes
 from apq_tune.deploy.formats import ExportFormat
 from apq_tune.deploy.program import Program
+from apq_tune.deploy.tflite_file import constant_bytes
 from apq_tune.errors import DeployError
 from apq_tune.space.device import DevicePreset
 from apq_tune.supernet.found_network import FoundNetwork
@@ -96,6 +97,8 @@ def memory_of_file(content: bytes, kind: ExportFormat) -> FileMemory:
         return FileMemory(flash, int(arena[1]))
     if kind == "onnx":
         return FileMemory(sum(_onnx_constants(onnx.ModelProto.FromString(content).graph)), None)
+    if kind == "tflite":
+        return FileMemory(constant_bytes(content), None)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         return FileMemory(sum(e.file_size for e in archive.infolist() if TORCH_WEIGHTS.search(e.filename)), None)
 
@@ -161,7 +164,7 @@ def check_memory(
         memory: Memory that the file takes.
         limits: Its limits.
         kind: Its format.
-        packed: Whether ONNX weights are packed.
+        packed: Whether weights of ONNX or TensorFlow Lite are packed.
 
     Raises:
         DeployError: If there is a limit that it breaks; the message names what takes the memory, its bytes, the
@@ -176,7 +179,7 @@ def check_memory(
         remedy = f"search with --constraint '{limit.cost}<={int(counted * limit.n_bytes / taken)}'"
         if counted > limit.n_bytes:
             remedy = "take a network that keeps it"
-        elif kind == "onnx" and not packed:
+        elif kind in ("onnx", "tflite") and not packed:
             remedy = "leave out --unpacked"
         elif kind != "c" and not program.float_steps and flash_bytes(program) <= limit.n_bytes:
             remedy = "export it as c, which packs weights at their bits"

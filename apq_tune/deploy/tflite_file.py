@@ -97,6 +97,23 @@ def _metadata(content: bytes) -> bytes | None:
     return None
 
 
+def constant_bytes(content: bytes) -> int:
+    """Bytes of the weights of a file as they are stored, of its biases, and of the scales of weights.
+
+    The scales of biases are products of others; single numbers, shapes and indices are not counted.
+    """
+    own = schema()
+    model, total = own.Model.GetRootAs(content, 0), 0
+    graph = model.Subgraphs(0)
+    for number in range(graph.TensorsLength()):
+        tensor = graph.Tensors(number)
+        buffer, about = model.Buffers(tensor.Buffer()), tensor.Quantization()
+        if about is not None and tensor.ShapeLength() and buffer.DataLength() > 1:
+            weights = tensor.Type() != own.TensorType.INT32
+            total += buffer.DataLength() + (4 * about.ScaleLength() if weights else 0)
+    return int(total)
+
+
 def interpreter(path: Path, content: bytes, *, inspected: bool = False) -> Any:
     """Interpreter of LiteRT.
 

@@ -395,7 +395,7 @@ def test_the_command_reports_memory_and_refuses_a_file_that_takes_too_much(finis
     assert not (tmp_path / "own.onnx").exists()
 
 
-@needs_gcc
+@needs["c"]
 def test_files_keep_the_limits_of_their_search_unless_they_are_wanted_all_the_same(
     finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
