@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -40,12 +40,13 @@ def layers_of(slot: Slot, fixed_bits: int, block: tuple[Any, ...]) -> tuple[Laye
     return BLOCK_TYPES[slot.block].layers(slot, fixed_bits, STREAM, *block)
 
 
-def _at_all_choices(space: Skeleton, slot: Slot) -> tuple[Layer, ...]:
+def at_all_choices(space: Skeleton, slot: Slot) -> tuple[Layer, ...]:
+    """Layers of a block whose numbers have one axis for each of its choices."""
     values = np.ix_(*space.fields(slot).values())
     return BLOCK_TYPES[slot.block].layers(slot, space.fixed_bits, STREAM, *values)
 
 
-def _weighted(layers: tuple[Layer, ...]) -> list[tuple[Layer, Op]]:
+def weighted_layers(layers: tuple[Layer, ...]) -> list[tuple[Layer, Op]]:
     """Layers with weights in the order of their initialisation: convolutions, then linear layers."""
     kinds = ("conv", "linear")
     return [(layer, layer.op) for kind in kinds for layer in layers if layer.kind == kind and layer.op is not None]
@@ -56,7 +57,7 @@ def _values(numbers: Any) -> tuple[int, ...]:
     return tuple(int(value) for value in np.unique(numbers))
 
 
-def _is_stored(layer: Layer, layers: tuple[Layer, ...]) -> bool:
+def is_stored_apart(layer: Layer, layers: tuple[Layer, ...]) -> bool:
     """Whether the output of a layer has its own quantizer."""
     readers = [other for other in layers if layer.name in other.inputs]
     return len(readers) > 1 or any(reader.op is None for reader in readers)
@@ -80,7 +81,36 @@ def _read_through(layer: Layer, layers: tuple[Layer, ...]) -> Function | None:
     if made is None:
         return None
     activation = _activation_of(made, layers)
-    return activation if _is_late(made, layers) and not _is_stored(made, layers) else again(activation)
+    return activation if _is_late(made, layers) and not is_stored_apart(made, layers) else again(activation)
+
+
+class Quantizes(Protocol):
+    """Quantizer of a tensor."""
+
+    def __call__(self, x: Tensor, bits: int | None, /) -> Tensor:
+        """Apply the activation and quantize; ``None`` for full precision."""
+        ...
+
+    def step(self, bits: int, /) -> Tensor:
+        """Real value of one level."""
+        ...
+
+
+class QuantizesBlock(Protocol):
+    """Quantizers of a block, as ``run_block`` uses them; see ``BlockQuantizers``."""
+
+    @property
+    def stream(self) -> Quantizes:
+        """Quantizer of the input of the block."""
+        ...
+
+    def of_input(self, role: str, /) -> Quantizes:
+        """Quantizer of the input of a layer with weights."""
+        ...
+
+    def of_output(self, role: str, /) -> Quantizes | None:
+        """Quantizer of the output of a layer; ``None`` if the layer that reads it quantizes it."""
+        ...
 
 
 class BlockQuantizers(nn.Module):
@@ -93,15 +123,15 @@ class BlockQuantizers(nn.Module):
 
     def __init__(self, space: Skeleton, slot: Slot) -> None:
         super().__init__()
-        layers = _at_all_choices(space, slot)
+        layers = at_all_choices(space, slot)
         is_first = slot.stage == slot.position == 0 and space.first is None
         activation = space.stem.activation if is_first else None
         self.stream = ActivationQuantizer((space.fixed_bits,), activation)
-        for layer, op in _weighted(layers):
+        for layer, op in weighted_layers(layers):
             through = again(activation) if layer.inputs[0] == STREAM else _read_through(layer, layers)
             self.add_module(layer.role, ActivationQuantizer(_values(op.a_bits), through))
         for layer in layers:
-            if _is_stored(layer, layers):
+            if is_stored_apart(layer, layers):
                 applied = layer.activation if layer.op is not None else again(_activation_of(layer, layers))
                 self.add_module(_own(layer.role), ActivationQuantizer(_values(layer.output.bits), applied))
 
@@ -124,7 +154,7 @@ class ElasticBlock(nn.Module):
     def __init__(self, space: Skeleton, slot: Slot) -> None:
         super().__init__()
         self._space, self._slot = space, slot
-        for layer, op in _weighted(_at_all_choices(space, slot)):
+        for layer, op in weighted_layers(at_all_choices(space, slot)):
             n_in, n_out = _values(op.in_channels)[-1], _values(op.out_channels)[-1]
             if layer.kind == "linear":
                 self.add_module(layer.role, ElasticLinear(n_in, n_out))
@@ -136,7 +166,7 @@ class ElasticBlock(nn.Module):
     def convs(self, layers: tuple[Layer, ...], norms: Norms) -> dict[str, Conv]:
         """Layers with weights at the shapes of a candidate, including batch norm, by role."""
         found: dict[str, Conv] = {}
-        for layer, op in _weighted(layers):
+        for layer, op in weighted_layers(layers):
             own: Any = self.get_submodule(layer.role)
             if layer.kind == "linear":
                 found[layer.role] = own.sliced(op.in_channels, op.out_channels)
@@ -158,8 +188,8 @@ class ElasticBlock(nn.Module):
         """Sort the channels that one width controls; the affected layers are found by increasing it by one."""
         more = [value + (place == axis) for place, value in enumerate(values)]
         pairs = zip(
-            _weighted(layers_of(self._slot, self._space.fixed_bits, tuple(values))),
-            _weighted(layers_of(self._slot, self._space.fixed_bits, tuple(more))),
+            weighted_layers(layers_of(self._slot, self._space.fixed_bits, tuple(values))),
+            weighted_layers(layers_of(self._slot, self._space.fixed_bits, tuple(more))),
             strict=True,
         )
         readers, makers = [], []
@@ -185,7 +215,7 @@ class FoldedBlock(nn.Module):
 
     def __init__(self, space: Skeleton, slot: Slot, block: tuple[Any, ...]) -> None:
         super().__init__()
-        for layer, op in _weighted(layers_of(slot, space.fixed_bits, block)):
+        for layer, op in weighted_layers(layers_of(slot, space.fixed_bits, block)):
             n_in, n_out, k, groups = (int(n) for n in (op.in_channels, op.out_channels, op.kernel_size, op.groups))
             if layer.kind == "linear":
                 self.add_module(layer.role, FoldedLinear(n_in, n_out))
@@ -195,11 +225,11 @@ class FoldedBlock(nn.Module):
 
     def convs(self, layers: tuple[Layer, ...]) -> dict[str, Conv]:
         """Layers with weights by role."""
-        return {layer.role: cast(Conv, self.get_submodule(layer.role)) for layer, _ in _weighted(layers)}
+        return {layer.role: cast(Conv, self.get_submodule(layer.role)) for layer, _ in weighted_layers(layers)}
 
 
 def run_block(
-    x: Tensor, layers: tuple[Layer, ...], convs: Mapping[str, Conv], quantizers: BlockQuantizers, fixed_bits: int | None
+    x: Tensor, layers: tuple[Layer, ...], convs: Mapping[str, Conv], quantizers: QuantizesBlock, fixed_bits: int | None
 ) -> Tensor:
     """Run one block.
 
@@ -211,7 +241,7 @@ def run_block(
         fixed_bits: Bits of the residual stream; ``None`` for full precision everywhere.
     """
     tensors = {STREAM: quantizers.stream(x, fixed_bits)}
-    stored: dict[str, tuple[ActivationQuantizer, int]] = {}  # tensors that are quantized, by their quantizer and bits
+    stored: dict[str, tuple[Quantizes, int]] = {}  # tensors that are quantized, by their quantizer and bits
     if fixed_bits is not None:
         stored[STREAM] = quantizers.stream, fixed_bits
     for layer in layers:
@@ -242,8 +272,8 @@ def _run_weighted(
     x: Tensor,
     layer: Layer,
     conv: Conv,
-    quantizers: BlockQuantizers,
-    stored: tuple[ActivationQuantizer, int] | None,
+    quantizers: QuantizesBlock,
+    stored: tuple[Quantizes, int] | None,
     fixed_bits: int | None,
 ) -> Tensor:
     """Quantize the input of a layer with weights, unless it is stored at these bits, and run the layer."""

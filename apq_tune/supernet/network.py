@@ -5,6 +5,7 @@ There is no active subnet as state: the candidate, batch norm statistics and qua
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -62,6 +63,30 @@ class Supernet(AnySupernet):
         return statistics
 
     def _run(self, x: Tensor, candidate: Candidate, quantize: bool, norms: Norms) -> Tensor:
+        fixed_bits = self.space.fixed_bits if quantize else None
+
+        def run_blocks(x: Tensor) -> Tensor:
+            for block, layers in self.chosen(candidate):
+                x = run_block(x, layers, block.convs(layers, norms), block.quantizers, fixed_bits)
+            return x
+
+        return self.run_around(x, run_blocks, candidate.resolution, norms, quantize=quantize)
+
+    def run_around(
+        self, x: Tensor, blocks: Callable[[Tensor], Tensor], resolution: int | None, norms: Norms, *, quantize: bool
+    ) -> Tensor:
+        """Run the layers that are not searched around given blocks.
+
+        Args:
+            x: Images, shape ``(n, channels, size, size)``.
+            blocks: Function that applies the searched blocks.
+            resolution: Image size; ``None`` if the space has one.
+            norms: Batch norm.
+            quantize: Whether to quantize weights and activations.
+
+        Returns:
+            Logits, shape ``(n, classes)``.
+        """
         conv = norms.conv
         stem, first, head, space = self.space.stem, self.space.first, self.space.head, self.space
         fixed = FixedConvs(
@@ -73,13 +98,7 @@ class Supernet(AnySupernet):
             self.classifier.sliced(head.features or head.channels, space.classes),
         )
         fixed_bits = space.fixed_bits if quantize else None
-
-        def run_blocks(x: Tensor) -> Tensor:
-            for block, layers in self.chosen(candidate):
-                x = run_block(x, layers, block.convs(layers, norms), block.quantizers, fixed_bits)
-            return x
-
-        return forward_pass(x, fixed, run_blocks, self.quantizers, candidate.resolution, fixed_bits)
+        return forward_pass(x, fixed, blocks, self.quantizers, resolution, fixed_bits)
 
     def chosen(self, candidate: Candidate) -> list[tuple[ElasticBlock, tuple[Layer, ...]]]:
         """Blocks of a candidate and their layers, in the order of the forward pass."""
