@@ -152,8 +152,9 @@ def compare(
             lookup, maximize, minimize, constraints=constraints, choices=list(choices), ignore=ignore, missing=missing
         )
     else:
-        preset = preset_of(device_preset)
-        loaded = narrowed(load_network_space(str(space)), preset)
+        loaded = load_network_space(str(space))
+        preset = preset_of(device_preset, loaded)
+        loaded = narrowed(loaded, preset)
         encoding = encoding_of(loaded)
         wanted = metric_names(front, "--front")
         metrics = with_built_in(load_metrics(encoding, predictor, tables), encoding, [*wanted, *constraints])

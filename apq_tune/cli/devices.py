@@ -18,15 +18,15 @@ DEVICE_PRESET = click.option(
 )
 
 
-def preset_of(name: str | None) -> DevicePreset | None:
-    """Preset of ``--device-preset``; ``None`` without the option.
+def preset_of(name: str | None, space: Space | None = None) -> DevicePreset | None:
+    """Preset of ``--device-preset``; without the option that of the file of a space, or ``None``.
 
     Raises:
         DeviceError: If it is unknown or invalid.
     """
     from apq_tune.space.device import load_preset
 
-    return None if name is None else load_preset(name)
+    return getattr(space, "device", None) if name is None else load_preset(name)
 
 
 def narrowed(space: Space, preset: DevicePreset | None) -> Any:

@@ -119,7 +119,7 @@ def run(
     loaded = None if space is None else load_network_space(space)
     notes: tuple[str, ...] = ()
     state: Mapping[str, Any] | None = None
-    preset = preset_of(device_preset)
+    preset = preset_of(device_preset, loaded)
     constraints = (*constraints, *limit_texts(preset))
     complain = complaints(constraints, budgets, tables, preset)
     if weights is not None and source is None:
@@ -131,7 +131,7 @@ def run(
         loaded, notes = _chosen(data, loaded, complain if constraints or budgets or preset else None)
     assert loaded is not None
     if preset is not None:
-        whole, loaded = loaded, loaded.narrowed(preset)
+        whole, loaded = loaded.whole, loaded.narrowed(preset)
         notes = (*notes, device_line(whole, loaded))
     changes: dict[str, object] = {"seed": seed} | ({} if minutes is None else {"minutes": minutes})
     if constraints or budgets:

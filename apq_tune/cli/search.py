@@ -104,7 +104,8 @@ def search(
 
     if objective is not None and front is not None:
         raise click.UsageError("give --objective or --front, not both")
-    whole, preset = load_space(space), preset_of(device_preset)
+    whole = load_space(space)
+    preset = preset_of(device_preset, whole)
     encoding = encoding_of(narrowed(whole, preset))
     from_files = load_metrics(encoding, predictor, tables)
     wanted = metric_names(front, "--front") if front is not None else metric_names(objective, "--objective")
@@ -121,7 +122,9 @@ def search(
     initial = None
     if start is not None:
         given = [candidate_from(entry, whole) for entry in read_candidates(start, whole)]
-        initial = inside.encode(given if preset is None else candidates_run(preset, encoding.space, given))
+        if preset is not None and preset != getattr(whole, "device", None):
+            given = candidates_run(preset, encoding.space, given)
+        initial = inside.encode(given)
     console = Screen()
     if message:
         console.print(message)
@@ -163,6 +166,7 @@ def search(
 @PREDICTOR
 @TABLES
 @DEVICE_COSTS
+@DEVICE_PRESET
 @click.option("--candidates", type=Place(), required=True, help="Candidates to score (.json, .jsonl or .csv).")
 @click.option("--skip-invalid", is_flag=True, help="Skip candidates that are not in SPACE, and say why.")
 @out_file(".csv", ".json")
@@ -171,6 +175,7 @@ def score(
     predictor: Path | None,
     tables: tuple[Path, ...],
     device_costs: tuple[str, ...],
+    device_preset: str | None,
     candidates: Path,
     skip_invalid: bool,
     out: Path,
@@ -178,7 +183,8 @@ def score(
     """Compute every metric of given candidates of SPACE.
 
     SPACE is the name of a shipped search space, a YAML file, or a file of named choices. Candidates may be in the
-    notation of apq-tune or of the published programs.
+    notation of apq-tune or of the published programs. With --device-preset, one that the device does not run or has no
+    memory for is refused, or skipped with --skip-invalid.
     """
     from apq_tune.problem.metrics import all_metrics, load_metrics, score_candidates
     from apq_tune.report.tables import write_frame
@@ -187,9 +193,10 @@ def score(
     from apq_tune.space.notation import read_candidates
 
     asked = checked_costs(device_costs)
-    encoding = encoding_of(load_space(space))
+    loaded = load_space(space)
+    encoding = encoding_of(narrowed(loaded, preset_of(device_preset)))
     metrics = all_metrics(encoding, load_metrics(encoding, predictor, tables), asked)
-    entries = read_candidates(candidates, encoding.space)
+    entries = read_candidates(candidates, loaded)
     frame, refused = score_candidates(encoding, metrics, entries, skip_invalid=skip_invalid)
     for line in refused:
         click.echo(f"skipped: {line}", err=True)

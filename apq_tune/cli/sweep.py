@@ -93,8 +93,9 @@ def sweep(
     from apq_tune.studies.fleet import Fleet
 
     paths = plan.read_tables(targets)
-    preset = preset_of(device_preset)
-    encoding = encoding_of(narrowed(load_space(space), preset))
+    loaded = load_space(space)
+    preset = preset_of(device_preset, loaded)
+    encoding = encoding_of(narrowed(loaded, preset))
     wanted = tuple(metric_names(front, "--front") if front is not None else metric_names(objective, "--objective"))
     metrics = plan.device_metrics(encoding, predictor, paths, [*wanted, *constraints])
     inside, message = restrict_to_measured(encoding, predictor, extrapolate=extrapolate)

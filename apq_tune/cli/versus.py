@@ -151,8 +151,6 @@ def joint_vs_staged(
     checked, where = versus.Spend.checked(**spend), device_of(device)
     chosen = list(methods or NAMES)
     preset = preset_of(device_preset)
-    memory = limit_texts(preset)
-    named = budgets or (() if constraints or memory else BUDGET_NAMES)
     changes = assigned(assignments)
     is_run = target != "" and (Path(target) / "run.json").exists()
     given = [name for name in ("assignments", "seeds", "first_seed", "data_root") if _is_given(name)]
@@ -168,12 +166,15 @@ def joint_vs_staged(
         runs = {settings.seed: Path(target).absolute()}
     else:
         space, opened = _space_of(target, own_model, data)
+        preset = preset_of(device_preset, space)
         space = narrowed(space, preset)
         settings = RunSettings().updated(changes)
         folder = out.absolute() / "runs"
         runs = {seed: versus.run_path(folder, seed) for seed in seeds_from(first_seed, seeds)}
     all_tables = [*(kept_tables(Path(target)) if is_run else []), *tables]
     costs = Costs.of(encoding_of(narrowed(space, preset)), all_tables, constraints)
+    memory = limit_texts(preset)
+    named = budgets or (() if constraints or memory else BUDGET_NAMES)
     targets = limits_of(costs, named, constraints, memory)
     possible = possible_methods(chosen, costs, targets)
     own = {OWN: targets.get(OWN, [])}

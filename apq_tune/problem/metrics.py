@@ -18,14 +18,15 @@ from apq_tune.predict import MLPPredictor, Pairs
 from apq_tune.predict.files import is_of_whole, load_predictor, measured_in
 from apq_tune.predict.pairs import Floats, n_networks
 from apq_tune.problem.costs import with_built_in, with_tables
+from apq_tune.problem.device import device_limits
 from apq_tune.problem.limits import read_limits
 from apq_tune.problem.metric import Metric, WidenedMetric
-from apq_tune.problem.problem import Objective, Problem
+from apq_tune.problem.problem import Constraint, Objective, Problem
 from apq_tune.space.encoding import Genomes
 from apq_tune.space.encodings import encoding_of
 from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.space.measured import Mask, outside, within
-from apq_tune.space.narrowing import Narrowing
+from apq_tune.space.narrowing import Narrowing, candidates_run
 from apq_tune.space.notation import candidate_from, entries_of
 from apq_tune.space.parameters import Space
 
@@ -154,6 +155,9 @@ def score_candidates(
 ) -> tuple[pd.DataFrame, list[str]]:
     """Evaluate all metrics of given candidates, in their order.
 
+    In a space that was narrowed for a device, candidates of the whole space are taken, too, and the memory of the
+    device is a limit.
+
     Args:
         encoding: Encoding of the search space.
         metrics: Metrics by name.
@@ -166,22 +170,54 @@ def score_candidates(
 
     Raises:
         CandidateError: If a candidate is invalid and not skipped; the message names its position and the reason.
+        DeviceError: If the device does not run one or has no memory for it, and it is not skipped.
+        ReachError: If the device has no memory for any network of the space.
     """
+    limits = device_limits(encoding.space, metrics.values()) if has_network(encoding.space) else ()
     if not entries:
         raise CandidateError("there is no candidate to score; the file holds an empty list")
     genomes, positions, refused = [], [], []
     for position, entry in enumerate(entries):
         try:
-            genomes.append(encoding.encode([candidate_from(entry, encoding.space)])[0])
+            genomes.append(_genome(encoding, entry, limits))
             positions.append(position)
-        except CandidateError as error:  # noqa: PERF203
+        except (CandidateError, DeviceError) as error:  # noqa: PERF203
             reason = f"candidate {position}: {str(error).removeprefix('candidate 0: ')}"
             if not skip_invalid:
-                raise CandidateError(f"{reason}; --skip-invalid goes on without it") from None
+                raise type(error)(f"{reason}; --skip-invalid goes on without it") from None
             refused.append(reason)
     found = np.array(genomes, np.int16).reshape(len(genomes), encoding.n_genes)
     columns = {"position": positions, "candidate_json": [c.to_json() for c in encoding.decode(found)]}
     return pd.DataFrame(columns | {name: metric(found) for name, metric in metrics.items()}), refused
+
+
+def _genome(encoding: GeneEncoding, entry: Any, limits: Sequence[Constraint]) -> Genomes:
+    """Genome of a candidate that a device runs and has memory for, shape ``(n_genes,)``.
+
+    Args:
+        encoding: Encoding of the search space.
+        entry: Candidate as plain data.
+        limits: Memory of the device that the space was narrowed for, if it was.
+
+    Raises:
+        CandidateError: If the candidate is not in the space.
+        DeviceError: If the device does not run it or has no memory for it.
+    """
+    space = encoding.space
+    try:
+        genomes = encoding.encode([candidate_from(entry, space)])
+    except CandidateError:
+        if getattr(space, "device", None) is None:
+            raise
+        given = candidate_from(entry, space.whole)  # which the device may run, or not for a reason that can be told
+        genomes = encoding.encode(candidates_run(space.device, space, [given]))
+    for limit in limits:
+        if (value := float(limit.metric(genomes)[0])) > limit.bound:
+            raise DeviceError(
+                f"{limit.metric.name} is {value:.0f}, but {space.device.name} has {limit.bound:.0f} bytes; take a "
+                "smaller network, or another device"
+            )
+    return np.asarray(genomes[0], np.int16)
 
 
 def load_start(path: Path, space: Space | None) -> MLPPredictor:

@@ -6,14 +6,18 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner, Result
+from torch import nn
 
 from apq_tune import (
     ApqError,
     DeviceError,
     DevicePreset,
     Front,
+    ModelSpace,
     Pairs,
     RunError,
     SearchSpace,
@@ -23,10 +27,11 @@ from apq_tune import (
     load_preset,
 )
 from apq_tune.cli import cli
-from apq_tune.cost import bit_ops
+from apq_tune.cost import bit_ops, weight_bytes
 from apq_tune.predict.files import predictor_bytes
 from apq_tune.space.encodings import encoding_of
 from apq_tune.space.measured import measured_values
+from apq_tune.space.narrowing import Narrowing
 from apq_tune.store.directory import RunDirectory
 
 DIGITS = SearchSpace.load("digits")
@@ -169,3 +174,64 @@ def test_networks_of_the_space_at_2_bits_are_no_networks_of_the_device() -> None
         DeviceError, match=r"1.1.expand: w_bits is 2, but onnxruntime_cpu runs convolutions with weights of 8"
     ):
         check_network(load_preset("onnxruntime_cpu"), DIGITS.network.at(DIGITS.values_of(candidate)))
+
+
+def scored(space: object, candidates: list[object], folder: Path, *more: object) -> Result:
+    (folder / "c.json").write_text(json.dumps([candidate.to_dict() for candidate in candidates]))
+    return call("score", space, "--candidates", folder / "c.json", "--out", folder / "s.csv", *more)
+
+
+def test_score_refuses_or_skips_what_the_device_does_not_run_or_has_no_memory_for(tmp_path: Path) -> None:
+    encoding = encoding_of(DIGITS)
+    small, large = (encoding.decode(encoding.at_bits(encoding.ends()[i : i + 1], 8))[0] for i in (0, 1))
+    (narrow,) = encoding.decode(encoding.at_bits(encoding.ends()[:1], 2))
+    (tmp_path / "mine.yaml").write_text(
+        "format: 1\nname: mine\ntitle: My board\nops: {conv: {w_bits: 8, a_bits: 8}}\nflash: {bytes: 12kB}\n", "utf-8"
+    )
+    preset = ("--device-preset", tmp_path / "mine.yaml")
+    said = str(scored("digits", [small, narrow], tmp_path, *preset).exception)
+    assert said.startswith("candidate 1: 1.1.expand: w_bits is 2, but mine runs convolutions with weights of 8 bits; ")
+    assert said.endswith("; --skip-invalid goes on without it")
+    said = str(scored("digits", [large], tmp_path, *preset).exception)
+    assert said.startswith("candidate 0: weight_bytes is ")
+    assert "but mine has 12000 bytes; take a smaller network, or another device; --skip-invalid goes on" in said
+    assert not (tmp_path / "s.csv").exists()
+    result = scored("digits", [narrow, small, large], tmp_path, *preset, "--skip-invalid")
+    assert result.exit_code == 0, result.output
+    assert "1 candidates scored, 2 skipped" in result.output
+    table = pd.read_csv(tmp_path / "s.csv")
+    assert table["position"].tolist() == [1]
+    assert table["weight_bytes"].item() == weight_bytes(encoding)(encoding.encode([small]))[0]
+    assert scored("digits", [narrow, small, large], tmp_path).exit_code == 0
+
+
+def test_score_takes_candidates_of_a_model_and_of_what_a_device_runs_of_it(tmp_path: Path) -> None:
+    layers = [nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 3)]
+    space = ModelSpace.from_module(nn.Sequential(*layers), torch.zeros(1, 1, 8, 8), w_bits=[4, 8], a_bits=[4, 8])
+    part, encoding = encoding_of(space.narrowed(load_preset("litert"))), encoding_of(space)
+    (tmp_path / "space.yaml").write_text(space.to_yaml(), "utf-8")
+    inside = part.decode(part.ends())
+    wide = encoding.decode(Narrowing(space, part.space).widen(part.ends()))
+    assert inside[0].to_dict() != wide[0].to_dict()
+    tables = []
+    for own in (inside, wide):
+        result = scored(tmp_path / "space.yaml", own, tmp_path, "--device-preset", "litert")
+        assert result.exit_code == 0, result.exception
+        tables.append(pd.read_csv(tmp_path / "s.csv"))
+    pd.testing.assert_frame_equal(*tables)
+    assert scored(tmp_path / "space.yaml", wide, tmp_path).exit_code == 0
+    np.testing.assert_array_equal(pd.read_csv(tmp_path / "s.csv")["weight_bytes"], tables[0]["weight_bytes"])
+    (narrow,) = encoding.decode(encoding.at_bits(encoding.ends()[:1], 4))
+    said = str(scored(tmp_path / "space.yaml", [narrow], tmp_path, "--device-preset", "litert").exception)
+    assert "a_bits is 4, but litert runs" in said
+
+
+@pytest.mark.parametrize("command", ["search", "sweep", "compare", "run", "joint-vs-staged"])
+def test_memory_of_a_device_that_the_file_of_a_space_names_is_a_limit(command: str, tmp_path: Path) -> None:
+    preset = load_preset("litert").to_dict() | {"flash": {"bytes": "1kB"}}
+    (tmp_path / "mine.yaml").write_text(DIGITS.narrowed(DevicePreset.from_dict(preset)).to_yaml(), "utf-8")
+    more = {"compare": ["--front", "macs,bit_ops"], "run": [], "joint-vs-staged": []}
+    arguments = more.get(command, ["--objective", "macs"])
+    said = refusal(command, tmp_path / "mine.yaml", *arguments, "--out", tmp_path / "out")
+    assert "no candidate reaches weight_bytes <= 1000: " in said
+    assert not (tmp_path / "out").exists()
