@@ -59,6 +59,10 @@ if TYPE_CHECKING:
     from apq_tune.pipeline.sensitivity_table import SensitivityTable, measure_sensitivity
     from apq_tune.pipeline.solve import solve
     from apq_tune.report.html import write_report
+    from apq_tune.sparsity.footprint import Footprint, footprint
+    from apq_tune.sparsity.layers import ends_of
+    from apq_tune.sparsity.schedule import CubicSchedule
+    from apq_tune.sparsity.sparsifier import Sparsifier
     from apq_tune.supernet.calibrated import CalibratedModel
     from apq_tune.supernet.found_network import FoundNetwork, Preprocessing
     from apq_tune.supernet.hessian import layer_omegas
@@ -73,10 +77,12 @@ __version__ = "0.1.0"
 LAZY = {
     "ApqSearch": "apq_tune.hosts.searcher",
     "CalibratedModel": "apq_tune.supernet.calibrated",
+    "CubicSchedule": "apq_tune.sparsity.schedule",
     "EvolutionSampler": "apq_tune.hosts.optuna",
     "ExportedFile": "apq_tune.deploy.export",
     "FileScores": "apq_tune.deploy.evaluate",
     "FinishedRun": "apq_tune.pipeline.finished",
+    "Footprint": "apq_tune.sparsity.footprint",
     "FoundNetwork": "apq_tune.supernet.found_network",
     "ModelSampler": "apq_tune.hosts.optuna_model",
     "NSGA2Sampler": "apq_tune.hosts.optuna",
@@ -85,12 +91,15 @@ LAZY = {
     "SensitivityTable": "apq_tune.pipeline.sensitivity_table",
     "Solution": "apq_tune.pipeline.answers",
     "Solutions": "apq_tune.pipeline.answers",
+    "Sparsifier": "apq_tune.sparsity.sparsifier",
     "Subnet": "apq_tune.supernet.subnet",
     "SupernetLoss": "apq_tune.supernet.metrics",
     "TrainedSupernet": "apq_tune.supernet.trained",
     "Training": "apq_tune.supernet.train",
+    "ends_of": "apq_tune.sparsity.layers",
     "evaluate": "apq_tune.deploy.evaluate",
     "export": "apq_tune.deploy.export",
+    "footprint": "apq_tune.sparsity.footprint",
     "layer_omegas": "apq_tune.supernet.hessian",
     "load_data": "apq_tune.data",
     "load_network": "apq_tune.deploy.load",
@@ -116,6 +125,7 @@ __all__ = [
     "ChoiceSpace",
     "Configuration",
     "Constraint",
+    "CubicSchedule",
     "DeployError",
     "DeviceError",
     "DevicePreset",
@@ -128,6 +138,7 @@ __all__ = [
     "FileScores",
     "FinishedRun",
     "FlatEncoding",
+    "Footprint",
     "FoundNetwork",
     "Front",
     "FunctionMetric",
@@ -159,6 +170,7 @@ __all__ = [
     "Solutions",
     "Space",
     "SpaceError",
+    "Sparsifier",
     "StudyError",
     "Subnet",
     "SupernetLoss",
@@ -168,9 +180,11 @@ __all__ = [
     "check_network",
     "cost_models",
     "device_limits",
+    "ends_of",
     "evaluate",
     "export",
     "fit_predictor",
+    "footprint",
     "known_presets",
     "known_spaces",
     "layer_omegas",

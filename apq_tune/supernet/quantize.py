@@ -2,8 +2,9 @@
 
 Weights: symmetric, per output channel, narrow range ``[-qmax, qmax]``. The step is a constant times the channel's root
 mean square, so it scales with the channel and quantization commutes with folding batch norm: quantizing before or
-after gives the same network (Jacob 2018). Weights that were trained in full precision have longer tails than those that
-are trained at these steps: for them each channel has a further factor, of which the same holds.
+after gives the same network (Jacob 2018). Pruned weights, exact zeros, do not count: they need no level but zero.
+Weights that were trained in full precision have longer tails than those that are trained at these steps: for them each
+channel has a further factor, of which the same holds.
 Activations: per tensor, ``[0, 2^b - 1]`` after ReLU and ReLU6, ``[-2^(b-1), 2^(b-1) - 1]`` elsewhere. The range is
 a learned clip value in real units, its gradient that of LSQ (Esser 2020).
 """
@@ -38,7 +39,9 @@ def weight_step(weight: Tensor, bits: int, factor: Tensor | None = None) -> Tens
         bits: Bit-width from 2 to 8.
         factor: Factor of the step of each output channel, shape ``(out,)``; ``None`` for one.
     """
-    mean_square = weight.detach().square().mean(dim=tuple(range(1, weight.ndim)), keepdim=True)
+    own, others = weight.detach(), tuple(range(1, weight.ndim))
+    density = (own != 0).sum(dim=others, keepdim=True).clamp_min(1) / own[0].numel()
+    mean_square = own.square().mean(dim=others, keepdim=True) / density  # dense: division by exactly one
     step = GAUSSIAN_STEP[bits] * mean_square.sqrt().clamp_min(1e-12)
     return step if factor is None else step * factor.reshape(step.shape)
 

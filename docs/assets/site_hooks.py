@@ -21,7 +21,7 @@ SECTIONS = {
     "Predictors": ("apq_tune.predict",),
     "Search": ("apq_tune.searchers", "apq_tune.methods"),
     "Optuna and Ray Tune": ("apq_tune.hosts",),
-    "Networks and training": ("apq_tune.network", "apq_tune.supernet"),
+    "Networks and training": ("apq_tune.network", "apq_tune.supernet", "apq_tune.sparsity"),
     "Runs": ("apq_tune.pipeline", "apq_tune.refine", "apq_tune.studies", "apq_tune.store", "apq_tune.report"),
     "Deployment": ("apq_tune.deploy",),
     "Errors": ("apq_tune.errors",),
