@@ -98,6 +98,7 @@ def run_layers(
     quantizers: GraphQuantizers,
     layers: Sequence[Layer] | None,
     memory: LayerMemory | None = None,
+    after: Callable[[FusedLayer, Tensor, Sequence[Tensor]], Tensor] | None = None,
 ) -> Tensor:
     """Run a network.
 
@@ -108,6 +109,7 @@ def run_layers(
         quantizers: Quantizers of stored tensors.
         layers: Its layers with the bits to run at; ``None`` for full precision.
         memory: Memory of runs on the same images with the same parameters; only for given bits.
+        after: Function from a layer, its output as it is stored and its inputs to the output that others read.
 
     Returns:
         Logits, shape ``(n, classes)``.
@@ -123,7 +125,9 @@ def run_layers(
             numbers[layer.name] = memory.number(layer, run.bits(layer), [numbers[name] for name in layer.inputs])
             known = memory.get(numbers[layer.name])
         if known is None:
-            tensors[layer.name] = run.output(layer, [tensors[name] for name in layer.inputs])
+            inputs = [tensors[name] for name in layer.inputs]
+            output = run.output(layer, inputs)
+            tensors[layer.name] = output if after is None else after(layer, output, inputs)
         else:
             tensors[layer.name] = run.skipped(layer, known)
         if memory is not None:

@@ -206,7 +206,7 @@ class GraphSupernet(AnySupernet):
     def _taken(self, planned: PlannedNetwork, name: str) -> Tensor:
         return self.cut(planned, name, self.tensor(name))
 
-    def _parameters_of(self, planned: PlannedNetwork, node: Node) -> dict[str, Tensor]:
+    def parameters_of(self, planned: PlannedNetwork, node: Node) -> dict[str, Tensor]:
         """Parameters of a node by role."""
         return {role: self._taken(planned, name) for role, name in node.parameters.items()}
 
@@ -216,7 +216,8 @@ class GraphSupernet(AnySupernet):
         own = self.factors.get_buffer(module_key(node.name))
         return self.cut(planned._replace(takes={weight: (None, planned.takes[weight][0])}), weight, own)
 
-    def _factor(self, planned: PlannedNetwork, node: Node, bits: int | None) -> Tensor | None:
+    def factor_of(self, planned: PlannedNetwork, node: Node, bits: int | None) -> Tensor | None:
+        """Factors of the steps of the output channels of a layer at a bit-width, shape ``(out,)``."""
         return None if bits is None else self._factors(planned, node)[bits_of(self.space).index(bits)]
 
     def run(self, x: Tensor, planned: PlannedNetwork, norms: Norms, *, quantize: bool) -> Tensor:
@@ -232,27 +233,28 @@ class GraphSupernet(AnySupernet):
             Logits, shape ``(n, classes)``.
         """
 
-        def normalised(node: Node, x: Tensor) -> Tensor:
-            roles = {"weight", "bias"} & set(node.parameters)
-            own = {role: self._taken(planned, node.parameters[role]) for role in roles}
-            return norms(x, own.get("weight"), own.get("bias"), node.settings["eps"])
-
         def weighted(layer: FusedLayer) -> Conv:
             def run(x: Tensor, w_bits: int | None, *, input_step: InputStep | None = None) -> Tensor:  # noqa: ARG001
-                own = self._parameters_of(planned, layer.main)
-                own["weight"] = quantize_weight(own["weight"], w_bits, self._factor(planned, layer.main, w_bits))
+                own = self.parameters_of(planned, layer.main)
+                own["weight"] = quantize_weight(own["weight"], w_bits, self.factor_of(planned, layer.main, w_bits))
                 y = compute(layer.main, [x], own)
-                return y if layer.norm is None else normalised(layer.norm, y)
+                return y if layer.norm is None else self.normalised(planned, layer.norm, y, norms)
 
             return run
 
         def others(layer: FusedLayer, inputs: Sequence[Tensor]) -> Tensor:
             if layer.main.kind == "norm":
-                return normalised(layer.main, inputs[0])
-            return compute(layer.main, inputs, self._parameters_of(planned, layer.main))
+                return self.normalised(planned, layer.main, inputs[0], norms)
+            return compute(layer.main, inputs, self.parameters_of(planned, layer.main))
 
         layers = planned.network.layers if quantize else None
         return run_layers(x, planned.network, GraphLayers(weighted, others), self.quantizers, layers)
+
+    def normalised(self, planned: PlannedNetwork, node: Node, x: Tensor, norms: Norms) -> Tensor:
+        """Output of a batch norm of a network."""
+        roles = {"weight", "bias"} & set(node.parameters)
+        own = {role: self._taken(planned, node.parameters[role]) for role in roles}
+        return norms(x, own.get("weight"), own.get("bias"), node.settings["eps"])
 
     @torch.no_grad()
     def extract(self, candidate: ModelCandidate, statistics: Statistics) -> GraphSubnet:
@@ -270,7 +272,7 @@ class GraphSupernet(AnySupernet):
                 norm = None if layer.norm is None else (layer.norm, *next(given))
                 self._fold(planned, node, norm, cast(FoldedWeights, subnet.parts[key]))
             elif node.parameters:
-                own = self._parameters_of(planned, node)
+                own = self.parameters_of(planned, node)
                 if node.kind == "norm":
                     own["mean"], own["variance"] = next(given)
                 for role, value in own.items():
@@ -281,14 +283,14 @@ class GraphSupernet(AnySupernet):
         self, planned: PlannedNetwork, node: Node, norm: tuple[Node, Tensor, Tensor] | None, target: FoldedWeights
     ) -> None:
         """Copy the weights of a layer, with its batch norm folded into them."""
-        own = self._parameters_of(planned, node)
+        own = self.parameters_of(planned, node)
         weight, bias = own["weight"], own.get("bias")
         if norm is None:
             target.weight.copy_(weight)
             target.bias.copy_(torch.zeros_like(target.bias) if bias is None else bias)
             return
         node, mean, variance = norm
-        scale = self._parameters_of(planned, node)
+        scale = self.parameters_of(planned, node)
         factor = (variance + node.settings["eps"]).rsqrt() * scale.get("weight", 1.0)
         target.weight.copy_(weight * factor.reshape(-1, *[1] * (weight.ndim - 1)))
         centred = -mean if bias is None else bias - mean
