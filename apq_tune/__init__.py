@@ -29,6 +29,8 @@ from apq_tune.problem.lookup import load_lookup
 from apq_tune.problem.metric import FunctionMetric, Metric
 from apq_tune.problem.problem import Constraint, Evaluation, Objective, Problem
 from apq_tune.searchers import NSGA2, Evolution, ModelBased, RandomSearch, search
+from apq_tune.searchers.layerwise.algorithm import LayerwiseDDPG
+from apq_tune.searchers.layerwise.settings import AgentSettings, PassSettings
 from apq_tune.space.candidate import Candidate, Configuration
 from apq_tune.space.choices import ChoiceSpace
 from apq_tune.space.device import DevicePreset, known_presets, load_preset
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from apq_tune.deploy.load import load_network
     from apq_tune.deploy.profiling import profile
     from apq_tune.hosts.optuna import EvolutionSampler, NSGA2Sampler
+    from apq_tune.hosts.optuna_layerwise import LayerwiseDDPGSampler
     from apq_tune.hosts.optuna_model import ModelSampler
     from apq_tune.hosts.searcher import ApqSearch
     from apq_tune.methods.raised import raise_bits
@@ -84,6 +87,7 @@ LAZY = {
     "FinishedRun": "apq_tune.pipeline.finished",
     "Footprint": "apq_tune.sparsity.footprint",
     "FoundNetwork": "apq_tune.supernet.found_network",
+    "LayerwiseDDPGSampler": "apq_tune.hosts.optuna_layerwise",
     "ModelSampler": "apq_tune.hosts.optuna_model",
     "NSGA2Sampler": "apq_tune.hosts.optuna",
     "Preprocessing": "apq_tune.supernet.found_network",
@@ -117,6 +121,7 @@ __all__ = [
     "NSGA2",
     "APQObjective",
     "AdditiveMetric",
+    "AgentSettings",
     "ApqError",
     "ApqSearch",
     "CalibratedModel",
@@ -145,6 +150,8 @@ __all__ = [
     "Gene",
     "GeneTable",
     "LayerTable",
+    "LayerwiseDDPG",
+    "LayerwiseDDPGSampler",
     "Metric",
     "ModelBased",
     "ModelCandidate",
@@ -156,6 +163,7 @@ __all__ = [
     "NetworkEncoding",
     "Objective",
     "Pairs",
+    "PassSettings",
     "Predictor",
     "Preprocessing",
     "Problem",

@@ -58,9 +58,9 @@ def problem_of(space: Any) -> Problem:
     return Problem(space, [Objective(gain, "maximize"), Objective(cost)])
 
 
-@pytest.mark.parametrize("algorithm", ["Evolution", "NSGA2", "RandomSearch", "ModelBased"])
+@pytest.mark.parametrize("algorithm", ["Evolution", "NSGA2", "RandomSearch", "ModelBased", "LayerwiseDDPG"])
 def test_every_search_gives_a_front_that_its_file_gives_again(space: Any, algorithm: str, tmp_path: Path) -> None:
-    n = 20 if algorithm == "ModelBased" else 200
+    n = 20 if algorithm in ("ModelBased", "LayerwiseDDPG") else 200
     front = apq_tune.search(problem_of(space), getattr(apq_tune, algorithm)(), n_evaluations=n, seed=1)
     front.save(tmp_path / "front.json")
     assert Front.load(tmp_path / "front.json").candidates == front.candidates
@@ -77,7 +77,7 @@ def test_every_predictor_is_fitted_saved_and_loaded(space: Any, form: PlainForm,
     np.testing.assert_allclose(apq_tune.load_predictor(tmp_path / "p.npz", space)(genomes), predictor(genomes))
 
 
-@pytest.mark.parametrize("sampler", ["EvolutionSampler", "NSGA2Sampler", "ModelSampler"])
+@pytest.mark.parametrize("sampler", ["EvolutionSampler", "NSGA2Sampler", "ModelSampler", "LayerwiseDDPGSampler"])
 def test_every_sampler_suggests_candidates_of_the_space(space: Any, sampler: str) -> None:
     study = optuna.create_study(sampler=getattr(apq_tune, sampler)(space=space, seed=0))
     encoding, gain = encoding_of(space), problem_of(space).objectives[0].metric

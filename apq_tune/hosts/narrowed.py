@@ -134,6 +134,19 @@ class NarrowedEncoding:
             genomes = np.where(wrong, draw(self.n_choices, len(genomes), rng), genomes)
         raise SpaceError(f"{self.name}: hardly any candidate with the given values is allowed; allow more values")
 
+    @property
+    def genes(self) -> tuple[Gene, ...]:
+        """Genes with the values that may be tried, shape ``(n_genes,)``."""
+        return self.space.genes
+
+    def active_genes(self, genomes: Genomes) -> NDArray[np.bool_]:
+        """Whether genes affect the candidate, shape ``(n, n_genes)``."""
+        return np.asarray(self._whole.active_genes(self.widen(genomes)))
+
+    def is_allowed(self, genomes: Genomes) -> NDArray[np.bool_]:
+        """Whether genomes contain no forbidden combination, shape ``(n,)``."""
+        return np.asarray(self._whole.is_allowed(self.widen(genomes)))
+
     def fill_inert(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
         """Draw random values for inactive genes."""
         wide = self.widen(genomes)

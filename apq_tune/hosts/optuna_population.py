@@ -26,8 +26,8 @@ from apq_tune.errors import ProblemError, StudyError
 from apq_tune.hosts.narrowed import NarrowedEncoding
 from apq_tune.hosts.optuna_genes import ParameterGenes, uniform_value
 from apq_tune.problem.problem import Evaluation
-from apq_tune.searchers.algorithms import Evolution, State
-from apq_tune.space.encoding import Genomes
+from apq_tune.searchers.algorithms import Algorithm, State
+from apq_tune.space.encoding import Encoding, Genomes
 from apq_tune.space.encodings import encoding_of
 from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.space.parameters import Space
@@ -55,7 +55,7 @@ class Past(NamedTuple):
     seen: frozenset[Key | None]  # keys of the candidates tried; empty if the sampler has no search space
 
 
-class _Parents(NamedTuple):
+class Parents(NamedTuple):
     """Population as genomes of a relative search space."""
 
     state: State | None
@@ -85,7 +85,10 @@ def _evaluation(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirecti
 class PopulationSampler(BaseSampler):
     """Base class of samplers that derive a population from the finished trials of a study."""
 
-    def __init__(self, algorithm: Evolution, space: SpaceOrEncoding | None, seed: int | None) -> None:
+    children = CHILDREN
+    """Number of children that are asked for at once."""
+
+    def __init__(self, algorithm: Algorithm, space: SpaceOrEncoding | None, seed: int | None) -> None:
         if seed is not None and (not isinstance(seed, int | np.integer) or seed < 0):
             raise ProblemError(f"seed is {seed!r}; give a whole number from 0, or None")
         if not isinstance(space, SpaceOrEncoding | None):
@@ -113,7 +116,7 @@ class PopulationSampler(BaseSampler):
         """Reset the caches, which are replaced and never modified, as threads may share a sampler."""
         self._past = Past([], [], None, frozenset())
         self._union: tuple[State | None, dict[str, BaseDistribution]] = None, {}
-        self._parents: _Parents | None = None
+        self._parents: Parents | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name not in ("_past", "_union", "_parents")}
@@ -154,9 +157,9 @@ class PopulationSampler(BaseSampler):
         running = {self._key(t.params) for t in trials if not t.state.is_finished() and t.number != trial.number}
         for attempt in range(MAX_ROUNDS):
             if attempt < MAX_ROUNDS // 2:
-                children = self._ask(parents, CHILDREN, rng)
+                children = self._ask(parents, self.children, rng)
             else:
-                children = parents.genes.sample(CHILDREN, rng)
+                children = self._drawn(parents, self.children, rng)
             for genome in children:
                 params = parents.genes.decode(genome)
                 key = self._key(params)
@@ -220,28 +223,37 @@ class PopulationSampler(BaseSampler):
                         f"there, {here} here; make a new study, or give the sampler the space of this one"
                     )
 
-    def _encode(self, past: Past, search_space: Mapping[str, BaseDistribution]) -> _Parents:
+    def _encode(self, past: Past, search_space: Mapping[str, BaseDistribution]) -> Parents:
         """Population as genomes, cached for a whole generation."""
         parents = self._parents
         if parents is None or parents.genes.distributions != search_space:
-            parents = _Parents(None, ParameterGenes(search_space, self._encoding), np.zeros((0, 0), np.int16), None)
+            parents = Parents(None, self._genes(search_space), np.zeros((0, 0), np.int16), None)
         if parents.state is not past.state:
             chosen = [] if past.state is None else [past.usable[i] for i in past.state.genomes[:, 0].tolist()]
             genomes, lacking = parents.genes.encode(chosen)
-            parents = _Parents(past.state, parents.genes, genomes, lacking if lacking.any() else None)
+            parents = Parents(past.state, parents.genes, genomes, lacking if lacking.any() else None)
         self._parents = parents
         return parents
 
-    def _ask(self, parents: _Parents, n: int, rng: np.random.Generator) -> Genomes:
+    def _genes(self, search_space: Mapping[str, BaseDistribution]) -> ParameterGenes:
+        """Encoding of the parameters of a trial."""
+        return ParameterGenes(search_space, self._encoding)
+
+    def _drawn(self, parents: Parents, n: int, rng: np.random.Generator) -> Genomes:
+        """Draw candidates of shape ``(n, n_genes)`` if all children are known."""
+        return parents.genes.sample(n, rng)
+
+    def _ask(self, parents: Parents, n: int, rng: np.random.Generator) -> Genomes:
         """Ask for children of shape ``(n, n_genes)``; parameters that a parent lacks are drawn at random."""
-        state, genes = parents.state, parents.genes
+        state = parents.state
+        genes = cast(Encoding, parents.genes)  # ``Evolution`` needs nothing but ``Genes``
         if state is not None:
             genomes = parents.genomes
             if parents.lacking is not None:
                 genomes = np.where(parents.lacking, genes.sample(len(genomes), rng), genomes)
             return self._algorithm.ask(state._replace(genomes=genomes), n, genes, rng)
         if self._encoding is None:  # choices are not known to be ordered by size
-            return genes.sample(n, rng)
+            return parents.genes.sample(n, rng)
         return self._algorithm.ask(None, n, genes, rng)
 
     def _key(self, params: Mapping[str, Any]) -> Key | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,9 @@ from optuna.testing.pytest_samplers import (
 )
 
 from apq_tune.hosts.optuna import EvolutionSampler, NSGA2Sampler
+from apq_tune.hosts.optuna_layerwise import LayerwiseDDPGSampler
 from apq_tune.hosts.optuna_model import ModelSampler
+from apq_tune.searchers.layerwise.settings import AMC, AgentSettings
 
 SETTINGS: list[dict[str, Any]] = [
     {},
@@ -41,3 +44,12 @@ class TestModelSampler(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjec
     @pytest.fixture(params=[{"initial": 1, "pool": 20}, {"initial": 2, "modelled": 3}], ids=str)
     def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
         return partial(ModelSampler, seed=0, **request.param)
+
+
+LEARNING = {"channels": replace(AMC, warm_up=2, agent=AgentSettings(hidden=8, batch=4))}
+
+
+class TestLayerwiseDDPGSampler(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):
+    @pytest.fixture(params=[{}, LEARNING], ids=["default", "learning"])
+    def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
+        return partial(LayerwiseDDPGSampler, seed=0, **request.param)

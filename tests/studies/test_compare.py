@@ -65,7 +65,7 @@ def test_every_sampler_is_counted_by_distinct_canonical_candidates_and_repeats(
 ) -> None:
     from apq_tune.hosts.optuna_studies import run_study
 
-    n = 12 if sampler == "optuna-gp" else 40  # a model from the eleventh on, which takes seconds
+    n = {"optuna-gp": 12, "ddpg": 24}.get(sampler, 40)  # they learn from the eleventh and the 21st on
     contest = Contest(trade_off(tiny), n)
     result = run_entry(CompareTask(sampler, 3), contest).metrics
     assert result == run_entry(CompareTask(sampler, 3), contest).metrics

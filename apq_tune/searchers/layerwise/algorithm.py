@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from apq_tune.problem.metric import Floats
+from apq_tune.cost.additive import HasTerms
+from apq_tune.problem.metric import Floats, Indexed, Metric
 from apq_tune.problem.problem import Constraint, Evaluation, Problem
 from apq_tune.searchers.algorithms import State
 from apq_tune.searchers.layerwise.episode import Course, Policy, draw_unordered
@@ -17,7 +18,6 @@ from apq_tune.searchers.layerwise.rewards import rewards_of, shown, weights_of
 from apq_tune.searchers.layerwise.settings import AMC, HAQ, PassSettings, explored
 from apq_tune.searchers.layerwise.walk import Walk
 from apq_tune.searchers.layerwise.wall import Wall
-from apq_tune.searchers.model.exact import Exact
 from apq_tune.space.encoding import Encoding, Genomes
 
 if TYPE_CHECKING:
@@ -50,15 +50,13 @@ class LayerwiseDDPG:
         seed: Seed of the agents; exploration has the generator of the search.
         batch: Number of candidates that are proposed before their rewards are known.
         limits: Limits that every proposed candidate keeps; those of a problem's cost models if it is searched.
-        words: The limits in words, for messages.
     """
 
     channels: PassSettings = AMC
     bits: PassSettings = HAQ
     seed: int = 0
     batch: int = 1
-    limits: tuple[Any, ...] = field(default=(), repr=False)
-    words: str = field(default="", repr=False)
+    limits: tuple[Constraint, ...] = field(default=(), repr=False)
     _made: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -69,19 +67,16 @@ class LayerwiseDDPG:
 
     def prepared(self, problem: Problem, seed: int) -> LayerwiseDDPG:
         """Copy with the limits of a problem that cost models or tables compute, and with the seed of a search."""
-        exact = Exact.of(problem).constraints
-        kept = [(one, score) for one, score in zip(problem.constraints, exact, strict=True) if score is not None]
-        return self.within([score for _, score in kept], [one for one, _ in kept], seed)
+        return self.within([one for one in problem.constraints if _is_computed(one.metric)], seed)
 
-    def within(self, scores: Sequence[Any], limits: Sequence[Constraint], seed: int) -> LayerwiseDDPG:
+    def within(self, limits: Sequence[Constraint], seed: int) -> LayerwiseDDPG:
         """Copy with given limits.
 
         Args:
-            scores: Functions from genomes to violations.
-            limits: The same limits, for messages.
+            limits: Limits on metrics that need not be measured.
             seed: Seed of the agents.
         """
-        return replace(self, limits=tuple(scores), words=" and ".join(map(str, limits)), seed=seed, _made={})
+        return replace(self, limits=tuple(limits), seed=seed, _made={})
 
     def ask(self, state: State | None, n: int, encoding: Encoding, rng: np.random.Generator) -> Genomes:
         """Propose the outcome of ``n`` episodes, random ones in the warm-up."""
@@ -91,17 +86,18 @@ class LayerwiseDDPG:
                 self._made.update(encoding=encoding, course=self.course(walk, np.zeros(len(walk.encoding.n_choices))))
             return self.propose(state, n, self._made["course"], rng)
 
-    def course(self, walk: Walk, start: Any) -> Course:
+    def course(self, walk: Walk, start: Any, candidates: Callable[[Genomes], Genomes] | None = None) -> Course:
         """Walk under the wall of the limits.
 
         Args:
             walk: Order of the genes.
             start: Values of the genes that are not decided, shape ``(n_genes,)``.
+            candidates: Function from genomes of the walk to those that metrics take; ``None`` if they are the same.
 
         Raises:
             ProblemError: If no candidate keeps the limits.
         """
-        wall = Wall(walk.encoding, self.limits, self.words)
+        wall = Wall(walk.encoding, self.limits, candidates)
         base = wall.cheapest(walk, np.asarray(start, np.int16), np.random.default_rng(self.seed))
         return Course(walk, wall, base)
 
@@ -170,3 +166,8 @@ class LayerwiseDDPG:
             return lambda state: explored(agent.act(state), deviation, rng)
 
         return policy(0, self.channels), policy(1, self.bits)
+
+
+def _is_computed(metric: Metric) -> bool:
+    """Whether a metric is a cost model, a table or a sum of terms, and nothing has to run for it."""
+    return isinstance(metric, Indexed | HasTerms) and not getattr(metric, "costly", False)

@@ -50,6 +50,8 @@ def rewards_of(F: Floats, G: Floats, weights: Floats, warm_up: int) -> Floats:
         spread = np.where(quarters > 0, quarters, np.maximum(np.ptp(known, axis=0), 1e-12))
     kept = np.asarray(np.isfinite(F).all(axis=1))
     scaled = np.where(kept[:, None], F, center)
-    rewards = -np.clip((weights * np.clip((scaled - center) / spread, -1e9, 1e9)).sum(axis=1), -FAR, FAR)
+    with np.errstate(over="ignore"):
+        shares = np.clip((scaled - center) / spread, -1e9, 1e9)
+    rewards = -np.clip((weights * shares).sum(axis=1), -FAR, FAR)
     missed = np.clip(G, 0, None).sum(axis=1) if G.shape[1] else np.zeros(len(F))
     return np.asarray(np.where(kept, rewards, -INFEASIBLE - np.clip(missed, 0, FAR - INFEASIBLE)))

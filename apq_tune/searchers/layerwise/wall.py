@@ -16,12 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq_tune.errors import ProblemError
+from apq_tune.problem.problem import Constraint
 from apq_tune.searchers.layerwise.walk import Walk, Walkable
 from apq_tune.space.encoding import Genomes
 
 Floats = NDArray[np.float64]
-Violation = Callable[[Genomes], Floats]
-"""Function from canonical genomes of shape ``(n, n_genes)`` to relative violations of a limit, kept where ``<= 0``."""
 
 STARTS, ROUNDS = 20, 4
 """Number of random candidates from which the cheapest one is sought, and of rounds over all genes for each."""
@@ -33,18 +32,20 @@ class Wall:
 
     Attributes:
         encoding: Encoding of the search space.
-        limits: Violations of the limits; none of them has to be measured.
-        words: The limits in words, for messages.
+        limits: The limits, on metrics that need not be measured.
+        candidates: Function from genomes to those that metrics take; ``None`` if they are the same.
     """
 
     encoding: Walkable
-    limits: tuple[Violation, ...] = ()
-    words: str = "the limits"
+    limits: tuple[Constraint, ...] = ()
+    candidates: Callable[[Genomes], Genomes] | None = None
 
     def violations(self, genomes: Genomes) -> Floats:
         """Violation of each limit, kept where ``<= 0``, shape ``(n, n_limits)``."""
         own = self.encoding.canonicalise(genomes)
-        return np.stack([limit(own) for limit in self.limits], axis=1) if self.limits else np.zeros((len(own), 0))
+        own = own if self.candidates is None else self.candidates(own)
+        columns = [limit.violation(np.asarray(limit.metric(own), np.float64)) for limit in self.limits]
+        return np.stack(columns, axis=1) if columns else np.zeros((len(own), 0))
 
     def misses(self, genomes: Genomes) -> Floats:
         """Largest violation of any limit, infinite for what is not allowed; kept where ``<= 0``, shape ``(n,)``."""
@@ -91,7 +92,8 @@ class Wall:
                 return genome
             closest = min(closest, miss)
         raise ProblemError(
-            f"no policy with {self.words} was found; the closest misses one by {100 * closest:.3g}%; relax a bound"
+            f"no policy with {' and '.join(map(str, self.limits))} was found; the closest misses one by "
+            f"{100 * closest:.3g}%; relax a bound"
         )
 
     def _reduced(self, genome: Genomes, places: Sequence[int], rounds: int) -> tuple[Genomes, float]:

@@ -28,8 +28,7 @@ def share(metric: Any, part: float) -> Constraint:
 
 
 def course(encoding: GeneEncoding, limits: Sequence[Constraint]) -> Course:
-    scores = [lambda genomes, own=own: own.violation(own.metric(genomes)) for own in limits]
-    return LayerwiseDDPG().within(scores, limits, 0).course(Walk.of(encoding), np.zeros(encoding.n_genes))
+    return LayerwiseDDPG().within(limits, 0).course(Walk.of(encoding), np.zeros(encoding.n_genes))
 
 
 def at_random(rng: np.random.Generator) -> Callable[[Any], float]:
