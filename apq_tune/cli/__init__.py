@@ -18,6 +18,7 @@ import click
 from apq_tune import __version__
 from apq_tune.cli.compare import compare
 from apq_tune.cli.devices import devices
+from apq_tune.cli.estimate import estimate
 from apq_tune.cli.export import evaluate, export
 from apq_tune.cli.model import model
 from apq_tune.cli.predictor import predictor
@@ -80,6 +81,7 @@ for command in (
     solve,
     export,
     evaluate,
+    estimate,
     report,
     joint_vs_staged,
     search,

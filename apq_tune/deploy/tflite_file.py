@@ -114,6 +114,15 @@ def constant_bytes(content: bytes) -> int:
     return int(total)
 
 
+def has_int4(content: bytes) -> bool:
+    """Whether a file has a tensor of 4-bit integers."""
+    own = schema()
+    model = own.Model.GetRootAs(content, 0)
+    graphs = [model.Subgraphs(number) for number in range(model.SubgraphsLength())]
+    kinds = {graph.Tensors(number).Type() for graph in graphs for number in range(graph.TensorsLength())}
+    return own.TensorType.INT4 in kinds
+
+
 def interpreter(path: Path, content: bytes, *, inspected: bool = False) -> Any:
     """Interpreter of LiteRT.
 

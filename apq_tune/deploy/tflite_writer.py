@@ -144,10 +144,11 @@ class TFLiteWriter:
         import flatbuffers
 
         own = self.schema
-        notes = [own.MetadataT(name, self._buffer(note)) for name, note in metadata.items()]
+        first = len(self._buffers)
+        notes = [own.MetadataT(name, first + number) for number, name in enumerate(metadata)]
         codes = [own.OperatorCodeT(min(code, LARGEST_CODE), None, number, code) for code, number in self._codes]
         graph = own.SubGraphT(self._tensors, [image.number], [logits], self._operators, "main")
-        buffers = [_aligned(own, content) for content in self._buffers]
+        buffers = [_aligned(own, content) for content in (*self._buffers, *metadata.values())]
         model = own.ModelT(SCHEMA, codes, [graph], "apq-tune", buffers, metadata=notes)
         builder = flatbuffers.Builder(1024)
         builder.Finish(model.Pack(builder), IDENTIFIER)

@@ -62,15 +62,19 @@ SPACES: dict[str, Any] = {"mbconv": space_of(), "residual": space_of("residual")
 RUN = [(name, kind) for name in LIMITED for kind in ("residual" if name == "max78000" else "mbconv", "model")]
 
 
+def preprocessing_of(space: Any) -> Preprocessing:
+    return Preprocessing.of(space, tuple(map(str, range(space.classes))))
+
+
 def found(space: Any, genomes: Any) -> list[FoundNetwork]:
     """Networks with random weights, as a run finds them."""
     torch.manual_seed(0)
-    supernet, encoding, images = supernet_of(space), encoding_of(space), torch.rand(16, 3, 9, 9)
+    supernet, encoding, about = supernet_of(space), encoding_of(space), preprocessing_of(space)
+    images = torch.rand(16, about.channels, about.size, about.size)
     if isinstance(space, ModelSpace):
         supernet.load_model(Shuffled().state_dict())  # type: ignore[attr-defined]
     candidates: list[Any] = encoding.decode(genomes)
     calibrate_quantizers(supernet, [functools.partial(supernet.recalibrate, images, one) for one in candidates])
-    about = Preprocessing.of(space, tuple(map(str, range(5))))
     networks = []
     for row, candidate in enumerate(candidates):
         subnet = supernet.extract(candidate, supernet.recalibrate(images, candidate, quantize=True)).eval()
