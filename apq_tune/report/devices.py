@@ -59,6 +59,8 @@ def print_preset(preset: DevicePreset, console: Console) -> None:
     if preset.cost_model is not None:
         source = preset.cost_model.source
         console.print(f"  cost model: {preset.cost_model.name}{f' ({source})' if source else ''}", soft_wrap=True)
+    if preset.functions is not None:
+        console.print(f"  activation functions: {', '.join(preset.functions) or 'none'}", soft_wrap=True)
     console.print(f"  files: {', '.join(preset.files) or 'none of those that apq-tune export writes'}", soft_wrap=True)
     if preset.unsearched:
         said = ", ".join(preset.unsearched)

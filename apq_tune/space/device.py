@@ -16,6 +16,7 @@ from apq_tune.errors import DeviceError, DocumentError, ProblemError
 from apq_tune.inputs.documents import load_yaml, read_text
 from apq_tune.inputs.quantities import read_quantity
 from apq_tune.inputs.ranges import Whole
+from apq_tune.network.layer import Function
 from apq_tune.space.skeleton import RULE, WORD, Model, ascending, first_complaint
 
 OpKind = Literal["conv", "depthwise", "grouped", "linear"]
@@ -51,6 +52,13 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _known_function(name: str) -> str:
+    known = [own for several in get_args(Function) for own in get_args(several)]
+    if name not in known:
+        raise ValueError(f"{name!r} is no activation function of a network; known: {', '.join(known)}")
+    return name
+
+
 def _distinct(pairs: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
     if not pairs:
         raise ValueError("has no pairs; give at least one, such as [8, 8]")
@@ -64,6 +72,7 @@ BitsOrList = Annotated[tuple[DeviceBits, ...], BeforeValidator(_listed), AfterVa
 BitPairs = Annotated[tuple[tuple[DeviceBits, DeviceBits], ...], AfterValidator(_distinct)]
 Kernels = Annotated[tuple[Annotated[int, Whole(1, 99)], ...], BeforeValidator(_listed), AfterValidator(ascending)]
 Bytes = Annotated[int, Whole(1, 10**15), BeforeValidator(_bytes)]
+FunctionName = Annotated[str, AfterValidator(_known_function)]
 Text = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
@@ -192,6 +201,7 @@ class DevicePreset(Model):
         title: Name of the device and its software, for people.
         source: Source of all that has no source of its own.
         ops: Rules by kind of operation.
+        functions: Activation functions that the device computes; by default any.
         flash: Memory for weights, a limit on ``weight_bytes``.
         ram: Memory for activations, a limit on ``peak_activation_bytes``.
         cost_model: Cost model that goes with the device.
@@ -204,6 +214,7 @@ class DevicePreset(Model):
     title: Text
     source: Text | None = None
     ops: DeviceOps
+    functions: tuple[FunctionName, ...] | None = None
     flash: DeviceMemory | None = None
     ram: DeviceMemory | None = None
     cost_model: DeviceCosts | None = None

@@ -8,13 +8,16 @@ import numpy as np
 
 from apq_tune.errors import DeviceError
 from apq_tune.network.coupling import Coupling
-from apq_tune.network.graph import Graph, Node
+from apq_tune.network.graph import WEIGHTED, Graph, Node
 from apq_tune.space.device import DevicePreset, OpKind, OpRule
-from apq_tune.space.device_rules import Ends, kind_of_groups, rule_of, who
+from apq_tune.space.device_rules import Ends, check_function, kind_of_groups, rule_of, who
 from apq_tune.space.gene import Kind
 
 Values = dict[Kind, dict[str, tuple[int, ...]]]
 Leaders = Mapping[Kind, Mapping[str, str]]
+
+REMEDY = "leave its block out (genes, depth 0), or take another device"
+"""What to do about a layer that a device does not run."""
 
 STRUCK: tuple[Kind, ...] = ("w_bits", "a_bits", "width")
 """Quantities of which a device may not run all values."""
@@ -24,7 +27,7 @@ def of_device(
     preset: DevicePreset,
     graph: Graph,
     coupling: Coupling,
-    layers: Sequence[Node],
+    nodes: Sequence[Node],
     ends: Ends,
     values: Values,
     leaders: Leaders,
@@ -35,7 +38,7 @@ def of_device(
         preset: Preset of the device.
         graph: The whole model.
         coupling: Its coupled channels.
-        layers: Layers with weights that networks have.
+        nodes: Operations that networks have.
         ends: First and last of all layers with weights.
         values: Values of each quantity by kind and name, which are changed.
         leaders: Globs of the quantities that are one gene, by kind and name.
@@ -48,6 +51,10 @@ def of_device(
         DeviceError: If nothing is left of a quantity, or a layer is not run; the message names the layer, what it
             offers, what the device runs, and the remedy.
     """
+    for node in nodes:
+        if node.kind == "function":
+            check_function(preset, _where(node), node.settings["name"], REMEDY)
+    layers = [node for node in nodes if node.kind in WEIGHTED]
     rules: dict[str, OpRule] = {}
     before: list[dict[str, tuple[int, ...]]] = []
     # What is struck from one gene may leave less of others.
@@ -68,8 +75,8 @@ def of_device(
 def _strike(preset: DevicePreset, graph: Graph, coupling: Coupling, node: Node, ends: Ends, values: Values) -> OpRule:
     """Strike values of a layer that its rule does not have, and return the rule; arguments as of ``of_device``."""
     kind, end = _kind(graph, node), ends.of(node.name)
-    where = f"{node.name}{f' ({node.place})' if node.place else ''}"
-    rule = rule_of(preset, where, kind, end, "leave its block out (genes, depth 0), or take another device")
+    where = _where(node)
+    rule = rule_of(preset, where, kind, end, REMEDY)
     subject = who(kind, end, rule, preset)
     _check_kernel(preset, graph, node, where, rule, subject)
     weights, inputs = values["w_bits"][node.name], values["a_bits"][node.name]
@@ -86,6 +93,11 @@ def _strike(preset: DevicePreset, graph: Graph, coupling: Coupling, node: Node, 
     if rule.channels is not None and end != "last":
         _strike_widths(preset, coupling, node.name, where, rule.channels, values["width"])
     return rule
+
+
+def _where(node: Node) -> str:
+    """Name of a layer, and its place in the user's source."""
+    return f"{node.name}{f' ({node.place})' if node.place else ''}"
 
 
 def _kind(graph: Graph, node: Node) -> OpKind:

@@ -130,6 +130,23 @@ def verdicts(rule: OpRule, layer: Layer, end: End | None) -> list[OpVerdict]:
     return found
 
 
+def check_function(preset: DevicePreset, layer: str, function: str | None, remedy: str) -> None:
+    """Refuse an activation function that a device does not compute.
+
+    Args:
+        preset: Preset of the device.
+        layer: Name of the layer.
+        function: Its activation function; ``None`` for none.
+        remedy: What to do about it.
+
+    Raises:
+        DeviceError: If the device does not compute it; the message names the layer, both, and the remedy.
+    """
+    if function is not None and preset.functions is not None and function not in preset.functions:
+        own = " or ".join(preset.functions) or "no activation functions"
+        raise DeviceError(f"{layer}: its activation function is {function}, but {preset.name} computes {own}; {remedy}")
+
+
 def check_layers(preset: DevicePreset, layers: Iterable[Layer], ends: Ends, remedy: str) -> None:
     """Refuse layers that a device does not run.
 
@@ -143,6 +160,7 @@ def check_layers(preset: DevicePreset, layers: Iterable[Layer], ends: Ends, reme
         DeviceError: If there is one; the message names it, its value, what the device runs, and the remedy.
     """
     for layer in layers:
+        check_function(preset, layer.name, layer.activation, remedy)
         if layer.op is None:
             continue
         kind, end = kind_of(layer), ends.of(layer.name)

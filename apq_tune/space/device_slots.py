@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 from apq_tune.errors import DeviceError
 from apq_tune.space.block_type import BlockField, BlockType
 from apq_tune.space.device import DevicePreset
-from apq_tune.space.device_rules import OpVerdict, kind_of, rule_of, verdicts, who
+from apq_tune.space.device_rules import OpVerdict, check_function, kind_of, rule_of, verdicts, who
 from apq_tune.space.slot import Slot
+
+REMEDY = "change the stage (activation, squeeze_excite), or take another device"
+"""What to do about an activation function that a device does not compute."""
 
 Fields = Mapping[BlockField, tuple[int, ...]]
 
@@ -48,6 +51,7 @@ def choices_run(preset: DevicePreset, known: BlockType, slot: Slot, fields: Fiel
     kept = [np.ones(len(values), bool) for values in fields.values()]
     several: list[tuple[tuple[int, ...], NDArray[np.bool_]]] = []
     for layer in known.layers(slot, fixed_bits, "input", *np.ix_(*fields.values())):
+        check_function(preset, layer.name, layer.activation, REMEDY)
         if layer.op is None:
             continue
         kind = kind_of(layer)

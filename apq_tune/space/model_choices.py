@@ -179,7 +179,7 @@ class Choices:
         gone = {name for name, own in values["depth"].items() if own == (0,)}
         pairs: dict[str, frozenset[tuple[int, int]]] = {}
         if options.device is not None:
-            there = [node for node in graph.weighted if self.block_of.get(node.name) not in gone]
+            there = [node for node in graph.nodes if self.block_of.get(node.name) not in gone]
             pairs = of_device(options.device, graph, coupling, there, ends_of_graph(graph), values, leader)
         self._layers_of = {**{name: (name,) for name in self._members["w_bits"]}, **makers}
         self._chosen: dict[Kind, dict[str, Choice]] = {}

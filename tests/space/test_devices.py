@@ -352,6 +352,83 @@ def test_a_device_that_leaves_nothing_is_refused_with_the_layer_and_the_reason(k
         SPACES[kind].narrowed(preset(**ops))
 
 
+def with_functions(*names: str) -> DevicePreset:
+    return DevicePreset.from_dict(preset(conv={"w_bits": [2, 4, 8], "a_bits": [4, 8]}).to_dict() | {"functions": names})
+
+
+@pytest.mark.parametrize(
+    ("place", "change", "said"),
+    [
+        (
+            "stages",
+            {"activation": "h_swish"},
+            "1.1.conv1: its activation function is h_swish, but mine computes relu or ",
+        ),
+        (
+            "stages",
+            {"block": "mbconv", "squeeze_excite": True},
+            "1.1.excite: its activation function is h_sigmoid, but ",
+        ),
+        (
+            "stem",
+            {"activation": "h_swish"},
+            "stem: its activation function is h_swish, but mine computes relu or relu6",
+        ),
+        ("head", {"activation": "relu"}, ""),
+    ],
+)
+def test_a_space_with_functions_that_the_device_does_not_compute_is_refused(
+    place: str, change: dict[str, Any], said: str
+) -> None:
+    data = SearchSpace.from_dict(DENSE).to_dict()
+    if "block" in change:
+        data["choices"] = {key: value for key, value in data["choices"].items() if not key.startswith("conv")}
+        data["choices"] |= {f"dw_{kind}_bits": [2, 8] for kind in "wa"}
+    (data["stages"][0] if place == "stages" else data[place]).update(change)
+    space = SearchSpace.from_dict(data)
+    encoding = encoding_of(space)
+    (candidate,) = encoding.decode(encoding.at_bits(encoding.ends()[1:], 8))
+    every = with_functions("relu6", "h_swish", "relu", "h_sigmoid")
+    assert space.narrowed(every).size() > 1
+    check_network(every, layers_of(space, candidate))
+    few = with_functions("relu", "relu6")
+    if not said:
+        assert space.narrowed(few).size() > 1
+        check_network(few, layers_of(space, candidate))
+        return
+    with pytest.raises(DeviceError, match=said):
+        space.narrowed(few)
+    with pytest.raises(DeviceError, match=f"{said}.*; take a network that was searched for this device"):
+        check_network(few, layers_of(space, candidate))
+
+
+class Gelu(Plain):
+    """Plain, with another activation function in its residual block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block[2] = nn.GELU()
+
+
+def test_functions_of_a_model_that_the_device_does_not_compute_are_refused_unless_they_are_left_out() -> None:
+    image, relu = torch.zeros(1, 1, 8, 8), with_functions("relu")
+    space = ModelSpace.from_module(Gelu(), image, step=2, w_bits=[8], a_bits=[8])
+    reason = r"block.2 \(.*:\d+\): its activation function is gelu, but mine computes relu; leave its block out"
+    with pytest.raises(DeviceError, match=reason):
+        space.narrowed(relu)
+    assert space.narrowed(with_functions("relu", "gelu")).size() == space.size()
+    encoding = encoding_of(space)
+    small, large = (layers_of(space, candidate) for candidate in encoding.decode(encoding.ends()))
+    check_network(relu, small)  # without the block
+    with pytest.raises(DeviceError, match=r"block\.0: its activation function is gelu, but mine computes relu; take"):
+        check_network(relu, large)
+    with pytest.raises(DeviceError, match=r"stem\.0: its activation function is relu, but mine computes no activation"):
+        check_network(with_functions(), large)
+    (block,) = space.choices.depths
+    without = ModelSpace.from_module(Gelu(), image, step=2, w_bits=[8], a_bits=[8], genes={block: {"depth": [0]}})
+    assert without.narrowed(relu).size() == without.size()
+
+
 def test_rules_of_first_and_last_layers_replace_those_of_their_kind() -> None:
     own = preset(conv={"w_bits": 4, "a_bits": 8}, first={"w_bits": 8, "a_bits": 8}, last={"w_bits": 8, "a_bits": 8})
     part = model_space(a_bits=[8]).narrowed(own)
@@ -428,6 +505,7 @@ def test_limits_of_a_device_are_constraints_and_out_of_reach_if_nothing_fits() -
         ({"flash": {"bytes": True}}, "mine.yaml: flash.bytes: give a whole number from 1 to .*, got True"),
         ({"format": 2}, "mine.yaml: format: Input should be 1, got 2"),
         ({"name": "My device"}, "mine.yaml: name: "),
+        ({"functions": ["swish"]}, r"mine.yaml: functions\[0\]: 'swish' is no activation .*; known: relu6, "),
         ({"files": ["engine"]}, r"mine.yaml: files\[0\]: "),
         ({"speed": 3}, "mine.yaml: speed: unknown key; remove it or correct its spelling"),
     ],
