@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,10 @@ from apq_tune.problem.problem import Constraint
 from apq_tune.space.encoding import Genomes
 from apq_tune.space.gene import BIT_KINDS
 from apq_tune.space.gene_encoding import GeneEncoding
+
+if TYPE_CHECKING:
+    from apq_tune.searchers.gates.distribution import GeneDistribution
+    from apq_tune.searchers.gates.training import GateTraining
 
 Kind = Literal["fp32", "proxy", "fine", "short"]
 """Kinds of measurements: loss in the full-precision supernet; in the quantized supernet on a part of the images; in the
@@ -55,6 +60,19 @@ class Curvature(NamedTuple):
     measure: Callable[[Genomes], Sensitivities]
 
 
+class GateSearch(NamedTuple):
+    """Differentiable search, whose steps take the time of parts of evaluations.
+
+    Attributes:
+        price: Number of evaluations that take as long as a step, which may be a fraction.
+        train: Function that trains a distribution in place, from limits, settings, a seed and whether networks run at
+            their bits.
+    """
+
+    price: float
+    train: Callable[[GeneDistribution, Sequence[Constraint], GateTraining, int, bool], None]
+
+
 class Measurement(NamedTuple):
     """One measurement."""
 
@@ -75,6 +93,7 @@ class Bench:
         replay: Measurements of an interrupted attempt, which are not made again.
         on_measured: Callback with all measurements so far, called regularly.
         hessian: Sensitivities by Hessians; an interrupted attempt computes them again, with the same result.
+        gates: Differentiable search; an interrupted attempt trains again, with the same result.
     """
 
     encoding: GeneEncoding
@@ -83,6 +102,8 @@ class Bench:
     replay: Mapping[tuple[Kind, bytes], float] = field(default_factory=dict)
     on_measured: Callable[[list[Measurement]], None] | None = None
     hessian: Curvature | None = None
+    gates: GateSearch | None = None
+    _gate_evaluations: int = 0
     _known: dict[tuple[Kind, bytes], float] = field(default_factory=dict)
     _tables: dict[bytes, Sensitivities] = field(default_factory=dict)
 
@@ -100,8 +121,58 @@ class Bench:
 
     @property
     def charged(self) -> int:
+        """Number of evaluations that sensitivities by Hessians and steps of gates were charged with so far."""
+        return self.charged_hessians + self.charged_gates
+
+    @property
+    def charged_hessians(self) -> int:
         """Number of evaluations that sensitivities by Hessians were charged with so far."""
         return self.curvature_price * len(self._tables) if self._tables else 0
+
+    @property
+    def charged_gates(self) -> int:
+        """Number of evaluations that steps of gates were charged with so far."""
+        return self._gate_evaluations
+
+    def gate_steps(self, evaluations: int) -> int:
+        """Number of steps of gates that a number of evaluations pays for.
+
+        Raises:
+            RunError: If this bench cannot run gates.
+        """
+        return math.floor(evaluations / self._gate_search.price)
+
+    @property
+    def _gate_search(self) -> GateSearch:
+        if self.gates is None:
+            raise RunError("this bench has no supernet that runs gates; give it one, or choose another method")
+        return self.gates
+
+    def train_gates(
+        self,
+        distribution: GeneDistribution,
+        limits: Sequence[Constraint],
+        training: GateTraining,
+        seed: int,
+        *,
+        quantize: bool = True,
+    ) -> None:
+        """Train a distribution in place, and charge its steps.
+
+        Args:
+            distribution: Distribution over genomes of ``encoding``.
+            limits: Limits on costs.
+            training: Settings.
+            seed: Seed of gates and batches.
+            quantize: Whether networks run at their bits.
+        """
+        price = math.ceil(training.steps * self._gate_search.price)
+        if price > self.left.proxy:
+            raise RunError(
+                f"{training.steps} steps of gates cost {price} evaluations, {self.left.proxy} are left; ask for fewer"
+            )
+        self._gate_search.train(distribution, limits, training, seed, quantize)
+        self._gate_evaluations += price
 
     @property
     def curvature_price(self) -> int:

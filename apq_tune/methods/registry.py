@@ -10,6 +10,7 @@ import numpy as np
 from apq_tune.errors import ProblemError
 from apq_tune.methods.bench import Question
 from apq_tune.methods.bits_first import staged_bits_first
+from apq_tune.methods.differentiable import fbnet, proxyless
 from apq_tune.methods.levels import joint_levels
 from apq_tune.methods.paper import paper
 from apq_tune.methods.predicted import predictor
@@ -55,6 +56,8 @@ METHODS: Mapping[str, Method] = {
     "uniform-8": Method(uniform_8, part=most_bits),
     "uniform-4": Method(uniform_4, part=four_bits),
     "uniform-wa": Method(uniform_wa, part=uniform_wa_bits),
+    "proxyless": Method(proxyless),
+    "fbnet": Method(fbnet),
     "random": Method(random),
     "magnitude": Method(magnitude, part=same_share),
     "paper": Method(paper, quantized=False),

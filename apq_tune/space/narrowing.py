@@ -85,6 +85,21 @@ class Narrowing:
                 found[column, : len(places)] = mask[gene, places]
         return found
 
+    def places(self) -> NDArray[np.intp]:
+        """Where an array over the values of the part's genes has those of the whole space.
+
+        Returns:
+            Index in the flat array of shape ``(n_genes, most)`` of each value of each gene of the whole space, of this
+            shape, too; with ``size`` the size of the flat array, ``size`` for values that are not left and ``size + 1``
+            for the only one of a gene that the part does not have.
+        """
+        most = int(self.part.n_choices.max())
+        size = self.part.n_genes * most
+        found = np.full((self.whole.n_genes, int(self.whole.n_choices.max())), size, np.intp)
+        for gene, (column, places) in enumerate(zip(self._columns, self._places, strict=True)):
+            found[gene, places] = size + 1 if column < 0 else column * most + np.arange(len(places))
+        return found
+
     def candidate(self, candidate: Any) -> Any:
         """Candidate of the part as one of the whole space."""
         return self.whole.decode(self.widen(self.part.encode([candidate], check=False)))[0]

@@ -39,6 +39,7 @@ from apq_tune.store.files import write_atomically
 from apq_tune.studies.curvature import curvature_of
 from apq_tune.studies.finalists import decided, finalists, with_raised
 from apq_tune.studies.fleet import CHECKPOINT_SECONDS
+from apq_tune.studies.gated import gate_search_of
 from apq_tune.studies.halving import Halving, TrainingResult, outcome, rungs
 from apq_tune.supernet.device import Device
 from apq_tune.supernet.metrics import SupernetLoss
@@ -50,6 +51,9 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 HESSIAN = "hessian"
 """Name of the evaluations that traces of Hessians are charged with, and of their processor time."""
+
+GATES = "gates"
+"""Name of the evaluations that steps of gates are charged with, and of their processor time."""
 
 
 class Spend(BaseModel):
@@ -213,7 +217,7 @@ def run_task(task: VersusTask, shared: VersusShared) -> Result:
         task.seed,
         shared.keep,
     )
-    seconds = dict.fromkeys((*KINDS, HESSIAN, "final", "all"), 0.0)
+    seconds = dict.fromkeys((*KINDS, HESSIAN, GATES, "final", "all"), 0.0)
 
     def short(genomes: Any) -> Any:
         trained = [halving.train(candidate, spend.short_steps) for candidate in _candidates(encoding, part, genomes)]
@@ -227,6 +231,7 @@ def run_task(task: VersusTask, shared: VersusShared) -> Result:
     }
     checkpoint = shared.checkpoints / f"{task.key}.npz"
     curvature = curvature_of(nets.quantized, spend.images, task.seed)
+    gates = gate_search_of(nets.quantized, nets.fp32, spend.images, part, checkpoint)
     bench = Bench(
         encoding,
         {
@@ -237,6 +242,7 @@ def run_task(task: VersusTask, shared: VersusShared) -> Result:
         read_known(checkpoint),
         _saver(checkpoint),
         curvature._replace(measure=_timed(curvature.measure, seconds, HESSIAN)),
+        gates._replace(train=_timed(gates.train, seconds, GATES)),
     )
     costs = shared.costs.metrics
     with _clock(seconds, "all"):
@@ -260,7 +266,9 @@ def run_task(task: VersusTask, shared: VersusShared) -> Result:
         {
             **best,
             "costs": {name: priced[name][row] for name in names},
-            "counts": {kind: bench.count(kind) for kind in KINDS} | {HESSIAN: bench.charged} | _lengths(trained),
+            "counts": {kind: bench.count(kind) for kind in KINDS}
+            | {HESSIAN: bench.charged_hessians, GATES: bench.charged_gates}
+            | _lengths(trained),
             "finalists": [
                 {"candidate": t.candidate.to_dict(), "steps": t.steps, "repeat": t.repeat, "scores": t.scores}
                 | {name: priced[name][i] for name in names}
@@ -305,10 +313,10 @@ def planned(spend: Spend) -> dict[str, int]:
     return counts
 
 
-def _timed(measure: Callable[[Any], Any], seconds: dict[str, float], kind: str) -> Callable[[Any], Any]:
-    def timed(genomes: Any) -> Any:
+def _timed(measure: Callable[..., Any], seconds: dict[str, float], kind: str) -> Callable[..., Any]:
+    def timed(*arguments: Any) -> Any:
         with _clock(seconds, kind):
-            return measure(genomes)
+            return measure(*arguments)
 
     return timed
 

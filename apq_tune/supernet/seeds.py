@@ -29,6 +29,8 @@ class SeedWord(IntEnum):
     """QAT in the rounds and rungs of a refinement; the third word is its length in epochs."""
     COMPARISON = 7
     """QAT of a comparison of methods; the third word is its length in steps, the fourth its repetition."""
+    GATES = 8
+    """Order of the search images in a differentiable search; the third word is the number of the epoch."""
 
 
 AUGMENT = 1

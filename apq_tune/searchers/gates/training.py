@@ -20,6 +20,9 @@ from apq_tune.searchers.gates.draws import GateKind, Gates, binary_gates, gumbel
 GatedLoss = Callable[[Gates, int], Tensor]
 """Loss of what gates run, differentiable in their values, at the number of a step."""
 
+WORD = 0x6A7E5
+"""Second word of the seeds of steps, unlike those of trainings and stages."""
+
 TEMPERATURES = 5.0, 0.087
 """Temperature of Gumbel gates at the first and at the last step: 5 times 0.956 to the power of 90 epochs (Wu 2019)."""
 
@@ -105,7 +108,7 @@ def train_gates(
         return buffer.getvalue()
 
     for step in range(start, training.steps):
-        rng = np.random.default_rng((seed, step))
+        rng = np.random.default_rng((seed, WORD, step))
         pair = None
         if training.gate == "binary":
             gates, pair = binary_gates(distribution, rng)
