@@ -39,6 +39,8 @@ NAMES = (
     "uniform-8",
     "uniform-4",
     "uniform-wa",
+    "proxyless",
+    "fbnet",
     "random",
     "magnitude",
     "paper",

@@ -32,8 +32,8 @@ def gate_search_of(
 ) -> GateSearch:
     """Differentiable search in the supernets of a comparison, on the search images of its evaluations.
 
-    The price of a step is the number of its forward passes over that of an evaluation, which estimates batch norm; where
-    the image size is searched, a step has up to one pass for each size, and is charged with all of them.
+    The price of a step is the number of its forward passes over that of an evaluation, which estimates batch norm, too.
+    Where the image size is searched, a step has up to one pass for each size, and is charged with all of them.
 
     Args:
         quantized: Supernet in which networks run at their bits.
@@ -57,20 +57,21 @@ def gate_search_of(
         if path is not None:  # a search with other settings is another one
             path = path.with_suffix(f".{training.gate}-{training.steps}{'' if quantize else '-fp32'}.gates")
         saved = path.read_bytes() if path is not None and path.is_file() else None
-        train_gates(distribution, run, limits, training, seed, checkpoint=saved, after_step=_saver(path))
+        keep = _saver(path, training.steps)
+        train_gates(distribution, run, limits, training, seed, checkpoint=saved, after_step=keep)
 
     return GateSearch(price, train)
 
 
-def _saver(path: Path | None) -> Callable[[int, Callable[[], bytes]], None] | None:
-    """Callback that keeps a checkpoint every few seconds."""
+def _saver(path: Path | None, steps: int) -> Callable[[int, Callable[[], bytes]], None] | None:
+    """Callback that keeps a checkpoint every few seconds, and the last one."""
     if path is None:
         return None
     last = time.monotonic()
 
-    def save(_: int, state: Callable[[], bytes]) -> None:
+    def save(done: int, state: Callable[[], bytes]) -> None:
         nonlocal last
-        if time.monotonic() - last >= CHECKPOINT_SECONDS:
+        if done == steps or time.monotonic() - last >= CHECKPOINT_SECONDS:
             write_atomically(path, state())
             last = time.monotonic()
 

@@ -32,6 +32,7 @@ from apq_tune.studies.halving import Halving
 from apq_tune.studies.versus import KINDS
 from apq_tune.supernet.metrics import QATLoss
 from apq_tune.supernet.network import Supernet
+from tests.methods.test_methods import gates
 
 pytestmark = pytest.mark.slow
 
@@ -153,7 +154,7 @@ def first_asked(finished: FinishedRun, seed: int, method: str) -> list[bytes]:
             raise Enough
         return finished.predictor(genomes)
 
-    bench = Bench(encoding, dict.fromkeys(KINDS, measured), Counts.of(60, 6))
+    bench = Bench(encoding, dict.fromkeys(KINDS, measured), Counts.of(60, 6), gates=gates(encoding))
     with pytest.raises(Enough):
         METHODS[method].propose(Compared(encoding, (), bench, seed))
     return asked

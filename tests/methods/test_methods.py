@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from apq_tune import Candidate, Constraint, NetworkEncoding, ProblemError, RunError, SearchSpace
 from apq_tune.cost import bit_ops
-from apq_tune.methods import METHODS, Bench, Question, Subspace, paper, predicted, rounds, sensitive
+from apq_tune.methods import METHODS, Bench, Question, Subspace, differentiable, paper, predicted, rounds, sensitive
 from apq_tune.methods import staged as stages
-from apq_tune.methods.bench import Counts, Curvature
+from apq_tune.methods.bench import Counts, Curvature, GateSearch
 from apq_tune.methods.bit_program import best_bits, one_gene_lower, open_bits, sensitivities, without_noise
 from apq_tune.methods.explore import best_of, explore
 from apq_tune.methods.projections import everything, fixed, most_bits, tied_bits, uniform_bits, uniform_wa_bits
 from apq_tune.methods.registry import why_impossible
 from apq_tune.problem.costs import BUDGETS, Costs
 from apq_tune.problem.limits import as_texts
+from apq_tune.searchers.gates.distribution import GeneDistribution
+from apq_tune.searchers.gates.training import GateTraining, train_gates
 from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.space.geometry import out_size
 
@@ -54,7 +58,12 @@ def made_up(encoding: NetworkEncoding, kind: str, seen: list[Candidate] | None =
 
 def question(encoding: NetworkEncoding, limits: Sequence[Constraint], seen=None, allowed: Counts = ALLOWED) -> Question:
     measures = {kind: made_up(encoding, kind, seen) for kind in ("fp32", "proxy", "fine", "short")}
-    return Question(encoding, tuple(limits), Bench(encoding, measures, allowed, hessian=curvature(encoding)), 3)
+    return Question(
+        encoding,
+        tuple(limits),
+        Bench(encoding, measures, allowed, hessian=curvature(encoding), gates=gates(encoding)),
+        3,
+    )
 
 
 def curvature(encoding: GeneEncoding, price: int = 5) -> Curvature:
@@ -65,6 +74,17 @@ def curvature(encoding: GeneEncoding, price: int = 5) -> Curvature:
         return {int(g): factors[g] * 4.0 ** -np.array(encoding.choices[g]) for g in open_bits(encoding, genome)}
 
     return Curvature(price, measure)
+
+
+def gates(encoding: GeneEncoding, price: float = 0.25) -> GateSearch:
+    """Differentiable search with a loss that falls with each gene."""
+    share = torch.from_numpy(np.arange(int(encoding.n_choices.max())) / encoding.n_choices[:, None])
+
+    def train(distribution: GeneDistribution, limits: Any, training: GateTraining, seed: int, quantize: bool) -> None:
+        assert quantize
+        train_gates(distribution, lambda own, _: 1 - (own.values * share).mean(), limits, training, seed)
+
+    return GateSearch(price, train)
 
 
 def flash(space: SearchSpace, candidate: Candidate) -> float:
@@ -103,7 +123,7 @@ def proposed(request: pytest.FixtureRequest, deep: NetworkEncoding) -> tuple[str
     budget = "memory" if request.param == "uniform-8" else "memory-tight"  # which no network of 8 bits keeps
     asked = question(deep, Costs.of(deep).budget(budget))
     with pytest.MonkeyPatch.context() as patch:  # inner searches that are long enough to keep limits
-        for module in (paper, predicted, rounds):
+        for module in (differentiable, paper, predicted, rounds):
             patch.setattr(module, "EVALUATIONS", 1000)
         return request.param, asked, METHODS[request.param].propose(asked)
 
@@ -116,7 +136,8 @@ def test_every_method_spends_the_budget_exactly_and_keeps_both_limits(deep: Netw
         assert 0 < len(found) <= ALLOWED.short
         return
     assert asked.bench.count("fp32", "proxy") + asked.bench.charged == ALLOWED.proxy
-    assert asked.bench.charged == (5 * len(asked.bench._tables) if method == "hawq" else 0)
+    assert asked.bench.charged_hessians == (5 * len(asked.bench._tables) if method == "hawq" else 0)
+    assert asked.bench.charged_gates == (43 if method in ("proxyless", "fbnet") else 0)
     assert asked.bench.count("short") == ALLOWED.short
     assert len(found) == ALLOWED.short == len(np.unique(found, axis=0))
     for candidate in deep.decode(found):

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from apq_tune import ModelSpace
-from apq_tune.methods import METHODS, Bench, Question, paper, predicted, rounds
+from apq_tune.methods import METHODS, Bench, Question, differentiable, paper, predicted, rounds
 from apq_tune.methods.bench import Counts
 from apq_tune.network.liveness import live_bits
 from apq_tune.problem.costs import Costs
 from apq_tune.space.encodings import encoding_of
 from apq_tune.space.model_encoding import ModelEncoding
 from apq_tune.tracing.trace import trace
-from tests.methods.test_methods import curvature
+from tests.methods.test_methods import curvature, gates
 from tests.tracing.zoo import example_of, network
 
 ALLOWED = Counts.of(48, 6)
@@ -49,11 +49,12 @@ QUICK = ("uniform", "hawq", "size-rank", "random")
 def test_every_method_spends_its_budget_and_keeps_the_limits(
     encoding: ModelEncoding, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (paper, predicted, rounds):
+    for module in (differentiable, paper, predicted, rounds):
         monkeypatch.setattr(module, "EVALUATIONS", 500)
     limits = Costs.of(encoding).budget("memory" if method in ("uniform-8", "magnitude") else "memory-tight")
     measures = {kind: made_up(encoding, kind) for kind in ("fp32", "proxy", "fine", "short")}
-    asked = Question(encoding, limits, Bench(encoding, measures, ALLOWED, hessian=curvature(encoding)), 3)
+    bench = Bench(encoding, measures, ALLOWED, hessian=curvature(encoding), gates=gates(encoding))
+    asked = Question(encoding, limits, bench, 3)
     found = METHODS[method].propose(asked)
     assert len(found) == len(np.unique(found, axis=0)) == asked.bench.count("short")
     assert len(found) == ALLOWED.short or (method == "magnitude" and len(found))  # which may have tried all of its own

@@ -95,15 +95,16 @@ def test_bits_by_the_table_of_a_trained_network_change_less_than_uniform_ones_of
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["joint", "staged-haq", "sensitivity", "hawq", "paper"])
+@pytest.mark.parametrize("method", ["joint", "staged-haq", "sensitivity", "hawq", "proxyless", "paper"])
 def test_methods_are_charged_the_same_and_resume_to_the_same_result(
     shared: VersusShared, method: str, monkeypatch
 ) -> None:
     task = VersusTask(method, "memory", 7)
     whole = run_task(task, shared).metrics
     counts = whole["counts"]
-    assert counts["fp32"] + counts["proxy"] + counts["hessian"] == 60
+    assert counts["fp32"] + counts["proxy"] + counts["hessian"] + counts["gates"] == 60
     assert (counts["hessian"] > 0) == (method == "hawq")
+    assert (counts["gates"] > 0) == (method == "proxyless")
     assert counts["short"] == 6
     # of 6 candidates after 2 steps, 2 go on to 6 and to 9; the winner once more
     assert {k: v for k, v in counts.items() if "steps" in k} == {"6 steps": 2, "9 steps": 3, "later steps": 39}
