@@ -28,7 +28,7 @@ from apq_tune.problem.limits import parse_constraint
 from apq_tune.problem.lookup import load_lookup
 from apq_tune.problem.metric import FunctionMetric, Metric
 from apq_tune.problem.problem import Constraint, Evaluation, Objective, Problem
-from apq_tune.searchers import NSGA2, Evolution, ModelBased, RandomSearch, search
+from apq_tune.searchers import NSGA2, Evolution, ModelBased, RandomSearch, search, solve_exactly
 from apq_tune.searchers.layerwise.algorithm import LayerwiseDDPG
 from apq_tune.searchers.layerwise.settings import AgentSettings, PassSettings
 from apq_tune.space.candidate import Candidate, Configuration
@@ -212,6 +212,7 @@ __all__ = [
     "raise_bits",
     "search",
     "solve",
+    "solve_exactly",
     "write_report",
 ]
 

@@ -24,6 +24,7 @@ SAMPLERS = (
     "evolution",
     "random",
     "ddpg",
+    "milp",
     "optuna-nsga2",
     "optuna-tpe",
     "optuna-gp",
@@ -64,7 +65,7 @@ SAMPLERS = (
     type=click.Choice(["nearest", "gp", "ridge"]),
     help="Model that fills in combinations of choices that --lookup lacks.  [default: none may be missing]",
 )
-@samplers_option(SAMPLERS, "all")
+@samplers_option(SAMPLERS, "all; milp where all metrics are sums over few genes")
 @click.option(
     "--at",
     metavar="NUMBER,NUMBER",
@@ -108,8 +109,9 @@ def compare(
     """Compare samplers by the fronts that they find.
 
     The problem is SPACE (the name of a shipped search space or a YAML file) with --front, or a table of measured
-    candidates, --lookup, with --maximize and --minimize. All objectives are black boxes to all samplers. Fronts are
-    compared by hypervolume, and the best sampler for each number of evaluations is named in the end.
+    candidates, --lookup, with --maximize and --minimize. All objectives are black boxes to all samplers but milp, which
+    solves problems whose metrics are sums over few genes exactly. Fronts are compared by hypervolume, and the best
+    sampler for each number of evaluations is named in the end.
 
     Interrupt the command at any moment: the same command goes on where it stopped.
     """
@@ -126,7 +128,6 @@ def compare(
         )
     if seeds < ranges.COMPARED_SEEDS.low:
         raise click.UsageError(f"--seeds {seeds}: a comparison needs {ranges.COMPARED_SEEDS.low} or more")
-    chosen = list(samplers or SAMPLERS)
     count = Number(ranges.EVALUATIONS)
     try:
         counts = sorted({count.convert(part.strip(), None, None) for part in at.split(",")})
@@ -140,6 +141,8 @@ def compare(
     from apq_tune.problem.metrics import load_metrics, problem_of
     from apq_tune.report.compare import write_comparison
     from apq_tune.report.screen import Screen
+    from apq_tune.searchers import MILP
+    from apq_tune.searchers.additive import additive_metrics
     from apq_tune.space.encodings import encoding_of
     from apq_tune.space.files import load_network_space
     from apq_tune.store.folder import digest
@@ -160,6 +163,10 @@ def compare(
         metrics = with_built_in(load_metrics(encoding, predictor, tables), encoding, [*wanted, *constraints])
         problem = problem_of(encoding, metrics, wanted, [*constraints, *limit_texts(preset)])
         tell_notes(limit.metric for limit in problem.constraints)
+    why = additive_metrics(problem)[1]
+    if why and MILP in samplers:
+        raise click.UsageError(f"--sampler milp: {why}")
+    chosen = list(samplers or (name for name in SAMPLERS if name != MILP or not why))
     basis = {
         "space": loaded.to_record() if loaded is not None else None,
         "lookup": digest(lookup),

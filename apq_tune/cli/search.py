@@ -35,8 +35,9 @@ from apq_tune.inputs import ranges
 @FRONT
 @click.option(
     "--sampler",
-    type=click.Choice(SAMPLERS),
-    help="Search algorithm.  [default: evolution for one objective, nsga2 for a front]",
+    type=click.Choice((*SAMPLERS, "milp")),
+    help="Search algorithm.  [default: evolution for one objective, or milp where all metrics are sums over few genes; "
+    "nsga2 for a front]",
 )
 @EVALUATIONS
 @number_option(
@@ -82,6 +83,9 @@ def search(
     SPACE is the name of a shipped search space, a YAML file, or a file of named choices. The result is the best
     candidate by --objective, or a Pareto front with --front. It keeps all limits.
 
+    Where all metrics are sums over few genes, such as costs and tables of layers, --sampler milp solves the problem by
+    integer programs: no other candidate is better.
+
     The directory gets front.json, front.csv and, for a front, front.png.
     """
     from rich.progress import Progress
@@ -94,7 +98,7 @@ def search(
     from apq_tune.problem.metrics import all_metrics, load_metrics, problem_of, restrict_to_measured
     from apq_tune.report.screen import Screen
     from apq_tune.report.tables import print_front, save_front
-    from apq_tune.searchers import ALGORITHMS
+    from apq_tune.searchers import ALGORITHMS, MILP
     from apq_tune.searchers import search as run_search
     from apq_tune.space.encodings import encoding_of
     from apq_tune.space.files import load_space
@@ -118,7 +122,7 @@ def search(
     inside, message = restrict_to_measured(encoding, predictor, extrapolate=extrapolate)
     problem = problem_of(inside, metrics, wanted, [*constraints, *by_rule, *limit_texts(preset)])
     tell_notes(limit.metric for limit in problem.constraints)
-    algorithm = ALGORITHMS[sampler]() if sampler else None
+    algorithm = ALGORITHMS[sampler]() if sampler and sampler != MILP else sampler
     initial = None
     if start is not None:
         given = [candidate_from(entry, whole) for entry in read_candidates(start, whole)]

@@ -16,7 +16,8 @@ from apq_tune.errors import ProblemError
 from apq_tune.predict import Floats
 from apq_tune.problem.metric import Metric
 from apq_tune.problem.problem import Constraint
-from apq_tune.searchers.integer_program import Budget, Table, exact_choice, greedy_choice
+from apq_tune.searchers.integer_program import exact_choice, greedy_choice
+from apq_tune.searchers.program import Budget, Table
 from apq_tune.space.encoding import Genomes
 from apq_tune.space.gene import BIT_KINDS
 from apq_tune.space.gene_encoding import GeneEncoding

@@ -8,6 +8,9 @@ from apq_tune.searchers.algorithms import NSGA2, Algorithm, Evolution, RandomSea
 from apq_tune.searchers.layerwise.algorithm import LayerwiseDDPG
 from apq_tune.searchers.model_based import ModelBased
 
+MILP = "milp"
+"""Name of ``solve_exactly`` among the algorithms: it solves additive problems, and proposes nothing for others."""
+
 ALGORITHMS: Mapping[str, Callable[[], Algorithm]] = {
     "evolution": Evolution,
     "nsga2": NSGA2,

@@ -19,7 +19,7 @@ from apq_tune.problem.front import Front
 from apq_tune.problem.problem import Evaluation, Problem
 from apq_tune.searchers.algorithms import NSGA2, Algorithm, Evolution, Preparing, State
 from apq_tune.searchers.archive import Archive, Seen
-from apq_tune.searchers.registry import ALGORITHMS
+from apq_tune.searchers.registry import ALGORITHMS, MILP
 from apq_tune.space.encoding import Encoding, Genomes
 
 FORMAT = 1
@@ -243,7 +243,7 @@ def _algorithm(algorithm: Any, n_objectives: int) -> Algorithm:
     if isinstance(algorithm, str) and algorithm in ALGORITHMS:
         return ALGORITHMS[algorithm]()
     if isinstance(algorithm, type | str) or not all(hasattr(algorithm, part) for part in ("batch", "ask", "tell")):
-        known = ", ".join(map(repr, ALGORITHMS))
+        known = ", ".join(map(repr, (*ALGORITHMS, MILP)))
         raise ProblemError(f"algorithm is {shown(algorithm)}; give one of {known}, or an object such as NSGA2()")
     return algorithm  # type: ignore[no-any-return]
 

@@ -84,6 +84,11 @@ class GeneEncoding(abc.ABC):
         """Pairs of genes whose combinations are not all allowed, with a table of those that are; here none."""
         return ()
 
+    @property
+    def inside(self) -> NDArray[np.bool_] | None:
+        """Values to which genes are restricted, shape ``(n_genes, maximum number of values)``; ``None`` for all."""
+        return None
+
     def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
         """Redraw genes in forbidden combinations until there is none, shape ``(n, n_genes)``.
 

@@ -117,6 +117,10 @@ class _WithinFlat(FlatEncoding):
         super().__init__(space)
         self._places = _Places(mask)
 
+    @property
+    def inside(self) -> Mask | None:
+        return self._places.mask
+
     def size(self) -> int:
         return math.prod(self._places.counts.tolist())
 
@@ -147,6 +151,10 @@ class _WithinNetworks(NetworkEncoding):
     def __init__(self, space: Any, mask: Mask) -> None:
         super().__init__(space)
         self._places = _Places(mask)
+
+    @property
+    def inside(self) -> Mask | None:
+        return self._places.mask
 
     def _open_values(self, gene: int) -> list[int]:
         return [int(i) for i in np.flatnonzero(self._places.mask[gene])]
@@ -188,6 +196,10 @@ class _WithinModel(ModelEncoding):
         super().__init__(space)
         self._places = _Places(mask)
         self._column = {name: place for place, name in enumerate(self.names)}
+
+    @property
+    def inside(self) -> Mask | None:
+        return self._places.mask
 
     def _open_values(self, gene: Gene) -> list[int]:
         return [int(i) for i in np.flatnonzero(self._places.mask[self._column[gene.name]])]

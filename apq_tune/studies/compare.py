@@ -16,12 +16,12 @@ from apq_tune.hosts.optuna_studies import SAMPLERS, run_study
 from apq_tune.hosts.work import Result
 from apq_tune.problem.pareto import Yardstick
 from apq_tune.problem.problem import Evaluation, Problem
-from apq_tune.searchers import ALGORITHMS, search
+from apq_tune.searchers import ALGORITHMS, MILP, search
 from apq_tune.space.encoding import Genomes
 
 Floats = NDArray[np.float64]
 
-SAMPLER_NAMES = (*ALGORITHMS, *SAMPLERS)
+SAMPLER_NAMES = (*ALGORITHMS, MILP, *SAMPLERS)
 """Names of the samplers of this package, then of those of Optuna."""
 
 ENUMERATED = 20_000
@@ -98,7 +98,8 @@ def run_entry(entry: CompareTask, shared: Contest) -> Result:
         trials = run_study(problem, entry.sampler, n_evaluations=n, seed=entry.seed)
     else:
         try:
-            search(problem, ALGORITHMS[entry.sampler](), n_evaluations=n, seed=entry.seed)
+            algorithm = MILP if entry.sampler == MILP else ALGORITHMS[entry.sampler]()
+            search(problem, algorithm, n_evaluations=n, seed=entry.seed)
         except ProblemError:
             if problem.history:
                 raise  # otherwise no candidate is feasible, and the curve is 0

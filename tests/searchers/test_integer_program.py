@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apq_tune import ProblemError
-from apq_tune.searchers.integer_program import Budget, Table, exact_choice, greedy_choice
+from apq_tune.searchers.integer_program import exact_choice, greedy_choice
+from apq_tune.searchers.program import Budget, Table
 
 BITS = (4, 8)
 

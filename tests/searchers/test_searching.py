@@ -125,7 +125,7 @@ def test_how_close_a_search_came_is_saved_too(tiny: NetworkEncoding) -> None:
     limits = [Constraint(few, few.reachable()[0] * 1.1), Constraint(many, many.reachable()[1] * 0.9, ">=")]
     problem = Problem(tiny, [Objective(bit_ops(tiny))], limits)
     with pytest.raises(ProblemError) as expected:
-        search(problem, n_evaluations=400)
+        search(problem, "evolution", n_evaluations=400)
     searching = Searching(problem, n_evaluations=400)
     while not searching.done:
         searching.step()
