@@ -62,10 +62,13 @@ if TYPE_CHECKING:
     from apq_tune.pipeline.sensitivity_table import SensitivityTable, measure_sensitivity
     from apq_tune.pipeline.solve import solve
     from apq_tune.report.html import write_report
+    from apq_tune.sparsity.channel_gates import ChannelGates
     from apq_tune.sparsity.footprint import Footprint, footprint
     from apq_tune.sparsity.layers import ends_of
     from apq_tune.sparsity.schedule import CubicSchedule
     from apq_tune.sparsity.sparsifier import Sparsifier
+    from apq_tune.sparsity.variational import VariationalDropout
+    from apq_tune.sparsity.weight_gates import WeightGates
     from apq_tune.supernet.calibrated import CalibratedModel
     from apq_tune.supernet.found_network import FoundNetwork, Preprocessing
     from apq_tune.supernet.hessian import layer_omegas
@@ -80,6 +83,7 @@ __version__ = "0.1.0"
 LAZY = {
     "ApqSearch": "apq_tune.hosts.searcher",
     "CalibratedModel": "apq_tune.supernet.calibrated",
+    "ChannelGates": "apq_tune.sparsity.channel_gates",
     "CubicSchedule": "apq_tune.sparsity.schedule",
     "EvolutionSampler": "apq_tune.hosts.optuna",
     "ExportedFile": "apq_tune.deploy.export",
@@ -100,6 +104,8 @@ LAZY = {
     "SupernetLoss": "apq_tune.supernet.metrics",
     "TrainedSupernet": "apq_tune.supernet.trained",
     "Training": "apq_tune.supernet.train",
+    "VariationalDropout": "apq_tune.sparsity.variational",
+    "WeightGates": "apq_tune.sparsity.weight_gates",
     "ends_of": "apq_tune.sparsity.layers",
     "evaluate": "apq_tune.deploy.evaluate",
     "export": "apq_tune.deploy.export",
@@ -127,6 +133,7 @@ __all__ = [
     "CalibratedModel",
     "Candidate",
     "CandidateError",
+    "ChannelGates",
     "ChoiceSpace",
     "Configuration",
     "Constraint",
@@ -185,6 +192,8 @@ __all__ = [
     "TableError",
     "TrainedSupernet",
     "Training",
+    "VariationalDropout",
+    "WeightGates",
     "check_network",
     "cost_models",
     "device_limits",

@@ -8,7 +8,7 @@ weights then quantize it again only if their bits differ. Quantizers apply the a
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, cast
 
@@ -17,12 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from apq_tune.network.layer import Function, Layer, Op
+from apq_tune.space.block_type import BlockField
 from apq_tune.space.block_types import BLOCK_TYPES
 from apq_tune.space.slot import Slot
 from apq_tune.space.slots import Skeleton
 from apq_tune.supernet.elastic import Conv, ElasticConv, ElasticLinear, Norms
 from apq_tune.supernet.folded import FoldedConv, FoldedLinear
 from apq_tune.supernet.quantize import FUNCTIONS, ActivationQuantizer, again
+from apq_tune.supernet.widths import SearchedWidth, WidthLayers, WidthScale
 
 STREAM = "stream"
 """Name of the input tensor of a block."""
@@ -179,35 +181,56 @@ class ElasticBlock(nn.Module):
     @torch.no_grad()
     def sort_channels(self) -> None:
         """Reorder searched channels by the L1 norm of the weights that read them, most important first (Cai 2020)."""
-        fields = self._space.fields(self._slot)
-        for axis, field in enumerate(fields):
-            if field.kind == "width":
-                self._sort(axis, [values[-1] for values in fields.values()])
+        for _, _, layers in self._widths():
+            layers.reorder(layers.by_weights())
 
-    def _sort(self, axis: int, values: list[int]) -> None:
-        """Sort the channels that one width controls; the affected layers are found by increasing it by one."""
+    def searched_widths(self) -> list[SearchedWidth]:
+        """Channels that can be chosen; depthwise convolutions, which go on with the channels they get, come last."""
+        found = []
+        for field, values, layers in self._widths():
+            ends = []
+            for layer, own in layers.makers:
+                depthwise = any(layer.name in reader.inputs for reader, _ in layers.depthwise)
+                if isinstance(own, ElasticConv) and not depthwise:
+                    units = torch.arange(values[-1], device=own.gamma.device)
+                    ends += [WidthScale(own, name, units) for name in ("gamma", "beta")]
+            if len(values) > 1:
+                found.append(SearchedWidth(f"{self._slot.name} {field.name}", values[-1], tuple(ends)))
+        return found
+
+    @torch.no_grad()
+    def rank_widths(self, importance: Sequence[Tensor]) -> None:
+        """Reorder the channels of each searched width by importance."""
+        searched = [layers for _, values, layers in self._widths() if len(values) > 1]
+        for layers, own in zip(searched, importance, strict=True):
+            layers.reorder(own.argsort(descending=True, stable=True))
+
+    def _widths(self) -> list[tuple[BlockField, tuple[int, ...], WidthLayers]]:
+        """Widths of the block, their values, and the layers that they affect."""
+        fields = self._space.fields(self._slot)
+        largest = [values[-1] for values in fields.values()]
+        return [
+            (field, values, self._layers_of_width(axis, largest))
+            for axis, (field, values) in enumerate(fields.items())
+            if field.kind == "width"
+        ]
+
+    def _layers_of_width(self, axis: int, values: list[int]) -> WidthLayers:
+        """Layers that one width affects; they are found by increasing it by one."""
         more = [value + (place == axis) for place, value in enumerate(values)]
         pairs = zip(
             weighted_layers(layers_of(self._slot, self._space.fixed_bits, tuple(values))),
             weighted_layers(layers_of(self._slot, self._space.fixed_bits, tuple(more))),
             strict=True,
         )
-        readers, makers = [], []
+        found = WidthLayers([], [], [])
         for (layer, small), (_, large) in pairs:
             own: Any = self.get_submodule(layer.role)
             if large.out_channels - small.out_channels == 1:
-                makers.append(own)
-            if large.in_channels - small.in_channels == 1 and small.groups == 1:
-                readers.append(own)
-        last = [own for own in readers if isinstance(own, ElasticConv)][-1]
-        order = last.weight.abs().sum(dim=(0, 2, 3)).argsort(descending=True)
-        for own in readers:
-            own.weight.copy_(own.weight[:, order])
-        for own in makers:
-            names = ("weight", "gamma", "beta") if isinstance(own, ElasticConv) else ("weight", "bias")
-            for name in names:
-                parameter = getattr(own, name)
-                parameter.copy_(parameter[order])
+                found.makers.append((layer, own))
+            if large.in_channels - small.in_channels == 1:
+                (found.readers if small.groups == 1 else found.depthwise).append((layer, own))
+        return found
 
 
 class FoldedBlock(nn.Module):

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -23,6 +24,7 @@ from apq_tune.supernet.graph_ranks import ChannelRanks, Importance, importance_o
 from apq_tune.supernet.graph_subnet import FoldedWeights, GraphSubnet, NodeTensors
 from apq_tune.supernet.interfaces import AnySupernet
 from apq_tune.supernet.quantize import fitted_factors, quantize_weight
+from apq_tune.supernet.widths import SearchedWidth, WidthScale
 from apq_tune.tracing.functions import compute
 
 
@@ -154,6 +156,32 @@ class GraphSupernet(AnySupernet):
     def sort_channels(self) -> None:
         """Rank channels by the magnitudes of their weights as they are now."""
         self.rank_channels("l1")
+
+    def searched_widths(self) -> list[SearchedWidth]:
+        """Groups of coupled channels with a gene; what scales them last is batch norm, or the layer without one."""
+        return [
+            SearchedWidth(choice.gene, self.space.coupling.groups[group].n_units, tuple(self._scales_of(group)))
+            for group, choice in self.space.choices.widths.items()
+            if choice.gene
+        ]
+
+    def _scales_of(self, group: int) -> list[WidthScale]:
+        found: dict[str, WidthScale] = {}
+        for layer in fused(self.space.graph):
+            channels = self.space.coupling.outputs[layer.main.name]
+            if layer.main.kind not in (*WEIGHTED, "norm") or not (channels.group == group).any():
+                continue
+            units = torch.from_numpy(np.where(channels.group == group, channels.unit, -1))
+            for role in ("weight", "bias"):
+                if role in (own := (layer.norm or layer.main).parameters):
+                    found[own[role]] = WidthScale(self.tensors, module_key(own[role]), units)
+        return list(found.values())
+
+    def rank_widths(self, importance: Sequence[Tensor]) -> None:
+        """Rank the units of groups with a gene; those of others keep their ranks."""
+        searched = [group for group, choice in self.space.choices.widths.items() if choice.gene]
+        by_group = {group: -torch.from_numpy(order).argsort() for group, order in self.ranks.by_group.items()}
+        self.ranks.set(by_group | dict(zip(searched, importance, strict=True)))
 
     def forward(
         self, x: Tensor, candidate: ModelCandidate, *, quantize: bool = False, statistics: Statistics | None = None

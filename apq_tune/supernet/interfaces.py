@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from apq_tune.network.graph import Graph
 from apq_tune.network.layer import Layer
 from apq_tune.supernet.elastic import Statistics
 from apq_tune.supernet.quantize import ActivationQuantizer
+from apq_tune.supernet.widths import SearchedWidth
 
 
 class HasWeights(Protocol):
@@ -123,6 +124,18 @@ class AnySupernet(nn.Module, abc.ABC):
     @abc.abstractmethod
     def sort_channels(self) -> None:
         """Make the most important channels those that small networks keep; the largest network stays as it is."""
+
+    @abc.abstractmethod
+    def searched_widths(self) -> list[SearchedWidth]:
+        """Channels that can be chosen, and the parameters that scale them."""
+
+    @abc.abstractmethod
+    def rank_widths(self, importance: Sequence[Tensor]) -> None:
+        """Make the most important units those that small networks keep; the largest network stays as it is.
+
+        Args:
+            importance: Importance of the units of each searched width, shape ``(n_units,)``.
+        """
 
     @abc.abstractmethod
     def extract(self, candidate: Any, statistics: Statistics) -> AnySubnet:

@@ -5,7 +5,7 @@ There is no active subnet as state: the candidate, batch norm statistics and qua
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -20,6 +20,7 @@ from apq_tune.supernet.elastic import EPS, ElasticConv, ElasticLinear, Norms, St
 from apq_tune.supernet.forward import FixedConvs, FixedQuantizers, forward_pass
 from apq_tune.supernet.interfaces import AnySupernet
 from apq_tune.supernet.subnet import Subnet
+from apq_tune.supernet.widths import SearchedWidth
 
 
 class Supernet(AnySupernet):
@@ -116,6 +117,17 @@ class Supernet(AnySupernet):
         """Sort the inner channels of all blocks by importance, which preserves the output of the largest network."""
         for block in self.blocks:
             cast("ElasticBlock", block).sort_channels()
+
+    def searched_widths(self) -> list[SearchedWidth]:
+        """Channels that can be chosen, block by block."""
+        return [width for block in self.blocks for width in cast("ElasticBlock", block).searched_widths()]
+
+    def rank_widths(self, importance: Sequence[Tensor]) -> None:
+        """Reorder the channels of each searched width by importance, which preserves the output."""
+        own = iter(importance)
+        for block in self.blocks:
+            elastic = cast("ElasticBlock", block)
+            elastic.rank_widths([next(own) for _ in elastic.searched_widths()])
 
     @torch.no_grad()
     def extract(self, candidate: Candidate, statistics: Statistics) -> Subnet:
