@@ -36,7 +36,7 @@ class LayerwiseDDPGSampler(PopulationSampler):
         *,
         space: SpaceOrEncoding | None = None,
         problem: Problem | None = None,
-        limits: Sequence[Constraint] | None = None,
+        constraints: Sequence[Constraint] | None = None,
         channels: PassSettings = AMC,
         bits: PassSettings = HAQ,
         seed: int | None = 0,
@@ -47,8 +47,8 @@ class LayerwiseDDPGSampler(PopulationSampler):
             space: Search space whose genes are categorical parameters of the study, possibly beside others. ``None``
                 for arbitrary parameters, which are decided without a wall.
             problem: Problem of the study. It provides the search space by default, and the limits.
-            limits: Limits that every trial keeps, on metrics that are computed and not measured; by default those of
-                the problem on cost models, tables and sums of terms.
+            constraints: Limits that every trial keeps, on metrics that are computed and not measured; by default those
+                of the problem on cost models, tables and sums of terms.
             channels: Settings of the pass over channels and all that is no bit-width; by default those of AMC.
             bits: Settings of the pass over bits; by default those of HAQ.
             seed: Random seed; ``None`` to draw one.
@@ -61,10 +61,11 @@ class LayerwiseDDPGSampler(PopulationSampler):
             space = problem.encoding.space
         super().__init__(LayerwiseDDPG(channels, bits), space, seed)
         own = LayerwiseDDPG(channels, bits, seed=self._seed)
-        if limits is not None:
-            if limits and space is None:
-                raise ProblemError(f"limits are {[str(one) for one in limits]}; give the space whose costs they limit")
-            own = own.within(limits, self._seed)
+        if constraints is not None:
+            if constraints and space is None:
+                words = ", ".join(map(str, constraints))
+                raise ProblemError(f"constraints are {words}; give the space whose costs they limit")
+            own = own.within(constraints, self._seed)
         elif problem is not None:
             own = own.prepared(problem, self._seed)
         self._algorithm: LayerwiseDDPG = own

@@ -95,7 +95,7 @@ def test_a_new_sampler_on_a_resumed_study_goes_on_as_if_it_had_never_stopped(enc
 def test_limits_on_the_users_own_metric_and_parameters_beside_the_space() -> None:
     space = SearchSpace.from_choices({"a": range(5), "b": range(5), "op": ["x", "y", "z"]})
     own = FunctionMetric("own", "", lambda genomes: genomes.sum(axis=1).astype(float))
-    sampler = LayerwiseDDPGSampler(space=space, limits=[Constraint(own, 3.0)], **QUICK)
+    sampler = LayerwiseDDPGSampler(space=space, constraints=[Constraint(own, 3.0)], **QUICK)
     study, sums = optuna.create_study(sampler=sampler), []
 
     def objective(trial: optuna.Trial) -> float:
@@ -107,9 +107,9 @@ def test_limits_on_the_users_own_metric_and_parameters_beside_the_space() -> Non
     study.optimize(objective, n_trials=20)
     assert max(sums) == 3
     assert len({trial.params["rate"] for trial in study.trials}) > 5
-    with pytest.raises(ProblemError, match=r"^limits are \['own <= 3'\]; give the space"):
-        LayerwiseDDPGSampler(limits=[Constraint(own, 3.0)])
-    study = optuna.create_study(sampler=LayerwiseDDPGSampler(space=space, limits=[Constraint(own, -1.0)]))
+    with pytest.raises(ProblemError, match=r"^constraints are own <= 3; give the space"):
+        LayerwiseDDPGSampler(constraints=[Constraint(own, 3.0)])
+    study = optuna.create_study(sampler=LayerwiseDDPGSampler(space=space, constraints=[Constraint(own, -1.0)]))
     with pytest.raises(ProblemError, match=r"^no policy with own <= -1 was found; the closest misses one by 100%"):
         study.ask({"a": optuna.distributions.CategoricalDistribution(range(5))})
 

@@ -49,15 +49,15 @@ class LayerwiseDDPG:
         bits: Settings of the second pass.
         seed: Seed of the agents; exploration has the generator of the search.
         batch: Number of candidates that are proposed before their rewards are known.
-        limits: Limits that every proposed candidate keeps; those of a problem's cost models if it is searched.
+        constraints: Limits that every proposed candidate keeps; a search gives those of its problem that are computed.
     """
 
     channels: PassSettings = AMC
     bits: PassSettings = HAQ
     seed: int = 0
     batch: int = 1
-    limits: tuple[Constraint, ...] = field(default=(), repr=False)
-    _made: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    constraints: tuple[Constraint, ...] = field(default=(), repr=False)
+    _made: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_made": {}}
@@ -69,14 +69,14 @@ class LayerwiseDDPG:
         """Copy with the limits of a problem that cost models or tables compute, and with the seed of a search."""
         return self.within([one for one in problem.constraints if _is_computed(one.metric)], seed)
 
-    def within(self, limits: Sequence[Constraint], seed: int) -> LayerwiseDDPG:
+    def within(self, constraints: Sequence[Constraint], seed: int) -> LayerwiseDDPG:
         """Copy with given limits.
 
         Args:
-            limits: Limits on metrics that need not be measured.
+            constraints: Limits on metrics that need not be measured.
             seed: Seed of the agents.
         """
-        return replace(self, limits=tuple(limits), seed=seed, _made={})
+        return replace(self, constraints=tuple(constraints), seed=seed)
 
     def ask(self, state: State | None, n: int, encoding: Encoding, rng: np.random.Generator) -> Genomes:
         """Propose the outcome of ``n`` episodes, random ones in the warm-up."""
@@ -97,7 +97,7 @@ class LayerwiseDDPG:
         Raises:
             ProblemError: If no candidate keeps the limits.
         """
-        wall = Wall(walk.encoding, self.limits, candidates)
+        wall = Wall(walk.encoding, self.constraints, candidates)
         base = wall.cheapest(walk, np.asarray(start, np.int16), np.random.default_rng(self.seed))
         return Course(walk, wall, base)
 
