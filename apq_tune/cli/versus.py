@@ -31,6 +31,7 @@ NAMES = (
     "joint-levels",
     "staged",
     "staged-haq",
+    "amc-haq",
     "staged-bits-first",
     "sensitivity",
     "hawq",

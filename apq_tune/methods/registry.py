@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from apq_tune.errors import ProblemError
+from apq_tune.methods.amc_haq import amc_haq
 from apq_tune.methods.bench import Question
 from apq_tune.methods.bits_first import staged_bits_first
 from apq_tune.methods.differentiable import fbnet, proxyless
@@ -48,6 +49,7 @@ METHODS: Mapping[str, Method] = {
     "joint-levels": Method(joint_levels),
     "staged": Method(staged),
     "staged-haq": Method(staged_haq),
+    "amc-haq": Method(amc_haq),
     "staged-bits-first": Method(staged_bits_first),
     "sensitivity": Method(sensitivity),
     "hawq": Method(hawq),

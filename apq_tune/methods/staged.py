@@ -10,7 +10,7 @@ supernet at their width, and the best one enters stage 3.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -20,10 +20,10 @@ from apq_tune.methods.explore import best_of, explore, joined
 from apq_tune.methods.projections import Project, at_bits, both, everything, fixed, largest, levels, tied_bits
 from apq_tune.methods.subspace import DRAWS, Subspace
 from apq_tune.methods.together import shortlist
-from apq_tune.predict import Pairs
+from apq_tune.predict import Floats, Pairs
 from apq_tune.problem.problem import Constraint
 from apq_tune.space.encoding import Genomes
-from apq_tune.space.gene import ARCHITECTURE_KINDS
+from apq_tune.space.gene import ARCHITECTURE_KINDS, Kind
 from apq_tune.space.gene_encoding import GeneEncoding
 
 ARCHITECTURE, CHANNELS = 0.15, 0.3
@@ -41,19 +41,61 @@ class PrunedNetworks(NamedTuple):
     networks: Pairs  # the best pruned ones, at the width, with their full-precision losses
 
 
+class Stage(Protocol):
+    """Search of one stage; ``explore`` is one."""
+
+    def __call__(
+        self,
+        question: Question,
+        subspace: Subspace,
+        limits: Sequence[Constraint],
+        measure: Callable[[Genomes], Floats],
+        n: int,
+        rng: np.random.Generator,
+        /,
+        *,
+        known: Pairs | None = None,
+    ) -> Pairs:
+        """Measure ``n`` new candidates of a subspace within the limits, fewer if there are no more.
+
+        Raises:
+            ProblemError: If no candidate of the subspace is feasible.
+        """
+        ...
+
+
+class Stages(NamedTuple):
+    """The stages of a staged search, any of which can be exchanged for another search.
+
+    Attributes:
+        architecture: Search of the architecture, with all channels, by losses in full precision.
+        channels: Search of the channels of one architecture at one uniform bit-width, by losses in full precision.
+        bits: Search of the bits of one pruned network, by losses in the quantized supernet.
+        policy: Function from an encoding to the projection onto the bit policies of the last stage.
+        kept: Kinds of the genes that the last stage leaves as they are.
+    """
+
+    architecture: Stage = explore
+    channels: Stage = explore
+    bits: Stage = explore
+    policy: Callable[[GeneEncoding], Project] = lambda _: everything
+    kept: tuple[Kind, ...] = (*ARCHITECTURE_KINDS, "width")
+
+
 def staged(question: Question) -> Genomes:
     """Staged search with one bit-width per layer, for its weights and its input."""
-    return _stages(question, tied_bits)
+    return run_stages(question, Stages(policy=tied_bits))
 
 
 def staged_haq(question: Question) -> Genomes:
     """Staged search with separate bit-widths for the weights and the input of every layer (Wang 2019)."""
-    return _stages(question, lambda _: everything)
+    return run_stages(question, Stages())
 
 
-def _stages(question: Question, policy: Callable[[GeneEncoding], Project]) -> Genomes:
+def run_stages(question: Question, stages: Stages) -> Genomes:
+    """Staged search; the pruned networks of the first two stages enter the last one, the best first."""
     bench, encoding = question.bench, question.encoding
-    pruned = prune(question)
+    pruned = prune(question, stages)
     tried = Pairs(np.zeros((0, encoding.n_genes), np.int16), np.zeros(0))
     for each in pruned:
         tried = joined(tried, Pairs(each.networks.genomes, bench.proxy(each.networks.genomes)))
@@ -61,21 +103,26 @@ def _stages(question: Question, policy: Callable[[GeneEncoding], Project]) -> Ge
     for number, network in enumerate(best_of(tried, len(tried.target)).genomes):
         if not bench.left.proxy:
             break  # as a rule after the first: only a small space of bits is exhausted, and the next network tried
-        subspace = Subspace(encoding, both(fixed(encoding, network, (*ARCHITECTURE_KINDS, "width")), policy(encoding)))
-        found = explore(
+        subspace = Subspace(encoding, both(fixed(encoding, network, stages.kept), stages.policy(encoding)))
+        found = stages.bits(
             question, subspace, question.limits, bench.proxy, bench.left.proxy, question.rng(3, number), known=own
         )
         own = joined(own, found)
     return shortlist(question, own)
 
 
-def prune(question: Question) -> list[PrunedNetworks]:
+def prune(question: Question, stages: Stages | None = None) -> list[PrunedNetworks]:
     """Run stages 1 and 2 at every uniform bit-width at which a network is feasible.
+
+    Args:
+        question: Task of the method.
+        stages: Searches of both stages; by default the one that all methods share.
 
     Raises:
         ProblemError: If no network is feasible at any uniform bit-width.
     """
     encoding, bench, limits = question.encoding, question.bench, question.limits
+    stages = Stages() if stages is None else stages
     widths = [bits for bits in levels(encoding) if _fits(question, bits)]
     if not widths:
         words = " and ".join(map(str, limits))
@@ -90,12 +137,12 @@ def prune(question: Question) -> list[PrunedNetworks]:
         n = round(total * (ARCHITECTURE + CHANNELS) * share - spent)
         wider = relaxed(whole, limits, question.rng(0, bits))
         n_first = round(n * ARCHITECTURE / (ARCHITECTURE + CHANNELS))
-        found = explore(question, whole, wider, bench.fp32, n_first, question.rng(1, bits))
+        found = stages.architecture(question, whole, wider, bench.fp32, n_first, question.rng(1, bits))
         n -= bench.allowed.proxy - bench.left.proxy - spent
         architecture = best_of(found, 1).genomes[0]
         narrow = Subspace(encoding, both(fixed(encoding, architecture, ARCHITECTURE_KINDS), at_bits(encoding, bits)))
         try:
-            networks = explore(question, narrow, limits, bench.fp32, n, question.rng(2, bits))
+            networks = stages.channels(question, narrow, limits, bench.fp32, n, question.rng(2, bits))
         except ProblemError:  # this architecture is too large at this width even with the fewest channels
             continue
         result.append(PrunedNetworks(bits, architecture, best_of(networks, TRIED)))

@@ -13,6 +13,7 @@ from apq_tune import Candidate, Constraint, NetworkEncoding, ProblemError, RunEr
 from apq_tune.cost import bit_ops
 from apq_tune.methods import METHODS, Bench, Question, Subspace, differentiable, paper, predicted, rounds, sensitive
 from apq_tune.methods import staged as stages
+from apq_tune.methods.amc_haq import AMC_HAQ
 from apq_tune.methods.bench import Counts, Curvature, GateSearch
 from apq_tune.methods.bit_program import best_bits, one_gene_lower, open_bits, sensitivities, without_noise
 from apq_tune.methods.explore import best_of, explore
@@ -191,7 +192,8 @@ def test_a_method_gives_bits_as_its_name_says(deep: NetworkEncoding, proposed) -
         assert {bits for blocks in networks for block in blocks for bits in block[2:]} == {4}
     elif method != "uniform":
         assert not all(uniform) or method == "paper"
-    mixed = ("staged-haq", "staged-bits-first", "sensitivity", "hawq", "size-rank", "random", "joint", "joint-levels")
+    mixed = ("staged-haq", "amc-haq", "staged-bits-first", "sensitivity", "hawq", "size-rank", "random")
+    mixed += ("joint", "joint-levels")
     if method in mixed:
         assert not all(tied)
         assert not all(of_all)
@@ -209,9 +211,10 @@ def test_only_a_method_whose_part_keeps_the_limits_can_search(deep: NetworkEncod
         assert why_impossible("uniform-8", deep, [Constraint(cost, 0.999 * at_least)]) is not None
 
 
-def test_stages_keep_what_earlier_stages_decided(deep: NetworkEncoding) -> None:
+@pytest.mark.parametrize(("method", "searches"), [("staged-haq", stages.Stages()), ("amc-haq", AMC_HAQ)])
+def test_stages_keep_what_earlier_stages_decided(deep: NetworkEncoding, method: str, searches: stages.Stages) -> None:
     limits = Costs.of(deep).budget("memory")
-    for pruned in stages.prune(question(deep, limits)):
+    for pruned in stages.prune(question(deep, limits), searches):
         (architecture,) = deep.decode(pruned.architecture[None])
         slots = iter(s for s in deep.space.slots if s.position < architecture.depths[s.stage])
         assert all(block.channels == slot.channels[-1] for block, slot in zip(architecture.blocks, slots, strict=True))
@@ -222,9 +225,10 @@ def test_stages_keep_what_earlier_stages_decided(deep: NetworkEncoding) -> None:
             assert flash(deep.space, network) <= limits[0].bound
     seen: list[Candidate] = []
     asked = question(deep, limits, seen)
-    METHODS["staged-haq"].propose(asked)
+    METHODS[method].propose(asked)
     proxies = asked.bench.measured("proxy").genomes
-    tried = len(stages.prune(question(deep, limits))) * stages.TRIED
+    assert (Subspace(deep, everything).violations(proxies, limits) <= 0).all()
+    tried = len(stages.prune(question(deep, limits), searches)) * stages.TRIED
     networks = {str(c.with_bits(8)) for c in deep.decode(proxies[tried:])}
     assert len(networks) == 1  # one network, many policies
     assert networks <= {str(c.with_bits(8)) for c in deep.decode(proxies[:tried])}

@@ -124,12 +124,15 @@ def test_exploration_is_a_truncated_normal(mean: float, deviation: float, rng: n
 def test_exploration_decays_after_the_warm_up() -> None:
     assert [AMC.deviation_at(episode) for episode in (0, 100, 101)] == [0.5, 0.5, 0.5 * 0.95]
     assert AMC.deviation_at(400) < 1e-6
+    short = AMC.shortened(80)
+    assert (short.warm_up, AMC.shortened(4).warm_up, AMC.shortened(1000).warm_up) == (20, 8, 100)
+    assert short.deviation_at(80) == pytest.approx(AMC.deviation_at(400))
 
 
 def test_it_learns_a_control_problem_whose_optimum_is_known() -> None:
     """Three decisions, all rewarded by the final result: each is best at .8, .2 and .5, where the reward is 0."""
     best, states = np.array([0.8, 0.2, 0.5]), np.eye(3)
-    noise = PassSettings(warm_up=40, decay=0.98, remembered=200)
+    noise = PassSettings(warm_up=40, decay=0.98, remembered=200, episodes=200)
     settings = AgentSettings(hidden=64, actor_rate=3e-4, critic_rate=5e-3, replay=600, follow=0.1)
     agent, rng = Agent(3, settings, seed=0), np.random.default_rng(0)
     rewards = []
