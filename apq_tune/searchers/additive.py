@@ -16,7 +16,7 @@ from apq_tune.errors import ProblemError
 from apq_tune.network.network import has_network
 from apq_tune.problem.problem import Constraint, Objective, Problem
 from apq_tune.searchers.interactions import forbidden, interactions
-from apq_tune.searchers.program import Budget, Program, Table, impossible
+from apq_tune.searchers.program import Budget, IntegerProgram, Table, impossible
 from apq_tune.space.encoding import Genomes
 from apq_tune.space.gene_encoding import GeneEncoding
 
@@ -90,7 +90,7 @@ class ExactSolver:
         ]
         self._budgets.append(Budget("forbidden", math.inf, tuple(_forbidden(self._encoding))))
         goals = [one for goal in self._goals for one in goal]
-        self._program = Program(self._encoding.n_choices.tolist(), [*goals, *self._budgets])
+        self._program = IntegerProgram(self._encoding.n_choices.tolist(), [*goals, *self._budgets])
         for tie in ties:
             genes = _tied(self._encoding, tie)
             self._program.tie(genes, [self._encoding.choices[gene] for gene in genes])

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq_tune.errors import ProblemError
-from apq_tune.searchers.program import SECONDS, Budget, Program, Table, impossible
+from apq_tune.searchers.program import SECONDS, Budget, IntegerProgram, Table, impossible
 
 Losses = Sequence[NDArray[np.float64]]
 """Loss of each value of each variable, shape ``(n_values,)`` each."""
@@ -41,7 +41,7 @@ def exact_choice(
             not finish in time.
     """
     goal = Budget("loss", math.inf, tuple(Table((v,), np.asarray(own, np.float64)) for v, own in enumerate(losses)))
-    program = Program([len(own) for own in losses], [goal, *budgets])
+    program = IntegerProgram([len(own) for own in losses], [goal, *budgets])
     every = range(len(losses))
     found = program.least([goal], budgets, seconds, without=[dict(zip(every, one, strict=True)) for one in without])
     if found is None:

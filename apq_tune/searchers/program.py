@@ -100,7 +100,7 @@ class _Product(NamedTuple):
         )
 
 
-class Program:
+class IntegerProgram:
     """Unknowns and equations of a program: one binary per value of each variable, one number per combination.
 
     Attributes:
@@ -321,7 +321,7 @@ class _Row(NamedTuple):
     high: float
 
 
-def impossible(program: Program, budgets: Sequence[Budget], seconds: float, what: str) -> str:
+def impossible(program: IntegerProgram, budgets: Sequence[Budget], seconds: float, what: str) -> str:
     """Why no choice keeps all budgets: the first one that cannot be kept together with those before it.
 
     Args:
