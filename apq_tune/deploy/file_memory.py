@@ -179,7 +179,7 @@ def check_memory(
         remedy = f"search with --constraint '{limit.cost}<={int(counted * limit.n_bytes / taken)}'"
         if counted > limit.n_bytes:
             remedy = "take a network that keeps it"
-        elif kind in ("onnx", "tflite") and not packed:
+        elif kind == "onnx" and not packed:
             remedy = "leave out --unpacked"
         elif kind != "c" and not program.float_steps and flash_bytes(program) <= limit.n_bytes:
             remedy = "export it as c, which packs weights at their bits"

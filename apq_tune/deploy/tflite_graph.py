@@ -23,8 +23,8 @@ whose products are smaller, and which XNNPACK computes with 8 bits of precision.
 | ``QuantizeStep`` | ``QUANTIZE``; none for an image that is quantized once: the file reads int8 |
 | ``MoveStep`` | ``apq_tune.deploy.tflite_moves`` |
 
-Logits, which are float in a program, are int8 of a range that is measured on images. Steps in floating point are
-refused, as an operator in int8 has no output in floating point.
+Logits, which are float in a program, are int8 of a range that is measured on images (``logits_scaling``). Steps in
+floating point are refused, as an operator in int8 has no output in floating point.
 """
 
 from __future__ import annotations
