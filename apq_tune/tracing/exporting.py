@@ -24,6 +24,9 @@ BATCH = "the size of a batch is written into its forward; use x.shape[0] or -1"
 PROGRAM = "apq_tune_program"
 """Key in ``GraphModule.meta`` of the program that a module was loaded from."""
 
+LONGEST = 300
+"""Characters of a message of torch that are passed on; some name a hundred thousand symbols."""
+
 FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 
 TORCH = str(Path(torch.__file__).parent)
@@ -136,6 +139,20 @@ def export(module: nn.Module, example: Tensor) -> ExportedProgram:
     return program
 
 
+def without_writes(module: nn.Module, program: ExportedProgram) -> ExportedProgram:
+    """The same program without operations that write into a tensor.
+
+    Raises:
+        ModelError: If torch has no such program of it; the message names the model and what stopped torch.
+    """
+    try:
+        with quiet():
+            without: ExportedProgram = program.run_decompositions({})
+    except Exception as error:
+        raise _refused(module, error) from None
+    return without
+
+
 def _own_program(module: nn.Module) -> ExportedProgram | None:
     """Program that a module was loaded from; ``None`` if it is a module of Python."""
     program = module.meta.get(PROGRAM) if isinstance(module, fx.GraphModule) else None
@@ -201,7 +218,8 @@ def _check_output(name: str, output: Any, batch: int) -> None:
 def first_line(error: BaseException) -> str:
     """First line of a message that says something."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".:;") if lines else type(error).__name__
+    said = lines[0].rstrip(".:;") if lines else type(error).__name__
+    return said if len(said) <= LONGEST else said[:LONGEST] + " ..."
 
 
 def _place(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from torch.backends import cudnn
 
 from apq_tune.errors import ModelError
 from apq_tune.network.graph import Graph
-from apq_tune.tracing.exporting import checked_example, evaluated, export, first_line, unwrapped
+from apq_tune.tracing.exporting import checked_example, evaluated, export, first_line, unwrapped, without_writes
 from apq_tune.tracing.functions import run_graph
 from apq_tune.tracing.simplify import simplified
 from apq_tune.tracing.walk import attribute, graph_of, is_inplace
@@ -51,7 +51,7 @@ def trace(module: nn.Module, example: Tensor) -> Graph:
             _check_logits(graph, own, example)
             return graph
         if any(is_inplace(node) for node in program.graph.nodes):  # a view that was written to
-            graph = simplified(graph_of(own, program.run_decompositions({})))
+            graph = simplified(graph_of(own, without_writes(own, program)))
             if (wrong := _difference(graph, own, example)) is None:
                 _check_logits(graph, own, example)
                 return graph

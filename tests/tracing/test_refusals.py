@@ -252,3 +252,27 @@ def test_opaque_graphs_survive_a_file():
     graph = trace(network("vit"), example_of("vit"))
     again = Graph.from_plain(json.loads(json.dumps(graph.to_plain())))
     assert again.digest == graph.digest
+
+
+class WritesToAView(Base):
+    def middle(self, x: Tensor) -> Tensor:
+        x[:, :4].mul_(2)
+        return x
+
+
+def test_what_stops_torch_from_removing_writes_is_told_in_one_short_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """EfficientViT of timm, as an example, whose 150,000 symbols torch lists in its message."""
+    graph = trace(WritesToAView(), IMAGES)
+    assert graph.nodes
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError(f"Pending symbols {', '.join(map(str, range(10_000)))}\nsecond line")
+
+    monkeypatch.setattr(torch.export.ExportedProgram, "run_decompositions", fail)
+    with pytest.raises(ModelError) as caught:
+        trace(WritesToAView(), IMAGES)
+    said = str(caught.value)
+    assert said.startswith("WritesToAView: cannot be traced by torch.export ")
+    assert "(Pending symbols 0, 1, 2, " in said
+    assert len(said) < 500
+    assert "\n" not in said
