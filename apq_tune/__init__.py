@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from apq_tune.supernet.subnet import Subnet
     from apq_tune.supernet.train import Training
     from apq_tune.supernet.trained import TrainedSupernet
+    from apq_tune.supernet.zero_cost import ZeroCostProxy, layer_statistics
 
 __version__ = "0.1.0"
 
@@ -110,7 +111,9 @@ LAZY = {
     "evaluate": "apq_tune.deploy.evaluate",
     "export": "apq_tune.deploy.export",
     "footprint": "apq_tune.sparsity.footprint",
+    "ZeroCostProxy": "apq_tune.supernet.zero_cost",
     "layer_omegas": "apq_tune.supernet.hessian",
+    "layer_statistics": "apq_tune.supernet.zero_cost",
     "load_data": "apq_tune.data",
     "load_network": "apq_tune.deploy.load",
     "load_run": "apq_tune.pipeline.finished",
@@ -194,6 +197,7 @@ __all__ = [
     "Training",
     "VariationalDropout",
     "WeightGates",
+    "ZeroCostProxy",
     "check_network",
     "cost_models",
     "device_limits",
@@ -205,6 +209,7 @@ __all__ = [
     "known_presets",
     "known_spaces",
     "layer_omegas",
+    "layer_statistics",
     "load_additive_tables",
     "load_cost_table",
     "load_data",

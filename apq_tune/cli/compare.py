@@ -108,10 +108,10 @@ def compare(
 ) -> None:
     """Compare samplers by the fronts that they find.
 
-    The problem is SPACE (the name of a shipped search space or a YAML file) with --front, or a table of measured
-    candidates, --lookup, with --maximize and --minimize. All objectives are black boxes to all samplers but milp, which
-    solves problems whose metrics are sums over few genes exactly. Fronts are compared by hypervolume, and the best
-    sampler for each number of evaluations is named in the end.
+    The problem is SPACE (the name of a shipped search space, a YAML file, or a file of named choices with a --table of
+    genes) with --front, or a table of measured candidates, --lookup, with --maximize and --minimize. All objectives are
+    black boxes to all samplers but milp, which solves problems whose metrics are sums over few genes exactly. Fronts
+    are compared by hypervolume, and the best sampler for each number of evaluations is named in the end.
 
     Interrupt the command at any moment: the same command goes on where it stopped.
     """
@@ -135,16 +135,15 @@ def compare(
         raise click.UsageError(f"--at {at!r}: {error.message}; write such as 200,1000") from None
     ends = _caps(caps, SAMPLERS)
 
-    from apq_tune.problem.costs import with_built_in
     from apq_tune.problem.device import limit_texts
     from apq_tune.problem.lookup import describe_estimates, load_lookup
-    from apq_tune.problem.metrics import load_metrics, problem_of
+    from apq_tune.problem.metrics import all_metrics, load_metrics, problem_of
     from apq_tune.report.compare import write_comparison
     from apq_tune.report.screen import Screen
     from apq_tune.searchers import MILP
     from apq_tune.searchers.additive import additive_metrics
     from apq_tune.space.encodings import encoding_of
-    from apq_tune.space.files import load_network_space
+    from apq_tune.space.files import load_space
     from apq_tune.store.folder import digest
     from apq_tune.studies import compare as plan
     from apq_tune.studies.fleet import Fleet
@@ -155,12 +154,12 @@ def compare(
             lookup, maximize, minimize, constraints=constraints, choices=list(choices), ignore=ignore, missing=missing
         )
     else:
-        loaded = load_network_space(str(space))
+        loaded = load_space(str(space))
         preset = preset_of(device_preset, loaded)
         loaded = narrowed(loaded, preset)
         encoding = encoding_of(loaded)
         wanted = metric_names(front, "--front")
-        metrics = with_built_in(load_metrics(encoding, predictor, tables), encoding, [*wanted, *constraints])
+        metrics = all_metrics(encoding, load_metrics(encoding, predictor, tables), [*wanted, *constraints])
         problem = problem_of(encoding, metrics, wanted, [*constraints, *limit_texts(preset)])
         tell_notes(limit.metric for limit in problem.constraints)
     why = additive_metrics(problem)[1]

@@ -23,11 +23,14 @@ from apq_tune.cost.model import switched
 from apq_tune.errors import TableError
 from apq_tune.network.layer import Layer
 from apq_tune.network.network import Network, Part, has_network
-from apq_tune.space.gene import BIT_KINDS
+from apq_tune.space.gene import BIT_KINDS, Kind
 from apq_tune.space.gene_encoding import GeneEncoding
 
 Bits = tuple[int | None, int | None]
 """Bits of weights and of inputs; ``None`` where a value does not depend on them."""
+
+MOST_BITS = 32
+"""Bits up to which ``times_bits`` has rows."""
 
 N_LISTED = 5
 """Maximum number of missing rows that a message names."""
@@ -50,6 +53,24 @@ class LayerTable:
     unit: str = ""
     source: str = "table"
     _places: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def times_bits(cls, name: str, statistics: Mapping[str, float], kinds: Sequence[Kind] = ("w_bits",)) -> LayerTable:
+        """Proxy of bit policies: a statistic of each layer times its bits, to be maximised (as in EMQ, Dong 2023).
+
+        With 1 for each layer it is the sum of the bits, against which any other proxy has to hold.
+
+        Args:
+            name: Name of the metric.
+            statistics: Statistic of each layer by its name, such as those of ``layer_statistics``.
+            kinds: ``w_bits``, ``a_bits`` or both.
+        """
+        rows: dict[str, dict[Bits, float]] = {layer: {} for layer in statistics}
+        for layer, value in statistics.items():
+            for bits in range(1, MOST_BITS + 1):
+                rows[layer] |= {(bits, None): value * bits} if "w_bits" in kinds else {}
+                rows[layer] |= {(None, bits): value * bits} if "a_bits" in kinds else {}
+        return cls(name, rows)
 
     def metric(self, encoding: GeneEncoding) -> AdditiveMetric:
         """The metric in a search space.

@@ -106,7 +106,7 @@ def run_entry(entry: CompareTask, shared: Contest) -> Result:
     return Result(
         {
             "n_evaluations": problem.n_evaluations,
-            "trials": trials,
+            "trials": problem.n_evaluations if entry.sampler == MILP else trials,
             "counts": [count for count, _ in problem.history],
             "F": [F for _, F in problem.history],
             "worst": problem.worst.tolist() if problem.history else None,

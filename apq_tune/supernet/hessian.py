@@ -87,7 +87,7 @@ def traces(
     found: dict[str, dict[str, NDArray[np.float64]]] = {"w_bits": {}, "a_bits": {}}
     for x, y in zip(torch.split(images, AT_ONCE), torch.split(labels, AT_ONCE), strict=True):
         for kind in kinds:
-            with _readable(set(quantizers.values())) as read:
+            with readable(set(quantizers.values())) as read:
                 loss = functional.cross_entropy(subnet(x, quantize=False), y, reduction="sum")
             if kind == "w_bits":
                 tensors = {name: module.weight for name, module in modules.items()}
@@ -126,7 +126,7 @@ def _products(
 
 
 @contextlib.contextmanager
-def _readable(quantizers: set[ActivationQuantizer]) -> Iterator[dict[ActivationQuantizer, Tensor]]:
+def readable(quantizers: set[ActivationQuantizer]) -> Iterator[dict[ActivationQuantizer, Tensor]]:
     """Keep what quantizers yield, each as a tensor of its own, by which the loss can be differentiated."""
     read: dict[ActivationQuantizer, Tensor] = {}
 
@@ -237,7 +237,7 @@ class _Omega(NamedTuple):
         kinds = open_kinds(encoding.genes[int(gene)].kind for gene in open_bits(encoding, genome))
         means = traces(subnet, images, labels, kinds, probes=probes, seed=seed)
         modules, quantizers = subnet.weighted(), subnet.input_quantizers()
-        with torch.no_grad(), _readable(set(quantizers.values())) as read:
+        with torch.no_grad(), readable(set(quantizers.values())) as read:
             subnet(images[:AT_ONCE], quantize=False)
         return cls(_positive(means.weights), _positive(means.inputs), modules, quantizers, read)
 
