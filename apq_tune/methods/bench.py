@@ -19,6 +19,7 @@ from apq_tune.space.gene_encoding import GeneEncoding
 
 if TYPE_CHECKING:
     from apq_tune.searchers.gates.distribution import GeneDistribution
+    from apq_tune.searchers.gates.draws import GateKind
     from apq_tune.searchers.gates.training import GateTraining
 
 Kind = Literal["fp32", "proxy", "fine", "short"]
@@ -64,12 +65,12 @@ class GateSearch(NamedTuple):
     """Differentiable search, whose steps take the time of parts of evaluations.
 
     Attributes:
-        price: Number of evaluations that take as long as a step, which may be a fraction.
+        price: Number of evaluations that take as long as a step, which may be a fraction, by the kind of gates.
         train: Function that trains a distribution in place, from limits, settings, a seed and whether networks run at
             their bits.
     """
 
-    price: float
+    price: Mapping[GateKind, float]
     train: Callable[[GeneDistribution, Sequence[Constraint], GateTraining, int, bool], None]
 
 
@@ -134,13 +135,13 @@ class Bench:
         """Number of evaluations that steps of gates were charged with so far."""
         return self._gate_evaluations
 
-    def gate_steps(self, evaluations: int) -> int:
-        """Number of steps of gates that a number of evaluations pays for.
+    def gate_steps(self, evaluations: int, gate: GateKind = "binary") -> int:
+        """Number of steps of a kind of gates that a number of evaluations pays for.
 
         Raises:
             RunError: If this bench cannot run gates.
         """
-        return math.floor(evaluations / self._gate_search.price)
+        return math.floor(evaluations / self._gate_search.price[gate])
 
     @property
     def _gate_search(self) -> GateSearch:
@@ -166,7 +167,7 @@ class Bench:
             seed: Seed of gates and batches.
             quantize: Whether networks run at their bits.
         """
-        price = math.ceil(training.steps * self._gate_search.price)
+        price = math.ceil(training.steps * self._gate_search.price[training.gate])
         if price > self.left.proxy:
             raise RunError(
                 f"{training.steps} steps of gates cost {price} evaluations, {self.left.proxy} are left; ask for fewer"

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SHARE = 0.6
 """Share of the evaluations that pays for steps."""
 
-TRAVEL = 25.0
+TRAVEL = 60.0
 """Learning rate times the number of steps: how far a parameter can move, so that few steps decide as much as many."""
 
 FASTEST = 0.3
@@ -76,7 +76,7 @@ def trained_gates(question: Question, gate: GateKind, share: float) -> GeneDistr
     from apq_tune.searchers.gates.training import GateTraining
 
     bench = question.bench
-    steps = max(1, bench.gate_steps(round(share * bench.left.proxy)))
+    steps = max(1, bench.gate_steps(round(share * bench.left.proxy), gate))
     distribution = GeneDistribution(question.encoding)
     training = GateTraining(gate, steps, min(FASTEST, TRAVEL / steps))
     bench.train_gates(distribution, question.limits, training, question.seed)

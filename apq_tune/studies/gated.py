@@ -19,7 +19,7 @@ from apq_tune.space.encodings import encoding_of
 from apq_tune.space.narrowing import Narrowing
 from apq_tune.store.files import write_atomically
 from apq_tune.studies.fleet import CHECKPOINT_SECONDS
-from apq_tune.supernet.differentiable import GatedSupernetLoss
+from apq_tune.supernet.differentiable import PASSES, GatedSupernetLoss
 from apq_tune.supernet.trained import TrainedSupernet
 
 
@@ -32,7 +32,8 @@ def gate_search_of(
 ) -> GateSearch:
     """Differentiable search in the supernets of a comparison, on the search images of its evaluations.
 
-    The price of a step is the number of its forward passes over that of an evaluation, which estimates batch norm, too.
+    The price of a step is the number of its forward passes over that of an evaluation, which estimates batch norm, too
+    (``PASSES``).
     Where the image size is searched, a step has up to one pass for each size, and is charged with all of them.
 
     Args:
@@ -45,7 +46,8 @@ def gate_search_of(
     own = quantized.on_first(images)
     size_genes = [len(gene.values) for gene in encoding_of(own.space).genes if gene.kind == "resolution"]
     evaluation = len(own.data.search.labels) + own.n_calibration
-    price = GatedSupernetLoss(own).images * max(size_genes, default=1) / evaluation
+    step = GatedSupernetLoss(own).batch_size * max(size_genes, default=1)
+    price = {gate: passes * step / evaluation for gate, passes in PASSES.items()}
 
     def train(
         distribution: GeneDistribution, limits: Sequence[Constraint], training: GateTraining, seed: int, quantize: bool

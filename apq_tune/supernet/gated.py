@@ -62,6 +62,8 @@ def mixed(parts: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
     """Sum of tensors by their gates; ``None`` for one."""
     total: Tensor | None = None
     for own, gate in parts:
+        if gate is not None and gate.is_cpu and not gate:  # nothing flows back to what it was made of
+            own = own.detach()
         weighted = own if gate is None else own * gate.to(own)
         total = weighted if total is None else total + weighted
     assert total is not None

@@ -37,7 +37,7 @@ def question(encoding: NetworkEncoding, loss: AdditiveMetric, limits: Any, seed:
         train_gates(distribution, lambda own, _: sign * expected(distribution, own.values, rng), limits, training, seed)
 
     bench = Bench(encoding, dict.fromkeys(("fp32", "proxy", "fine", "short"), loss), Counts.of(40, 3))
-    bench.gates = GateSearch(0.2, train)
+    bench.gates = GateSearch({"binary": 0.2, "gumbel": 0.2}, train)
     return Question(encoding, limits, bench, seed)
 
 

@@ -85,7 +85,7 @@ def gates(encoding: GeneEncoding, price: float = 0.25) -> GateSearch:
         assert quantize
         train_gates(distribution, lambda own, _: 1 - (own.values * share).mean(), limits, training, seed)
 
-    return GateSearch(price, train)
+    return GateSearch({"binary": price, "gumbel": price}, train)
 
 
 def flash(space: SearchSpace, candidate: Candidate) -> float:
