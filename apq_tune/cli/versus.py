@@ -42,6 +42,7 @@ NAMES = (
     "uniform-wa",
     "proxyless",
     "fbnet",
+    "proxyless-amc-haq",
     "random",
     "magnitude",
     "paper",

@@ -16,6 +16,7 @@ from apq_tune.methods.levels import joint_levels
 from apq_tune.methods.paper import paper
 from apq_tune.methods.predicted import predictor
 from apq_tune.methods.projections import Project, four_bits, most_bits, same_share, uniform_bits, uniform_wa_bits
+from apq_tune.methods.proxyless_amc_haq import proxyless_amc_haq
 from apq_tune.methods.rounds import refined
 from apq_tune.methods.sensitive import hawq, sensitivity
 from apq_tune.methods.size_ranked import size_rank
@@ -60,6 +61,7 @@ METHODS: Mapping[str, Method] = {
     "uniform-wa": Method(uniform_wa, part=uniform_wa_bits),
     "proxyless": Method(proxyless),
     "fbnet": Method(fbnet),
+    "proxyless-amc-haq": Method(proxyless_amc_haq),
     "random": Method(random),
     "magnitude": Method(magnitude, part=same_share),
     "paper": Method(paper, quantized=False),

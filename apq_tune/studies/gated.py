@@ -57,7 +57,7 @@ def gate_search_of(
         run = loss if part is None else _widened(loss, part)
         path = checkpoint
         if path is not None:  # a search with other settings is another one
-            path = path.with_suffix(f".{training.gate}-{training.steps}{'' if quantize else '-fp32'}.gates")
+            path = path.with_suffix(f".{training.gate}-{training.steps}-{seed}{'' if quantize else '-fp32'}.gates")
         saved = path.read_bytes() if path is not None and path.is_file() else None
         keep = _saver(path, training.steps)
         train_gates(distribution, run, limits, training, seed, checkpoint=saved, after_step=keep)

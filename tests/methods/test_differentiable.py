@@ -12,6 +12,9 @@ from apq_tune.cost import bit_ops, weight_bytes
 from apq_tune.methods import METHODS, Bench, Question, differentiable
 from apq_tune.methods.bench import Counts, GateSearch
 from apq_tune.methods.differentiable import most_probable
+from apq_tune.methods.projections import at_bits, both, largest
+from apq_tune.methods.proxyless_amc_haq import by_gates
+from apq_tune.methods.subspace import Subspace
 from apq_tune.searchers.gates.costs import ExpectedCost
 from apq_tune.searchers.gates.distribution import GeneDistribution
 from apq_tune.searchers.gates.training import GateTraining, train_gates
@@ -84,3 +87,21 @@ def test_steps_are_paid_for(encoding: NetworkEncoding) -> None:
     asked.bench.gates = None
     with pytest.raises(RunError, match="no supernet that runs gates"):
         METHODS["proxyless"].propose(asked)
+
+
+def test_an_architecture_stage_measures_the_most_probable_architectures(encoding: NetworkEncoding) -> None:
+    """Of six architectures, by the loss of which gates learn, two are measured beside the steps."""
+    subspace = Subspace(encoding, both(largest(encoding, ["width"]), at_bits(encoding, 8)))
+    every = np.unique(subspace.canonicalise(encoding.enumerate()), axis=0)
+    assert len(every) == 6
+    better: dict[int, list[int]] = {1: [], -1: []}
+    for sign, seed in ((1, 0), (1, 1), (1, 2), (-1, 0), (-1, 1), (-1, 2)):
+        loss = losses(encoding, seed)
+        asked = question(encoding, loss, (), seed, sign)
+        found = by_gates(asked, subspace, (), asked.bench.proxy, 6, np.random.default_rng(seed))
+        assert (asked.bench.charged_gates, len(found.target)) == (4, 2)
+        assert (subspace.canonicalise(found.genomes) == found.genomes).all()
+        better[sign].append(int((loss(every) < found.target[0] - 1e-9).sum()))
+    assert sum(better[1]) + 4 < sum(better[-1])
+    asked = question(encoding, losses(encoding, 0), (), 0)
+    assert len(by_gates(asked, subspace, (), asked.bench.proxy, 1, np.random.default_rng(0)).target) == 1

@@ -18,11 +18,13 @@ from apq_tune.methods.bench import Counts, Curvature, GateSearch
 from apq_tune.methods.bit_program import best_bits, one_gene_lower, open_bits, sensitivities, without_noise
 from apq_tune.methods.explore import best_of, explore
 from apq_tune.methods.projections import everything, fixed, most_bits, tied_bits, uniform_bits, uniform_wa_bits
+from apq_tune.methods.proxyless_amc_haq import by_gates
 from apq_tune.methods.registry import why_impossible
 from apq_tune.problem.costs import BUDGETS, Costs
 from apq_tune.problem.limits import as_texts
 from apq_tune.searchers.gates.distribution import GeneDistribution
 from apq_tune.searchers.gates.training import GateTraining, train_gates
+from apq_tune.space.gene import ARCHITECTURE_KINDS
 from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.space.geometry import out_size
 
@@ -82,7 +84,7 @@ def gates(encoding: GeneEncoding, price: float = 0.25) -> GateSearch:
     share = torch.from_numpy(np.arange(int(encoding.n_choices.max())) / encoding.n_choices[:, None])
 
     def train(distribution: GeneDistribution, limits: Any, training: GateTraining, seed: int, quantize: bool) -> None:
-        assert quantize
+        assert quantize == (len(distribution.open_genes) > len(encoding.places_of(ARCHITECTURE_KINDS)))
         train_gates(distribution, lambda own, _: 1 - (own.values * share).mean(), limits, training, seed)
 
     return GateSearch({"binary": price, "gumbel": price}, train)
@@ -138,7 +140,8 @@ def test_every_method_spends_the_budget_exactly_and_keeps_both_limits(deep: Netw
         return
     assert asked.bench.count("fp32", "proxy") + asked.bench.charged == ALLOWED.proxy
     assert asked.bench.charged_hessians == (5 * len(asked.bench._tables) if method == "hawq" else 0)
-    assert asked.bench.charged_gates == (43 if method in ("proxyless", "fbnet") else 0)
+    gates = {"proxyless": 43, "fbnet": 43, "proxyless-amc-haq": 6}  # 60%, and of the first stage's share at each width
+    assert asked.bench.charged_gates == gates.get(method, 0)
     assert asked.bench.count("short") == ALLOWED.short
     assert len(found) == ALLOWED.short == len(np.unique(found, axis=0))
     for candidate in deep.decode(found):
@@ -192,8 +195,8 @@ def test_a_method_gives_bits_as_its_name_says(deep: NetworkEncoding, proposed) -
         assert {bits for blocks in networks for block in blocks for bits in block[2:]} == {4}
     elif method != "uniform":
         assert not all(uniform) or method == "paper"
-    mixed = ("staged-haq", "amc-haq", "staged-bits-first", "sensitivity", "hawq", "size-rank", "random")
-    mixed += ("joint", "joint-levels")
+    mixed = ("staged-haq", "amc-haq", "proxyless-amc-haq", "staged-bits-first", "sensitivity", "hawq", "size-rank")
+    mixed += ("random", "joint", "joint-levels")
     if method in mixed:
         assert not all(tied)
         assert not all(of_all)
@@ -211,7 +214,14 @@ def test_only_a_method_whose_part_keeps_the_limits_can_search(deep: NetworkEncod
         assert why_impossible("uniform-8", deep, [Constraint(cost, 0.999 * at_least)]) is not None
 
 
-@pytest.mark.parametrize(("method", "searches"), [("staged-haq", stages.Stages()), ("amc-haq", AMC_HAQ)])
+@pytest.mark.parametrize(
+    ("method", "searches"),
+    [
+        ("staged-haq", stages.Stages()),
+        ("amc-haq", AMC_HAQ),
+        ("proxyless-amc-haq", AMC_HAQ._replace(architecture=by_gates)),
+    ],
+)
 def test_stages_keep_what_earlier_stages_decided(deep: NetworkEncoding, method: str, searches: stages.Stages) -> None:
     limits = Costs.of(deep).budget("memory")
     for pruned in stages.prune(question(deep, limits), searches):
