@@ -62,11 +62,13 @@ if TYPE_CHECKING:
     from apq_tune.pipeline.sensitivity_table import SensitivityTable, measure_sensitivity
     from apq_tune.pipeline.solve import solve
     from apq_tune.report.html import write_report
+    from apq_tune.sparsity.branching import Instability, instability, instability_by_step
     from apq_tune.sparsity.channel_gates import ChannelGates
     from apq_tune.sparsity.footprint import Footprint, footprint
     from apq_tune.sparsity.layers import ends_of
     from apq_tune.sparsity.schedule import CubicSchedule
     from apq_tune.sparsity.sparsifier import Sparsifier
+    from apq_tune.sparsity.tickets import Ticket, iterative_pruning
     from apq_tune.sparsity.variational import VariationalDropout
     from apq_tune.sparsity.weight_gates import WeightGates
     from apq_tune.supernet.calibrated import CalibratedModel
@@ -92,6 +94,7 @@ LAZY = {
     "FinishedRun": "apq_tune.pipeline.finished",
     "Footprint": "apq_tune.sparsity.footprint",
     "FoundNetwork": "apq_tune.supernet.found_network",
+    "Instability": "apq_tune.sparsity.branching",
     "LayerwiseDDPGSampler": "apq_tune.hosts.optuna_layerwise",
     "ModelSampler": "apq_tune.hosts.optuna_model",
     "NSGA2Sampler": "apq_tune.hosts.optuna",
@@ -103,6 +106,7 @@ LAZY = {
     "Sparsifier": "apq_tune.sparsity.sparsifier",
     "Subnet": "apq_tune.supernet.subnet",
     "SupernetLoss": "apq_tune.supernet.metrics",
+    "Ticket": "apq_tune.sparsity.tickets",
     "TrainedSupernet": "apq_tune.supernet.trained",
     "Training": "apq_tune.supernet.train",
     "VariationalDropout": "apq_tune.sparsity.variational",
@@ -112,6 +116,9 @@ LAZY = {
     "export": "apq_tune.deploy.export",
     "footprint": "apq_tune.sparsity.footprint",
     "ZeroCostProxy": "apq_tune.supernet.zero_cost",
+    "instability": "apq_tune.sparsity.branching",
+    "instability_by_step": "apq_tune.sparsity.branching",
+    "iterative_pruning": "apq_tune.sparsity.tickets",
     "layer_omegas": "apq_tune.supernet.hessian",
     "layer_statistics": "apq_tune.supernet.zero_cost",
     "load_data": "apq_tune.data",
@@ -159,6 +166,7 @@ __all__ = [
     "FunctionMetric",
     "Gene",
     "GeneTable",
+    "Instability",
     "LayerTable",
     "LayerwiseDDPG",
     "LayerwiseDDPGSampler",
@@ -193,6 +201,7 @@ __all__ = [
     "Subnet",
     "SupernetLoss",
     "TableError",
+    "Ticket",
     "TrainedSupernet",
     "Training",
     "VariationalDropout",
@@ -206,6 +215,9 @@ __all__ = [
     "export",
     "fit_predictor",
     "footprint",
+    "instability",
+    "instability_by_step",
+    "iterative_pruning",
     "known_presets",
     "known_spaces",
     "layer_omegas",
