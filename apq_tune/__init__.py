@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from apq_tune.deploy.export import ExportedFile, export
     from apq_tune.deploy.load import load_network
     from apq_tune.deploy.profiling import profile
+    from apq_tune.deploy.vela import VelaEstimate, vela_estimate
     from apq_tune.hosts.optuna import EvolutionSampler, NSGA2Sampler
     from apq_tune.hosts.optuna_layerwise import LayerwiseDDPGSampler
     from apq_tune.hosts.optuna_model import ModelSampler
@@ -110,6 +111,7 @@ LAZY = {
     "TrainedSupernet": "apq_tune.supernet.trained",
     "Training": "apq_tune.supernet.train",
     "VariationalDropout": "apq_tune.sparsity.variational",
+    "VelaEstimate": "apq_tune.deploy.vela",
     "WeightGates": "apq_tune.sparsity.weight_gates",
     "ends_of": "apq_tune.sparsity.layers",
     "evaluate": "apq_tune.deploy.evaluate",
@@ -129,6 +131,7 @@ LAZY = {
     "profile": "apq_tune.deploy.profiling",
     "raise_bits": "apq_tune.methods.raised",
     "solve": "apq_tune.pipeline.solve",
+    "vela_estimate": "apq_tune.deploy.vela",
     "write_report": "apq_tune.report.html",
 }
 """Public names whose modules import torch, Ray or Optuna, and those modules."""
@@ -205,6 +208,7 @@ __all__ = [
     "TrainedSupernet",
     "Training",
     "VariationalDropout",
+    "VelaEstimate",
     "WeightGates",
     "ZeroCostProxy",
     "check_network",
@@ -239,6 +243,7 @@ __all__ = [
     "search",
     "solve",
     "solve_exactly",
+    "vela_estimate",
     "write_report",
 ]
 
