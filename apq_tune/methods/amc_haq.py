@@ -15,7 +15,7 @@ import numpy as np
 
 from apq_tune.methods.bench import Question
 from apq_tune.methods.explore import joined, without
-from apq_tune.methods.staged import Stage, Stages, run_stages
+from apq_tune.methods.staged import Stages, StageSearch, run_stages
 from apq_tune.methods.subspace import Subspace
 from apq_tune.predict import Floats, Pairs
 from apq_tune.problem.problem import Constraint, Evaluation
@@ -37,7 +37,7 @@ def amc_haq(question: Question) -> Genomes:
     return run_stages(question, AMC_HAQ)
 
 
-def by_episodes(kinds: Sequence[Kind]) -> Stage:
+def by_episodes(kinds: Sequence[Kind]) -> StageSearch:
     """Search of a stage by reinforcement learning.
 
     Args:

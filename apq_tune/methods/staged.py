@@ -41,7 +41,7 @@ class PrunedNetworks(NamedTuple):
     networks: Pairs  # the best pruned ones, at the width, with their full-precision losses
 
 
-class Stage(Protocol):
+class StageSearch(Protocol):
     """Search of one stage; ``explore`` is one."""
 
     def __call__(
@@ -75,9 +75,9 @@ class Stages(NamedTuple):
         kept: Kinds of the genes that the last stage leaves as they are.
     """
 
-    architecture: Stage = explore
-    channels: Stage = explore
-    bits: Stage = explore
+    architecture: StageSearch = explore
+    channels: StageSearch = explore
+    bits: StageSearch = explore
     policy: Callable[[GeneEncoding], Project] = lambda _: everything
     kept: tuple[Kind, ...] = (*ARCHITECTURE_KINDS, "width")
 
