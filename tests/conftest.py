@@ -50,15 +50,22 @@ TINY_DIGITS = TINY | {"data": "digits", "input": {"channels": 1, "size": 8}, "cl
 """The same on the digits, for tests that train and for which any network will do."""
 
 
+TOGETHER = {
+    "laws": ("tests/laws/",),
+    "finished_run": tuple(f"tests/deploy/test_{name}.py" for name in ("agreement", "export", "load")),
+}
+"""Files that share one run, by a name for them: a session has it once in each process."""
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Tests go to the two processes file by file, except that those of ``laws`` share one run and stay together."""
+    """Tests go to the two processes file by file, except that files that share one run stay together."""
     from xdist.scheduler import LoadFileScheduling
 
     class ByFileOrFolder(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = str(super()._split_scope(nodeid))
-            return "tests/laws" if file.startswith("tests/laws/") else file
+            return next((group for group, files in TOGETHER.items() if file.startswith(files)), file)
 
     return ByFileOrFolder(config, log) if config.getvalue("dist") == "loadfile" else None
 

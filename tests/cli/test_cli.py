@@ -7,15 +7,6 @@ from click.testing import CliRunner
 from apq_tune import cli as cli_module
 
 
-def call(*arguments):
-    """Exit status, stdout and stderr of the command, run in a process of its own."""
-    code = "import sys; from apq_tune.cli import main; sys.argv[0] = 'apq-tune'; main()"
-    result = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, timeout=120
-    )
-    return result.returncode, result.stdout, result.stderr
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -50,11 +41,14 @@ def test_bad_input_is_told_on_stderr_with_a_nonzero_status(arguments, said, tmp_
     assert not (tmp_path / "run").exists()
 
 
-def test_malformed_yaml_names_the_file(tmp_path):
+def test_malformed_yaml_names_the_file(tmp_path, monkeypatch, capsys):
     path = tmp_path / "mine.yaml"
     path.write_text("name: [")
-    status, _, err = call("run", str(path))
-    assert status == 1
+    monkeypatch.setattr(sys, "argv", ["apq-tune", "run", str(path)])
+    with pytest.raises(SystemExit) as ended:
+        cli_module.main()
+    err = capsys.readouterr().err
+    assert ended.value.code == 1
     assert err.count("\n") == 1
     assert "mine.yaml: is not valid YAML" in err
 

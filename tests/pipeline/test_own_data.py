@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from PIL import Image, ImageDraw
 
 from apq_tune import ApqError, SearchSpace, load_run
+from apq_tune.cli import cli
 from apq_tune.pipeline.run import PipelineRun
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("serial")]
@@ -48,25 +48,15 @@ def draw(path: Path, rng: np.random.Generator) -> None:
             image.save(path / name / f"{k}.png")
 
 
-def command(folder: Path, out: Path) -> subprocess.CompletedProcess[str]:
-    program = str(Path(sys.executable).with_name("apq-tune"))
-    settings = [f"--set={name}={value}" for name, value in CHANGES.items()]
-    return subprocess.run(
-        [program, "run", "--data", str(folder), f"--out={out}", "--num-cpus=1", *settings],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-
-
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def done(tmp_path_factory: pytest.TempPathFactory, serial: None) -> tuple[Path, Path]:
     """The folder and the run directory."""
     base = tmp_path_factory.mktemp("own")
     draw(base / "shapes", np.random.default_rng(0))
-    result = command(base / "shapes", base / "run")
-    assert result.returncode == 0, result.stderr
+    settings = [f"--set={name}={value}" for name, value in CHANGES.items()]
+    arguments = ["run", "--data", str(base / "shapes"), f"--out={base / 'run'}", "--num-cpus=1", *settings]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 0, result.exception
     assert "best" in result.stdout
     assert "train: 30 images to train on, 15 of each class; what is left of all images" in result.stdout
     return base / "shapes", base / "run"
