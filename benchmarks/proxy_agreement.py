@@ -1,0 +1,158 @@
+"""Agreement of proxies with losses after QAT: sensitivities, statistics times bits, zero-cost proxies, the supernet.
+
+Usage: ``apq-tune run ... --out RUN; python benchmarks/proxy_agreement.py RUN [RUN ...] --out FOLDER``, a run for each data
+set and seed, such as ``--set seed=1`` of ``digits`` and of ``mobilenet_fashion_mnist_14``. For each run, random bit
+policies of its largest architecture (``bits``) and random networks of its whole space (``networks``) are trained like
+its finalists, each result being kept at once in ``FOLDER/trained.jsonl``, so that the same command goes on after an
+interruption. ``FOLDER/agreement.csv`` has, for each proxy, Kendall's tau with the loss on the search split and the
+share of pairs in the right order; means over runs come last. ``--tiny`` tries the script in the smallest way and writes
+to a folder of its own that is deleted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from apq_tune import LayerTable, SupernetLoss, ZeroCostProxy, layer_omegas, layer_statistics, measure_one_at_a_time
+from apq_tune.cost.parameters import parameters
+from apq_tune.pipeline.finished import load_supernets
+from apq_tune.predict.scores import kendall_tau
+from apq_tune.problem.costs import Costs
+from apq_tune.space.encoding import Genomes
+from apq_tune.space.encodings import encoding_of
+from apq_tune.space.gene_encoding import GeneEncoding
+from apq_tune.supernet.batches import batches, first_images
+from apq_tune.supernet.evaluate import subnet_from
+from apq_tune.supernet.qat import QATTask, train_candidate
+from apq_tune.supernet.zero_cost import PROXIES
+
+Ranking = Callable[[Genomes], NDArray[np.float64]]
+SETS = ("bits", "networks")
+
+
+def drawn(encoding: GeneEncoding, name: str, n: int, seed: int) -> Genomes:
+    """Random bit policies of the largest architecture, or random networks with random policies."""
+    genomes = encoding.sample_policies(20 * n, np.random.default_rng(seed))
+    if name == "bits":
+        genomes = encoding.at_largest(genomes, ("depth", "kernel", "width", "resolution"))
+        genomes = genomes[encoding.is_allowed(genomes)]
+    _, first = np.unique(genomes, axis=0, return_index=True)
+    return np.asarray(genomes[np.sort(first)][:n], np.int16)
+
+
+def measured(path: Path, nets: Any, name: str, genomes: Genomes, arguments: argparse.Namespace) -> NDArray[np.float64]:
+    """Losses after QAT, of which those that are in the file are not measured again."""
+    file = arguments.out / "trained.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    known = {(line["run"], line["set"], line["candidate"], line["steps"]): line["loss"] for line in lines}
+    losses = []
+    for number, candidate in enumerate(encoding_of(nets.space).decode(genomes), start=1):
+        key = (str(path), name, candidate.to_json(), arguments.steps)
+        if key not in known:
+            task = QATTask(candidate, nets.settings.final, (arguments.seed, 8), steps=arguments.steps)
+            found = train_candidate(nets.quantized, task).scores["search"]
+            known[key] = found.loss
+            row = dict(zip(("run", "set", "candidate", "steps"), key, strict=True)) | found._asdict()
+            with file.open("a") as out:
+                out.write(json.dumps(row) + "\n")
+        losses.append(known[key])
+        print(f"{path} {name} {number}: loss {losses[-1]:.3f}", flush=True)
+    return np.array(losses)
+
+
+def rankings_of(nets: Any, arguments: argparse.Namespace) -> dict[str, Ranking]:
+    """What ranks candidates, lower values being better, by name."""
+    encoding = encoding_of(nets.space)
+    split = nets.fp32.data.search.first(arguments.images)
+    ((images, labels),) = batches(split, np.arange(len(split.labels)), len(split.labels), "cpu")
+    labels = torch.as_tensor(np.array(labels))
+    largest = encoding.extremes()[1]
+    subnet = subnet_from(
+        nets.quantized.network, largest, first_images(nets.quantized.data.train, 256), quantize=True
+    ).eval()
+    statistics = layer_statistics(subnet, images[:64], labels[:64])
+    few = nets.quantized.on_first(arguments.images)
+    costs = Costs.of(encoding).metrics
+    found: dict[str, Ranking] = {
+        "quantized supernet": SupernetLoss(few),
+        "omega (HAWQ-V2)": layer_omegas(subnet, images, labels, probes=arguments.probes).metric(encoding),
+        "loss, one gene at a time": measure_one_at_a_time(SupernetLoss(few), encoding).metric(encoding),
+    }
+    ones = dict.fromkeys(statistics["snip"], 1.0)
+    for name, own in [("sum of bits", ones), *((f"{name} x bits", own) for name, own in statistics.items())]:
+        table = LayerTable.times_bits("bits", own, ("w_bits", "a_bits")).metric(encoding)
+        found[name] = lambda genomes, table=table: -table(genomes)  # type: ignore[misc]
+    for name, cost in [("weight_bytes", costs["weight_bytes"]), ("bit_ops", costs["bit_ops"])]:
+        found[name] = lambda genomes, cost=cost: -cost(genomes)  # type: ignore[misc]
+    for name, cost in [("macs", costs["macs"]), ("parameters", parameters(encoding))]:
+        found[f"{name} (architecture)"] = lambda genomes, cost=cost: -cost(genomes)  # type: ignore[misc]
+    for proxy in PROXIES:
+        untrained = ZeroCostProxy.untrained(nets.space, proxy, images[:64], labels[:64], seed=arguments.seed)
+        trained = ZeroCostProxy(nets.fp32.network, proxy, images[:64], labels[:64])
+        for kind, metric in (("untrained", untrained), ("supernet", trained)):
+            found[f"{proxy}, {kind} (architecture)"] = lambda genomes, own=metric: -own(genomes)  # type: ignore[misc]
+    return found
+
+
+def in_order(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Share of the pairs that two rankings order alike; ties count as half."""
+    pairs = [
+        np.sign(one[i] - one[j]) * np.sign(other[i] - other[j]) for i, j in itertools.combinations(range(len(one)), 2)
+    ]
+    return float(np.mean([(1 + sign) / 2 for sign in pairs]))
+
+
+def rows_of(path: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Agreement of all proxies on one run."""
+    nets = load_supernets(path)
+    encoding, rankings = encoding_of(nets.space), rankings_of(nets, arguments)
+    rows = []
+    for name in SETS:
+        genomes = drawn(encoding, name, arguments.candidates, arguments.seed)
+        losses = measured(path, nets, name, genomes, arguments)
+        for proxy, ranking in rankings.items():
+            if name == "bits" and proxy.endswith("(architecture)"):
+                continue
+            values = np.asarray(ranking(genomes), np.float64)
+            row = {"run": str(path), "space": encoding.name, "set": name, "proxy": proxy, "n": len(losses)}
+            rows.append(row | {"tau": kendall_tau(values, losses), "pairs": in_order(values, losses)})
+    return rows
+
+
+def main() -> None:
+    """Train, score, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/proxy_agreement"))
+    parser.add_argument("--candidates", type=int, default=24, help="networks of each set")
+    parser.add_argument("--steps", type=int, help="steps of QAT; by default the epochs of the run's finalists")
+    parser.add_argument("--images", type=int, default=500, help="search images that proxies see")
+    parser.add_argument("--probes", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--tiny", action="store_true", help="the smallest spend, to see that it runs")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as temporary:
+        if arguments.tiny:
+            arguments.candidates, arguments.steps, arguments.images, arguments.probes = 3, 1, 64, 1
+            arguments.out = Path(temporary)
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        table = pd.DataFrame([row for path in arguments.runs for row in rows_of(path, arguments)])
+        table.to_csv(arguments.out / "agreement.csv", index=False, float_format="%.4f")
+        means = table.groupby(["space", "set", "proxy"], sort=False)[["tau", "pairs"]].agg(["mean", "std", "count"])
+        print(means.to_string(float_format="%.3f"))
+
+
+if __name__ == "__main__":
+    main()
