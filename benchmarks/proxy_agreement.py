@@ -1,10 +1,10 @@
 """Agreement of proxies with losses after QAT: sensitivities, statistics times bits, zero-cost proxies, the supernet.
 
-Usage: ``apq-tune run ... --out RUN; python benchmarks/proxy_agreement.py RUN [RUN ...] --out FOLDER``, a run for each data
-set and seed, such as ``--set seed=1`` of ``digits`` and of ``mobilenet_fashion_mnist_14``. For each run, random bit
-policies of its largest architecture (``bits``) and random networks of its whole space (``networks``) are trained like
-its finalists, each result being kept at once in ``FOLDER/trained.jsonl``, so that the same command goes on after an
-interruption. ``FOLDER/agreement.csv`` has, for each proxy, Kendall's tau with the loss on the search split and the
+Usage: ``apq-tune run ... --out RUN; python benchmarks/proxy_agreement.py RUN [RUN ...] --out FOLDER``, a run for each
+data set and seed, such as ``--set seed=1`` of ``digits`` and of ``mobilenet_fashion_mnist_14``. For each run, random
+bit policies of its largest architecture (``bits``) and random networks of its whole space (``networks``) are trained
+like its finalists, each result being kept at once in ``FOLDER/trained.jsonl``, so that the same command goes on after
+an interruption. ``FOLDER/agreement.csv`` has, for each proxy, Kendall's tau with the loss on the search split and the
 share of pairs in the right order; means over runs come last. ``--tiny`` tries the script in the smallest way and writes
 to a folder of its own that is deleted.
 """
@@ -76,7 +76,6 @@ def rankings_of(nets: Any, arguments: argparse.Namespace) -> dict[str, Ranking]:
     encoding = encoding_of(nets.space)
     split = nets.fp32.data.search.first(arguments.images)
     ((images, labels),) = batches(split, np.arange(len(split.labels)), len(split.labels), "cpu")
-    labels = torch.as_tensor(np.array(labels))
     largest = encoding.extremes()[1]
     subnet = subnet_from(
         nets.quantized.network, largest, first_images(nets.quantized.data.train, 256), quantize=True
@@ -107,10 +106,9 @@ def rankings_of(nets: Any, arguments: argparse.Namespace) -> dict[str, Ranking]:
 
 def in_order(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     """Share of the pairs that two rankings order alike; ties count as half."""
-    pairs = [
-        np.sign(one[i] - one[j]) * np.sign(other[i] - other[j]) for i, j in itertools.combinations(range(len(one)), 2)
-    ]
-    return float(np.mean([(1 + sign) / 2 for sign in pairs]))
+    pairs = itertools.combinations(range(len(one)), 2)
+    signs = [np.sign(one[i] - one[j]) * np.sign(other[i] - other[j]) for i, j in pairs]
+    return float(np.mean([(1 + sign) / 2 for sign in signs]))
 
 
 def rows_of(path: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:

@@ -46,7 +46,8 @@ TABLES = click.option(
     "tables",
     multiple=True,
     type=Place(),
-    help="Cost table: a CSV file, BitFusion JSON, or a folder of once-for-all YAML files. Repeatable.",
+    help="Cost table: a CSV file, BitFusion JSON, or a folder of once-for-all YAML files; or a CSV file of values by "
+    "layer and bits, or by gene. Repeatable.",
 )
 
 
