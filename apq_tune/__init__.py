@@ -63,6 +63,9 @@ if TYPE_CHECKING:
     from apq_tune.pipeline.sensitivity_table import SensitivityTable, measure_sensitivity
     from apq_tune.pipeline.solve import solve
     from apq_tune.report.html import write_report
+    from apq_tune.searchers.gates.costs import CostLoss
+    from apq_tune.searchers.gates.distribution import GeneDistribution
+    from apq_tune.searchers.gates.training import GateTraining
     from apq_tune.sparsity.branching import Instability, instability, instability_by_step
     from apq_tune.sparsity.channel_gates import ChannelGates
     from apq_tune.sparsity.footprint import Footprint, footprint
@@ -73,6 +76,7 @@ if TYPE_CHECKING:
     from apq_tune.sparsity.variational import VariationalDropout
     from apq_tune.sparsity.weight_gates import WeightGates
     from apq_tune.supernet.calibrated import CalibratedModel
+    from apq_tune.supernet.differentiable import differentiable_search
     from apq_tune.supernet.found_network import FoundNetwork, Preprocessing
     from apq_tune.supernet.hessian import layer_omegas
     from apq_tune.supernet.metrics import QATLoss, SupernetLoss
@@ -88,6 +92,7 @@ LAZY = {
     "ApqSearch": "apq_tune.hosts.searcher",
     "CalibratedModel": "apq_tune.supernet.calibrated",
     "ChannelGates": "apq_tune.sparsity.channel_gates",
+    "CostLoss": "apq_tune.searchers.gates.costs",
     "CubicSchedule": "apq_tune.sparsity.schedule",
     "EvolutionSampler": "apq_tune.hosts.optuna",
     "ExportedFile": "apq_tune.deploy.export",
@@ -96,6 +101,8 @@ LAZY = {
     "Footprint": "apq_tune.sparsity.footprint",
     "FoundNetwork": "apq_tune.supernet.found_network",
     "Instability": "apq_tune.sparsity.branching",
+    "GateTraining": "apq_tune.searchers.gates.training",
+    "GeneDistribution": "apq_tune.searchers.gates.distribution",
     "LayerwiseDDPGSampler": "apq_tune.hosts.optuna_layerwise",
     "ModelSampler": "apq_tune.hosts.optuna_model",
     "NSGA2Sampler": "apq_tune.hosts.optuna",
@@ -113,6 +120,7 @@ LAZY = {
     "VariationalDropout": "apq_tune.sparsity.variational",
     "VelaEstimate": "apq_tune.deploy.vela",
     "WeightGates": "apq_tune.sparsity.weight_gates",
+    "differentiable_search": "apq_tune.supernet.differentiable",
     "ends_of": "apq_tune.sparsity.layers",
     "evaluate": "apq_tune.deploy.evaluate",
     "export": "apq_tune.deploy.export",
@@ -150,6 +158,7 @@ __all__ = [
     "ChoiceSpace",
     "Configuration",
     "Constraint",
+    "CostLoss",
     "CubicSchedule",
     "DeployError",
     "DeviceError",
@@ -167,7 +176,9 @@ __all__ = [
     "FoundNetwork",
     "Front",
     "FunctionMetric",
+    "GateTraining",
     "Gene",
+    "GeneDistribution",
     "GeneTable",
     "Instability",
     "LayerTable",
@@ -214,6 +225,7 @@ __all__ = [
     "check_network",
     "cost_models",
     "device_limits",
+    "differentiable_search",
     "ends_of",
     "evaluate",
     "export",

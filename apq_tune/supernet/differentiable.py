@@ -102,7 +102,7 @@ class GatedSupernetLoss:
 
 def differentiable_search(
     supernet: TrainedSupernet,
-    limits: Sequence[Constraint] = (),
+    constraints: Sequence[Constraint] = (),
     training: GateTraining | None = None,
     *,
     seed: int = 0,
@@ -117,7 +117,7 @@ def differentiable_search(
 
     Args:
         supernet: Trained supernet.
-        limits: Limits on costs, kept on average only: choose among samples those that keep them.
+        constraints: Limits on costs, kept on average only: choose among samples those that keep them.
         training: Settings; by default binary gates and a hinge on each limit.
         seed: Seed of gates and batches.
         kinds: Kinds of the genes that are searched, such as ``("depth", "kernel")``; by default all.
@@ -142,5 +142,5 @@ def differentiable_search(
     distribution = GeneDistribution(encoding, genes, rest)
     loss = GatedSupernetLoss(supernet, quantize=quantize, batch_size=batch_size, seed=seed)
     settings = GateTraining() if training is None else training
-    train_gates(distribution, loss, limits, settings, seed, checkpoint=checkpoint, after_step=after_step)
+    train_gates(distribution, loss, constraints, settings, seed, checkpoint=checkpoint, after_step=after_step)
     return distribution
