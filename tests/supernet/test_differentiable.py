@@ -93,17 +93,17 @@ def test_a_search_in_a_trained_supernet_finds_better_networks_than_chance() -> N
     encoding = NetworkEncoding(space)
     torch.manual_seed(0)
     network_: nn.Module = supernet_of(space)
-    training = Training(epochs=10, batch_size=64)
+    training = Training(epochs=8, batch_size=64)
     for quantize in (False, True):
         optimizer = optimizer_for(network_, training)
         train_supernet(network_, encoding, optimizer, data.train, training, "single_path", (0,), quantize=quantize)
     supernet = TrainedSupernet(space, network_.state_dict(), data)
-    found = differentiable_search(supernet, training=GateTraining(steps=300, learning_rate=0.1))
+    found = differentiable_search(supernet, training=GateTraining(steps=100, learning_rate=0.3))
 
     def loss(genomes: np.ndarray) -> np.ndarray:
         return np.array([supernet.score(candidate, quantize=True).loss for candidate in encoding.decode(genomes)])
 
-    random = loss(encoding.sample(30, np.random.default_rng(1)))
+    random = loss(encoding.sample(20, np.random.default_rng(1)))
     assert loss(found.mode())[0] < np.quantile(random, 0.1)
 
 

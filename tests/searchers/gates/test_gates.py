@@ -10,7 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from apq_tune import Constraint, FunctionMetric, ModelSpace, NetworkEncoding, ProblemError, RunError, SearchSpace
+from apq_tune import (
+    Constraint,
+    FunctionMetric,
+    ModelSpace,
+    NetworkEncoding,
+    Objective,
+    Problem,
+    ProblemError,
+    RunError,
+    SearchSpace,
+    search,
+)
 from apq_tune.cost import bit_ops, cost_models, weight_bytes
 from apq_tune.searchers.gates.costs import CostLoss, ExpectedCost
 from apq_tune.searchers.gates.distribution import GeneDistribution
@@ -257,3 +268,11 @@ def test_samples_keep_what_is_forbidden_and_closed_genes_and_a_prior_begins_with
     assert (np.diff(p) <= 0).all()
     with pytest.raises(ProblemError, match="give a genome"):
         GeneDistribution(encoding, rest)
+    asked: list[np.ndarray] = []
+
+    def metric(genomes: np.ndarray) -> np.ndarray:
+        asked.append(genomes)
+        return genomes.sum(axis=1).astype(float)
+
+    search(Problem(encoding, [Objective(FunctionMetric("sum", "", metric))]), n_evaluations=200, initial=prior)
+    np.testing.assert_array_equal(asked[0][: len(prior)], prior)
