@@ -46,6 +46,8 @@ def additive_metrics(problem: Problem) -> tuple[dict[str, tuple[Sum, ...]], str]
         return found, f"{problem.encoding.name} has an encoding of its own, of which no integer program can be made"
     parts: list[Objective | Constraint] = [*problem.objectives, *problem.constraints]
     metrics = {part.metric.name: part.metric for part in parts}
+    if other := [name for name, metric in metrics.items() if not isinstance(metric, HasTerms)]:
+        return found, f"{other[0]} is {NO_TERMS}"
     for name, metric in metrics.items():
         sums = metric.additive() if isinstance(metric, HasTerms) else None
         if sums is None:
