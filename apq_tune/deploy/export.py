@@ -84,7 +84,7 @@ class ExportedFile(NamedTuple):
             formats.
         float_steps: Names of the steps of the network that need floating point.
         memory: Memory that the file takes on a device.
-        limits: Limits on it, of the device or of the search.
+        memory_limits: Limits on it, of the device or of the search.
         narrow: Number of layers whose weights a TensorFlow Lite file stores as int4, and of those with fewer than 8
             bits that it stores as bytes.
     """
@@ -97,7 +97,7 @@ class ExportedFile(NamedTuple):
     kernels: Kernels | None
     float_steps: tuple[str, ...]
     memory: FileMemory
-    limits: tuple[MemoryLimit, ...] = ()
+    memory_limits: tuple[MemoryLimit, ...] = ()
     exact: FileAgreement | None = None
     reads: tuple[int, ...] = ()
     narrow: tuple[int, int] = (0, 0)

@@ -135,7 +135,7 @@ def memory_limits(network: FoundNetwork, preset: DevicePreset | None) -> tuple[M
     for device in (preset, network.space.device):
         if device is not None:
             found += [MemoryLimit(MEMORY_OF[cost], size, device.name, cost) for cost, size in device.limits.items()]
-    for cost, bound in network.limits.items():
+    for cost, bound in network.bounds.items():
         if cost in MEMORY_OF:
             found.append(MemoryLimit(MEMORY_OF[cost], bound, None, cost))
     tightest: dict[MemoryKind, MemoryLimit] = {}

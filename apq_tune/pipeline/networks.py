@@ -96,7 +96,7 @@ class Networks(NamedTuple):
             scores=record.scores,
             preprocessing=Preprocessing.of(self.space, self.classes),
             path=self.path,
-            limits={limit.metric.name: limit.bound for limit in limits if limit.sense == "<="},
+            bounds={limit.metric.name: limit.bound for limit in limits if limit.sense == "<="},
         )
 
     def _names(self) -> str:

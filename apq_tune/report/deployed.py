@@ -52,7 +52,7 @@ def print_exported(network: FoundNetwork, exported: ExportedFile, console: Conso
 
 def memory_lines(network: FoundNetwork, exported: ExportedFile) -> list[str]:
     """Memory that a file takes on a device, beside its limits."""
-    limits, (flash, arena) = {limit.memory: limit for limit in exported.limits}, exported.memory
+    limits, (flash, arena) = {limit.memory: limit for limit in exported.memory_limits}, exported.memory
     lines = [f"flash: {amount(flash, 'bytes')} of constants{_share(flash, limits.get('flash'))}; code comes on top"]
     ram = limits.get("ram")
     if arena is not None:

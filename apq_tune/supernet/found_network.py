@@ -99,7 +99,7 @@ class FoundNetwork(AnySubnet):
             empty as soon as training goes on.
         preprocessing: How images become inputs.
         path: Folder that the network was loaded from; ``None`` if it was not loaded from one.
-        limits: Upper limits of the search on costs, by name; a baseline may break them.
+        bounds: Upper limits of the search on costs, by name; a baseline may break them.
     """
 
     def __init__(
@@ -111,11 +111,11 @@ class FoundNetwork(AnySubnet):
         scores: Mapping[str, Mapping[str, float]],
         preprocessing: Preprocessing,
         path: Path | None = None,
-        limits: Mapping[str, float] | None = None,
+        bounds: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(subnet.space, subnet.candidate)
         self.subnet = subnet
-        self.path, self.limits = path, dict(limits or {})
+        self.path, self.bounds = path, dict(bounds or {})
         self.name, self.costs, self.preprocessing = name, dict(costs), preprocessing
         self.scores = {split: {kind: own[kind] for kind in ("loss", "accuracy")} for split, own in scores.items()}
         self.eval()

@@ -403,7 +403,7 @@ def test_files_keep_the_limits_of_their_search_unless_they_are_wanted_all_the_sa
     limited = load_module.open_networks(finished_run)._replace(limits=limits)
     monkeypatch.setattr(load_module, "open_networks", lambda _: limited)
     network = load_network(finished_run, "largest_8bit")
-    assert network.limits == {"bit_ops": pytest.approx(network.costs["bit_ops"].value / 4)} | {
+    assert network.bounds == {"bit_ops": pytest.approx(network.costs["bit_ops"].value / 4)} | {
         "peak_activation_bytes": 3000,
         "weight_bytes": 1_000_000,
     }

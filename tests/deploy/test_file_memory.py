@@ -185,7 +185,7 @@ def test_the_tightest_limit_of_each_kind_of_memory_counts() -> None:
     own = load_preset("cortex_m_1mb")
     (network,) = drawn(SPACES["mbconv"].narrowed(own), 1)
     assert memory_limits(network, None) == memory_limits(network, own)
-    network.limits = {"weight_bytes": 5e4, "device_ram_bytes": 1e9, "bit_ops": 3.0}
+    network.bounds = {"weight_bytes": 5e4, "device_ram_bytes": 1e9, "bit_ops": 3.0}
     (flash, ram), smaller = memory_limits(network, None), tight(own, 4e4, 1e4)
     assert (flash.n_bytes, flash.device, ram.n_bytes, ram.device) == (5e4, None, 320 * 1024, "cortex_m_1mb")
     assert str(flash) == "the limit of its search is weight_bytes <= 50000"
@@ -213,20 +213,20 @@ def test_a_file_over_a_limit_is_refused_with_its_bytes_the_limit_and_a_remedy(tm
     flash, ram = (network.costs[name].value for name in ("weight_bytes", "peak_activation_bytes"))
     whole, n_weights = named_cost("device_ram_bytes", encoding)(genomes)[0], by_hand(program_of(network), "torch")
     over = ", or keep the file with --over-limits"
-    network.limits = {"weight_bytes": flash}
+    network.bounds = {"weight_bytes": flash}
     said = refusal(network, tmp_path / "net.onnx", packed=False)
     limit = f"but the limit of its search is weight_bytes <= {flash:.0f}"
     assert said == f"its constants take {n_weights} bytes of flash, {limit}; leave out --unpacked{over}"
     said = refusal(network, tmp_path / "net.pt2")
     assert said.startswith(f"its constants take {n_weights} bytes of flash, {limit}; export it as c, which packs")
-    network.limits = {"peak_activation_bytes": ram}
+    network.bounds = {"peak_activation_bytes": ram}
     said = refusal(network, tmp_path / "net.c")
     assert said.startswith(
         f"its arena takes {whole:.0f} bytes of RAM, but the limit of its search is peak_activation_b"
     )
     room = int(ram * ram / whole)
     assert f"; search with --constraint 'peak_activation_bytes<={room}', since values of fewer than 8 bits take" in said
-    network.limits = {"weight_bytes": flash - 1}
+    network.bounds = {"weight_bytes": flash - 1}
     said = refusal(network, tmp_path / "net.c")
     assert f"<= {flash - 1:.0f}; take a network that keeps it{over}" in said
 
