@@ -18,8 +18,8 @@ Rules, written before any run:
   ``FASTER`` times the learning rate, since at that of the weights so few steps cannot move them to where they prune.
 - ``lottery`` starts from the initial weights with the mask that ``magnitude`` ended with, and trains for ``STEPS``
   steps (Frankle 2019). It is the one that spends two trainings.
-- Nothing is chosen by results: ``FASTER`` and ``PENALTY`` were set so that open gates follow the schedule, without a look
-  at accuracies, and the test split is scored once at the end of each training.
+- Nothing is chosen by results: ``FASTER`` and ``PENALTY`` were set so that open gates follow the schedule, without a
+  look at accuracies, and the test split is scored once at the end of each training.
 - Read as: a method is ahead of another at a sparsity if the difference of means over seeds is more than twice its
   standard error (of paired differences). "Magnitude as good as anything" fails at a sparsity where ``l0`` or
   ``variational`` is ahead of it; "resets are behind" holds where ``magnitude`` is ahead of ``lottery``.
