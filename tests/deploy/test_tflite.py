@@ -233,6 +233,17 @@ def test_images_that_are_read_twice_stay_in_floating_point() -> None:
     assert (graph.values[IMAGE].scaling is not None) == alike
 
 
+def test_axes_are_permuted_as_in_the_program() -> None:
+    make = GraphMaker(2, (3, 5, 7), saturating=True)
+    x = make.node("permute", [make.function(make.conv(IMAGE, 4), "relu")], order=[1, 2, 0])
+    x = make.node("flatten", [make.node("permute", [x], order=[1, 0, 2])])
+    make.linear(x, 5)
+    net = net_of(make, 4, bits=8)
+    steps = {step.name: step for step in compared(net.program, net.images)}
+    assert [steps[name].largest for name in ("permute2", "permute3", "flatten4")] == [0, 0, 0]
+    assert max(step.largest for step in steps.values()) <= 1
+
+
 def test_requantization_is_exact_but_for_ties() -> None:
     """It is a product with a constant, whose sums are large enough for kernels that round twice."""
     seen = 0
