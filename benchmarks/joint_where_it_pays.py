@@ -4,12 +4,13 @@ Rules, written down before any run that is reported:
 
 **Data**: Fashion-MNIST at 28 x 28 (``--data-root``), and a folder of colour images at 32 x 32 (``--images``, a folder
 or a zip file of one, such as a part of CIFAR-10). Both with the skeleton of the shipped space
-``mobilenet_fashion_mnist`` and several input sizes (20, 24, 28, and 32 for colour images), as input size is what memory
-depends on most.
+``mobilenet_fashion_mnist``, half as wide so that all searches take half a day, and several input sizes (20, 24, 28, and
+32 for colour images), as input size is what memory depends on most.
 
-**Settings**, each a part of one of two search spaces: ``mobile``, the shipped one with weights and activations of 2, 4
-or 8 bits, and ``residual``, with residual blocks of dense 3 x 3 convolutions instead. All settings of a space, and all
-methods, search with the same supernets of the whole space, so that a setting needs no training of its own:
+**Settings**, each a part of one of two search spaces, with weights and activations of 2, 4 or 8 bits: ``mobile``, with
+the blocks of that skeleton, and ``residual``, with residual blocks of dense 3 x 3 convolutions instead. All settings of
+a space, and all methods, search with the same supernets of the whole space, so that a setting needs no training of its
+own:
 
 - ``a8``, ``a48``: weights of 2, 4 or 8 bits, activations of 8 (``a8``) or of 4 or 8 bits (``a48``); flash and RAM
   limited together, at three sizes;
@@ -170,6 +171,8 @@ def whole_space(images: Images, name: str) -> SearchSpace:
     """Search space that supernets are trained for: ``mobile`` or ``residual``."""
     plain = SearchSpace.load("mobilenet_fashion_mnist").to_dict()
     plain |= {"name": f"{name}_{images.name}", "input": plain["input"] | {"size": list(images.sizes)}}
+    for part in (plain["stem"], plain["head"], *plain["stages"]):
+        part["channels"] //= 2
     if name == "residual":
         kept = {key: value for key, value in plain["choices"].items() if not key.endswith("_bits")}
         bits = {f"{layer}_{kind}_bits": [2, 4, 8] for layer in ("conv1", "conv2") for kind in "wa"}
