@@ -39,7 +39,7 @@ from apq_tune.deploy.formats import FORMATS, SUFFIXES, ExportFormat
 @click.option(
     "--over-limits",
     is_flag=True,
-    help="Keep the file although it takes more flash or RAM than its limits, such as the reference of a port.",
+    help="Keep the file although it takes more flash or RAM than the device has, such as the reference of a port.",
 )
 @out_file(*SUFFIXES)
 def export(
@@ -55,8 +55,8 @@ def export(
 
     The file is ONNX, torch, C or TensorFlow Lite. RUN is the directory of a run, of a refinement, or of a method (run
     --method). Before the file is kept, it is run on search images and must predict the same classes as the network.
-    What it takes of flash and RAM must keep the limits of the search. With --device-preset, a network that the device
-    does not run or has no memory for is refused.
+    What it takes of flash and RAM is told beside the limits of the search. With --device-preset, a network that the
+    device does not run is refused, as is a file that it has no memory for.
     """
     from apq_tune.deploy.export import check_target
     from apq_tune.deploy.export import export as write

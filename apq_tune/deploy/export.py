@@ -14,7 +14,7 @@ from apq_tune.data import Data, DataRoot, WantedImages, read_images
 from apq_tune.deploy.c_file import SEAL, c_bytes
 from apq_tune.deploy.device import check_found
 from apq_tune.deploy.exported import Kernels, on_resized, open_file
-from apq_tune.deploy.file_memory import FileMemory, MemoryLimit, check_memory, memory_limits, memory_of_file
+from apq_tune.deploy.file_memory import FileMemory, MemoryLimit, broken_limits, memory_limits, memory_of_file
 from apq_tune.deploy.formats import FORMATS, SUFFIXES, ExportFormat
 from apq_tune.deploy.lowering import program_of
 from apq_tune.deploy.onnx_file import DIGEST, FileMetadata, onnx_model, parse_onnx, texts_of
@@ -87,6 +87,7 @@ class ExportedFile(NamedTuple):
         memory_limits: Limits on it, of the device or of the search.
         narrow: Number of layers whose weights a TensorFlow Lite file stores as int4, and of those with fewer than 8
             bits that it stores as bytes.
+        over_search: What of it is over the limits of the search, each in one line with a remedy.
     """
 
     path: Path
@@ -101,6 +102,7 @@ class ExportedFile(NamedTuple):
     exact: FileAgreement | None = None
     reads: tuple[int, ...] = ()
     narrow: tuple[int, int] = (0, 0)
+    over_search: tuple[str, ...] = ()
 
 
 def export(
@@ -123,15 +125,14 @@ def export(
             one C99 file with plain kernels; ``"tflite"``: TensorFlow Lite in int8, which needs the extra ``[tflite]``.
         packed: Whether weights of ONNX of 2 to 6 bits, and of TensorFlow Lite of 2 to 4, are packed, which needs a
             recent runtime; otherwise each is a byte.
-        device: Preset of the device that the file is for, its name or its file. Without it, the limits on flash and
-            RAM of the network's own search hold.
-        over_limits: Whether a file that takes more memory than these allow is kept.
+        device: Preset of the device that the file is for, its name or its file.
+        over_limits: Whether a file that takes more memory than the device has is kept.
         data_root: Folder with the files of named data sets, whose search images the file is run on. Nothing is
             downloaded; random images are taken where there are none.
 
     Raises:
         DeployError: If the format cannot hold the network, the path holds a file of another origin, the file takes more
-            memory than there is, or the file and the network disagree by more than roundings explain.
+            memory than the device has, or the file and the network disagree by more than roundings explain.
         DeviceError: If the device does not run a layer of the network, or has no memory for it.
         RunError: If the file cannot be written.
     """
@@ -164,8 +165,9 @@ def export(
         graph = tflite_graph(program, logits_scaling(network.logits(images)), pack_weights=packed)
     content = _content(network, program, format, graph, packed=packed)
     memory, limits = memory_of_file(content, format), memory_limits(network, preset)
-    if not over_limits:
-        check_memory(path, network, program, memory, limits, format, packed=packed)
+    broken = broken_limits(network, program, memory, limits, format, packed=packed)
+    if not over_limits and (of_device := [said for limit, said in broken.items() if limit.device is not None]):
+        raise DeployError(f"{path}: {of_device[0]}, or keep the file with --over-limits")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
@@ -188,7 +190,8 @@ def export(
     promised = network.costs["weight_bytes"].value
     about = (promised, agreement, opened.kernels, program.float_steps, memory, limits, exact)
     narrow = (0, 0) if graph is None else graph.narrow
-    return ExportedFile(path, format, len(content), *about, program.tensors[IMAGE].shape, narrow)
+    of_search = tuple(said for limit, said in broken.items() if limit.device is None)
+    return ExportedFile(path, format, len(content), *about, program.tensors[IMAGE].shape, narrow, of_search)
 
 
 def _disagreement(agreement: FileAgreement, exact: FileAgreement, enough: float) -> str:

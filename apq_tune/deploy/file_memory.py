@@ -12,7 +12,6 @@ import io
 import re
 import zipfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import onnx
@@ -21,7 +20,6 @@ from apq_tune.deploy.c_file import flash_bytes
 from apq_tune.deploy.formats import ExportFormat
 from apq_tune.deploy.program import Program
 from apq_tune.deploy.tflite_file import constant_bytes
-from apq_tune.errors import DeployError
 from apq_tune.space.device import DevicePreset
 from apq_tune.supernet.found_network import FoundNetwork
 
@@ -124,7 +122,7 @@ def _onnx_constants(graph: onnx.GraphProto) -> Iterator[int]:
 
 
 def memory_limits(network: FoundNetwork, preset: DevicePreset | None) -> tuple[MemoryLimit, ...]:
-    """Limits that the file of a network has to keep, one for each kind of memory that is limited.
+    """Limits on the memory that the file of a network takes: of each kind the tightest of a device and of its search.
 
     Args:
         network: Trained network. The limits of its search count, and those of the device that its space was narrowed
@@ -138,15 +136,15 @@ def memory_limits(network: FoundNetwork, preset: DevicePreset | None) -> tuple[M
     for cost, bound in network.bounds.items():
         if cost in MEMORY_OF:
             found.append(MemoryLimit(MEMORY_OF[cost], bound, None, cost))
-    tightest: dict[MemoryKind, MemoryLimit] = {}
+    tightest: dict[tuple[MemoryKind, bool], MemoryLimit] = {}
     for limit in found:
-        if limit.memory not in tightest or limit.n_bytes < tightest[limit.memory].n_bytes:
-            tightest[limit.memory] = limit
+        key = limit.memory, limit.device is None
+        if key not in tightest or limit.n_bytes < tightest[key].n_bytes:
+            tightest[key] = limit
     return tuple(tightest.values())
 
 
-def check_memory(
-    path: Path,
+def broken_limits(
     network: FoundNetwork,
     program: Program,
     memory: FileMemory,
@@ -154,22 +152,21 @@ def check_memory(
     kind: ExportFormat,
     *,
     packed: bool,
-) -> None:
-    """Refuse a file that takes more memory than its limits allow.
+) -> dict[MemoryLimit, str]:
+    """Limits that a file breaks, each with what takes the memory, its bytes, the limit and a remedy in one line.
+
+    A device has no more memory than it has. The limits of a search are on costs, which count packed weights and values,
+    so that a file of another layout may break them and be of use all the same.
 
     Args:
-        path: Path of the file, for the message.
         network: Network in the file.
         program: Its integer program.
         memory: Memory that the file takes.
         limits: Its limits.
         kind: Its format.
-        packed: Whether weights of ONNX or TensorFlow Lite are packed.
-
-    Raises:
-        DeployError: If there is a limit that it breaks; the message names what takes the memory, its bytes, the
-            limit and the remedy.
+        packed: Whether weights are packed.
     """
+    broken = {}
     for limit in limits:
         taken = memory.flash if limit.memory == "flash" else memory.ram
         if taken is None or taken <= limit.n_bytes:
@@ -185,7 +182,5 @@ def check_memory(
             remedy = "export it as c, which packs weights at their bits"
         elif limit.memory == "ram" and any(layer.output.bits < WHOLE for layer in network.layers):
             remedy += ", since values of fewer than 8 bits take whole bytes"
-        raise DeployError(
-            f"{path}: its {what} {taken} bytes of {NAMES[limit.memory]}, but {limit}; {remedy}, or keep the file with "
-            "--over-limits"
-        )
+        broken[limit] = f"its {what} {taken} bytes of {NAMES[limit.memory]}, but {limit}; {remedy}"
+    return broken

@@ -52,7 +52,8 @@ def print_exported(network: FoundNetwork, exported: ExportedFile, console: Conso
 
 def memory_lines(network: FoundNetwork, exported: ExportedFile) -> list[str]:
     """Memory that a file takes on a device, beside its limits."""
-    limits, (flash, arena) = {limit.memory: limit for limit in exported.memory_limits}, exported.memory
+    by_size = sorted(exported.memory_limits, key=lambda limit: -limit.n_bytes)
+    limits, (flash, arena) = {limit.memory: limit for limit in by_size}, exported.memory
     lines = [f"flash: {amount(flash, 'bytes')} of constants{_share(flash, limits.get('flash'))}; code comes on top"]
     ram = limits.get("ram")
     if arena is not None:
@@ -62,7 +63,7 @@ def memory_lines(network: FoundNetwork, exported: ExportedFile) -> list[str]:
         counted = network.costs[ram.cost].value
         said = f"{ram.cost} of {amount(counted, 'bytes')}{_share(counted, ram)}"
         lines.append(f"RAM: the search promised {said}; what runs the file lays it out")
-    return lines
+    return [*lines, *(f"OVER the limits of its search: {said}" for said in exported.over_search)]
 
 
 def _share(taken: float, limit: MemoryLimit | None) -> str:

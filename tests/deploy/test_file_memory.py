@@ -18,11 +18,12 @@ from apq_tune import DeployError, DeviceError, DevicePreset, ModelSpace, cost_mo
 from apq_tune.cost import named_cost
 from apq_tune.deploy import c_file
 from apq_tune.deploy.c_file import COMPILER, c_bytes, flash_bytes
-from apq_tune.deploy.file_memory import FileMemory, check_memory, memory_limits, memory_of_file
+from apq_tune.deploy.file_memory import FileMemory, broken_limits, memory_limits, memory_of_file
 from apq_tune.deploy.lowering import program_of
 from apq_tune.deploy.onnx_file import FileMetadata, onnx_model
 from apq_tune.deploy.program import Program, WeightedStep
 from apq_tune.deploy.torch_file import torch_bytes
+from apq_tune.report.deployed import memory_lines
 from apq_tune.space.encodings import encoding_of
 from apq_tune.supernet.evaluate import calibrate_quantizers
 from apq_tune.supernet.found_network import CostValue, FoundNetwork, Preprocessing
@@ -124,7 +125,7 @@ def test_files_of_candidates_within_the_limits_of_a_device_are_within_them(
         assert {limit.memory: limit.n_bytes for limit in limits} == dict(
             zip(("flash", "ram"), preset.limits.values(), strict=True)
         )
-        check_memory(tmp_path / "net.c", network, program, memory, limits, "c", packed=True)
+        assert not broken_limits(network, program, memory, limits, "c", packed=True)
         assert memory.flash <= preset.limits["weight_bytes"] <= own.limits["weight_bytes"]
         assert memory.ram is not None and memory.ram <= preset.limits["peak_activation_bytes"]
 
@@ -186,11 +187,18 @@ def test_the_tightest_limit_of_each_kind_of_memory_counts() -> None:
     (network,) = drawn(SPACES["mbconv"].narrowed(own), 1)
     assert memory_limits(network, None) == memory_limits(network, own)
     network.bounds = {"weight_bytes": 5e4, "device_ram_bytes": 1e9, "bit_ops": 3.0}
-    (flash, ram), smaller = memory_limits(network, None), tight(own, 4e4, 1e4)
-    assert (flash.n_bytes, flash.device, ram.n_bytes, ram.device) == (5e4, None, 320 * 1024, "cortex_m_1mb")
-    assert str(flash) == "the limit of its search is weight_bytes <= 50000"
-    assert str(ram) == "cortex_m_1mb has 327680"
-    assert [limit.n_bytes for limit in memory_limits(network, smaller)] == [4e4, 1e4]
+    limits, smaller = memory_limits(network, None), tight(own, 4e4, 1e4)
+    assert [(limit.n_bytes, limit.device) for limit in limits] == [
+        (2**20, "cortex_m_1mb"),
+        (320 * 1024, "cortex_m_1mb"),
+        (5e4, None),
+        (1e9, None),
+    ]
+    assert [str(limit) for limit in limits[1:3]] == [
+        "cortex_m_1mb has 327680",
+        "the limit of its search is weight_bytes <= 50000",
+    ]
+    assert [limit.n_bytes for limit in memory_limits(network, smaller)] == [4e4, 1e4, 5e4, 1e9]
     (network,) = drawn(SPACES["mbconv"], 1)
     assert memory_limits(network, None) == ()
 
@@ -205,30 +213,39 @@ def refusal(network: FoundNetwork, path: Path, **options: Any) -> str:
     return str(error.value).removeprefix(f"{path}: ")
 
 
-def test_a_file_over_a_limit_is_refused_with_its_bytes_the_limit_and_a_remedy(tmp_path: Path) -> None:
+def over_search(network: FoundNetwork, path: Path, **options: Any) -> str:
+    """What of an exported file is over a limit of its search; it is kept."""
+    kind = {".c": "c", ".onnx": "onnx", ".pt2": "torch"}[path.suffix]
+    exported = export(network, path, kind, **options)  # type: ignore[arg-type]
+    assert path.exists()
+    (said,) = exported.over_search
+    assert f"OVER the limits of its search: {said}" in memory_lines(network, exported)
+    return said
+
+
+def test_a_file_over_a_limit_of_its_search_is_told_with_its_bytes_the_limit_and_a_remedy(tmp_path: Path) -> None:
     space = SPACES["residual"]
     encoding = encoding_of(space)
     genomes = encoding.at_bits(encoding.ends()[1:], 4)
     (network,) = found(space, genomes)
     flash, ram = (network.costs[name].value for name in ("weight_bytes", "peak_activation_bytes"))
     whole, n_weights = named_cost("device_ram_bytes", encoding)(genomes)[0], by_hand(program_of(network), "torch")
-    over = ", or keep the file with --over-limits"
     network.bounds = {"weight_bytes": flash}
-    said = refusal(network, tmp_path / "net.onnx", packed=False)
+    said = over_search(network, tmp_path / "net.onnx", packed=False)
     limit = f"but the limit of its search is weight_bytes <= {flash:.0f}"
-    assert said == f"its constants take {n_weights} bytes of flash, {limit}; leave out --unpacked{over}"
-    said = refusal(network, tmp_path / "net.pt2")
+    assert said == f"its constants take {n_weights} bytes of flash, {limit}; leave out --unpacked"
+    said = over_search(network, tmp_path / "net.pt2")
     assert said.startswith(f"its constants take {n_weights} bytes of flash, {limit}; export it as c, which packs")
     network.bounds = {"peak_activation_bytes": ram}
-    said = refusal(network, tmp_path / "net.c")
+    said = over_search(network, tmp_path / "net.c")
     assert said.startswith(
         f"its arena takes {whole:.0f} bytes of RAM, but the limit of its search is peak_activation_b"
     )
     room = int(ram * ram / whole)
     assert f"; search with --constraint 'peak_activation_bytes<={room}', since values of fewer than 8 bits take" in said
     network.bounds = {"weight_bytes": flash - 1}
-    said = refusal(network, tmp_path / "net.c")
-    assert f"<= {flash - 1:.0f}; take a network that keeps it{over}" in said
+    said = over_search(network, tmp_path / "net.c")
+    assert f"<= {flash - 1:.0f}; take a network that keeps it" in said
 
 
 def test_a_device_that_is_named_refuses_by_its_rules_by_costs_and_by_the_file(

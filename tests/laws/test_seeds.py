@@ -183,7 +183,8 @@ def test_a_random_product_repeats_with_its_seed_and_changes_with_another(finishe
     assert first != other
 
 
-@pytest.mark.parametrize("method", METHODS)
+# magnitude has so few networks that it tries all of them, whatever its seed
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "magnitude"])
 def test_a_method_begins_where_its_seed_says(finished: FinishedRun, method: str) -> None:
     first, again, other = (first_asked(finished, seed, method) for seed in (0, 0, 1))
     assert first == again
