@@ -27,6 +27,7 @@ from apq_tune.space.encoding import Genomes
 if TYPE_CHECKING:
     from apq_tune.searchers.gates.distribution import GeneDistribution
     from apq_tune.searchers.gates.draws import GateKind
+    from apq_tune.searchers.gates.training import GateTraining
 
 SHARE = 0.6
 """Share of the evaluations that pays for steps."""
@@ -73,14 +74,19 @@ def _best(question: Question, genomes: Genomes) -> Genomes:
 def trained_gates(question: Question, gate: GateKind, share: float) -> GeneDistribution:
     """Distribution over all genes after steps that a share of the remaining evaluations pays for."""
     from apq_tune.searchers.gates.distribution import GeneDistribution
-    from apq_tune.searchers.gates.training import GateTraining
 
     bench = question.bench
     steps = max(1, bench.gate_steps(round(share * bench.left.proxy), gate))
     distribution = GeneDistribution(question.encoding)
-    training = GateTraining(gate, steps, min(FASTEST, TRAVEL / steps))
-    bench.train_gates(distribution, question.limits, training, question.seed)
+    bench.train_gates(distribution, question.limits, gate_training(gate, steps), question.seed)
     return distribution
+
+
+def gate_training(gate: GateKind, steps: int) -> GateTraining:
+    """Settings of a number of steps: the fewer, the faster, so that few decide as much as many."""
+    from apq_tune.searchers.gates.training import GateTraining
+
+    return GateTraining(gate, steps, min(FASTEST, TRAVEL / steps))
 
 
 def most_probable(question: Question, distribution: GeneDistribution, n: int) -> Genomes:

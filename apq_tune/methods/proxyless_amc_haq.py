@@ -13,7 +13,7 @@ import numpy as np
 
 from apq_tune.methods.amc_haq import AMC_HAQ
 from apq_tune.methods.bench import Question
-from apq_tune.methods.differentiable import FASTEST, SAMPLES, SHARE, TRAVEL
+from apq_tune.methods.differentiable import SAMPLES, SHARE, gate_training
 from apq_tune.methods.explore import without
 from apq_tune.methods.staged import run_stages
 from apq_tune.methods.subspace import Subspace
@@ -47,7 +47,6 @@ def by_gates(
         ProblemError: If no architecture is feasible.
     """
     from apq_tune.searchers.gates.distribution import GeneDistribution
-    from apq_tune.searchers.gates.training import GateTraining
 
     bench, encoding = question.bench, question.encoding
     others = subspace.project(np.zeros((1, encoding.n_genes), np.int16))[0]  # of blocks that are switched off, too
@@ -56,7 +55,7 @@ def by_gates(
     paid = min(round(SHARE * n), n - 1)  # one is measured in any case
     steps = bench.gate_steps(paid) if len(distribution.open_genes) else 0
     if steps > 0:
-        training = GateTraining("binary", steps, min(FASTEST, TRAVEL / steps))
+        training = gate_training("binary", steps)
         bench.train_gates(distribution, limits, training, int(rng.integers(2**31)), quantize=False)
     left = max(1, n - (before - bench.left.proxy))
     drawn = np.concatenate([distribution.mode(), distribution.sample(SAMPLES, rng)])

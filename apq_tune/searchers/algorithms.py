@@ -28,6 +28,25 @@ class State(NamedTuple):
     age: NDArray[np.intp]  # (p,) number of generations survived
 
 
+def appended(state: State | None, genomes: Genomes, evaluation: Evaluation) -> State:
+    """State of an algorithm that keeps all candidates, in the order in which they were told.
+
+    Args:
+        state: State before; ``None`` at the beginning.
+        genomes: New candidates, shape ``(n, n_genes)``.
+        evaluation: Their scores.
+    """
+    new = State(genomes, evaluation.F, evaluation.G, np.zeros(len(genomes), np.intp))
+    if state is None:
+        return new
+    return State(
+        np.concatenate([state.genomes, new.genomes]),
+        np.concatenate([state.F, new.F]),
+        np.concatenate([state.G, new.G]),
+        np.concatenate([state.age, new.age]),
+    )
+
+
 class Algorithm(Protocol):
     """Protocol of search algorithms."""
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from apq_tune.errors import ProblemError
 from apq_tune.problem.problem import Evaluation, Problem
-from apq_tune.searchers.algorithms import NSGA2, State
+from apq_tune.searchers.algorithms import NSGA2, State, appended
 from apq_tune.searchers.model.columns import Columns
 from apq_tune.searchers.model.exact import Exact
 from apq_tune.searchers.model.propose import ProposalSettings, propose
@@ -80,15 +80,7 @@ class ModelBased:
 
     def tell(self, state: State | None, genomes: Genomes, evaluation: Evaluation) -> State:
         """Append the batch to all previous evaluations."""
-        new = State(genomes, evaluation.F, evaluation.G, np.zeros(len(genomes), np.intp))
-        if state is None:
-            return new
-        return State(
-            np.concatenate([state.genomes, new.genomes]),
-            np.concatenate([state.F, new.F]),
-            np.concatenate([state.G, new.G]),
-            np.concatenate([state.age, new.age]),
-        )
+        return appended(state, genomes, evaluation)
 
 
 @lru_cache(maxsize=8)

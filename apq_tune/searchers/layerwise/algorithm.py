@@ -12,7 +12,7 @@ import numpy as np
 from apq_tune.cost.additive import HasTerms
 from apq_tune.problem.metric import Floats, Indexed, Metric
 from apq_tune.problem.problem import Constraint, Evaluation, Problem
-from apq_tune.searchers.algorithms import State
+from apq_tune.searchers.algorithms import State, appended
 from apq_tune.searchers.layerwise.episode import Course, Policy, draw_unordered
 from apq_tune.searchers.layerwise.rewards import rewards_of, shown, weights_of
 from apq_tune.searchers.layerwise.settings import AMC, HAQ, PassSettings, explored
@@ -126,15 +126,7 @@ class LayerwiseDDPG:
 
     def tell(self, state: State | None, genomes: Genomes, evaluation: Evaluation) -> State:
         """Append the batch to all previous evaluations."""
-        new = State(genomes, evaluation.F, evaluation.G, np.zeros(len(genomes), np.intp))
-        if state is None:
-            return new
-        return State(
-            np.concatenate([state.genomes, new.genomes]),
-            np.concatenate([state.F, new.F]),
-            np.concatenate([state.G, new.G]),
-            np.concatenate([state.age, new.age]),
-        )
+        return appended(state, genomes, evaluation)
 
     def _learner(self, course: Course, genomes: Genomes, F: Floats, G: Floats) -> Learner | None:
         """Agents that have learned from all candidates; ``None`` during the warm-up of both passes."""
