@@ -14,6 +14,9 @@ from apq_tune.inputs import ranges
 PLAIN = ("gp", "mean", "ordinal", "ridge", "scratch")
 """The names of ``PlainForm``, the default first; written out, since the import would slow ``--help``."""
 
+LOSSES = ("mse", "pairwise", "diffkendall")
+"""The names of ``Loss``, the default first; written out for the same reason."""
+
 
 @click.group()
 def predictor() -> None:
@@ -58,14 +61,23 @@ def report(run: Path, splits: int, seed: int) -> None:
 @click.option(
     "--form", type=click.Choice(PLAIN), default=PLAIN[0], show_default=True, help="Form of the predictor to save."
 )
+@click.option(
+    "--loss",
+    type=click.Choice(LOSSES),
+    default=LOSSES[0],
+    show_default=True,
+    help="What the form scratch minimises: errors, or errors in the order of pairs.",
+)
 @SEED
 @out_file(".npz")
-def fit(space: str, pairs: Path, column: str | None, percent: bool, form: str, seed: int, out: Path) -> None:
+def fit(space: str, pairs: Path, column: str | None, percent: bool, form: str, loss: str, seed: int, out: Path) -> None:
     """Fit a predictor to measured candidates of SPACE.
 
     SPACE is the name of a shipped search space, a YAML file, or a file of named choices. All forms are cross-validated;
     the one that --form names is saved. To finetune an existing predictor instead, use apq-tune transfer.
     """
+    if loss != LOSSES[0] and form != "scratch":
+        raise click.UsageError(f"--loss {loss}: form {form} has a closed solution; give --form scratch, too")
     from apq_tune.predict import agreement, held_out, plain_forms
     from apq_tune.predict.files import predictor_bytes
     from apq_tune.predict.pairs import n_networks
@@ -77,7 +89,7 @@ def fit(space: str, pairs: Path, column: str | None, percent: bool, form: str, s
 
     encoding = encoding_of(load_space(space))
     measured, is_loss = read_pairs(pairs, encoding.space, column=column, percent=percent)
-    forms = plain_forms(log=is_loss)
+    forms = plain_forms(log=is_loss, loss=loss)  # type: ignore[arg-type]  # one of LOSSES
     chosen = next(name for name in forms if name == form)
     inside = measured_values(encoding, measured.genomes)
     write_bytes(predictor_bytes(forms[chosen](encoding, measured, seed), inside), out)

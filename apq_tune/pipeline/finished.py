@@ -143,7 +143,7 @@ def open_run(path: Path, stages: Iterable[str]) -> OpenRun:
         if not folders[stage.name].begun or not folders[stage.name].done:
             raise RunError(f"{path}: its stage {stage.name} is not done; go on with: {command}")
         basis = folders[stage.name].record()["basis"]
-        own = settings.model_dump(mode="json", include=set(stage.settings))
+        own = settings.of_stage(stage.settings)
         needs = {name: folders[name].fingerprint for name in stage.needs}
         began = None
         if "model" in run and stage.name in BEGIN_WITH_MODEL:

@@ -74,6 +74,7 @@ def fit_predictors(run: Run) -> None:
         pairs,
         seed,
         form=settings.predictor,
+        loss=settings.predictor_loss,
         folds=settings.folds,
         fall_back=settings.fallback,
         advance=partial(run.advance, "predictors"),

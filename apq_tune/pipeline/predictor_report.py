@@ -85,7 +85,7 @@ def report_predictors(
     n_test = min(MOST_TEST, n_pairs // 3)
     possible = counts_for(n_pairs, counts, n_test)
     rows = learning_curve(
-        forms(*fit_rungs(encoding, fp32, proxy, own.seed)),
+        forms(*fit_rungs(encoding, fp32, proxy, own.seed), loss=own.predictor_loss),
         AVERAGED,
         encoding,
         pairs,

@@ -244,7 +244,7 @@ class PipelineRun:
 
     def _open(self, stage: RunStage) -> StageDirectory:
         basis: dict[str, Any] = {
-            "settings": self.settings.model_dump(mode="json", include=set(stage.settings)),
+            "settings": self.settings.of_stage(stage.settings),
             "needs": {name: self._directories[name].fingerprint for name in stage.needs},
             "space": self.encoding.space.to_record(),
         } | ({} if self._digest is None else {"data": self._digest})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -14,12 +15,17 @@ from apq_tune.methods.draws import N_FP32, N_PROXY, PairBits
 from apq_tune.methods.searches import EVALUATIONS
 from apq_tune.predict import Form
 from apq_tune.predict.chosen import FOLDS, FORM
+from apq_tune.predict.losses import Loss
 from apq_tune.supernet.graph_ranks import Importance
 from apq_tune.supernet.strategies import Strategy
 from apq_tune.supernet.train import Training
 
 ALWAYS_TRAINED = ("supernet", "pair", "final")
 """Trainings of at least one epoch; the protocol of the paper leaves out ``quantized``."""
+
+
+LATER = ("predictor_loss",)
+"""Settings that stages of older runs do not record, which were done as if with their defaults."""
 
 
 class RunSettings(BaseModel):
@@ -42,6 +48,8 @@ class RunSettings(BaseModel):
             ``"alike"``, every bit-width of every layer equally likely (Wang 2020).
         folds: Number of folds of the cross-validation that compares predictors.
         predictor: Form of predictor that the search uses.
+        predictor_loss: Loss that the predictors ``scratch`` and ``transferred`` are trained with: ``"mse"``, or of the
+            order of pairs alone ``"pairwise"`` (logistic) or ``"diffkendall"`` (a differentiable Kendall's tau).
         fallback: Whether a form that ranks held-out pairs no better than chance, or than a cost, is replaced by the one
             that the same pairs support best (``predict.trust``).
         kappa: Number of standard deviations that the search adds to a predicted loss, to avoid candidates whose loss
@@ -74,6 +82,7 @@ class RunSettings(BaseModel):
     pair_bits: PairBits = "policies"
     folds: ranges.Folds = FOLDS
     predictor: Form = FORM
+    predictor_loss: Loss = "mse"
     fallback: ranges.Flag = True
     kappa: ranges.Deviations = 0.0
     constraints: tuple[str, ...] = ("bit_ops<=25%",)
@@ -94,6 +103,12 @@ class RunSettings(BaseModel):
         if self.quantized.epochs == 0 and self.predictor != "transferred":
             raise ValueError(f"quantized.epochs: give {ranges.EPOCHS}, got 0; only --protocol paper leaves it out")
         return self
+
+    def of_stage(self, names: Iterable[str]) -> dict[str, Any]:
+        """Settings that the record of a stage has: those of the given names, without those of ``LATER`` by default."""
+        defaults = RunSettings.model_fields
+        left_out = {name for name in LATER if getattr(self, name) == defaults[name].default}
+        return self.model_dump(mode="json", include=set(names) - left_out)
 
     def updated(self, assignments: dict[str, Any]) -> RunSettings:
         """Copy with changed settings.

@@ -45,7 +45,7 @@ STAGES: tuple[RunStage, ...] = (
     RunStage(
         "predictors",
         ("fp32_predictor", "proxy_losses", "qat_pairs"),
-        ("seed", "folds", "predictor", "fallback", "kappa"),
+        ("seed", "folds", "predictor", "predictor_loss", "fallback", "kappa"),
         run=fit_predictors,
     ),
     RunStage("search", ("predictors",), ("seed", "constraints", "n_evaluations"), measure=measure_searches),

@@ -11,6 +11,7 @@ import numpy as np
 from apq_tune.cost import cost_models
 from apq_tune.predict.forms import AVERAGED, Form, forms
 from apq_tune.predict.law import fit_law
+from apq_tune.predict.losses import Loss
 from apq_tune.predict.mlp import MLPPredictor
 from apq_tune.predict.pairs import Fit, Floats, Pairs, Predictor, n_networks
 from apq_tune.predict.scores import held_out, kendall_tau
@@ -41,6 +42,7 @@ def choose_form(
     seed: int,
     *,
     form: Form = FORM,
+    loss: Loss = "mse",
     folds: int = FOLDS,
     fall_back: bool = True,
     advance: Callable[[int, int], None] | None = None,
@@ -57,11 +59,12 @@ def choose_form(
         pairs: Candidates with their losses after short quantization-aware training.
         seed: Seed of the folds and of the fits.
         form: Requested form.
+        loss: Loss that the forms with weights are trained with, see ``training_loss``.
         folds: Number of folds.
         fall_back: Whether a useless form is replaced.
         advance: Callback with the number of finished steps and the number of all steps.
     """
-    fits = forms(fp32, proxy)
+    fits = forms(fp32, proxy, loss=loss)
     unseen: dict[Form, Floats] = {}
     for number, (name, fit) in enumerate(fits.items()):
         if advance is not None:

@@ -7,8 +7,9 @@ from typing import Literal
 
 from apq_tune.errors import ProblemError
 from apq_tune.predict.gp import fit_gp
+from apq_tune.predict.losses import LOSSES, Loss
 from apq_tune.predict.mean import MeanPredictor, fit_mean
-from apq_tune.predict.mlp import MLPPredictor, fit_mlp
+from apq_tune.predict.mlp import MLPPredictor, MLPSettings, fit_mlp
 from apq_tune.predict.pairs import Fit, Pairs, Predictor
 from apq_tune.predict.ridge import fit_ordinal, fit_residual, fit_ridge
 from apq_tune.space.encoding import Featured
@@ -48,12 +49,13 @@ def fit_rungs(encoding: Featured, fp32: Pairs, proxy: Pairs, seed: int) -> tuple
     return fitted, fit_proxy(encoding, proxy, seed, fp32=fitted)
 
 
-def forms(fp32: MLPPredictor, proxy: Predictor) -> dict[Form, Fit]:
+def forms(fp32: MLPPredictor, proxy: Predictor, *, loss: Loss = "mse") -> dict[Form, Fit]:
     """Forms of predictors of losses after quantization-aware training.
 
     Args:
         fp32: Predictor of full-precision losses.
         proxy: Predictor of the quantized supernet's losses, which uses ``fp32``.
+        loss: Loss that ``scratch`` and ``transferred`` are trained with, see ``training_loss``.
 
     Returns:
         Fit functions by name. ``scratch``: MLP with random initial weights. ``transferred``: MLP initialised with the
@@ -62,9 +64,10 @@ def forms(fp32: MLPPredictor, proxy: Predictor) -> dict[Form, Fit]:
         ``fp32`` corrected by ridge regression. ``linear_ladder``: ``proxy`` corrected by ridge regression. ``ladder``:
         ``proxy`` corrected by a Gaussian process. ``mean``: mean of ``linear_ladder`` and ``ladder``.
     """
+    settings = MLPSettings(loss=loss)
     fits: dict[Form, Fit] = {
-        "scratch": partial(fit_mlp, bits=True),
-        "transferred": partial(fit_mlp, bits=True, start=fp32),
+        "scratch": partial(fit_mlp, bits=True, settings=settings),
+        "transferred": partial(fit_mlp, bits=True, start=fp32, settings=settings),
         "ridge": fit_ridge,
         "ordinal": partial(fit_ordinal, base=fp32),
         "gp": fit_gp,
@@ -75,10 +78,15 @@ def forms(fp32: MLPPredictor, proxy: Predictor) -> dict[Form, Fit]:
     return fits | {"mean": partial(fit_mean, fits={name: fits[name] for name in AVERAGED})}
 
 
-def plain_forms(*, log: bool) -> dict[PlainForm, Fit]:
-    """Forms of ``forms`` that need nothing but pairs, of losses or (``log=False``) accuracies."""
+def plain_forms(*, log: bool, loss: Loss = "mse") -> dict[PlainForm, Fit]:
+    """Forms of ``forms`` that need nothing but pairs, of losses or (``log=False``) accuracies.
+
+    Args:
+        log: Whether targets are losses.
+        loss: Loss that ``scratch`` is trained with.
+    """
     fits: dict[PlainForm, Fit] = {
-        "scratch": partial(fit_mlp, bits=True, log=log),
+        "scratch": partial(fit_mlp, bits=True, log=log, settings=MLPSettings(loss=loss)),
         "ridge": partial(fit_ridge, log=log),
         "ordinal": partial(fit_ordinal, log=log),
         "gp": partial(fit_gp, log=log),
@@ -88,7 +96,7 @@ def plain_forms(*, log: bool) -> dict[PlainForm, Fit]:
 
 
 def fit_predictor(
-    encoding: Featured, pairs: Pairs, form: PlainForm = "gp", *, seed: int = 0, log: bool = False
+    encoding: Featured, pairs: Pairs, form: PlainForm = "gp", *, seed: int = 0, log: bool = False, loss: Loss = "mse"
 ) -> Predictor:
     """Fit a predictor to measured candidates.
 
@@ -98,14 +106,20 @@ def fit_predictor(
         form: Kind of model.
         seed: Seed of the fit.
         log: Whether to learn the logarithm of the measurements: true for losses, false for accuracies.
+        loss: What the form ``"scratch"`` minimises: ``"mse"``, or one of two losses of the order of pairs alone,
+            ``"pairwise"`` and ``"diffkendall"``.
 
     Returns:
         The predictor, which maps genomes of shape ``(n, n_genes)`` to predictions of shape ``(n,)``.
 
     Raises:
-        ProblemError: If there is no such form.
+        ProblemError: If there is no such form or loss, or the form has a closed solution and no choice of losses.
     """
-    known = plain_forms(log=log)
+    known = plain_forms(log=log, loss=loss)
     if form not in known:
         raise ProblemError(f"unknown form {form!r}; known: {', '.join(known)}")
+    if loss not in LOSSES:
+        raise ProblemError(f"unknown loss {loss!r}; known: {', '.join(LOSSES)}")
+    if loss != "mse" and form != "scratch":
+        raise ProblemError(f"form {form!r} has a closed solution and takes no loss {loss!r}; give form 'scratch'")
     return known[form](encoding, pairs, seed)

@@ -9,11 +9,12 @@ is a sparse one, two to three times as quick as dense; with the bits, of which m
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from apq_tune.predict.losses import SHARPNESS, Loss, calibration, training_loss
 from apq_tune.predict.pairs import Floats, Pairs, Scale
 from apq_tune.space.encoding import Featured, Genomes
 
@@ -32,12 +33,17 @@ class MLPSettings:
         steps: Number of optimizer steps.
         learning_rate: Initial learning rate, with cosine decay.
         weight_decay: Weight decay of AdamW.
+        loss: What is minimised, see ``training_loss``. Outputs whose order alone was trained are scaled to the targets
+            afterwards.
+        sharpness: Slope of the loss ``"diffkendall"``.
     """
 
     hidden: int = 128
     steps: int = 300
     learning_rate: float = 3e-3
     weight_decay: float = 1.0
+    loss: Loss = "mse"
+    sharpness: float = SHARPNESS
 
 
 @dataclass(frozen=True)
@@ -72,8 +78,12 @@ class MLPPredictor:
 
     def __call__(self, genomes: Genomes) -> Floats:
         """Cross-entropies in nats, or accuracies as fractions, shape ``(n,)``."""
+        return self.scale.restore(self.standardised(genomes))
+
+    def standardised(self, genomes: Genomes) -> Floats:
+        """Predictions in units of the standardised target, shape ``(n,)``."""
         batches = [genomes[start : start + BATCH] for start in range(0, len(genomes), BATCH)]
-        return self.scale.restore(np.concatenate([np.zeros(0), *map(self._standardised, batches)]))
+        return np.concatenate([np.zeros(0), *map(self._standardised, batches)])
 
     def _standardised(self, genomes: Genomes) -> Floats:
         w = self.weights
@@ -123,7 +133,6 @@ def fit_mlp(
         settings: Settings of the training.
     """
     import torch
-    from torch.nn import functional
 
     settings = settings or MLPSettings()
     bits = bits and encoding.n_bit_features > 0  # named choices have none
@@ -149,9 +158,18 @@ def fit_mlp(
             h = h + torch.addmm(w["bq"], x_bits, w["Wq"])
         h = torch.relu(torch.addmm(w["b1"], h, w["W1"]))
         h = torch.relu(torch.addmm(w["b2"], h, w["W2"]))
-        loss = functional.mse_loss(torch.addmm(w["b3"], h, w["W3"])[:, 0], target)
+        scores = torch.addmm(w["b3"], h, w["W3"])[:, 0]
+        loss = training_loss(settings.loss, scores, target, settings.sharpness)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
-    return MLPPredictor(encoding, {name: value.detach().numpy() for name, value in w.items()}, scale)
+    fitted = MLPPredictor(encoding, {name: value.detach().numpy() for name, value in w.items()}, scale)
+    return fitted if settings.loss == "mse" else _calibrated(fitted, pairs)
+
+
+def _calibrated(fitted: MLPPredictor, pairs: Pairs) -> MLPPredictor:
+    """Scale the last layer of a predictor such that its outputs are targets and not scores."""
+    slope, intercept = calibration(fitted.standardised(pairs.genomes), fitted.scale.standardise(pairs.target))
+    last = {"W3": fitted.weights["W3"] * slope, "b3": fitted.weights["b3"] * slope + intercept}
+    return replace(fitted, weights=fitted.weights | {name: value.astype(np.float32) for name, value in last.items()})
