@@ -20,7 +20,7 @@ from apq_tune.errors import (
 )
 from apq_tune.hosts.objective import APQObjective
 from apq_tune.methods.one_at_a_time import measure_one_at_a_time
-from apq_tune.predict import Pairs, Predictor, fit_predictor
+from apq_tune.predict import MixerSettings, Pairs, Predictor, fit_mixer, fit_predictor
 from apq_tune.predict.files import load_predictor
 from apq_tune.problem.device import device_limits
 from apq_tune.problem.front import Front
@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from apq_tune.sparsity.variational import VariationalDropout
     from apq_tune.sparsity.weight_gates import WeightGates
     from apq_tune.supernet.calibrated import CalibratedModel
+    from apq_tune.supernet.candidate_statistics import CandidateStatistics
     from apq_tune.supernet.differentiable import differentiable_search
     from apq_tune.supernet.found_network import FoundNetwork, Preprocessing
     from apq_tune.supernet.hessian import layer_omegas
@@ -91,6 +92,7 @@ __version__ = "0.1.0"
 LAZY = {
     "ApqSearch": "apq_tune.hosts.searcher",
     "CalibratedModel": "apq_tune.supernet.calibrated",
+    "CandidateStatistics": "apq_tune.supernet.candidate_statistics",
     "ChannelGates": "apq_tune.sparsity.channel_gates",
     "CostLoss": "apq_tune.searchers.gates.costs",
     "CubicSchedule": "apq_tune.sparsity.schedule",
@@ -154,6 +156,7 @@ __all__ = [
     "CalibratedModel",
     "Candidate",
     "CandidateError",
+    "CandidateStatistics",
     "ChannelGates",
     "ChoiceSpace",
     "Configuration",
@@ -185,6 +188,7 @@ __all__ = [
     "LayerwiseDDPG",
     "LayerwiseDDPGSampler",
     "Metric",
+    "MixerSettings",
     "ModelBased",
     "ModelCandidate",
     "ModelEncoding",
@@ -229,6 +233,7 @@ __all__ = [
     "ends_of",
     "evaluate",
     "export",
+    "fit_mixer",
     "fit_predictor",
     "footprint",
     "instability",

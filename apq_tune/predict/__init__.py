@@ -13,6 +13,7 @@ from apq_tune.predict.forms import (
 )
 from apq_tune.predict.gp import GaussianProcessPredictor, fit_gp
 from apq_tune.predict.mean import MeanPredictor, fit_mean
+from apq_tune.predict.mixer import MixerPredictor, MixerSettings, fit_mixer
 from apq_tune.predict.mlp import MLPPredictor, MLPSettings, fit_mlp
 from apq_tune.predict.pairs import Fit, Floats, Pairs, Predictor
 from apq_tune.predict.ridge import RidgePredictor, fit_ordinal, fit_residual, fit_ridge
@@ -29,6 +30,8 @@ __all__ = [
     "MLPPredictor",
     "MLPSettings",
     "MeanPredictor",
+    "MixerPredictor",
+    "MixerSettings",
     "Pairs",
     "PlainForm",
     "Predictor",
@@ -37,6 +40,7 @@ __all__ = [
     "fit_fp32",
     "fit_gp",
     "fit_mean",
+    "fit_mixer",
     "fit_mlp",
     "fit_ordinal",
     "fit_predictor",

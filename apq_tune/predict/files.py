@@ -15,7 +15,8 @@ import yaml
 
 from apq_tune.errors import RunError
 from apq_tune.network.network import first_difference, has_network
-from apq_tune.predict.arrays import arrays_of, predictor_of
+from apq_tune.predict.arrays import OtherStatistics, arrays_of, predictor_of
+from apq_tune.predict.mixer import LayerStatistics
 from apq_tune.predict.pairs import Predictor
 from apq_tune.predict.published import published_predictor
 from apq_tune.space.candidate import plain_value
@@ -50,7 +51,9 @@ def predictor_bytes(predictor: Predictor, measured: Mask | None = None) -> bytes
     return buffer.getvalue()
 
 
-def load_predictor(path: str | Path, space: Space | Featured | None = None) -> Predictor:
+def load_predictor(
+    path: str | Path, space: Space | Featured | None = None, *, statistics: LayerStatistics | None = None
+) -> Predictor:
     """Read a predictor and check that it fits the search space.
 
     Args:
@@ -58,9 +61,12 @@ def load_predictor(path: str | Path, space: Space | Featured | None = None) -> P
             (``layers.0.0.weight``, ``quantize_fc.weight``, ...; Wang 2020) or of once-for-all's accuracy predictor
             (``0.weight`` to ``6.weight``; Cai 2020).
         space: Search space to predict in; by default the one stored in the file or published with the checkpoint.
+        statistics: Statistics of layers for a predictor that reads them (``fit_mixer``): of the network and the images
+            that it was fitted with.
 
     Raises:
-        RunError: If the file is damaged, of an unknown format, or made for a space with other features.
+        RunError: If the file is damaged, of an unknown format, made for a space with other features, or with other
+            statistics.
     """
     path = Path(path)
     encoding = None if space is None else encoding_of(space)
@@ -78,9 +84,11 @@ def load_predictor(path: str | Path, space: Space | Featured | None = None) -> P
         _check_choices(path, learned_on, encoding.space)
         _check_finite(arrays)
         arrays.pop(MEASURED, None)
-        predictor = predictor_of(arrays, "", encoding)
+        predictor = predictor_of(arrays, "", encoding, statistics)
         _check_network(path, learned_on, encoding.space)
         return predictor
+    except OtherStatistics as error:
+        raise RunError(f"{path}: {error}") from None
     except (
         OSError,
         ValueError,

@@ -28,9 +28,12 @@ from apq_tune.supernet.interfaces import AnySubnet, AnySupernet
 from apq_tune.supernet.kinds import supernet_of
 from apq_tune.supernet.quantize import ActivationQuantizer
 
-Proxy = Literal["snip", "grad_norm", "fisher", "synflow", "jacob_cov"]
+OfLayers = Literal["snip", "grad_norm", "fisher", "synflow"]
 
-PROXIES: tuple[str, ...] = get_args(Proxy)
+OF_LAYERS: tuple[str, ...] = get_args(OfLayers)
+"""Statistics that each layer has."""
+
+PROXIES = (*OF_LAYERS, "jacob_cov")
 
 EPSILON = 1e-5
 """Added to the eigenvalues of correlations (Mellor 2020)."""
