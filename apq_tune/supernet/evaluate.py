@@ -13,6 +13,7 @@ from torch.nn import functional
 from apq_tune.data import AnySplit
 from apq_tune.space.network_space import NetworkCandidate, NetworkSpace
 from apq_tune.supernet.batches import batches
+from apq_tune.supernet.folded import constant_weights
 from apq_tune.supernet.interfaces import AnySubnet, AnySupernet
 from apq_tune.supernet.quantize import ActivationQuantizer
 
@@ -55,7 +56,7 @@ class RunsCandidates(Protocol):
         ...
 
 
-@torch.no_grad()
+@constant_weights()
 def score(network: Callable[[Tensor], Tensor], split: AnySplit, device: torch.device | str = "cpu") -> Score:
     """Loss and accuracy of ``network``, a function from images to logits on ``device``, on all images of a split."""
     rows = np.arange(len(split.labels))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -11,6 +15,23 @@ from apq_tune.supernet.quantize import quantize_weight, weight_step
 
 LARGEST_BIAS = 2**30
 """Largest magnitude of an integer bias, half of what an int32 accumulator holds."""
+
+
+Known = dict[tuple[int, int, float], tuple[Tensor, Tensor, Tensor]]
+"""Weights, and their quantized form with its bias, by identity of the weights, bits and step of the input."""
+
+_known: ContextVar[Known | None] = ContextVar("_known", default=None)
+
+
+@contextlib.contextmanager
+def constant_weights() -> Iterator[None]:
+    """Quantize each layer once rather than for every batch of images: gradients are off and no weight changes."""
+    with torch.no_grad():
+        token = _known.set({})
+        try:
+            yield
+        finally:
+            _known.reset(token)
 
 
 @torch.no_grad()
@@ -51,7 +72,16 @@ def quantized(
     """
     if bits is None or input_step is None:
         return quantize_weight(weight, bits, factor), bias
-    unit = input_step()
+    unit, known = input_step(), _known.get()
+    if known is None or not weight.is_cpu:  # a GPU would wait for the step, and has few batches
+        return _quantized(weight, bias, bits, unit, factor)
+    key = id(weight), bits, float(unit)
+    if key not in known:  # the weights are kept with it, so that no others get their identity
+        known[key] = (weight, *_quantized(weight, bias, bits, unit, factor))
+    return known[key][1:]
+
+
+def _quantized(weight: Tensor, bias: Tensor, bits: int, unit: Tensor, factor: Tensor | None) -> tuple[Tensor, Tensor]:
     levels, step, bias_levels = integers(weight, bias, bits, unit, factor)
     rounded = bias_levels.mul_(step.flatten() * unit)
     return levels.mul_(step) + (weight - weight.detach()), rounded + (bias - bias.detach())

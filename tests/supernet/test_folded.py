@@ -7,8 +7,9 @@ import torch
 from torch.nn import functional
 
 from apq_tune import NetworkEncoding, SearchSpace
+from apq_tune.supernet import folded
 from apq_tune.supernet.evaluate import calibrate_quantizers
-from apq_tune.supernet.folded import LARGEST_BIAS, FoldedConv, FoldedLinear, integers
+from apq_tune.supernet.folded import LARGEST_BIAS, FoldedConv, FoldedLinear, constant_weights, integers
 from apq_tune.supernet.network import Supernet
 from apq_tune.supernet.quantize import ActivationQuantizer, weight_step
 
@@ -48,6 +49,25 @@ def test_the_scale_of_a_channel_is_as_large_as_its_bias_needs() -> None:
     assert integer.abs().max() <= LARGEST_BIAS
     torch.testing.assert_close(integer * scales.flatten() * 0.01, bias, rtol=1e-2, atol=0)
     assert torch.equal(scales[1], weight_step(weight, 8)[1])
+
+
+def test_constant_weights_are_quantized_once_for_each_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    layer, other, x = FoldedLinear(6, 4), FoldedLinear(6, 4), torch.randn(8, 6)
+    uses = [(own, bits, step) for own in (layer, other) for bits in (2, 8) for step in (0.1, 0.02)]
+    run = [lambda u=u: u[0](x, u[1], input_step=lambda: torch.tensor(u[2])).detach() for u in uses]
+    expected, calls, exact = [one() for one in run], [], folded.integers
+    monkeypatch.setattr(folded, "integers", lambda *given: calls.append(given) or exact(*given))
+    with constant_weights():
+        for _ in range(3):
+            assert all(torch.equal(one(), known) for one, known in zip(run, expected, strict=True))
+    assert len(calls) == len(uses)
+    with torch.no_grad():
+        layer.weight *= 2
+    with constant_weights():
+        assert not torch.equal(run[0](), expected[0])  # what was kept is gone with its context
+    (layer(x, 4, input_step=lambda: torch.tensor(0.1))).sum().backward()  # and gradients are on again
+    assert layer.weight.grad is not None
 
 
 def test_what_sums_and_the_global_mean_read_is_quantized_and_calibrated(space: SearchSpace) -> None:
