@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from apq_tune.cost.model import CostModel
+from apq_tune.cost.sparse import noted
 from apq_tune.cost.sums import sum_over_ops
 from apq_tune.network.layer import Op
 
@@ -16,4 +17,4 @@ def op_bit_ops(op: Op) -> Any:
 
 def bit_ops(encoding: Any) -> CostModel:
     """BitOps of one image, the fixed 8-bit stem, head and classifier included."""
-    return sum_over_ops("bit_ops", "BitOps", encoding, op_bit_ops, monotone=True)
+    return noted(sum_over_ops("bit_ops", "BitOps", encoding, op_bit_ops, monotone=True), encoding)

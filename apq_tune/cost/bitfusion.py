@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from apq_tune.cost.model import CostModel
+from apq_tune.cost.sparse import noted
 from apq_tune.cost.sums import sum_over_ops
 from apq_tune.network.layer import Op
 
@@ -143,12 +144,12 @@ def op_energy_mj(op: Op, nj_per_cycle: float = NJ_PER_CYCLE, nj_per_dram_bit: fl
 
 def bitfusion_latency_ms(encoding: Any) -> CostModel:
     """Latency per image in milliseconds, fixed parts included."""
-    return sum_over_ops("latency_ms", "ms", encoding, op_latency_ms, monotone=True)
+    return noted(sum_over_ops("latency_ms", "ms", encoding, op_latency_ms, monotone=True), encoding)
 
 
 def bitfusion_energy_mj(encoding: Any) -> CostModel:
     """Energy per image in millijoules, fixed parts included."""
-    return sum_over_ops("energy_mj", "mJ", encoding, op_energy_mj, monotone=True)
+    return noted(sum_over_ops("energy_mj", "mJ", encoding, op_energy_mj, monotone=True), encoding)
 
 
 def _per_unit(bits: Any) -> Any:

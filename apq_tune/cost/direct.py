@@ -45,7 +45,7 @@ class DirectCost(CostModel):
         self.name, self.unit, self.note = name, unit, ""
         self._network = network
         self.layout: Any = network
-        self._values = [np.array(values, np.int64) for values in network.genes.values()]
+        self._values = [np.array(values) for values in network.genes.values()]
 
     def __call__(self, genomes: Genomes) -> NDArray[np.float64]:
         """Costs of genomes of shape ``(n, n_genes)``, shape ``(n,)``."""
@@ -61,7 +61,7 @@ class DirectCost(CostModel):
 
     def _at(self, genome: Genomes) -> tuple[dict[str, int], int]:
         """Values of all genes of one genome, and its image size."""
-        values = {name: int(own[0]) for name, own in self.columns(genome[None]).items()}
+        values = {name: own[0].item() for name, own in self.columns(genome[None]).items()}
         gene = self._network.size_gene
         return values, self._network.sizes[-1] if gene is None else values[gene]
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from apq_tune.cost.direct import DirectSum
 from apq_tune.cost.model import CostModel
+from apq_tune.cost.sparse import noted
 from apq_tune.cost.sums import sum_over_ops
 from apq_tune.errors import TableError
 from apq_tune.network.described import choices_of
@@ -21,7 +22,8 @@ from apq_tune.network.network import Network, network_of, ops
 class OpModel(NamedTuple):
     """Cost of single operations on a device; those of a network add up.
 
-    Layers without weights cost nothing, as in the published models.
+    Layers without weights cost nothing, as in the published models. Pruned weights cost as much as others, since the
+    kernels that were modelled multiply them all.
 
     Attributes:
         name: Name of the metric, which ends with its unit.
@@ -68,7 +70,7 @@ class OpModel(NamedTuple):
             )
         if any(gene.kind == "w_bits" and len(gene.values) > 1 for gene in encoding.genes):
             model.note = self.note
-        return model
+        return noted(model, encoding)
 
 
 def _or_infinite(cost: Callable[[Op], Any], layers: tuple[Layer, ...], _size: int = 0) -> Any:

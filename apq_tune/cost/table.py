@@ -35,6 +35,7 @@ from apq_tune.cost.rows import (
     output_sizes,
     wanted_rows,
 )
+from apq_tune.cost.sparse import noted
 from apq_tune.cost.sums import sum_over_parts
 from apq_tune.errors import TableError
 from apq_tune.inputs.sheets import is_count, no_number, number_in, read_sheet
@@ -244,7 +245,7 @@ class CostTable:
         if any(gene.kind in BIT_KINDS and len(gene.values) > 1 for gene in encoding.genes):
             costs = {key: values[number] for key, values in self.convs.items()}
             model.note = note_on_bits(self.source, name, model.unit, costs, blocks=bool(self.blocks))
-        return model
+        return noted(model, encoding)
 
     def _part_cost(
         self,

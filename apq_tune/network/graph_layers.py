@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,15 +48,28 @@ class LayerBits(NamedTuple):
         stored: Bits at which its output is stored.
         weights: Bits of its weights, of layers that have some.
         inputs: Bits of their input.
+        sparsity: Share of zeros among its weights.
+        sparse_group: Inputs in a group of N:M sparsity; 1 for unstructured sparsity.
     """
 
     stored: Numbers
     weights: Numbers = 0
     inputs: Numbers = 0
+    sparsity: Any = 0
+    sparse_group: int = 1
+
+
+Sparse = Mapping[str, tuple[Any, int]]
+"""Share of zeros of the weights of layers by name, and the inputs in a group of N:M sparsity."""
 
 
 def graph_layers(
-    graph: Graph, axes: Mapping[str, int], w_bits: Mapping[str, int], a_bits: Mapping[str, int], fixed_bits: int
+    graph: Graph,
+    axes: Mapping[str, int],
+    w_bits: Mapping[str, int],
+    a_bits: Mapping[str, int],
+    fixed_bits: int,
+    sparse: Sparse = MappingProxyType({}),
 ) -> tuple[Layer, ...]:
     """Layers of a graph in the order of the forward pass.
 
@@ -65,6 +79,7 @@ def graph_layers(
         w_bits: Bits of the weights of each convolution and linear layer, by name.
         a_bits: Bits of their inputs, by name.
         fixed_bits: Bits of the inputs of all other layers, and of the logits.
+        sparse: Layers with sparse weights.
     """
     layers = fused(graph)
     stored = stored_bits(layers, a_bits, fixed_bits)
@@ -73,7 +88,9 @@ def graph_layers(
             layer,
             axes[layer.last.name],
             _size(graph, layer),
-            LayerBits(stored[layer.name], w_bits.get(layer.name, 0), a_bits.get(layer.name, 0)),
+            LayerBits(
+                stored[layer.name], w_bits.get(layer.name, 0), a_bits.get(layer.name, 0), *sparse.get(layer.name, ())
+            ),
         )
         for layer in layers
     )
@@ -121,6 +138,7 @@ def layer_of(layer: FusedLayer, axis: int, size: LayerSize, bits: LayerBits) -> 
     op = None
     if node.kind in WEIGHTED:
         op = _conv(layer, size, bits) if node.kind == "conv" else _linear(size, bits)
+        op = op._replace(sparsity=bits.sparsity, sparse_group=bits.sparse_group)
         settings = settings if node.kind == "conv" and not _even(layer) else {}
     if layer.function is not None and len(layer.function.settings) > 1:  # such as the slope of a leaky ReLU
         settings = {**settings, **{k: v for k, v in layer.function.settings.items() if k != "name"}}

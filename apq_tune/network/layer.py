@@ -9,7 +9,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
+
+from apq_tune.network import sparse
 
 Numbers = int | NDArray[Any]
 Activation = Literal["relu6", "relu", "h_swish"]
@@ -60,6 +63,8 @@ class Op(NamedTuple):
         out_width: Width of the output; ``None`` if it is square.
         padding: Rows and columns of zeros above, left, below and right; ``None`` for half the kernel on each side.
         dilation: Distance of the taps of the kernel in pixels.
+        sparsity: Share of the weights that are zero, pruned by magnitude; 0 for dense weights.
+        sparse_group: Number of consecutive input channels of which N:M sparsity keeps some; 1 for unstructured one.
     """
 
     in_channels: Numbers
@@ -76,17 +81,49 @@ class Op(NamedTuple):
     out_width: int | None = None
     padding: tuple[int, int, int, int] | None = None
     dilation: int = 1
+    sparsity: Any = 0
+    sparse_group: int = 1
 
     @property
     def n_weights(self) -> Numbers:
-        """Number of weights, without the bias."""
+        """Number of weights, without the bias, zeros included."""
         taps = self.kernel_size * (self.kernel_size if self.kernel_width is None else self.kernel_width)
         return taps * (self.in_channels // self.groups) * self.out_channels
 
     @property
+    def is_sparse(self) -> bool:
+        """Whether weights are pruned, at any of the choices."""
+        return bool(np.any(self.sparsity))
+
+    @property
+    def n_kept(self) -> Numbers:
+        """Number of weights that are not pruned."""
+        if not self.is_sparse:
+            return self.n_weights
+        return sparse.n_kept(self.n_weights, self.in_channels // self.groups, self.sparsity, self.sparse_group)  # type: ignore[no-any-return]
+
+    @property
+    def weight_bits(self) -> Numbers:
+        """Bits of all weights, without the bias; those of sparse ones as ``sparse.stored_bits`` says."""
+        if not self.is_sparse:
+            return self.n_weights * self.w_bits
+        n_inputs = self.in_channels // self.groups
+        return sparse.stored_bits(self.n_weights, n_inputs, self.w_bits, self.sparsity, self.sparse_group)  # type: ignore[no-any-return]
+
+    @property
     def macs(self) -> Numbers:
-        """Number of multiply-accumulates for one image."""
-        return self.n_weights * self.out_size * (self.out_size if self.out_width is None else self.out_width)
+        """Number of multiply-accumulates for one image, those by zero included, as dense kernels do them."""
+        return self.n_weights * self.n_outputs
+
+    @property
+    def sparse_macs(self) -> Numbers:
+        """Number of multiply-accumulates for one image by weights that are not pruned."""
+        return self.n_kept * self.n_outputs
+
+    @property
+    def n_outputs(self) -> int:
+        """Number of pixels of the output."""
+        return self.out_size * (self.out_size if self.out_width is None else self.out_width)
 
 
 class Tensor(NamedTuple):

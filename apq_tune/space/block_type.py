@@ -41,6 +41,7 @@ class BlockType(NamedTuple):
         layers: Function from the place of a block (a ``Slot``), the bits of layers that are not searched, the name of
             the input and the values of the fields, which may be broadcastable arrays, to the layers of the block.
             Layers with weights have distinct roles, the last components of their names.
+        roles: Each layer of ``fields``, with the roles of the layers that it stands for.
         squeeze_excite: Whether a stage may ask for squeeze-excite in its blocks.
     """
 
@@ -48,6 +49,7 @@ class BlockType(NamedTuple):
     make: Callable[..., Any]
     fields: tuple[BlockField, ...]
     layers: Callable[..., tuple[Layer, ...]]
+    roles: tuple[tuple[str, tuple[str, ...]], ...]
     squeeze_excite: bool = False
 
     @property

@@ -9,16 +9,18 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from apq_tune.errors import CandidateError, DocumentError
 from apq_tune.inputs.documents import load_json
 from apq_tune.space.block_type import BlockType
-from apq_tune.space.block_types import BLOCK_TYPES, DEFAULT, type_of
+from apq_tune.space.block_types import ALL_TYPES, DEFAULT, type_of
 from apq_tune.space.gene import BIT_KINDS
 from apq_tune.space.model_candidate import ModelCandidate
+from apq_tune.space.sparsities import as_share
 
 _COLUMNS = TypeAdapter(dict[str, list[Annotated[int, Field(strict=True, gt=0)]]])
+_SHARES = TypeAdapter(dict[str, list[Annotated[float, Field(strict=True, ge=0, lt=1), AfterValidator(as_share)]]])
 
 _TYPES = "block"
 """Key of the block type of each stage, which is omitted if all are the default."""
@@ -178,8 +180,8 @@ class Candidate:
         """Inverse of ``to_dict``.
 
         Raises:
-            CandidateError: If keys are missing or unknown, values are not positive integers, or lists do not have one
-                value for each block.
+            CandidateError: If keys are missing or unknown, values are not positive integers (of sparsities: shares), or
+                lists do not have one value for each block.
         """
         types = _types_in(data)
         known = types or [DEFAULT]
@@ -187,13 +189,17 @@ class Candidate:
         if not isinstance(data, Mapping) or set(data) - {"resolution", _TYPES} != expected:
             keys = sorted(data) if isinstance(data, Mapping) else type(data).__name__
             raise CandidateError(f"a candidate has the keys {sorted(expected)}, got {keys}")
-        try:
-            columns = _COLUMNS.validate_python({key: value for key, value in data.items() if key != _TYPES})
-        except ValidationError as error:
-            field = str(error.errors()[0]["loc"][0])
-            raise CandidateError(
-                f"{field}: {data[field]!r} is not a list of positive integers; give such a list"
-            ) from None
+        shares = {field.name for each in known for field in each.fields if field.kind == "sparsity"}
+        columns: dict[str, list[Any]] = {}
+        for adapter, what, keys in (
+            (_COLUMNS, "positive integers", [key for key in data if key != _TYPES and key not in shares]),
+            (_SHARES, "shares of zeros from 0 to below 1", [key for key in data if key in shares]),
+        ):
+            try:
+                columns |= adapter.validate_python({key: data[key] for key in keys})
+            except ValidationError as error:  # noqa: PERF203
+                field = str(error.errors()[0]["loc"][0])
+                raise CandidateError(f"{field}: {data[field]!r} is not a list of {what}; give such a list") from None
         depths = columns["depths"]
         types = types or [DEFAULT] * len(depths)
         if len(types) != len(depths):
@@ -277,8 +283,8 @@ def _types_in(data: Any) -> list[BlockType] | None:
         return None
     if not isinstance(named, list) or not named or not all(isinstance(name, str) for name in named):
         raise CandidateError(
-            f"{_TYPES}: {named!r} is not a list of types; give one of {list(BLOCK_TYPES)} for each stage"
+            f"{_TYPES}: {named!r} is not a list of types; give one of {list(ALL_TYPES)} for each stage"
         )
-    if unknown := [name for name in named if name not in BLOCK_TYPES]:
-        raise CandidateError(f"{_TYPES}: {unknown[0]!r} is not a type of block; choose among {list(BLOCK_TYPES)}")
-    return [BLOCK_TYPES[name] for name in named]
+    if unknown := [name for name in named if name not in ALL_TYPES]:
+        raise CandidateError(f"{_TYPES}: {unknown[0]!r} is not a type of block; choose among {list(ALL_TYPES)}")
+    return [ALL_TYPES[name] for name in named]

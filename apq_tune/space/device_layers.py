@@ -10,7 +10,7 @@ from apq_tune.errors import DeviceError
 from apq_tune.network.coupling import Coupling
 from apq_tune.network.graph import WEIGHTED, Graph, Node
 from apq_tune.space.device import DevicePreset, OpKind, OpRule
-from apq_tune.space.device_rules import Ends, check_function, kind_of_groups, rule_of, who
+from apq_tune.space.device_rules import DENSE, Ends, check_function, kind_of_groups, rule_of, who
 from apq_tune.space.gene import Kind
 
 Values = dict[Kind, dict[str, tuple[int, ...]]]
@@ -19,7 +19,7 @@ Leaders = Mapping[Kind, Mapping[str, str]]
 REMEDY = "leave its block out (genes, depth 0), or take another device"
 """What to do about a layer that a device does not run."""
 
-STRUCK: tuple[Kind, ...] = ("w_bits", "a_bits", "width")
+STRUCK: tuple[Kind, ...] = ("w_bits", "a_bits", "width", "sparsity")
 """Quantities of which a device may not run all values."""
 
 
@@ -90,6 +90,12 @@ def _strike(preset: DevicePreset, graph: Graph, coupling: Coupling, node: Node, 
         )
     values["w_bits"][node.name] = tuple(sorted({w for w, _ in run}))
     values["a_bits"][node.name] = tuple(sorted({a for _, a in run}))
+    if 0 not in (shares := values["sparsity"][node.name]):
+        raise DeviceError(
+            f"{where}: offers sparsity {list(shares)}, but {preset.name} runs {subject} with {DENSE}; offer 0 as "
+            "well, or take another device"
+        )
+    values["sparsity"][node.name] = (0,)
     if rule.channels is not None and end != "last":
         _strike_widths(preset, coupling, node.name, where, rule.channels, values["width"])
     return rule

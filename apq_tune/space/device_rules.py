@@ -20,6 +20,9 @@ NAMES: dict[OpKind, str] = {
 }
 """Kinds of operations in messages."""
 
+DENSE = "dense weights (sparsity 0), since its kernels multiply zeros, too"
+"""What all devices run, in words."""
+
 
 class Ends(NamedTuple):
     """Names of the layers with weights that read the image, and of those that no other one reads."""
@@ -127,6 +130,9 @@ def verdicts(rule: OpRule, layer: Layer, end: End | None) -> list[OpVerdict]:
         outputs = np.asarray(op.out_channels)
         allowed = f"multiples of {rule.channels} channels"
         found.append(OpVerdict("channels", (outputs,), np.asarray(outputs % rule.channels == 0), allowed))
+    if op.is_sparse:
+        share = np.asarray(op.sparsity)
+        found.append(OpVerdict("sparsity", (share,), np.asarray(share == 0), DENSE))
     return found
 
 
@@ -167,7 +173,7 @@ def check_layers(preset: DevicePreset, layers: Iterable[Layer], ends: Ends, reme
         rule = rule_of(preset, layer.name, kind, end, remedy)
         for verdict in verdicts(rule, layer, end):
             if not verdict.ok.all():
-                value, subject = "/".join(str(int(own)) for own in verdict.values), who(kind, end, rule, preset)
+                value, subject = "/".join(str(own.item()) for own in verdict.values), who(kind, end, rule, preset)
                 raise DeviceError(
                     f"{layer.name}: {verdict.quantity} is {value}, but {preset.name} runs {subject} with "
                     f"{verdict.allowed}; {remedy}"

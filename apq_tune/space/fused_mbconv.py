@@ -61,4 +61,5 @@ FUSED_MBCONV = BlockType(
         *bits_of("pw"),
     ),
     fused_layers,
+    (("fused", ("fused",)), ("pw", ("project",))),
 )

@@ -87,5 +87,6 @@ MBCONV = BlockType(
         *bits_of("dw"),
     ),
     mbconv_layers,
+    (("pw", ("expand", "project")), ("dw", ("depthwise",))),
     squeeze_excite=True,
 )

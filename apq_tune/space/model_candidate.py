@@ -11,9 +11,13 @@ from typing import Any
 import numpy as np
 
 from apq_tune.errors import CandidateError
+from apq_tune.space.sparsities import as_share
 
 KEYS = ("skipped", "widths", "w_bits", "a_bits")
 """Keys of a candidate as plain data, besides ``resolution``; ``skipped`` tells it from other kinds of candidates."""
+
+SPARSITY = "sparsity"
+"""Key of the sparsities, which candidates of spaces without a choice of them do not have."""
 
 Pairs = tuple[tuple[str, int], ...]
 
@@ -30,6 +34,7 @@ class ModelCandidate:
         w_bits: Bits of the weights of layers, by name.
         a_bits: Bits of their inputs, by name.
         resolution: Pixels along a side of the input, where the space offers several; else ``None``.
+        sparsity: Shares of zeros among the weights of layers, by name.
     """
 
     skipped: tuple[str, ...]
@@ -37,11 +42,13 @@ class ModelCandidate:
     w_bits: Pairs
     a_bits: Pairs
     resolution: int | None = None
+    sparsity: tuple[tuple[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: ``skipped``, ``widths``, ``w_bits``, ``a_bits`` and ``resolution`` if there are several."""
+        """Plain data: ``skipped``, ``widths``, ``w_bits``, ``a_bits``; ``sparsity`` and ``resolution`` if open."""
         data: dict[str, Any] = {"skipped": list(self.skipped)}
         data |= {"widths": dict(self.widths), "w_bits": dict(self.w_bits), "a_bits": dict(self.a_bits)}
+        data |= {SPARSITY: dict(self.sparsity)} if self.sparsity else {}
         return data | ({} if self.resolution is None else {"resolution": [self.resolution]})
 
     @classmethod
@@ -49,9 +56,9 @@ class ModelCandidate:
         """Inverse of ``to_dict``.
 
         Raises:
-            CandidateError: If keys are missing or unknown, or values are not positive integers by name.
+            CandidateError: If keys are missing or unknown, or values are not positive integers (shares) by name.
         """
-        if not isinstance(data, Mapping) or set(data) - {"resolution"} != set(KEYS):
+        if not isinstance(data, Mapping) or set(data) - {"resolution", SPARSITY} != set(KEYS):
             got = sorted(map(str, data)) if isinstance(data, Mapping) else type(data).__name__
             raise CandidateError(f"a candidate of a model has the keys {list(KEYS)}, got {got}")
         skipped = data["skipped"]
@@ -64,7 +71,7 @@ class ModelCandidate:
         if len(size) != 1 or not (size[0] is None or _is_count(size[0])):
             raise CandidateError(f"resolution: {_short(data['resolution'])} is not one number; give a list of one")
         widths, w_bits, a_bits = (_pairs(name, data[name]) for name in KEYS[1:])
-        return cls(tuple(skipped), widths, w_bits, a_bits, size[0])
+        return cls(tuple(skipped), widths, w_bits, a_bits, size[0], _shares(data.get(SPARSITY, {})))
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -72,12 +79,9 @@ class ModelCandidate:
 
     def __str__(self) -> str:
         """Compact form: blocks that are left out, widths, and bits of layers, equal neighbours as ``w4a8x3``."""
-        w_bits, a_bits = dict(self.w_bits), dict(self.a_bits)
-        layers = dict.fromkeys((*w_bits, *a_bits))
-        bits = [
-            (f"w{w_bits[name]}" if name in w_bits else "") + (f"a{a_bits[name]}" if name in a_bits else "")
-            for name in layers
-        ]
+        chosen = {"w": dict(self.w_bits), "a": dict(self.a_bits), "s": dict(self.sparsity)}
+        layers = dict.fromkeys(name for own in chosen.values() for name in own)
+        bits = ["".join(f"{letter}{own[name]}" for letter, own in chosen.items() if name in own) for name in layers]
         parts = [] if self.resolution is None else [f"r{self.resolution}"]
         parts += ["without " + " ".join(self.skipped)] if self.skipped else []
         parts += [_runs(str(channels) for _, channels in self.widths), _runs(bits)]
@@ -94,6 +98,8 @@ class ModelCandidate:
             for letter, own in (("w", self.w_bits), ("a", self.a_bits))
             if own
         ]
+        if self.sparsity:
+            means.append(f"s{np.mean([share for _, share in self.sparsity]):.2f}")
         said += [" ".join(means)] if means else []
         said += [] if self.resolution is None else [f"at {self.resolution}"]
         return ", ".join(said) or "whole"
@@ -106,6 +112,16 @@ def _pairs(name: str, data: Any) -> Pairs:
         if not isinstance(key, str) or not _is_count(value):
             raise CandidateError(f"{name}: {key!r}: {_short(value)} is not a positive integer; give one")
     return tuple((key, int(value)) for key, value in data.items())
+
+
+def _shares(data: Any) -> tuple[tuple[str, Any], ...]:
+    if not isinstance(data, Mapping):
+        raise CandidateError(f"{SPARSITY}: {_short(data)} is no mapping from names to shares of zeros")
+    for key, value in data.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not isinstance(key, str) or not number or not 0 <= value < 1:
+            raise CandidateError(f"{SPARSITY}: {key!r}: {_short(value)} is no share of zeros; give 0 to below 1")
+    return tuple((key, as_share(value)) for key, value in data.items())
 
 
 def _is_count(value: Any) -> bool:

@@ -20,9 +20,13 @@ from apq_tune.space.device_layers import of_device
 from apq_tune.space.device_rules import Ends
 from apq_tune.space.gene import Gene, Kind
 from apq_tune.space.skeleton import BitChoice, Bits, Channels, Model, SizeChoice
+from apq_tune.space.sparsities import Sparsities, SparsityChoice, sparsities
 
 TOGETHER, FULL = "together", "full"
 """Words in ``genes``: one gene for all that a glob names; all channels."""
+
+OF_LAYERS: tuple[Kind, ...] = ("sparsity", "w_bits", "a_bits")
+"""Kinds of genes that are about one layer with weights each."""
 
 KEYS: Mapping[str, tuple[Kind, ...]] = {
     "width": ("width",),
@@ -30,6 +34,7 @@ KEYS: Mapping[str, tuple[Kind, ...]] = {
     "w_bits": ("w_bits",),
     "a_bits": ("a_bits",),
     "bits": ("w_bits", "a_bits"),
+    "sparsity": ("sparsity",),
 }
 """Keys of an entry of ``genes``, and the kinds of genes that they are about."""
 
@@ -45,11 +50,29 @@ def _entries(genes: Mapping[str, Any]) -> Mapping[str, Any]:
             words = (TOGETHER, FULL) if key == "width" else (TOGETHER,)
             if not (listed := _listed(value)):
                 raise ValueError(f"{glob!r}: {key}: has no values; give at least one, or leave {key} out")
+            if key == "sparsity":
+                _sparsities(f"{glob!r}: {key}", listed)
+                continue
             for one in listed:
                 if (isinstance(one, bool) or not isinstance(one, int)) and one not in words:
                     said = " or ".join(f"'{word}'" for word in words)
                     raise ValueError(f"{glob!r}: {key}: {value!r} is neither a whole number, a list, nor {said}")
     return {glob: dict(entry) for glob, entry in genes.items()}
+
+
+def _sparsities(where: str, listed: Sequence[Any]) -> Sparsities | None:
+    """Sparsities of an entry of ``genes``; ``None`` if it has only the word ``together``.
+
+    Raises:
+        ValueError: If one is not possible.
+    """
+    given = [one for one in listed if one != TOGETHER]
+    if not given:
+        return None
+    try:
+        return sparsities(given)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def _listed(value: Any) -> list[Any]:
@@ -82,6 +105,8 @@ class ModelOptions(Model):
         ends: Bits of the first and the last layers with weights; ``None`` to choose as in all others.
         keep: Globs over names of nodes whose channels and blocks stay as they are.
         genes: What is fixed, narrowed or grouped, by globs over the names of layers and blocks: see ``Choices``.
+        sparsity: Sparsities of weights to choose from, of all layers but the first and the last ones, which stay dense
+            unless ``genes`` says otherwise; ``None`` for dense weights.
         device: Preset, or name of one, of a device; what it does not run is left out.
     """
 
@@ -95,6 +120,7 @@ class ModelOptions(Model):
     ends: Bits | None = 8
     keep: tuple[str, ...] = ()
     genes: Annotated[dict[str, Any], AfterValidator(_entries)] = Field(default_factory=dict)
+    sparsity: SparsityChoice | None = None
     device: PresetOrName | None = None
 
 
@@ -107,10 +133,10 @@ class Choice:
         gene: Name of the gene that chooses among them; empty if there is one value, or nothing depends on it.
     """
 
-    values: tuple[int, ...]
+    values: tuple[Any, ...]
     gene: str = ""
 
-    def among(self, chosen: Mapping[str, int]) -> int:
+    def among(self, chosen: Mapping[str, Any]) -> Any:
         """Value, given those of genes by name."""
         return chosen[self.gene] if self.gene else self.values[-1]
 
@@ -124,6 +150,7 @@ class Choices:
       names any of the layers that make them.
     - ``depth``: 1 to keep the removable blocks that the glob names, 0 to leave them out.
     - ``w_bits``, ``a_bits``, ``bits`` (both): bits of the layers that the glob names.
+    - ``sparsity``: shares of zeros among their weights, or N:M patterns.
 
     Values are a number or a list of numbers. ``"together"``, alone or first in a list, makes one gene of all that the
     glob names. Entries are applied in order, so that later ones refine earlier ones.
@@ -134,7 +161,10 @@ class Choices:
         widths: For each group that can shrink, by index, its channels in its first maker.
         w_bits: Bits of the weights of each convolution and linear layer, by name.
         a_bits: Bits of their inputs.
-        genes: Genes in the order of the genome: depths, the image size, widths, bits of weights, bits of inputs.
+        sparsity: Shares of zeros among the weights, from the most to the fewest.
+        sparse_groups: Inputs in a group of N:M sparsity; 1 for unstructured sparsity.
+        genes: Genes in the order of the genome: depths, the image size, widths, sparsities, bits of weights, bits of
+            inputs.
         block_of: Name of the removable block of each node that is in one.
         pairs: For pairs of a gene of the bits of weights and one of the bits of inputs, their allowed values, where not
             all are.
@@ -156,8 +186,7 @@ class Choices:
             "width": {
                 group.name: (group.name, *group.makers) for group in (coupling.groups[i] for i in coupling.shrinkable)
             },
-            "w_bits": {node.name: (node.name,) for node in graph.weighted},
-            "a_bits": {node.name: (node.name,) for node in graph.weighted},
+            **{kind: {node.name: (node.name,) for node in graph.weighted} for kind in OF_LAYERS},
         }
         self._index = {coupling.groups[i].name: i for i in coupling.shrinkable}
         values: dict[Kind, dict[str, tuple[int, ...]]] = {
@@ -168,6 +197,8 @@ class Choices:
             "w_bits": dict.fromkeys(self._members["w_bits"], options.w_bits),
             "a_bits": dict.fromkeys(self._members["a_bits"], options.a_bits),
         }
+        self._inputs = {node.name: graph.shapes[node.parameters["weight"]][1] for node in graph.weighted}
+        values["sparsity"], self.sparse_groups = self._sparsities(graph, options)
         if options.ends is not None:
             for name in ends(graph):
                 values["w_bits"][name] = values["a_bits"][name] = (options.ends,)
@@ -195,13 +226,24 @@ class Choices:
                     block = "" if kind in ("depth", "width") else leader[kind].get(name, name)
                     genes[kind].append(Gene(label, kind, several, block))
         size = [Gene("resolution", "resolution", tuple(sizes))] if len(sizes) > 1 else []
-        self.genes = (*genes["depth"], *size, *genes["width"], *genes["w_bits"], *genes["a_bits"])
+        self.genes = (*genes["depth"], *size, *genes["width"], *genes["sparsity"], *genes["w_bits"], *genes["a_bits"])
         self.depths, self.w_bits, self.a_bits = (self._chosen[kind] for kind in ("depth", "w_bits", "a_bits"))
+        self.sparsity = self._chosen["sparsity"]
         self.pairs: dict[tuple[str, str], frozenset[tuple[int, int]]] = {}
         for name, run in pairs.items():
             key = self.w_bits[name].gene, self.a_bits[name].gene
             self.pairs[key] = self.pairs.get(key, run) & run
         self.widths = {self._index[name]: choice for name, choice in self._chosen["width"].items()}
+
+    def _sparsities(self, graph: Graph, options: ModelOptions) -> tuple[dict[str, tuple[Any, ...]], dict[str, int]]:
+        """Sparsities of each layer before entries of ``genes``, and inputs in a group; the ends are dense."""
+        own = sparsities(options.sparsity or (0,))
+        kept = set(ends(graph)) | {name for name, n in self._inputs.items() if own.group > 1 and n == 1}
+        names = list(self._members["sparsity"])
+        return (
+            {name: (0,) if name in kept else own.values for name in names},
+            {name: 1 if name in kept else own.group for name in names},
+        )
 
     def depths_of(self, gene: Gene) -> frozenset[str] | None:
         """Names of the genes of depth of which one must be 1 for a gene to matter; ``None`` if it always matters."""
@@ -228,13 +270,20 @@ class Choices:
             names = [name for name, own in self._members[kind].items() if any(fnmatchcase(one, glob) for one in own)]
             if not names:
                 raise SpaceError(f"{where}: {self._nothing(glob, kind)}")
-            numbers = [one for one in given if isinstance(one, int)]
+            sparse = _sparsities(where, given) if kind == "sparsity" else None
+            numbers = [one for one in given if isinstance(one, int)] if kind != "sparsity" else []
             for name in names:
+                if sparse is not None:
+                    self._check_inputs(where, name, sparse)
+                    values[kind][name], self.sparse_groups[name] = sparse
+                    continue
                 if FULL in given:
                     values[kind][name] = values[kind][name][-1:]
                 elif numbers:
                     values[kind][name] = self._checked(where, kind, name, numbers)
             if TOGETHER in given:
+                if kind == "sparsity" and len({self.sparse_groups[name] for name in names}) > 1:
+                    raise SpaceError(f"{where}: patterns have several M; give the values as well (['{TOGETHER}', ...])")
                 if differing := [name for name in names if values[kind][name] != values[kind][names[0]]]:
                     one, other = (f"{n!r} {list(values[kind][n])}" for n in (names[0], differing[0]))
                     raise SpaceError(
@@ -242,6 +291,14 @@ class Choices:
                         f"as well (['{TOGETHER}', ...]), or a glob of fewer layers"
                     )
                 leader[kind] |= dict.fromkeys(names, glob)
+
+    def _check_inputs(self, where: str, name: str, own: Sparsities) -> None:
+        """Refuse N:M patterns for layers with one input for each output, of which all would be kept."""
+        if own.group > 1 and self._inputs[name] == 1:
+            raise SpaceError(
+                f"{where}: {name!r} is a depthwise convolution with one input channel for each output, of which no "
+                "pattern leaves any out; give shares of zeros such as 0.5, or a glob of other layers"
+            )
 
     def _checked(self, where: str, kind: Kind, name: str, numbers: Sequence[int]) -> tuple[int, ...]:
         """Values of one quantity, ascending.

@@ -110,6 +110,8 @@ class LayerFormula:
         w_bits: Bits of its weights.
         a_bits: Bits of their input.
         stored: Bits at which its output is stored.
+        sparsity: Share of zeros among its weights.
+        sparse_group: Inputs in a group of N:M sparsity; 1 for unstructured sparsity.
     """
 
     layer: FusedLayer
@@ -124,6 +126,8 @@ class LayerFormula:
     w_bits: Needed
     a_bits: Needed
     stored: Needed
+    sparsity: Choice
+    sparse_group: int
 
     def __call__(self, size: int, /, *values: Numbers) -> tuple[Layer, ...]:
         """The layer at an image size and values of its genes."""
@@ -138,7 +142,13 @@ class LayerFormula:
             (outputs, 0, *self.kernel) if self.kernel else (),
             groups,
         )
-        bits = LayerBits(self.stored.at(named), self.w_bits.at(named), self.a_bits.at(named))
+        bits = LayerBits(
+            self.stored.at(named),
+            self.w_bits.at(named),
+            self.a_bits.at(named),
+            self.sparsity.among(named),
+            self.sparse_group,
+        )
         return (layer_of(self.layer, self.axis, shapes, bits),)
 
 
@@ -205,10 +215,12 @@ def _formula(
     if node.kind in WEIGHTED:
         w_bits, a_bits = Needed.of(choices.w_bits[node.name]), Needed.of(choices.a_bits[node.name])
     used = (outputs, inputs, w_bits, a_bits, stored) if node.kind in WEIGHTED else (outputs, stored)
+    sparsity = choices.sparsity.get(node.name, Choice((0,)))
+    genes = [*(gene for one in used for gene in one.genes), *([sparsity.gene] if sparsity.gene else [])]
     return LayerFormula(
         layer,
         coupling.axes[layer.last.name],
-        tuple(dict.fromkeys(gene for one in used for gene in one.genes)),
+        tuple(dict.fromkeys(genes)),
         {size: (own.shape_of(layer.last.name), own.shape_of(source)) for size, own in graphs.items()},
         0 if source == IMAGE else coupling.axes[source],
         outputs,
@@ -218,6 +230,8 @@ def _formula(
         w_bits,
         a_bits,
         stored,
+        sparsity,
+        choices.sparse_groups.get(node.name, 1),
     )
 
 

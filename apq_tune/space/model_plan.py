@@ -160,7 +160,12 @@ class Planner:
             {node.name: own[node.name].among(values) for node in sliced.graph.weighted}
             for own in (choices.w_bits, choices.a_bits)
         )
-        layers = graph_layers(sliced.graph, self.coupling.axes, w_bits, a_bits, self.fixed_bits)
+        sparse = {
+            node.name: (share, choices.sparse_groups[node.name])
+            for node in sliced.graph.weighted
+            if (share := choices.sparsity[node.name].among(values))
+        }
+        layers = graph_layers(sliced.graph, self.coupling.axes, w_bits, a_bits, self.fixed_bits, sparse)
         return ModelPlan(sliced.graph, sliced.takes, layers)
 
 

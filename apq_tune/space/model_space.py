@@ -6,7 +6,7 @@ import functools
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import yaml
@@ -26,6 +26,7 @@ from apq_tune.space.model_size import n_networks
 from apq_tune.space.network_space import NetworkSpace, Normalisation, check_not_narrowed
 from apq_tune.space.overview import Overview, overview_of_model
 from apq_tune.space.skeleton import first_complaint
+from apq_tune.space.sparsities import as_share
 
 FORMAT = 1
 FIXED_BITS = 8
@@ -50,7 +51,8 @@ class ModelSpace(NetworkSpace):
     """Search space of a traced model: width of each group of coupled channels, removable residual blocks, bits.
 
     Gene names are those of the user's modules: ``"layer1.0.conv1 width"`` (channels of the first layer that makes
-    them), ``"layer1.1 depth"`` (0 or 1), ``"layer1.0.conv1 w_bits"``, ``"layer1.0.conv1 a_bits"``, ``"resolution"``.
+    them), ``"layer1.1 depth"`` (0 or 1), ``"layer1.0.conv1 w_bits"``, ``"layer1.0.conv1 a_bits"``,
+    ``"layer1.0.conv1 sparsity"``, ``"resolution"``.
 
     Attributes:
         graph: The whole model.
@@ -78,7 +80,7 @@ class ModelSpace(NetworkSpace):
             example_input: Tensor of images that it takes, shape ``(n, channels, h, w)``.
             name: Name of the space; by default that of the model's class.
             **options: Fields of ``ModelOptions``: ``data``, ``normalisation``, ``sizes``, ``step``, ``least``,
-                ``w_bits``, ``a_bits``, ``ends``, ``keep``, ``genes``.
+                ``w_bits``, ``a_bits``, ``sparsity``, ``ends``, ``keep``, ``genes``.
 
         Raises:
             ModelError: If the model cannot be traced; the message names the operation, its place and the remedy.
@@ -178,7 +180,7 @@ class ModelSpace(NetworkSpace):
 
     @property
     def genes(self) -> tuple[Gene, ...]:
-        """Genes: blocks, the resolution if there are several, widths, bits of weights, bits of their inputs."""
+        """Genes: blocks, the resolution if there are several, widths, sparsities, bits of weights, bits of inputs."""
         return self.choices.genes
 
     @functools.cached_property
@@ -208,8 +210,8 @@ class ModelSpace(NetworkSpace):
         gone = {name for name, depth in choices.depths.items() if not depth.among(values)}
         here = {name: choices.block_of.get(name) not in gone for name in choices.w_bits}
 
-        def active(own: Mapping[str, Choice]) -> tuple[tuple[str, int], ...]:
-            return tuple((name, int(values[c.gene])) for name, c in own.items() if c.gene and here[name])
+        def active(own: Mapping[str, Choice], plain: Callable[[Any], Any] = int) -> tuple[tuple[str, Any], ...]:
+            return tuple((name, plain(values[c.gene])) for name, c in own.items() if c.gene and here[name])
 
         widths = []
         for index, choice in choices.widths.items():
@@ -219,7 +221,12 @@ class ModelSpace(NetworkSpace):
         skipped = tuple(name for name, depth in choices.depths.items() if depth.gene and name in gone)
         size = values.get("resolution") if len(self.resolutions) > 1 else None
         return ModelCandidate(
-            skipped, tuple(widths), active(choices.w_bits), active(choices.a_bits), None if size is None else int(size)
+            skipped,
+            tuple(widths),
+            active(choices.w_bits),
+            active(choices.a_bits),
+            None if size is None else int(size),
+            active(choices.sparsity, as_share),
         )
 
     def _run(self, values: Mapping[str, int]) -> Mapping[str, int]:
@@ -261,6 +268,7 @@ class ModelSpace(NetworkSpace):
             ("widths", candidate.widths, widths),
             ("w_bits", candidate.w_bits, choices.w_bits),
             ("a_bits", candidate.a_bits, choices.a_bits),
+            ("sparsity", candidate.sparsity, choices.sparsity),
         ):
             for name, value in given:
                 gene = own[name].gene if name in own else ""
@@ -392,6 +400,8 @@ def options_of(options: Mapping[str, Any], source: str) -> ModelOptions:
     for key in ("sizes", "w_bits", "a_bits"):
         if isinstance(plain.get(key), int):
             plain[key] = [plain[key]]
+    if isinstance(plain.get("sparsity"), int | float | str):
+        plain["sparsity"] = [plain["sparsity"]]
     if isinstance(plain.get("keep"), str):
         plain["keep"] = [plain["keep"]]
     try:
@@ -412,12 +422,13 @@ def _sorted(candidate: ModelCandidate, like: ModelCandidate) -> ModelCandidate:
         ordered(candidate.w_bits, like.w_bits),
         ordered(candidate.a_bits, like.a_bits),
         candidate.resolution,
+        ordered(candidate.sparsity, like.sparsity),
     )
 
 
 def _difference(given: ModelCandidate, expected: ModelCandidate) -> str:
     """What a candidate names that is not there, or leaves out that is."""
-    for kind in ("widths", "w_bits", "a_bits"):
+    for kind in ("widths", "w_bits", "a_bits", "sparsity"):
         own, wanted = dict(getattr(given, kind)), dict(getattr(expected, kind))
         if missing := [name for name in wanted if name not in own]:
             return f"{kind}: {missing[0]!r} is missing; give it"

@@ -41,14 +41,14 @@ class Narrowing:
             kept = self.part.choices[column[name]] if name in column else (self._only(name),)
             self._places.append(np.array([values.index(value) for value in kept], np.int16))
 
-    def _only(self, name: str) -> int:
+    def _only(self, name: str) -> Any:
         """The one value of a gene that the part does not have."""
         whole, part = self.whole.space, self.part.space
         assert isinstance(whole, ModelSpace)
-        for kind in ("depths", "widths", "w_bits", "a_bits"):
+        for kind in ("depths", "widths", "w_bits", "a_bits", "sparsity"):
             for key, choice in getattr(whole.choices, kind).items():
                 if choice.gene == name:
-                    return int(getattr(part.choices, kind)[key].values[-1])
+                    return getattr(part.choices, kind)[key].values[-1]
         raise KeyError(name)
 
     def widen(self, genomes: Genomes) -> Genomes:

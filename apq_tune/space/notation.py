@@ -13,7 +13,7 @@ import pandas as pd
 from apq_tune.errors import CandidateError, DocumentError
 from apq_tune.inputs.documents import load_json
 from apq_tune.inputs.sheets import number_in, read_sheet
-from apq_tune.space.block_types import BLOCK_TYPES
+from apq_tune.space.block_types import ALL_TYPES
 from apq_tune.space.candidate import Candidate, Configuration
 from apq_tune.space.mbconv_published import PUBLISHED_KEYS, from_published, is_published
 from apq_tune.space.model_candidate import ModelCandidate
@@ -101,7 +101,7 @@ def entries_of(frame: pd.DataFrame, path: Path, space: Space | None = None) -> l
             return [_cell(path, row, column, text) for row, text in frame[column].items()]
     if "depths" not in frame and "ks" not in frame:
         raise CandidateError(f"{path}: has no column candidate_json, candidate or ks, e, d; has {list(frame.columns)}")
-    fields = (name for known in BLOCK_TYPES.values() for name in known.names)
+    fields = (name for known in ALL_TYPES.values() for name in known.names)
     keys = {"depths", "resolution", "block", *fields, *PUBLISHED_KEYS}
     columns = [column for column in frame.columns if column in keys]
     entries = []

@@ -33,7 +33,8 @@ class Overview(NamedTuple):
 
 def overview_of_stages(space: SearchSpace) -> Overview:
     """One row for each stage."""
-    bits = {gene.name.rpartition(" ")[2]: list(gene.values) for gene in space.genes if gene.kind in BIT_KINDS}
+    told = (*BIT_KINDS, "sparsity")
+    bits = {gene.name.rpartition(" ")[2]: list(gene.values) for gene in space.genes if gene.kind in told}
     network, rows = space.network, []
     for number, depth in enumerate((gene for gene in space.genes if gene.kind == "depth"), start=1):
         parts = [part for part in network.searched if part.switch is not None and part.switch.gene == depth.name]
@@ -54,6 +55,8 @@ def overview_of_model(space: ModelSpace) -> Overview:
     choices, groups = space.choices, space.coupling.groups
     rows = _rows("depth", choices.depths.items())
     rows += _rows("width", ((groups[index].name, choice) for index, choice in choices.widths.items()))
+    if any(choice.values != (0,) for choice in choices.sparsity.values()):
+        rows += _rows("sparsity", choices.sparsity.items())
     rows += _rows("w_bits", choices.w_bits.items()) + _rows("a_bits", choices.a_bits.items())
     kept: dict[str, list[str]] = {}
     for group in groups:

@@ -64,4 +64,5 @@ RESIDUAL = BlockType(
         *bits_of("conv2"),
     ),
     residual_layers,
+    (("conv1", ("conv1",)), ("conv2", ("conv2",))),
 )

@@ -22,9 +22,10 @@ from apq_tune.space.gene import BIT_KINDS, Gene
 from apq_tune.space.layers import layers_of
 from apq_tune.space.network_space import NetworkSpace, check_not_narrowed
 from apq_tune.space.overview import Overview, overview_of_stages
-from apq_tune.space.skeleton import BIT_NAMES, first_complaint
+from apq_tune.space.skeleton import BIT_NAMES, SPARSITY_NAMES, first_complaint
 from apq_tune.space.slot import Slot
 from apq_tune.space.slots import Skeleton
+from apq_tune.space.sparse_blocks import SPARSE
 
 
 class SearchSpace(Skeleton, NetworkSpace):
@@ -125,6 +126,7 @@ class SearchSpace(Skeleton, NetworkSpace):
                 )
             if slot.squeeze_excite and not self.type_of(slot).squeeze_excite:
                 raise ValueError(f"stages[{slot.stage}].squeeze_excite: {slot.block} blocks have none; remove it")
+            self._check_patterns(slot)
             if not self.allowed(slot).any():
                 raise ValueError(f"{where}: the forbidden rules leave no combination at all; drop one of them")
         kernel_sizes = {k for slot in self.slots for k in slot.kernel_sizes}
@@ -139,6 +141,19 @@ class SearchSpace(Skeleton, NetworkSpace):
                 raise ValueError(f"forbidden[{number}]: no block has all of {list(rule.rule)}; name fields of one type")
         return self
 
+    def _check_patterns(self, slot: Slot) -> None:
+        """Refuse N:M patterns for layers with one input for each output, of which all would be kept."""
+        known, largest = self.type_of(slot), [values[-1] for values in self.fields(slot).values()]
+        ops = {layer.role: layer.op for layer in known.layers(slot, self.fixed_bits, "", *largest)}
+        for (layer, roles), group in zip(known.roles, slot.sparse_groups, strict=False):
+            own = [op for role in roles if (op := ops[role]) is not None]
+            if group > 1 and all(op.in_channels == op.groups for op in own):
+                given = list(getattr(self.choices, f"{layer}_sparsity"))
+                raise ValueError(
+                    f"choices.{layer}_sparsity: {given} has patterns of input channels, of which depthwise "
+                    "convolutions have one each; give shares of zeros such as 0.5"
+                )
+
     def _check_bits(self) -> None:
         """Refuse bit-widths that are missing, or that no block has."""
         types = dict.fromkeys(self.type_of(slot) for slot in self.slots)
@@ -147,7 +162,12 @@ class SearchSpace(Skeleton, NetworkSpace):
             if name in needed and getattr(self.choices, name) is None:
                 raise ValueError(f"choices.{name}: is missing; add it")
             if name not in needed and getattr(self.choices, name) is not None:
-                names = [known.name for known in types]
+                names = [known.name.removeprefix(SPARSE) for known in types]
+                raise ValueError(f"choices.{name}: no block of {' and '.join(names)} has it; remove it")
+        own = {field.name for known in types for field in known.fields}
+        for name in SPARSITY_NAMES:
+            if name not in own and getattr(self.choices, name) is not None:
+                names = [known.name.removeprefix(SPARSE) for known in types]
                 raise ValueError(f"choices.{name}: no block of {' and '.join(names)} has it; remove it")
 
     @classmethod
@@ -229,8 +249,12 @@ class SearchSpace(Skeleton, NetworkSpace):
         return self.model_dump(mode="json", exclude_none=True)
 
     def to_record(self) -> dict[str, Any]:
-        """Plain data with every key, those without a value included, unless there is no device."""
-        return self.model_dump(mode="json", exclude={"device"} if self.device is None else None)
+        """Plain data with every key, those without a value included, unless there is no device, or no sparsity."""
+        left_out: dict[str, Any] = {
+            "choices": {name for name in SPARSITY_NAMES if getattr(self.choices, name) is None},
+            **({"device": True} if self.device is None else {}),
+        }
+        return self.model_dump(mode="json", exclude=left_out)
 
     def to_yaml(self) -> str:
         """The space as YAML; ``from_dict(yaml.safe_load(...))`` gives an equal space."""

@@ -22,6 +22,8 @@ from apq_tune.inputs.ranges import Finite, Flag, Whole
 from apq_tune.network.layer import Activation
 from apq_tune.space.block_types import BLOCK_TYPES
 from apq_tune.space.gene import BIT_KINDS
+from apq_tune.space.sparse_blocks import sparsity_fields
+from apq_tune.space.sparsities import SparsityChoice
 
 Number = TypeVar("Number", int, float)
 
@@ -29,6 +31,9 @@ BIT_NAMES = tuple(
     dict.fromkeys(field.name for known in BLOCK_TYPES.values() for field in known.fields if field.kind in BIT_KINDS)
 )
 """Names of bit-widths, of all types of blocks."""
+
+SPARSITY_NAMES = tuple(dict.fromkeys(field.name for known in BLOCK_TYPES.values() for field in sparsity_fields(known)))
+"""Names of sparsities, of all types of blocks."""
 
 
 def ascending(values: tuple[Number, ...]) -> tuple[Number, ...]:
@@ -175,8 +180,13 @@ class ForbiddenRule(Model):
 if TYPE_CHECKING:
     ChoiceLists = Shapes
     Forbidden = ForbiddenRule
-else:  # with the bit-widths of all types of blocks, of which a space gives those that its blocks have
-    ChoiceLists = create_model("ChoiceLists", __base__=Shapes, **dict.fromkeys(BIT_NAMES, (BitChoice | None, None)))
+else:  # with the bit-widths and sparsities of all types of blocks, of which a space gives those that its blocks have
+    ChoiceLists = create_model(
+        "ChoiceLists",
+        __base__=Shapes,
+        **dict.fromkeys(BIT_NAMES, (BitChoice | None, None)),
+        **dict.fromkeys(SPARSITY_NAMES, (SparsityChoice | None, None)),
+    )
     Forbidden = create_model("Forbidden", __base__=ForbiddenRule, **dict.fromkeys(BIT_NAMES, (Bits | None, None)))
 
 

@@ -23,6 +23,7 @@ class Slot(NamedTuple):
     activation: Activation
     squeeze_excite: bool  # between the depthwise and the last pointwise convolution (Hu 2018)
     block: str = "mbconv"  # type of the block
+    sparse_groups: tuple[int, ...] = ()  # inputs in a group of N:M sparsity (1 for none), for each choice of sparsity
 
     @property
     def has_shortcut(self) -> bool:

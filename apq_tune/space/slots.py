@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from apq_tune.space.block_type import BlockField, BlockType
-from apq_tune.space.block_types import BLOCK_TYPES, DEFAULT
+from apq_tune.space.block_types import ALL_TYPES, BLOCK_TYPES, DEFAULT
 from apq_tune.space.candidate import Candidate
 from apq_tune.space.device import PresetOrName
 from apq_tune.space.device_slots import RunChoices, choices_run
@@ -30,6 +30,8 @@ from apq_tune.space.skeleton import (
     Stem,
 )
 from apq_tune.space.slot import Slot
+from apq_tune.space.sparse_blocks import SPARSE, sparsity_fields
+from apq_tune.space.sparsities import sparsities
 
 
 class Skeleton(Model):
@@ -98,6 +100,7 @@ class Skeleton(Model):
                     channels = stepped_channels(in_channels, expand.min_ratio, expand.max_ratio, expand.step)
                 else:
                     channels = ratio_channels(in_channels, expand, self.choices.divisor)
+                block, groups = self._block_and_groups(stage.block or self.block or DEFAULT.name)
                 slots.append(
                     Slot(
                         stage=number,
@@ -112,15 +115,23 @@ class Skeleton(Model):
                         channels=channels,
                         activation=stage.activation,
                         squeeze_excite=stage.squeeze_excite,
-                        block=stage.block or self.block or DEFAULT.name,
+                        block=block,
+                        sparse_groups=groups,
                     )
                 )
                 in_channels, size = stage.channels, out_size(size, stride)
         return tuple(slots)
 
+    def _block_and_groups(self, name: str) -> tuple[str, tuple[int, ...]]:
+        """The type of blocks for the choices, and the inputs in a group of N:M sparsity for each choice of sparsity."""
+        given = [getattr(self.choices, field.name) for field in sparsity_fields(BLOCK_TYPES[name])]
+        if all(values is None for values in given):
+            return name, ()
+        return SPARSE + name, tuple(sparsities(values or (0,)).group for values in given)
+
     def type_of(self, slot: Slot) -> BlockType:
         """The type of the block in ``slot``."""
-        return BLOCK_TYPES[slot.block]
+        return ALL_TYPES[slot.block]
 
     def fields(self, slot: Slot) -> dict[BlockField, tuple[int, ...]]:
         """Fields of the block in ``slot``, with the values of each."""
@@ -129,10 +140,11 @@ class Skeleton(Model):
     def _offered(self, slot: Slot) -> dict[BlockField, tuple[int, ...]]:
         """Fields of a block with the values that the file gives them, whatever the device."""
         shapes = {"kernel": slot.kernel_sizes, "width": slot.channels}
-        return {
-            field: shapes[field.kind] if field.kind in shapes else getattr(self.choices, field.name)
-            for field in self.type_of(slot).fields
-        }
+        found: dict[BlockField, tuple[int, ...]] = {}
+        for field in self.type_of(slot).fields:
+            values = shapes[field.kind] if field.kind in shapes else getattr(self.choices, field.name)
+            found[field] = sparsities(values or (0,)).values if field.kind == "sparsity" else values
+        return found
 
     def allowed(self, slot: Slot) -> NDArray[np.bool_]:
         """Whether combinations of values are allowed for the block in ``slot``.

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from apq_tune.cost.weight_bytes import BYTES_PER_FLOAT, layer_weight_bytes
 from apq_tune.errors import ModelError, RunError
 from apq_tune.network.layer import Layer
+from apq_tune.network.sparse import Pattern
 from apq_tune.sparsity.formats import StorageFormat, stored_bits
 from apq_tune.sparsity.layers import TRANSPOSED, weighted_layers
-from apq_tune.sparsity.sparsifier import Pattern
 from apq_tune.supernet.graph_subnet import FoldedWeights
 from apq_tune.supernet.interfaces import AnySubnet
 from apq_tune.supernet.quantize import quantize_weight

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from apq_tune.errors import RunError
+from apq_tune.network import sparse
 
 StorageFormat = Literal["dense", "bitmap", "run_length", "n_of_m"]
 """How weights are stored: all of them; a bit for each weight and the values that are not zero; each of these values
@@ -25,7 +25,7 @@ def bitmap_bits(kept: NDArray[np.bool_], bits: int) -> int:
         kept: Mask of the weights that are not zero, in the order in which they are stored.
         bits: Bits of a value.
     """
-    return int(kept.size + kept.sum() * bits)
+    return int(sparse.bitmap_bits(kept.size, kept.sum(), bits))
 
 
 def run_length_bits(kept: NDArray[np.bool_], bits: int, run_bits: int = RUN_BITS) -> int:
@@ -58,7 +58,7 @@ def n_of_m_bits(kept: NDArray[np.bool_], bits: int, pattern: tuple[int, int]) ->
     n, m = pattern
     if kept.size % m or int(kept.reshape(-1, m).sum(1).max(initial=0)) > n:
         raise RunError(f"weights are not {n}:{m} sparse; store them as a bitmap")
-    return kept.size // m * n * (bits + math.ceil(math.log2(m)))
+    return int(sparse.pattern_bits(kept.size // m, n, m, bits))
 
 
 def stored_bits(
@@ -70,7 +70,8 @@ def stored_bits(
         kept: Mask of the weights that are not zero, shape ``(out, in, ...)``; input channels are stored last, so that
             they are consecutive.
         bits: Bits of a value.
-        storage: Format; layers that are not N:M sparse are stored densely in ``n_of_m``.
+        storage: Format. In ``n_of_m``, the last group of an output is filled up with zeros; layers that are not N:M
+            sparse, or would take more bits than all of their weights, are stored densely.
         pattern: N and M.
 
     Raises:
@@ -85,6 +86,8 @@ def stored_bits(
         if pattern is None:
             raise RunError("storage is 'n_of_m'; give its pattern, such as (2, 4)")
         n, m = pattern
-        if kept.shape[1] % m == 0 and flat.reshape(-1, m).sum(1).max(initial=0) <= n:
-            return n_of_m_bits(flat, bits, pattern)
+        rows = np.moveaxis(kept, 1, -1).reshape(-1, kept.shape[1])
+        groups = np.pad(rows, ((0, 0), (0, -rows.shape[1] % m))).reshape(-1, m)
+        if groups.sum(1).max(initial=0) <= n:
+            return min(n_of_m_bits(groups.reshape(-1), bits, pattern), flat.size * bits)
     return flat.size * bits

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from apq_tune.errors import ModelError, RunError
+from apq_tune.network.sparse import Pattern
 from apq_tune.sparsity.layers import WEIGHT, largest_sparsities, weighted_layers
-from apq_tune.sparsity.masks import n_of_m, rank_shares, without_lowest
 from apq_tune.sparsity.schedule import CubicSchedule
+from apq_tune.supernet.masks import n_of_m, rank_shares, without_lowest
 
 Criterion = Literal["magnitude", "random"]
 Scope = Literal["layer", "global"]
@@ -38,25 +38,6 @@ class WeightMask(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         """Weights with exact zeros where they are pruned."""
         return torch.where(self.kept, weight, 0.0)
-
-
-class Pattern(NamedTuple):
-    """N:M sparsity: at most ``kept`` of ``group`` consecutive weights are not zero."""
-
-    kept: int
-    group: int
-
-    @classmethod
-    def of(cls, text: str) -> Pattern:
-        """Read a pattern such as ``2:4``.
-
-        Raises:
-            RunError: If it is none.
-        """
-        match = re.fullmatch(r"(\d+):(\d+)", text.strip())
-        if match is None or not 0 < int(match[1]) < int(match[2]):
-            raise RunError(f"sparsity is {text!r}; give a share such as 0.9, or a pattern N:M with 0 < N < M, as 2:4")
-        return cls(int(match[1]), int(match[2]))
 
 
 class Sparsifier:

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from apq_tune.errors import ModelError
 from apq_tune.sparsity.layers import weighted_layers
-from apq_tune.sparsity.masks import without_lowest
+from apq_tune.supernet.masks import without_lowest
 
 K1, K2, K3 = 0.63576, 1.87320, 1.48695
 """Constants of the approximation of the divergence from the log-uniform prior (Molchanov 2017, equation 14)."""

@@ -8,7 +8,7 @@ from torch.nn.utils import parametrize
 
 from apq_tune.sparsity.hard_concrete import Gated, HardConcrete, draw_before_each_pass
 from apq_tune.sparsity.layers import WEIGHT, weighted_layers
-from apq_tune.sparsity.masks import without_lowest
+from apq_tune.supernet.masks import without_lowest
 
 
 class WeightGates:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from apq_tune.network.layer import Function, Layer, Op
 from apq_tune.space.block_type import BlockField
-from apq_tune.space.block_types import BLOCK_TYPES
+from apq_tune.space.block_types import ALL_TYPES
 from apq_tune.space.slot import Slot
 from apq_tune.space.slots import Skeleton
 from apq_tune.supernet.elastic import Conv, ElasticConv, ElasticLinear, Norms
@@ -39,13 +39,13 @@ def layers_of(slot: Slot, fixed_bits: int, block: tuple[Any, ...]) -> tuple[Laye
         fixed_bits: Bits of layers that are not searched.
         block: Values of the choices, in the order of the fields of the block type.
     """
-    return BLOCK_TYPES[slot.block].layers(slot, fixed_bits, STREAM, *block)
+    return ALL_TYPES[slot.block].layers(slot, fixed_bits, STREAM, *block)
 
 
 def at_all_choices(space: Skeleton, slot: Slot) -> tuple[Layer, ...]:
     """Layers of a block whose numbers have one axis for each of its choices."""
     values = np.ix_(*space.fields(slot).values())
-    return BLOCK_TYPES[slot.block].layers(slot, space.fixed_bits, STREAM, *values)
+    return ALL_TYPES[slot.block].layers(slot, space.fixed_bits, STREAM, *values)
 
 
 def weighted_layers(layers: tuple[Layer, ...]) -> list[tuple[Layer, Op]]:
@@ -173,9 +173,8 @@ class ElasticBlock(nn.Module):
             if layer.kind == "linear":
                 found[layer.role] = own.sliced(op.in_channels, op.out_channels)
             else:
-                found[layer.role] = norms.conv(
-                    own, cast(int, op.kernel_size), cast(int, op.in_channels), cast(int, op.out_channels), op.stride
-                )
+                kernel, n_in, n_out = (cast(int, n) for n in (op.kernel_size, op.in_channels, op.out_channels))
+                found[layer.role] = norms.conv(own, kernel, n_in, n_out, op.stride, op.sparsity, op.sparse_group)
         return found
 
     @torch.no_grad()
@@ -243,7 +242,9 @@ class FoldedBlock(nn.Module):
             if layer.kind == "linear":
                 self.add_module(layer.role, FoldedLinear(n_in, n_out))
             else:
-                self.add_module(layer.role, FoldedConv(n_in, n_out, k, op.stride, k // 2, groups=groups))
+                conv = FoldedConv(n_in, n_out, k, op.stride, k // 2, groups=groups)
+                conv.sparse = op.is_sparse
+                self.add_module(layer.role, conv)
         self.quantizers = BlockQuantizers(space, slot)
 
     def convs(self, layers: tuple[Layer, ...]) -> dict[str, Conv]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from apq_tune.supernet.masks import pruned
 from apq_tune.supernet.quantize import quantize_weight
 
 InputStep = Callable[[], Tensor]
@@ -97,7 +98,16 @@ class Norms:
         self._recorded.append((mean, variance))
         return y
 
-    def conv(self, layer: ElasticConv, kernel_size: int, in_channels: int, out_channels: int, stride: int = 1) -> Conv:
+    def conv(
+        self,
+        layer: ElasticConv,
+        kernel_size: int,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 1,
+        sparsity: float = 0,
+        sparse_group: int = 1,
+    ) -> Conv:
         """A smaller convolution of an elastic one, with its batch norm.
 
         Args:
@@ -106,10 +116,13 @@ class Norms:
             in_channels: Input channels of the smaller one.
             out_channels: Output channels of the smaller one.
             stride: Stride.
+            sparsity: Share of zeros among its weights.
+            sparse_group: Inputs in a group of N:M sparsity; 1 for unstructured sparsity.
         """
 
         def run(x: Tensor, w_bits: int | None, *, input_step: InputStep | None = None) -> Tensor:  # noqa: ARG001
-            weight = quantize_weight(layer.weights(in_channels, out_channels, kernel_size), w_bits)
+            own = pruned(layer.weights(in_channels, out_channels, kernel_size), sparsity, sparse_group)
+            weight = quantize_weight(own, w_bits)
             groups = out_channels if layer.depthwise else 1
             y = functional.conv2d(x, weight, None, stride, kernel_size // 2, 1, groups)
             return self(y, layer.gamma[:out_channels], layer.beta[:out_channels])

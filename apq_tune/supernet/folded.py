@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from apq_tune.supernet.elastic import InputStep
+from apq_tune.supernet.masks import held
 from apq_tune.supernet.quantize import quantize_weight, weight_step
 
 LARGEST_BIAS = 2**30
@@ -88,12 +89,19 @@ def _quantized(weight: Tensor, bias: Tensor, bits: int, unit: Tensor, factor: Te
 
 
 class FoldedConv(nn.Conv2d):
-    """A convolution with bias whose weights are quantized on the way in."""
+    """A convolution with bias whose weights are quantized on the way in.
+
+    Attributes:
+        sparse: Whether weights that are zero stay zero in training.
+    """
+
+    sparse = False
 
     def forward(self, x: Tensor, w_bits: int | None = None, *, input_step: InputStep | None = None) -> Tensor:
         """Convolve with weights at ``w_bits`` (``None``: full precision), and the bias in units of the input's step."""
         assert self.bias is not None
-        y: Tensor = self._conv_forward(x, *quantized(self.weight, self.bias, w_bits, input_step))
+        weight = held(self.weight) if self.sparse else self.weight
+        y: Tensor = self._conv_forward(x, *quantized(weight, self.bias, w_bits, input_step))
         return y
 
 

@@ -16,8 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from apq_tune.cost.sparse import is_sparse
 from apq_tune.errors import SpaceError
 from apq_tune.network.layer import Numbers
+from apq_tune.network.network import network_of
 from apq_tune.searchers.gates.draws import Gates
 from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.supernet.quantize import quantize_weight
@@ -147,3 +149,5 @@ def check_kinds(encoding: GeneEncoding) -> None:
                 f"{encoding.name}: gene {gene.name!r} is a {gene.kind}, which differentiable search cannot mix; search "
                 "with another method, or give it one value"
             )
+    if is_sparse(network_of(encoding.space)):
+        raise SpaceError(f"{encoding.name}: has sparse weights, which gates cannot mix; search with another method")

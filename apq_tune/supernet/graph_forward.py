@@ -5,8 +5,9 @@ The layers with weights and the parameters of all others, which come from differ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple, cast
 
 import torch
@@ -42,16 +43,20 @@ class GraphNetwork(NamedTuple):
         graph: Its graph.
         fused: Layers of the graph, in order.
         layers: The same layers with their bits.
+        sparse: Layers with sparse weights: their sparsity, and the inputs in a group of N:M sparsity (1 for none).
     """
 
     graph: Graph
     fused: tuple[FusedLayer, ...]
     layers: tuple[Layer, ...]
+    sparse: Mapping[str, tuple[float, int]] = MappingProxyType({})
 
     @classmethod
     def of(cls, plan: ModelPlan) -> GraphNetwork:
         """Network of the plan of a candidate."""
-        return cls(plan.graph, fused(plan.graph), plan.layers)
+        weighted = ((layer.name, layer.op) for layer in plan.layers if layer.op is not None)
+        sparse = {name: (op.sparsity, op.sparse_group) for name, op in weighted if op.is_sparse}
+        return cls(plan.graph, fused(plan.graph), plan.layers, sparse)
 
 
 class _Kept(NamedTuple):

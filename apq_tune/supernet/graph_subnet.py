@@ -21,6 +21,7 @@ from apq_tune.supernet.graph_forward import GraphLayers, GraphNetwork, LayerMemo
 from apq_tune.supernet.graph_quantizers import GraphQuantizers, bits_of, is_stored, module_key, sources_of, unquantized
 from apq_tune.supernet.graph_ranks import ChannelRanks
 from apq_tune.supernet.interfaces import AnySubnet
+from apq_tune.supernet.masks import held
 from apq_tune.supernet.quantize import ActivationQuantizer
 from apq_tune.tracing.functions import compute
 
@@ -33,13 +34,14 @@ class FoldedWeights(nn.Module):
         bias: Bias, shape ``(out,)``.
         bits: Bit-widths.
         factors: Factors of the quantization steps of output channels, shape ``(len(bits), out)``.
+        sparse: Whether weights that are zero stay zero in training.
     """
 
     factors: Tensor
 
-    def __init__(self, shape: Sequence[int], bits: Sequence[int]) -> None:
+    def __init__(self, shape: Sequence[int], bits: Sequence[int], *, sparse: bool = False) -> None:
         super().__init__()
-        self.bits = tuple(bits)
+        self.bits, self.sparse = tuple(bits), sparse
         self.register_buffer("factors", torch.ones(len(self.bits), shape[0]))
         self.weight = nn.Parameter(torch.zeros(*shape))
         self.bias = nn.Parameter(torch.zeros(shape[0]))
@@ -52,7 +54,8 @@ class FoldedWeights(nn.Module):
         """The layer as a function of its input, with stride, padding and groups of a node."""
 
         def run(x: Tensor, w_bits: int | None, *, input_step: InputStep | None = None) -> Tensor:
-            weight, bias = quantized(self.weight, self.bias, w_bits, input_step, self.factor(w_bits))
+            own = held(self.weight) if self.sparse else self.weight
+            weight, bias = quantized(own, self.bias, w_bits, input_step, self.factor(w_bits))
             assert bias is not None
             return compute(node, [x], {"weight": weight, "bias": bias})
 
@@ -94,7 +97,7 @@ class GraphSubnet(AnySubnet):
             node = layer.main
             if node.kind in WEIGHTED:
                 self.parts[module_key(node.name)] = FoldedWeights(
-                    graph.shapes[node.parameters["weight"]], bits_of(space)
+                    graph.shapes[node.parameters["weight"]], bits_of(space), sparse=layer.name in self.network.sparse
                 )
             elif node.parameters:
                 self.parts[module_key(node.name)] = NodeTensors(node, graph.shapes)

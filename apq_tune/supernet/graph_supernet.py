@@ -15,6 +15,7 @@ from apq_tune.network.fused import FusedLayer, fused
 from apq_tune.network.graph import WEIGHTED, Node
 from apq_tune.network.slicing import Indices
 from apq_tune.space.model_candidate import ModelCandidate
+from apq_tune.space.model_network import MOST_BITS
 from apq_tune.space.model_space import ModelSpace
 from apq_tune.supernet.defaults import plain_torch
 from apq_tune.supernet.elastic import Conv, InputStep, Norms, Statistics
@@ -23,7 +24,8 @@ from apq_tune.supernet.graph_quantizers import GraphQuantizers, bits_of, module_
 from apq_tune.supernet.graph_ranks import ChannelRanks, Importance, importance_of
 from apq_tune.supernet.graph_subnet import FoldedWeights, GraphSubnet, NodeTensors
 from apq_tune.supernet.interfaces import AnySupernet
-from apq_tune.supernet.quantize import fitted_factors, quantize_weight
+from apq_tune.supernet.masks import pruned
+from apq_tune.supernet.quantize import fitted_factors, quantize_weight, weight_step
 from apq_tune.supernet.widths import SearchedWidth, WidthScale
 from apq_tune.tracing.functions import compute
 
@@ -235,14 +237,21 @@ class GraphSupernet(AnySupernet):
         return self.cut(planned, name, self.tensor(name))
 
     def parameters_of(self, planned: PlannedNetwork, node: Node) -> dict[str, Tensor]:
-        """Parameters of a node by role."""
-        return {role: self._taken(planned, name) for role, name in node.parameters.items()}
+        """Parameters of a node by role, weights at the sparsity that they have in the network."""
+        own = {role: self._taken(planned, name) for role, name in node.parameters.items()}
+        if (found := planned.network.sparse.get(node.name)) is not None:
+            own["weight"] = pruned(own["weight"], *found)
+        return own
 
     def _factors(self, planned: PlannedNetwork, node: Node) -> Tensor:
         """Factors of the steps of the output channels of a layer at all bit-widths, shape ``(n_bits, out)``."""
         weight = node.parameters["weight"]
         own = self.factors.get_buffer(module_key(node.name))
-        return self.cut(planned._replace(takes={weight: (None, planned.takes[weight][0])}), weight, own)
+        own = self.cut(planned._replace(takes={weight: (None, planned.takes[weight][0])}), weight, own)
+        if (found := planned.network.sparse.get(node.name)) is not None:  # the steps of all weights fit those left, too
+            dense = self._taken(planned, weight).detach()
+            own = own * (weight_step(dense, MOST_BITS) / weight_step(pruned(dense, *found), MOST_BITS)).flatten()
+        return own
 
     def factor_of(self, planned: PlannedNetwork, node: Node, bits: int | None) -> Tensor | None:
         """Factors of the steps of the output channels of a layer at a bit-width, shape ``(out,)``."""

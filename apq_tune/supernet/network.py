@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from apq_tune.network.layer import Layer
+from apq_tune.network.layer import Layer, Op
 from apq_tune.space.candidate import Candidate
 from apq_tune.space.search_space import SearchSpace
 from apq_tune.supernet.blocks import ElasticBlock, FoldedBlock, layers_of, run_block
@@ -19,6 +19,7 @@ from apq_tune.supernet.defaults import plain_torch
 from apq_tune.supernet.elastic import EPS, ElasticConv, ElasticLinear, Norms, Statistics
 from apq_tune.supernet.forward import FixedConvs, FixedQuantizers, forward_pass
 from apq_tune.supernet.interfaces import AnySupernet
+from apq_tune.supernet.masks import pruned
 from apq_tune.supernet.subnet import Subnet
 from apq_tune.supernet.widths import SearchedWidth
 
@@ -136,9 +137,11 @@ class Supernet(AnySupernet):
             subnet = Subnet(self.space, candidate)
         given = iter(statistics)
 
-        def copy(target: Any, source: Any) -> None:
+        def copy(target: Any, source: Any, op: Op | None = None) -> None:
             out, in_ = target.weight.shape[:2]
             weight = source.weights(in_, out, target.weight.shape[-1])
+            if op is not None:
+                weight = pruned(weight, op.sparsity, op.sparse_group)
             mean, variance = next(given)
             factor = source.gamma[:out] * (variance + EPS).rsqrt()
             target.weight.copy_(weight * factor[:, None, None, None])
@@ -152,7 +155,7 @@ class Supernet(AnySupernet):
             target = cast(FoldedBlock, module)
             for layer in layers:
                 if layer.kind == "conv":
-                    copy(target.get_submodule(layer.role), source.get_submodule(layer.role))
+                    copy(target.get_submodule(layer.role), source.get_submodule(layer.role), layer.op)
                 elif layer.kind == "linear":
                     _copy_corner(target.get_submodule(layer.role), source.get_submodule(layer.role))
             target.quantizers.load_state_dict(source.quantizers.state_dict())
