@@ -185,9 +185,10 @@ def is_of(raised: StageFiles, finalists: StageFiles) -> bool:
 
 
 def score_columns(items: Collection[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """Columns ``search_accuracy`` to ``test_loss`` of trained networks, from their records."""
+    """Columns ``search_accuracy`` to ``test_loss`` of trained networks, and ``test_top5`` if all records have it."""
+    top5 = [item["test"].get("top5") for item in items]
     return {
         f"{split}_{kind}": [item[split][kind] for item in items]
         for split in ("search", "test")
         for kind in ("accuracy", "loss")
-    }
+    } | ({} if None in top5 else {"test_top5": top5})

@@ -28,7 +28,7 @@ from rich.console import Console
 from apq_tune.hosts.evaluated import journal_of
 from apq_tune.report import html
 from apq_tune.report.html import add_page, page_of
-from apq_tune.report.page.facts import Beside, ReportFacts
+from apq_tune.report.page.facts import Beside, OtherSeed, ReportFacts
 from apq_tune.report.page.listing import listing_of
 from apq_tune.report.page.picks import knee, picks
 from apq_tune.report.page.plot import panels
@@ -148,6 +148,31 @@ def test_rules_are_read_off_the_records(facts: ReportFacts) -> None:
     other = facts.networks.assign(chosen=facts.networks["name"] == "front_1")
     by_test = {r.title: r.state for r in rules_of(dataclasses.replace(facts, networks=other))}
     assert by_test["Search images alone decided"] == "bad"
+
+
+def test_rules_of_comparisons_of_compressed_networks(facts: ReportFacts) -> None:
+    def states(**changes: Any) -> dict[str, str]:
+        return {rule.title.split(" ")[1]: rule.state for rule in rules_of(dataclasses.replace(facts, **changes))[-5:-1]}
+
+    keys = ("and", "spread", "controls", "are")  # compression and speed-up; spread; controls; top-1 and top-5
+    assert states() == dict(zip(keys, ("good", "open", "open", "open"), strict=True))
+    seeds = tuple(OtherSeed(f"digits_{seed}", seed, 0.9) for seed in (8, 9))
+    controls = tuple(
+        Beside(name, f"run --method {name}", 0.9, True, {"bit_ops": 9.0}) for name in ("random", "magnitude")
+    )
+    networks = facts.networks.assign(test_top5=0.999)
+    met = states(other_seeds=seeds, beside=controls, networks=networks)
+    assert met == dict.fromkeys(keys, "good")
+    assert states(other_seeds=seeds[:1], beside=controls[:1], networks=networks) == met | {
+        "spread": "open",
+        "controls": "open",
+    }
+    said = {rule.title: rule.facts for rule in rules_of(facts)}["Compression and theoretical speed-up are both given"]
+    chosen, largest = facts.chosen, facts.networks.set_index("name").loc["largest_8bit"]
+    assert f"{largest['weight_bytes'] / chosen['weight_bytes']:.1f} times fewer" in said
+    assert f"{largest['macs'] / chosen['macs']:.1f} times fewer" in said
+    page = Reader(page_of(dataclasses.replace(facts, beside=controls[:1]))).text
+    assert "magnitude is not there; repeat the command of the run with --method magnitude" in page
 
 
 def test_missing_parts_are_named_and_not_drawn(facts: ReportFacts) -> None:

@@ -1,13 +1,17 @@
-"""Rules of a fair search that the results kept or did not keep, each checked against the records."""
+"""Rules of a fair search, and of comparisons (Blalock 2020), that results kept or not, checked against the records."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from apq_tune.report.page.facts import ReportFacts
 from apq_tune.report.page.verdict import State
+from apq_tune.studies.rules import CONTROLS, MANY_CLASSES, SEEDS
+
+SPREAD = "The spread over seeds is given"
 
 
 class Rule(NamedTuple):
@@ -20,7 +24,10 @@ class Rule(NamedTuple):
 
 def rules_of(facts: ReportFacts) -> tuple[Rule, ...]:
     """Rules with the facts of these results."""
-    checks = (_test_images, _choice, _training, _evaluations, _budget, _tickets, _limits, _digests)
+    checks = (
+        *(_test_images, _choice, _training, _evaluations, _budget, _tickets, _limits),
+        *(_ratios, _seeds, _controls, _top5, _digests),
+    )
     return tuple(rule for check in checks if (rule := check(facts)) is not None)
 
 
@@ -119,3 +126,57 @@ def _limits(facts: ReportFacts) -> Rule | None:
     return Rule(
         "good" if kept else "bad", "The chosen network keeps all limits", f"by the costs of this page: {sources}"
     )
+
+
+def _ratios(facts: ReportFacts) -> Rule | None:
+    if facts.chosen is None:
+        return None
+    title, largest = "Compression and theoretical speed-up are both given", facts.costs.at_largest()
+    absent = [name for name in ("weight_bytes", "macs") if name not in largest or name not in facts.networks]
+    if absent:
+        return Rule("open", title, f"the networks of this search space have no {' and no '.join(absent)}")
+    (n_bytes, macs), own = (largest["weight_bytes"], largest["macs"]), facts.chosen
+    said = (
+        f"{own['name']} has {own['weight_bytes']:,.0f} bytes of weights, {n_bytes / own['weight_bytes']:.1f} times "
+        f"fewer than the largest network at its most bits, and {own['macs']:,.0f} MACs, {macs / own['macs']:.1f} times "
+        "fewer"
+    )
+    return Rule("good", title, said)
+
+
+def _seeds(facts: ReportFacts) -> Rule | None:
+    if facts.kind != "run":
+        return None
+    n = 1 + len(facts.other_seeds)
+    if n >= SEEDS:
+        return Rule("good", SPREAD, f"{n} seeds, see the verdict")
+    said = (
+        f"{n} seed{'s' * (n > 1)} in this folder and those beside it, {SEEDS} are needed; repeat it with other --seed"
+    )
+    return Rule("open", SPREAD, said)
+
+
+def _controls(facts: ReportFacts) -> Rule | None:
+    if facts.kind == "refinement":
+        return None
+    title, given = f"The controls {' and '.join(CONTROLS)} are compared, too", {one.name for one in facts.beside}
+    absent = [name for name in CONTROLS if name not in given | {Path(facts.path).name}]
+    if not absent:
+        return Rule("good", title, "both have results in folders of the run")
+    said = (
+        f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} not there; repeat the command of the run with "
+    )
+    return Rule("open", title, said + " and with ".join(f"--method {name}" for name in absent))
+
+
+def _top5(facts: ReportFacts) -> Rule | None:
+    if facts.space.classes < MANY_CLASSES or facts.chosen is None:
+        return None
+    title, value = (
+        "Accuracies are given of the likeliest class and of the five likeliest",
+        facts.chosen.get("test_top5"),
+    )
+    if value is None or np.isnan(value):
+        return Rule("open", title, "the results are older than test_top5")
+    own = f"{100 * facts.chosen['test_accuracy']:.2f}% and {100 * value:.2f}% of the test images"
+    return Rule("good", title, f"{facts.chosen['name']} has {own}")
