@@ -65,9 +65,7 @@ class CandidateStatistics:
     @property
     def layers(self) -> tuple[str, ...]:
         """Names of the layers with weights of the largest network."""
-        space = self.network.space
-        found = space.network.at(space.values_of(encoding_of(space).extremes()[1]))
-        return tuple(layer.name for layer in found if layer.op is not None)
+        return layers_with_weights(self.network.space)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -83,7 +81,7 @@ class CandidateStatistics:
         place = {name: number for number, name in enumerate(self.layers)}
         values = np.full((len(genomes), len(place), len(self.columns)), np.nan)
         candidates = encoding.decode(genomes)
-        for row, (candidate, key) in enumerate(zip(candidates, _architectures(encoding, genomes), strict=True)):
+        for row, (candidate, key) in enumerate(zip(candidates, architectures(encoding, genomes), strict=True)):
             if key not in self._known:
                 self._known[key] = self._of(candidate)
             found = self._known[key]
@@ -99,7 +97,13 @@ class CandidateStatistics:
         return {layer: [found[name][layer] for name in self.statistics] for layer in subnet.weighted()}
 
 
-def _architectures(encoding: GeneEncoding, genomes: Genomes) -> list[bytes]:
+def layers_with_weights(space: Any) -> tuple[str, ...]:
+    """Names of the layers with weights of the largest network, which are all that candidates have."""
+    found = space.network.at(space.values_of(encoding_of(space).extremes()[1]))
+    return tuple(layer.name for layer in found if layer.op is not None)
+
+
+def architectures(encoding: GeneEncoding, genomes: Genomes) -> list[bytes]:
     """Keys of genomes, the same for those that differ by bits alone."""
     kept = np.delete(encoding.canonicalise(genomes), encoding.places_of(BIT_KINDS), axis=1)
     return [row.tobytes() for row in np.ascontiguousarray(kept)]

@@ -39,6 +39,26 @@ EPSILON = 1e-5
 """Added to the eigenvalues of correlations (Mellor 2020)."""
 
 
+def with_gradients(
+    subnet: AnySubnet, images: Tensor, labels: Tensor
+) -> dict[str, tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Weights of each layer and what it reads, each with the gradient of the cross-entropy by it, by the layer's name.
+
+    Args:
+        subnet: Network in evaluation mode, run in full precision.
+        images: Images on its device, shape ``(n, channels, h, w)``.
+        labels: Their labels, shape ``(n,)``.
+    """
+    modules, quantizers = subnet.weighted(), subnet.input_quantizers()
+    with torch.enable_grad(), readable(set(quantizers.values())) as read:
+        loss = functional.cross_entropy(subnet(images, quantize=False), labels)
+        weights = [module.weight for module in modules.values()]
+        inputs = [read[quantizers[name]] for name in modules]
+        found = torch.autograd.grad(loss, [*weights, *inputs], allow_unused=True, materialize_grads=True)
+    parts = zip(modules, weights, found, inputs, found[len(weights) :], strict=False)
+    return {name: (w.detach(), dw, a.detach(), da) for name, w, dw, a, da in parts}
+
+
 @plain_torch()
 def layer_statistics(subnet: AnySubnet, images: Tensor, labels: Tensor) -> dict[str, dict[str, float]]:
     """Statistics of each layer with weights, in full precision; batch norm is folded.
@@ -53,17 +73,11 @@ def layer_statistics(subnet: AnySubnet, images: Tensor, labels: Tensor) -> dict[
         (Lee 2019); ``grad_norm``, the norm of ``dL/dw``; ``fisher``, the sum over the channels of the layer's input of
         half the mean square, over images, of ``a dL/da`` (Theis 2018); ``synflow``, see ``synflow``.
     """
-    modules, quantizers = subnet.weighted(), subnet.input_quantizers()
-    with torch.enable_grad(), readable(set(quantizers.values())) as read:
-        loss = functional.cross_entropy(subnet(images, quantize=False), labels)
-        weights = [module.weight for module in modules.values()]
-        inputs = [read[quantizers[name]] for name in modules]
-        found = torch.autograd.grad(loss, [*weights, *inputs], allow_unused=True, materialize_grads=True)
     statistics: dict[str, dict[str, float]] = {"snip": {}, "grad_norm": {}, "fisher": {}}
-    for name, w, a, dw, da in zip(modules, weights, inputs, found, found[len(weights) :], strict=False):
-        statistics["snip"][name] = float((w * dw).detach().abs().sum().double())
+    for name, (w, dw, a, da) in with_gradients(subnet, images, labels).items():
+        statistics["snip"][name] = float((w * dw).abs().sum().double())
         statistics["grad_norm"][name] = float(dw.norm().double())
-        of_channels = (a * da).detach().double().reshape(*a.shape[:2], -1).sum(-1) * len(images)
+        of_channels = (a * da).double().reshape(*a.shape[:2], -1).sum(-1) * len(images)
         statistics["fisher"][name] = float(of_channels.square().sum()) / (2 * len(images))
     return statistics | {"synflow": synflow(subnet, images)}
 

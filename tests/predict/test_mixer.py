@@ -15,6 +15,7 @@ from torch import nn
 
 from apq_tune import (
     CandidateStatistics,
+    LayerTable,
     MixerSettings,
     ModelSpace,
     Objective,
@@ -28,11 +29,13 @@ from apq_tune import (
     search,
 )
 from apq_tune.predict import MeanPredictor
+from apq_tune.predict.expressions import scores_of, values_by_layer
 from apq_tune.predict.files import predictor_bytes
 from apq_tune.predict.losses import LOSSES, Loss
 from apq_tune.predict.mixer import mixed, mixer_shapes
 from apq_tune.space.encodings import encoding_of
 from apq_tune.supernet.evaluate import subnet_from
+from apq_tune.supernet.layer_tensors import candidate_tensors
 from apq_tune.supernet.zero_cost import layer_statistics
 from apq_tune.tracing.trace import trace
 
@@ -143,6 +146,30 @@ def test_statistics_are_those_of_each_candidates_own_network(statistics: Candida
                 )
             else:
                 assert np.isnan(row).all()
+
+
+def test_expressions_of_tensors_are_the_statistics_that_are_computed_otherwise(
+    statistics: CandidateStatistics,
+) -> None:
+    network = statistics.network
+    encoding = encoding_of(network.space)
+    genomes = encoding.sample(4, np.random.default_rng(1))
+    genomes = np.concatenate([encoding.encode([encoding.extremes()[1]]), genomes, encoding.at_bits(genomes, 2)])
+    tensors = candidate_tensors(network, genomes, statistics.images, statistics.labels)
+    values = statistics(genomes)
+    different = np.unique(np.nan_to_num(values[..., 0], nan=-1), axis=0)
+    assert tensors.layers == statistics.layers and len(tensors.starts["weights"]) == (different >= 0).sum()
+    np.testing.assert_array_equal(tensors.bits, np.nan_to_num(values[..., 3:].sum(2)))
+    expressions = {0: ("sum", ("abs", ("multiply", "weight", "gradient"))), 1: ("norm", "gradient")}
+    for column, expression in expressions.items():
+        of_candidates = np.nansum(values[..., column] * tensors.bits, axis=1)
+        np.testing.assert_allclose(scores_of(expression, tensors), of_candidates, rtol=1e-4)
+        table = LayerTable.times_bits("evolved", values_by_layer(expression, tensors), ("w_bits", "a_bits"))
+        assert table.metric(encoding)(genomes[:1])[0] == pytest.approx(of_candidates[0], rel=1e-4)
+    squares = values_by_layer(("mean", ("square", "activation")), tensors)
+    first = statistics.layers[0]
+    image = statistics.images.double().square().mean((0, 2, 3))
+    assert squares[first] == pytest.approx(float(image.mean()), rel=1e-4)
 
 
 def test_an_architecture_is_run_once_whatever_its_bits(digits: CandidateStatistics, monkeypatch) -> None:
