@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.console import Console
 
 from apq_tune.deploy.evaluate import FileScores
@@ -10,7 +12,7 @@ from apq_tune.deploy.exported import Kernels
 from apq_tune.deploy.file_memory import MemoryLimit
 from apq_tune.deploy.onnx_session import EXACT, saturates
 from apq_tune.report.limits import amount
-from apq_tune.supernet.found_network import FoundNetwork
+from apq_tune.supernet.found_network import CostValue, FoundNetwork
 
 SATURATION = (
     "This processor lacks VNNI: in a session of your own, set the option {}=1, or sums of products of bytes saturate."
@@ -33,7 +35,7 @@ def print_exported(network: FoundNetwork, exported: ExportedFile, console: Conso
     """Print what was written, its size beside the promised ``weight_bytes``, and its agreement with the network."""
     agreement = exported.agreement
     console.print(f"{exported.path}: {network.name}, {network.candidate}", soft_wrap=True)
-    console.print(f"  {_size(exported.format, exported.n_bytes, exported.promised)}", soft_wrap=True)
+    console.print(f"  {_size(exported.format, exported.n_bytes, exported.promised, network.costs)}", soft_wrap=True)
     for line in memory_lines(network, exported):
         console.print(f"  {line}", soft_wrap=True)
     console.print(f"  {_input(exported.reads[0], exported.reads[1], network.preprocessing.size)}", soft_wrap=True)
@@ -96,7 +98,8 @@ def print_evaluation(found: FileScores, console: Console) -> None:
             soft_wrap=True,
         )
     if "weight_bytes" in found.costs:
-        console.print(f"  {_size(found.format, found.n_bytes, found.costs['weight_bytes'].value)}", soft_wrap=True)
+        size = _size(found.format, found.n_bytes, found.costs["weight_bytes"].value, found.costs)
+        console.print(f"  {size}", soft_wrap=True)
     else:
         console.print(f"  size {amount(found.n_bytes, 'bytes')}", soft_wrap=True)
     if "peak_activation_bytes" in found.costs:
@@ -115,10 +118,13 @@ def _input(channels: int, reads: int, size: int) -> str:
     return f"reads images of {channels} x {reads} x {reads}{made}"
 
 
-def _size(kind: str, n_bytes: float, promised: float) -> str:
+def _size(kind: str, n_bytes: float, promised: float, costs: Mapping[str, CostValue]) -> str:
+    sparse = "sparse_macs" in costs and costs["sparse_macs"].value < costs["macs"].value
+    weights = "weights, of sparse layers without their zeros" if sparse else "weights"
+    zeros = "; it holds zeros as other weights, gzip and the like take most of them out" if sparse else ""
     return (
         f"size {amount(n_bytes, 'bytes')}; the search promised weight_bytes of {amount(promised, 'bytes')} (packed "
-        f"weights, scales and biases), to which the file adds {ADDED[kind]}"
+        f"{weights}, scales and biases), to which the file adds {ADDED[kind]}{zeros}"
     )
 
 

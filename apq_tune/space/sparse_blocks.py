@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from apq_tune.network.layer import Layer, Numbers
@@ -55,13 +54,26 @@ SparseResidual: Any = namedtuple("SparseResidual", _names(RESIDUAL))  # type: ig
 SparseFusedMBConv: Any = namedtuple("SparseFusedMBConv", _names(FUSED_MBCONV))  # type: ignore[misc]
 
 
-def _of(known: BlockType, make: Callable[..., Any]) -> BlockType:
-    return known._replace(
-        name=SPARSE + known.name,
-        make=make,
-        fields=(*known.fields, *sparsity_fields(known)),
-        layers=partial(sparse_layers, known),
-    )
+def _mbconv_layers(slot: Slot, fixed_bits: int, source: str, *values: Numbers) -> tuple[Layer, ...]:
+    return sparse_layers(MBCONV, slot, fixed_bits, source, *values)
 
 
-SPARSE_TYPES = (_of(MBCONV, SparseBlock), _of(RESIDUAL, SparseResidual), _of(FUSED_MBCONV, SparseFusedMBConv))
+def _residual_layers(slot: Slot, fixed_bits: int, source: str, *values: Numbers) -> tuple[Layer, ...]:
+    return sparse_layers(RESIDUAL, slot, fixed_bits, source, *values)
+
+
+def _fused_layers(slot: Slot, fixed_bits: int, source: str, *values: Numbers) -> tuple[Layer, ...]:
+    return sparse_layers(FUSED_MBCONV, slot, fixed_bits, source, *values)
+
+
+def _of(known: BlockType, make: Callable[..., Any], layers: Callable[..., tuple[Layer, ...]]) -> BlockType:
+    fields = (*known.fields, *sparsity_fields(known))
+    return known._replace(name=SPARSE + known.name, make=make, fields=fields, layers=layers)
+
+
+# Functions and named tuples by their names, so that types are equal in other processes.
+SPARSE_TYPES = (
+    _of(MBCONV, SparseBlock, _mbconv_layers),
+    _of(RESIDUAL, SparseResidual, _residual_layers),
+    _of(FUSED_MBCONV, SparseFusedMBConv, _fused_layers),
+)

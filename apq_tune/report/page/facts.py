@@ -21,8 +21,10 @@ another one, or in another way."""
 
 FORMULAS = {
     "macs": "counted from the layers",
+    "sparse_macs": "counted from the layers without pruned weights, in theory: dense kernels multiply zeros, too",
     "bit_ops": "counted from the layers: multiply-accumulates times the bits of weight and input",
-    "weight_bytes": "formula: weights packed at their bits, and 8 bytes for each output channel",
+    "weight_bytes": "formula: weights packed at their bits (of sparse layers what is kept, and where), and 8 bytes for "
+    "each output channel",
     "peak_activation_bytes": "formula: activations that are alive at the same time, packed at their bits",
     "latency_ms": "analytic model of the BitFusion accelerator, not a measurement of your device",
     "energy_mj": "analytic model of the BitFusion accelerator, not a measurement of your device",

@@ -100,7 +100,7 @@ def _row(layer: Layer, cost: float | None, whole: float, most: Any, unit: str, h
     assert op is not None
     share = (cost or 0.0) / whole if whole else 0.0
     kind = "depthwise" if op.groups > 1 and op.groups == op.in_channels else layer.kind
-    bits = f"w{op.w_bits} a{op.a_bits}"
+    bits = f"w{op.w_bits} a{op.a_bits}" + (f" s{op.sparsity:g}" if op.sparsity else "")
     channels = f"{op.in_channels} \N{RIGHTWARDS ARROW} {op.out_channels}"
     kernel = f"{op.kernel_size}\N{MULTIPLICATION SIGN}{op.kernel_size}" + (
         f", stride {op.stride}" if op.stride > 1 else ""
@@ -124,5 +124,6 @@ def _row(layer: Layer, cost: float | None, whole: float, most: Any, unit: str, h
         min(SCALE, key=lambda known: abs(known - int(op.w_bits))),
         label if height >= LABELLED and len(label) * LETTER < width / 100 * NARROW else "",
         f"{layer.name}: {kind} {kernel}, {channels} channels, weights of {op.w_bits} bits, inputs of {op.a_bits} bits"
+        + (f", {100 * op.sparsity:.0f}% of the weights zero" if op.sparsity else "")
         + (f", {of} ({part})" if of else ""),
     )
