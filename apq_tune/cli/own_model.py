@@ -115,7 +115,8 @@ def model_options(command: Command) -> Command:
             "--choices",
             type=Place(),
             metavar="FILE",
-            help="YAML file of what can be chosen in --model: step, least, w_bits, a_bits, ends, sizes, keep, genes.",
+            help="YAML file of what can be chosen in --model: step, least, w_bits, a_bits, sparsity, ends, sizes, "
+            "keep, genes.",
         ),
         KEEP,
         click.option("--input", "shape", metavar="C,H,W", help=f"{INPUT}  [default: that of the data]"),

@@ -24,7 +24,7 @@ from apq_tune.supernet.evaluate import calibrate_quantizers, subnet_from
 from apq_tune.supernet.interfaces import AnySubnet, AnySupernet
 from apq_tune.supernet.kinds import supernet_of
 from apq_tune.supernet.masks import largest_weights, pruned
-from apq_tune.supernet.quantize import quantize_weight
+from apq_tune.supernet.quantize import quantize_weight, weight_step
 from tests.conftest import TINY
 from tests.deploy.random_programs import faults_of, in_onnxruntime
 from tests.space.test_block_types import MIXED
@@ -192,6 +192,21 @@ def test_without_zeros_everything_is_as_in_a_space_without_the_gene() -> None:
         assert torch.equal(one(IMAGES, mine, quantize=True), two(IMAGES, yours, quantize=True))
         a, b = (subnet_from(net, which, IMAGES, quantize=True) for net, which in ((one, mine), (two, yours)))
         assert torch.equal(a(IMAGES), b(IMAGES))
+
+
+def test_steps_that_fit_a_users_weights_are_those_of_what_is_left_of_them() -> None:
+    own, images = supernet("resnet8")
+    encoding = encoding_of(own.space)
+    genomes = encoding.ends()[:1]
+    sparse, dense = encoding.decode(np.concatenate([genomes, encoding.at_largest(genomes, ["sparsity"])]))
+    statistics = own.recalibrate(images, sparse)
+    one, two = (own.extract(candidate, statistics).weighted() for candidate in (sparse, dense))
+    pruned_layers = [name for name in one if (one[name].weight == 0).sum() > (two[name].weight == 0).sum()]
+    assert len(pruned_layers) > 3
+    for name in pruned_layers:
+        left = (one[name].weight != 0).flatten(1).any(dim=1)  # channels that are pruned whole need no step
+        steps = [weight_step(own[name].weight, 8, own[name].factor(8))[left] for own in (one, two)]
+        torch.testing.assert_close(*steps)
 
 
 def test_pruned_weights_have_gradients_in_the_supernet_so_that_they_come_back() -> None:
