@@ -105,8 +105,8 @@ def draw(axes: Axes, found: dict[int, Instability], title: str, unit: str) -> No
     for number, (step, own) in enumerate(found.items()):
         color = str(0.75 - 0.75 * number / max(1, len(found) - 1))
         axes.plot(own.shares, [100 * error for error in own.errors], color=color, label=f"{step} {unit}")
-    axes.set(title=title, xlabel="share of the second end in the weights", ylabel="error in %")
-    axes.legend(title="parted after", frameon=False)
+    axes.set(title=title, xlabel="share of the second end in the weights", ylabel="error in %", ylim=(0, None))
+    axes.legend(title="parted after", frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def main() -> None:
