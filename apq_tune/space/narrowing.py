@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,16 @@ class Narrowing:
         narrow = np.asarray(self.part.canonicalise(narrow), np.int16)
         same = (self.widen(narrow) == genomes).all(axis=1)
         return narrow, np.asarray(same & self.part.is_allowed(narrow))
+
+    def rows(self, rows: Mapping[int, NDArray[np.float64]]) -> dict[int, NDArray[np.float64]]:
+        """Numbers by the values of genes of the whole space, as those of genes of the part.
+
+        Args:
+            rows: Array of shape ``(n_values,)`` by index of the gene.
+        """
+        return {
+            int(self._columns[gene]): row[self._places[gene]] for gene, row in rows.items() if self._columns[gene] >= 0
+        }
 
     def mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """What a mask of the values of genes of the whole space says of the part; see ``measured_values``."""

@@ -230,7 +230,7 @@ def run_task(task: VersusTask, shared: VersusShared) -> Result:
         "short": short,
     }
     checkpoint = shared.checkpoints / f"{task.key}.npz"
-    curvature = curvature_of(nets.quantized, spend.images, task.seed)
+    curvature = curvature_of(nets.quantized, spend.images, task.seed, part)
     gates = gate_search_of(nets.quantized, nets.fp32, spend.images, part, checkpoint)
     bench = Bench(
         encoding,

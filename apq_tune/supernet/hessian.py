@@ -145,7 +145,13 @@ def readable(quantizers: set[ActivationQuantizer]) -> Iterator[dict[ActivationQu
 
 @plain_torch()
 def hessian_table(
-    subnet: AnySubnet, images: Tensor, labels: Tensor, *, probes: int = PROBES, seed: int = 0
+    subnet: AnySubnet,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    kinds: Sequence[Kind] = BIT_KINDS,
+    probes: int = PROBES,
+    seed: int = 0,
 ) -> dict[int, NDArray[np.float64]]:
     """Sensitivity of each bit-width of each open gene: mean trace times squared error, summed over the gene's layers.
 
@@ -153,6 +159,7 @@ def hessian_table(
         subnet: Network with calibrated or learned quantizers, in evaluation mode; its bits do not matter.
         images: Images on its device, shape ``(n, channels, h, w)``.
         labels: Their labels, shape ``(n,)``.
+        kinds: Kinds of the genes that are asked for: bits of weights, of inputs, or both.
         probes: Number of probes.
         seed: Seed of the random signs.
 
@@ -161,16 +168,16 @@ def hessian_table(
         gene.
     """
     encoding, genome = encoded(subnet)
-    genes = open_bits(encoding, genome)
-    omega = _Omega.of(subnet, images, labels, probes=probes, seed=seed)
+    genes = [int(gene) for gene in open_bits(encoding, genome) if encoding.genes[gene].kind in kinds]
+    omega = _Omega.of(subnet, images, labels, kinds, probes=probes, seed=seed)
     genomes, cells = one_gene_lower(encoding, genome)
     top, *lower = (
         {layer.name: layer.op for layer in subnet.space.network.at(subnet.space.values_of(candidate)) if layer.op}
         for candidate in encoding.decode(genomes)
     )
-    table = {int(gene): np.zeros(int(encoding.n_choices[gene])) for gene in genes}
+    table = {gene: np.zeros(int(encoding.n_choices[gene])) for gene in genes}
     for (gene, value), ops in zip(cells, lower, strict=True):
-        for name, op in ops.items():
+        for name, op in ops.items() if gene in table else ():
             w, a = (
                 (cast(int, op.w_bits), cast(int, top[name].w_bits)),
                 (cast(int, op.a_bits), cast(int, top[name].a_bits)),
@@ -199,7 +206,7 @@ def layer_omegas(
         seed: Seed of the random signs.
     """
     encoding, genome = encoded(subnet)
-    omega = _Omega.of(subnet, images, labels, probes=probes, seed=seed)
+    omega = _Omega.of(subnet, images, labels, BIT_KINDS, probes=probes, seed=seed)
     genomes, _ = one_gene_lower(encoding, genome)
     rows: dict[str, dict[Bits, float]] = {}
     for candidate in encoding.decode(genomes):
@@ -232,10 +239,12 @@ class _Omega(NamedTuple):
     read: Mapping[ActivationQuantizer, Tensor]
 
     @classmethod
-    def of(cls, subnet: AnySubnet, images: Tensor, labels: Tensor, *, probes: int, seed: int) -> _Omega:
+    def of(
+        cls, subnet: AnySubnet, images: Tensor, labels: Tensor, kinds: Sequence[Kind], *, probes: int, seed: int
+    ) -> _Omega:
         encoding, genome = encoded(subnet)
-        kinds = open_kinds(encoding.genes[int(gene)].kind for gene in open_bits(encoding, genome))
-        means = traces(subnet, images, labels, kinds, probes=probes, seed=seed)
+        there = open_kinds(encoding.genes[int(gene)].kind for gene in open_bits(encoding, genome))
+        means = traces(subnet, images, labels, [kind for kind in there if kind in kinds], probes=probes, seed=seed)
         modules, quantizers = subnet.weighted(), subnet.input_quantizers()
         with torch.no_grad(), readable(set(quantizers.values())) as read:
             subnet(images[:AT_ONCE], quantize=False)

@@ -22,7 +22,7 @@ from apq_tune.cli.run import PAPER
 from apq_tune.cli.versus import NAMES, possible_methods
 from apq_tune.cost import bit_ops, cost_models
 from apq_tune.methods import METHODS, explore, paper
-from apq_tune.methods.bit_program import best_bits
+from apq_tune.methods.bit_program import best_bits, open_bits
 from apq_tune.pipeline.finished import load_supernets
 from apq_tune.pipeline.measuring import measure_pairs
 from apq_tune.pipeline.run import PipelineRun
@@ -32,9 +32,13 @@ from apq_tune.pipeline.stages import STAGES
 from apq_tune.problem.costs import BUDGETS, Costs
 from apq_tune.problem.limits import as_texts
 from apq_tune.refine.halving import Rung
+from apq_tune.space.candidate import read_candidate
+from apq_tune.space.device import DevicePreset
 from apq_tune.space.model_space import ModelSpace
+from apq_tune.space.narrowing import Narrowing
 from apq_tune.studies import verdict, versus
 from apq_tune.studies.compare import holm
+from apq_tune.studies.curvature import curvature_of
 from apq_tune.studies.halving import rungs
 from apq_tune.studies.versus import Spend, VersusShared, VersusTask, run_task
 from apq_tune.supernet import evaluate
@@ -92,6 +96,33 @@ def test_bits_by_the_table_of_a_trained_network_change_less_than_uniform_ones_of
             for candidate in encoding.decode(np.concatenate([chosen, uniform]))
         )
     assert mixed < same
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", [([4, 8], [8]), ([2, 4, 8], [4, 8])], ids=["weights", "both"])
+def test_sensitivities_by_hessians_in_the_part_of_a_device_are_those_of_the_whole_space(
+    shared: VersusShared, bits: tuple[list[int], list[int]]
+) -> None:
+    supernet = versus.supernets(shared.runs[7]).quantized
+    rule = dict(zip(("w_bits", "a_bits"), bits, strict=True))
+    preset = DevicePreset.from_dict({"format": 1, "name": "some", "title": "some", "ops": {"conv": rule}})
+    space = supernet.space.narrowed(preset)
+    part = Narrowing(supernet.space, space)
+    here, whole = curvature_of(supernet, 100, 0, part), curvature_of(supernet, 100, 0)
+    genome = part.part.sample(9, np.random.default_rng(0))[-1]
+    table, of_whole = here.measure(genome), whole.measure(part.widen(genome[None])[0])
+    rows = {
+        part.whole.names[gene]: dict(zip(part.whole.choices[gene], row, strict=True)) for gene, row in of_whole.items()
+    }
+    for gene in open_bits(part.part, genome):
+        expected = [rows[part.part.names[gene]][value] for value in part.part.choices[gene]]
+        np.testing.assert_allclose(table[int(gene)], expected, rtol=1e-4)
+    assert here.price <= whole.price
+    assert (here.price < whole.price) == (len(bits[1]) == 1)  # no trace of inputs, whose bits are fixed
+    own = shared._replace(costs=Costs.of(part.part), limits={"flash": ["weight_bytes<=50%"]})
+    found = run_task(VersusTask("hawq", "flash", 7), own).metrics
+    assert part.part.encode([read_candidate(found["candidate"])]).shape == (1, part.part.n_genes)
+    assert found["counts"]["hessian"] == here.price
 
 
 @pytest.mark.slow
