@@ -70,8 +70,8 @@ def made_up_run(encoding: NetworkEncoding, path: Path, n_pairs: int) -> Path:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some of the forms: networks take most of the time and are compared elsewhere."""
 
-    def some(fp32: Any, proxy: Any) -> dict[str, Any]:
-        return {name: fit for name, fit in forms(fp32, proxy).items() if name in QUICK}
+    def some(fp32: Any, proxy: Any, **settings: Any) -> dict[str, Any]:
+        return {name: fit for name, fit in forms(fp32, proxy, **settings).items() if name in QUICK}
 
     monkeypatch.setattr("apq_tune.predict.curve.fit_parts", partial(fit_parts, n_members=2))
     for module in ("pipeline.predictor_report", "predict.chosen"):
@@ -207,8 +207,8 @@ def test_a_predictor_that_ranks_the_wrong_way_round_is_given_up(
     upside_down = fit_ridge(encoding, Pairs(good.encoding.sample(30, np.random.default_rng(0)), np.ones(30)), 0)
     upside_down = replace(upside_down, weights=-good.weights)
 
-    def planted(fp32: Any, proxy: Any) -> dict[str, Any]:
-        own = {name: fit for name, fit in forms(fp32, proxy).items() if name in QUICK}
+    def planted(fp32: Any, proxy: Any, **settings: Any) -> dict[str, Any]:
+        own = {name: fit for name, fit in forms(fp32, proxy, **settings).items() if name in QUICK}
         return own | {"ridge": lambda *_: upside_down}
 
     monkeypatch.setattr("apq_tune.predict.chosen.forms", planted)
