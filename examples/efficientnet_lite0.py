@@ -18,6 +18,7 @@ import argparse
 import hashlib
 import io
 import json
+import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from apq_tune import (
+    ApqError,
     CalibratedModel,
     Constraint,
     ModelEncoding,
@@ -353,4 +355,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ApqError, OSError) as error:
+        sys.exit(f"error: {error}")

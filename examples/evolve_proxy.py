@@ -14,6 +14,7 @@ proxy is of use only elsewhere. Takes minutes a run on one core.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from apq_tune import SupernetLoss
+from apq_tune import ApqError, SupernetLoss
 from apq_tune.pipeline.finished import load_supernets, open_run
 from apq_tune.pipeline.learning import read_losses
 from apq_tune.predict import Pairs, fit_ridge
@@ -163,4 +164,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ApqError as error:
+        sys.exit(f"error: {error}")

@@ -15,6 +15,7 @@ photos of ten classes. Takes about three minutes for each network on one core.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
@@ -22,6 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision import transforms
 from torchvision.datasets import FashionMNIST, ImageFolder
+
+from apq_tune.errors import ApqError
 
 
 def conv_bn(inner: int, outer: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
@@ -126,4 +129,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ApqError, OSError) as error:
+        sys.exit(f"error: {error}")
