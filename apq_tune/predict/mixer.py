@@ -24,8 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apq_tune.errors import ProblemError
-from apq_tune.predict.losses import SHARPNESS, Loss, calibration, training_loss
+from apq_tune.predict.losses import SHARPNESS, Loss
 from apq_tune.predict.pairs import Floats, Pairs, Scale
+from apq_tune.predict.training import scaled, train
 from apq_tune.space.encoding import Featured, Genomes
 
 if TYPE_CHECKING:
@@ -212,29 +213,15 @@ def fit_mixer(
     spread = np.where(spread > 1e-9, spread, 1.0)
     inputs, present = (torch.from_numpy(array) for array in _inputs(values, centre, spread))
     scale = Scale.of(pairs.target, log=log)
-    target = torch.tensor(scale.standardise(pairs.target), dtype=torch.float32)
+    target = scale.standardise(pairs.target)
     shapes = mixer_shapes(values.shape[1], values.shape[2], settings.width, settings.blocks)
     w = _initial(shapes, np.random.default_rng(seed))
-    optimizer = torch.optim.AdamW(
-        list(w.values()), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-    )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
-    for _ in range(settings.steps):
-        loss = training_loss(settings.loss, mixed(w, inputs, present), target, settings.sharpness)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-    weights = {name: value.detach().numpy() for name, value in w.items()}
+    weights = train(w, lambda: mixed(w, inputs, present), target, settings)
     fitted = MixerPredictor(encoding, statistics, centre, spread, weights, scale)
-    return fitted if settings.loss == "mse" else _calibrated(fitted, pairs)
-
-
-def _calibrated(fitted: MixerPredictor, pairs: Pairs) -> MixerPredictor:
-    """Scale the last layer such that outputs are targets and not scores."""
-    slope, intercept = calibration(fitted.standardised(pairs.genomes), fitted.scale.standardise(pairs.target))
-    last = {"out": fitted.weights["out"] * slope, "out_bias": fitted.weights["out_bias"] * slope + intercept}
-    return replace(fitted, weights=fitted.weights | {name: value.astype(np.float32) for name, value in last.items()})
+    if settings.loss == "mse":
+        return fitted
+    scores = fitted.standardised(pairs.genomes)
+    return replace(fitted, weights=scaled(weights, ("out", "out_bias"), scores, target))
 
 
 def _initial(shapes: dict[str, tuple[int, ...]], rng: np.random.Generator) -> dict[str, Tensor]:

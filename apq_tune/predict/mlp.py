@@ -10,13 +10,18 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from apq_tune.predict.losses import SHARPNESS, Loss, calibration, training_loss
+from apq_tune.predict.losses import SHARPNESS, Loss
 from apq_tune.predict.pairs import Floats, Pairs, Scale
+from apq_tune.predict.training import scaled, train
 from apq_tune.space.encoding import Featured, Genomes
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Array = NDArray[np.float32]
 
@@ -145,31 +150,20 @@ def fit_mlp(
         weights = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()} | start.weights
     w = {name: torch.tensor(value, requires_grad=True) for name, value in weights.items()}
     scale = Scale.of(pairs.target, log=log)
-    target = torch.tensor(scale.standardise(pairs.target), dtype=torch.float32)
+    target = scale.standardise(pairs.target)
     features = torch.from_numpy(encoding.features(pairs.genomes))
     x_arch, x_bits = features[:, : encoding.n_arch_features], features[:, encoding.n_arch_features :]
-    optimizer = torch.optim.AdamW(
-        list(w.values()), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-    )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
-    for _ in range(settings.steps):
+
+    def outputs() -> Tensor:
         h = torch.relu(torch.addmm(w["b0"], x_arch, w["W0"]))
         if bits:
             h = h + torch.addmm(w["bq"], x_bits, w["Wq"])
         h = torch.relu(torch.addmm(w["b1"], h, w["W1"]))
         h = torch.relu(torch.addmm(w["b2"], h, w["W2"]))
-        scores = torch.addmm(w["b3"], h, w["W3"])[:, 0]
-        loss = training_loss(settings.loss, scores, target, settings.sharpness)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-    fitted = MLPPredictor(encoding, {name: value.detach().numpy() for name, value in w.items()}, scale)
-    return fitted if settings.loss == "mse" else _calibrated(fitted, pairs)
+        return torch.addmm(w["b3"], h, w["W3"])[:, 0]
 
-
-def _calibrated(fitted: MLPPredictor, pairs: Pairs) -> MLPPredictor:
-    """Scale the last layer of a predictor such that its outputs are targets and not scores."""
-    slope, intercept = calibration(fitted.standardised(pairs.genomes), fitted.scale.standardise(pairs.target))
-    last = {"W3": fitted.weights["W3"] * slope, "b3": fitted.weights["b3"] * slope + intercept}
-    return replace(fitted, weights=fitted.weights | {name: value.astype(np.float32) for name, value in last.items()})
+    fitted = MLPPredictor(encoding, train(w, outputs, target, settings), scale)
+    if settings.loss == "mse":
+        return fitted
+    scores = fitted.standardised(pairs.genomes)
+    return replace(fitted, weights=scaled(fitted.weights, ("W3", "b3"), scores, target))

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -18,7 +17,7 @@ from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.supernet.defaults import plain_torch
 from apq_tune.supernet.evaluate import subnet_from
 from apq_tune.supernet.interfaces import AnySupernet
-from apq_tune.supernet.kinds import supernet_of
+from apq_tune.supernet.kinds import untrained_supernet
 from apq_tune.supernet.zero_cost import OF_LAYERS, layer_statistics
 
 
@@ -57,10 +56,7 @@ class CandidateStatistics:
             labels: Their labels, shape ``(n,)``.
             seed: Seed of the weights.
         """
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            network = supernet_of(space)
-        return cls(network.to(images.device), images, labels)
+        return cls(untrained_supernet(space, images.device, seed), images, labels)
 
     @property
     def layers(self) -> tuple[str, ...]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from apq_tune.errors import SpaceError
 from apq_tune.space.model_space import ModelSpace
 from apq_tune.space.search_space import SearchSpace
@@ -25,6 +27,17 @@ def supernet_of(space: Any) -> AnySupernet:
     if isinstance(space, ModelSpace):
         return GraphSupernet(space)
     raise _untrainable(space)
+
+
+def untrained_supernet(space: Any, device: torch.device, seed: int) -> AnySupernet:
+    """Supernet with random weights of a seed; torch's global generator is left as it was.
+
+    Raises:
+        SpaceError: If the space has no networks that could be trained.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return supernet_of(space).to(device)
 
 
 def subnet_of(space: Any, candidate: Any) -> AnySubnet:

@@ -25,7 +25,7 @@ from apq_tune.supernet.defaults import plain_torch
 from apq_tune.supernet.evaluate import subnet_from
 from apq_tune.supernet.hessian import readable
 from apq_tune.supernet.interfaces import AnySubnet, AnySupernet
-from apq_tune.supernet.kinds import supernet_of
+from apq_tune.supernet.kinds import untrained_supernet
 from apq_tune.supernet.quantize import ActivationQuantizer
 
 OfLayers = Literal["snip", "grad_norm", "fisher", "synflow"]
@@ -169,10 +169,7 @@ class ZeroCostProxy:
             labels: Their labels, shape ``(n,)``.
             seed: Seed of the weights.
         """
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            network = supernet_of(space)
-        return cls(network.to(images.device), proxy, images, labels)
+        return cls(untrained_supernet(space, images.device, seed), proxy, images, labels)
 
     @property
     def name(self) -> str:

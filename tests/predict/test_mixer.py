@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +38,8 @@ from apq_tune.supernet.layer_tensors import candidate_tensors
 from apq_tune.supernet.zero_cost import layer_statistics
 from apq_tune.tracing.trace import trace
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 N_LAYERS, N_COLUMNS, WIDTH = 5, 3, 4
 QUICK = MixerSettings(width=8, blocks=1, steps=60)
 
@@ -56,14 +57,6 @@ class Residual(nn.Module):
         x = self.stem(x)
         x = x + self.block(x)
         return self.head(x.mean((2, 3)))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

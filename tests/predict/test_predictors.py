@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from scipy.stats import kendalltau
 
 from apq_tune import NetworkEncoding, RunError, SearchSpace
@@ -31,6 +29,8 @@ from apq_tune.predict import (
 )
 from apq_tune.predict.files import load_predictor, predictor_bytes
 from apq_tune.space.encodings import encoding_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SEEDS = range(10)
 FORMS = ("scratch", "transferred", "ridge", "ordinal", "gp", "residual", "linear_ladder", "ladder", "mean")
@@ -63,15 +63,6 @@ def quantized_pairs(encoding: NetworkEncoding, n: int, seed: int = 0, **how: flo
 
 def tau(predicted: np.ndarray, measured: np.ndarray) -> float:
     return float(kendalltau(predicted, measured).statistic)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small are slower on several threads, and much slower when these are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
