@@ -116,23 +116,21 @@ def check_mutations(scheduler: Any, genes: Mapping[str, Any]) -> None:
         )
 
 
-def check_untrained(scheduler: Any, constraints: Sequence[str]) -> None:
-    """Refuse Tune's synchronous HyperBand if some candidates are not trained, as their trials end by themselves.
+def check_waiting(scheduler: Any) -> None:
+    """Refuse Tune's synchronous HyperBand, which can leave a trial paused that nothing wakes, so that Tune never ends.
 
-    ``HyperBandScheduler`` stops the trials that are paused at ``max_t`` when the last one of their bracket reports, but
-    not when that one ends by itself (``HyperBandScheduler.on_trial_remove``): then they stay paused for ever.
-
-    Args:
-        scheduler: Scheduler of the experiment.
-        constraints: Names of the constraints that are checked before training.
+    ``HyperBandScheduler`` stops the trials that are paused at ``max_t`` when the last one of their bracket reports. It
+    overlooks those whose checkpoint is still being saved (``_Bracket.cleanup_full`` reads the status alone), and all of
+    them if the last one ends by itself or fails (``on_trial_remove``). ``HyperBandForBOHB`` looks again when nothing
+    runs.
 
     Raises:
         ProblemError: If the scheduler can wait for ever; the message names an alternative.
     """
-    if constraints and isinstance(scheduler, HyperBandScheduler) and not isinstance(scheduler, HyperBandForBOHB):
+    if isinstance(scheduler, HyperBandScheduler) and not isinstance(scheduler, HyperBandForBOHB):
         raise ProblemError(
-            f"{type(scheduler).__name__} waits for ever if the last trial of a bracket ends without training, as "
-            f"candidates that break {', '.join(constraints)} do; take ASHAScheduler or HyperBandForBOHB"
+            f"{type(scheduler).__name__} can wait for ever for a trial that it paused, as it overlooks trials whose "
+            "checkpoint is still being saved when their bracket ends; take ASHAScheduler or HyperBandForBOHB"
         )
 
 

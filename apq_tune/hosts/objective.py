@@ -83,12 +83,11 @@ class APQObjective:
     def __reduce__(self) -> tuple[Callable[..., APQObjective], tuple[Any, ...]]:
         if self._problem is not None and "ray" in sys.modules:
             if "ray.tune" in sys.modules:  # Tune pickles a trainable before the first trial
-                from apq_tune.hosts.host import calling, check_mutations, check_untrained
+                from apq_tune.hosts.host import calling, check_mutations, check_waiting
 
                 scheduler = calling().scheduler
                 check_mutations(scheduler, self._space.parameters)
-                if self._trained is not None:
-                    check_untrained(scheduler, list(dict.fromkeys(own.metric.name for own in self._limits)))
+                check_waiting(scheduler)
             from apq_tune.hosts.ray import put, session
 
             if self._session != (now := session()):  # objects of another session are gone

@@ -21,7 +21,7 @@ from ray.tune.search.repeater import Repeater
 from apq_tune.errors import ProblemError
 from apq_tune.hosts.asktell import AskTell
 from apq_tune.hosts.export import check_place
-from apq_tune.hosts.host import calling, check_goal, check_scheduler, trials_in
+from apq_tune.hosts.host import calling, check_goal, check_scheduler, check_waiting, trials_in
 from apq_tune.hosts.param_space import read_param_space
 from apq_tune.hosts.results import config_of, front_of_trials, read_result
 from apq_tune.hosts.warm_start import read_warm_start
@@ -134,6 +134,7 @@ class ApqSearch(Searcher):
         host = calling()
         check_goal(host.metric, host.mode, self._goals)
         check_scheduler(host.scheduler, self._goals, host.wrappers)
+        check_waiting(host.scheduler)
         if any(isinstance(wrapper, Repeater) for wrapper in host.wrappers):
             if len(self._names) > 1:
                 raise ProblemError(
