@@ -182,5 +182,7 @@ def broken_limits(
             remedy = "export it as c, which packs weights at their bits"
         elif limit.memory == "ram" and any(layer.output.bits < WHOLE for layer in network.layers):
             remedy += ", since values of fewer than 8 bits take whole bytes"
+        elif limit.memory == "flash" and any(one.op is not None and one.op.is_sparse for one in network.layers):
+            remedy += ", or for dense weights, since files hold zeros like all other weights"
         broken[limit] = f"its {what} {taken} bytes of {NAMES[limit.memory]}, but {limit}; {remedy}"
     return broken

@@ -14,7 +14,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from apq_tune import DeployError, DeviceError, DevicePreset, ModelSpace, cost_models, export, known_presets, load_preset
+from apq_tune import (
+    DeployError,
+    DeviceError,
+    DevicePreset,
+    ModelSpace,
+    SearchSpace,
+    cost_models,
+    export,
+    known_presets,
+    load_preset,
+)
 from apq_tune.cost import named_cost
 from apq_tune.deploy import c_file
 from apq_tune.deploy.c_file import COMPILER, c_bytes, flash_bytes
@@ -246,6 +256,18 @@ def test_a_file_over_a_limit_of_its_search_is_told_with_its_bytes_the_limit_and_
     network.bounds = {"weight_bytes": flash - 1}
     said = over_search(network, tmp_path / "net.c")
     assert f"<= {flash - 1:.0f}; take a network that keeps it" in said
+
+
+def test_a_file_of_sparse_weights_is_told_that_it_holds_the_zeros_too(tmp_path: Path) -> None:
+    plain = space_of().to_dict()
+    plain["choices"]["pw_sparsity"] = [0, 0.9]
+    space = SearchSpace.from_dict(plain)
+    (network,) = found(space, encoding_of(space).ends()[:1])
+    counted, held = network.costs["weight_bytes"].value, by_hand(program_of(network), "c")
+    network.bounds = {"weight_bytes": counted}
+    said = over_search(network, tmp_path / "net.c")
+    room = int(counted * counted / held)
+    assert f"--constraint 'weight_bytes<={room}', or for dense weights, since files hold zeros like all other" in said
 
 
 def test_a_device_that_is_named_refuses_by_its_rules_by_costs_and_by_the_file(
