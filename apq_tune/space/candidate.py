@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from apq_tune.errors import CandidateError, DocumentError
 from apq_tune.inputs.documents import load_json
+from apq_tune.inputs.ranges import shown
 from apq_tune.space.block_type import BlockType
 from apq_tune.space.block_types import ALL_TYPES, DEFAULT, type_of
 from apq_tune.space.gene import BIT_KINDS
@@ -54,7 +55,7 @@ def plain_value(value: Any) -> Value:
     if isinstance(value, str):
         return str(value)
     kind = type(value).__name__
-    raise CandidateError(f"{_short(value)} is a {kind}; values are numbers, text, true or false, or lists of these")
+    raise CandidateError(f"{shown(value)} is a {kind}; values are numbers, text, true or false, or lists of these")
 
 
 def same_value(one: Any, other: Any) -> bool:
@@ -62,11 +63,6 @@ def same_value(one: Any, other: Any) -> bool:
     if isinstance(one, tuple) and isinstance(other, tuple):
         return len(one) == len(other) and all(map(same_value, one, other))
     return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 @dataclass(frozen=True)

@@ -147,14 +147,30 @@ class _WithinFlat(FlatEncoding):
         return genomes
 
 
-class _WithinNetworks(NetworkEncoding):
-    def __init__(self, space: Any, mask: Mask) -> None:
-        super().__init__(space)
-        self._places = _Places(mask)
+class _Within(GeneEncoding):
+    """What the encodings of both kinds of networks have in common; the other base class is the encoding itself."""
+
+    _places: _Places
 
     @property
     def inside(self) -> Mask | None:
         return self._places.mask
+
+    def _draw(self, n: int, rng: np.random.Generator) -> Genomes:
+        return self._places.draw(n, rng)
+
+    def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
+        return super().repair(self._places.move_in(genomes), rng)
+
+    def uniform_policies(self) -> Genomes:
+        policies = super().uniform_policies()
+        return policies[self._places.contain(policies, self.active_genes(policies))]
+
+
+class _WithinNetworks(_Within, NetworkEncoding):
+    def __init__(self, space: Any, mask: Mask) -> None:
+        super().__init__(space)
+        self._places = _Places(mask)
 
     def _open_values(self, gene: int) -> list[int]:
         return [int(i) for i in np.flatnonzero(self._places.mask[gene])]
@@ -174,16 +190,6 @@ class _WithinNetworks(NetworkEncoding):
             total *= sum(math.prod(own[: stage.depth[i]]) for i in self._open_values(number))
         return total
 
-    def _draw(self, n: int, rng: np.random.Generator) -> Genomes:
-        return self._places.draw(n, rng)
-
-    def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
-        return super().repair(self._places.move_in(genomes), rng)
-
-    def uniform_policies(self) -> Genomes:
-        policies = super().uniform_policies()
-        return policies[self._places.contain(policies, self.active_genes(policies))]
-
     def encode(self, candidates: Sequence[Any], *, check: bool = True) -> Genomes:
         genomes = super().encode(candidates, check=check)
         if check:
@@ -191,28 +197,14 @@ class _WithinNetworks(NetworkEncoding):
         return genomes
 
 
-class _WithinModel(ModelEncoding):
+class _WithinModel(_Within, ModelEncoding):
     def __init__(self, space: Any, mask: Mask) -> None:
         super().__init__(space)
         self._places = _Places(mask)
         self._column = {name: place for place, name in enumerate(self.names)}
 
-    @property
-    def inside(self) -> Mask | None:
-        return self._places.mask
-
     def _open_values(self, gene: Gene) -> list[int]:
         return [int(i) for i in np.flatnonzero(self._places.mask[self._column[gene.name]])]
-
-    def _draw(self, n: int, rng: np.random.Generator) -> Genomes:
-        return self._places.draw(n, rng)
-
-    def repair(self, genomes: Genomes, rng: np.random.Generator) -> Genomes:
-        return super().repair(self._places.move_in(genomes), rng)
-
-    def uniform_policies(self) -> Genomes:
-        policies = super().uniform_policies()
-        return policies[self._places.contain(policies, self.active_genes(policies))]
 
     def encode(self, candidates: Sequence[Any], *, check: bool = True) -> Genomes:
         genomes = super().encode(candidates, check=check)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from apq_tune.errors import CandidateError
+from apq_tune.inputs.ranges import shown
 from apq_tune.space.sparsities import as_share
 
 KEYS = ("skipped", "widths", "w_bits", "a_bits")
@@ -63,13 +64,13 @@ class ModelCandidate:
             raise CandidateError(f"a candidate of a model has the keys {list(KEYS)}, got {got}")
         skipped = data["skipped"]
         if not isinstance(skipped, list | tuple) or not all(isinstance(name, str) for name in skipped):
-            raise CandidateError(f"skipped: {_short(skipped)} is not a list of names of blocks")
+            raise CandidateError(f"skipped: {shown(skipped)} is not a list of names of blocks")
         if len(set(skipped)) < len(skipped):
-            raise CandidateError(f"skipped: {_short(list(skipped))} names a block twice")
+            raise CandidateError(f"skipped: {shown(list(skipped))} names a block twice")
         size = data.get("resolution", [None])
         size = size if isinstance(size, list | tuple) else [size]
         if len(size) != 1 or not (size[0] is None or _is_count(size[0])):
-            raise CandidateError(f"resolution: {_short(data['resolution'])} is not one number; give a list of one")
+            raise CandidateError(f"resolution: {shown(data['resolution'])} is not one number; give a list of one")
         widths, w_bits, a_bits = (_pairs(name, data[name]) for name in KEYS[1:])
         return cls(tuple(skipped), widths, w_bits, a_bits, size[0], _shares(data.get(SPARSITY, {})))
 
@@ -107,30 +108,25 @@ class ModelCandidate:
 
 def _pairs(name: str, data: Any) -> Pairs:
     if not isinstance(data, Mapping):
-        raise CandidateError(f"{name}: {_short(data)} is no mapping from names to numbers")
+        raise CandidateError(f"{name}: {shown(data)} is no mapping from names to numbers")
     for key, value in data.items():
         if not isinstance(key, str) or not _is_count(value):
-            raise CandidateError(f"{name}: {key!r}: {_short(value)} is not a positive integer; give one")
+            raise CandidateError(f"{name}: {key!r}: {shown(value)} is not a positive integer; give one")
     return tuple((key, int(value)) for key, value in data.items())
 
 
 def _shares(data: Any) -> tuple[tuple[str, Any], ...]:
     if not isinstance(data, Mapping):
-        raise CandidateError(f"{SPARSITY}: {_short(data)} is no mapping from names to shares of zeros")
+        raise CandidateError(f"{SPARSITY}: {shown(data)} is no mapping from names to shares of zeros")
     for key, value in data.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not isinstance(key, str) or not number or not 0 <= value < 1:
-            raise CandidateError(f"{SPARSITY}: {key!r}: {_short(value)} is no share of zeros; give 0 to below 1")
+            raise CandidateError(f"{SPARSITY}: {key!r}: {shown(value)} is no share of zeros; give 0 to below 1")
     return tuple((key, as_share(value)) for key, value in data.items())
 
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _runs(texts: Iterable[str]) -> str:

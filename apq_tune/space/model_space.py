@@ -6,27 +6,28 @@ import functools
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import yaml
 from pydantic import ValidationError
 
-from apq_tune.errors import CandidateError, SpaceError
+from apq_tune.errors import SpaceError
 from apq_tune.network.coupling import Coupling
-from apq_tune.network.graph import Graph, Node
+from apq_tune.network.graph import Graph
+from apq_tune.network.graph_difference import first_difference
 from apq_tune.network.removable import Removable
 from apq_tune.space.device import DevicePreset
 from apq_tune.space.gene import Gene
 from apq_tune.space.model_candidate import ModelCandidate
-from apq_tune.space.model_choices import Choice, Choices, ModelOptions
+from apq_tune.space.model_choices import Choices, ModelOptions
 from apq_tune.space.model_network import ModelNetwork, network_of_graph
 from apq_tune.space.model_plan import ModelPlan, Planner, Ranks
 from apq_tune.space.model_size import n_networks
+from apq_tune.space.model_values import ModelValues
 from apq_tune.space.network_space import NetworkSpace, Normalisation, check_not_narrowed
 from apq_tune.space.overview import Overview, overview_of_model
 from apq_tune.space.skeleton import first_complaint
-from apq_tune.space.sparsities import as_share
 
 FORMAT = 1
 FIXED_BITS = 8
@@ -70,6 +71,7 @@ class ModelSpace(NetworkSpace):
         self._name, self.graph, self.options = name, graph, options or ModelOptions()
         self._planner = Planner(graph, self.options, FIXED_BITS)
         self._planner.check()
+        self._values = ModelValues(name, self._planner)
 
     @classmethod
     def from_module(cls, model: Any, example_input: Any, *, name: str | None = None, **options: Any) -> ModelSpace:
@@ -206,42 +208,7 @@ class ModelSpace(NetworkSpace):
 
         Pairs of bits that the device of the space does not run are replaced by the nearest ones that it runs.
         """
-        choices, values = self.choices, self._run(values)
-        gone = {name for name, depth in choices.depths.items() if not depth.among(values)}
-        here = {name: choices.block_of.get(name) not in gone for name in choices.w_bits}
-
-        def active(own: Mapping[str, Choice], plain: Callable[[Any], Any] = int) -> tuple[tuple[str, Any], ...]:
-            return tuple((name, plain(values[c.gene])) for name, c in own.items() if c.gene and here[name])
-
-        widths = []
-        for index, choice in choices.widths.items():
-            group = self.coupling.groups[index]
-            if choice.gene and any(here[maker] for maker in group.makers):
-                widths.append((group.name, int(values[choice.gene])))
-        skipped = tuple(name for name, depth in choices.depths.items() if depth.gene and name in gone)
-        size = values.get("resolution") if len(self.resolutions) > 1 else None
-        return ModelCandidate(
-            skipped,
-            tuple(widths),
-            active(choices.w_bits),
-            active(choices.a_bits),
-            None if size is None else int(size),
-            active(choices.sparsity, as_share),
-        )
-
-    def _run(self, values: Mapping[str, int]) -> Mapping[str, int]:
-        """Values of genes with the nearest pairs of bits that are allowed, by the number of steps."""
-        for genes, allowed in self.choices.pairs.items():
-            given = [values[gene] for gene in genes]
-            if tuple(given) not in allowed:
-                nearest = min(sorted(allowed), key=functools.partial(self._steps, genes, given))
-                values = {**values, **dict(zip(genes, nearest, strict=True))}
-        return values
-
-    def _steps(self, genes: Sequence[str], one: Sequence[int], other: Sequence[int]) -> int:
-        """Number of steps between two values of each of some genes."""
-        own = [self.parameters[gene] for gene in genes]
-        return sum(abs(of.index(a) - of.index(b)) for of, a, b in zip(own, one, other, strict=True))
+        return self._values.candidate_of(values)
 
     def values_of(self, candidate: ModelCandidate) -> dict[str, int]:
         """Values of a candidate by gene name; inert genes have their first value.
@@ -249,40 +216,7 @@ class ModelSpace(NetworkSpace):
         Raises:
             CandidateError: If it is a candidate of another space.
         """
-        if not isinstance(candidate, ModelCandidate):
-            raise CandidateError(f"{_short(candidate)} is no candidate of a model; {self.name} is the space of one")
-        choices = self.choices
-        values: dict[str, int] = {}
-        if len(self.resolutions) > 1:
-            if candidate.resolution is None:
-                raise CandidateError(f"resolution: is missing; {self.name} needs one of {list(self.resolutions)}")
-            values["resolution"] = candidate.resolution
-        elif candidate.resolution is not None:
-            raise CandidateError(f"resolution: {self.name} offers no choice of it; leave it out")
-        skipped = set(candidate.skipped)
-        values |= {depth.gene: int(name not in skipped) for name, depth in choices.depths.items() if depth.gene}
-        if unknown := skipped - {name for name, depth in choices.depths.items() if depth.gene}:
-            raise CandidateError(f"skipped: {min(unknown)!r} is no block that {self.name} can leave out")
-        widths = {self.coupling.groups[index].name: choice for index, choice in choices.widths.items()}
-        for kind, given, own in (
-            ("widths", candidate.widths, widths),
-            ("w_bits", candidate.w_bits, choices.w_bits),
-            ("a_bits", candidate.a_bits, choices.a_bits),
-            ("sparsity", candidate.sparsity, choices.sparsity),
-        ):
-            for name, value in given:
-                gene = own[name].gene if name in own else ""
-                if not gene:
-                    raise CandidateError(f"{kind}: {name!r} is nothing that {self.name} leaves open; leave it out")
-                if values.setdefault(gene, value) != value:
-                    raise CandidateError(f"{kind}: {name!r} is {value}, but {gene!r} is one choice for several layers")
-        complete = {gene.name: values.get(gene.name, gene.values[0]) for gene in self.genes}
-        for own_gene in self.genes:
-            if (chosen := complete[own_gene.name]) not in own_gene.values:
-                raise CandidateError(f"{own_gene.name} is {chosen}; choose one of {_listed(own_gene.values)}")
-        if (expected := self.candidate_of(complete)) != _sorted(candidate, expected):
-            raise CandidateError(_difference(candidate, expected))
-        return complete
+        return self._values.values_of(candidate)
 
     def size(self, *, bits: bool = True) -> int:
         """Number of different networks (with ``bits``: of networks and bit policies)."""
@@ -303,7 +237,7 @@ class ModelSpace(NetworkSpace):
         """
         if graph.digest != self.graph.digest:
             raise SpaceError(
-                f"{self.name}: is the space of another model: {_first_difference(self.graph, graph)}; give that model, "
+                f"{self.name}: is the space of another model: {first_difference(self.graph, graph)}; give that model, "
                 "or make a new space of this one"
             )
 
@@ -408,56 +342,3 @@ def options_of(options: Mapping[str, Any], source: str) -> ModelOptions:
         return ModelOptions.model_validate(plain)
     except ValidationError as error:
         raise SpaceError(f"{source}: {first_complaint(error)}") from None
-
-
-def _sorted(candidate: ModelCandidate, like: ModelCandidate) -> ModelCandidate:
-    """The candidate with its names in the order that another one has, if they are the same."""
-
-    def ordered(own: tuple[Any, ...], other: tuple[Any, ...]) -> tuple[Any, ...]:
-        return other if len(own) == len(other) and set(own) == set(other) else own
-
-    return ModelCandidate(
-        ordered(candidate.skipped, like.skipped),
-        ordered(candidate.widths, like.widths),
-        ordered(candidate.w_bits, like.w_bits),
-        ordered(candidate.a_bits, like.a_bits),
-        candidate.resolution,
-        ordered(candidate.sparsity, like.sparsity),
-    )
-
-
-def _difference(given: ModelCandidate, expected: ModelCandidate) -> str:
-    """What a candidate names that is not there, or leaves out that is."""
-    for kind in ("widths", "w_bits", "a_bits", "sparsity"):
-        own, wanted = dict(getattr(given, kind)), dict(getattr(expected, kind))
-        if missing := [name for name in wanted if name not in own]:
-            return f"{kind}: {missing[0]!r} is missing; give it"
-        if extra := [name for name in own if name not in wanted]:
-            return f"{kind}: {extra[0]!r} is in a block that is skipped; leave it out"
-    return f"{given} is not written as the space writes it"
-
-
-def _first_difference(own: Graph, other: Graph) -> str:
-    if own.image != other.image:
-        return f"it has images of shape {own.image}, this one {other.image}"
-    for one, another in zip(own.nodes, other.nodes, strict=False):
-        for field in Node._fields[:-1]:
-            mine, yours = getattr(one, field), getattr(another, field)
-            if field in ("settings", "parameters"):
-                mine, yours = dict(mine), dict(yours)
-            if mine != yours:
-                return f"{field} of {one.name!r} is {_short(mine)} there, {_short(yours)} here"
-    if len(own.nodes) != len(other.nodes):
-        return f"it has {len(own.nodes)} operations, this one {len(other.nodes)}"
-    name = next((name for name, shape in own.shapes.items() if other.shapes.get(name) != shape), "?")
-    return f"{name!r} has the shape {own.shapes.get(name)} there, {other.shapes.get(name)} here"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _listed(values: Sequence[int], n: int = 12) -> str:
-    shown = ", ".join(map(str, values[:n]))
-    return f"[{shown}]" if len(values) <= n else f"[{shown}, ..., {values[-1]}]"

@@ -12,6 +12,7 @@ import pandas as pd
 
 from apq_tune.errors import CandidateError, DocumentError
 from apq_tune.inputs.documents import load_json
+from apq_tune.inputs.ranges import shown
 from apq_tune.inputs.sheets import number_in, read_sheet
 from apq_tune.space.block_types import ALL_TYPES
 from apq_tune.space.candidate import Candidate, Configuration
@@ -120,7 +121,7 @@ def _cell(path: Path, row: Any, column: str, text: str) -> Any:
     if not text:
         raise CandidateError(f"{where} is empty; give a candidate in every row, or remove the row")
     if len(text) > MOST_TEXT or text.count("[") + text.count("{") + text.count("(") > MOST_BRACKETS:
-        raise CandidateError(f"{where} is {_short(text)!r}, too long for a candidate; give one a row")
+        raise CandidateError(f"{where} is {shown(text)}, too long for a candidate; give one a row")
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -129,13 +130,9 @@ def _cell(path: Path, row: Any, column: str, text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         raise CandidateError(
-            f"{where} is {_short(text)!r}, which is not a candidate in JSON; write it as in the "
+            f"{where} is {shown(text)}, which is not a candidate in JSON; write it as in the "
             "column candidate_json of front.csv"
         ) from None
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _choices_of(frame: pd.DataFrame, path: Path, space: Space) -> list[dict[str, Any]]:
