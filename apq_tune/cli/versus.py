@@ -242,14 +242,17 @@ def possible_methods(methods: Sequence[str], costs: Costs, limits: Mapping[str, 
     from apq_tune.methods.registry import why_impossible
 
     found: dict[str, list[str]] = {}
-    left_out = []
+    left_out: dict[tuple[str, str], list[str]] = {}  # budgets by method and reason
     for budget, texts in limits.items():
         reasons = {name: why_impossible(name, costs.encoding, costs.limits(texts)) for name in methods}
         found[budget] = [name for name, reason in reasons.items() if reason is None]
-        left_out += [f"{name} is left out under {budget}: {why}" for name, why in reasons.items() if why is not None]
-    if left_out and not any(found.values()):
-        raise ProblemError(left_out[0])
-    for line in left_out:
+        for name, why in reasons.items():
+            if why is not None:
+                left_out.setdefault((name, why), []).append(budget)
+    lines = [f"{name} is left out under {', '.join(under)}: {why}" for (name, why), under in left_out.items()]
+    if lines and not any(found.values()):
+        raise ProblemError(lines[0])
+    for line in lines:
         screen().print(line, markup=False, soft_wrap=True)
     return found
 

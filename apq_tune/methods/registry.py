@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from apq_tune.errors import ProblemError
+from apq_tune.errors import ProblemError, SpaceError
 from apq_tune.methods.amc_haq import amc_haq
 from apq_tune.methods.bench import Question
 from apq_tune.methods.bits_first import staged_bits_first
@@ -24,6 +24,7 @@ from apq_tune.methods.staged import staged, staged_haq
 from apq_tune.methods.subspace import Subspace
 from apq_tune.methods.together import joint, magnitude, random, uniform, uniform_4, uniform_8, uniform_wa
 from apq_tune.problem.problem import Constraint
+from apq_tune.searchers.gates.kinds import check_kinds
 from apq_tune.space.encoding import Genomes
 from apq_tune.space.gene_encoding import GeneEncoding
 
@@ -38,11 +39,13 @@ class Method(NamedTuple):
             from those of the full-precision one.
         part: Function from an encoding to the projection onto the part of the space that the method searches; ``None``
             if it is the whole space, or parts of it by stages.
+        check: Function that refuses the encodings of spaces that the method cannot search, with ``SpaceError``.
     """
 
     propose: Callable[[Question], Genomes]
     quantized: bool = True
     part: Callable[[GeneEncoding], Project] | None = None
+    check: Callable[[GeneEncoding], None] | None = None
 
 
 METHODS: Mapping[str, Method] = {
@@ -59,9 +62,9 @@ METHODS: Mapping[str, Method] = {
     "uniform-8": Method(uniform_8, part=most_bits),
     "uniform-4": Method(uniform_4, part=four_bits),
     "uniform-wa": Method(uniform_wa, part=uniform_wa_bits),
-    "proxyless": Method(proxyless),
-    "fbnet": Method(fbnet),
-    "proxyless-amc-haq": Method(proxyless_amc_haq),
+    "proxyless": Method(proxyless, check=check_kinds),
+    "fbnet": Method(fbnet, check=check_kinds),
+    "proxyless-amc-haq": Method(proxyless_amc_haq, check=check_kinds),
     "random": Method(random),
     "magnitude": Method(magnitude, part=same_share),
     "paper": Method(paper, quantized=False),
@@ -72,7 +75,7 @@ METHODS: Mapping[str, Method] = {
 
 
 def why_impossible(name: str, encoding: GeneEncoding, limits: Sequence[Constraint]) -> str | None:
-    """Reason why no network in the part of the space that a method searches keeps the limits.
+    """Reason why a method cannot search a space, or why no network in the part that it searches keeps the limits.
 
     Args:
         name: Name of the method.
@@ -80,12 +83,14 @@ def why_impossible(name: str, encoding: GeneEncoding, limits: Sequence[Constrain
         limits: Constraints on candidates.
 
     Returns:
-        One line; ``None`` if there is such a network, or if the method is not restricted to one part of the space.
+        One line; ``None`` if the method can search.
     """
-    part = METHODS[name].part
-    if part is not None:
-        try:
-            Subspace(encoding, part(encoding)).sample_band(limits, 1, np.random.default_rng(0))
-        except ProblemError as error:
-            return str(error)
+    method = METHODS[name]
+    try:
+        if method.check is not None:
+            method.check(encoding)
+        if method.part is not None:
+            Subspace(encoding, method.part(encoding)).sample_band(limits, 1, np.random.default_rng(0))
+    except (SpaceError, ProblemError) as error:
+        return str(error)
     return None

@@ -16,16 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from apq_tune.cost.sparse import is_sparse
-from apq_tune.errors import SpaceError
 from apq_tune.network.layer import Numbers
-from apq_tune.network.network import network_of
 from apq_tune.searchers.gates.draws import Gates
-from apq_tune.space.gene_encoding import GeneEncoding
 from apq_tune.supernet.quantize import quantize_weight
-
-KINDS = ("depth", "resolution", "kernel", "width", "w_bits", "a_bits")
-"""Kinds of genes that gates can run."""
 
 
 class Quantity(NamedTuple):
@@ -135,19 +128,3 @@ def total_gate(gates: Gates, gene: int, counts: NDArray[np.bool_]) -> Tensor | b
     if len(chosen) in (0, len(own)):
         return bool(chosen)
     return torch.stack(chosen).sum()
-
-
-def check_kinds(encoding: GeneEncoding) -> None:
-    """Refuse spaces with genes that gates cannot run.
-
-    Raises:
-        SpaceError: If there is one; the message names it.
-    """
-    for gene in encoding.genes:
-        if gene.kind not in KINDS and len(gene.values) > 1:
-            raise SpaceError(
-                f"{encoding.name}: gene {gene.name!r} is a {gene.kind}, which differentiable search cannot mix; search "
-                "with another method, or give it one value"
-            )
-    if is_sparse(network_of(encoding.space)):
-        raise SpaceError(f"{encoding.name}: has sparse weights, which gates cannot mix; search with another method")

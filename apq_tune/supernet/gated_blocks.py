@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from apq_tune.network.layer import Layer
 from apq_tune.searchers.gates.draws import Gates
+from apq_tune.searchers.gates.kinds import check_kinds
 from apq_tune.space.encodings import encoding_of
 from apq_tune.space.slot import Slot
 from apq_tune.supernet.blocks import (
@@ -29,7 +30,6 @@ from apq_tune.supernet.gated import (
     Quantity,
     at_sizes,
     channel_mask,
-    check_kinds,
     masked,
     mixed,
     mixed_weight,

@@ -19,10 +19,11 @@ from apq_tune.network.fused import FusedLayer
 from apq_tune.network.graph import WEIGHTED
 from apq_tune.network.layer import IMAGE, Layer
 from apq_tune.searchers.gates.draws import Gates
+from apq_tune.searchers.gates.kinds import check_kinds
 from apq_tune.space.encodings import encoding_of
 from apq_tune.space.model_choices import Choice
 from apq_tune.supernet.elastic import Conv, InputStep, Norms
-from apq_tune.supernet.gated import Quantity, at_sizes, check_kinds, masked, mixed, mixed_weight, total_gate
+from apq_tune.supernet.gated import Quantity, at_sizes, masked, mixed, mixed_weight, total_gate
 from apq_tune.supernet.graph_forward import GraphLayers, run_layers
 from apq_tune.supernet.graph_quantizers import is_stored
 from apq_tune.supernet.graph_supernet import GraphSupernet, PlannedNetwork

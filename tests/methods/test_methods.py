@@ -202,6 +202,16 @@ def test_a_method_gives_bits_as_its_name_says(deep: NetworkEncoding, proposed) -
         assert not all(of_all)
 
 
+@pytest.mark.parametrize("values", [[0, 0.5], [0.5]], ids=["open", "fixed"])
+def test_methods_with_gates_cannot_search_sparse_weights(values: list[float]) -> None:
+    plain = SearchSpace.load("digits").to_dict()
+    plain["choices"]["pw_sparsity"] = values
+    encoding = NetworkEncoding(SearchSpace.from_dict(plain))
+    reasons = {name: why_impossible(name, encoding, []) for name in METHODS}
+    assert {name for name, why in reasons.items() if why} == {"proxyless", "fbnet", "proxyless-amc-haq"}
+    assert "search with another method" in str(reasons["fbnet"])
+
+
 def test_only_a_method_whose_part_keeps_the_limits_can_search(deep: NetworkEncoding) -> None:
     tight = Costs.of(deep).budget("memory-tight")
     assert [name for name in METHODS if why_impossible(name, deep, tight) is not None] == ["uniform-8"]
