@@ -16,11 +16,14 @@ def check_kinds(encoding: GeneEncoding) -> None:
     Raises:
         SpaceError: If there is one; the message names it.
     """
+    if is_sparse(network_of(encoding.space)):
+        raise SpaceError(
+            f"{encoding.name}: has sparse weights, which differentiable search cannot mix; search with another method, "
+            "or leave sparsity out of the space"
+        )
     for gene in encoding.genes:
         if gene.kind not in KINDS and len(gene.values) > 1:
             raise SpaceError(
                 f"{encoding.name}: gene {gene.name!r} is a {gene.kind}, which differentiable search cannot mix; search "
                 "with another method, or give it one value"
             )
-    if is_sparse(network_of(encoding.space)):
-        raise SpaceError(f"{encoding.name}: has sparse weights, which gates cannot mix; search with another method")
