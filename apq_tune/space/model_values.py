@@ -138,5 +138,5 @@ def _difference(given: ModelCandidate, expected: ModelCandidate) -> str:
 
 
 def _listed(values: Sequence[int], n: int = 12) -> str:
-    shown = ", ".join(map(str, values[:n]))
-    return f"[{shown}]" if len(values) <= n else f"[{shown}, ..., {values[-1]}]"
+    text = ", ".join(map(str, values[:n]))
+    return f"[{text}]" if len(values) <= n else f"[{text}, ..., {values[-1]}]"

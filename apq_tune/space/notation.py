@@ -153,8 +153,8 @@ def _choices_of(frame: pd.DataFrame, path: Path, space: Space) -> list[dict[str,
             elif number in by_number:
                 found.append(by_number[number])
             else:
-                shown = ", ".join(map(str, values[:20])) + (", ..." if len(values) > 20 else "")
-                raise CandidateError(f"{path}: row {row}: {name} is {text!r}; choose one of {shown}")
+                offered = ", ".join(map(str, values[:20])) + (", ..." if len(values) > 20 else "")
+                raise CandidateError(f"{path}: row {row}: {name} is {text!r}; choose one of {offered}")
         columns[name] = found
     return [{"choices": dict(zip(columns, row, strict=True))} for row in zip(*columns.values(), strict=True)]
 
