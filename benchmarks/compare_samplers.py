@@ -33,6 +33,8 @@ from apq_tune.cli import main as apq_tune
 RUNS = Path("runs/benchmarks")
 RESULTS = Path(__file__).parent / "results"
 AT = "20,50,100,200,1000"
+CAP = "optuna-tpe=200"
+"""Beyond, TPE mostly proposes known candidates, or takes seconds for each of a problem with fifty choices."""
 
 FRAME = {
     ("builtins", "slice"),
@@ -106,7 +108,7 @@ def as_gene_table(path: Path, network: str) -> pd.DataFrame:
 def compare(name: str, problem: Sequence[str], seeds: int, num_cpus: int | None) -> None:
     """Compare all samplers on one problem, in options of the command, and copy results to ``benchmarks/results``."""
     run = RUNS / f"compare_samplers_{name}"
-    command = ["compare", *problem, f"--at={AT}", f"--seeds={seeds}", f"--out={run}"]
+    command = ["compare", *problem, f"--at={AT}", f"--cap={CAP}", f"--seeds={seeds}", f"--out={run}"]
     try:
         apq_tune([*command, *([f"--num-cpus={num_cpus}"] if num_cpus else [])])
     except SystemExit as end:
