@@ -33,6 +33,10 @@ from apq_tune.cli import main as apq_tune
 RUNS = Path("runs/benchmarks")
 RESULTS = Path(__file__).parent / "results"
 AT = "20,50,100,200,1000"
+OURS = ("model", "nsga2", "evolution", "random", "ddpg")
+SAMPLERS = (*OURS, "optuna-nsga2", "optuna-nsga3", "optuna-tpe", "optuna-random")
+"""All but Optuna's GPSampler, which takes seconds for each candidate, and milp, which takes sums only."""
+
 CAP = "optuna-tpe=200"
 """Beyond, TPE mostly proposes known candidates, or takes seconds for each of a problem with fifty choices."""
 
@@ -108,7 +112,15 @@ def as_gene_table(path: Path, network: str) -> pd.DataFrame:
 def compare(name: str, problem: Sequence[str], seeds: int, num_cpus: int | None) -> None:
     """Compare all samplers on one problem, in options of the command, and copy results to ``benchmarks/results``."""
     run = RUNS / f"compare_samplers_{name}"
-    command = ["compare", *problem, f"--at={AT}", f"--cap={CAP}", f"--seeds={seeds}", f"--out={run}"]
+    command = [
+        "compare",
+        *problem,
+        *(f"--sampler={own}" for own in SAMPLERS),
+        f"--at={AT}",
+        f"--cap={CAP}",
+        f"--seeds={seeds}",
+        f"--out={run}",
+    ]
     try:
         apq_tune([*command, *([f"--num-cpus={num_cpus}"] if num_cpus else [])])
     except SystemExit as end:
@@ -130,7 +142,7 @@ def summed_up(name: str, table: pd.DataFrame) -> list[str]:
     choices = {str(gene): sorted(map(int, own["value"])) for gene, own in table.groupby("gene")}
     (RUNS / f"{name}.json").write_text(json.dumps({"name": name, "choices": choices}))
     table.to_csv(RUNS / f"{name}.csv", index=False)
-    return [f"{RUNS / name}.json", f"--table={RUNS / name}.csv", "--front=omega,size_mb"]
+    return [f"{RUNS / name}.json", f"--table={RUNS / name}.csv", "--front=omega,size_mb", "--sampler=milp"]
 
 
 def main() -> None:
