@@ -128,7 +128,7 @@ def compare(name: str, problem: Sequence[str], seeds: int, num_cpus: int | None)
             raise
     RESULTS.mkdir(exist_ok=True)
     for part in ("medians.csv", "tests.csv", "recommended.csv", "curves.png"):
-        shutil.copy(run / part, RESULTS / f"compare_{name}_{part}")
+        shutil.copy(run / part, RESULTS / f"compare_samplers_{name}_{part}")
 
 
 def looked_up(name: str, table: pd.DataFrame, cost: str) -> list[str]:
