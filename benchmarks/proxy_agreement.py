@@ -176,6 +176,7 @@ def rows_of(path: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
             scores = agreement(own, pairs.target, log=False)
             row = {"run": str(path), "space": encoding.name, "set": name, "ranking": ranking, "n": len(own)}
             rows.append(row | {"tau": scores.kendall_tau, "pairs": scores.pairwise_accuracy})
+        print(f"{path} {name}: {len(values)} rankings of {len(pairs.target)} networks", flush=True)
     return rows
 
 
