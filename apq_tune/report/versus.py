@@ -24,7 +24,8 @@ from apq_tune.studies.versus import VersusTask
 
 SIGNIFICANT = 0.05
 LINEAR = 0.5
-"""Accuracy points up to which the axis of the picture is linear, so that distant methods do not hide close ones."""
+"""Accuracy points up to which the axis of the picture is linear where some differences are more than twice as large, so
+that distant methods do not hide close ones."""
 TICKS = (-10, -5, -2, -1, -0.5, 0, 0.5, 1, 2, 5, 10)
 
 
@@ -102,27 +103,38 @@ def _p(p: float, corrected: float) -> str:
 def picture(frame: pd.DataFrame) -> bytes:
     """Draw, for each budget, the test accuracy of joint search minus that of each method; the picture as PNG.
 
-    Dots are seeds, bars are 95% intervals of the mean.
+    Dots are seeds, bars are 95% intervals of the mean. All budgets have the same axis.
     """
+    buffer = io.BytesIO()
+    figure_of(frame).savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
+
+
+def figure_of(frame: pd.DataFrame) -> Figure:
+    """The picture as a figure of matplotlib."""
     budgets = list(frame["budget"].unique())
     figure = Figure(figsize=(3.1 * len(budgets) + 0.8, 3.6), layout="constrained")
-    axes = np.atleast_1d(figure.subplots(1, len(budgets), sharey=True))
+    axes = np.atleast_1d(figure.subplots(1, len(budgets), sharex=True, sharey=True))
+    largest = 0.0
     for ax, budget in zip(axes, budgets, strict=True):
         table = frame[frame["budget"] == budget].pivot(index="seed", columns="method", values="test_accuracy")
         rivals = [m for m in frame["method"].unique() if m != "joint" and m in table]
         for place, rival in enumerate(rivals):
             gain = 100 * (table["joint"] - table[rival]).dropna().to_numpy()
+            if not len(gain):
+                continue
             ax.scatter(gain, np.full(len(gain), place), s=12, alpha=0.5, color="C0")
             half = 0.0
             if len(gain) > 1:
                 half = float(student.ppf(0.975, len(gain) - 1) * gain.std(ddof=1) / np.sqrt(len(gain)))
             ax.errorbar(gain.mean(), place, xerr=half, fmt="D", color="black", markersize=4, capsize=3)
+            largest = max(largest, np.abs(gain).max(), abs(gain.mean()) + half)
         ax.axvline(0, color="0.6", linewidth=1, zorder=0)
         ax.set(title=budget, xlabel="joint minus method (points)", yticks=range(len(rivals)), yticklabels=rivals)
-        ax.set_xscale("symlog", linthresh=LINEAR)
-        ax.xaxis.set_major_locator(FixedLocator(TICKS))
-        ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         ax.set_ylim(len(rivals) - 0.5, -0.5)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
+    if largest > 2 * LINEAR:
+        for ax in axes:
+            ax.set_xscale("symlog", linthresh=LINEAR)
+            ax.xaxis.set_major_locator(FixedLocator(TICKS))
+            ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    return figure
