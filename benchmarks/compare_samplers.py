@@ -38,7 +38,7 @@ SAMPLERS = (*OURS, "optuna-nsga2", "optuna-nsga3", "optuna-tpe", "optuna-random"
 """All but Optuna's GPSampler, which takes seconds for each candidate, and milp, which takes sums only."""
 
 CAP = "optuna-tpe=200"
-"""Beyond, TPE mostly proposes known candidates, or takes seconds for each of a problem with fifty choices."""
+"""Beyond, TPE mostly proposes known candidates, and a search over fifty genes takes many minutes."""
 
 FRAME = {
     ("builtins", "slice"),
