@@ -29,12 +29,23 @@ import numpy as np
 import pandas as pd
 
 from apq_tune.cli import main as apq_tune
+from apq_tune.errors import ApqError, DocumentError
+from apq_tune.inputs.documents import load_json, read_text
 
 RUNS = Path("runs/benchmarks")
 RESULTS = Path(__file__).parent / "results"
 AT = "20,50,100,200,1000"
-OURS = ("model", "nsga2", "evolution", "random", "ddpg")
-SAMPLERS = (*OURS, "optuna-nsga2", "optuna-nsga3", "optuna-tpe", "optuna-random")
+SAMPLERS = [
+    "model",
+    "nsga2",
+    "evolution",
+    "random",
+    "ddpg",
+    "optuna-nsga2",
+    "optuna-nsga3",
+    "optuna-tpe",
+    "optuna-random",
+]
 """All but Optuna's GPSampler, which takes seconds for each candidate, and milp, which takes sums only."""
 
 CAP = "optuna-tpe=200"
@@ -62,12 +73,24 @@ class _Frames(pickle.Unpickler):
         return super().find_class(module, name)
 
 
+def published(path: Path, entry: str) -> dict[str, Any]:
+    """Content of a published JSON file, which must have an entry.
+
+    Raises:
+        DocumentError: If it cannot be read, or is another file.
+    """
+    content = load_json(read_text(path, "JSON"), str(path))
+    if not isinstance(content, dict) or entry not in content:
+        raise DocumentError(f"{path}: has no entry {entry!r}; give the file that --help names")
+    return content
+
+
 def as_table(path: Path) -> pd.DataFrame:
     """Table with one row per network: the operation of each of its 8 layers, mean accuracy in percent, FLOPs."""
     rows = [
         {f"layer{place}": int(operation) for place, operation in enumerate(network)}
         | {"accuracy": trained["mean_acc"], "flops": trained["flops"]}
-        for network, trained in sorted(json.loads(path.read_text()).items())
+        for network, trained in sorted(published(path, "00000000").items())
     ]
     return pd.DataFrame(rows)
 
@@ -90,7 +113,7 @@ def nas_bench_201(path: Path, latencies: Path, index: Path) -> pd.DataFrame:
 
 def as_gene_table(path: Path, network: str) -> pd.DataFrame:
     """Table with a row for each choice and its bits, 4 or 8: Hessian trace times squared error, and size in MB."""
-    own = json.loads(path.read_text())[network]
+    own = published(path, network)[network]
     tables = {name: np.array(values) for name, values in own["tables"].items()}
     first = list(range(len(own["layers"])))
     for one, other in own["equal_bits_pairs"]:
@@ -110,7 +133,7 @@ def as_gene_table(path: Path, network: str) -> pd.DataFrame:
 
 
 def compare(name: str, problem: Sequence[str], seeds: int, num_cpus: int | None) -> None:
-    """Compare all samplers on one problem, in options of the command, and copy results to ``benchmarks/results``."""
+    """Compare ``SAMPLERS`` on one problem, in options of the command, and copy results to ``benchmarks/results``."""
     run = RUNS / f"compare_samplers_{name}"
     command = [
         "compare",
@@ -160,12 +183,15 @@ def main() -> None:
         parser.error("give --macro, --hawq, or --nas-bench-201 with --latencies and --index")
     RUNS.mkdir(parents=True, exist_ok=True)
     problems = {}
-    if arguments.macro is not None:
-        problems["nas_bench_macro"] = looked_up("nas_bench_macro", as_table(arguments.macro), "flops")
-    if all(cells):
-        problems["nas_bench_201"] = looked_up("nas_bench_201", nas_bench_201(*cells), "latency_ms")
-    if arguments.hawq is not None:
-        problems["hawq_resnet50"] = summed_up("hawq_resnet50", as_gene_table(arguments.hawq, "resnet50"))
+    try:
+        if arguments.macro is not None:
+            problems["nas_bench_macro"] = looked_up("nas_bench_macro", as_table(arguments.macro), "flops")
+        if all(cells):
+            problems["nas_bench_201"] = looked_up("nas_bench_201", nas_bench_201(*cells), "latency_ms")
+        if arguments.hawq is not None:
+            problems["hawq_resnet50"] = summed_up("hawq_resnet50", as_gene_table(arguments.hawq, "resnet50"))
+    except ApqError as error:
+        parser.error(str(error))
     for name, problem in problems.items():
         compare(name, problem, arguments.seeds, arguments.num_cpus)
 

@@ -17,7 +17,7 @@ Rules, written before any run:
   noisiest weights, and train the last quarter with this mask and without gates and noise. Gates and variances have
   ``FASTER`` times the learning rate, since at that of the weights so few steps cannot move them to where they prune.
 - ``lottery`` starts from the initial weights with the mask that ``magnitude`` ended with, and trains for ``STEPS``
-  steps (Frankle 2019). It is the one that spends two trainings.
+  steps (Frankle 2019), so that it spends two trainings.
 - ``magnitude-longer`` is ``magnitude`` in one training of twice the steps, the spend of ``lottery``. It is the only row
   that was added after the others had been run: ``lottery`` was ahead of ``magnitude``, at twice the spend.
 - Nothing is chosen by results: ``FASTER`` and ``PENALTY`` were set so that open gates follow the schedule, without a
@@ -57,7 +57,6 @@ from apq_tune.supernet.batches import first_images
 
 RESULTS, RUNS = Path(__file__).parent / "results", Path("runs/benchmarks/sparsity")
 SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98)
-METHODS = ("dense", "magnitude", "random", "l0", "variational", "lottery", "magnitude-longer")
 TWICE = ("lottery", "magnitude-longer")
 """Methods that spend two trainings."""
 STEPS, IMAGES, BATCH, RATE, FASTER, PENALTY = 700, 12_000, 100, 5e-3, 20, 100.0
@@ -221,18 +220,20 @@ def not_at_all(task: Task, _: float, seed: int) -> nn.Module:
     return model
 
 
-MAKERS: dict[str, Callable[[Task, float, int], nn.Module]] = dict(
-    zip(
-        METHODS,
-        (not_at_all, by_magnitude, at_random, by_gates, by_noise, by_lottery, by_magnitude_longer),
-        strict=True,
-    )
-)
+METHODS: dict[str, Callable[[Task, float, int], nn.Module]] = {
+    "dense": not_at_all,
+    "magnitude": by_magnitude,
+    "random": at_random,
+    "l0": by_gates,
+    "variational": by_noise,
+    "lottery": by_lottery,
+    "magnitude-longer": by_magnitude_longer,
+}
 
 
 def measured(task: Task, method: str, sparsity: float, seed: int) -> dict[str, Any]:
     """Train one network and score it."""
-    model = MAKERS[method](task, sparsity, seed)
+    model = METHODS[method](task, sparsity, seed)
     images, labels = task.test
     with torch.no_grad():
         logits = torch.cat([model(part) for part in torch.split(images, 500)])

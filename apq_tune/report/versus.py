@@ -103,7 +103,7 @@ def _p(p: float, corrected: float) -> str:
 def picture(frame: pd.DataFrame) -> bytes:
     """Draw, for each budget, the test accuracy of joint search minus that of each method; the picture as PNG.
 
-    Dots are seeds, bars are 95% intervals of the mean. All budgets have the same axis.
+    Dots are seeds, bars are 95% intervals of the mean.
     """
     buffer = io.BytesIO()
     figure_of(frame).savefig(buffer, format="png", dpi=120)
@@ -111,7 +111,7 @@ def picture(frame: pd.DataFrame) -> bytes:
 
 
 def figure_of(frame: pd.DataFrame) -> Figure:
-    """The picture as a figure of matplotlib."""
+    """The picture as a figure: a panel for each budget, accuracy in points on the axis that all of them share."""
     budgets = list(frame["budget"].unique())
     figure = Figure(figsize=(3.1 * len(budgets) + 0.8, 3.6), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, len(budgets), sharex=True, sharey=True))
