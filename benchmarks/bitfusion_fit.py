@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 from scipy.stats import spearmanr
 
+from apq_tune.cli.ending import one_line_errors
 from apq_tune.cost import bitfusion
 from apq_tune.cost.formats import load_cost_table
 from apq_tune.cost.rows import CONV_KEY
@@ -149,4 +150,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

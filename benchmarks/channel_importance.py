@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from own_model_methods import NETWORKS, RESULTS, RUNS, example
 
 from apq_tune import ModelSpace, load_data
+from apq_tune.cli.ending import one_line_errors
 from apq_tune.data import AnySplit
 from apq_tune.space.encodings import encoding_of
 from apq_tune.space.model_candidate import ModelCandidate
@@ -87,4 +88,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -29,6 +29,7 @@ import numpy as np
 import pandas as pd
 
 from apq_tune.cli import main as apq_tune
+from apq_tune.cli.ending import one_line_errors
 from apq_tune.errors import ApqError, DocumentError
 from apq_tune.inputs.documents import load_json, read_text
 
@@ -197,4 +198,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from apq_tune import FoundNetwork, NetworkEncoding, SearchSpace, Subnet, export, load_data
+from apq_tune.cli.ending import one_line_errors
 from apq_tune.deploy import reference
 from apq_tune.deploy.exported import on_resized, open_file
 from apq_tune.deploy.load import open_networks
@@ -307,4 +308,5 @@ def _in_turns(
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

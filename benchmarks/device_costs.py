@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
+from apq_tune.cli.ending import one_line_errors
 from apq_tune.cost import gap8, ne16, stm32h7
 from apq_tune.network.layer import Op
 
@@ -218,4 +219,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

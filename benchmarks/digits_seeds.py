@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from apq_tune.cli.ending import one_line_errors
+
 RUNS, RESULTS = Path("runs/benchmarks/digits"), Path(__file__).parent / "results"
 
 
@@ -57,4 +59,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

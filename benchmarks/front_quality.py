@@ -39,6 +39,7 @@ from apq_tune import (
     load_cost_table,
     search,
 )
+from apq_tune.cli.ending import one_line_errors
 from apq_tune.cost import bitfusion_latency_ms
 from apq_tune.problem.pareto import Floats, hypervolume
 from apq_tune.space.encoding import Genomes
@@ -220,4 +221,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -29,6 +29,8 @@ from fuzzing.layouts import layout_cases
 from fuzzing.material import make_material
 from fuzzing.options import option_cases
 
+from apq_tune.cli.ending import one_line_errors
+
 T = TypeVar("T")
 
 KINDS = ("files", "images", "layouts", "options")
@@ -149,4 +151,5 @@ def write(findings: Sequence[Finding], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -21,6 +21,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from apq_tune import NSGA2, Constraint, Evolution, NetworkEncoding, Objective, Problem, SearchSpace, search
+from apq_tune.cli.ending import one_line_errors
 from apq_tune.cost import CostModel, bitfusion_energy_mj, bitfusion_latency_ms
 from apq_tune.predict.mlp import MLPPredictor, mlp_shapes
 from apq_tune.predict.pairs import Scale
@@ -338,4 +339,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -27,6 +27,7 @@ import shutil
 from pathlib import Path
 
 from apq_tune.cli import main as apq_tune
+from apq_tune.cli.ending import one_line_errors
 from apq_tune.space.search_space import SearchSpace
 
 RUNS, RESULTS = Path("runs/benchmarks/joint_vs_staged"), Path(__file__).parent / "results"
@@ -73,4 +74,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

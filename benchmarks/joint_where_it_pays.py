@@ -57,6 +57,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from apq_tune.cli.ending import one_line_errors
 from apq_tune.cli.versus import basis_of, fleet_of, possible_methods, search_all
 from apq_tune.data import choose_space
 from apq_tune.errors import RunError
@@ -408,4 +409,5 @@ def written(parts: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from apq_tune.cli.ending import one_line_errors
 from apq_tune.errors import ProblemError
 from apq_tune.methods import Bench, Question, Subspace
 from apq_tune.methods.bench import Counts
@@ -92,4 +93,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from apq_tune import Constraint, Evolution, Objective, Problem, load_cost_table, load_predictor, search
+from apq_tune.cli.ending import one_line_errors
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -48,4 +49,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -27,6 +27,7 @@ from torch import nn
 
 from apq_tune import ModelSpace, load_data
 from apq_tune.cli import main as apq_tune
+from apq_tune.cli.ending import one_line_errors
 from apq_tune.data import Split
 from apq_tune.studies.verdict import tests_frame
 from apq_tune.supernet.batches import as_inputs
@@ -123,4 +124,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

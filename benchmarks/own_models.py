@@ -25,6 +25,7 @@ from onnx import helper
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from apq_tune.cli.ending import one_line_errors
 from apq_tune.cost import cost_models, macs
 from apq_tune.deploy import onnx_session
 from apq_tune.deploy.lowering import program_of
@@ -416,4 +417,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with one_line_errors():
+        sys.exit(main())

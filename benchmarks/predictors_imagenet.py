@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 
 from apq_tune import NetworkEncoding, SearchSpace
+from apq_tune.cli.ending import one_line_errors
 from apq_tune.cost.given import check_macs
 from apq_tune.predict import Pairs, agreement, plain_forms
 from apq_tune.space.notation import candidate_from, read_candidates
@@ -75,4 +76,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -21,6 +21,7 @@ import pandas as pd
 
 from apq_tune import Candidate, NetworkEncoding
 from apq_tune.cli import main as apq_tune
+from apq_tune.cli.ending import one_line_errors
 from apq_tune.deploy import measure
 from apq_tune.deploy.profile_folder import Collected, collect
 from apq_tune.problem.costs import Costs
@@ -130,4 +131,5 @@ def show(frame: pd.DataFrame) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

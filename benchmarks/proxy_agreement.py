@@ -39,6 +39,7 @@ from apq_tune import (
     layer_statistics,
     measure_one_at_a_time,
 )
+from apq_tune.cli.ending import one_line_errors
 from apq_tune.cost.parameters import parameters
 from apq_tune.pipeline.finished import load_supernets, open_run
 from apq_tune.pipeline.learning import read_losses
@@ -232,4 +233,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from apq_tune.cli.ending import one_line_errors
 from apq_tune.data import load_data
 from apq_tune.pipeline.training import calibrate
 from apq_tune.space.encoding import Genomes
@@ -84,4 +85,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

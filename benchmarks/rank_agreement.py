@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from apq_tune import CalibratedModel, ModelSpace, Objective, Problem, RunError, SupernetLoss, load_predictor
+from apq_tune.cli.ending import one_line_errors
 from apq_tune.pipeline.finished import load_supernets, open_run
 from apq_tune.pipeline.learning import PREDICTOR
 from apq_tune.pipeline.own_model import user_model
@@ -117,4 +118,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -17,6 +17,8 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from apq_tune.cli.ending import one_line_errors
+
 RESULTS = Path(__file__).parent / "results"
 OUT = Path(__file__).parents[1] / "docs" / "assets" / "joint_vs_staged.png"
 FILES = ("memory_memory-tight", "latency_bit_ops")
@@ -99,4 +101,5 @@ def draw_differences(ax: Axes, table: pd.DataFrame) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

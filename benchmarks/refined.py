@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from apq_tune import Candidate, Front, NetworkEncoding, Problem, load_run
+from apq_tune.cli.ending import one_line_errors
 from apq_tune.problem.costs import Costs
 from apq_tune.problem.problem import Objective
 from apq_tune.refine.settings import training_of
@@ -63,4 +64,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -21,6 +21,7 @@ from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
 from apq_tune import NetworkEncoding, Objective, Problem, QATLoss, SearchSpace, TrainedSupernet, search
+from apq_tune.cli.ending import one_line_errors
 from apq_tune.cost import bit_ops, weight_bytes
 from apq_tune.data import load_data
 from apq_tune.hosts.executor import Executor, start_executor
@@ -149,4 +150,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

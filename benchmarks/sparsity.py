@@ -45,6 +45,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from apq_tune import SearchSpace, load_data
+from apq_tune.cli.ending import one_line_errors
 from apq_tune.data import AnySplit
 from apq_tune.sparsity.footprint import footprint
 from apq_tune.sparsity.layers import weighted_layers
@@ -302,4 +303,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from apq_tune.cli.ending import one_line_errors
 from apq_tune.data import load_data
 from apq_tune.space.network_encoding import NetworkEncoding
 from apq_tune.space.search_space import SearchSpace
@@ -77,4 +78,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

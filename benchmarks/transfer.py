@@ -21,6 +21,7 @@ import torch
 import yaml
 from scipy.stats import ttest_1samp
 
+from apq_tune.cli.ending import one_line_errors
 from apq_tune.pipeline.defaults import PAIR_IMAGES
 from apq_tune.pipeline.predictor_report import MOST_TEST, report_predictors
 from apq_tune.pipeline.run import PipelineRun
@@ -139,4 +140,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

@@ -35,6 +35,7 @@ from apq_tune import (
     SearchSpace,
 )
 from apq_tune import search as run_search
+from apq_tune.cli.ending import one_line_errors
 from apq_tune.cost import bit_ops, weight_bytes
 from apq_tune.hosts.executor import start_executor
 from apq_tune.hosts.ray import cluster
@@ -160,4 +161,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

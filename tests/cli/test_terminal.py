@@ -14,6 +14,7 @@ import pytest
 from rich.table import Table
 
 import apq_tune.cli as command_line
+from apq_tune.cli import ending
 from apq_tune.report.screen import Screen
 
 PROGRAM = [sys.executable, "-c", "from apq_tune.cli import main; main()"]
@@ -72,7 +73,7 @@ def test_what_the_system_refuses_has_a_remedy(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, said: str
 ) -> None:
     _failing(monkeypatch, error)
-    monkeypatch.setattr(command_line, "_drop_output", lambda: None)
+    monkeypatch.setattr(ending, "_drop_output", lambda: None)
     assert _status(["spaces"]) == 1
     line = capsys.readouterr().err
     assert said in line
